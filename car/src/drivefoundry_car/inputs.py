@@ -1,0 +1,96 @@
+"""Ego track and route in, model inputs out: the one place that says what the model is told besides pixels.
+
+The car's runtime and the factory's labelling call the same functions, so that training and driving cannot differ.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+HISTORY = 4
+"""Ego history entries, 0.5 s apart, the last one now."""
+ROUTE_AHEAD_M = (10.0, 20.0, 40.0)
+"""Arc lengths at which the navigator's lane-level route is sampled ahead of the ego, m."""
+ROUTE_FEATURES = 12
+LEFT, RIGHT, STRAIGHT, UNKNOWN = 2, 3, 1, 0
+
+
+def to_ego(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """Map frame in, ego frame out. points (..., 2 or 3) x, y[, yaw]; pose (3,) x, y, yaw."""
+    c, s = np.cos(pose[2]), np.sin(pose[2])
+    d = points[..., :2] - pose[:2]
+    out = np.array(points, np.float64, copy=True)
+    out[..., 0] = c * d[..., 0] + s * d[..., 1]
+    out[..., 1] = -s * d[..., 0] + c * d[..., 1]
+    if points.shape[-1] == 3:
+        out[..., 2] = np.arctan2(np.sin(points[..., 2] - pose[2]), np.cos(points[..., 2] - pose[2]))
+    return out
+
+
+def to_map(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """Ego frame in, map frame out; the inverse of `to_ego`."""
+    c, s = np.cos(pose[2]), np.sin(pose[2])
+    out = np.array(points, np.float64, copy=True)
+    out[..., 0] = pose[0] + c * points[..., 0] - s * points[..., 1]
+    out[..., 1] = pose[1] + s * points[..., 0] + c * points[..., 1]
+    if points.shape[-1] == 3:
+        out[..., 2] = np.arctan2(np.sin(points[..., 2] + pose[2]), np.cos(points[..., 2] + pose[2]))
+    return out
+
+
+def along(route: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, float]:
+    """Route (R, 2+) and pose in; arc length of every route point (R,) and of the pose's foot point on it, m."""
+    p = route[:, :2]
+    seg = np.diff(p, axis=0)
+    length = np.hypot(seg[:, 0], seg[:, 1])
+    s = np.concatenate([[0.0], np.cumsum(length)])
+    rel = pose[:2] - p[:-1]
+    u = np.clip((rel * seg).sum(1) / np.maximum(length**2, 1e-9), 0.0, 1.0)
+    off = rel - u[:, None] * seg
+    i = int(np.argmin((off**2).sum(1)))
+    return s, float(s[i] + u[i] * length[i])
+
+
+def command(route: np.ndarray, s: np.ndarray, at: float, ahead: float = 30.0) -> int:
+    """Navigator command from the heading change over the next `ahead` metres: straight, left or right (> 35 degrees)."""
+    x = np.interp([at, at + 2.0, at + ahead, at + ahead + 2.0], s, route[:, 0])
+    y = np.interp([at, at + 2.0, at + ahead, at + ahead + 2.0], s, route[:, 1])
+    if np.hypot(x[3] - x[2], y[3] - y[2]) < 0.5:  # route ends: no turn to announce
+        return STRAIGHT
+    turn = np.arctan2(y[3] - y[2], x[3] - x[2]) - np.arctan2(y[1] - y[0], x[1] - x[0])
+    turn = np.arctan2(np.sin(turn), np.cos(turn))
+    return LEFT if turn > 0.6 else RIGHT if turn < -0.6 else STRAIGHT
+
+
+def route_features(route: np.ndarray | None, pose: np.ndarray) -> np.ndarray:
+    """The navigator's word to the model, (12,) float32, all zeros but the last four where there is no route.
+
+    route (R, 3) x, y m, speed limit m/s, or None; pose (3,) x, y, yaw. Entries 0-5: x, y (ego frame, tens of metres) of the
+    route at 10, 20, 40 m ahead; 6: speed limit / 10 m/s; 7: 1 where a route is known; 8-11: one-hot command
+    (unknown, straight, left, right).
+    """
+    out = np.zeros(ROUTE_FEATURES, np.float32)
+    if route is None or len(route) < 2:
+        out[8 + UNKNOWN] = 1.0
+        return out
+    s, at = along(route, pose)
+    ahead = at + np.array(ROUTE_AHEAD_M)
+    p = np.stack([np.interp(ahead, s, route[:, 0]), np.interp(ahead, s, route[:, 1])], 1)
+    out[0:6] = (to_ego(p, pose) / 10.0).ravel()
+    out[6] = np.interp(at, s, route[:, 2]) / 10.0
+    out[7] = 1.0
+    out[8 + command(route, s, at)] = 1.0
+    return out
+
+
+def ego_history(speed: np.ndarray, yaw_rate: np.ndarray) -> np.ndarray:
+    """Last states at 10 Hz (oldest first, the last one now) in, (4, 3) float32 of speed, yaw rate, valid out.
+
+    Entries are 1.5, 1.0, 0.5 and 0 s ago; what the log does not reach back to is zero with valid 0.
+    """
+    out = np.zeros((HISTORY, 3), np.float32)
+    for i in range(HISTORY):
+        k = len(speed) - 1 - 5 * (HISTORY - 1 - i)
+        if k >= 0:
+            out[i] = speed[k], yaw_rate[k], 1.0
+    return out

@@ -1,0 +1,261 @@
+"""The nouns that pass between rooms: RoadMap, Scene, Episodes, Rollout, Verdict.
+
+Units are SI, angles radians, frames right-handed with x forward and y left (the map frame: x east, y north).
+Axis letters in shapes: S scenes, A agents, T time steps, L lanes, P points, N samples, K plan points.
+Every type has `validate()`, which raises ValueError naming the field and the mend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+DT = 0.1
+"""Simulation and log step, s (10 Hz)."""
+PLAN_DT = 0.5
+"""Time between plan points and between decisions, s (2 Hz)."""
+PLAN_POINTS = 8
+"""Plan points: 8 x 0.5 s = a 4 s horizon (NAVSIM)."""
+
+AGENT_CAR, AGENT_TRUCK, AGENT_PEDESTRIAN, AGENT_CYCLIST = 0, 1, 2, 3
+SIGNAL_OFF, SIGNAL_GREEN, SIGNAL_YELLOW, SIGNAL_RED = 0, 1, 2, 3
+COMMAND_UNKNOWN, COMMAND_STRAIGHT, COMMAND_LEFT, COMMAND_RIGHT = 0, 1, 2, 3
+LINE_WHITE, LINE_WHITE_DASHED, LINE_YELLOW, LINE_EDGE = 0, 1, 2, 3
+PX, PY, PYAW, PSPEED = 0, 1, 2, 3
+"""Columns of a track or ego state: x m, y m, yaw rad, speed m/s."""
+
+
+def require(ok: bool | np.bool_, message: str) -> None:
+    """Raise ValueError(message) unless ok: the one way in which user data is refused."""
+    if not ok:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A list of point sequences stored flat. points (P, D); offsets (n+1,) int, offsets[0] = 0."""
+
+    points: np.ndarray
+    offsets: np.ndarray
+
+    @staticmethod
+    def of(parts: list[np.ndarray], dim: int = 2) -> Ragged:
+        """Pack arrays of shape (p_i, dim)."""
+        offsets = np.zeros(len(parts) + 1, np.int64)
+        offsets[1:] = np.cumsum([len(p) for p in parts])
+        points = np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, dim))
+        return Ragged(points.reshape(-1, dim), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.points[self.offsets[i] : self.offsets[i + 1]]
+
+
+@dataclass(frozen=True)
+class RoadMap:
+    """Static surroundings of one place, in its map frame.
+
+    lanes: centre lines in driving direction, L sequences of (P, 2) points; the other lane_* arrays are (L,) beside it.
+    lane_next: successors of each lane, L ragged int lists as a Ragged with dim 1 (cast to int when read).
+    """
+
+    id: str
+    """Content hash of the map; drives refer to it."""
+    lanes: Ragged
+    lane_width: np.ndarray
+    """(L,) m."""
+    lane_speed: np.ndarray
+    """(L,) speed limit, m/s."""
+    lane_next: Ragged
+    lane_left: np.ndarray
+    """(L,) index of the neighbour lane to the left in the same direction, -1 if none."""
+    lane_right: np.ndarray
+    lane_junction: np.ndarray
+    """(L,) bool, lane lies inside a junction."""
+    lane_signal: np.ndarray
+    """(L,) index of the signal that guards the END of this lane (its stop line), -1 if none."""
+    drivable: Ragged
+    """Polygons whose union is the drivable area (lanes and junction areas)."""
+    lines: Ragged
+    """Painted line strips."""
+    line_kind: np.ndarray
+    """(len(lines),) LINE_* code."""
+    crosswalks: Ragged
+    """Polygons."""
+    sidewalks: Ragged
+    """Polygons."""
+    stop_lines: np.ndarray
+    """(G, 4) x0, y0, x1, y1 of the stop line of each signal g."""
+    signal_heads: np.ndarray
+    """(G, 4) x, y, z of the lamp centre and yaw it faces (towards approaching traffic) of each signal g."""
+    buildings: np.ndarray
+    """(B, 6) x, y, yaw, length, width, height of boxes."""
+
+    def validate(self) -> RoadMap:
+        n = len(self.lanes)
+        for name in ("lane_width", "lane_speed", "lane_left", "lane_right", "lane_junction", "lane_signal"):
+            require(len(getattr(self, name)) == n, f"RoadMap.{name}: one entry a lane, got {len(getattr(self, name))} for {n}")
+        require(len(self.lane_next) == n, f"RoadMap.lane_next: one list a lane, got {len(self.lane_next)} for {n}")
+        require(np.isfinite(self.lanes.points).all(), "RoadMap.lanes: points must be finite")
+        require(len(self.line_kind) == len(self.lines), "RoadMap.line_kind: one entry a line")
+        require(self.stop_lines.shape == (len(self.signal_heads), 4), "RoadMap.stop_lines: shape (G, 4), one a signal head")
+        return self
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One situation for simulation: map, tracks, lights and the ego's route. Never holds what happens outside its window."""
+
+    id: str
+    source: str
+    """Where it came from: 'sumo', 'commonroad', ..."""
+    place: str
+    """Place and seed it was recorded at; splits never share one."""
+    map: RoadMap
+    tracks: np.ndarray
+    """(A, T, 4) float32 x, y, yaw, speed at 10 Hz; what a track holds where invalid is zero."""
+    valid: np.ndarray
+    """(A, T) bool."""
+    size: np.ndarray
+    """(A, 3) float32 length, width, height, m. Positions are box centres."""
+    kind: np.ndarray
+    """(A,) AGENT_* code."""
+    ego: int
+    """Index of the ego among the agents."""
+    start: int
+    """Step at which simulation starts; steps before it are history (>= 5, so that a camera has a past)."""
+    route: np.ndarray
+    """(R, 2) lane-level centre line the ego should follow, from behind the start to beyond the goal, ~1-2 m apart."""
+    route_speed: np.ndarray
+    """(R,) speed limit along the route, m/s."""
+    signals: np.ndarray
+    """(G, T) uint8 SIGNAL_* state of each signal of the map; (0, T) where the source has none."""
+    meta: dict[str, str] = field(default_factory=dict)
+
+    def validate(self) -> Scene:
+        a, t = self.valid.shape
+        require(self.tracks.shape == (a, t, 4), f"Scene.tracks: shape {self.tracks.shape} does not fit valid {self.valid.shape}")
+        require(self.size.shape == (a, 3), f"Scene.size: shape (A, 3) wanted, got {self.size.shape}")
+        require(0 <= self.ego < a, f"Scene.ego: index {self.ego} is not among {a} agents")
+        require(5 <= self.start < t, f"Scene.start: step {self.start} must leave 5 steps of history and lie before {t}")
+        require(bool(self.valid[self.ego, self.start]), "Scene.ego: the ego has no state at the start step")
+        require(bool(np.isfinite(self.tracks).all()), "Scene.tracks: NaN or infinite value; mark such steps invalid instead")
+        require(bool((self.size > 0).all()), "Scene.size: every length, width and height must be positive")
+        require(len(self.route) >= 2 and self.route.shape[1] == 2, "Scene.route: at least two (x, y) points wanted")
+        require(len(self.route_speed) == len(self.route), "Scene.route_speed: one entry a route point")
+        require(self.signals.shape[1] == t, f"Scene.signals: {self.signals.shape[1]} steps where tracks have {t}")
+        return self
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy sees at one decision of S cars at once. Privileged state is not in it."""
+
+    frames: np.ndarray
+    """(S, 2, H, W, 3) uint8 RGB front camera at t - 0.5 s and t."""
+    ego: np.ndarray
+    """(S, 4, 3) float32 speed m/s, yaw rate rad/s, valid (0/1) at t - 1.5, - 1.0, - 0.5, 0 s."""
+    route: np.ndarray
+    """(S, 12) float32: see `drivefoundry_car.inputs.route_features`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A policy's answer. points (S, 8, 3) x, y, yaw in the ego frame (rear-axle-free: box centre) at 0.5 .. 4.0 s."""
+
+    points: np.ndarray
+    tokens: np.ndarray | None = None
+    """(S, 8) action codes, where the policy has a codec."""
+    text: list[str] | None = None
+    """Reasoning, one a scene, where the policy gave it."""
+
+
+class Policy(Protocol):
+    """A driver. `privileged` policies get the simulator itself instead of an Observation (baselines, expert)."""
+
+    name: str
+    privileged: bool
+
+    def reset(self, scenes: list[Scene]) -> None:
+        """Forget everything; the next `plan` is the first of these scenes."""
+        ...
+
+    def plan(self, observation: Observation) -> Plan: ...
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What happened when one policy drove S scenes in closed loop for T steps at 10 Hz (step 0 = Scene.start)."""
+
+    policy: str
+    scenes: list[str]
+    ego: np.ndarray
+    """(S, T, 6) x, y, yaw, speed, acceleration m/s^2, yaw rate rad/s."""
+    agents: np.ndarray
+    """(S, A, T, 4) states as simulated (the ego's own slot follows the ego)."""
+    agents_valid: np.ndarray
+    """(S, A, T) bool; False for padding and for the ego's own slot."""
+    plans: np.ndarray
+    """(S, D, 8, 3) plan of each decision, ego frame of that decision."""
+    tokens: np.ndarray | None
+    """(S, D, 8) action codes, or None."""
+    text: list[list[str]] | None
+    """[S][D] reasoning, or None."""
+    guarded: np.ndarray
+    """(S, D) bool: the guard changed the plan."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Training sequences, N decisions at 2 Hz; frames are shared between neighbours.
+
+    frames (F, H, W, 3) uint8; frame_index (N, 2) rows of frames at t - 0.5 s and t; ego (N, 4, 3) and route (N, 12) as in
+    Observation; future (N, 8, 3) x, y, yaw in the ego frame at 0.5 .. 4 s: the label; text: N reasoning strings ('' where unknown);
+    clip: N clip ids; t: (N,) s within the clip; weight: (N,) loss weight; correction: (N,) bool, label is a safety driver's
+    correction and not what the car did.
+    """
+
+    frames: np.ndarray
+    frame_index: np.ndarray
+    ego: np.ndarray
+    route: np.ndarray
+    future: np.ndarray
+    text: list[str]
+    clip: list[str]
+    t: np.ndarray
+    weight: np.ndarray
+    correction: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.future)
+
+    def validate(self) -> Episodes:
+        n = len(self.future)
+        for name in ("frame_index", "ego", "route", "text", "clip", "t", "weight", "correction"):
+            require(len(getattr(self, name)) == n, f"Episodes.{name}: one entry a sample, got {len(getattr(self, name))} for {n}")
+        require(n == 0 or int(self.frame_index.max()) < len(self.frames), "Episodes.frame_index: points past the last frame")
+        require(bool(np.isfinite(self.future).all()), "Episodes.future: must be finite")
+        return self
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Scores of several policies on the same scenes, and which gates the candidate passed.
+
+    scores: policy -> metric -> (S,) per-scene values; summary: policy -> metric -> (mean, low, high) with a 95 % bootstrap
+    interval; gates: name -> (value, bound, ok).
+    """
+
+    candidate: str
+    scenes: list[str]
+    scores: dict[str, dict[str, np.ndarray]]
+    summary: dict[str, dict[str, tuple[float, float, float]]]
+    gates: dict[str, tuple[float, float, bool]]
+
+    @property
+    def passed(self) -> bool:
+        return all(ok for _, _, ok in self.gates.values())
