@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -76,3 +77,44 @@ class Drive:
     correction: Plans | None = None
     notes: dict[str, str] = field(default_factory=dict)
     """What the source lacks or what was derived, by field name: said in the report."""
+
+
+def write_drive(path: Path | str, drive: Drive) -> None:
+    """A Drive in, an MCAP file out; atomic."""
+    raise NotImplementedError
+
+
+def read_drive(path: Path | str, video: bool = True) -> Drive:
+    """An MCAP file in, the Drive out. ValueError on a missing, truncated or foreign file."""
+    raise NotImplementedError
+
+
+def cut(drive: Drive, t0: float, t1: float) -> Drive:
+    """The part of a drive with t0 <= t < t1; video from the key frame at or before t0; times stay as they are."""
+    raise NotImplementedError
+
+
+def encode_video(
+    frames: np.ndarray,
+    t: np.ndarray,
+    intrinsics: tuple[float, float, float, float],
+    mount: tuple[float, float, float, float],
+    fps: int = 10,
+) -> Video:
+    """frames (F, H, W, 3) uint8 RGB in, H.264 Video out."""
+    raise NotImplementedError
+
+
+def decode_video(video: Video, indices: np.ndarray | None = None) -> np.ndarray:
+    """Video in, frames (F, H, W, 3) uint8 RGB out; with indices, only those frames, in that order."""
+    raise NotImplementedError
+
+
+def to_mp4(video: Video) -> bytes:
+    """Video in, MP4 bytes out: the same packets, remuxed."""
+    raise NotImplementedError
+
+
+def from_mp4(data: bytes) -> tuple[np.ndarray, np.ndarray, list[bytes], int, int]:
+    """MP4 bytes in; t (F,) s from the first frame, key (F,) bool, Annex B packets, width and height px out."""
+    raise NotImplementedError
