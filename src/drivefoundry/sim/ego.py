@@ -73,19 +73,28 @@ def bicycle_step(state, accel_cmd, curvature_cmd, dt):
 
 
 @njit(cache=True, nogil=True)
-def plan_reference(pose, plan, ref):
-    """Pose (3+,) at planning time and plan (8, 3) in its ego frame in; tracker reference into ref (9, 6), map frame.
-
-    Rows are the pose and the 8 points; columns x, y, yaw, arc length, speed, curvature of the segment that starts there.
-    Motion against the heading counts as standing still: the tracker never drives backwards. Speeds at the points are
-    limited so that arc length over time (cubic Hermite) stays monotone (Fritsch and Carlson 1980).
-    """
+def plan_in_map(pose, plan, out):
+    """Pose (3+,) at planning time and plan (8, 3) in its ego frame in; the pose and the 8 points in the map frame into
+    out (9, 3+)."""
     c, s = math.cos(pose[2]), math.sin(pose[2])
-    ref[0, 0], ref[0, 1], ref[0, 2], ref[0, 3] = pose[0], pose[1], pose[2], 0.0
+    out[0, 0], out[0, 1], out[0, 2] = pose[0], pose[1], pose[2]
     for i in range(8):
-        ref[i + 1, 0] = pose[0] + c * plan[i, 0] - s * plan[i, 1]
-        ref[i + 1, 1] = pose[1] + s * plan[i, 0] + c * plan[i, 1]
-        ref[i + 1, 2] = ref[i, 2] + wrap(pose[2] + plan[i, 2] - ref[i, 2])
+        out[i + 1, 0] = pose[0] + c * plan[i, 0] - s * plan[i, 1]
+        out[i + 1, 1] = pose[1] + s * plan[i, 0] + c * plan[i, 1]
+        out[i + 1, 2] = pose[2] + plan[i, 2]
+
+
+@njit(cache=True, nogil=True)
+def prepare_reference(ref):
+    """Fill in a tracker reference (9, 6) whose x, y, yaw (map frame; start pose first) are set.
+
+    Columns 3 to 5 become arc length, speed and the curvature of the segment that starts there; yaw is unwrapped. Motion
+    against the heading counts as standing still: the tracker never drives backwards. Speeds at the points are limited so
+    that arc length over time (cubic Hermite) stays monotone (Fritsch and Carlson 1980).
+    """
+    ref[0, 3] = 0.0
+    for i in range(8):
+        ref[i + 1, 2] = ref[i, 2] + wrap(ref[i + 1, 2] - ref[i, 2])
         dx, dy = ref[i + 1, 0] - ref[i, 0], ref[i + 1, 1] - ref[i, 1]
         mid = 0.5 * (ref[i, 2] + ref[i + 1, 2])
         length = math.hypot(dx, dy)
@@ -148,8 +157,8 @@ def _foot(ref, x, y):
 
 
 @njit(cache=True, nogil=True)
-def track_plan(state, ref, t):
-    """State (6,) and reference (9, 6) of `plan_reference`, t s after planning: (acceleration, curvature) command.
+def track(state, ref, t):
+    """State (6,) and prepared reference (9, 6), t s after planning, in; (acceleration, curvature) command out.
 
     Longitudinal: LQR on arc-length and speed error with the reference's acceleration fed forward. Lateral: LQR of the error
     dynamics in arc length, e'' = curvature - reference curvature, with Q = diag(reach^-4, 0), R = 1, whose solution is closed
@@ -188,12 +197,22 @@ def track_plan(state, ref, t):
 
 
 @njit(cache=True, nogil=True)
+def track_plan(state, plan, t):
+    """`track` for a plan (9, 3) in the map frame, start pose first: (acceleration m/s^2, curvature 1/m) command."""
+    ref = np.empty((REF_POINTS, REF_COLUMNS))
+    ref[:, :3] = plan
+    prepare_reference(ref)
+    return track(state, ref, t)
+
+
+@njit(cache=True, nogil=True)
 def simulate_plan(state, plan, dt, out):
     """Start state (6,) and plan (8, 3) in its ego frame in; out (T, 6) the tracked motion, out[0] = state, dt s apart."""
     ref = np.empty((REF_POINTS, REF_COLUMNS))
-    plan_reference(state, plan, ref)
+    plan_in_map(state, plan, ref)
+    prepare_reference(ref)
     out[0] = state
     for k in range(1, len(out)):
         out[k] = out[k - 1]
-        accel, curvature = track_plan(out[k], ref, (k - 1) * dt)
+        accel, curvature = track(out[k], ref, (k - 1) * dt)
         bicycle_step(out[k], accel, curvature, dt)
