@@ -1,0 +1,166 @@
+"""Items in, results out in the same order: one map over this machine's processes, its threads, or a Ray cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+Backend = Literal["processes", "threads", "ray", "serial"]
+BACKENDS: tuple[str, ...] = ("processes", "threads", "ray", "serial")
+
+ONE_THREAD = {
+    name: "1"
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
+}
+"""Environment of workers: several processes with a thread pool each spin against each other on the same cores."""
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pmap(
+    fn: Callable[[A], B],
+    items: Sequence[A],
+    backend: Backend = "processes",
+    workers: int | None = None,
+    on_done: Callable[[int, B], None] | None = None,
+) -> list[B]:
+    """Items in, [fn(item) for item in items] out, worked on by several workers at once.
+
+    processes: fresh spawned processes with one compute thread each; items must pickle, fn is a module's function.
+    threads: for work that lets go of the interpreter lock. ray: tasks on the cluster of RAY_ADDRESS, or a local one.
+    serial: here, one by one. workers: default is one a core.
+    on_done(index, result) is called in this process as each is done.
+    The first error stops the rest and is raised: a ValueError's line then begins with the item's name, other errors
+    carry it as a note. RuntimeError if a worker was killed.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r}: one of {', '.join(BACKENDS)} wanted")
+    items = list(items)
+    count = max(1, min(workers or cores(), len(items)))
+    if not items:
+        return []
+    finished: Iterable[tuple[int, Callable[[], B]]]
+    if backend == "ray":
+        finished = _on_ray(fn, items, workers)
+    elif backend == "serial":
+        finished = ((i, lambda item=item: fn(item)) for i, item in enumerate(items))
+    else:
+        finished = _on_executor(fn, items, backend, count)
+    results: dict[int, B] = {}
+    for i, result in finished:
+        try:
+            results[i] = result()
+        except BrokenProcessPool as error:
+            waiting = ", ".join(_name(item, k) for k, item in enumerate(items) if k not in results)[:200]
+            raise RuntimeError(f"a worker process was killed (out of memory?) on one of: {waiting}") from error
+        except ValueError as error:
+            name = _name(items[i], i)
+            if str(error).startswith(name):
+                raise
+            raise ValueError(f"{name}: {error}") from error
+        except Exception as error:
+            error.add_note(f"while working on {_name(items[i], i)}")
+            raise
+        if on_done is not None:
+            on_done(i, results[i])
+    return [results[i] for i in range(len(items))]
+
+
+def _on_executor(
+    fn: Callable[[A], B], items: list[A], backend: str, workers: int
+) -> Iterator[tuple[int, Callable[[], B]]]:
+    with _started(backend, workers) as executor:
+        order: dict[Future[B], int] = {executor.submit(fn, item): i for i, item in enumerate(items)}
+        try:
+            for future in as_completed(order):
+                yield order[future], future.result
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _started(backend: str, workers: int) -> Iterator[Executor]:
+    if backend == "threads":
+        with ThreadPoolExecutor(workers) as executor:
+            yield executor
+        return
+    spawn = multiprocessing.get_context("spawn")  # never fork: numba, torch, lance and SUMO hold threads and locks
+    kept = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)  # children read it before they import numpy
+    try:
+        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_die_with_parent) as executor:
+            yield executor
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _die_with_parent() -> None:
+    """Without it a worker whose parent was killed would wait for ever, or write where the next run works."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _on_ray(fn: Callable[[A], B], items: list[A], workers: int | None) -> Iterator[tuple[int, Callable[[], B]]]:
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("backend 'ray': Ray is not installed; pip install 'drivefoundry[ray]'") from None
+    if not ray.is_initialized():
+        cluster = "RAY_ADDRESS" in os.environ
+        local: dict[str, Any] = {} if cluster else {"num_cpus": workers or cores(), "include_dashboard": False}
+        ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": ONE_THREAD}, **local)
+    task = ray.remote(fn)
+    order = {task.remote(item): i for i, item in enumerate(items)}
+    waiting = list(order)
+    try:
+        while waiting:
+            ready, waiting = ray.wait(waiting, num_returns=1)
+            yield order[ready[0]], lambda ref=ready[0]: _ray_result(ref)
+    finally:
+        for ref in waiting:
+            ray.cancel(ref)
+
+
+def _ray_result(ref: Any) -> Any:
+    """Ray wraps what a task raised; the caller gets the error itself, as from the other backends."""
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, Exception) else error) from error
+
+
+def _name(item: Any, index: int) -> str:
+    """What to call an item in an error line."""
+    if isinstance(item, (str, Path)):
+        return str(item)
+    for attribute in ("name", "id"):
+        value = getattr(item, attribute, None)
+        if isinstance(value, (str, Path)):
+            return str(value)
+    if isinstance(item, tuple) and item and isinstance(item[0], (str, Path)):
+        return str(item[0])
+    return f"item {index}"

@@ -1,0 +1,309 @@
+"""Recipes and parents in, artefacts out: what was made from what, made once, and never seen half-made.
+
+A build is known by its key = hash(kind, content ids of the parents, recipe, code); an artefact by its id = hash(kind,
+names and bytes of its files). A child hangs on the ids of its parents, so a parent that was redone with the same content
+leaves its children as they are (early cutoff: Mokhov, Mitchell, Peyton Jones, "Build Systems a la Carte", ICFP 2018).
+
+On disk:  ROOT/artefacts/<kind>-<id12>/   finished artefacts, nothing else is ever there
+          ROOT/work/<kind>-<key12>/       builds under way or killed
+          ROOT/ledger.db                  one row a build (sqlite, write-ahead log)
+          ROOT/lock                       held while this process builds
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from drivefoundry.progress import cpu_seconds
+from drivefoundry.settings import canonical
+from drivefoundry.sources import code_hash
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS builds (
+  key TEXT PRIMARY KEY, id TEXT NOT NULL, kind TEXT NOT NULL, parents TEXT NOT NULL, recipe TEXT NOT NULL,
+  code TEXT NOT NULL, info TEXT NOT NULL, seconds REAL NOT NULL, cpu_seconds REAL NOT NULL, bytes INTEGER NOT NULL, files INTEGER NOT NULL,
+  finished REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS builds_by_id ON builds (id);
+"""
+_COLUMNS = "key, id, kind, parents, info, seconds, cpu_seconds, bytes, finished"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One finished directory of files and how it came to be."""
+
+    id: str
+    """Content hash over kind, file names and bytes."""
+    key: str
+    """Hash of what it was asked to be made from."""
+    kind: str
+    path: Path
+    parents: tuple[str, ...]
+    """Ids of the artefacts it was made from."""
+    info: dict[str, Any]
+    """What the build chose to say about itself. Children read files, never this: it is no part of the id."""
+    made: bool
+    """True if this very call made it, False if it was there."""
+    seconds: float
+    cpu_seconds: float
+    """CPU time of this process and its finished children, s."""
+    bytes: int
+    finished: float
+    """Unix time."""
+
+
+class Ledger:
+    """The record of one run directory. Reading takes no lock; the first `make` does, until `close`."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        if self.root.exists() and not self.root.is_dir():
+            raise ValueError(f"{self.root}: is a file; a run directory is wanted (--out)")
+        known = {"artefacts", "work", "ledger.db", "ledger.db-wal", "ledger.db-shm", "lock"}
+        if self.root.is_dir() and not (self.root / "ledger.db").exists():
+            strangers = sorted(p.name for p in self.root.iterdir() if p.name not in known and p.suffix != ".html")
+            if strangers:
+                raise ValueError(
+                    f"{self.root}: holds {strangers[0]!r} but no ledger.db; give an empty or new directory (--out)"
+                )
+        (self.root / "artefacts").mkdir(parents=True, exist_ok=True)
+        (self.root / "work").mkdir(exist_ok=True)
+        self._lock: IO[str] | None = None
+        self._db = sqlite3.connect(self.root / "ledger.db", timeout=30, isolation_level=None)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            if _is_disk_full(error):
+                raise _disk_full("the ledger", self.root) from error
+            raise ValueError(
+                f"{self.root / 'ledger.db'}: not a ledger ({error}); give another directory (--out)"
+            ) from error
+
+    def make(
+        self,
+        kind: str,
+        recipe: Any,
+        parents: Sequence[Artefact],
+        code: Sequence[str],
+        build: Callable[[Path], dict[str, Any] | None],
+    ) -> Artefact:
+        """Kind, recipe and parents in, the finished artefact out; `build(dir)` runs only if no such artefact is there.
+
+        recipe: a dataclass or mapping of plain values. code: modules or packages whose source the result hangs on.
+        build fills `dir` and may return a JSON-able dict as the artefact's info. A build that was killed gets the same
+        `dir` again with all it left there, so that it can go on from checkpoints of its own; one that cannot calls
+        `fresh(dir)` first. On success names that begin with "." or end in ".tmp" are dropped: checkpoints and halves
+        belong there.
+        Raises whatever build raises (then only `dir` is left, invisible), OSError(ENOSPC) if the disk is full, and
+        ValueError if another process is building in the same root.
+        """
+        assert kind.isidentifier(), f"kind {kind!r}: a plain word"
+        self._take_lock()
+        parent_ids = [p.id for p in parents]
+        recipe_json, code_id = canonical(recipe), code_hash(tuple(code))
+        key = _sha(canonical({"kind": kind, "parents": parent_ids, "recipe": recipe_json, "code": code_id}).encode())
+        work = self.root / "work" / f"{kind}-{key[:12]}"
+        found = self._known(key, work)
+        if found is not None:
+            return found
+        work.mkdir(exist_ok=True)
+        start, cpu = time.monotonic(), cpu_seconds()
+        try:
+            info = build(work)
+            row = {"key": key, "kind": kind, "parents": json.dumps(parent_ids), "recipe": recipe_json, "code": code_id}
+            row |= {
+                "info": canonical(info or {}),
+                "seconds": time.monotonic() - start,
+                "cpu_seconds": cpu_seconds() - cpu,
+            }
+            self._publish(row, work)
+        except (OSError, RuntimeError, sqlite3.Error) as error:
+            if _is_disk_full(error):
+                raise _disk_full(kind, self.root) from error
+            raise
+        made = self._by_key(key)
+        assert made is not None
+        return replace(made, made=True)
+
+    def history(self) -> list[Artefact]:
+        """All finished builds whose files are there, oldest first."""
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM builds ORDER BY finished, rowid")
+        return [a for a in map(self._artefact, rows) if a.path.is_dir()]
+
+    def lineage(self, id: str) -> list[Artefact]:
+        """Artefact id, or at least its first 6 digits, in; it and all it was made from out, parents before children.
+
+        ValueError if no artefact or several begin so.
+        """
+        newest = {a.id: a for a in self.history()}
+        starts = [i for i in newest if i.startswith(id)]
+        if len(id) < 6 or len(starts) != 1:
+            raise ValueError(
+                f"{id!r}: {len(starts)} artefacts begin so; give the first 12 digits of one (see drivefoundry report)"
+            )
+        out: dict[str, Artefact] = {}
+
+        def visit(i: str) -> None:
+            if i in newest and i not in out:
+                for parent in newest[i].parents:
+                    visit(parent)
+                out[i] = newest[i]
+
+        visit(starts[0])
+        return list(out.values())
+
+    def gc(self, keep: Iterable[Artefact]) -> int:
+        """Artefacts to keep in, freed bytes out: removes all but these and their ancestors, and what killed builds left."""
+        self._take_lock()
+        kept = {a.id for one in keep for a in self.lineage(one.id)}
+        freed = 0
+        for artefact in self.history():
+            if artefact.id not in kept:
+                self._db.execute("DELETE FROM builds WHERE id = ?", (artefact.id,))
+        wanted = {_folder(a.kind, a.id) for a in self.history()}
+        for folder in [*(self.root / "artefacts").iterdir(), *(self.root / "work").iterdir()]:
+            if folder.parent.name == "work" or folder.name not in wanted:
+                freed += sum(f.stat().st_size for f in _files(folder))
+                shutil.rmtree(folder)
+        return freed
+
+    def close(self) -> None:
+        """Let go of the database and the lock."""
+        self._db.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take_lock(self) -> None:
+        if self._lock is not None:
+            return
+        handle = open(self.root / "lock", "a+")  # noqa: SIM115  held until close
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            owner = handle.read().strip() or "?"
+            handle.close()
+            raise ValueError(
+                f"{self.root}: process {owner} is running here; wait for it, or give another directory (--out)"
+            ) from None
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        self._lock = handle
+
+    def _known(self, key: str, work: Path) -> Artefact | None:
+        """The artefact of this key, if its files are whole; finishes a publication cut between record and rename."""
+        found = self._by_key(key)
+        if found is None:
+            return None
+        files = _files(found.path)
+        (count,) = self._db.execute("SELECT files FROM builds WHERE key = ?", (key,)).fetchone()
+        if found.path.is_dir() and len(files) == count and sum(f.stat().st_size for f in files) == found.bytes:
+            return found
+        if not found.path.exists() and work.is_dir() and _content(found.kind, work) == found.id:
+            os.replace(work, found.path)
+            return found
+        if found.path.exists():  # somebody took files away or changed them: out of sight, then anew
+            shutil.rmtree(found.path)
+        self._db.execute("DELETE FROM builds WHERE id = ?", (found.id,))
+        return None
+
+    def _publish(self, row: dict[str, Any], work: Path) -> None:
+        """Record, then rename. A kill between the two leaves a row without files: not there yet, mended by `_known`."""
+        for scrap in [*work.rglob(".*"), *work.rglob("*.tmp")]:
+            if scrap.is_dir():
+                shutil.rmtree(scrap)
+            else:
+                scrap.unlink(missing_ok=True)
+        files = _files(work)
+        row["id"] = _content(row["kind"], work)
+        row |= {"bytes": sum(f.stat().st_size for f in files), "files": len(files), "finished": time.time()}
+        os.sync()  # bytes before the record: a power cut must not leave a record of empty files
+        names = ", ".join(row)
+        self._db.execute(
+            f"INSERT OR REPLACE INTO builds ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
+        )
+        target = self.root / "artefacts" / _folder(row["kind"], row["id"])
+        if target.exists():  # the same content came from another key
+            shutil.rmtree(work)
+        else:
+            os.replace(work, target)
+
+    def _by_key(self, key: str) -> Artefact | None:
+        row = self._db.execute(f"SELECT {_COLUMNS} FROM builds WHERE key = ?", (key,)).fetchone()
+        return None if row is None else self._artefact(row)
+
+    def _artefact(self, row: tuple[Any, ...]) -> Artefact:
+        key, id, kind, parents, info, seconds, cpu, size, finished = row
+        path = self.root / "artefacts" / _folder(kind, id)
+        return Artefact(
+            id, key, kind, path, tuple(json.loads(parents)), json.loads(info), False, seconds, cpu, size, finished
+        )
+
+
+def fresh(path: Path) -> Path:
+    """Directory in, the same directory out, emptied: for builds that cannot go on from what a killed one left."""
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    return path
+
+
+def _folder(kind: str, id: str) -> str:
+    return f"{kind}-{id[:12]}"
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if not p.is_dir())
+
+
+def _content(kind: str, folder: Path) -> str:
+    """Hash over kind, relative names and bytes; empty directories do not count."""
+    digest = hashlib.sha256(kind.encode())
+    for path in _files(folder):
+        assert not path.is_symlink(), f"{path}: an artefact holds plain files, no links"
+        with path.open("rb") as handle:
+            inner = hashlib.file_digest(handle, "sha256").hexdigest()
+        digest.update(f"\n{path.relative_to(folder).as_posix()}\0{inner}".encode())
+    return digest.hexdigest()
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Libraries with engines of their own pass the system's words on, but not its number."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in ("No space left on device", "database or disk is full"))
+
+
+def _disk_full(what: str, root: Path) -> OSError:
+    return OSError(
+        errno.ENOSPC, f"disk full while making {what}; free some space and run again, finished work is kept", str(root)
+    )
