@@ -8,7 +8,7 @@ Every type has `validate()`, which raises ValueError naming the field and the me
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -161,6 +161,8 @@ class Observation:
     """(S, 4, 3) float32 speed m/s, yaw rate rad/s, valid (0/1) at t - 1.5, - 1.0, - 0.5, 0 s."""
     route: np.ndarray
     """(S, 12) float32: see `drivefoundry_car.inputs.route_features`."""
+    objects: list[np.ndarray] | None = None
+    """What the car's perception tracks, for its guard only: S arrays (n, 6) x, y, yaw, speed, length, width, ego frame."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,12 @@ class Plan:
     """(S, 8) action codes, where the policy has a codec."""
     text: list[str] | None = None
     """Reasoning, one a scene, where the policy gave it."""
+    guarded: np.ndarray | None = None
+    """(S,) bool, the guard changed the plan, where there is a guard."""
 
 
 class Policy(Protocol):
-    """A driver. `privileged` policies get the simulator itself instead of an Observation (baselines, expert)."""
+    """A driver. `privileged` policies get the simulator's World instead of an Observation (baselines, expert)."""
 
     name: str
     privileged: bool
@@ -184,7 +188,7 @@ class Policy(Protocol):
         """Forget everything; the next `plan` is the first of these scenes."""
         ...
 
-    def plan(self, observation: Observation) -> Plan: ...
+    def plan(self, observation: Any) -> Plan: ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,62 @@
+"""The baselines of every table: constant velocity, the rule-based route follower, log replay."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drivefoundry.sim.expert import expert_plan
+from drivefoundry.sim.world import World
+from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Plan, Scene
+
+TIMES = PLAN_DT * np.arange(1, PLAN_POINTS + 1)
+
+
+class ConstantVelocity:
+    """Straight on at the speed of now: the floor of the NAVSIM tables."""
+
+    name = "constant velocity"
+    privileged = True
+
+    def reset(self, scenes: list[Scene]) -> None:
+        pass
+
+    def plan(self, world: World) -> Plan:
+        points = np.zeros((len(world.ego), PLAN_POINTS, 3))
+        points[..., 0] = world.ego[:, 3:4] * TIMES
+        return Plan(points)
+
+
+class RouteFollower:
+    """The rule-based expert (`sim.expert`) as a policy; privileged."""
+
+    name = "rule-based route follower"
+    privileged = True
+
+    def reset(self, scenes: list[Scene]) -> None:
+        pass
+
+    def plan(self, world: World) -> Plan:
+        return Plan(expert_plan(world))
+
+
+class LogReplay:
+    """What the recorded driver did, as plans that the simulated ego tracks; beyond the log, standing still."""
+
+    name = "log replay"
+    privileged = True
+
+    def reset(self, scenes: list[Scene]) -> None:
+        pass
+
+    def plan(self, world: World) -> Plan:
+        points = np.zeros((len(world.ego), PLAN_POINTS, 3))
+        for i, scene in enumerate(world.packed.scenes):
+            track, ok = scene.tracks[scene.ego].astype(np.float64), scene.valid[scene.ego]
+            last = len(ok) - 1 - int(np.argmax(ok[::-1]))
+            t = np.minimum(scene.start + world.step + np.round(TIMES / DT).astype(int), last)
+            d = track[t, :2] - world.ego[i, :2]
+            c, s = np.cos(world.ego[i, 2]), np.sin(world.ego[i, 2])
+            points[i, :, 0], points[i, :, 1] = c * d[:, 0] + s * d[:, 1], -s * d[:, 0] + c * d[:, 1]
+            turn = track[t, 2] - world.ego[i, 2]
+            points[i, :, 2] = np.arctan2(np.sin(turn), np.cos(turn))
+        return Plan(points)
