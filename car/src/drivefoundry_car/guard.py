@@ -1,0 +1,292 @@
+"""Planned trajectories in, trajectories that the car may follow out: the rule-based last word before the controls.
+
+The guard knows three things: what a car can do (acceleration, lateral acceleration, curvature), where the objects that the
+car's perception channel reports will be if they keep their velocity, and that braking along the planned path is the answer
+to a contact it foresees. It invents nothing: where no objects are given, only the kinematic limits hold. It never steers
+off the path and never speeds up.
+
+S cars are checked at once; arrays are numpy, nothing is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+POINTS = 8
+PLAN_DT = 0.5
+"""Plan points are 0.5 s apart (2 Hz decisions)."""
+FINE = 5
+FINE_DT = PLAN_DT / FINE
+"""Contacts are looked for every 0.1 s."""
+NO_CONTACT = POINTS * FINE + 1
+SPEED_SLACK = 0.5
+"""Measured speed and the plan's first stretch may differ by this much before it counts as impossible, m/s."""
+SLIP = 0.35
+"""A stretch that leaves more than this angle beside the heading is no path of a car, rad."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Limits of one vehicle type. All SI."""
+
+    length: float = 4.6
+    width: float = 1.9
+    max_accel: float = 4.0
+    max_lat_accel: float = 6.0
+    max_curvature: float = 0.25
+    """1/m: a turning circle of 4 m radius at the box centre."""
+    margin_ahead: float = 0.3
+    """The ego box is longer by this at each end, m."""
+    margin_beside: float = 0.2
+    brakes: tuple[float, ...] = (2.5, 4.0, 6.0, 8.0)
+    """Decelerations tried, mildest first, m/s^2."""
+    wait_brake: float = 4.0
+    """A contact is left to the planner's next decision while braking at this rate from then on still stops short of it."""
+    wait_gap: float = 1.0
+    """... with this distance to spare, m."""
+
+    def check(
+        self, points: np.ndarray, speed: np.ndarray, objects: Sequence[np.ndarray | None] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Plans in, plans the car may follow and which of them were changed out; a safe plan comes back bit for bit.
+
+        points (S, 8, 3) x, y, yaw in the ego frame (box centre) at 0.5 .. 4.0 s; speed (S,) measured, m/s; objects: None (no
+        perception), or one entry a car: None, or (n, 6+) x, y, yaw, speed, length, width in the ego frame. Returns points
+        (S, 8, 3) float64 and changed (S,) bool. A plan with a NaN in it becomes braking straight ahead.
+        ValueError for arrays of another shape and for objects without a finite position.
+        """
+        limited, changed = self.limit(points, speed)
+        rows, scene = flat_objects(objects, len(limited))
+        if not len(rows):
+            return limited, changed
+        braked, brakes = self._brake(limited, np.asarray(speed, np.float64), rows, scene)
+        return braked, changed | brakes
+
+    def limit(self, points: np.ndarray, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Plans in, the nearest plans a car can drive out: forward only, within acceleration, lateral acceleration, curvature.
+
+        Shapes as in `check`. Too tight or slipping paths are re-driven by pure pursuit (Coulter 1992) of the planned points
+        at the curvature limit; too fast stretches are slowed along the path. Braking is not limited: the brakes do that.
+        """
+        points = np.array(points, np.float64)
+        speed = np.asarray(speed, np.float64)
+        if points.ndim != 3 or points.shape[1:] != (POINTS, 3) or speed.shape != (len(points),):
+            raise ValueError(f"plan: points (S, 8, 3) and speed (S,) wanted, got {points.shape} and {speed.shape}")
+        if not np.isfinite(speed).all():
+            raise ValueError("plan: the measured speed is not finite; the car cannot be guarded without it")
+        speed = np.maximum(speed, 0.0)
+        lost = ~np.isfinite(points).all((1, 2))
+        if lost.any():
+            points[lost] = _straight_stop(speed[lost], self.wait_brake)
+        ds, turn, slip = _stretches(points)
+        bent = (np.abs(turn) > self.max_curvature * np.maximum(ds, 0.0) + 0.05) | ((np.abs(slip) > SLIP) & (np.abs(ds) > 0.5))
+        redo = bent.any(1) & ~lost
+        if redo.any():
+            points[redo] = _pursue(points[redo], np.maximum(ds[redo], 0.0), self.max_curvature)
+            ds[redo], turn[redo], _ = _stretches(points[redo])
+        allowed = self._speed_limits(ds, turn, speed)
+        slow = ((ds / PLAN_DT) > allowed + 1e-6).any(1) | (ds < -0.05).any(1)
+        if slow.any():
+            s = np.cumsum(np.minimum(np.maximum(ds[slow], 0.0), allowed[slow] * PLAN_DT), 1)
+            points[slow] = _along(_sample(points[slow]), s)
+        return points, lost | redo | slow
+
+    def _speed_limits(self, ds: np.ndarray, turn: np.ndarray, speed: np.ndarray) -> np.ndarray:
+        """Mean speed each stretch may have, (S, 8), m/s, by lateral and forward acceleration and by braking in time."""
+        curvature = np.abs(turn) / np.maximum(np.abs(ds), 0.2)
+        allowed = np.minimum(np.sqrt(self.max_lat_accel / np.maximum(curvature, 1e-6)), 1e3)
+        wanted = np.minimum(np.maximum(ds, 0.0) / PLAN_DT, allowed)
+        before = speed + SPEED_SLACK - self.max_accel * PLAN_DT / 2  # stretch means lie half a stretch after the measured speed
+        for k in range(POINTS):
+            wanted[:, k] = np.minimum(wanted[:, k], np.maximum(before + self.max_accel * PLAN_DT, 0.0))
+            before = wanted[:, k]
+        for k in range(POINTS - 2, -1, -1):  # a slow bend must be reached by braking that exists
+            bend = allowed[:, k + 1] < np.maximum(ds[:, k + 1], 0.0) / PLAN_DT
+            most = wanted[:, k + 1] + self.brakes[-1] * PLAN_DT
+            wanted[:, k] = np.where(bend, np.minimum(wanted[:, k], most), wanted[:, k])
+            allowed[:, k] = np.where(bend & (most < allowed[:, k]), most, allowed[:, k])
+        return wanted
+
+    def _brake(
+        self, points: np.ndarray, speed: np.ndarray, rows: np.ndarray, scene: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Brake along the path where a contact is foreseen and waiting for the next decision would be too late."""
+        fine = _sample(points)
+        first, harm = self._harm(fine, rows, scene)
+        step = np.hypot(*np.moveaxis(np.diff(fine[..., :2], axis=1), -1, 0))
+        run = np.concatenate([np.zeros((len(fine), 1)), np.cumsum(step, 1)], 1)
+        next_speed = step[:, FINE] / FINE_DT
+        spare = run[:, FINE] + next_speed**2 / (2 * self.wait_brake) + self.wait_gap
+        at = np.take_along_axis(run, np.minimum(first, POINTS * FINE)[:, None], 1)[:, 0]
+        act = np.flatnonzero((first < NO_CONTACT) & (at <= spare))
+        changed = np.zeros(len(points), bool)
+        if not len(act):
+            return points, changed
+        local = np.full(len(points), -1)
+        local[act] = np.arange(len(act))
+        mine = local[scene] >= 0
+        rows, scene = rows[mine], local[scene[mine]]
+        best, out = harm[act], points[act]
+        for b in self.brakes:
+            t = (np.arange(POINTS * FINE) + 0.5) * FINE_DT
+            v = np.minimum(step[act] / FINE_DT, np.maximum(speed[act, None] - b * t, 0.0))
+            s = np.cumsum(v * FINE_DT, 1)[:, FINE - 1 :: FINE]
+            tried = _along(fine[act], s)
+            _, h = self._harm(_sample(tried), rows, scene)
+            better = h < best - 1e-9  # the mildest of equals stays
+            out[better], best[better] = tried[better], h[better]
+            changed[act[better]] = True
+        points[act] = out
+        return points, changed
+
+    def _harm(self, fine: np.ndarray, rows: np.ndarray, scene: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fine paths (S, 41, 3) and objects in; first step of a contact of the inflated boxes (S,) and the harm (S,) out.
+
+        Harm orders plans: the ego's speed at the first contact of the true boxes weighs first, then that of the inflated
+        ones; 0 is no contact. An object that comes from behind (its centre behind the ego's rear end) is for its driver to
+        mind: it is not counted, else a fast follower would make the ego brake.
+        """
+        s_count, steps = len(fine), fine.shape[1]
+        t = (np.arange(steps) * FINE_DT).astype(np.float32)
+        vx, vy = rows[:, 3] * np.cos(rows[:, 2]), rows[:, 3] * np.sin(rows[:, 2])
+        ego = fine.astype(np.float32)[scene]
+        dx = (rows[:, 0].astype(np.float32)[:, None] + vx.astype(np.float32)[:, None] * t) - ego[..., 0]
+        dy = (rows[:, 1].astype(np.float32)[:, None] + vy.astype(np.float32)[:, None] * t) - ego[..., 1]
+        margin = self.margin_ahead, self.margin_beside
+        reach = np.hypot(self.length / 2 + margin[0], self.width / 2 + margin[1]) + np.hypot(rows[:, 4], rows[:, 5]) / 2
+        near = dx * dx + dy * dy < (reach.astype(np.float32) ** 2)[:, None]
+        m, k = np.nonzero(near)
+        yaw = fine[scene[m], k, 2]
+        c, s = np.cos(yaw), np.sin(yaw)
+        x, y = c * dx[m, k] + s * dy[m, k], c * dy[m, k] - s * dx[m, k]
+        other = rows[m, 4] / 2, rows[m, 5] / 2, rows[m, 2] - yaw
+        true = boxes_touch(x, y, *other, self.length / 2, self.width / 2)
+        wide = boxes_touch(x, y, *other, self.length / 2 + margin[0], self.width / 2 + margin[1])
+        tight = np.zeros(len(rows), bool)
+        tight[m[wide & (k == 0)]] = True  # already this near: the margin is gone, only the true boxes tell more
+        wide = np.where(tight[m], true, wide)
+        ahead = (x > -self.length / 2) & (k > 0)
+        speed = np.zeros((s_count, steps))
+        speed[:, 1:] = np.hypot(*np.moveaxis(np.diff(fine[..., :2], axis=1), -1, 0)) / FINE_DT
+        harm = np.zeros(s_count)
+        first = np.full(s_count, NO_CONTACT)
+        for touch, weight in ((true & ahead, 1000.0), (wide & ahead, 1.0)):
+            first = np.full(s_count, NO_CONTACT)
+            np.minimum.at(first, scene[m[touch]], k[touch])
+            hit = first < NO_CONTACT
+            harm[hit] += weight * (0.1 + speed[hit, first[hit]])
+        return first, harm
+
+
+def flat_objects(objects: Sequence[np.ndarray | None] | None, cars: int) -> tuple[np.ndarray, np.ndarray]:
+    """Objects of each car in; all rows (M, 6) float64 and the car each belongs to (M,) out. ValueError for a wrong shape."""
+    if objects is None:
+        return np.zeros((0, 6)), np.zeros(0, np.int64)
+    if len(objects) != cars:
+        raise ValueError(f"objects: one array (or None) a car wanted, got {len(objects)} for {cars} cars")
+    parts = [np.zeros((0, 6)) if o is None else np.asarray(o, np.float64) for o in objects]
+    for i, part in enumerate(parts):
+        if part.ndim != 2 or part.shape[1] < 6:
+            raise ValueError(f"objects of car {i}: (n, 6) x, y, yaw, speed, length, width wanted, got {part.shape}")
+    rows = np.concatenate([p[:, :6] for p in parts]) if parts else np.zeros((0, 6))
+    if not np.isfinite(rows).all():
+        raise ValueError("objects: NaN or infinite value; leave out objects whose state is unknown")
+    return rows, np.repeat(np.arange(cars), [len(p) for p in parts])
+
+
+def boxes_touch(
+    x: np.ndarray, y: np.ndarray, hl: np.ndarray, hw: np.ndarray, yaw: np.ndarray, ego_hl: float, ego_hw: float
+) -> np.ndarray:
+    """Oriented boxes against the ego's at the origin, by separating axes: (n,) bool.
+
+    x, y, yaw of the other box in the ego frame; hl, hw its half length and half width; ego_hl, ego_hw the ego's.
+    """
+    c, s = np.cos(yaw), np.sin(yaw)
+    ac, as_ = np.abs(c), np.abs(s)
+    return (
+        (np.abs(x) <= ego_hl + hl * ac + hw * as_)
+        & (np.abs(y) <= ego_hw + hl * as_ + hw * ac)
+        & (np.abs(x * c + y * s) <= hl + ego_hl * ac + ego_hw * as_)
+        & (np.abs(y * c - x * s) <= hw + ego_hl * as_ + ego_hw * ac)
+    )
+
+
+def _stretches(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Plans (S, 8, 3) in; signed arc length m, turn rad and slip rad of each of the 8 stretches out, (S, 8) each."""
+    p = np.concatenate([np.zeros((len(points), 1, 3)), points], 1)
+    d = np.diff(p, axis=1)
+    turn = _wrap(d[..., 2])
+    chord = np.hypot(d[..., 0], d[..., 1])
+    slip = _wrap(np.arctan2(d[..., 1], d[..., 0]) - (p[:, :-1, 2] + turn / 2))
+    back = np.abs(slip) > np.pi / 2
+    half = np.abs(turn) / 2
+    arc = chord * np.where(half > 1e-3, half / np.maximum(np.sin(np.minimum(half, 1.5)), 1e-9), 1.0)
+    return np.where(back, -arc, arc), turn, np.where(back, _wrap(slip + np.pi), slip)
+
+
+def _sample(points: np.ndarray) -> np.ndarray:
+    """Plans (S, 8, 3) in, paths every 0.1 s (S, 41, 3) out, from the origin: cubic Hermite with the planned headings; yaw unwrapped."""
+    n = len(points)
+    p = np.concatenate([np.zeros((n, 1, 3)), points], 1)
+    d = np.diff(p, axis=1)
+    turn = _wrap(d[..., 2])
+    yaw = np.concatenate([np.zeros((n, 1)), np.cumsum(turn, 1)], 1)
+    chord = np.hypot(d[..., 0], d[..., 1])[..., None]
+    head = np.stack([np.cos(yaw), np.sin(yaw)], -1)
+    # a stretch driven backwards has its tangents backwards
+    way = np.where((d[..., :2] * (head[:, :-1] + head[:, 1:])).sum(-1, keepdims=True) < 0, -chord, chord)
+    u = ((np.arange(FINE) + 1) / FINE)[:, None]
+    h10, h01, h11 = u**3 - 2 * u**2 + u, 3 * u**2 - 2 * u**3, u**3 - u**2
+    out = np.zeros((n, POINTS * FINE + 1, 3))
+    xy = p[:, :-1, None, :2] + h01 * d[:, :, None, :2]
+    xy = xy + h10 * (way * head[:, :-1])[:, :, None] + h11 * (way * head[:, 1:])[:, :, None]
+    out[:, 1:, :2] = xy.reshape(n, -1, 2)
+    out[:, 1:, 2] = (yaw[:, :-1, None] + u[:, 0] * turn[..., None]).reshape(n, -1)
+    return out
+
+
+def _along(fine: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """Fine paths (S, 41, 3) and arc lengths (S, 8) in, the poses there (S, 8, 3) out; beyond the end, the end."""
+    step = np.hypot(*np.moveaxis(np.diff(fine[..., :2], axis=1), -1, 0))
+    run = np.concatenate([np.zeros((len(fine), 1)), np.cumsum(step, 1)], 1)
+    i = np.clip((run[:, None, :] <= s[..., None]).sum(-1) - 1, 0, fine.shape[1] - 2)
+    take = lambda a, j: np.take_along_axis(a, j, 1)  # noqa: E731
+    u = np.clip((s - take(run, i)) / np.maximum(take(step, i), 1e-9), 0.0, 1.0)[..., None]
+    a = np.take_along_axis(fine, i[..., None], 1)
+    b = np.take_along_axis(fine, i[..., None] + 1, 1)
+    out = a + u * (b - a)
+    out[..., 2] = _wrap(out[..., 2])
+    return out
+
+
+def _pursue(points: np.ndarray, ds: np.ndarray, max_curvature: float) -> np.ndarray:
+    """Drive arcs of lengths ds (S, 8) towards each plan point in turn, no tighter than max_curvature; (S, 8, 3) out."""
+    pose = np.zeros((len(points), 3))
+    out = np.empty_like(points)
+    for k in range(POINTS):
+        d = points[:, k, :2] - pose[:, :2]
+        far = np.hypot(d[:, 0], d[:, 1])
+        bearing = _wrap(np.arctan2(d[:, 1], d[:, 0]) - pose[:, 2])
+        curvature = np.where(far > 0.1, 2 * np.sin(np.clip(bearing, -np.pi / 2, np.pi / 2)) / np.maximum(far, 0.1), 0.0)
+        turn = np.clip(curvature, -max_curvature, max_curvature) * ds[:, k]
+        chord = ds[:, k] * np.sinc(turn / 2 / np.pi)
+        mid = pose[:, 2] + turn / 2
+        pose = np.stack([pose[:, 0] + chord * np.cos(mid), pose[:, 1] + chord * np.sin(mid), _wrap(pose[:, 2] + turn)], 1)
+        out[:, k] = pose
+    return out
+
+
+def _straight_stop(speed: np.ndarray, brake: float) -> np.ndarray:
+    """Speeds (S,) in, plans (S, 8, 3) out that brake straight ahead to a stop."""
+    t = np.minimum((np.arange(POINTS) + 1) * PLAN_DT, speed[:, None] / brake)
+    out = np.zeros((len(speed), POINTS, 3))
+    out[..., 0] = speed[:, None] * t - brake * t**2 / 2
+    return out
+
+
+def _wrap(a: np.ndarray) -> np.ndarray:
+    """Angles into (-pi, pi]; exactly themselves where they lie there already."""
+    return np.where(np.abs(a) <= np.pi, a, np.arctan2(np.sin(a), np.cos(a)))
