@@ -124,7 +124,7 @@ def _die_with_parent() -> None:
 
 def _on_ray(fn: Callable[[A], B], items: list[A], workers: int | None) -> Iterator[tuple[int, Callable[[], B]]]:
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError("backend 'ray': Ray is not installed; pip install 'drivefoundry[ray]'") from None
     if not ray.is_initialized():
@@ -145,7 +145,7 @@ def _on_ray(fn: Callable[[A], B], items: list[A], workers: int | None) -> Iterat
 
 def _ray_result(ref: Any) -> Any:
     """Ray wraps what a task raised; the caller gets the error itself, as from the other backends."""
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     try:
         return ray.get(ref)

@@ -1,8 +1,8 @@
 """Recipes and parents in, artefacts out: what was made from what, made once, and never seen half-made.
 
 A build is known by its key = hash(kind, content ids of the parents, recipe, code); an artefact by its id = hash(kind,
-names and bytes of its files). A child hangs on the ids of its parents, so a parent that was redone with the same content
-leaves its children as they are (early cutoff: Mokhov, Mitchell, Peyton Jones, "Build Systems a la Carte", ICFP 2018).
+names and bytes of its files). A child hangs on the ids of its parents, so a parent that was redone with the same
+content leaves its children as they are (early cutoff: Mokhov et al., "Build Systems a la Carte", ICFP 2018).
 
 On disk:  ROOT/artefacts/<kind>-<id12>/   finished artefacts, nothing else is ever there
           ROOT/work/<kind>-<key12>/       builds under way or killed
@@ -32,7 +32,8 @@ from drivefoundry.sources import code_hash
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS builds (
   key TEXT PRIMARY KEY, id TEXT NOT NULL, kind TEXT NOT NULL, parents TEXT NOT NULL, recipe TEXT NOT NULL,
-  code TEXT NOT NULL, info TEXT NOT NULL, seconds REAL NOT NULL, cpu_seconds REAL NOT NULL, bytes INTEGER NOT NULL, files INTEGER NOT NULL,
+  code TEXT NOT NULL, info TEXT NOT NULL, seconds REAL NOT NULL, cpu_seconds REAL NOT NULL,
+  bytes INTEGER NOT NULL, files INTEGER NOT NULL,
   finished REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS builds_by_id ON builds (id);
@@ -168,7 +169,7 @@ class Ledger:
         return list(out.values())
 
     def gc(self, keep: Iterable[Artefact]) -> int:
-        """Artefacts to keep in, freed bytes out: removes all but these and their ancestors, and what killed builds left."""
+        """Artefacts to keep in, freed bytes out: removes all but these and their ancestors."""
         self._take_lock()
         kept = {a.id for one in keep for a in self.lineage(one.id)}
         freed = 0

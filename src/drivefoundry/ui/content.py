@@ -1,0 +1,184 @@
+"""What a report says, before it has a look: frozen dataclasses that a run fills and `render_report` turns into one page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from drivefoundry.types import require
+
+Interval = tuple[float, float, float]
+"""Mean, low and high end of its 95 % interval."""
+Cell = str | int | float | bool | Interval | None
+"""What a table holds: None shows as a dash, an Interval with a small bar on its column's scale."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One figure of the headline."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of the loop, judged on held-out scenes."""
+
+    number: int
+    driving_score: Interval
+    """0 .. 1."""
+    collisions: Interval
+    """Share of scenes with a collision, 0 .. 1."""
+    pdms: Interval | None
+    takeovers_per_km: float | None
+    """Of the cars that recorded this turn's clips; None where no model drove them."""
+    clips: int
+    """Clips that this turn's cars sent home."""
+    release_id: str
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A driver that no turn changes: a dashed line in the charts of the turns."""
+
+    name: str
+    driving_score: float
+    collisions: float
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """What one stage did."""
+
+    turn: int | None
+    """None for what belongs to no turn."""
+    name: str
+    seconds: float
+    """Wall time of the run that made it."""
+    cpu_share: float
+    """CPU seconds / (wall seconds x cores), 0 .. 1."""
+    count: str
+    """What came out, in words: "412 clips"."""
+    bytes: int
+    made: bool
+    """False: it was there already and nothing was done."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under columns. marked: index of the row that the reader should see first, if any."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+    marked: int | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Lines over one axis: series name -> (x values, y values)."""
+
+    title: str
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    x_label: str
+    y_label: str
+
+
+@dataclass(frozen=True)
+class Film:
+    """A drive to look at. data: an H.264 MP4 (mime "video/mp4"), or an image; text: (second, sentence), sorted."""
+
+    title: str
+    caption: str
+    mime: str
+    data: bytes
+    text: Sequence[tuple[float, str]] = ()
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence for the reader. kind: "failed" (and why), "lacks" (what the source does not hold), "target" (met or missed)."""
+
+    kind: str
+    text: str
+    ok: bool | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One bound that a release had to keep."""
+
+    name: str
+    value: float
+    bound: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Made:
+    """One artefact of the ledger. parents: ids."""
+
+    id: str
+    kind: str
+    parents: Sequence[str]
+    bytes: int
+    turn: int | None = None
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """The whole report, in the order in which it is read. Everything but the first five fields may be empty."""
+
+    title: str
+    subtitle: str
+    machine: str
+    made_at: str
+    """As it shall be read: "2031-05-02 14:03 UTC"."""
+    recipe: str
+    scenes: str = ""
+    """On what the turns were judged: "240 held-out scenes of 8 s, cities unseen in training"."""
+    facts: Sequence[Fact] = ()
+    turns: Sequence[Turn] = ()
+    baselines: Sequence[Baseline] = ()
+    stages: Sequence[StageRow] = ()
+    tables: Sequence[Table] = ()
+    curves: Sequence[Curve] = ()
+    films: Sequence[Film] = ()
+    notes: Sequence[Note] = ()
+    gates: Sequence[Gate] = ()
+    lineage: Sequence[Made] = field(default_factory=tuple)
+
+    def validate(self) -> ReportContent:
+        """Itself, or ValueError that names the field."""
+        for turn in self.turns:
+            for name in ("driving_score", "collisions", "pdms"):
+                value = getattr(turn, name)
+                require(value is None or _is_interval(value), f"Turn.{name}: low <= mean <= high wanted, got {value}")
+        for table in self.tables:
+            for row in table.rows:
+                wrong = f"Table {table.title!r}: {len(row)} cells under {len(table.columns)} columns"
+                require(len(row) == len(table.columns), wrong)
+        for curve in self.curves:
+            for name, (x, y) in curve.series.items():
+                require(
+                    len(x) == len(y), f"Curve {curve.title!r}: series {name!r} has {len(x)} x for {len(y)} y values"
+                )
+        for film in self.films:
+            require(film.mime.partition("/")[0] in ("video", "image"), f"Film {film.title!r}: mime {film.mime!r}")
+            times = [t for t, _ in film.text]
+            require(times == sorted(times), f"Film {film.title!r}: text must be sorted by time")
+        for note in self.notes:
+            require(
+                note.kind in ("failed", "lacks", "target"), f"Note.kind: {note.kind!r} is not failed, lacks or target"
+            )
+        return self
+
+
+def _is_interval(value: Interval) -> bool:
+    mean, low, high = value
+    return all(map(math.isfinite, value)) and low <= mean <= high
