@@ -1,0 +1,205 @@
+"""Drive in, Episodes out: what the camera and the route said at each decision, and where the car should have gone.
+
+A decision is labelled with the safety driver's correction where one exists, else with what the car did in the next 4 s, unless
+the model drove then: its own motion is no label.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from drivefoundry_car.inputs import ROUTE_FEATURES, ego_history, route_features, to_ego
+from drivefoundry_car.log import Drive
+
+from drivefoundry.label.frames import frames_at, nearest
+from drivefoundry.label.reason import MANOEUVRES, TURNED, manoeuvres, plan_speeds, reasons
+from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Episodes, Scene, require
+
+SIZE = (64, 160)
+"""Model picture, rows and columns."""
+STRIDE = round(PLAN_DT / DT)
+"""Log steps between decisions."""
+AHEAD = STRIDE * PLAN_POINTS
+"""Log steps that a label reaches ahead."""
+MAX_SPEED, MAX_ACCEL, MAX_TURN = 60.0, 12.0, 0.8
+"""Kinematic bounds of a label: m/s, m/s^2 between half seconds, rad of heading in half a second."""
+WEIGHT = {"takeover": 3.0, "brake": 2.0, "stop": 2.0, "turn": 2.0, "start": 1.5, "correction": 1.5, "stand": 0.5}
+"""Loss weight of a decision: the largest of those that apply, 1 where none does. takeover: correction from 3 s before to 1 s
+after the safety driver took over; brake, stop, start, stand as in `reason.manoeuvres`; turn: over 0.35 rad in 4 s."""
+ARRAYS = ("frame_index", "ego", "route", "future", "t", "weight", "correction")
+
+
+def episodes_of(
+    drive: Drive, scene: Scene | None, clip_id: str, *, phases: int = 1, size: tuple[int, int] = SIZE
+) -> Episodes:
+    """Drive (and its Scene, for the reasoning text) in, Episodes out; none where the drive has no video or is too short.
+
+    phases: decisions start at this many offsets within the half second (1: 2 Hz, 5: every step). With corrections, the 2 Hz grid
+    is laid on their times.
+    """
+    require(1 <= phases <= STRIDE, f"phases: 1 to {STRIDE} wanted, got {phases}")
+    corrected, points = _corrections(drive)
+    steps = _steps(len(drive.t), corrected, phases)
+    use = np.searchsorted(corrected, steps)
+    is_correction = np.isin(steps, corrected)
+    from_track = ~is_correction & (steps + AHEAD < len(drive.t)) & ~_model_drives(drive, steps)
+    keep = is_correction | from_track
+    if drive.video is None or not keep.any():
+        return empty(size)
+    now, now_ok = nearest(drive.video, drive.t[steps])
+    past, past_ok = nearest(drive.video, drive.t[steps] - PLAN_DT)
+    keep &= now_ok & past_ok
+    future = np.zeros((len(steps), PLAN_POINTS, 3))
+    for n in np.flatnonzero(keep):
+        future[n] = points[use[n]] if is_correction[n] else track_ahead(drive, int(steps[n]))
+    speed = drive.ego[steps, 3]
+    keep &= sane(future, speed)
+    if not keep.any():
+        return empty(size)
+    steps, future, speed, is_correction = steps[keep], future[keep], speed[keep], is_correction[keep]
+    shown, where = np.unique(np.stack([past[keep], now[keep]], 1), return_inverse=True)
+    return Episodes(
+        frames=frames_at(drive.video, shown, size),
+        frame_index=where.reshape(-1, 2).astype(np.int64),
+        ego=np.stack([ego_history(drive.ego[: i + 1, 3], drive.ego[: i + 1, 5]) for i in steps]),
+        route=np.stack([route_features(drive.route, drive.ego[i, :3]) for i in steps]),
+        future=future.astype(np.float32),
+        text=reasons(drive, scene, steps, future),
+        clip=[clip_id] * len(steps),
+        t=drive.t[steps] - drive.t[0],
+        weight=weights(drive, steps, future, speed, is_correction),
+        correction=is_correction,
+    ).validate()
+
+
+def empty(size: tuple[int, int] = SIZE) -> Episodes:
+    """No decisions at all."""
+    return Episodes(
+        frames=np.zeros((0, *size, 3), np.uint8),
+        frame_index=np.zeros((0, 2), np.int64),
+        ego=np.zeros((0, 4, 3), np.float32),
+        route=np.zeros((0, ROUTE_FEATURES), np.float32),
+        future=np.zeros((0, PLAN_POINTS, 3), np.float32),
+        text=[],
+        clip=[],
+        t=np.zeros(0),
+        weight=np.zeros(0, np.float32),
+        correction=np.zeros(0, bool),
+    )
+
+
+def track_ahead(drive: Drive, step: int) -> np.ndarray:
+    """(8, 3) ego motion at 0.5 .. 4 s after a step, in the ego frame of that step."""
+    ahead = step + STRIDE * np.arange(1, PLAN_POINTS + 1)
+    return to_ego(drive.ego[ahead, :3], drive.ego[step, :3])
+
+
+def sane(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    """Plans (N, 8, 3) and speed now (N,) in, (N,) bool out: a car could have driven so, without jumps and not backwards."""
+    p = np.concatenate([np.zeros_like(future[:, :1]), future], 1)
+    step = np.hypot(*np.diff(p[..., :2], axis=1).transpose(2, 0, 1)) / PLAN_DT
+    accel = np.diff(np.concatenate([speed[:, None], step], 1), axis=1) / PLAN_DT
+    turn = np.diff(p[..., 2], axis=1)
+    turn = np.abs(np.arctan2(np.sin(turn), np.cos(turn)))
+    ok = np.isfinite(future).all((1, 2)) & np.isfinite(speed)
+    ok &= (step < MAX_SPEED).all(1) & (np.abs(accel) < MAX_ACCEL).all(1) & (turn < MAX_TURN).all(1)
+    return ok & (plan_speeds(future) > -1.0).all(1)
+
+
+def weights(
+    drive: Drive, steps: np.ndarray, future: np.ndarray, speed: np.ndarray, correction: np.ndarray
+) -> np.ndarray:
+    """(N,) float32 loss weights by the rule of WEIGHT."""
+    names = np.array(MANOEUVRES)[manoeuvres(future, speed)]
+    cases = {name: names == name for name in ("brake", "stop", "start")}
+    cases["turn"] = np.abs(future[:, -1, 2]) > TURNED
+    cases["correction"] = correction
+    cases["takeover"] = correction & _near_takeover(drive, steps)
+    out = np.ones(len(steps), np.float32)
+    for name, where in cases.items():
+        out[where] = np.maximum(out[where], WEIGHT[name])
+    out[(names == "stand") & ~correction] = WEIGHT["stand"]
+    return out
+
+
+def _near_takeover(drive: Drive, steps: np.ndarray) -> np.ndarray:
+    if drive.takeover is None:
+        return np.zeros(len(steps), bool)
+    taken = np.asarray(drive.takeover, bool)
+    edges = np.flatnonzero(taken & ~np.concatenate([[False], taken[:-1]]))
+    since = (steps[:, None] - edges[None]) * DT
+    return ((since >= -3.0) & (since <= 1.0)).any(1)
+
+
+def _corrections(drive: Drive) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (C,) ascending at which the safety driver's own plan is known, and those plans (C, 8, 3)."""
+    if drive.correction is None or not len(drive.correction.t):
+        return np.zeros(0, int), np.zeros((0, PLAN_POINTS, 3))
+    step = np.rint((drive.correction.t - drive.t[0]) / DT).astype(int)
+    # The first half second has no earlier frame.
+    inside = np.flatnonzero((step >= STRIDE) & (step < len(drive.t)))
+    steps, first = np.unique(step[inside], return_index=True)
+    return steps, np.asarray(drive.correction.points)[inside][first]
+
+
+def _steps(n: int, corrected: np.ndarray, phases: int) -> np.ndarray:
+    """Decision steps, ascending: the 2 Hz grid at each phase, and every corrected step."""
+    base = int(corrected[0]) % STRIDE if len(corrected) else 0
+    offsets = {(base + round(STRIDE * i / phases)) % STRIDE for i in range(phases)}
+    grid = [i for i in range(STRIDE, n) if i % STRIDE in offsets]
+    return np.union1d(np.array(grid, int), corrected).astype(int)
+
+
+def _model_drives(drive: Drive, steps: np.ndarray) -> np.ndarray:
+    """(N,) bool: the model was in control at some moment from a decision to the end of its label."""
+    if drive.engaged is None:
+        return np.zeros(len(steps), bool)
+    before = np.concatenate([[0], np.cumsum(np.asarray(drive.engaged, int))])
+    return before[np.minimum(steps + AHEAD + 1, len(drive.t))] > before[steps]
+
+
+def concatenate(parts: list[Episodes]) -> Episodes:
+    """Episodes of several clips in, one Episodes out, in the same order."""
+    require(len(parts) > 0, "concatenate: no episodes to put together; label at least one clip")
+    offsets = np.cumsum([0] + [len(p.frames) for p in parts[:-1]])
+    joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("frames", *ARRAYS) if name != "frame_index"}
+    return Episodes(
+        frame_index=np.concatenate([p.frame_index + o for p, o in zip(parts, offsets, strict=True)]),
+        text=[t for p in parts for t in p.text],
+        clip=[c for p in parts for c in p.clip],
+        **joined,
+    ).validate()
+
+
+def save_shard(folder: Path | str, episodes: Episodes) -> None:
+    """Episodes in, a folder with frames.npy (mappable), arrays.npz and text.json out; the folder appears whole or not at all."""
+    folder = Path(folder)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    np.save(aside / "frames.npy", episodes.frames)
+    np.savez(aside / "arrays.npz", **{name: getattr(episodes, name) for name in ARRAYS})
+    (aside / "text.json").write_text(json.dumps({"text": episodes.text, "clip": episodes.clip}))
+    for path in aside.iterdir():
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
+    if folder.exists():  # a folder cannot be replaced in one step: the old one goes first
+        shutil.rmtree(folder)
+    os.replace(aside, folder)
+
+
+def load_shard(folder: Path | str, *, mapped: bool = True) -> Episodes:
+    """Folder of `save_shard` in, Episodes out; frames stay on disk (mapped) unless told otherwise. ValueError if damaged."""
+    folder = Path(folder)
+    try:
+        frames = np.load(folder / "frames.npy", mmap_mode="r" if mapped else None)
+        with np.load(folder / "arrays.npz") as arrays:
+            fields = {name: arrays[name] for name in ARRAYS}
+        words = json.loads((folder / "text.json").read_text())
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise ValueError(f"{folder}: not a whole episode shard ({error}); label the clips again") from None
+    return Episodes(frames=frames, text=words["text"], clip=words["clip"], **fields).validate()

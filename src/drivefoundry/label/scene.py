@@ -1,0 +1,143 @@
+"""Drive and its map in, Scenes for simulation out.
+
+Scene steps are the drive's own 10 Hz steps: step i of the Scene is row i of the Drive.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from drivefoundry_car.log import Drive
+
+from drivefoundry import route as routes
+from drivefoundry.roadmap import arc_length
+from drivefoundry.types import AGENT_CAR, AGENT_TRUCK, SIGNAL_OFF, RoadMap, Scene, require
+
+START = 15
+"""Steps of history before simulation starts: 1.5 s, as far back as the model's ego history reaches."""
+ROUTE_ON_M = 60.0
+"""The route goes on at least this far beyond where the ego's recording ends, so that a faster driver has somewhere to go."""
+OTHER_MOVES_M = 20.0
+"""Another vehicle must move this far to be worth driving."""
+DEFAULT_SPEED = 13.9
+"""Speed limit where neither route nor map says one, m/s (50 km/h)."""
+
+
+def scene_from_clip(drive: Drive, map: RoadMap, clip_id: str) -> Scene:
+    """Drive with objects in, the Scene of its own car out; the ego is agent 0.
+
+    Raises ValueError where the drive is too short or names another map than the one given.
+    """
+    steps = len(drive.t)
+    require(steps > START + 5, f"clip {clip_id}: {steps} steps are too few for a scene, at least {START + 6} wanted")
+    named = drive.meta.get("map", map.id)
+    require(named == map.id, f"clip {clip_id}: recorded on map {named}, given map {map.id}")
+    tracks, valid, size, kind = _agents(drive)
+    route = drive.route if drive.route is not None and len(drive.route) > 1 else None
+    if route is None:
+        route = routes.driven(drive.ego[:, :2], DEFAULT_SPEED, map, yaw=float(drive.ego[0, 2]), on=ROUTE_ON_M)
+    route = _far_enough(np.asarray(route, np.float64), drive.ego[-1, :2], map)
+    return Scene(
+        id=clip_id,
+        source=drive.meta.get("source", "drive"),
+        place=place_of(drive.meta),
+        map=map,
+        tracks=tracks,
+        valid=valid,
+        size=size,
+        kind=kind,
+        ego=0,
+        start=START,
+        route=route[:, :2],
+        route_speed=route[:, 2],
+        signals=_signals(drive, map),
+        meta={**drive.meta, "clip": clip_id},
+    ).validate()
+
+
+def place_of(meta: dict[str, str]) -> str:
+    """Drive meta in, the place and seed that splits keep apart out."""
+    return "/".join(meta[k] for k in ("place", "seed") if meta.get(k)) or meta.get("map") or "unknown"
+
+
+def scenes_from_clip(drive: Drive, map: RoadMap, clip_id: str, *, others: int = 0) -> list[Scene]:
+    """Drive with objects in, Scenes out: its own car first, then up to `others` other vehicles seen all along as ego.
+
+    Another vehicle qualifies when it is a car or truck with a state at every step and moves over 20 m; those that are nearest
+    to the recording car come first, since around them the recording is most complete. Its route is its own path, extended
+    along the map's lanes.
+    """
+    own = scene_from_clip(drive, map, clip_id)
+    if not others or len(own.kind) < 2:
+        return [own]
+    moved = np.hypot(*(own.tracks[:, -1, :2] - own.tracks[:, 0, :2]).T)
+    fit = own.valid.all(1) & (moved > OTHER_MOVES_M) & np.isin(own.kind, (AGENT_CAR, AGENT_TRUCK))
+    fit[own.ego] = False
+    away = np.hypot(*(own.tracks[:, :, :2] - own.tracks[own.ego, :, :2]).mean(1).T)
+    ranked = sorted(np.flatnonzero(fit), key=lambda a: (away[a], a))
+    return [own] + [_as_ego(own, int(a)) for a in ranked[:others]]
+
+
+def _as_ego(scene: Scene, agent: int) -> Scene:
+    order = np.concatenate([[agent], np.delete(np.arange(len(scene.kind)), agent)])
+    track = scene.tracks[agent]
+    route = routes.driven(
+        track[:, :2].astype(np.float64), float(scene.route_speed.max()), scene.map, yaw=float(track[0, 2]), on=ROUTE_ON_M
+    )
+    return Scene(
+        id=f"{scene.id}.{agent}",
+        source=scene.source,
+        place=scene.place,
+        map=scene.map,
+        tracks=scene.tracks[order],
+        valid=scene.valid[order],
+        size=scene.size[order],
+        kind=scene.kind[order],
+        ego=0,
+        start=scene.start,
+        route=route[:, :2],
+        route_speed=route[:, 2],
+        signals=scene.signals,
+        meta={**scene.meta, "ego": f"agent {agent} of the clip", "route": "driven path, extended along the lanes"},
+    ).validate()
+
+
+def _agents(drive: Drive) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The ego first, then the objects: tracks (A, T, 4), valid (A, T), size (A, 3), kind (A,)."""
+    ego = drive.ego[None, :, :4].astype(np.float32)
+    ego_valid = np.isfinite(ego).all(2)
+    size = np.array([drive.ego_size], np.float32)
+    kind = np.array([AGENT_CAR])
+    o = drive.objects
+    if o is None or not len(o.track):
+        return np.where(ego_valid[..., None], ego, 0), ego_valid, size, kind
+    valid = np.concatenate([ego_valid, o.valid.astype(bool)])
+    tracks = np.concatenate([ego, o.states.astype(np.float32)])
+    return (
+        np.where(valid[..., None], tracks, np.float32(0)),
+        valid,
+        np.concatenate([size, o.size.astype(np.float32)]),
+        np.concatenate([kind, o.kind.astype(kind.dtype)]),
+    )
+
+
+def _signals(drive: Drive, map: RoadMap) -> np.ndarray:
+    """(G, T) states of all signals of the map; those the drive did not log are off."""
+    out = np.full((len(map.signal_heads), len(drive.t)), SIGNAL_OFF, np.uint8)
+    if drive.signal_id is not None and drive.signal_state is not None and len(drive.signal_id):
+        ids = np.asarray(drive.signal_id, int)
+        require(
+            int(ids.max()) < len(out),
+            f"drive {drive.meta.get('drive', '?')}: signal {int(ids.max())} is not on map {map.id} ({len(out)} signals)",
+        )
+        out[ids] = drive.signal_state
+    return out
+
+
+def _far_enough(route: np.ndarray, end: np.ndarray, map: RoadMap) -> np.ndarray:
+    """Extend a route that ends sooner than ROUTE_ON_M beyond the ego's last position."""
+    s = arc_length(route)
+    at = s[int(np.argmin(np.hypot(*(route[:, :2] - end).T)))]
+    missing = ROUTE_ON_M - (s[-1] - at)
+    return routes.extend(route, missing, map) if missing > 0 else route
+
+
