@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from drivefoundry.sim.ego import REF_COLUMNS, REF_POINTS, bicycle_step, plan_reference, track_plan
+from drivefoundry.sim.ego import REF_COLUMNS, REF_POINTS, bicycle_step, plan_in_map, prepare_reference, track
 from drivefoundry.sim.pack import Packed, logged_ego
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, SIGNAL_RED, SIGNAL_YELLOW
 
@@ -150,14 +150,15 @@ def _step(step, start, tracks, logged, path_s, size, kind, stops, signals, ego, 
 @njit(cache=True, nogil=True, parallel=True)
 def _step_ego(ego, ref, since):
     for i in prange(ego.shape[0]):
-        accel, curvature = track_plan(ego[i], ref[i], since)
+        accel, curvature = track(ego[i], ref[i], since)
         bicycle_step(ego[i], accel, curvature, DT)
 
 
 @njit(cache=True, nogil=True)
 def _references(ego, points, ref):
     for i in range(ego.shape[0]):
-        plan_reference(ego[i], points[i], ref[i])
+        plan_in_map(ego[i], points[i], ref[i])
+        prepare_reference(ref[i])
 
 
 class World:
