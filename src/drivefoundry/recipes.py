@@ -1,0 +1,134 @@
+"""Named configurations of the whole line, as functions: `default()` is what `drivefoundry run` does, `tiny()` a smoke.
+
+A recipe is a tree of frozen dataclasses of plain values; `--set train.pretrain_steps=800` reaches any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The embedded fleet: SUMO cities, and how long how many cars drive in them."""
+
+    places: tuple[str, ...] = ("place_a", "place_b", "place_c")
+    held_out: str = "place_d"
+    cars: int = 24
+    """Recording cars in each place."""
+    seconds: int = 160
+    """Recorded driving a car, s."""
+    held_out_seconds: int = 200
+    traffic: int = 110
+    """Other vehicles in each place."""
+    pedestrians: int = 100
+    seed: int = 1
+    outings: int = 320
+    """Situations that cars drive with the last release under a safety driver, in each later turn."""
+    outing_seconds: float = 18.0
+
+
+@dataclass(frozen=True)
+class Curate:
+    duplicate_similarity: float = 0.995
+    phases: int = 2
+    """Decision grids labelled per clip, shifted within the 0.5 s between decisions."""
+
+
+@dataclass(frozen=True)
+class Train:
+    size: str = "4M"
+    batch: int = 64
+    pretrain_steps: int = 450
+    pretrain_rate: float = 1.5e-3
+    sft_steps: int = 90
+    """Supervised fine-tuning with reasoning, in the first turn."""
+    turn_steps: int = 260
+    """The same in each later turn, which also learns the new clips."""
+    sft_rate: float = 6e-4
+    new_share: float = 0.4
+    """Share of a later turn's samples that comes from that turn's own clips."""
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Rl:
+    steps: int = 24
+    scenes: int = 32
+    """Situations a step."""
+    samples: int = 8
+    """Plans sampled for each situation."""
+    rate: float = 5e-5
+    kl: float = 0.05
+    anchor: float = 0.5
+    """Weight of the behaviour-cloning loss beside the policy gradient."""
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Distil:
+    size: str = "0.3M"
+    steps: int = 500
+    turn_steps: int = 350
+    batch: int = 128
+    rate: float = 2e-3
+
+
+@dataclass(frozen=True)
+class Judge:
+    scenes: int = 240
+    """Held-out scenes at most."""
+    seconds: float = 18.0
+    films: int = 4
+    gate_collisions: float = 0.10
+    """A release passes with at most this share of scenes with a collision."""
+    gate_over_baseline: float = 0.0
+    """Its driving score must exceed constant velocity's by more than this."""
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    loops: int = 3
+    fleet: Fleet = field(default_factory=Fleet)
+    curate: Curate = field(default_factory=Curate)
+    train: Train = field(default_factory=Train)
+    rl: Rl = field(default_factory=Rl)
+    distil: Distil = field(default_factory=Distil)
+    judge: Judge = field(default_factory=Judge)
+
+
+def default() -> Recipe:
+    """Three turns within 15 minutes on two cores."""
+    return Recipe("default")
+
+
+def tiny() -> Recipe:
+    """Every stage at a size that proves the line works, not that the model drives: about a minute."""
+    return Recipe(
+        "tiny",
+        loops=2,
+        fleet=Fleet(places=("place_a",), cars=6, seconds=60, held_out_seconds=60, traffic=40, pedestrians=20, outings=12),
+        curate=Curate(phases=1),
+        train=Train(size="0.3M", batch=32, pretrain_steps=20, sft_steps=8, turn_steps=10),
+        rl=Rl(steps=2, scenes=8, samples=8),
+        distil=Distil(steps=15, turn_steps=10, batch=32),
+        judge=Judge(scenes=12, films=1),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"default": default, "tiny": tiny}
+
+
+def recipe(name: str, loops: int | None = None) -> Recipe:
+    """The named recipe, with another number of loops if given. ValueError for an unknown name or no loop at all."""
+    if name not in RECIPES:
+        raise ValueError(f"--recipe {name}: unknown; known are {', '.join(RECIPES)}")
+    chosen = RECIPES[name]()
+    if loops is None:
+        return chosen
+    if loops < 1:
+        raise ValueError(f"--loops {loops}: at least one turn of the loop is wanted")
+    return replace(chosen, loops=loops)
