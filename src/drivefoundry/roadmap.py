@@ -75,7 +75,7 @@ def save_map(map: RoadMap) -> bytes:
 
 @lru_cache(maxsize=64)
 def load_map(data: bytes) -> RoadMap:
-    """Bytes of `save_map` in, RoadMap out; ValueError on other bytes. The last 64 are kept: clips of a place share one."""
+    """Bytes of `save_map` in, RoadMap out; ValueError on other bytes. The last 64 are kept: clips share maps."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             raw = {name: archive[name] for name in archive.files}

@@ -100,7 +100,13 @@ def _objects(scene: Scene, i: int, rollout: Rollout) -> Objects:
     seen = seen & (d < RECORDED_RANGE)
     keep = np.flatnonzero(seen.any(1))
     states = np.where(seen[keep, :, None], states[keep], 0.0).astype(np.float32)
-    return Objects(keep.astype(np.int64), scene.kind[keep].astype(np.int64), scene.size[keep].astype(np.float64), states, seen[keep])
+    return Objects(
+        keep.astype(np.int64),
+        scene.kind[keep].astype(np.int64),
+        scene.size[keep].astype(np.float64),
+        states,
+        seen[keep],
+    )
 
 
 def _signals(scene: Scene, ego: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,1 @@
+"""A city full of cars that record Drives with cameras."""

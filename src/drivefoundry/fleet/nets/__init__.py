@@ -1,0 +1,1 @@
+"""The road networks that ship with the package; `build` makes them anew."""

@@ -1,0 +1,218 @@
+"""Seeds in, the four city networks of this folder out: `python -m drivefoundry.fleet.nets.build [folder]`.
+
+Each place is drawn by SUMO's netgenerate, made less regular here (dead ends cut, streets bent, lanes and limits drawn for
+each street) and compiled by netconvert. Both programs come with `pip install eclipse-sumo` (the extra `drivefoundry[sumo]`);
+driving in the places needs neither. README.md beside this file tells how the places differ.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry.roadmap import arc_length, resample
+from drivefoundry.types import require
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one place is made. draw: netgenerate's own options; bend: largest bow of a street, share of its length."""
+
+    draw: tuple[str, ...]
+    seed: int
+    bend: float
+    two_lanes: float
+    """Share of streets with two lanes a direction."""
+    limits: tuple[float, ...]
+    lights: float
+    """Share of junctions of three and more streets with traffic lights."""
+    green: int
+
+
+RECIPES = {
+    "place_a": Recipe(
+        ("--grid", "--grid.x-number=5", "--grid.y-number=5", "--grid.x-length=130", "--grid.y-length=115")
+        + ("--perturb-x=norm(0,12)", "--perturb-y=norm(0,12)", "--seed=11"),
+        seed=11,
+        bend=0.07,
+        two_lanes=0.5,
+        limits=(8.33, 11.11, 13.89),
+        lights=0.85,
+        green=10,
+    ),
+    "place_b": Recipe(
+        ("--rand", "--rand.iterations=50", "--rand.min-distance=85", "--rand.max-distance=150", "--rand.min-angle=60")
+        + ("--rand.connectivity=0.98", "--seed=53"),
+        seed=22,
+        bend=0.09,
+        two_lanes=0.35,
+        limits=(8.33, 11.11, 12.5),
+        lights=0.8,
+        green=11,
+    ),
+    "place_c": Recipe(
+        ("--spider", "--spider.arm-number=7", "--spider.circle-number=3", "--spider.space-radius=100")
+        + ("--spider.omit-center", "--perturb-x=norm(0,7)", "--perturb-y=norm(0,7)", "--seed=5"),
+        seed=33,
+        bend=0.11,
+        two_lanes=0.45,
+        limits=(8.33, 11.11, 13.89),
+        lights=0.85,
+        green=10,
+    ),
+    "place_d": Recipe(
+        ("--rand", "--rand.iterations=50", "--rand.min-distance=85", "--rand.max-distance=150", "--rand.min-angle=60")
+        + ("--rand.connectivity=0.98", "--seed=10"),
+        seed=44,
+        bend=0.08,
+        two_lanes=0.45,
+        limits=(8.33, 11.11, 13.89),
+        lights=0.95,
+        green=10,
+    ),
+}
+
+COMPILE = (
+    ("--sidewalks.guess", "--sidewalks.guess.min-speed=1", "--sidewalks.guess.max-speed=20", "--crossings.guess")
+    + ("--default.sidewalk-width=2.2", "--default.crossing-width=3.2", "--default.lanewidth=3.3")
+    + ("--tls.layout=incoming", "--tls.yellow.time=3", "--tls.allred.time=1", "--tls.crossing-min.time=4")
+    + ("--tls.crossing-clearance.time=4", "--tls.default-type=static", "--no-turnarounds")
+    + ("--default.junctions.radius=7", "--junctions.limit-turn-speed=3.0", "--junctions.internal-link-detail=12")
+    + ("--junctions.corner-detail=6", "--geometry.avoid-overlap", "--precision=2", "--seed=1")
+)
+
+
+def build(folder: Path) -> list[Path]:
+    """Write `<place>.net.xml.gz` of every recipe into `folder`; the same bytes every time."""
+    return [_place(name, recipe, folder) for name, recipe in RECIPES.items()]
+
+
+def _place(name: str, recipe: Recipe, folder: Path) -> Path:
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch, "plain")
+        _sumo("netgenerate", *recipe.draw, f"--plain-output-prefix={plain}", f"--output-file={scratch}/drawn.net.xml")
+        nodes, pairs = _read_plain(plain)
+        _write_plain(plain, nodes, recipe, _streets(nodes, pairs))
+        made = Path(scratch, "made.net.xml")
+        files = (f"--node-files={plain}.nod.xml", f"--edge-files={plain}.edg.xml", f"--output-file={made}")
+        _sumo("netconvert", *files, f"--tls.green.time={recipe.green}", *COMPILE)
+        # the head comment holds the date and the paths of the machine: it would change the bytes at every build
+        text = re.sub(r"<!--.*?-->\s*", "", made.read_text(), flags=re.DOTALL)
+    out = folder / f"{name}.net.xml.gz"
+    aside = out.with_suffix(".part")
+    aside.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    os.replace(aside, out)
+    return out
+
+
+def _sumo(program: str, *options: str) -> None:
+    beside = Path(sys.executable).with_name(program)
+    path = str(beside) if beside.exists() else shutil.which(program)
+    require(path is not None, f"{program} is not installed; pip install eclipse-sumo")
+    assert path is not None
+    subprocess.run([path, *options], check=True, stdout=subprocess.DEVNULL)
+
+
+def _read_plain(plain: Path) -> tuple[dict[str, np.ndarray], set[tuple[str, str]]]:
+    """Node positions and the streets between them (one entry for both directions)."""
+    nodes = {
+        n.attrib["id"]: np.array([float(n.attrib["x"]), float(n.attrib["y"])])
+        for n in ET.parse(f"{plain}.nod.xml").getroot().iter("node")
+    }
+    edges = ET.parse(f"{plain}.edg.xml").getroot().iter("edge")
+    pairs = [sorted((e.attrib["from"], e.attrib["to"])) for e in edges]
+    return nodes, {(a, b) for a, b in pairs if a != b}
+
+
+def _streets(nodes: dict[str, np.ndarray], pairs: set[tuple[str, str]]) -> list[tuple[str, str, np.ndarray]]:
+    """Streets (from, to, control points) between junctions of three and more, of the largest connected part.
+
+    Dead ends are cut: cars drive for ever and never turn round. A chain of nodes that only bend a street becomes one street.
+    """
+    while True:
+        degree = _degree([(a, b) for a, b in pairs])
+        dead = {s for s in pairs if min(degree[s[0]], degree[s[1]]) < 2}
+        if not dead:
+            break
+        pairs = pairs - dead
+    streets = [(a, b, np.stack([nodes[a], nodes[b]])) for a, b in sorted(pairs)]
+    for n in sorted(nodes):
+        at = [s for s in streets if n in s[:2]]
+        if len(at) != 2 or at[0][:2] == at[1][:2]:
+            continue
+        first = at[0] if at[0][1] == n else (at[0][1], at[0][0], at[0][2][::-1])
+        second = at[1] if at[1][0] == n else (at[1][1], at[1][0], at[1][2][::-1])
+        streets = [s for s in streets if s is not at[0] and s is not at[1]]
+        if first[0] != second[1]:
+            streets.append((first[0], second[1], np.concatenate([first[2], second[2][1:]])))
+    parts: list[set[str]] = []
+    for a, b, _ in streets:
+        touched = [p for p in parts if a in p or b in p]
+        parts = [p for p in parts if p not in touched] + [set().union({a, b}, *touched)]
+    largest = max(parts, key=len)
+    return sorted((s for s in streets if s[0] in largest), key=lambda s: s[:2])
+
+
+def _degree(pairs: list[tuple[str, str]]) -> dict[str, int]:
+    ends = [n for pair in pairs for n in pair]
+    return {n: ends.count(n) for n in sorted(set(ends))}
+
+
+def _write_plain(plain: Path, nodes: dict[str, np.ndarray], recipe: Recipe, streets) -> None:
+    rng = np.random.default_rng(recipe.seed)
+    out = ET.Element("nodes")
+    for n, degree in _degree([s[:2] for s in streets]).items():
+        kind = "traffic_light" if degree >= 3 and rng.random() < recipe.lights else "priority"
+        ET.SubElement(out, "node", id=n, x=f"{nodes[n][0]:.2f}", y=f"{nodes[n][1]:.2f}", type=kind)
+    ET.ElementTree(out).write(f"{plain}.nod.xml")
+    out = ET.Element("edges")
+    for i, (a, b, control) in enumerate(streets):
+        shape = _bent(control, rng.uniform(-1, 1, 2) * recipe.bend)
+        lanes = 2 if rng.random() < recipe.two_lanes else 1
+        limit = recipe.limits[int(rng.integers(len(recipe.limits)))]
+        for sign, source, to, points in (("", a, b, shape), ("-", b, a, shape[::-1])):
+            ET.SubElement(
+                out,
+                "edge",
+                {"id": f"{sign}s{i}", "from": source, "to": to},
+                numLanes=str(lanes),
+                speed=f"{limit:.2f}",
+                priority=str(lanes),
+                shape=" ".join(f"{x:.2f},{y:.2f}" for x, y in points),
+            )
+    ET.ElementTree(out).write(f"{plain}.edg.xml")
+
+
+def _bent(control: np.ndarray, bow: np.ndarray) -> np.ndarray:
+    """Control points in, street of points ~6 m apart out: corners cut (Chaikin), bowed by a half and a whole sine wave."""
+    for _ in range(5):
+        near, far = control[:-1] * 0.75 + control[1:] * 0.25, control[:-1] * 0.25 + control[1:] * 0.75
+        control = np.concatenate([control[:1], np.stack([near, far], 1).reshape(-1, 2), control[-1:]])
+    line = resample(control, 6.0)
+    s = arc_length(line)
+    u = s / s[-1]
+    length = min(s[-1], 130.0)  # a long street is bowed no further than a short one
+    return _shifted(line, length * (bow[0] * np.sin(np.pi * u) + 0.5 * bow[1] * np.sin(2 * np.pi * u)))
+
+
+def _shifted(line: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Line (P, 2) in, line shifted to the left by side (P,) m out."""
+    tangent = np.gradient(line, axis=0)
+    tangent /= np.hypot(tangent[:, 0], tangent[:, 1])[:, None]
+    return line + side[:, None] * np.stack([-tangent[:, 1], tangent[:, 0]], 1)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    for path in build(target):
+        print(f"{path} {path.stat().st_size / 1000:.0f} KB")
