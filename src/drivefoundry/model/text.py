@@ -1,0 +1,85 @@
+"""Reasoning text in, token ids out, and back: a small BPE of its own, trained on the reasoning it will write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from drivefoundry.types import require
+
+PAD, EOS, UNK = 0, 1, 2
+SPACE = "\u2581"
+_MIRROR = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
+
+
+def train_tokenizer(texts: Iterable[str], vocab: int = 512) -> bytes:
+    """Reasoning texts in, tokenizer.json bytes out; at most `vocab` ids. Pieces that start a word carry U+2581 for the space.
+
+    Every printable ASCII character is a piece, so any plain text can be written; the rest becomes <unk>.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.NFKC()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.Metaspace(replacement=SPACE)  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=["<pad>", "<eos>", "<unk>"],
+        initial_alphabet=[chr(c) for c in range(33, 127)] + [SPACE],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer.to_str().encode()
+
+
+class TextCodec:
+    """A trained tokenizer: `encode` to padded ids, `decode` to text."""
+
+    def __init__(self, raw: bytes):
+        self.raw = raw
+        self._tokenizer = Tokenizer.from_str(raw.decode())
+        for name, wanted in (("<pad>", PAD), ("<eos>", EOS), ("<unk>", UNK)):
+            got = self._tokenizer.token_to_id(name)
+            require(got == wanted, f"tokenizer.json: {name} has id {got}, wanted {wanted}; train it with train_tokenizer")
+
+    def __len__(self) -> int:
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
+        """(N, length) int64: ids, EOS, then PAD; too long a text is cut; '' gives a row of PAD (no reasoning)."""
+        out = np.full((len(texts), length), PAD, np.int64)
+        known: dict[str, list[int]] = {}
+        for i, text in enumerate(texts):
+            if not text:
+                continue
+            if text not in known:
+                known[text] = self._tokenizer.encode(text).ids[: length - 1] + [EOS]
+            out[i, : len(known[text])] = known[text]
+        return out
+
+    def decode(self, ids: np.ndarray) -> list[str]:
+        """ids (N, L) in, N texts (up to EOS) out."""
+        rows = [row[: int(np.argmax(row == EOS))] if (row == EOS).any() else row for row in np.asarray(ids)]
+        return self._tokenizer.decode_batch([[int(i) for i in row] for row in rows])
+
+    def pieces(self) -> list[str]:
+        """Every id's piece, so that a reader without this library can write the text out."""
+        return [self._tokenizer.id_to_token(i) or "" for i in range(len(self))]
+
+
+def load(raw: bytes) -> TextCodec:
+    """tokenizer.json bytes in, TextCodec out. Raises ValueError where the special ids are not ours."""
+    return TextCodec(raw)
+
+
+def mirror_text(text: str) -> str:
+    """The text of the mirrored scene: left and right change places."""
+    out, word = [], ""
+    for ch in text + "\0":
+        if ch.isalpha():
+            word += ch
+            continue
+        out.append(_MIRROR.get(word, word) + ch)
+        word = ""
+    return "".join(out)[:-1]

@@ -1,0 +1,193 @@
+"""VLA: frames, ego history and route in; logits of reasoning text and action codes out.
+
+One sequence: [task][image patches][ego][route] [think, text ...]? [act, 7 action codes], the text only where there is reasoning.
+Axes: B batch, T tokens, D model width, L text tokens, G action groups a sample, V text vocabulary, C codes.
+Action tokens have rotary positions of their own, behind the longest possible text, so that they stand at the same distance from the
+image with and without reasoning.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .decoder import FAR, Cache, Decoder, rope_table
+from .text import EOS, PAD
+from .vision import PatchStem
+
+
+class Logits(NamedTuple):
+    """action (B, 8, C), or (B, G, 8, C) where the actions had groups; text (B, L, V), position i predicting text id i, or None."""
+
+    action: Tensor
+    text: Tensor | None
+
+
+class VLA(nn.Module):
+    """A vision-language-action model of the given shape, freshly initialised."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        d = config.dim
+        self.stem = PatchStem(config)
+        self.ego_in = nn.Linear(config.history * config.ego_features, d)
+        self.ego_out = nn.Linear(d, d)
+        self.route_in = nn.Linear(config.route_features, d)
+        self.route_out = nn.Linear(d, d)
+        self.embed = nn.Parameter(torch.empty(config.vocab, d))
+        self.decoder = Decoder(config)
+        self.register_buffer("rope", rope_table(config, config.prefix + config.max_text + config.plan), persistent=False)
+        self.register_buffer("ego_scale", torch.tensor([0.1, 2.0, 1.0]), persistent=False)
+        self._init()
+
+    def _init(self) -> None:
+        """Normal(0, 1/sqrt(fan in)); what adds to the residual stream starts smaller with depth (GPT-2)."""
+        for name, p in self.named_parameters():
+            if p.ndim == 2:
+                nn.init.normal_(p, std=p.shape[1] ** -0.5)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
+            if name.endswith(("o.weight", "down.weight")):
+                p.data.mul_((2 * self.config.layers) ** -0.5)
+        nn.init.normal_(self.stem.position, std=0.5)
+        nn.init.normal_(self.embed, std=0.5)
+
+    def prefix(self, frames: Tensor, ego: Tensor, route: Tensor, light: Tensor | None = None) -> Tensor:
+        """frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12), light (B, 2) or None in; prefix embeddings (B, P, D) out."""
+        dtype = self.embed.dtype
+        e = F.silu(self.ego_in((ego * self.ego_scale).flatten(1).to(dtype)))
+        r = F.silu(self.route_in(route.to(dtype)))
+        task = self.embed[self.config.task_id].expand(len(frames), 1, -1)
+        return torch.cat([task, self.stem(frames, light), self.ego_out(e)[:, None], self.route_out(r)[:, None]], 1)
+
+    def _mask(self, text: int, groups: int) -> Tensor:
+        """(1, T, T): who sees whom: prefix itself, text the past, each action group the prefix, the text and its own past."""
+        c = self.config
+        kind = torch.arange(c.prefix + text + groups * c.plan, device=self.rope.device)
+        after = kind - c.prefix
+        see = kind[:, None] >= kind[None, :]
+        if c.bidirectional:
+            see |= (after[:, None] < 0) & (after[None, :] < 0)
+        group = torch.where(after >= text, (after - text) // c.plan, -1)
+        see &= (group[None, :] < 0) | (group[:, None] == group[None, :])
+        return torch.zeros(see.shape, device=see.device).masked_fill_(~see, FAR)[None]
+
+    def _rope(self, text: int, groups: int = 0) -> Tensor:
+        c = self.config
+        head, tail = self.rope[:, : c.prefix + text], self.rope[:, c.prefix + c.max_text :]
+        return torch.cat([head, tail.repeat(1, groups, 1)], 1) if groups else head
+
+    def _text_in(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """text (B, L) ids in; input ids (B, L), shifted behind the think mark, and which of them are real (B, L) out."""
+        start = torch.full_like(text[:, :1], self.config.think_id)
+        ids = torch.cat([start, text[:, :-1]], 1)
+        real = (ids != PAD) & (ids != EOS)
+        return ids, real & (text[:, :1] != PAD)
+
+    def forward(
+        self, frames: Tensor, ego: Tensor, route: Tensor, text: Tensor | None, action: Tensor, light: Tensor | None = None
+    ) -> Logits:
+        """Teacher forcing. text (B, L) ids ended by EOS and padded with PAD, or None; action (B, 8) or (B, G, 8) codes.
+
+        Groups share one prefix: G answers to the same situation in one pass. A row of `text` that is all PAD has none.
+        """
+        c = self.config
+        b = len(frames)
+        length, groups = (0 if text is None else text.shape[1]), (action.shape[1] if action.ndim == 3 else 1)
+        parts = [self.prefix(frames, ego, route, light)]
+        mask = self._mask(length, groups)
+        if text is not None:
+            ids, real = self._text_in(text)
+            parts.append(F.embedding(ids, self.embed))
+            pad = torch.zeros(b, 1, mask.shape[-1], device=mask.device)
+            pad[:, 0, c.prefix : c.prefix + length].masked_fill_(~real, FAR)
+            mask = torch.maximum(mask + pad, torch.full_like(pad, FAR))
+        codes = action.view(b, groups, c.plan)[..., :-1] + c.text_vocab
+        start = torch.full_like(codes[..., :1], c.act_id)
+        parts.append(F.embedding(torch.cat([start, codes], -1).flatten(1), self.embed))
+        y = self.decoder(torch.cat(parts, 1), self._rope(length, groups), mask, keep=length + groups * c.plan)
+        act = self.action_logits(y[:, length:]).view(*action.shape, c.codes)
+        return Logits(act, None if text is None else y[:, :length] @ self.embed[: c.text_vocab].T)
+
+    def action_logits(self, y: Tensor) -> Tensor:
+        """(B, T, D) in, (B, T, C) out: the rows of the one vocabulary that are action codes."""
+        return y @ self.embed[self.config.text_vocab : self.config.text_vocab + self.config.codes].T
+
+    @torch.no_grad()
+    def start(self, frames: Tensor, ego: Tensor, route: Tensor, room: int) -> Cache:
+        """Read the prefix once. Returns its cache with room for `room` more tokens a sample."""
+        c = self.config
+        x = self.prefix(frames, ego, route)
+        cache = Cache.empty(c, len(x), c.prefix + room, x)
+        self.decoder(x, self._rope(0), self._mask(0, 0), keep=0, cache=cache)
+        return cache
+
+    @torch.no_grad()
+    def generate_text(self, cache: Cache, limit: int | None = None) -> Tensor:
+        """Greedy reasoning from a cache that `start` made with room for max_text more; ids (B, max_text) ended by EOS, then PAD."""
+        c = self.config
+        limit = min(limit or c.max_text, c.max_text)
+        batch = len(cache.keys[0])
+        ids = torch.full((batch, c.max_text), PAD, device=self.embed.device)
+        token = torch.full((batch,), c.think_id, device=self.embed.device)
+        live = torch.ones(batch, dtype=torch.bool, device=self.embed.device)
+        mask = torch.zeros(1, 1, 1, device=self.embed.device)
+        for i in range(limit):
+            at = c.prefix + i
+            y = self.decoder(self.embed[token][:, None], self.rope[:, at : at + 1], mask, keep=1, cache=cache)
+            token = (y[:, 0] @ self.embed[: c.text_vocab].T).argmax(-1)
+            token = torch.where(live, token if i < limit - 1 else torch.full_like(token, EOS), PAD)
+            ids[:, i] = token
+            live &= token != EOS
+            if not live.any():
+                break
+        return ids
+
+    @torch.no_grad()
+    def act(
+        self,
+        frames: Tensor,
+        ego: Tensor,
+        route: Tensor,
+        temperature: float = 0.0,
+        n: int = 1,
+        text: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """n action sequences for each sample, (B, n, 8) codes; greedy at temperature 0, after the reasoning `text` if given.
+
+        The prefix is read once; the n sequences of a sample are n query rows against the same keys.
+        """
+        c = self.config
+        length = 0 if text is None else text.shape[1]
+        cache = self.start(frames, ego, route, length + n * c.plan)
+        seen = torch.zeros(1, 1, c.prefix + length, device=self.embed.device)
+        if text is not None:
+            ids, real = self._text_in(text)
+            past = self._mask(length, 0)[:, c.prefix :]
+            self.decoder(F.embedding(ids, self.embed), self._rope(length)[:, c.prefix :], past, keep=0, cache=cache)
+            seen = torch.zeros(len(ids), 1, c.prefix + length, device=seen.device)
+            seen[:, 0, c.prefix :].masked_fill_(~real, FAR)
+        own = torch.full((n, n), FAR, device=seen.device).fill_diagonal_(0.0)
+        token = torch.full((len(frames), n), c.act_id, device=self.embed.device)
+        out = []
+        for k in range(c.plan):
+            rope = self.rope[:, c.prefix + c.max_text + k].unsqueeze(1).expand(-1, n, -1)
+            mask = torch.cat([seen.expand(-1, n, -1), own.repeat(1, k + 1).expand(len(seen), -1, -1)], -1)
+            logits = self.action_logits(self.decoder(self.embed[token], rope, mask, keep=n, cache=cache)).float()
+            if temperature > 0:
+                p = torch.softmax(logits / temperature, -1).flatten(0, 1)
+                code = torch.multinomial(p, 1, generator=generator).view(-1, n)
+            else:
+                code = logits.argmax(-1)
+            out.append(code)
+            token = code + c.text_vocab
+        return torch.stack(out, -1)
+
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
