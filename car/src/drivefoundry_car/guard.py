@@ -1,9 +1,9 @@
 """Planned trajectories in, trajectories that the car may follow out: the rule-based last word before the controls.
 
-The guard knows three things: what a car can do (acceleration, lateral acceleration, curvature), where the objects that the
-car's perception channel reports will be if they keep their velocity, and that braking along the planned path is the answer
-to a contact it foresees. It invents nothing: where no objects are given, only the kinematic limits hold. It never steers
-off the path and never speeds up.
+The guard knows three things: what a car can do (acceleration, lateral acceleration, curvature), where the objects that
+the car's perception channel reports will be if they keep their velocity, and that braking along the planned path is
+the answer to a contact it foresees. It invents nothing: where no objects are given, only the kinematic limits hold. It
+never steers off the path and never speeds up.
 
 S cars are checked at once; arrays are numpy, nothing is compiled.
 """
@@ -24,6 +24,7 @@ FINE_DT = PLAN_DT / FINE
 NO_CONTACT = POINTS * FINE + 1
 SPEED_SLACK = 0.5
 """Measured speed and the plan's first stretch may differ by this much before it counts as impossible, m/s."""
+PASSES = 8
 SLIP = 0.35
 """A stretch that leaves more than this angle beside the heading is no path of a car, rad."""
 
@@ -44,7 +45,8 @@ class Guard:
     brakes: tuple[float, ...] = (2.5, 4.0, 6.0, 8.0)
     """Decelerations tried, mildest first, m/s^2."""
     wait_brake: float = 4.0
-    """A contact is left to the planner's next decision while braking at this rate from then on still stops short of it."""
+    """A contact is left to the planner's next decision while braking at this rate from then on still stops short of
+    it."""
     wait_gap: float = 1.0
     """... with this distance to spare, m."""
 
@@ -53,11 +55,10 @@ class Guard:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Plans in, plans the car may follow and which of them were changed out; a safe plan comes back bit for bit.
 
-        points (S, 8, 3) x, y, yaw in the ego frame (box centre) at 0.5 .. 4.0 s; speed (S,) measured, m/s; objects: None (no
-        perception), or one entry a car: None, or (n, 6+) x, y, yaw, speed, length, width in the ego frame. Returns points
-        (S, 8, 3) float64 and changed (S,) bool. A plan with a NaN in it becomes braking straight ahead.
-        ValueError for arrays of another shape and for objects without a finite position.
-        """
+        points (S, 8, 3) x, y, yaw in the ego frame (box centre) at 0.5 .. 4.0 s; speed (S,) measured, m/s; objects:
+        None (no perception), or one entry a car: None, or (n, 6+) x, y, yaw, speed, length, width in the ego frame.
+        Returns points (S, 8, 3) float64 and changed (S,) bool. A plan with a NaN in it becomes braking straight ahead.
+        ValueError for arrays of another shape and for objects without a finite position."""
         limited, changed = self.limit(points, speed)
         rows, scene = flat_objects(objects, len(limited))
         if not len(rows):
@@ -66,11 +67,12 @@ class Guard:
         return braked, changed | brakes
 
     def limit(self, points: np.ndarray, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Plans in, the nearest plans a car can drive out: forward only, within acceleration, lateral acceleration, curvature.
+        """Plans in, the nearest plans a car can drive out: forward only, within acceleration, lateral acceleration,
+        curvature.
 
-        Shapes as in `check`. Too tight or slipping paths are re-driven by pure pursuit (Coulter 1992) of the planned points
-        at the curvature limit; too fast stretches are slowed along the path. Braking is not limited: the brakes do that.
-        """
+        Shapes as in `check`. Too tight or slipping paths are re-driven by pure pursuit (Coulter 1992) of the planned
+        points at the curvature limit; too fast stretches are slowed along the path. Braking is not limited: the brakes
+        do that."""
         points = np.array(points, np.float64)
         speed = np.asarray(speed, np.float64)
         if points.ndim != 3 or points.shape[1:] != (POINTS, 3) or speed.shape != (len(points),):
@@ -82,33 +84,39 @@ class Guard:
         if lost.any():
             points[lost] = _straight_stop(speed[lost], self.wait_brake)
         ds, turn, slip = _stretches(points)
-        bent = (np.abs(turn) > self.max_curvature * np.maximum(ds, 0.0) + 0.05) | ((np.abs(slip) > SLIP) & (np.abs(ds) > 0.5))
+        bent = (np.abs(turn) > self.max_curvature * np.maximum(ds, 0.0) + 0.05) | (
+            (np.abs(slip) > SLIP) & (np.abs(ds) > 0.5)
+        )
         redo = bent.any(1) & ~lost
         if redo.any():
             points[redo] = _pursue(points[redo], np.maximum(ds[redo], 0.0), self.max_curvature)
             ds[redo], turn[redo], _ = _stretches(points[redo])
-        allowed = self._speed_limits(ds, turn, speed)
-        slow = ((ds / PLAN_DT) > allowed + 1e-6).any(1) | (ds < -0.05).any(1)
-        if slow.any():
-            s = np.cumsum(np.minimum(np.maximum(ds[slow], 0.0), allowed[slow] * PLAN_DT), 1)
+        slowed = np.zeros(len(points), bool)
+        for _ in range(PASSES):  # slower means later in the bend, where the next pass looks again
+            allowed = self._speed_limits(ds, turn, speed)
+            slow = (ds > allowed * PLAN_DT + 1e-3).any(1) | (ds < -0.05).any(1)
+            if not slow.any():
+                break
+            slowed |= slow
+            s = np.cumsum(allowed[slow] * PLAN_DT, 1)
             points[slow] = _along(_sample(points[slow]), s)
-        return points, lost | redo | slow
+            ds[slow], turn[slow], _ = _stretches(points[slow])
+        return points, lost | redo | slowed
 
     def _speed_limits(self, ds: np.ndarray, turn: np.ndarray, speed: np.ndarray) -> np.ndarray:
         """Mean speed each stretch may have, (S, 8), m/s, by lateral and forward acceleration and by braking in time."""
+        planned = np.maximum(ds, 0.0) / PLAN_DT
         curvature = np.abs(turn) / np.maximum(np.abs(ds), 0.2)
-        allowed = np.minimum(np.sqrt(self.max_lat_accel / np.maximum(curvature, 1e-6)), 1e3)
-        wanted = np.minimum(np.maximum(ds, 0.0) / PLAN_DT, allowed)
-        before = speed + SPEED_SLACK - self.max_accel * PLAN_DT / 2  # stretch means lie half a stretch after the measured speed
+        allowed = np.minimum(planned, np.sqrt(self.max_lat_accel / np.maximum(curvature, 1e-6)))
+        # the first stretch's mean lies 0.25 s after the measured speed
+        before = speed + SPEED_SLACK - self.max_accel * PLAN_DT / 2
         for k in range(POINTS):
-            wanted[:, k] = np.minimum(wanted[:, k], np.maximum(before + self.max_accel * PLAN_DT, 0.0))
-            before = wanted[:, k]
-        for k in range(POINTS - 2, -1, -1):  # a slow bend must be reached by braking that exists
-            bend = allowed[:, k + 1] < np.maximum(ds[:, k + 1], 0.0) / PLAN_DT
-            most = wanted[:, k + 1] + self.brakes[-1] * PLAN_DT
-            wanted[:, k] = np.where(bend, np.minimum(wanted[:, k], most), wanted[:, k])
-            allowed[:, k] = np.where(bend & (most < allowed[:, k]), most, allowed[:, k])
-        return wanted
+            allowed[:, k] = before = np.minimum(allowed[:, k], before + self.max_accel * PLAN_DT)
+        for k in range(POINTS - 2, -1, -1):  # where a later stretch was slowed, brakes that exist must reach it
+            reach = allowed[:, k + 1] + self.brakes[-1] * PLAN_DT
+            late = (allowed[:, k + 1] < planned[:, k + 1]) & (allowed[:, k] > reach)
+            allowed[:, k] = np.where(late, reach, allowed[:, k])
+        return allowed
 
     def _brake(
         self, points: np.ndarray, speed: np.ndarray, rows: np.ndarray, scene: np.ndarray
@@ -143,12 +151,12 @@ class Guard:
         return points, changed
 
     def _harm(self, fine: np.ndarray, rows: np.ndarray, scene: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fine paths (S, 41, 3) and objects in; first step of a contact of the inflated boxes (S,) and the harm (S,) out.
+        """Fine paths (S, 41, 3) and objects in; first step of a contact of the inflated boxes (S,) and the harm (S,)
+        out.
 
-        Harm orders plans: the ego's speed at the first contact of the true boxes weighs first, then that of the inflated
-        ones; 0 is no contact. An object that comes from behind (its centre behind the ego's rear end) is for its driver to
-        mind: it is not counted, else a fast follower would make the ego brake.
-        """
+        Harm orders plans: the ego's speed at the first contact of the true boxes weighs first, then that of the
+        inflated ones; 0 is no contact. An object that comes from behind (its centre behind the ego's rear end) is for
+        its driver to mind: it is not counted, else a fast follower would make the ego brake."""
         s_count, steps = len(fine), fine.shape[1]
         t = (np.arange(steps) * FINE_DT).astype(np.float32)
         vx, vy = rows[:, 3] * np.cos(rows[:, 2]), rows[:, 3] * np.sin(rows[:, 2])
@@ -182,7 +190,8 @@ class Guard:
 
 
 def flat_objects(objects: Sequence[np.ndarray | None] | None, cars: int) -> tuple[np.ndarray, np.ndarray]:
-    """Objects of each car in; all rows (M, 6) float64 and the car each belongs to (M,) out. ValueError for a wrong shape."""
+    """Objects of each car in; all rows (M, 6) float64 and the car each belongs to (M,) out. ValueError for a wrong
+    shape."""
     if objects is None:
         return np.zeros((0, 6)), np.zeros(0, np.int64)
     if len(objects) != cars:
@@ -228,7 +237,8 @@ def _stretches(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _sample(points: np.ndarray) -> np.ndarray:
-    """Plans (S, 8, 3) in, paths every 0.1 s (S, 41, 3) out, from the origin: cubic Hermite with the planned headings; yaw unwrapped."""
+    """Plans (S, 8, 3) in, paths every 0.1 s (S, 41, 3) out, from the origin: cubic Hermite with the planned headings;
+    yaw unwrapped."""
     n = len(points)
     p = np.concatenate([np.zeros((n, 1, 3)), points], 1)
     d = np.diff(p, axis=1)
@@ -274,7 +284,9 @@ def _pursue(points: np.ndarray, ds: np.ndarray, max_curvature: float) -> np.ndar
         turn = np.clip(curvature, -max_curvature, max_curvature) * ds[:, k]
         chord = ds[:, k] * np.sinc(turn / 2 / np.pi)
         mid = pose[:, 2] + turn / 2
-        pose = np.stack([pose[:, 0] + chord * np.cos(mid), pose[:, 1] + chord * np.sin(mid), _wrap(pose[:, 2] + turn)], 1)
+        pose = np.stack(
+            [pose[:, 0] + chord * np.cos(mid), pose[:, 1] + chord * np.sin(mid), _wrap(pose[:, 2] + turn)], 1
+        )
         out[:, k] = pose
     return out
 

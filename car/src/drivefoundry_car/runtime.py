@@ -1,9 +1,9 @@
 """Observations in, guarded plans out: the loop of one car, or of S simulated ones in one batch.
 
-Three parts with one order of rank. The planner answers at every decision (2 Hz). The reasoner, far slower, works beside it in
-its own thread; what it says is a hint that expires, and the planner never waits for it. The guard has the last word.
-Lateness is counted in decisions, not in seconds of this machine: 0.5 s each in a car, and the same in simulation at any speed.
-"""
+Three parts with one order of rank. The planner answers at every decision (2 Hz). The reasoner, far slower, works
+beside it in its own thread; what it says is a hint that expires, and the planner never waits for it. The guard has the
+last word. Lateness is counted in decisions, not in seconds of this machine: 0.5 s each in a car, and the same in
+simulation at any speed."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Planned:
-    """One decision of S cars. points (S, 8, 3) ego frame, as guarded; tokens (S, 8) as the engine chose them; guarded (S,)
-    bool, the guard changed the plan; text: S hints still alive at this decision, '' where there is none."""
+    """One decision of S cars. points (S, 8, 3) ego frame, as guarded; tokens (S, 8) as the engine chose them; guarded
+    (S,) bool, the guard changed the plan; text: S hints still alive at this decision, '' where there is none."""
 
     points: np.ndarray
     tokens: np.ndarray
@@ -64,10 +64,9 @@ class Counts:
 class Runtime:
     """The car's loop as a policy: `reset()`, then `plan(...)` at every decision.
 
-    reason_every: decisions between requests to the reasoner, 0 for never; hint_life: decisions after its observation at which
-    a hint expires; reason_cars: only the first so many cars of a batch are reasoned about (a fleet in simulation needs texts
-    of a few).
-    """
+    reason_every: decisions between requests to the reasoner, 0 for never; hint_life: decisions after its observation
+    at which a hint expires; reason_cars: only the first so many cars of a batch are reasoned about (a fleet in
+    simulation needs texts of a few)."""
 
     def __init__(
         self,
@@ -93,15 +92,19 @@ class Runtime:
         self.reset()
 
     @classmethod
-    def load(cls, engine_dir: str | Path, guard: Guard | None = None, *, reason_every: int = 4, **options: int) -> Runtime:
-        """Engine directory in, Runtime out. The reasoner gets an engine of its own, so that the two share no buffers."""
+    def load(
+        cls, engine_dir: str | Path, guard: Guard | None = None, *, reason_every: int = 4, **options: int
+    ) -> Runtime:
+        """Engine directory in, Runtime out. The reasoner gets an engine of its own, so that the two share no
+        buffers."""
         from drivefoundry_car.engine import Engine
 
         reasoner = Engine(engine_dir) if reason_every else None
         return cls(Engine(engine_dir), guard, reasoner, reason_every=reason_every, **options)
 
     def reset(self) -> None:
-        """Begin a new drive: hints and the clock of the old one are forgotten, and an answer under way will be too late."""
+        """Begin a new drive: hints and the clock of the old one are forgotten, and an answer under way will be too
+        late."""
         self._drive += 1
         self._step = 0
         self._last_t: float | None = None
@@ -117,10 +120,9 @@ class Runtime:
     ) -> Planned:
         """One observation of S cars in, one guarded decision out; never waits for the reasoner.
 
-        frames (S, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (S, 4, 3) and route (S, 12) as `inputs` makes them; objects as
-        `Guard.check` takes them, from the perception channel, None without one; t: time of the newest frame, s, by which
-        decisions that fell out are counted.
-        """
+        frames (S, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (S, 4, 3) and route (S, 12) as `inputs` makes them;
+        objects as `Guard.check` takes them, from the perception channel, None without one; t: time of the newest
+        frame, s, by which decisions that fell out are counted."""
         self._collect()
         self._count_dropped(t)
         self._ask(frames, ego, route)
