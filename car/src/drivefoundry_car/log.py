@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import io
+import json
+import os
+import struct
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+import zstandard
+from google.protobuf.message import DecodeError
+from mcap.exceptions import McapError
+from mcap.reader import make_reader
+from mcap.writer import CompressionType, Writer
+
+from drivefoundry_car import channels
+from drivefoundry_car.video import decode, demux_mp4, encode, mux_mp4
+
+MCAP_MAGIC = b"\x89MCAP0\r\n"
+_DAMAGE = (McapError, DecodeError, zstandard.ZstdError, struct.error, KeyError, IndexError, TypeError, OverflowError)
+"""What the MCAP, protobuf and zstd readers raise on bytes that are not what they say."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +97,210 @@ class Drive:
 
 
 def write_drive(path: Path | str, drive: Drive) -> None:
-    """A Drive in, an MCAP file out; atomic."""
-    raise NotImplementedError
+    """A Drive in, an MCAP file out (zstd chunks, chunk and message index); written aside, then renamed.
+
+    Objects and plans are kept as float32, all else exactly; what a track holds where it is not valid is not kept. A yaw
+    of an object comes back within (-2 pi, 2 pi]. Times are seconds since the recording's epoch, at least 0. The same
+    drive gives the same bytes. ValueError names the field that does not fit the others.
+    """
+    check(drive)
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            _write(file, drive)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _write(file: IO[bytes], drive: Drive) -> None:
+    """Messages of all channels, merged in time order, into one MCAP stream."""
+    writer = Writer(file, chunk_size=1 << 20, compression=CompressionType.ZSTD)
+    writer.start(profile="", library="drivefoundry")
+    ns = _ns(drive.t)
+    timed: list[tuple[int, int, int, bytes]] = []  # (ns, order among channels, channel, message)
+
+    def add(topic: str, times: list[int], messages: list[bytes], metadata: dict[str, str] | None = None) -> None:
+        channel = channels.open_channel(writer, topic, metadata)
+        timed.extend((at, channel, channel, m) for at, m in zip(times, messages, strict=True))
+
+    add(channels.POSE, ns, channels.poses(drive.ego, ns))
+    add(channels.STATE, ns, channels.states(drive.t, drive.ego))
+    if drive.route is not None:
+        add(channels.ROUTE, ns[:1], [json.dumps({"points": drive.route.tolist()}).encode()])
+    if drive.video is not None:
+        v, v_ns = drive.video, _ns(drive.video.t)
+        mount = {"mount": json.dumps(list(v.mount)), "key": "".join("01"[int(k)] for k in v.key)}
+        add(channels.CALIBRATION, v_ns[:1], [channels.calibration(v.width, v.height, v.intrinsics, v_ns[0])], mount)
+        add(channels.VIDEO, v_ns, channels.videos(v.packets, v_ns))
+    if drive.objects is not None:
+        o = drive.objects
+        add(channels.OBJECTS, ns, channels.scene_updates(o.track, o.kind, o.size, o.states, o.valid, ns))
+        size = o.size.astype(np.float32).astype(np.float64).tolist()
+        tracks = {"track": o.track.tolist(), "kind": o.kind.tolist(), "size": size}
+        writer.add_metadata("objects", {name: json.dumps(value) for name, value in tracks.items()})
+    if drive.signal_id is not None and drive.signal_state is not None:
+        found = channels.changes(("state",), [drive.signal_state], {"id": drive.signal_id.tolist()})
+        add(channels.SIGNALS, [ns[i] for i, _ in found], [m for _, m in found])
+    if drive.engaged is not None or drive.takeover is not None:
+        found = channels.changes(("engaged", "takeover"), [drive.engaged, drive.takeover], {})
+        add(channels.DRIVER, [ns[i] for i, _ in found], [m for _, m in found])
+    for topic, plans in ((channels.PLAN, drive.plan), (channels.CORRECTION, drive.correction)):
+        if plans is not None:
+            rows = zip(plans.t.tolist(), plans.points, plans.text, strict=True)
+            add(topic, _ns(plans.t), [channels.plan_message(*row) for row in rows])
+    timed.sort(key=lambda m: m[:2])
+    for at, _, channel, message in timed:
+        writer.add_message(channel, at, message, at)
+    writer.add_metadata("drive", drive.meta)
+    writer.add_metadata("ego", dict(zip(("length", "width", "height"), map(repr, drive.ego_size), strict=True)))
+    writer.add_metadata("notes", drive.notes)
+    writer.finish()
+
+
+def check(drive: Drive) -> Drive:
+    """The drive itself, or ValueError naming the field that does not fit."""
+    steps = len(drive.t)
+    for name, ok, mend in (
+        ("t", steps > 0 and bool((np.diff(drive.t) > 0).all()) and drive.t[0] >= 0, "rising seconds from 0 on"),
+        ("ego", drive.ego.shape == (steps, 7), "shape (T, 7), one row a time step"),
+        ("ego", bool(np.isfinite(drive.ego[:, :4]).all()), "finite x, y, yaw, speed; leave out steps without them"),
+        ("engaged", drive.engaged is None or drive.engaged.shape == (steps,), "shape (T,)"),
+        ("takeover", drive.takeover is None or drive.takeover.shape == (steps,), "shape (T,)"),
+    ):
+        if not ok:
+            raise ValueError(f"Drive.{name}: wanted {mend}")
+    if drive.objects is not None:
+        o, count = drive.objects, len(drive.objects.track)
+        if o.states.shape != (count, steps, 4) or o.valid.shape != (count, steps) or o.size.shape != (count, 3):
+            wanted = f"({count}, {steps}, 4), valid ({count}, {steps}) and size ({count}, 3)"
+            raise ValueError(f"Drive.objects: wanted states {wanted}, one row a track and one column a time step")
+    if (drive.signal_id is None) != (drive.signal_state is None):
+        raise ValueError("Drive.signal_state: signal_id and signal_state come together")
+    if drive.signal_id is not None and drive.signal_state is not None:
+        shape = (len(drive.signal_id), steps)
+        if drive.signal_state.shape != shape:
+            raise ValueError(f"Drive.signal_state: wanted shape {shape}, got {drive.signal_state.shape}")
+    return drive
 
 
 def read_drive(path: Path | str, video: bool = True) -> Drive:
-    """An MCAP file in, the Drive out. ValueError on a missing, truncated or foreign file."""
-    raise NotImplementedError
+    """An MCAP file in, the Drive out; without video, packets are skipped (drive.video is None).
+
+    ValueError with one line: no such file, not an MCAP, truncated or damaged, or no drive in it (no /ego/state).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    data = path.read_bytes()
+    if not data.startswith(MCAP_MAGIC):
+        raise ValueError(f"{path}: not an MCAP file; import it with the importer of its format")
+    if len(data) < 2 * len(MCAP_MAGIC) or not data.endswith(MCAP_MAGIC):
+        raise ValueError(f"{path}: truncated MCAP, its footer is missing; copy or record it again")
+    try:
+        return _read(data, video)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except _DAMAGE as error:
+        raise ValueError(f"{path}: damaged MCAP ({type(error).__name__}: {error}); copy or record it again") from error
+
+
+def _read(data: bytes, with_video: bool) -> Drive:
+    reader = make_reader(io.BytesIO(data), validate_crcs=True)
+    summary = reader.get_summary()
+    assert summary is not None  # the footer is there: `read_drive` has looked
+    topics = {c.topic: c for c in summary.channels.values()}
+    if channels.STATE not in topics:
+        raise ValueError(f"no {channels.STATE} channel: it holds no drive; import it with the importer of its format")
+    skipped = (channels.POSE,) if with_video else (channels.POSE, channels.VIDEO, channels.CALIBRATION)
+    wanted = [topic for topic in topics if topic not in skipped]
+    data_of: dict[str, list[bytes]] = {topic: [] for topic in wanted}
+    ns_of: dict[str, list[int]] = {topic: [] for topic in wanted}
+    for _, channel, message in reader.iter_messages(wanted, log_time_order=False):
+        data_of[channel.topic].append(message.data)
+        ns_of[channel.topic].append(message.log_time)
+    records = {m.name: m.metadata for m in reader.iter_metadata()}
+    t, ego = channels.read_states(data_of[channels.STATE])
+    step_of = {at: i for i, at in enumerate(ns_of[channels.STATE])}
+
+    def steps(topic: str) -> list[int]:
+        return [step_of[at] for at in ns_of[topic]]
+
+    fields: dict[str, Any] = {}
+    if channels.ROUTE in wanted:
+        fields["route"] = np.array(json.loads(data_of[channels.ROUTE][0])["points"], np.float64)
+    if channels.VIDEO in wanted:
+        exact = dict(zip(ns_of[channels.STATE], t.tolist(), strict=True))
+        times = np.array([exact.get(at, at / channels.NS) for at in ns_of[channels.VIDEO]], np.float64)
+        fields["video"] = _read_video(data_of, times, topics[channels.CALIBRATION].metadata)
+    if channels.OBJECTS in wanted:
+        of = {name: json.loads(value) for name, value in records["objects"].items()}
+        track, size = np.array(of["track"], np.int64), np.array(of["size"], np.float32).reshape(-1, 3)
+        state, valid = channels.read_scene_updates(data_of[channels.OBJECTS], steps(channels.OBJECTS), track, len(t))
+        fields["objects"] = Objects(track, np.array(of["kind"], np.int64), size, state, valid)
+    if channels.SIGNALS in wanted:
+        changed = data_of[channels.SIGNALS]
+        fields["signal_id"] = np.array(json.loads(changed[0])["id"], np.int64)
+        fields["signal_state"] = channels.held(steps(channels.SIGNALS), changed, "state", len(t), np.uint8)
+    if channels.DRIVER in wanted:
+        for name in ("engaged", "takeover"):
+            fields[name] = channels.held(steps(channels.DRIVER), data_of[channels.DRIVER], name, len(t), np.bool_)
+    for topic, name in ((channels.PLAN, "plan"), (channels.CORRECTION, "correction")):
+        if topic in wanted:
+            rows = [json.loads(m) for m in data_of[topic]]
+            points = np.array([r["points"] for r in rows], np.float32).reshape(len(rows), -1, 3)
+            fields[name] = Plans(np.array([r["t"] for r in rows], np.float64), points, [r["text"] for r in rows])
+    size_of = records["ego"]
+    ego_size = (float(size_of["length"]), float(size_of["width"]), float(size_of["height"]))
+    return check(Drive(dict(records["drive"]), t, ego, ego_size, notes=dict(records["notes"]), **fields))
+
+
+def _read_video(data_of: dict[str, list[bytes]], times: np.ndarray, extra: dict[str, str]) -> Video:
+    at = channels.CameraCalibration.FromString(data_of[channels.CALIBRATION][0])
+    x, y, z, pitch = json.loads(extra["mount"])
+    packets = [channels.CompressedVideo.FromString(m).data for m in data_of[channels.VIDEO]]
+    key = np.array([k == "1" for k in extra["key"]], bool)
+    return Video(times, key, packets, at.width, at.height, (at.K[0], at.K[4], at.K[2], at.K[5]), (x, y, z, pitch))
 
 
 def cut(drive: Drive, t0: float, t1: float) -> Drive:
-    """The part of a drive with t0 <= t < t1; video from the key frame at or before t0; times stay as they are."""
-    raise NotImplementedError
+    """The part of a drive with t0 <= t < t1; video from the key frame at or before t0; times stay as they are.
+
+    Tracks nowhere valid in the part are left out; plans are those decided within it. ValueError if it is empty.
+    """
+    # Times on a 0.1 s grid carry rounding: a window that begins on a sample must hold that sample.
+    lo, hi = np.searchsorted(drive.t, [t0 - 1e-6, t1 - 1e-6])
+    if hi <= lo:
+        raise ValueError(f"cut: no samples in {t0} .. {t1} s; the drive has {drive.t[0]:.1f} .. {drive.t[-1]:.1f} s")
+    fields: dict[str, Any] = {"t": drive.t[lo:hi], "ego": drive.ego[lo:hi]}
+    for name in ("engaged", "takeover", "signal_state"):
+        value = getattr(drive, name)
+        fields[name] = None if value is None else value[..., lo:hi]
+    if drive.objects is not None:
+        o, seen = drive.objects, drive.objects.valid[:, lo:hi].any(axis=1)
+        fields["objects"] = Objects(
+            o.track[seen], o.kind[seen], o.size[seen], o.states[seen, lo:hi], o.valid[seen, lo:hi]
+        )
+    for name in ("plan", "correction"):
+        plans: Plans | None = getattr(drive, name)
+        if plans is not None:
+            a, b = np.searchsorted(plans.t, [t0 - 1e-6, t1 - 1e-6])
+            fields[name] = Plans(plans.t[a:b], plans.points[a:b], plans.text[a:b])
+    if drive.video is not None:
+        v = drive.video
+        a, b = np.searchsorted(v.t, [t0 - 1e-6, t1 - 1e-6])
+        if not (a < len(v.t) and v.key[a]):
+            a = int(np.flatnonzero(v.key[: a + 1])[-1]) if v.key[: a + 1].any() else a
+        kept = (v.t[a:b], v.key[a:b], v.packets[a:b])
+        fields["video"] = Video(*kept, v.width, v.height, v.intrinsics, v.mount) if b > a else None
+    return replace(drive, **fields)
+
+
+def _ns(t: np.ndarray) -> list[int]:
+    return np.round(np.asarray(t, np.float64) * channels.NS).astype(np.int64).tolist()
 
 
 def encode_video(
@@ -101,20 +310,27 @@ def encode_video(
     mount: tuple[float, float, float, float],
     fps: int = 10,
 ) -> Video:
-    """frames (F, H, W, 3) uint8 RGB in, H.264 Video out."""
-    raise NotImplementedError
+    """frames (F, H, W, 3) uint8 RGB at times t (F,) s in, H.264 Video out (x264 ultrafast, a key frame a second)."""
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(t) == len(frames) > 0:
+        got = f"{frames.shape} {frames.dtype} and {len(t)} times"
+        raise ValueError(f"frames: wanted (F, H, W, 3) uint8 and F > 0 times, got {got}")
+    key, packets = encode(frames, fps)
+    return Video(np.asarray(t, np.float64), key, packets, frames.shape[2], frames.shape[1], intrinsics, mount)
 
 
 def decode_video(video: Video, indices: np.ndarray | None = None) -> np.ndarray:
-    """Video in, frames (F, H, W, 3) uint8 RGB out; with indices, only those frames, in that order."""
-    raise NotImplementedError
+    """Video in, frames (F, H, W, 3) uint8 RGB out; with indices, only those, in that order. ValueError if damaged."""
+    return decode(video.packets, video.key, video.width, video.height, indices)
 
 
 def to_mp4(video: Video) -> bytes:
-    """Video in, MP4 bytes out: the same packets, remuxed."""
-    raise NotImplementedError
+    """Video in, MP4 bytes out: the same packets, remuxed. The first frame is at 0 s."""
+    return mux_mp4(video.packets, video.key, video.t, video.width, video.height)
 
 
 def from_mp4(data: bytes) -> tuple[np.ndarray, np.ndarray, list[bytes], int, int]:
-    """MP4 bytes in; t (F,) s from the first frame, key (F,) bool, Annex B packets, width and height px out."""
-    raise NotImplementedError
+    """MP4 bytes in; t (F,) s from the first frame, key (F,) bool, Annex B packets, width and height px out.
+
+    ValueError if it is no MP4, not H.264, or has B-frames.
+    """
+    return demux_mp4(data)

@@ -1,0 +1,204 @@
+"""Arrays in, the messages of a drive's MCAP channels out; and back.
+
+Foxglove's protobuf schemas wherever one fits (video, calibration, pose, objects); JSON with a JSON schema for the
+rest. Signals and driver state are written when they change: a reader holds the last message.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from foxglove_schemas_protobuf.CameraCalibration_pb2 import CameraCalibration
+from foxglove_schemas_protobuf.CompressedVideo_pb2 import CompressedVideo
+from foxglove_schemas_protobuf.PoseInFrame_pb2 import PoseInFrame
+from foxglove_schemas_protobuf.SceneUpdate_pb2 import SceneUpdate
+from mcap.writer import Writer
+from mcap_protobuf.schema import register_schema
+
+VIDEO, CALIBRATION, POSE, STATE = "/camera/front", "/camera/front/calibration", "/ego/pose", "/ego/state"
+ROUTE, OBJECTS, SIGNALS, DRIVER, PLAN, CORRECTION = "/route", "/objects", "/signals", "/driver", "/plan", "/correction"
+PROTOBUF: dict[str, Any] = {
+    VIDEO: CompressedVideo,
+    CALIBRATION: CameraCalibration,
+    POSE: PoseInFrame,
+    OBJECTS: SceneUpdate,
+}
+KIND_NAMES = ("car", "truck", "pedestrian", "cyclist")
+STATE_FIELDS = ("x", "y", "yaw", "speed", "acceleration", "yaw_rate", "steering_wheel_angle")
+NS = 1_000_000_000
+
+
+def _numbers(*names: str) -> dict[str, Any]:
+    return {name: {"type": ["number", "null"]} for name in names}
+
+
+def _rows(columns: str) -> dict[str, Any]:
+    return {"type": "array", "description": columns, "items": {"type": "array", "items": {"type": "number"}}}
+
+
+_PLAN = {
+    "t": {"type": "number"},
+    "points": _rows("x m, y m, yaw rad in the ego frame, 0.5 s apart"),
+    "text": {"type": "string"},
+}
+_FLAG = {"type": ["boolean", "null"]}
+JSON: dict[str, dict[str, Any]] = {
+    STATE: _numbers("t", *STATE_FIELDS),
+    ROUTE: {"points": _rows("x m, y m, speed limit m/s")},
+    SIGNALS: {
+        "id": {"type": "array", "items": {"type": "integer"}},
+        "state": {"type": "array", "items": {"type": "integer"}},
+    },
+    DRIVER: {"engaged": _FLAG, "takeover": _FLAG},
+    PLAN: _PLAN,
+    CORRECTION: _PLAN,
+}
+
+
+def open_channel(writer: Writer, topic: str, metadata: dict[str, str] | None = None) -> int:
+    """Register a topic with its schema; returns the channel id."""
+    if topic in PROTOBUF:
+        schema = register_schema(writer, PROTOBUF[topic])
+        return writer.register_channel(topic, "protobuf", schema, metadata or {})
+    name = "drivefoundry" + topic.replace("/", ".")
+    body = json.dumps({"title": name, "type": "object", "properties": JSON[topic]})
+    schema = writer.register_schema(name, "jsonschema", body.encode())
+    return writer.register_channel(topic, "json", schema, metadata or {})
+
+
+def videos(packets: list[bytes], ns: list[int]) -> list[bytes]:
+    """CompressedVideo messages, one a packet."""
+    message, out = CompressedVideo(frame_id="camera_front", format="h264"), []
+    for data, at in zip(packets, ns, strict=True):
+        message.timestamp.seconds, message.timestamp.nanos = divmod(at, NS)
+        message.data = data
+        out.append(message.SerializeToString())
+    return out
+
+
+def calibration(width: int, height: int, intrinsics: tuple[float, float, float, float], ns: int) -> bytes:
+    """A CameraCalibration message of a pinhole camera."""
+    fx, fy, cx, cy = intrinsics
+    message = CameraCalibration(frame_id="camera_front", width=width, height=height)
+    message.timestamp.seconds, message.timestamp.nanos = divmod(ns, NS)
+    message.K[:] = [fx, 0, cx, 0, fy, cy, 0, 0, 1]
+    message.R[:] = [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    message.P[:] = [fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0]
+    return message.SerializeToString()
+
+
+def poses(ego: np.ndarray, ns: list[int]) -> list[bytes]:
+    """ego (T, 7) in, PoseInFrame messages out."""
+    message, out = PoseInFrame(frame_id="map"), []
+    position, orientation, stamp = message.pose.position, message.pose.orientation, message.timestamp
+    half = ego[:, 2] / 2
+    columns = (ego[:, 0].tolist(), ego[:, 1].tolist(), np.sin(half).tolist(), np.cos(half).tolist())
+    for at, x, y, z, w in zip(ns, *columns, strict=True):
+        stamp.seconds, stamp.nanos = divmod(at, NS)
+        position.x, position.y, orientation.z, orientation.w = x, y, z, w
+        out.append(message.SerializeToString())
+    return out
+
+
+def states(t: np.ndarray, ego: np.ndarray) -> list[bytes]:
+    """t (T,) s and ego (T, 7) in, JSON messages out; a value that is not known (NaN) is null."""
+    form = '{"t":%s,' + ",".join(f'"{name}":%s' for name in STATE_FIELDS) + "}"
+    table = np.column_stack([t, ego]).tolist()
+    # repr of a float is its shortest exact text; NaN is the only value unequal to itself.
+    return [(form % tuple(repr(v) if v == v else "null" for v in row)).encode() for row in table]
+
+
+def read_states(messages: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """JSON messages in; t (T,) s and ego (T, 7) out."""
+    rows = json.loads(b"[" + b",".join(messages) + b"]")
+    fields = ("t", *STATE_FIELDS)
+    table = np.array([[np.nan if row[f] is None else row[f] for f in fields] for row in rows], np.float64)
+    return table[:, 0], table[:, 1:]
+
+
+def changes(names: tuple[str, ...], columns: list[np.ndarray | None], fixed: dict[str, Any]) -> list[tuple[int, bytes]]:
+    """Columns (.., T) that belong together in; (step, JSON message) wherever one of them changes out."""
+    length = next(c.shape[-1] for c in columns if c is not None)
+    moved = np.zeros(length, bool)
+    moved[0] = True
+    for column in columns:
+        if column is not None:
+            different = column[..., 1:] != column[..., :-1]
+            moved[1:] |= different.reshape(-1, length - 1).any(axis=0)
+    out = []
+    for step in np.flatnonzero(moved).tolist():
+        values = {n: None if c is None else c[..., step].tolist() for n, c in zip(names, columns, strict=True)}
+        out.append((step, json.dumps({**fixed, **values}, separators=(",", ":")).encode()))
+    return out
+
+
+def held(steps: list[int], messages: list[bytes], field: str, length: int, dtype: type) -> np.ndarray | None:
+    """The reverse of `changes` for one field: each message's value holds until the next. None where never given."""
+    values = [json.loads(m)[field] for m in messages]
+    if any(v is None for v in values):
+        return None
+    which = np.searchsorted(steps, np.arange(length), side="right") - 1
+    if len(which) and which[0] < 0:
+        raise ValueError(f"'{field}' is not known at the first step; record it from the start")
+    return np.moveaxis(np.array(values, dtype)[which], 0, -1)
+
+
+def plan_message(t: float, points: np.ndarray, text: str) -> bytes:
+    """One plan (K, 3) in, its JSON out; nine digits carry a float32 exactly."""
+    rows = ",".join(f"[{x:.9g},{y:.9g},{yaw:.9g}]" for x, y, yaw in points.tolist())
+    return f'{{"t":{t!r},"points":[{rows}],"text":{json.dumps(text)}}}'.encode()
+
+
+def scene_updates(
+    track: np.ndarray, kind: np.ndarray, size: np.ndarray, state: np.ndarray, valid: np.ndarray, ns: list[int]
+) -> list[bytes]:
+    """Objects (axes as in `log.Objects`) in, one SceneUpdate a step out: a cube for each valid object."""
+    parts: list[list[bytes]] = [[] for _ in ns]
+    half = state[..., 2].astype(np.float64) / 2
+    z_OT, w_OT = np.sin(half), np.cos(half)
+    colors = ((0.2, 0.5, 0.9), (0.9, 0.6, 0.1), (0.9, 0.2, 0.3), (0.3, 0.8, 0.4))
+    for o, (name, code) in enumerate(zip(track.tolist(), kind.tolist(), strict=True)):
+        # One message a track, of which only the moving parts are set anew: several times quicker than building each.
+        message = SceneUpdate()
+        entity = message.entities.add(id=str(name), frame_id="map")
+        entity.lifetime.nanos = 150_000_000
+        entity.metadata.add(key="kind", value=KIND_NAMES[code])
+        speed = entity.metadata.add(key="speed_mps")
+        cube = entity.cubes.add()
+        cube.size.x, cube.size.y, cube.size.z = size[o].tolist()
+        cube.pose.position.z = float(size[o, 2]) / 2
+        cube.color.r, cube.color.g, cube.color.b = colors[code]
+        cube.color.a = 0.8
+        position, orientation, stamp = cube.pose.position, cube.pose.orientation, entity.timestamp
+        steps = np.flatnonzero(valid[o])
+        columns = (state[o, steps, 0], state[o, steps, 1], z_OT[o, steps], w_OT[o, steps], state[o, steps, 3])
+        for step, x, y, z, w, v in zip(steps.tolist(), *(c.tolist() for c in columns), strict=True):
+            stamp.seconds, stamp.nanos = divmod(ns[step], NS)
+            position.x, position.y, orientation.z, orientation.w = x, y, z, w
+            speed.value = f"{v:.9g}"
+            parts[step].append(message.SerializeToString())
+    # Serialised messages with a repeated field concatenate to the message that holds all of them (protobuf encoding).
+    return [b"".join(part) for part in parts]
+
+
+def read_scene_updates(
+    messages: list[bytes], steps: list[int], track: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """SceneUpdates at the given steps in; states (O, T, 4) float32, zero where not valid, and valid (O, T) out."""
+    row = {str(name): o for o, name in enumerate(track.tolist())}
+    found: list[tuple[int, int, float, float, float, float, float]] = []
+    for data, step in zip(messages, steps, strict=True):
+        for entity in SceneUpdate.FromString(data).entities:
+            pose = entity.cubes[0].pose
+            p, q = pose.position, pose.orientation
+            found.append((row[entity.id], step, p.x, p.y, q.z, q.w, float(entity.metadata[1].value)))
+    state, valid = np.zeros((len(track), length, 4), np.float32), np.zeros((len(track), length), bool)
+    if found:
+        table = np.array(found, np.float64)
+        o, step = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
+        yaw = 2 * np.arctan2(table[:, 4], table[:, 5])
+        state[o, step] = np.column_stack([table[:, 2], table[:, 3], yaw, table[:, 6]])
+        valid[o, step] = True
+    return state, valid

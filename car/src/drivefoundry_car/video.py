@@ -1,0 +1,163 @@
+"""Frames in, H.264 packets out; packets in, frames or MP4 out. The packet level beneath `log.Video`.
+
+A packet is one access unit in Annex B form with four-byte start codes; key frames carry their parameter sets. That one
+form lets MP4 and back be exact: only start codes and length prefixes change place.
+"""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.codec.context import ThreadType
+from av.video.reformatter import VideoReformatter
+
+START = b"\x00\x00\x00\x01"
+MP4_CLOCK = Fraction(1, 90000)
+CRF = "25"
+"""x264 constant rate factor: at 160x64 about 300-450 bytes a frame, lamps and lane paint still sharp."""
+_NAL_SEI, _NAL_SPS, _NAL_DELIMITER = 6, 7, 9
+
+
+def nals_of(packet: bytes) -> list[bytes]:
+    """An Annex B access unit in, its NAL units (without start codes) out."""
+    # Zeros before a start code belong to the code (or to trailing_zero_8bits), never to the NAL unit (H.264 B.1).
+    return [nal for nal in (part.rstrip(b"\x00") for part in packet.split(b"\x00\x00\x01")) if nal]
+
+
+def encode(frames: np.ndarray, fps: int) -> tuple[np.ndarray, list[bytes]]:
+    """frames (F, H, W, 3) uint8 RGB in; key (F,) bool and F packets out. A key frame every fps frames, no B-frames."""
+    count, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"frames: {width}x{height} px cannot be 4:2:0 video; width and height must be even")
+    encoder = av.CodecContext.create("libx264", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, fps), Fraction(fps, 1)
+    encoder.thread_count, encoder.gop_size, encoder.max_b_frames = 1, fps, 0
+    x264 = f"scenecut=0:keyint={fps}:min-keyint={fps}:threads=1"
+    encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "crf": CRF, "x264-params": x264}
+    # One reformatter for all frames: making its tables anew for each frame costs ten times the encoding.
+    to_yuv = VideoReformatter()
+    packets = []
+    for i, rgb in enumerate(frames):
+        frame = to_yuv.reformat(av.VideoFrame.from_ndarray(rgb, format="rgb24"), format="yuv420p", threads=1)
+        frame.pts = i
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    assert len(packets) == count
+    key = np.array([bool(packet.is_keyframe) for packet in packets], bool)
+    dropped = (_NAL_SEI, _NAL_DELIMITER)  # x264's settings as text: 600 bytes that no decoder needs
+    return key, [b"".join(START + n for n in nals_of(bytes(p)) if n[0] & 31 not in dropped) for p in packets]
+
+
+def decode(packets: list[bytes], key: np.ndarray, width: int, height: int, indices: np.ndarray | None) -> np.ndarray:
+    """Packets in, frames (len(indices), H, W, 3) uint8 RGB out; of the rest only what these refer to is decoded."""
+    wanted = np.arange(len(packets)) if indices is None else np.asarray(indices, np.int64).reshape(-1)
+    out = np.empty((len(wanted), height, width, 3), np.uint8)
+    if not len(wanted):
+        return out
+    if wanted.min() < 0 or wanted.max() >= len(packets):
+        raise ValueError(f"video: frame {wanted.min()} .. {wanted.max()} wanted of {len(packets)}")
+    needed = np.zeros(len(packets), bool)
+    last_key = np.maximum.accumulate(np.where(key, np.arange(len(packets)), -1))
+    if last_key[wanted.min()] < 0:
+        raise ValueError("video: does not begin with a key frame; cut it at one")
+    if indices is None:
+        needed[:] = True
+    else:
+        for i in np.unique(wanted):
+            needed[last_key[i] : i + 1] = True
+    places: dict[int, list[int]] = {}
+    for place, i in enumerate(wanted):
+        places.setdefault(int(i), []).append(place)
+    decoder = av.CodecContext.create("h264", "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    decoder.thread_count, decoder.thread_type = 1, ThreadType.NONE
+    to_rgb = VideoReformatter()
+    got = 0
+    try:
+        for i in [*np.flatnonzero(needed).tolist(), None]:
+            packet = None
+            if i is not None:
+                packet = av.Packet(packets[i])
+                packet.pts = packet.dts = i
+            for frame in decoder.decode(packet):
+                for place in places.get(frame.pts if frame.pts is not None else -1, ()):
+                    out[place] = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                    got += 1
+    except av.error.InvalidDataError as error:
+        raise ValueError(f"video: a packet does not decode ({error.strerror}); the recording is damaged") from error
+    if got != len(wanted):
+        raise ValueError(f"video: only {got} of {len(wanted)} frames decode; the recording is damaged")
+    return out
+
+
+def mux_mp4(packets: list[bytes], key: np.ndarray, t: np.ndarray, width: int, height: int) -> bytes:
+    """Packets and their times (s) in, MP4 bytes out; the first frame is at 0."""
+    ticks = np.round((t - t[0]) / float(MP4_CLOCK)).astype(np.int64)
+    steps = np.diff(ticks, append=2 * ticks[-1] - ticks[-2] if len(ticks) > 1 else 9000)
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as container:
+        stream = container.add_mux_stream("h264", rate=10, width=width, height=height, time_base=MP4_CLOCK)
+        for data, is_key, tick, step in zip(packets, key.tolist(), ticks.tolist(), steps.tolist(), strict=True):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = stream, MP4_CLOCK
+            packet.pts = packet.dts = tick
+            packet.duration = step
+            packet.is_keyframe = is_key
+            container.mux_one(packet)
+    return out.getvalue()
+
+
+def demux_mp4(data: bytes) -> tuple[np.ndarray, np.ndarray, list[bytes], int, int]:
+    """MP4 bytes in; t (F,) s from the first frame, key (F,) bool, Annex B packets, width, height out."""
+    try:
+        with av.open(io.BytesIO(data), format="mp4") as container:
+            if not container.streams.video:
+                raise ValueError("mp4: no video stream in it")
+            stream = container.streams.video[0]
+            if stream.codec_context.name != "h264":
+                raise ValueError(f"mp4: video is {stream.codec_context.name}; re-encode it as H.264 without B-frames")
+            header = stream.codec_context.extradata or b""
+            found = [(p.pts, bytes(p), bool(p.is_keyframe)) for p in container.demux(stream) if p.size]
+            clock, width, height = float(stream.time_base or MP4_CLOCK), stream.width, stream.height
+    except av.error.FFmpegError as error:
+        raise ValueError(f"mp4: does not open ({error.strerror}); the file is damaged or of another kind") from error
+    ticks = np.array([pts for pts, _, _ in found], np.int64)
+    if not len(ticks) or (np.diff(ticks) <= 0).any():
+        raise ValueError("mp4: no frames, or B-frames among them; re-encode it as H.264 without B-frames")
+    parameters, prefix = _avc_header(header)
+    packets = []
+    for _, sample, is_key in found:
+        nals = _length_prefixed(sample, prefix)
+        if is_key and not any(n[0] & 31 == _NAL_SPS for n in nals):
+            nals = parameters + nals
+        packets.append(b"".join(START + n for n in nals))
+    return (ticks - ticks[0]) * clock, np.array([k for _, _, k in found], bool), packets, width, height
+
+
+def _avc_header(header: bytes) -> tuple[list[bytes], int]:
+    """An avcC box (ISO/IEC 14496-15, 5.3.3.1) in; its parameter sets and the size of a length prefix out."""
+    if len(header) < 7 or header[0] != 1:
+        raise ValueError("mp4: H.264 without an avcC header; re-encode it")
+    nals, at = [], 5
+    for mask in (31, 255):
+        count, at = header[at] & mask, at + 1
+        for _ in range(count):
+            size = int.from_bytes(header[at : at + 2], "big")
+            nals.append(header[at + 2 : at + 2 + size])
+            at += 2 + size
+    return nals, (header[4] & 3) + 1
+
+
+def _length_prefixed(sample: bytes, prefix: int) -> list[bytes]:
+    """One MP4 sample in, its NAL units out."""
+    nals, at = [], 0
+    while at + prefix <= len(sample):
+        size = int.from_bytes(sample[at : at + prefix], "big")
+        nals.append(sample[at + prefix : at + prefix + size])
+        at += prefix + size
+    return [nal for nal in nals if nal]
