@@ -1,4 +1,4 @@
-"""Street fronts in, houses out: seeded boxes along the roads that stand clear of every road, pavement and each other."""
+"""Street fronts in, houses out: seeded boxes along the roads, clear of every road, every pavement and each other."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CLEAR_OF_ROAD = 4.0
 def place_buildings(fronts: list[np.ndarray], kept_free: list[tuple[np.ndarray, float]], seed: int) -> np.ndarray:
     """Fronts (right carriageway edges, driving direction) in, boxes (B, 6) x, y, yaw, length, width, height out.
 
-    kept_free: (line (P, 2), half width) of every lane, pavement and crossing. A house that would stand on one, or nearer
-    than 4 m to a lane, is left out.
+    kept_free: (line (P, 2), half width) of every lane, pavement and crossing. A house that would stand on one, or
+    nearer than 4 m to a lane, is left out.
     """
     rng = np.random.default_rng(seed)
     free = np.concatenate(

@@ -25,12 +25,12 @@ STOP_GAP = 0.5
 """Painted stop line before the lane's end, m (cars stop 1 m before the end)."""
 HEAD_HEIGHT = 5.0
 HEAD_DISTANCE = (14.0, 30.0)
-"""Least and greatest distance of the lamp beyond the stop line, m: in the camera's view from there, and still readable."""
+"""Least and greatest distance of the lamp beyond the stop line, m: in the camera's view from there, still readable."""
 
 
 @dataclass(frozen=True)
 class PlaceNet:
-    """A place and its names. lane: network lane id -> lane index; links: for each signal g, its traffic light and links."""
+    """A place and its names. lane: network lane id -> lane index; links: of each signal, its light and links."""
 
     map: RoadMap
     lane: dict[str, int]
@@ -172,7 +172,7 @@ def _carriageway(edge: Any) -> list[Any]:
 
 
 def _junctions(net: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Curbs at the corners, and the paved area of each junction (SUMO's own outline holds the pavements' corners too)."""
+    """Corner curbs, and the paved area of each junction (SUMO's own outline holds the pavements' corners too)."""
     curbs, areas = [], []
     for node in sorted(net.getNodes(), key=lambda n: n.getID()):
         arms = {edge.getID().lstrip("-"): edge for edge in node.getOutgoing() if edge.getFunction() == ""}
@@ -198,7 +198,7 @@ def _border(lane: Any, side: int) -> np.ndarray:
 
 
 def _corner(net: Any, into: Any, out: Any) -> np.ndarray:
-    """Curb from the right edge of an arriving lane to that of the leaving lane next to it, along the turn between them."""
+    """Curb from the right edge of an arriving lane to that of the next leaving lane, along the turn between them."""
     ends = [_border(into, -1)[-1:], _border(out, -1)[:1]]
     turns = [c for c in into.getOutgoing() if c.getToLane().getID() == out.getID() and c.getViaLaneID()]
     if not turns:
@@ -208,7 +208,7 @@ def _corner(net: Any, into: Any, out: Any) -> np.ndarray:
 
 
 def _paint(edges: list[Any]) -> tuple[list[np.ndarray], list[int]]:
-    """Dashes between lanes, yellow between the directions (each draws its own half of the pair), edge lines at the curb."""
+    """Dashes between lanes, yellow between the directions (each draws its half of the pair), edge lines at the curb."""
     lines, kinds = [], []
     for edge in sorted(edges, key=lambda e: e.getID()):
         lanes = _carriageway(edge)

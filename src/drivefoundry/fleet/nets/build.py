@@ -1,8 +1,8 @@
 """Seeds in, the four city networks of this folder out: `python -m drivefoundry.fleet.nets.build [folder]`.
 
-Each place is drawn by SUMO's netgenerate, made less regular here (dead ends cut, streets bent, lanes and limits drawn for
-each street) and compiled by netconvert. Both programs come with `pip install eclipse-sumo` (the extra `drivefoundry[sumo]`);
-driving in the places needs neither. README.md beside this file tells how the places differ.
+Each place is drawn by SUMO's netgenerate, made less regular here (dead ends cut, streets bent, lanes and limits drawn
+for each street) and compiled by netconvert. Both programs come with `pip install eclipse-sumo` (the extra
+`drivefoundry[sumo]`); driving in the places needs neither. README.md beside this file tells how the places differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from drivefoundry.types import require
 class Recipe:
     """How one place is made. draw: netgenerate's own options; bend: largest bow of a street, share of its length."""
 
-    draw: tuple[str, ...]
+    draw: str
     seed: int
     bend: float
     two_lanes: float
@@ -41,8 +41,8 @@ class Recipe:
 
 RECIPES = {
     "place_a": Recipe(
-        ("--grid", "--grid.x-number=5", "--grid.y-number=5", "--grid.x-length=130", "--grid.y-length=115")
-        + ("--perturb-x=norm(0,12)", "--perturb-y=norm(0,12)", "--seed=11"),
+        "--grid --grid.x-number=5 --grid.y-number=5 --grid.x-length=130 --grid.y-length=115 "
+        "--perturb-x=norm(0,12) --perturb-y=norm(0,12) --seed=11",
         seed=11,
         bend=0.07,
         two_lanes=0.5,
@@ -51,8 +51,8 @@ RECIPES = {
         green=10,
     ),
     "place_b": Recipe(
-        ("--rand", "--rand.iterations=50", "--rand.min-distance=85", "--rand.max-distance=150", "--rand.min-angle=60")
-        + ("--rand.connectivity=0.98", "--seed=53"),
+        "--rand --rand.iterations=50 --rand.min-distance=85 --rand.max-distance=150 --rand.min-angle=60 "
+        "--rand.connectivity=0.98 --seed=53",
         seed=22,
         bend=0.09,
         two_lanes=0.35,
@@ -61,8 +61,8 @@ RECIPES = {
         green=11,
     ),
     "place_c": Recipe(
-        ("--spider", "--spider.arm-number=7", "--spider.circle-number=3", "--spider.space-radius=100")
-        + ("--spider.omit-center", "--perturb-x=norm(0,7)", "--perturb-y=norm(0,7)", "--seed=5"),
+        "--spider --spider.arm-number=7 --spider.circle-number=3 --spider.space-radius=100 "
+        "--spider.omit-center --perturb-x=norm(0,7) --perturb-y=norm(0,7) --seed=5",
         seed=33,
         bend=0.11,
         two_lanes=0.45,
@@ -71,8 +71,8 @@ RECIPES = {
         green=10,
     ),
     "place_d": Recipe(
-        ("--rand", "--rand.iterations=50", "--rand.min-distance=85", "--rand.max-distance=150", "--rand.min-angle=60")
-        + ("--rand.connectivity=0.98", "--seed=10"),
+        "--rand --rand.iterations=50 --rand.min-distance=85 --rand.max-distance=150 --rand.min-angle=60 "
+        "--rand.connectivity=0.98 --seed=10",
         seed=44,
         bend=0.08,
         two_lanes=0.45,
@@ -83,12 +83,12 @@ RECIPES = {
 }
 
 COMPILE = (
-    ("--sidewalks.guess", "--sidewalks.guess.min-speed=1", "--sidewalks.guess.max-speed=20", "--crossings.guess")
-    + ("--default.sidewalk-width=2.2", "--default.crossing-width=3.2", "--default.lanewidth=3.3")
-    + ("--tls.layout=incoming", "--tls.yellow.time=3", "--tls.allred.time=1", "--tls.crossing-min.time=4")
-    + ("--tls.crossing-clearance.time=4", "--tls.default-type=static", "--no-turnarounds")
-    + ("--default.junctions.radius=7", "--junctions.limit-turn-speed=3.0", "--junctions.internal-link-detail=12")
-    + ("--junctions.corner-detail=6", "--geometry.avoid-overlap", "--precision=2", "--seed=1")
+    "--sidewalks.guess --sidewalks.guess.min-speed=1 --sidewalks.guess.max-speed=20 --crossings.guess "
+    "--default.sidewalk-width=2.2 --default.crossing-width=3.2 --default.lanewidth=3.3 --tls.layout=incoming "
+    "--tls.yellow.time=3 --tls.allred.time=1 --tls.crossing-min.time=4 --tls.crossing-clearance.time=4 "
+    "--tls.default-type=static --no-turnarounds --default.junctions.radius=7 --junctions.limit-turn-speed=3.0 "
+    "--junctions.internal-link-detail=12 --junctions.corner-detail=6 --geometry.avoid-overlap --precision=2 "
+    "--seed=1"
 )
 
 
@@ -100,12 +100,17 @@ def build(folder: Path) -> list[Path]:
 def _place(name: str, recipe: Recipe, folder: Path) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch, "plain")
-        _sumo("netgenerate", *recipe.draw, f"--plain-output-prefix={plain}", f"--output-file={scratch}/drawn.net.xml")
+        _sumo(
+            "netgenerate",
+            *recipe.draw.split(),
+            f"--plain-output-prefix={plain}",
+            f"--output-file={scratch}/drawn.net.xml",
+        )
         nodes, pairs = _read_plain(plain)
         _write_plain(plain, nodes, recipe, _streets(nodes, pairs))
         made = Path(scratch, "made.net.xml")
         files = (f"--node-files={plain}.nod.xml", f"--edge-files={plain}.edg.xml", f"--output-file={made}")
-        _sumo("netconvert", *files, f"--tls.green.time={recipe.green}", *COMPILE)
+        _sumo("netconvert", *files, f"--tls.green.time={recipe.green}", *COMPILE.split())
         # the head comment holds the date and the paths of the machine: it would change the bytes at every build
         text = re.sub(r"<!--.*?-->\s*", "", made.read_text(), flags=re.DOTALL)
     out = folder / f"{name}.net.xml.gz"
@@ -137,7 +142,7 @@ def _read_plain(plain: Path) -> tuple[dict[str, np.ndarray], set[tuple[str, str]
 def _streets(nodes: dict[str, np.ndarray], pairs: set[tuple[str, str]]) -> list[tuple[str, str, np.ndarray]]:
     """Streets (from, to, control points) between junctions of three and more, of the largest connected part.
 
-    Dead ends are cut: cars drive for ever and never turn round. A chain of nodes that only bend a street becomes one street.
+    Dead ends are cut: cars drive for ever and never turn round. A chain of nodes that only bend a street becomes one.
     """
     while True:
         degree = _degree([(a, b) for a, b in pairs])
@@ -194,7 +199,7 @@ def _write_plain(plain: Path, nodes: dict[str, np.ndarray], recipe: Recipe, stre
 
 
 def _bent(control: np.ndarray, bow: np.ndarray) -> np.ndarray:
-    """Control points in, street of points ~6 m apart out: corners cut (Chaikin), bowed by a half and a whole sine wave."""
+    """Control points in, street (points ~6 m apart) out: corners cut (Chaikin), bowed by a half and a whole sine."""
     for _ in range(5):
         near, far = control[:-1] * 0.75 + control[1:] * 0.25, control[:-1] * 0.25 + control[1:] * 0.75
         control = np.concatenate([control[:1], np.stack([near, far], 1).reshape(-1, 2), control[-1:]])
