@@ -136,7 +136,9 @@ def _typed(value: Any, hint: Any, key: str, is_text: bool) -> Any:
             number = hint(value)
             if not is_text and number != value:
                 raise ValueError
-            return number
+            if math.isfinite(number):
+                return number
+            raise ValueError
     except ValueError:
         raise ValueError(f"key {key!r}: {hint.__name__} wanted, got {value!r}") from None
     if hint in (str, Path) and isinstance(value, str):

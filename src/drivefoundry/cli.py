@@ -1,0 +1,207 @@
+"""Command line in, exit code out: one verb a stage, one line an error. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import arg
+
+from drivefoundry.settings import nearest, with_file, with_settings
+
+PROG = "drivefoundry"
+
+VERBS: dict[str, dict[str, str]] = {
+    "The whole loop": {
+        "run": "record, learn, judge, release, drive and record again, turn after turn; then the report",
+    },
+    "One stage, and whatever it stands on that is not made yet": {
+        "fleet": "a city full of cars records drives",
+        "ingest": "clips around the triggers travel from the cars into the clip store",
+        "import": "drives or scenes from elsewhere (--drives, --scenes) enter instead of the fleet's",
+        "curate": "broken and near-duplicate clips out; training and test places kept apart",
+        "label": "clips become episodes: scene facts, reasoning, decisions, future trajectory; and scenes",
+        "train": "pre-train the base model, then fine-tune it with reasoning",
+        "rl": "reinforcement in closed loop",
+        "distill": "a much smaller student learns from the model",
+        "shrink": "the student becomes an int8 engine",
+        "judge": "all models and baselines drive held-out scenes in closed loop",
+        "release": "sign and publish the engine, if the gates let it",
+    },
+    "In the car": {
+        "car": "update to the release, verify it, drive with it, record what went wrong",
+        "scene": "drive recorded traffic (--scenes) with the released model",
+    },
+    "To look at": {
+        "report": "write report.html of the run",
+    },
+}
+_EXAMPLES = (
+    ("run", "all turns of the default recipe, in ./out"),
+    ("run --recipe tiny --out /tmp/try", "the same line in about a minute"),
+    ("run --drives my-drive/", "learn from your own road-camera drive"),
+    ("run --set train.seconds=300", "any key of the recipe"),
+)
+_USER_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EADDRINUSE, errno.EACCES, errno.EROFS, errno.EPERM}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every verb understands."""
+
+    out: Annotated[Path, arg(metavar="DIR")] = Path("out")
+    """Run directory: made if missing, gone on with if there."""
+    recipe: Annotated[str, arg(metavar="NAME|FILE")] = "default"
+    """default, tiny, or a TOML file of changes to the default recipe."""
+    loops: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
+    """Turns of the loop."""
+    drives: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
+    """Real drives to learn from, instead of the embedded fleet's."""
+    scenes: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
+    """Recorded traffic scenes to judge and improve on, instead of the embedded fleet's."""
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
+    """Change one key of the recipe."""
+
+
+@dataclass(frozen=True)
+class RunOptions(Options):
+    """What `run` understands besides."""
+
+    until: Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="(default: all of them)")] = None
+    """Last stage to run."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Arguments in (default: the process's), exit code out: 0 done, 2 refused with one line on stderr, 130 stopped."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(argv)
+    except KeyboardInterrupt:
+        return _refuse("stopped; the same command goes on from here", 130)
+    except ValueError as error:
+        if os.environ.get("DRIVEFOUNDRY_TRACEBACK"):
+            raise
+        return _refuse(str(error))
+    except OSError as error:
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError))
+        if os.environ.get("DRIVEFOUNDRY_TRACEBACK") or not (missing or error.errno in _USER_ERRNO):
+            raise
+        name = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{name}{error.strerror or error}")
+    except ImportError as error:
+        if "shared object file" not in str(error):
+            raise
+        return _refuse(
+            f"{str(error).split(':')[0]} is missing on this machine; install the system package that holds it"
+        )
+
+
+def _refuse(text: str, code: int = 2) -> int:
+    print(f"{PROG}: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    verbs = {verb: line for group in VERBS.values() for verb, line in group.items()}
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"{PROG} {version(PROG)}")
+        return 0
+    verb, rest = argv[0], argv[1:]
+    if verb not in verbs:
+        raise ValueError(f"unknown verb {verb!r}: {nearest(verb, verbs)}")
+    options = _parse(verb, verbs[verb], rest)
+    if options is None:
+        return 0
+    until = options.until if isinstance(options, RunOptions) else verb
+    stages = [v for v in verbs if v != "run"]
+    if until is not None and until not in stages:
+        raise ValueError(f"--until {until}: no such stage; {nearest(until, stages)}")
+    _run(options, until)
+    return 0
+
+
+def _run(options: Options, until: str | None) -> None:
+    """Recipe from the options, then the line."""
+    for name in ("drives", "scenes"):
+        path = getattr(options, name)
+        if path is not None and not path.exists():
+            raise ValueError(f"--{name} {path}: no such file or directory")
+    if until == "import" and options.drives is None and options.scenes is None:
+        raise ValueError("import: give --drives PATH or --scenes PATH")
+    if until == "scene" and options.scenes is None:
+        raise ValueError("scene: give --scenes PATH")
+
+    from drivefoundry import line, recipes  # torch and the rest come in here, not with --help
+
+    if options.recipe.endswith(".toml"):
+        recipe = with_file(recipes.named("default"), Path(options.recipe))
+    else:
+        recipe = recipes.named(options.recipe)
+    if options.loops is not None:
+        recipe = with_settings(recipe, [f"loops={options.loops}"])
+    recipe = with_settings(recipe, options.set)
+    line.run(recipe, options.out, until=until, drives=options.drives, scenes=options.scenes)
+
+
+def _parse(verb: str, what: str, rest: list[str]) -> Options | None:
+    """Options of a verb, or None if its help was asked for (and shown). ValueError for anything not understood."""
+    shape = RunOptions if verb == "run" else Options
+    wrong = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(wrong):
+            options, unknown = tyro.cli(
+                shape,
+                prog=f"{PROG} {verb}",
+                description=f"{what[0].upper()}{what[1:]}.",
+                args=rest,
+                return_unknown_args=True,
+                config=(tyro.conf.UseAppendAction,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            return None
+        raise ValueError(f"{verb}: {_first_sentence(wrong.getvalue())}") from None
+    if unknown:
+        flags = [f"--{f.name}" for f in fields(shape)]
+        raise ValueError(f"{verb}: unknown option {unknown[0]!r}: {nearest(unknown[0].partition('=')[0], flags)}")
+    return options
+
+
+def _first_sentence(message: str) -> str:
+    """What a framed message says before its first rule or gap, as one line; in ASCII a frame is only rules."""
+    parts: list[list[str]] = [[]]
+    for line in message.splitlines():
+        text = line.strip("│ ")
+        if text.startswith(("╭", "╰")):
+            continue
+        if set(text) <= {"─", "-"}:
+            parts.append([])
+        else:
+            parts[-1].append(text)
+    said = [" ".join(part) for part in parts if part]
+    return said[0 if "╭" in message else min(1, len(said) - 1)]  # an ASCII frame has its title on a line of its own
+
+
+def _help() -> str:
+    import drivefoundry
+
+    lines = [f"usage: {PROG} VERB [options]", "", drivefoundry.__doc__ or "", ""]
+    for group, verbs in VERBS.items():
+        lines += [group + ":", *(f"  {verb:9}{what}" for verb, what in verbs.items()), ""]
+    lines += ["Examples:", *(f"  {PROG} {command:34}{what}" for command, what in _EXAMPLES), ""]
+    return "\n".join(
+        [*lines, f"{PROG} VERB --help shows the options. Exit code 2: refused, with one line that says why."]
+    )

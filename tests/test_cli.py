@@ -1,0 +1,130 @@
+"""The command line: help without waiting, one line and exit code 2 for what it does not understand."""
+
+import errno
+import subprocess
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+import pytest
+
+from drivefoundry import cli
+
+
+@dataclass(frozen=True)
+class Recipe:
+    loops: int = 3
+    seed: int = 1
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The line and its recipes replaced at the seam: what the command line hands over, and errors that it may meet."""
+    out = []
+    line, recipes = ModuleType("drivefoundry.line"), ModuleType("drivefoundry.recipes")
+
+    def run(recipe, path, *, until, drives, scenes):
+        out.append((recipe, str(path), until))
+        if recipe.seed == 28:
+            raise OSError(errno.ENOSPC, "disk full while making clips", "out")
+        if recipe.seed == 98:
+            raise OSError(errno.EADDRINUSE, "port 8000 is in use")
+        if recipe.seed == 0:
+            raise KeyboardInterrupt
+        if recipe.seed == 9:
+            raise ImportError("libGLU.so.1: cannot open shared object file: No such file or directory")
+
+    def named(name):
+        if name not in ("default", "tiny"):
+            raise ValueError(f"recipe {name!r}: known: default, tiny")
+        return Recipe()
+
+    line.run, recipes.named = run, named  # pyright: ignore[reportAttributeAccessIssue]
+    import drivefoundry
+
+    for name, module in (("line", line), ("recipes", recipes)):
+        monkeypatch.setitem(sys.modules, f"drivefoundry.{name}", module)
+        monkeypatch.setattr(drivefoundry, name, module, raising=False)
+    return out
+
+
+def refused(capsys, *argv: str) -> str:
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("drivefoundry: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_help_names_every_verb(capsys):
+    assert cli.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for group in cli.VERBS.values():
+        for verb in group:
+            assert sum(line.startswith(f"  {verb} ") for line in lines) == 1
+    assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("verb", [v for group in cli.VERBS.values() for v in group])
+def test_every_verb_has_help_with_its_options(capsys, verb):
+    assert cli.main([verb, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--out DIR" in out
+    assert ("--until" in out) == (verb == "run")
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from drivefoundry.cli import main; main(['--help']); main(['run', '-h']); print(list(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    for heavy in ("torch", "numba", "numpy", "lance", "pyarrow", "libsumo", "rich"):
+        assert f"'{heavy}'" not in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["trian"], "unknown verb 'trian': did you mean 'train'?"),
+        (["run", "--lops", "3"], "run: unknown option '--lops': did you mean '--loops'?"),
+        (["run", "stray"], "run: unknown option 'stray': known: --out"),
+        (["run", "--loops", "x"], "run: Error parsing --loops"),
+        (["run", "--out"], "run: Missing value for argument '--out'"),
+        (["run", "--until", "lable"], "--until lable: no such stage; did you mean 'label'?"),
+        (["run", "--set", "sed=3"], "unknown key 'sed': did you mean 'seed'?"),
+        (["run", "--set", "seed"], "--set seed: key=value wanted"),
+        (["run", "--recipe", "huge"], "recipe 'huge': known: default, tiny"),
+        (["run", "--recipe", "no/such.toml"], "no/such.toml: No such file or directory"),
+        (["run", "--drives", "no/such"], "--drives no/such: no such file or directory"),
+        (["import"], "import: give --drives PATH or --scenes PATH"),
+        (["run", "--set", "seed=28"], "out: disk full while making clips"),
+        (["run", "--set", "seed=98"], "port 8000 is in use"),
+        (["run", "--set", "seed=9"], "libGLU.so.1 is missing on this machine"),
+    ],
+)
+def test_refusals(capsys, calls, argv, line):
+    assert line in refused(capsys, *argv)
+
+
+def test_settings_reach_the_line(calls):
+    assert cli.main(["run", "--loops", "5", "--set", "seed=7", "--out", "here"]) == 0
+    assert cli.main(["judge"]) == 0
+    assert cli.main(["run", "--until", "label"]) == 0
+    assert calls == [(Recipe(5, 7), "here", None), (Recipe(), "out", "judge"), (Recipe(), "out", "label")]
+
+
+def test_recipe_file(calls, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("seed = 11\n")
+    assert cli.main(["run", "--recipe", str(path), "--set", "loops=1"]) == 0
+    assert calls[0][0] == Recipe(1, 11)
+
+
+def test_interrupt(capsys, calls):
+    assert cli.main(["run", "--set", "seed=0"]) == 130
+    assert capsys.readouterr().err == "drivefoundry: stopped; the same command goes on from here\n"
+
+
+def test_unforeseen_errors_are_not_hidden(monkeypatch):
+    monkeypatch.setattr(cli, "_run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["run"])

@@ -1,0 +1,141 @@
+"""One map, the same answers in the same order from every backend."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from drivefoundry.compute import ONE_THREAD, pmap
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    number: int
+
+
+def square(job):
+    return job.number**2, os.getpid(), threading.get_ident()
+
+
+def refuse_seven(job):
+    if job.number == 7:
+        raise ValueError("wheel missing")
+    return job.number
+
+
+def divide(number):
+    return 1 / number
+
+
+def environment(_):
+    return {name: os.environ.get(name) for name in ONE_THREAD}
+
+
+def die(number):
+    if number == 2:
+        os._exit(9)
+    return number
+
+
+JOBS = [Job(f"car-{i}", i) for i in range(9)]
+
+
+@pytest.fixture(params=["processes", "threads", "serial", "ray"])
+def backend(request):
+    if request.param == "ray":
+        start_ray()
+    return request.param
+
+
+def start_ray():
+    """Ray's own start and its files leave warnings that are not ours."""
+    ray = pytest.importorskip("ray")
+    if not ray.is_initialized():
+        here = os.path.dirname(__file__)
+        ray.init(
+            num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": here}}
+        )
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:ray", "ignore::ResourceWarning")
+
+
+def test_order_is_kept(backend):
+    seen = {}
+    results = pmap(square, JOBS, backend, 2, on_done=lambda i, r: seen.update({i: r[0]}))
+    assert [r[0] for r in results] == [j.number**2 for j in JOBS]
+    assert seen == {j.number: j.number**2 for j in JOBS}
+    elsewhere = {r[1] for r in results} - {os.getpid()}
+    assert bool(elsewhere) == (backend in ("processes", "ray"))
+    assert pmap(square, [], backend) == []
+
+
+def test_arrays_cross_unchanged(backend):
+    arrays = [np.arange(n, dtype=np.float32) for n in range(5)]
+    for got, sent in zip(pmap(np.negative, arrays, backend, 2), arrays, strict=True):
+        np.testing.assert_array_equal(got, -sent)
+
+
+def test_user_error_names_the_item(backend):
+    with pytest.raises(ValueError, match=r"^car-7: wheel missing$"):
+        pmap(refuse_seven, JOBS, backend, 2)
+
+
+def test_other_error_keeps_its_type_and_names_the_item(backend):
+    with pytest.raises(ZeroDivisionError) as caught:
+        pmap(divide, [2, 0, 1], backend, 2)
+    assert "while working on item 1" in caught.value.__notes__
+
+
+def test_workers_have_one_thread_each_and_the_parent_keeps_its_own(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert pmap(environment, [1, 2], "processes", 2) == [ONE_THREAD, ONE_THREAD]
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+
+
+def test_killed_worker_is_told():
+    with pytest.raises(RuntimeError, match="killed"):
+        pmap(die, [1, 2], "processes", 1)
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="one of processes, threads, ray, serial"):
+        pmap(square, JOBS, "spark")  # pyright: ignore[reportArgumentType]
+
+
+def test_missing_ray_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"pip install 'drivefoundry\[ray\]'"):
+        pmap(square, JOBS, "ray")
+
+
+ORPHANS = textwrap.dedent(
+    """
+    import sys, time, os
+    from drivefoundry.compute import pmap
+
+    def work(i):
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+
+    if __name__ == "__main__":
+        pmap(work, [1, 2], "processes", 2)
+    """
+)
+
+
+def test_workers_die_with_their_parent(tmp_path):
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [int(process.stdout.readline()) for _ in range(2)]
+        assert all(os.path.exists(f"/proc/{pid}") for pid in workers)
+        process.kill()
+        process.stdout.read()  # ends when the last worker has closed its end of the pipe

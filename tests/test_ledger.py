@@ -1,0 +1,310 @@
+"""The ledger makes things once, redoes what depends on a change and no more, and survives a kill at any moment."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drivefoundry.ledger import Ledger, fresh
+from drivefoundry.settings import canonical
+from drivefoundry.sources import code_hash
+
+CODE = ["drivefoundry.settings"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    words: int = 3
+    rate: float = 0.5
+
+
+class Line:
+    """A three-stage line over text files that counts its builds: words -> upper -> count."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.built = root, []
+
+    def run(self, recipe=Recipe(), upper="upper"):
+        def words(path):
+            self.built.append("words")
+            (path / "words.txt").write_text(" ".join(f"word{i}" for i in range(recipe.words)))
+            return {"words": recipe.words}
+
+        def upper_case(path):
+            self.built.append("upper")
+            (path / "upper.txt").write_text((first.path / "words.txt").read_text().upper())
+
+        def count(path):
+            self.built.append("count")
+            (path / "count.txt").write_text(str(len((second.path / "upper.txt").read_text())))
+
+        self.built = []
+        with Ledger(self.root) as ledger:
+            first = ledger.make("words", recipe, [], CODE, words)
+            second = ledger.make("upper", {"how": upper}, [first], CODE, upper_case)
+            third = ledger.make("count", {}, [second], CODE, count)
+            return first, second, third
+
+
+def test_second_run_does_nothing(tmp_path):
+    line = Line(tmp_path / "out")
+    before = line.run()
+    assert line.built == ["words", "upper", "count"]
+    assert all(a.made for a in before)
+    after = line.run()
+    assert line.built == []
+    assert [replace(a, made=True) for a in after] == list(before)
+    assert before[0].info == {"words": 3}
+    assert before[0].bytes == len("word0 word1 word2")
+
+
+def test_changed_recipe_redoes_only_what_depends_on_it(tmp_path):
+    line = Line(tmp_path / "out")
+    line.run()
+    line.run(upper="UPPER")
+    assert line.built == ["upper"]  # the same letters came out, so the count stands: early cutoff
+    line.run(Recipe(words=4))
+    assert line.built == ["words", "upper", "count"]
+    line.run()
+    assert line.built == []
+
+
+def test_parent_redone_with_the_same_content_leaves_children_alone(tmp_path):
+    line = Line(tmp_path / "out")
+    first, _, _ = line.run()
+    again, _, _ = line.run(Recipe(rate=0.25))
+    assert line.built == ["words"]
+    assert again.id == first.id
+    assert again.key != first.key
+    assert len(list((tmp_path / "out" / "artefacts").iterdir())) == 3
+
+
+def test_artefact_with_missing_file_is_made_again(tmp_path):
+    line = Line(tmp_path / "out")
+    _, second, _ = line.run()
+    (second.path / "upper.txt").unlink()
+    line.run()
+    assert line.built == ["upper"]
+
+
+def test_failed_build_leaves_no_artefact(tmp_path):
+    def bad(path):
+        (path / "half.txt").write_text("half")
+        raise ZeroDivisionError
+
+    with Ledger(tmp_path / "out") as ledger:
+        with pytest.raises(ZeroDivisionError):
+            ledger.make("bad", {}, [], CODE, bad)
+        assert ledger.history() == []
+        assert list((tmp_path / "out" / "artefacts").iterdir()) == []
+
+
+def test_scratch_is_dropped(tmp_path):
+    def build(path):
+        (path / ".checkpoint").mkdir()
+        (path / ".checkpoint" / "step9").write_text("9")
+        (path / "result.txt.tmp").write_text("hal")
+        (path / "result.txt").write_text("whole")
+
+    with Ledger(tmp_path / "out") as ledger:
+        made = ledger.make("one", {}, [], CODE, build)
+    assert [p.name for p in made.path.rglob("*")] == ["result.txt"]
+
+
+def test_full_disk_is_told_apart(tmp_path):
+    def fill(path):
+        with open("/dev/full", "w") as full:
+            full.write("x")
+
+    with Ledger(tmp_path / "out") as ledger, pytest.raises(OSError, match="disk full while making big") as caught:
+        ledger.make("big", {}, [], CODE, fill)
+    assert caught.value.errno == errno.ENOSPC
+    assert list((tmp_path / "out" / "artefacts").iterdir()) == []
+
+
+def test_two_runs_in_one_root_are_refused(tmp_path):
+    with Ledger(tmp_path) as one, Ledger(tmp_path) as two:
+        one.make("x", {}, [], CODE, lambda p: None)
+        with pytest.raises(ValueError, match=f"process {os.getpid()} is running here"):
+            two.make("y", {}, [], CODE, lambda p: None)
+        assert [a.kind for a in two.history()] == ["x"]  # reading needs no lock
+    with Ledger(tmp_path) as three:
+        three.make("y", {}, [], CODE, lambda p: None)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "src"])
+def test_foreign_folder_is_refused_untouched(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match="but no ledger"):
+        Ledger(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_foreign_database_is_refused(tmp_path):
+    (tmp_path / "ledger.db").write_bytes(b"not a database, but long enough to be read as the header of one" * 20)
+    with pytest.raises(ValueError, match="not a ledger"):
+        Ledger(tmp_path)
+
+
+def test_lineage_and_gc(tmp_path):
+    line = Line(tmp_path / "out")
+    line.run()
+    _, second, third = line.run(Recipe(words=5))
+    with Ledger(tmp_path / "out") as ledger:
+        assert [a.kind for a in ledger.lineage(third.id[:12])] == ["words", "upper", "count"]
+        assert ledger.lineage(third.id)[0].info == {"words": 5}
+        with pytest.raises(ValueError, match="0 artefacts begin so"):
+            ledger.lineage("feedfacefeed")
+        assert ledger.gc([second]) > 0
+        assert [a.kind for a in ledger.history()] == ["words", "upper"]
+    line.run(Recipe(words=5))
+    assert line.built == ["count"]
+
+
+KILLED = textwrap.dedent(
+    """
+    import os, sys, time
+    from pathlib import Path
+    from drivefoundry import ledger as module
+    from drivefoundry.ledger import Ledger
+    root, moment = sys.argv[1], sys.argv[2]
+    stop = lambda: (print("now", flush=True), time.sleep(60))
+
+    def slow(path):
+        done = sorted(p.name for p in path.glob(".step*"))
+        print("resumed from", *done, flush=True)
+        for i in range(len(done), 4):
+            (path / f".step{i}").write_text("")
+            (path / f"part{i}.txt").write_text(str(i))
+            if i == 1 and moment == "build": stop()
+        return {"parts": 4}
+
+    if moment == "sync": module.os.sync = stop
+    if moment == "rename": module.os.replace = lambda a, b: stop()
+    with Ledger(root) as ledger:
+        first = ledger.make("first", {}, [], ["drivefoundry.settings"], lambda p: (p / "a").write_text("a") and None) \
+            if moment in ("build", "none") else None
+        made = ledger.make("slow", {}, [first] if first else [], ["drivefoundry.settings"], slow)
+        print("made" if made.made else "there", *sorted(p.name for p in made.path.iterdir()), flush=True)
+    """
+)
+
+
+def start(root: Path, moment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", KILLED, str(root), moment], stdout=subprocess.PIPE, text=True)
+
+
+def kill_at(root: Path, moment: str) -> None:
+    with start(root, moment) as process:
+        assert process.stdout is not None
+        while "now" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+
+
+def visible(root: Path) -> list[str]:
+    with Ledger(root) as ledger:
+        assert {a.path for a in ledger.history()} == set((root / "artefacts").iterdir())
+        return [a.kind for a in ledger.history()]
+
+
+def test_killed_in_a_build_then_resumed(tmp_path):
+    kill_at(tmp_path, "build")
+    assert visible(tmp_path) == ["first"]
+    with start(tmp_path, "none") as process:
+        out, _ = process.communicate()
+    assert out.splitlines() == ["resumed from .step0 .step1", "made part0.txt part1.txt part2.txt part3.txt"]
+    assert visible(tmp_path) == ["first", "slow"]
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["sync", "rename"])
+def test_killed_while_publishing(tmp_path, moment):
+    kill_at(tmp_path, moment)
+    assert visible(tmp_path) == []
+    with start(tmp_path, "after") as process:
+        out, _ = process.communicate()
+    last = out.splitlines()[-1]
+    assert last.endswith("part0.txt part1.txt part2.txt part3.txt")
+    assert last.startswith(
+        "there" if moment == "rename" else "made"
+    )  # recorded already: only the rename was left to do
+    assert visible(tmp_path) == ["slow"]
+
+
+def test_lock_of_a_killed_run_is_free(tmp_path):
+    kill_at(tmp_path, "build")
+    with Ledger(tmp_path) as ledger:
+        assert ledger.make("x", {}, [], CODE, lambda p: None).made
+
+
+def test_fresh_empties(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_text("")
+    (tmp_path / ".c").write_text("")
+    assert list(fresh(tmp_path).iterdir()) == []
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(plain, st.randoms())
+def test_canonical_does_not_hang_on_order_or_container(value, random):
+    def shuffled(v):
+        if isinstance(v, dict):
+            keys = list(v)
+            random.shuffle(keys)
+            return {k: shuffled(v[k]) for k in keys}
+        return tuple(map(shuffled, v)) if isinstance(v, list) else v
+
+    assert canonical(shuffled(value)) == canonical(value)
+
+
+@given(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+def test_canonical_tells_recipes_apart(words, rate):
+    assert canonical(Recipe(words, rate)) != canonical(Recipe(words + 1, rate))
+    assert canonical(Recipe(words, rate)) == canonical({"rate": rate, "words": words})
+
+
+def test_canonical_refuses_what_is_not_plain():
+    with pytest.raises(ValueError, match=r"recipe\.rate: nan is not a finite number"):
+        canonical(Recipe(rate=float("nan")))
+    with pytest.raises(ValueError, match=r"recipe\.words: set is no plain value"):
+        canonical(Recipe(words={1}))
+
+
+def test_code_hash_follows_the_source(tmp_path, monkeypatch):
+    package = tmp_path / "some_package_of_a_test"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('imported')\n")
+    (package / "inner" / "a.py").write_text("x = 1\n")
+    (package / "b.py").write_text("y = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["some_package_of_a_test", "some_package_of_a_test.inner", "some_package_of_a_test.b"]
+
+    def hashes():
+        from drivefoundry import sources
+
+        sources._one.cache_clear()
+        code_hash.cache_clear()
+        return [code_hash((n,)) for n in names]
+
+    before = hashes()
+    assert hashes() == before
+    (package / "inner" / "a.py").write_text("x = 2\n")
+    changed = [a != b for a, b in zip(before, hashes(), strict=True)]
+    assert changed == [True, True, False]
+    with pytest.raises(ValueError, match="no module or package"):
+        code_hash(("some_package_of_a_test.gone",))
