@@ -125,6 +125,11 @@ class Slots:
 
     # installing
 
+    def runs(self, release: str) -> bool:
+        """Whether this release is the current one, and whole."""
+        slot = self._slot()
+        return slot is not None and self.holds(slot, release)
+
     def spare(self) -> str:
         """The slot that is not in use."""
         return "b" if self._slot() == "a" else "a"
@@ -229,9 +234,9 @@ class Slots:
             self.test(engine)
         except ValueError as e:
             self._refuse(release, str(e))
-            raise ValueError(f"release {release} fails its self test: {e}") from e
-        finally:
             testing.unlink(missing_ok=True)
+            raise ValueError(f"release {release} fails its self test: {e}") from e
+        testing.unlink(missing_ok=True)
 
     def _refused(self) -> dict[str, str]:
         try:

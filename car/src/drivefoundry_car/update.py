@@ -72,9 +72,8 @@ class Updater:
             client = self._client()
             client.refresh()
             offer = self._offer(client)
-            now = self.slots.current()
-            if offer is None or (now is not None and now.release == offer):
-                return now
+            if offer is None or self.slots.runs(offer):
+                return self.slots.current()
             return self.slots.install(offer, lambda aside: self._fetch(client, offer, aside))
 
     def _client(self) -> TufClient:
