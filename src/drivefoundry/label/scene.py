@@ -56,7 +56,9 @@ def scene_from_clip(drive: Drive, map: RoadMap, clip_id: str) -> Scene:
 
 def place_of(meta: dict[str, str]) -> str:
     """Drive meta in, the place and seed that splits keep apart out."""
-    return "/".join(meta[k] for k in ("place", "seed") if meta.get(k)) or meta.get("map") or "unknown"
+    place, seed = meta.get("place") or meta.get("map") or "unknown", meta.get("seed", "")
+    # A scene that was driven again already names its place with the seed.
+    return place if not seed or place.endswith(f"/{seed}") else f"{place}/{seed}"
 
 
 def scenes_from_clip(drive: Drive, map: RoadMap, clip_id: str, *, others: int = 0) -> list[Scene]:
