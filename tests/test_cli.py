@@ -75,7 +75,7 @@ def test_every_verb_has_help_with_its_options(capsys, verb):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from drivefoundry.cli import main; main(['--help']); main(['run', '-h']); print(list(sys.modules))"
+    code = "import sys; from drivefoundry.cli import main; main(['--help']); main(['run', '-h']); print([*sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     for heavy in ("torch", "numba", "numpy", "lance", "pyarrow", "libsumo", "rich"):
         assert f"'{heavy}'" not in out

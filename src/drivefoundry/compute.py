@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -123,16 +124,21 @@ def _die_with_parent() -> None:
 
 
 def _on_ray(fn: Callable[[A], B], items: list[A], workers: int | None) -> Iterator[tuple[int, Callable[[], B]]]:
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # errors after the first one would be printed at length
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError("backend 'ray': Ray is not installed; pip install 'drivefoundry[ray]'") from None
     if not ray.is_initialized():
-        cluster = "RAY_ADDRESS" in os.environ
-        local: dict[str, Any] = {} if cluster else {"num_cpus": workers or cores(), "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": ONE_THREAD}, **local)
-    task = ray.remote(fn)
-    order = {task.remote(item): i for i, item in enumerate(items)}
+        environment, local = dict(ONE_THREAD), {}
+        if "RAY_ADDRESS" not in os.environ:
+            environment["PYTHONPATH"] = os.pathsep.join(
+                filter(None, sys.path)
+            )  # workers here find what this process finds
+            local = {"num_cpus": workers or cores(), "include_dashboard": False}
+        ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": environment}, **local)
+    task, shared = ray.remote(_call), ray.put(fn)
+    order = {task.remote(shared, item): i for i, item in enumerate(items)}
     waiting = list(order)
     try:
         while waiting:
@@ -141,6 +147,11 @@ def _on_ray(fn: Callable[[A], B], items: list[A], workers: int | None) -> Iterat
     finally:
         for ref in waiting:
             ray.cancel(ref)
+
+
+def _call(fn: Callable[[A], B], item: A) -> B:
+    """Ray makes tasks of plain functions only, not of every callable."""
+    return fn(item)
 
 
 def _ray_result(ref: Any) -> Any:
