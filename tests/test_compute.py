@@ -106,7 +106,7 @@ def test_missing_ray_is_one_line(monkeypatch):
 
 
 ORPHANS = textwrap.dedent(
-    """
+    r"""
     import sys, time, os
     from drivefoundry.compute import pmap
 
