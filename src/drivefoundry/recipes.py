@@ -6,7 +6,7 @@ A recipe is a tree of frozen dataclasses of plain values; `--set train.pretrain_
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,8 @@ def tiny() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {"default": default, "tiny": tiny}
 
 
-def recipe(name: str, loops: int | None = None) -> Recipe:
-    """The named recipe, with another number of loops if given. ValueError for an unknown name or no loop at all."""
+def named(name: str) -> Recipe:
+    """The recipe of that name; ValueError names the known ones."""
     if name not in RECIPES:
-        raise ValueError(f"--recipe {name}: unknown; known are {', '.join(RECIPES)}")
-    chosen = RECIPES[name]()
-    if loops is None:
-        return chosen
-    if loops < 1:
-        raise ValueError(f"--loops {loops}: at least one turn of the loop is wanted")
-    return replace(chosen, loops=loops)
+        raise ValueError(f"--recipe {name}: unknown; known are {', '.join(RECIPES)}, or a TOML file")
+    return RECIPES[name]()

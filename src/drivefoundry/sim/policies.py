@@ -1,4 +1,4 @@
-"""The baselines of every table: constant velocity, the rule-based route follower, log replay."""
+"""Drivers: the baselines of every table (constant velocity, the rule-based route follower, log replay) and the car itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.world import World
-from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Plan, Scene
+from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Observation, Plan, Scene
+from drivefoundry_car.runtime import Runtime
 
 TIMES = PLAN_DT * np.arange(1, PLAN_POINTS + 1)
 
@@ -60,3 +61,23 @@ class LogReplay:
             turn = track[t, 2] - world.ego[i, 2]
             points[i, :, 2] = np.arctan2(np.sin(turn), np.cos(turn))
         return Plan(points)
+
+
+class CarPolicy:
+    """The car's runtime (engine, guard) as a policy: what a released model does in simulation is what the car would do."""
+
+    privileged = False
+
+    def __init__(self, runtime: Runtime, name: str, *, guard: bool = True):
+        self.runtime, self.name, self.guard = runtime, name, guard
+
+    def reset(self, scenes: list[Scene]) -> None:
+        self.runtime.reset()
+
+    def plan(self, observation: Observation) -> Plan:
+        o = observation
+        if not self.guard:
+            points, tokens = self.runtime.engine.plan(o.frames, o.ego, o.route)
+            return Plan(points, tokens)
+        planned = self.runtime.plan(o.frames, o.ego, o.route, o.objects)
+        return Plan(planned.points, planned.tokens, planned.text, planned.guarded)

@@ -1,0 +1,80 @@
+"""Drives in, clips in the store out: each car picks clips by its campaigns and uploads them to the ingest service."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from drivefoundry.clips.store import ClipStore
+from drivefoundry.ingest.server import running
+from drivefoundry.ingest.tokens import issue_token
+from drivefoundry.ledger import fresh
+from drivefoundry.progress import bar
+from drivefoundry_car.log import read_drive, write_drive
+from drivefoundry_car.record import clips_of
+from drivefoundry_car.trigger import load_campaigns
+from drivefoundry_car.upload import Uploader
+
+CARS_AT_ONCE = 4
+
+
+def send_home(drives: Path, store_url: str, seed: int, out: Path) -> dict:
+    """Folder of drives (with maps/) in; clips.json (ids, and what each campaign picked) out, the bytes in the store."""
+    fresh(out)
+    store = ClipStore(store_url)
+    for file in sorted((drives / "maps").glob("*.npz")):
+        store.put_map(file.stem, file.read_bytes())
+    paths = sorted((drives / "drives").glob("*.mcap"))
+    picked: Counter[str] = Counter()
+    recorded = sum(p.stat().st_size for p in paths)
+    queues = out / ".queues"
+    queues.mkdir()
+    campaigns = load_campaigns()
+    secret = secrets.token_hex(32)
+    start = time.monotonic()
+    with running(store, secret) as service, bar("clips home", len(paths)) as advance:
+
+        def one_car(path: Path) -> list[str]:
+            """Everything one recording has to send; the queue is the car's, durable until the service has acknowledged."""
+            drive = read_drive(path)
+            clips = clips_of(drive, campaigns, seed)
+            if not clips:
+                return []
+            queue = queues / path.stem
+            queue.mkdir()
+            files = []
+            for i, clip in enumerate(clips):
+                file = queue / f"{path.stem}-{i:02d}.mcap"
+                write_drive(file, clip)
+                files.append(file)
+            Uploader(service.url, issue_token(secret, drive.meta["vehicle"]), queue).send_all(files)
+            return [clip.meta["campaign"] for clip in clips]
+
+        with ThreadPoolExecutor(CARS_AT_ONCE) as cars:
+            for campaigns_of in cars.map(one_car, paths):
+                picked.update(campaigns_of)
+                advance()
+        ids = service.flush()
+    rows = store.rows(["id", "bytes"]).to_pydict()
+    size = dict(zip(rows["id"], rows["bytes"], strict=True))
+    sent = sum(size[i] for i in ids)
+    write_json(out / "clips.json", {"clips": sorted(ids), "campaigns": dict(sorted(picked.items()))})
+    return {
+        "clips": len(ids),
+        "campaigns": dict(sorted(picked.items())),
+        "recorded_bytes": recorded,
+        "sent_bytes": sent,
+        "upload_seconds": time.monotonic() - start,
+    }
+
+
+def write_json(path: Path, value: object) -> None:
+    """Value in, file out, whole or not at all."""
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(value, indent=1, sort_keys=True))
+    os.replace(aside, path)

@@ -1,0 +1,60 @@
+"""Engine and verdict in, a signed release out; release in, a car that has verified and activated it out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from drivefoundry.judge.gate import load_verdict
+from drivefoundry.ledger import fresh
+from drivefoundry.release import create_repository, publish
+from drivefoundry.stages.home import write_json
+from drivefoundry_car.update import EVERYONE, Updater
+
+TEST_CARS = "safety-driver"
+"""Cohort of cars with a safety driver: they get every release, so that the next one can learn from it."""
+
+
+def sign_release(engine: Path, verdict: Path, before: Path | None, keys: Path, name: str, out: Path) -> dict:
+    """Engine and verdict artefacts, the former release's artefact, the keys' folder in; out/repo (a TUF repository that
+    holds all releases so far), root.json and release.json out.
+
+    The release goes to the cars with a safety driver in any case, to all cars only if every gate passed.
+    """
+    fresh(out)
+    if before is not None:
+        shutil.copytree(before / "repo", out / "repo")
+    root = create_repository(out / "repo", keys)
+    (out / "root.json").write_bytes(root)
+    judged = load_verdict(verdict / "verdict.json")
+    release = publish(out / "repo", keys, engine, verdict / "verdict.json", name, TEST_CARS, allow_failed=True)
+    cohorts = [TEST_CARS]
+    if judged.passed:
+        publish(out / "repo", keys, engine, verdict / "verdict.json", name, EVERYONE)
+        cohorts.append("all cars")
+    write_json(out / "release.json", {"id": release.id, "name": name, "passed": judged.passed, "cohorts": cohorts})
+    return {"release": release.id[:12], "gates": "passed" if judged.passed else "failed", "cohorts": " and ".join(cohorts)}
+
+
+def update_car(release: Path, before: Path | None, out: Path) -> dict:
+    """Release artefact and the car as it was in; the car's metadata and A/B slots after a verified update out."""
+    fresh(out)
+    if before is not None:
+        for part in ("metadata", "slots"):
+            shutil.copytree(before / part, out / part)
+    root = (release / "root.json").read_bytes()
+    updater = Updater(out / "metadata", out / "slots", release / "repo", root, vehicle="car-00", cohort=TEST_CARS)
+    installed = updater.update()
+    assert installed is not None, "the repository offers the test cars its newest release"
+    wanted = json.loads((release / "release.json").read_text())["id"]
+    assert installed.release == wanted, f"the car runs {installed.release}, the repository offers {wanted}"
+    engine = installed.engine.relative_to(out.resolve() if installed.engine.is_absolute() else out)
+    write_json(out / "car.json", {"release": wanted, "engine": engine.as_posix()})
+    return {"release": wanted[:12], "slot": engine.parts[1]}
+
+
+def engine_in(car: Path) -> tuple[Path, str]:
+    """Car artefact in; the engine directory that it runs, and the release's id, out."""
+    state = json.loads((car / "car.json").read_text())
+    return car / state["engine"], state["release"]
