@@ -126,7 +126,7 @@ def changes(names: tuple[str, ...], columns: list[np.ndarray | None], fixed: dic
     for column in columns:
         if column is not None:
             different = column[..., 1:] != column[..., :-1]
-            moved[1:] |= different.reshape(-1, length - 1).any(axis=0)
+            moved[1:] |= different.any(axis=tuple(range(different.ndim - 1)))
     out = []
     for step in np.flatnonzero(moved).tolist():
         values = {n: None if c is None else c[..., step].tolist() for n, c in zip(names, columns, strict=True)}
