@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from numba import njit
 
 BEHIND, AHEAD = 4, 12
@@ -98,9 +97,3 @@ def project_on_polyline(points, s, x, y, hint):
     else:
         lateral = math.copysign(math.hypot(rx - u * ex, ry - u * ey), cross)
     return s[i] + u * (s[i + 1] - s[i]), lateral, i
-
-
-def arc_length(points: np.ndarray) -> np.ndarray:
-    """Points (P, 2+) in, arc length of each (P,) float64 out, m, starting at 0."""
-    step = np.diff(np.asarray(points, np.float64)[:, :2], axis=0)
-    return np.concatenate([[0.0], np.cumsum(np.hypot(step[:, 0], step[:, 1]))])

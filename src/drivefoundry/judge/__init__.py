@@ -1,0 +1,1 @@
+"""Plans and rollouts in, scores with intervals and verdicts out."""

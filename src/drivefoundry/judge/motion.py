@@ -1,0 +1,329 @@
+"""Ego motions among moving agents in, what they did out: the terms of NAVSIM's scores and the events of CARLA's.
+
+One kernel serves proposals of 4 s and whole drives. Collision types and faults follow nuPlan: with a stopped other or at the
+own front the ego is at fault; from the side only if it straddles lanes or leaves the road; standing or hit from behind never.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, prange
+
+from drivefoundry.judge.lanes import JUNCTION, lane_at
+from drivefoundry.judge.surroundings import Surroundings, route_feet
+from drivefoundry.sim.geometry import box_corners, boxes_overlap, project_on_polyline
+from drivefoundry.sim.raster import drivable_at
+from drivefoundry.types import AGENT_CYCLIST, AGENT_PEDESTRIAN, DT, SIGNAL_RED
+
+STANDING = 0.05
+"""Speed up to which a car counts as standing when it is hit, m/s."""
+TTC_STANDING = 0.005
+TTC_STEPS = (0, 3, 6, 9)
+"""Steps of 0.1 s ahead at which the ego, moved on at constant velocity, must not overlap the others."""
+AHEAD_COS = math.cos(math.radians(30.0))
+"""Within 30 degrees of the nose is ahead, within 30 of the tail is behind."""
+REAR_AXLE = 0.28
+"""Rear axle behind the box centre, in lengths: angles to others are taken from there."""
+DDC_STEPS, DDC_FINE, DDC_BAD = 10, 2.0, 6.0
+"""Metres against the driving direction within 1 s: below 2 fine, from 6 on bad."""
+LK_OFFSET, LK_STEPS = 0.5, 20
+
+OFF_ROAD, STRADDLING, IN_JUNCTION, ONCOMING = 1, 2, 4, 8
+
+FIELDS = (
+    "NC",
+    "DAC",
+    "DDC",
+    "TLC",
+    "TTC",
+    "LK",
+    "progress",
+    "distance",
+    "off_road_distance",
+    "standing",
+    "hit_pedestrians",
+    "hit_vehicles",
+    "hit_static",
+    "red_lights",
+    "collision_at",
+    "at_fault_at",
+    "off_road_at",
+    "red_light_at",
+    "end",
+)
+(
+    NC, DAC, DDC, TLC, TTC, LK, PROGRESS, DISTANCE, OFF_ROAD_DISTANCE, STOOD, HIT_PEDESTRIANS, HIT_VEHICLES, HIT_STATIC,
+    RED_LIGHTS, COLLISION_AT, AT_FAULT_AT, OFF_ROAD_AT, RED_LIGHT_AT, END,
+) = range(len(FIELDS))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Everyone but the ego, on the clock of the motions: states (S, A, T, 4) x, y, yaw, speed; seen (S, A, T) bool;
+    size (S, A, 2) length, width; kind (S, A), codes past the agents' are static things; signals (S, G, T)."""
+
+    states: np.ndarray
+    seen: np.ndarray
+    size: np.ndarray
+    kind: np.ndarray
+    signals: np.ndarray
+
+
+@njit(cache=True, nogil=True)
+def _areas(states, size, cells, frames, m, lanes, lane_frames, on_route, has_lanes, out):
+    """Where the ego is at each step: OFF_ROAD | STRADDLING | IN_JUNCTION | ONCOMING flags into out (T,)."""
+    corners = np.empty((4, 2))
+    beside = np.empty(4, np.int64)
+    for k in range(len(states)):
+        box_corners(states[k, 0], states[k, 1], states[k, 2], size[0], size[1], corners)
+        flags = 0
+        for j in range(4):
+            if not drivable_at(cells, frames, m, corners[j, 0], corners[j, 1]):
+                flags |= OFF_ROAD
+            beside[j] = lane_at(lanes, lane_frames, m, corners[j, 0], corners[j, 1])
+        # Left and right corner of one end in two lanes. Front and rear in two lanes is just driving on.
+        front = beside[0] >= 0 and beside[3] >= 0 and beside[0] != beside[3]
+        rear = beside[1] >= 0 and beside[2] >= 0 and beside[1] != beside[2]
+        if front or rear:
+            flags |= STRADDLING
+        lane = lane_at(lanes, lane_frames, m, states[k, 0], states[k, 1])
+        if lane == JUNCTION:
+            flags |= IN_JUNCTION
+        elif has_lanes and (lane < 0 or not on_route[lane]):
+            flags |= ONCOMING
+        out[k] = flags
+
+
+@njit(cache=True, nogil=True)
+def _bearing(state, length, x, y):
+    """Cosine of the angle between the ego's heading and the way from its rear axle to x, y."""
+    c, s = math.cos(state[2]), math.sin(state[2])
+    dx, dy = x - (state[0] - REAR_AXLE * length * c), y - (state[1] - REAR_AXLE * length * s)
+    return (dx * c + dy * s) / max(math.hypot(dx, dy), 1e-9)
+
+
+@njit(cache=True, nogil=True)
+def _first_hit(states, size, areas, other, seen, other_size, reach, out):
+    """First overlap with one agent that did not overlap at the start: step (-1 none) out; out (2,) = at fault, ego active."""
+    for k in range(len(states)):
+        if not seen[k]:
+            continue
+        e, o = states[k], other[k]
+        dx, dy = o[0] - e[0], o[1] - e[1]
+        if dx * dx + dy * dy > reach * reach:
+            continue
+        if not boxes_overlap(e[0], e[1], e[2], size[0], size[1], o[0], o[1], o[2], other_size[0], other_size[1]):
+            continue
+        if k == 0:
+            return -2
+        out[0], out[1] = 0.0, 0.0
+        if e[3] <= STANDING:
+            return k
+        if o[3] <= STANDING:
+            out[0], out[1] = 1.0, 1.0
+        elif _bearing(e, size[0], o[0], o[1]) < -AHEAD_COS:
+            out[1] = 0.0
+        else:
+            out[1] = 1.0
+            c, s = 0.5 * size[0] * math.cos(e[2]), 0.5 * size[0] * math.sin(e[2])
+            front = boxes_overlap(
+                e[0] + c, e[1] + s, e[2], 0.0, size[1], o[0], o[1], o[2], other_size[0], other_size[1]
+            )
+            if front or areas[k] & (OFF_ROAD | STRADDLING):
+                out[0] = 1.0
+        return k
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def _keeps_clear(states, size, areas, other, seen, other_size, reach, end):
+    """Time to collision with one agent stays within bounds up to step `end`: the ego moved on for up to 0.9 s hits nothing."""
+    for k in range(end - TTC_STEPS[-1]):
+        e = states[k]
+        if e[3] < TTC_STANDING:
+            continue
+        far = reach + e[3] * TTC_STEPS[-1] * DT
+        c, s = math.cos(e[2]), math.sin(e[2])
+        for f in TTC_STEPS:
+            if not seen[k + f]:
+                continue
+            o = other[k + f]
+            dx, dy = o[0] - e[0], o[1] - e[1]
+            if dx * dx + dy * dy > far * far:
+                continue
+            move = e[3] * f * DT
+            if not boxes_overlap(
+                e[0] + c * move, e[1] + s * move, e[2], size[0], size[1], o[0], o[1], o[2], other_size[0], other_size[1]
+            ):
+                continue
+            ahead = _bearing(e, size[0], o[0], o[1])
+            if ahead > AHEAD_COS:
+                return False
+            if areas[k] & (OFF_ROAD | STRADDLING | IN_JUNCTION) and ahead >= -AHEAD_COS:
+                return False
+            return True  # not the ego's doing: this agent is out of the count from here on
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _red_crossings(states, size, end, lines, facing, signals, out):
+    """Stop lines that the front of the ego crosses, in their direction, on red: counted into out, with the first step."""
+    half = 0.5 * size[0]
+    low_x, high_x, low_y, high_y = math.inf, -math.inf, math.inf, -math.inf
+    for k in range(end):
+        low_x, high_x = min(low_x, states[k, 0]), max(high_x, states[k, 0])
+        low_y, high_y = min(low_y, states[k, 1]), max(high_y, states[k, 1])
+    for g in range(len(lines)):
+        x0, y0, x1, y1 = lines[g]
+        if not (min(x0, x1) < high_x + half and max(x0, x1) > low_x - half):
+            continue
+        if not (min(y0, y1) < high_y + half and max(y0, y1) > low_y - half):
+            continue
+        for k in range(1, end):
+            if signals[g, k] != SIGNAL_RED:
+                continue
+            if math.cos(states[k, 2] - facing[g]) < 0.3:
+                continue
+            ax = states[k - 1, 0] + half * math.cos(states[k - 1, 2])
+            ay = states[k - 1, 1] + half * math.sin(states[k - 1, 2])
+            bx, by = states[k, 0] + half * math.cos(states[k, 2]), states[k, 1] + half * math.sin(states[k, 2])
+            ex, ey = x1 - x0, y1 - y0
+            before = ex * (ay - y0) - ey * (ax - x0)
+            after = ex * (by - y0) - ey * (bx - x0)
+            if before == after or (before < 0.0) == (after < 0.0):
+                continue
+            u = before / (before - after)
+            px, py = ax + u * (bx - ax), ay + u * (by - ay)
+            along = ((px - x0) * ex + (py - y0) * ey) / (ex * ex + ey * ey)
+            if 0.0 <= along <= 1.0:
+                out[RED_LIGHTS] += 1.0
+                out[RED_LIGHT_AT] = min(out[RED_LIGHT_AT], k * DT)
+                break
+    out[TLC] = 0.0 if out[RED_LIGHTS] > 0.0 else 1.0
+
+
+@njit(cache=True, nogil=True)
+def _along_route(states, areas, end, route, route_s, foot, out):
+    """Progress along the route, lane keeping, driving direction, distances and standing up to step `end`, into out."""
+    first, last, beyond, worst, astray = 0.0, 0.0, 0, 0.0, 0.0
+    out[LK] = 1.0
+    for k in range(end):
+        s, lateral, foot = project_on_polyline(route, route_s, states[k, 0], states[k, 1], foot)
+        if k == 0:
+            first = s
+        last = s
+        if not areas[k] & IN_JUNCTION:  # inside a junction the count neither grows nor ends
+            beyond = beyond + 1 if abs(lateral) > LK_OFFSET else 0
+            if beyond >= LK_STEPS:
+                out[LK] = 0.0
+        if states[k, 3] <= STANDING:
+            out[STOOD] += 1.0
+        if areas[k] & OFF_ROAD and out[OFF_ROAD_AT] == math.inf:
+            out[OFF_ROAD_AT] = k * DT
+        if k > 0:
+            step = math.hypot(states[k, 0] - states[k - 1, 0], states[k, 1] - states[k - 1, 1])
+            out[DISTANCE] += step
+            if areas[k] & OFF_ROAD:
+                out[OFF_ROAD_DISTANCE] += step
+        astray = 0.0
+        for j in range(max(1, k - DDC_STEPS), k + 1):
+            if areas[j] & ONCOMING:
+                astray += math.hypot(states[j, 0] - states[j - 1, 0], states[j, 1] - states[j - 1, 1])
+        worst = max(worst, astray)
+    out[PROGRESS] = max(0.0, last - first)
+    out[DAC] = 1.0 if out[OFF_ROAD_AT] == math.inf else 0.0
+    out[DDC] = 1.0 if worst < DDC_FINE else 0.5 if worst < DDC_BAD else 0.0
+    out[STOOD] /= end
+
+
+@njit(cache=True, nogil=True)
+def _judge_one(
+    states, size, traffic, seen, sizes, kind, signals, cells, frames, m, lanes, lane_frames, on_route, has_lanes,
+    route, route_s, foot, lines, facing, stop, out,
+):  # fmt: skip
+    """One motion (T, 6) in, FIELDS into out. stop: the drive ends with the first collision at fault."""
+    steps = len(states)
+    out[:] = 0.0
+    out[NC], out[TTC] = 1.0, 1.0
+    out[COLLISION_AT:END] = math.inf
+    areas = np.empty(steps, np.int64)
+    _areas(states, size, cells, frames, m, lanes, lane_frames, on_route, has_lanes, areas)
+
+    low_x, high_x, low_y, high_y, fastest = math.inf, -math.inf, math.inf, -math.inf, 0.0
+    for k in range(steps):
+        low_x, high_x = min(low_x, states[k, 0]), max(high_x, states[k, 0])
+        low_y, high_y = min(low_y, states[k, 1]), max(high_y, states[k, 1])
+        fastest = max(fastest, states[k, 3])
+    agents = len(traffic)
+    hit_at = np.full(agents, -3, np.int64)  # -3 far away, -2 overlaps at the start, -1 never hit
+    fault = np.zeros((agents, 2))
+    end = steps
+    for a in range(agents):
+        reach = 0.5 * (size[0] + size[1] + sizes[a, 0] + sizes[a, 1])
+        pad = reach + fastest * TTC_STEPS[-1] * DT
+        near = False
+        for k in range(steps):
+            x, y = traffic[a, k, 0], traffic[a, k, 1]
+            if seen[a, k] and low_x - pad < x < high_x + pad and low_y - pad < y < high_y + pad:
+                near = True
+                break
+        if not near:
+            continue
+        hit_at[a] = _first_hit(states, size, areas, traffic[a], seen[a], sizes[a], reach, fault[a])
+        if stop and hit_at[a] >= 0 and fault[a, 0] > 0.0:
+            end = min(end, hit_at[a] + 1)
+    out[END] = (end - 1) * DT
+    for a in range(agents):
+        if hit_at[a] <= -2:
+            continue
+        reach = 0.5 * (size[0] + size[1] + sizes[a, 0] + sizes[a, 1])
+        if out[TTC] > 0.0 and not _keeps_clear(states, size, areas, traffic[a], seen[a], sizes[a], reach, end):
+            out[TTC] = 0.0
+        if hit_at[a] < 0 or hit_at[a] >= end:
+            continue
+        at = hit_at[a] * DT
+        out[COLLISION_AT] = min(out[COLLISION_AT], at)
+        if fault[a, 0] > 0.0:
+            out[AT_FAULT_AT] = min(out[AT_FAULT_AT], at)
+            out[NC] = min(out[NC], 0.0 if kind[a] <= AGENT_CYCLIST else 0.5)
+        if fault[a, 1] > 0.0:
+            which = HIT_PEDESTRIANS if kind[a] == AGENT_PEDESTRIAN else HIT_VEHICLES
+            out[which if kind[a] <= AGENT_CYCLIST else HIT_STATIC] += 1.0
+    _red_crossings(states, size, end, lines, facing, signals, out)
+    _along_route(states, areas, end, route, route_s, foot, out)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _judge_all(
+    states, size, traffic, seen, sizes, kind, signals, cells, frames, place, lanes, lane_frames, on_route, has_lanes,
+    route, route_s, route_n, foot, lines, facing, stop, out,
+):  # fmt: skip
+    per_scene = states.shape[1]
+    for i in prange(states.shape[0] * per_scene):
+        s, n = i // per_scene, i % per_scene
+        r = route_n[s]
+        _judge_one(
+            states[s, n], size[s], traffic[s], seen[s], sizes[s], kind[s], signals[s], cells, frames, place[s],
+            lanes, lane_frames, on_route[s], has_lanes[s], route[s, :r], route_s[s, :r], foot[s], lines[s], facing[s],
+            stop, out[s, n],
+        )  # fmt: skip
+
+
+def judge_motions(states: np.ndarray, size: np.ndarray, traffic: Traffic, where: Surroundings, stop: bool) -> np.ndarray:
+    """Motions (S, N, T, 6) of egos of size (S, 2) in, (S, N, len(FIELDS)) out.
+
+    The N motions of a scene start at the same place. With `stop` a drive ends at its first collision at fault: nothing after
+    it counts. Times are s from the motion's start, infinite where a thing never happened; the result of each motion depends
+    on nothing but itself, whatever the batch or the number of threads.
+    """
+    out = np.zeros((*states.shape[:2], len(FIELDS)))
+    _judge_all(
+        np.ascontiguousarray(states, np.float64), size, traffic.states, traffic.seen, traffic.size, traffic.kind,
+        traffic.signals, where.roads.classes, where.roads.frames, where.place, where.lanes.cells, where.lanes.frames,
+        where.on_route, where.has_lanes, where.route, where.route_s, where.route_n, route_feet(where, states[:, 0, 0, :2]),
+        where.lines, where.facing, stop, out,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,196 @@
+"""Scenes and proposed plans in, PDM scores out: 4 s of tracked driving among replayed agents (NAVSIM).
+
+Versions: PDMS as in NAVSIM v1, EPDMS as in v2 with its human filter; both use v2's ego progress, whose numerator keeps the
+progress of a plan that breaks a rule. Letters: S scenes, N plans a scene, A agents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, prange
+
+from drivefoundry.judge.comfort import PAST, SAMPLES, comfort, extended_comfort
+from drivefoundry.judge.motion import FIELDS, Traffic, judge_motions
+from drivefoundry.judge.surroundings import Surroundings, signal_states, surroundings
+from drivefoundry.sim.ego import ACCEL_MAX, ACCEL_MIN, simulate_plan
+from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Scene, require
+from drivefoundry_car.inputs import to_ego
+
+NEAR = 40.0
+"""Agents that come this close to where the ego may get are kept, m."""
+PROGRESS_COUNTS = 5.0
+"""Where nobody could get further than this, m, progress is not judged."""
+STRIDE = round(PLAN_DT / DT)
+
+
+@dataclass(frozen=True)
+class Situations:
+    """S moments, ready for scoring: make them once where the same ones are scored again.
+
+    start (S, 6) ego state; past (S, 15, 6) the states before it, of which the last past_n (S,) are known; human (S, 8, 3)
+    the logged drive as a plan, where human_known (S,); before (S, 6) the state one decision (0.5 s) earlier.
+    """
+
+    start: np.ndarray
+    size: np.ndarray
+    past: np.ndarray
+    past_n: np.ndarray
+    human: np.ndarray
+    human_known: np.ndarray
+    before: np.ndarray
+    traffic: Traffic
+    where: Surroundings
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def _history(scene: Scene, at: int) -> tuple[np.ndarray, int]:
+    """The ego's states at the 16 steps up to `at` (16, 6), and how many before `at` are in the log."""
+    t = np.arange(at - PAST - 1, at + 1)
+    ok = (t >= 0) & scene.valid[scene.ego, np.maximum(t, 0)]
+    known = int(np.argmin(ok[::-1])) if not ok.all() else len(ok)
+    track = scene.tracks[scene.ego, np.maximum(t, 0)].astype(np.float64)
+    out = np.zeros((PAST + 1, 6))
+    out[:, :4] = track[1:]
+    turn = np.diff(track[:, 2])
+    out[:, 4] = np.clip(np.diff(track[:, 3]) / DT, ACCEL_MIN, ACCEL_MAX)
+    out[:, 5] = np.arctan2(np.sin(turn), np.cos(turn)) / DT
+    # A state's rates need the state before it.
+    out[: len(out) - max(known - 1, 0), 4:] = 0.0
+    return out, max(0, known - 2)
+
+
+def _future(scene: Scene, at: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tracks (A, 41, 4) and validity (A, 41) from step `at` on; at constant velocity beyond the end of the log."""
+    last = scene.valid.shape[1] - 1
+    t = at + np.arange(SAMPLES)
+    tracks = scene.tracks[:, np.minimum(t, last)].astype(np.float64)
+    beyond = np.maximum(t - last, 0) * DT
+    tracks[..., 0] += tracks[..., 3] * np.cos(tracks[..., 2]) * beyond
+    tracks[..., 1] += tracks[..., 3] * np.sin(tracks[..., 2]) * beyond
+    seen = scene.valid[:, np.minimum(t, last)].copy()
+    seen[scene.ego] = False
+    return tracks, seen
+
+
+def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
+    """Scenes and the step of each (S,) in, Situations out. ValueError where the ego has no state at that step."""
+    n, steps = len(scenes), np.asarray(at, np.int64)
+    require(steps.shape == (n,), f"at: one step a scene wanted, got shape {steps.shape} for {n} scenes")
+    require(n > 0, "scenes: none given; give at least one")
+    start, past, past_n = np.zeros((n, 6)), np.zeros((n, PAST, 6)), np.zeros(n, np.int64)
+    before, human, known = np.zeros((n, 6)), np.zeros((n, PLAN_POINTS, 3)), np.zeros(n, np.bool_)
+    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    for i, (scene, t) in enumerate(zip(scenes, steps, strict=True)):
+        inside = 0 <= t < scene.valid.shape[1] and scene.valid[scene.ego, t]
+        require(bool(inside), f"at: the ego of scene {scene.id} has no state at step {t}; choose a step of its log")
+        states, past_n[i] = _history(scene, t)
+        start[i], past[i], before[i] = states[-1], states[:-1], states[-1 - STRIDE]
+        ahead = t + STRIDE * np.arange(1, PLAN_POINTS + 1)
+        if ahead[-1] < scene.valid.shape[1] and scene.valid[scene.ego, ahead].all():
+            human[i] = to_ego(scene.tracks[scene.ego, ahead, :3].astype(np.float64), start[i, :3])
+            known[i] = True
+        tracks, seen = _future(scene, t)
+        reach = NEAR + 4.0 * start[i, 3]
+        close = np.abs(tracks[..., :2] - start[i, :2]).max(-1) < reach
+        near = (seen & close).any(1)
+        kept.append((tracks[near], seen[near], scene.size[near, :2], scene.kind[near]))
+    a = max(1, max(len(k[3]) for k in kept))
+    traffic = Traffic(
+        np.zeros((n, a, SAMPLES, 4)), np.zeros((n, a, SAMPLES), np.bool_), np.ones((n, a, 2)), np.zeros((n, a), np.int64),
+        signal_states(scenes, steps, SAMPLES),
+    )  # fmt: skip
+    for i, (tracks, seen, size, kind) in enumerate(kept):
+        m = len(kind)
+        traffic.states[i, :m], traffic.seen[i, :m], traffic.size[i, :m], traffic.kind[i, :m] = tracks, seen, size, kind
+    size = np.array([s.size[s.ego, :2] for s in scenes], np.float64)
+    return Situations(start, size, past, past_n, human, known, before, traffic, surroundings(scenes))
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _simulate(start, plans, dt, out):
+    per_scene = plans.shape[1]
+    for i in prange(plans.shape[0] * per_scene):
+        s, n = i // per_scene, i % per_scene
+        simulate_plan(start[s], plans[s, n], dt, out[s, n])
+
+
+def simulate(start: np.ndarray, plans: np.ndarray) -> np.ndarray:
+    """Ego states (S, 6) and plans (S, N, 8, 3) in, tracked motions (S, N, 41, 6) at 10 Hz out."""
+    out = np.zeros((*plans.shape[:2], SAMPLES, 6))
+    _simulate(start, np.ascontiguousarray(plans, np.float64), DT, out)
+    return out
+
+
+def pdm_scores(
+    scenes: list[Scene],
+    at: np.ndarray,
+    plans: np.ndarray,
+    reference_progress: np.ndarray | None = None,
+    previous: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Scenes, the step of each (S,) and plans (S, N, 8, 3) in the ego frame in, scores (S, N) by name out.
+
+    See `score`. ValueError where the ego has no state at the step, or a plan is of another shape or not finite.
+    """
+    return score(prepare(scenes, at), plans, reference_progress, previous)
+
+
+def score(
+    situations: Situations,
+    plans: np.ndarray,
+    reference_progress: np.ndarray | None = None,
+    previous: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Situations and plans (S, N, 8, 3) x, y, yaw in the ego frame in, scores (S, N) float64 by name out.
+
+    NC no collision at fault, DAC drivable area, DDC driving direction, TLC traffic lights, TTC time to collision, EP progress,
+    C comfort, LK lane keeping, HC comfort with the history, PDMS, EPDMS, and progress along the route in m.
+    EP compares with the furthest of the scene's plans, counting those that break rules by their multipliers, and with
+    reference_progress (S,) m, what a rule-based planner achieves. previous (S, 8, 3), the plan made 0.5 s earlier in the
+    ego frame of then, adds EC, the comfort of changing one's mind; without it EPDMS leaves EC out (weights sum to 14).
+    EPDMS does not hold against a plan what the logged driver broke too; EC is not filtered, as there is one log only.
+    """
+    n = len(situations)
+    shaped = plans.ndim == 4 and plans.shape[0] == n and plans.shape[2:] == (PLAN_POINTS, 3)
+    require(shaped, f"plans: shape ({n}, N, {PLAN_POINTS}, 3) wanted, got {plans.shape}")
+    require(bool(np.isfinite(plans).all()), "plans: NaN or infinite point; the planner must give numbers")
+    every = np.concatenate([plans, situations.human[:, None]], 1)
+    states = simulate(situations.start, every)
+    raw = judge_motions(states, situations.size, situations.traffic, situations.where, False)
+    terms = {name: raw[..., FIELDS.index(name)] for name in ("NC", "DAC", "DDC", "TLC", "TTC", "LK", "progress")}
+    comfortable = comfort(states, situations.past, situations.past_n)
+    terms["C"], terms["HC"] = comfortable[..., 0], comfortable[..., 1]
+    gate = terms["NC"] * terms["DAC"] * terms["DDC"] * terms["TLC"]
+    best = (terms["progress"] * gate)[:, :-1].max(1)
+    if reference_progress is not None:
+        best = np.maximum(best, reference_progress)
+    terms["EP"] = progress_ratio(terms["progress"], best[:, None])
+    if previous is not None:
+        require(previous.shape == (n, PLAN_POINTS, 3), f"previous: shape ({n}, 8, 3) wanted, got {previous.shape}")
+        earlier = simulate(situations.before, previous[:, None])
+        terms["EC"] = extended_comfort(earlier[:, :, STRIDE:], states[:, :, :-STRIDE])
+    broken = {name: (value[:, -1:] == 0.0) & situations.human_known[:, None] for name, value in terms.items()}
+    terms = {name: value[:, :-1].copy() for name, value in terms.items()}
+    lenient = {k: np.where(broken[k], 1.0, v) if k != "EC" else v for k, v in terms.items()}
+    return {**terms, "PDMS": pdms(terms), "EPDMS": epdms(lenient)}
+
+
+def progress_ratio(progress: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """Progress in shares of the best possible, 0 .. 1; 1 where the best is 5 m or less (both m)."""
+    return np.where(best > PROGRESS_COUNTS, np.clip(progress / np.maximum(best, PROGRESS_COUNTS), 0.0, 1.0), 1.0)
+
+
+def pdms(terms: dict[str, np.ndarray]) -> np.ndarray:
+    """NAVSIM v1: NC DAC (5 TTC + 5 EP + 2 C) / 12."""
+    return terms["NC"] * terms["DAC"] * (5 * terms["TTC"] + 5 * terms["EP"] + 2 * terms["C"]) / 12
+
+
+def epdms(terms: dict[str, np.ndarray]) -> np.ndarray:
+    """NAVSIM v2 of filtered terms: NC DAC DDC TLC (5 TTC + 5 EP + 2 LK + 2 HC + 2 EC) / 16; / 14 without an EC."""
+    gate = terms["NC"] * terms["DAC"] * terms["DDC"] * terms["TLC"]
+    kept = 5 * terms["TTC"] + 5 * terms["EP"] + 2 * terms["LK"] + 2 * terms["HC"]
+    return gate * (kept + 2 * terms["EC"]) / 16 if "EC" in terms else gate * kept / 14
