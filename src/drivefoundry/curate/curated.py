@@ -1,0 +1,206 @@
+"""Clip ids in, Curated out: what is kept, what is dropped and why, which split each clip is in, and how much it counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from drivefoundry_car.log import Drive
+
+from drivefoundry.clips.store import ClipStore
+from drivefoundry.compute import Backend, pmap
+from drivefoundry.curate import duplicates, mine, quality
+from drivefoundry.curate.split import SHARES, Origin, by_place, by_time
+from drivefoundry.types import require
+
+CHUNK = 16
+"""Clips that a worker takes at once."""
+PINNED, EARLIER = 1e6, 1e3
+"""Added to the priority of clips whose place is settled: a duplicate yields to them."""
+
+
+@dataclass(frozen=True)
+class Curated:
+    """kept N clip ids; dropped: id -> reason; split: id -> train, val or held_out; classes, weights: N each, beside kept;
+    embeddings (N, E) float32; origins: id -> Origin; apart: "place" or "time", what keeps the splits apart.
+    """
+
+    kept: list[str]
+    dropped: dict[str, str]
+    split: dict[str, str]
+    classes: list[str]
+    weights: np.ndarray
+    embeddings: np.ndarray
+    origins: dict[str, Origin]
+    priority: np.ndarray
+    apart: str
+
+    def of(self, split: str) -> list[str]:
+        """The kept clips of one split."""
+        return [i for i in self.kept if self.split[i] == split]
+
+    def weight(self) -> dict[str, float]:
+        """Kept clip -> sampling weight."""
+        return dict(zip(self.kept, self.weights.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What one look at a clip gives: the reason to drop it or None; class, priority, embedding and origin."""
+
+    fault: str | None
+    name: str
+    priority: float
+    embedding: np.ndarray
+    origin: Origin
+
+
+def curate(
+    store_url: str,
+    clip_ids: Sequence[str],
+    *,
+    earlier: Curated | None = None,
+    pinned: Mapping[str, str] | None = None,
+    apart: str = "auto",
+    shares: Sequence[float] = SHARES,
+    seed: int = 0,
+    similarity: float = duplicates.SIMILARITY,
+    min_seconds: float = quality.MIN_SECONDS,
+    backend: Backend = "processes",
+    on_done: Callable[[int], None] | None = None,
+) -> Curated:
+    """Clips of the store at `store_url` in, Curated out.
+
+    earlier: the last turn's result; its clips stay as they are (kept, split) and are not looked at again. pinned: clip -> split for
+    clips that are settled (exam clips need not be in clip_ids: they only say what must not leak). apart: "place", "time", or "auto":
+    by time when all clips come from one place. on_done(n): n more clips are examined.
+    """
+    require(apart in ("auto", "place", "time"), f"apart: auto, place or time wanted, got {apart!r}")
+    known = set(earlier.kept) | set(earlier.dropped) if earlier else set()
+    new = [i for i in dict.fromkeys(clip_ids) if i not in known]
+    exams = dict(zip(new, examine(store_url, new, min_seconds=min_seconds, backend=backend, on_done=on_done), strict=True))
+    dropped = {**(earlier.dropped if earlier else {}), **{i: e.fault for i, e in exams.items() if e.fault}}
+    sound = [i for i in new if not exams[i].fault]
+
+    old = earlier.kept if earlier else []
+    ids = [*old, *sound]
+    parts = [earlier.embeddings] if earlier and len(old) else []
+    embeddings = np.concatenate([*parts, *(exams[i].embedding[None] for i in sound)]) if ids else np.zeros((0, 0), np.float32)
+    priority = np.array([*(earlier.priority if earlier else []), *(exams[i].priority for i in sound)])
+    settled = np.array([EARLIER] * len(old) + [0.0] * len(sound)) + [PINNED * (i in (pinned or {})) for i in ids]
+    stands = duplicates.near_duplicates(embeddings, priority + settled, similarity=similarity)
+    keep = (stands == np.arange(len(ids))) | (settled > 0)
+    dropped.update({ids[n]: f"near-duplicate of {ids[stands[n]]}" for n in np.flatnonzero(~keep)})
+
+    kept = [i for i, k in zip(ids, keep, strict=True) if k]
+    classes = {**dict(zip(old, earlier.classes if earlier else [], strict=True)), **{i: exams[i].name for i in sound}}
+    origins = {**(earlier.origins if earlier else {}), **{i: exams[i].origin for i in sound}}
+    settled_split = {**{i: earlier.split[i] for i in old if earlier}, **(pinned or {})}
+    outside = [i for i in settled_split if i not in origins]
+    origins |= {i: origin_of(_store(store_url).drive(i, video=False), i) for i in outside}
+    pool = {i: origins[i] for i in [*kept, *outside]}
+    if apart == "auto":
+        apart = earlier.apart if earlier else "time" if len({o.place for o in pool.values()}) == 1 and len(pool) > 1 else "place"
+    if apart == "time":
+        split = by_time(pool, held_out=shares[2] / sum(shares), val=shares[1] / sum(shares))
+    else:
+        split = by_place(pool, shares=shares, seed=seed, pinned=settled_split)
+    names = [classes[i] for i in kept]
+    return Curated(
+        kept=kept,
+        dropped=dropped,
+        split={i: split[i] for i in kept},
+        classes=names,
+        weights=mine.weights_of(names),
+        embeddings=embeddings[keep] if len(ids) else embeddings,
+        origins={i: origins[i] for i in kept},
+        priority=priority[keep] if len(ids) else priority,
+        apart=apart,
+    )
+
+
+def examine(
+    store_url: str,
+    clip_ids: Sequence[str],
+    *,
+    min_seconds: float = quality.MIN_SECONDS,
+    backend: Backend = "processes",
+    on_done: Callable[[int], None] | None = None,
+) -> list[Exam]:
+    """Clip ids in, one Exam each out, in the same order; worked on side by side."""
+    chunks = [(store_url, list(clip_ids[k : k + CHUNK]), min_seconds) for k in range(0, len(clip_ids), CHUNK)]
+    # Starting processes costs a second: a few clips are quicker here.
+    how: Backend = "serial" if len(chunks) < 4 else backend
+    done = None if on_done is None else lambda i, _: on_done(len(chunks[i][1]))
+    return [exam for part in pmap(_examine_chunk, chunks, backend=how, on_done=done) for exam in part]
+
+
+def _examine_chunk(task: tuple[str, list[str], float]) -> list[Exam]:
+    url, ids, min_seconds = task
+    return [examine_drive(_store(url).drive(i), i, min_seconds=min_seconds) for i in ids]
+
+
+@lru_cache(maxsize=2)
+def _store(url: str) -> ClipStore:
+    return ClipStore(url)
+
+
+def examine_drive(drive: Drive, clip_id: str, *, min_seconds: float = quality.MIN_SECONDS) -> Exam:
+    """Drive in, Exam out: gates in order of cost, pictures last."""
+    origin = origin_of(drive, clip_id)
+    fault = quality.motion_fault(drive, min_seconds=min_seconds) or quality.video_fault(drive)
+    if fault is None and drive.video is not None:
+        thumbs, at = quality.thumbnails(drive.video)
+        fault = quality.picture_fault(drive, thumbs, at)
+        if fault is None:
+            seen = duplicates.embedding(drive, thumbs)
+            return Exam(None, mine.class_of(drive), mine.priority(drive), seen, origin)
+    return Exam(fault, "", 0.0, np.zeros(0, np.float32), origin)
+
+
+def origin_of(drive: Drive, clip_id: str) -> Origin:
+    """Drive in, Origin out; a clip that does not say its drive stands for itself."""
+    place, seed = drive.meta.get("place") or drive.meta.get("map") or "unknown", drive.meta.get("seed", "")
+    where = place if not seed or place.endswith(f"/{seed}") else f"{place}/{seed}"
+    return Origin(
+        drive=drive.meta.get("drive", clip_id),
+        place=where,
+        route=drive.meta.get("route_id", ""),
+        t0=float(drive.t[0]),
+        t1=float(drive.t[-1]),
+    )
+
+
+def save_curated(folder: Path | str, curated: Curated) -> None:
+    """Curated in, curated.json and curated.npz in a folder that appears whole or not at all."""
+    folder = Path(folder)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    plain = {name: getattr(curated, name) for name in ("kept", "dropped", "split", "classes", "apart")}
+    plain["origins"] = {i: asdict(o) for i, o in curated.origins.items()}
+    (aside / "curated.json").write_text(json.dumps(plain, indent=1))
+    arrays = {name: getattr(curated, name) for name in ("weights", "embeddings", "priority")}
+    np.savez(aside / "curated.npz", **arrays)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(aside, folder)
+
+
+def load_curated(folder: Path | str) -> Curated:
+    """Folder of `save_curated` in, Curated out. ValueError if it is damaged."""
+    folder = Path(folder)
+    try:
+        plain = json.loads((folder / "curated.json").read_text())
+        with np.load(folder / "curated.npz") as data:
+            arrays = {name: data[name] for name in ("weights", "embeddings", "priority")}
+        plain["origins"] = {i: Origin(**o) for i, o in plain["origins"].items()}
+        return Curated(**plain, **arrays)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: not a whole curation ({error}); curate the clips again") from None

@@ -1,0 +1,73 @@
+"""Clips' embeddings in, which to keep out: of near-duplicates, the one with the higher priority.
+
+An embedding joins what was seen (four pictures, very small) and how the car moved (speed and yaw rate profile); both parts and
+the whole have unit length, so a dot product is a cosine similarity.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from drivefoundry_car.log import Drive
+
+from drivefoundry.curate.quality import shrink
+
+PICTURES, PICTURE = 4, (8, 20)
+PROFILE = 10
+"""Samples of the motion profile."""
+SEEN_SHARE = 0.6
+"""How much of the similarity comes from the pictures; the rest comes from the motion."""
+SPEED_UNIT, YAW_UNIT, REST = 10.0, 0.2, 0.25
+"""What counts as much: m/s, rad/s; and a constant that keeps a standing car's motion from being no vector at all."""
+SIMILARITY = 0.995
+"""Cosine similarity above which two clips are near-duplicates."""
+BLOCK = 2048
+
+
+def embedding(drive: Drive, thumbs: np.ndarray) -> np.ndarray:
+    """Drive and its thumbnails (K, h, w) in, embedding (660,) float32 of unit length out."""
+    chosen = thumbs[np.linspace(0, len(thumbs) - 1, PICTURES).round().astype(int)]
+    small = shrink(chosen, PICTURE)
+    seen = (small - small.mean((1, 2), keepdims=True)).ravel()
+    at = np.linspace(0, len(drive.t) - 1, PROFILE)
+    steps = np.arange(len(drive.t))
+    moved = np.concatenate(
+        [
+            np.interp(at, steps, drive.ego[:, 3]) / SPEED_UNIT,
+            np.interp(at, steps, _smooth(drive.ego[:, 5])) / YAW_UNIT,
+            [REST],
+        ]
+    )
+    parts = np.sqrt(SEEN_SHARE) * _unit(seen), np.sqrt(1 - SEEN_SHARE) * _unit(moved)
+    return _unit(np.concatenate(parts)).astype(np.float32)
+
+
+def _smooth(x: np.ndarray) -> np.ndarray:
+    return np.convolve(np.pad(x, 5, mode="edge"), np.ones(11) / 11, "valid")
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / max(float(np.linalg.norm(x)), 1e-9)
+
+
+def near_duplicates(embeddings: np.ndarray, priority: np.ndarray, *, similarity: float = SIMILARITY) -> np.ndarray:
+    """Embeddings (N, E) of unit length and priorities (N,) in; (N,) int out: the kept clip that stands for each, itself if kept.
+
+    Clips are taken by falling priority (earlier ones first among equals); a clip is dropped when one already kept is more similar
+    than `similarity`. So no two kept clips are near-duplicates, and each dropped one has a kept one near it.
+    """
+    n = len(embeddings)
+    order = np.lexsort((np.arange(n), -np.asarray(priority, np.float64)))
+    e = np.asarray(embeddings, np.float32)[order]
+    stands = np.arange(n)
+    for first in range(0, n, BLOCK):
+        rows = e[first : first + BLOCK]
+        close = rows @ e[: first + len(rows)].T > similarity
+        for i in np.flatnonzero(close.sum(1) > 1):
+            me = first + int(i)
+            others = np.flatnonzero(close[i, :me])
+            kept = others[stands[others] == others]
+            if len(kept):
+                stands[me] = kept[(rows[i] @ e[kept].T).argmax()]
+    out = np.empty(n, int)
+    out[order] = order[stands]
+    return out

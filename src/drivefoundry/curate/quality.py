@@ -1,0 +1,107 @@
+"""Drive in, reason to drop it out: gates on length, clock, motion and pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+from drivefoundry_car.log import Drive, Video, decode_video
+
+from drivefoundry.types import DT
+
+MIN_SECONDS = 6.0
+"""Shorter clips hold too few whole decisions: half a second of past and 4 s of future each."""
+MAX_STEP_SPEED = 70.0
+"""A pose that moves faster than this between two steps has jumped, m/s."""
+MAX_ACCEL = 12.0
+"""More than tyres can give, m/s^2, over half a second."""
+MAX_YAW_STEP = 0.35
+"""Heading change between two steps that no car makes, rad (3.5 rad/s)."""
+MISMATCH_M, MISMATCH = 2.0, 0.4
+"""Distance in a second may differ from the speed's integral by this many metres plus this share."""
+MAX_FRAME_GAP = 0.6
+"""Seconds without a frame: a decision then lacks its picture."""
+BLACK_LEVEL, FLAT_LEVEL = 8.0, 1.5
+"""Mean and contrast (0-255) under which a picture shows nothing."""
+FROZEN_LEVEL, FROZEN_SPEED = 0.35, 2.0
+"""Mean change (0-255) between two pictures a second apart under which they are one, while the car does at least this speed, m/s."""
+THUMB = (16, 40)
+"""Rows and columns of a thumbnail."""
+
+
+def motion_fault(drive: Drive, *, min_seconds: float = MIN_SECONDS) -> str | None:
+    """Drive in, what is wrong with its clock or motion out, None if nothing is."""
+    seconds = (len(drive.t) - 1) * DT
+    if seconds < min_seconds:
+        return f"too short: {seconds:.1f} s, {min_seconds:.0f} s wanted"
+    if not np.isfinite(drive.ego[:, :6]).all():
+        return "ego state is not finite"
+    gaps = np.diff(drive.t)
+    if np.abs(gaps - DT).max() > DT / 2:
+        return f"clock: a step of {gaps[np.abs(gaps - DT).argmax()]:.2f} s, {DT} s wanted"
+    step = np.hypot(*np.diff(drive.ego[:, :2], axis=0).T)
+    if step.max() > MAX_STEP_SPEED * DT:
+        return f"pose jumps {step.max():.1f} m in one step at {drive.t[step.argmax()]:.1f} s"
+    turn = np.diff(drive.ego[:, 2])
+    turn = np.abs(np.arctan2(np.sin(turn), np.cos(turn)))
+    if turn.max() > MAX_YAW_STEP:
+        return f"heading jumps {turn.max():.2f} rad in one step at {drive.t[turn.argmax()]:.1f} s"
+    return _speed_fault(drive.t, drive.ego[:, 3], step)
+
+
+def _speed_fault(t: np.ndarray, speed: np.ndarray, step: np.ndarray) -> str | None:
+    """Speed against itself half a second later, and against the way made in each second."""
+    half, second = round(0.5 / DT), round(1.0 / DT)
+    accel = np.abs(speed[half:] - speed[:-half]) / 0.5
+    if accel.max() > MAX_ACCEL:
+        return f"speed changes by {accel.max():.0f} m/s^2 at {t[accel.argmax()]:.1f} s"
+    made = np.convolve(step, np.ones(second), "valid")
+    told = np.convolve(np.abs(speed[:-1] + speed[1:]) / 2 * DT, np.ones(second), "valid")
+    off = np.abs(made - told) - MISMATCH_M - MISMATCH * np.maximum(made, told)
+    if off.max() > 0:
+        i = int(off.argmax())
+        return f"speed says {told[i]:.1f} m in the second from {t[i]:.1f} s, the pose {made[i]:.1f} m"
+    return None
+
+
+def video_fault(drive: Drive) -> str | None:
+    """Drive in, what is wrong with its video as a stream out (pictures are not looked at), None if nothing is."""
+    v = drive.video
+    if v is None or not len(v.packets):
+        return "video is missing"
+    if not v.key.any() or not v.key[0]:
+        return "video does not begin with a key frame"
+    edges = np.concatenate([[min(drive.t[0], v.t[0])], v.t, [max(drive.t[-1], v.t[-1])]])
+    gap = np.diff(edges)
+    if gap.max() > MAX_FRAME_GAP:
+        return f"video has no frame for {gap.max():.1f} s from {edges[gap.argmax()]:.1f} s"
+    return None
+
+
+def thumbnails(video: Video) -> tuple[np.ndarray, np.ndarray]:
+    """Video in, its key frames as grey thumbnails (K, 16, 40) float32 0-255 and their times (K,) out; others are not decoded."""
+    key = np.flatnonzero(video.key)
+    grey = decode_video(video, key).astype(np.float32).mean(-1)
+    return shrink(grey, THUMB), video.t[key]
+
+
+def shrink(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(K, H, W) in, (K, h, w) block means out."""
+    rows = np.linspace(0, grey.shape[1], size[0] + 1).astype(int)
+    columns = np.linspace(0, grey.shape[2], size[1] + 1).astype(int)
+    sums = np.add.reduceat(np.add.reduceat(grey, rows[:-1], axis=1), columns[:-1], axis=2)
+    return sums / np.outer(np.diff(rows), np.diff(columns))
+
+
+def picture_fault(drive: Drive, thumbs: np.ndarray, at: np.ndarray) -> str | None:
+    """Drive and its thumbnails (K, h, w) taken at (K,) in; black, empty or frozen pictures out, None if all is well."""
+    dark = (thumbs.mean((1, 2)) < BLACK_LEVEL) & (thumbs.std((1, 2)) < BLACK_LEVEL)
+    if dark.mean() > 0.25:
+        return f"{dark.sum()} of {len(dark)} pictures are black"
+    flat = thumbs.std((1, 2)) < FLAT_LEVEL
+    if flat.mean() > 0.25:
+        return f"{flat.sum()} of {len(flat)} pictures show nothing"
+    same = np.abs(np.diff(thumbs, axis=0)).mean((1, 2)) < FROZEN_LEVEL
+    speed = np.interp(at, drive.t, drive.ego[:, 3])
+    frozen = same & (np.minimum(speed[1:], speed[:-1]) > FROZEN_SPEED)
+    if frozen.sum() > 1:
+        return f"{frozen.sum()} pictures are frozen while the car moves, the first at {at[1:][frozen][0]:.1f} s"
+    return None

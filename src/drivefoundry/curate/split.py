@@ -1,0 +1,154 @@
+"""Clips' origins in, train / val / held_out out, so that no drive, place and seed, or route is in two of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drivefoundry.types import require
+
+SPLITS = ("train", "val", "held_out")
+SHARES = (0.8, 0.1, 0.1)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a clip comes from: drive id, place and seed, route id (of that place; '' unknown), first and last second in its recording."""
+
+    drive: str
+    place: str
+    route: str
+    t0: float
+    t1: float
+
+    def keys(self) -> list[tuple[str, str]]:
+        """What two clips must not have in common across splits."""
+        keys = [("place", self.place)]
+        if self.drive:
+            keys.append(("drive", self.drive))
+        if self.route:
+            keys.append(("route", f"{self.place.split('/')[0]}:{self.route}"))
+        return keys
+
+
+def groups_of(origins: Sequence[Origin]) -> np.ndarray:
+    """N origins in, (N,) group numbers out: clips linked by any key, also over other clips, are one group."""
+    parent = list(range(len(origins)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[tuple[str, str], int] = {}
+    for i, origin in enumerate(origins):
+        for key in origin.keys():
+            parent[root(i)] = root(first.setdefault(key, i))
+    roots = [root(i) for i in range(len(origins))]
+    return np.unique(roots, return_inverse=True)[1] if roots else np.zeros(0, int)
+
+
+def by_place(
+    origins: Mapping[str, Origin],
+    *,
+    shares: Sequence[float] = SHARES,
+    seed: int = 0,
+    pinned: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Clip id -> Origin in, clip id -> split out: whole groups, as near to the shares (of clips) as groups allow.
+
+    pinned: clips whose split is settled (earlier turns, held-out places); their groups follow them. The same clips and seed give the
+    same split. ValueError if two pins of one group disagree or a pin names no split.
+    """
+    require(len(shares) == 3 and min(shares) >= 0 and sum(shares) > 0, f"shares: three numbers from 0 on wanted, got {shares}")
+    ids = sorted(origins)
+    groups = groups_of([origins[i] for i in ids])
+    members: dict[int, list[str]] = {}
+    for i, g in zip(ids, groups, strict=True):
+        members.setdefault(int(g), []).append(i)
+    target = np.array(shares, np.float64) / sum(shares) * len(ids)
+    have = np.zeros(3)
+    out: dict[str, str] = {}
+    free = []
+    for g, some in members.items():
+        split = _pinned_split(some, pinned or {}, origins)
+        if split is None:
+            free.append((hashlib.sha256(f"{seed}:{some[0]}".encode()).hexdigest(), g))
+        else:
+            out.update(dict.fromkeys(some, split))
+            have[SPLITS.index(split)] += len(some)
+    # Largest groups first, so that the small ones can even out; the hash breaks ties without favour.
+    for _, g in sorted(free, key=lambda f: (-len(members[f[1]]), f[0])):
+        lack = np.where(target > 0, (target - have) / np.maximum(target, 1e-9), -np.inf)
+        k = int(lack.argmax())
+        out.update(dict.fromkeys(members[g], SPLITS[k]))
+        have[k] += len(members[g])
+    check(origins, out)
+    return out
+
+
+def _pinned_split(some: list[str], pinned: Mapping[str, str], origins: Mapping[str, Origin]) -> str | None:
+    named = {i: pinned[i] for i in some if i in pinned}
+    for i, split in named.items():
+        require(split in SPLITS, f"clip {i}: split {split!r}; one of {', '.join(SPLITS)} wanted")
+    found = sorted(set(named.values()))
+    if len(found) > 1:
+        a, b = (next(i for i in named if named[i] == s) for s in found[:2])
+        raise ValueError(
+            f"split leaks: clip {a} is in {found[0]} and clip {b} in {found[1]}, but place {origins[a].place!r}, drive "
+            f"{origins[a].drive!r} or route {origins[a].route!r} links them; hold out whole places"
+        )
+    return found[0] if found else None
+
+
+def by_time(origins: Mapping[str, Origin], *, held_out: float = 0.2, val: float = 0.0) -> dict[str, str]:
+    """Clips of one recording in, split by time out: the last share is held out, what comes before it is val, the rest train.
+
+    For a recording that is all there is of its place. Clips that overlap in time stay together.
+    """
+    require(0 < held_out < 1 and 0 <= val < 1 - held_out, f"shares: held_out {held_out} and val {val} leave nothing to train")
+    ids = sorted(origins, key=lambda i: (origins[i].t0, origins[i].t1, i))
+    seconds = np.array([origins[i].t1 - origins[i].t0 for i in ids])
+    before = np.concatenate([[0.0], np.cumsum(seconds)[:-1]]) + seconds / 2
+    share = before / max(seconds.sum(), 1e-9)
+    out: dict[str, str] = {}
+    latest, current = -np.inf, "train"
+    for k, i in enumerate(ids):
+        wanted = "held_out" if share[k] > 1 - held_out else "val" if share[k] > 1 - held_out - val else "train"
+        if origins[i].t0 > latest - 1e-6:  # an overlapping clip stays with the one before it
+            current = wanted
+        out[i] = current
+        latest = max(latest, origins[i].t1)
+    check(origins, out, apart="time")
+    return out
+
+
+def check(origins: Mapping[str, Origin], split: Mapping[str, str], *, apart: str = "place") -> None:
+    """Split in, nothing out; ValueError names two clips of different splits that share a key (or, apart="time", seconds)."""
+    if apart == "time":
+        _check_time(origins, split)
+        return
+    seen: dict[tuple[str, str], str] = {}
+    for i, name in split.items():
+        for key in origins[i].keys():
+            other = seen.setdefault(key, i)
+            require(
+                split[other] == name,
+                f"split leaks: {key[0]} {key[1]!r} is in {split[other]} (clip {other}) and in {name} (clip {i})",
+            )
+
+
+def _check_time(origins: Mapping[str, Origin], split: Mapping[str, str]) -> None:
+    ids = sorted(split, key=lambda i: origins[i].t0)
+    end, last = -np.inf, ""
+    for i in ids:
+        require(
+            not last or origins[i].t0 > end - 1e-6 or split[i] == split[last],
+            f"split leaks: clip {last} ({split.get(last)}) and clip {i} ({split[i]}) overlap in time",
+        )
+        if origins[i].t1 > end:
+            end, last = origins[i].t1, i
