@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tuf.api.metadata import TargetFile
+from tuf.api.metadata import TargetFile  # pyright: ignore[reportPrivateImportUsage]  # its documented place
 
 from drivefoundry.release import sign
 from drivefoundry_car.slots import atomic, sync
@@ -228,7 +228,7 @@ def _describe(
         engine=engine,
         verdict=files["verdict.json"],
         cohort=cohort,
-        created=now.isoformat(),
+        created=now.isoformat(timespec="microseconds"),
         passed=not failed,
         failed_gates=failed,
         files=files,

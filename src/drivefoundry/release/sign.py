@@ -5,6 +5,9 @@ offline. metadata/ holds N.root.json, N.targets.json, N.snapshot.json (consisten
 never overwritten) and timestamp.json, whose replacement is the moment of publication: what was written before it
 belongs to nobody yet."""
 
+# tuf and securesystemslib document these names where they are imported from here, but list no __all__
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import fcntl
@@ -69,8 +72,8 @@ def load_state(repo_dir: Path) -> State:
     """The published metadata, every signature, length and hash verified. ValueError for a damaged or foreign
     directory."""
     folder = repo_dir / "metadata"
-    versions = sorted((int(p.name.split(".")[0]) for p in folder.glob("*.root.json")), default=None)
-    if versions is None or not (folder / "timestamp.json").is_file():
+    versions = sorted(int(p.name.split(".")[0]) for p in folder.glob("*.root.json"))
+    if not versions or not (folder / "timestamp.json").is_file():
         raise ValueError(f"{repo_dir}: no release repository (no metadata/timestamp.json); make one first")
     try:
         root = Metadata[Root].from_file(str(folder / f"{versions[-1]}.root.json"))
@@ -94,24 +97,21 @@ def load_state(repo_dir: Path) -> State:
 
 
 def first_state(keys: dict[str, CryptoSigner], now: datetime) -> State:
-    """Version 1 of every role, unsigned, with nothing published."""
+    """What comes before version 1: every role unsigned, nothing published."""
     root = Root(version=1, expires=_until("root", now), consistent_snapshot=True)
     for role, signer in keys.items():
         root.add_key(signer.public_key, role)
-    targets = Targets(version=0, expires=now)
-    return State(
-        Metadata(root),
-        Metadata(targets),
-        Metadata(Snapshot(version=0, expires=now)),
-        Metadata(Timestamp(version=0, expires=now)),
-    )
+    targets, snapshot, timestamp = Targets(expires=now), Snapshot(expires=now), Timestamp(expires=now)
+    for signed in (targets, snapshot, timestamp):
+        signed.version = 0  # the first write makes it 1
+    return State(Metadata(root), Metadata(targets), Metadata(snapshot), Metadata(timestamp))
 
 
 def write_state(repo_dir: Path, keys_dir: Path, state: State, now: datetime, *, new_root: bool = False) -> State:
     """Sign the next version of targets, snapshot and timestamp (and root, if new) and publish them; timestamp comes
     last.
 
-    What was written is read back and verified from the root key down before the timestamp takes its place.
+    Every signature is verified against the root before the timestamp takes its place; what is returned was read back.
     """
     folder = repo_dir / "metadata"
     root, targets, snapshot, timestamp = state
@@ -169,8 +169,8 @@ def disk(path: Path) -> Iterator[None]:
 
 
 def utc(now: datetime | None) -> datetime:
-    """A time, or the present one, in whole UTC seconds as TUF wants it."""
-    return (now or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
+    """A time, or the present one, in UTC."""
+    return (now or datetime.now(UTC)).astimezone(UTC)
 
 
 def _until(role: str, now: datetime) -> datetime:
