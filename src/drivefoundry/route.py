@@ -50,7 +50,8 @@ def lane_at(map: RoadMap, xy: np.ndarray, yaw: float) -> tuple[int, float]:
 
 
 def ahead(map: RoadMap, lane: int, at: float, metres: float) -> np.ndarray:
-    """Lane and arc length on it in, (P, 3) x, y, limit of the way on for `metres`, always into the straightest successor."""
+    """Lane and arc length on it in, (P, 3) x, y, limit of the way on for `metres`, always into the straightest
+    successor."""
     out: list[np.ndarray] = []
     left = metres
     while lane >= 0 and left > 0:
@@ -80,7 +81,8 @@ def _heading(points: np.ndarray) -> float:
 
 
 def extend(route: np.ndarray, metres: float, map: RoadMap | None = None) -> np.ndarray:
-    """Route (R, 3) in, the same with `metres` more at its end: along the map's lanes as far as they go, then straight on."""
+    """Route (R, 3) in, the same with `metres` more at its end: along the map's lanes as far as they go, then straight
+    on."""
     end = route[-1, :2]
     yaw = _heading(route[max(0, len(route) - 3) :, :2])
     more = np.zeros((0, 3))
@@ -100,23 +102,29 @@ def extend(route: np.ndarray, metres: float, map: RoadMap | None = None) -> np.n
     return resample(np.concatenate([route, more]), STEP)
 
 
-def driven(xy: np.ndarray, limit: float, map: RoadMap | None = None, *, yaw: float = 0.0, on: float = 60.0) -> np.ndarray:
+def driven(
+    xy: np.ndarray, limit: float, map: RoadMap | None = None, *, yaw: float = 0.0, on: float = 60.0
+) -> np.ndarray:
     """Driven positions (T, 2) in, route (R, 3) out: the path smoothed, 10 m straight back and `on` metres further.
 
-    `limit` m/s is the speed limit where the map has no lane under the path; `yaw` the heading where the path has no length.
+    `limit` m/s is the speed limit where the map has no lane under the path; `yaw` the heading where the path has no
+    length.
     """
     moved = [0]
     for i in range(1, len(xy)):  # standing still jitters: only real steps make a path
         if np.hypot(*(xy[i] - xy[moved[-1]])) > 0.7:
             moved.append(i)
-    path = smooth(resample(xy[moved], STEP)) if len(moved) > 1 else xy[:1] + [[0, 0], [np.cos(yaw), np.sin(yaw)]]
+    path = (
+        smooth(resample(xy[moved], STEP)) if len(moved) > 1 else xy[:1] + np.array([[0, 0], [np.cos(yaw), np.sin(yaw)]])
+    )
     back = path[0] - 10.0 * np.array([np.cos(h := _heading(path[:3])), np.sin(h)])
     path = resample(np.concatenate([back[None], path]), STEP)
     return extend(np.column_stack([path, limits(path, limit, map)]), on, map)
 
 
 def limits(path: np.ndarray, limit: float, map: RoadMap | None) -> np.ndarray:
-    """Path (R, 2) in, speed limit (R,) of the lane under every fifth point (held in between); `limit` where there is none."""
+    """Path (R, 2) in, speed limit (R,) of the lane under every fifth point (held in between); `limit` where there is
+    none."""
     out = np.full(len(path), limit, np.float64)
     if map is None:
         return out

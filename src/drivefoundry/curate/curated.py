@@ -1,4 +1,5 @@
-"""Clip ids in, Curated out: what is kept, what is dropped and why, which split each clip is in, and how much it counts."""
+"""Clip ids in, Curated out: what is kept, what is dropped and why, which split each clip is in, and how much it
+counts."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from drivefoundry_car.log import Drive
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.compute import Backend, pmap
 from drivefoundry.curate import duplicates, mine, quality
-from drivefoundry.curate.split import SHARES, Origin, by_place, by_time
+from drivefoundry.curate.split import SHARES, Origin, by_place, by_time, place_of
 from drivefoundry.types import require
+from drivefoundry_car.log import Drive
 
 CHUNK = 16
 """Clips that a worker takes at once."""
@@ -27,8 +28,8 @@ PINNED, EARLIER = 1e6, 1e3
 
 @dataclass(frozen=True)
 class Curated:
-    """kept N clip ids; dropped: id -> reason; split: id -> train, val or held_out; classes, weights: N each, beside kept;
-    embeddings (N, E) float32; origins: id -> Origin; apart: "place" or "time", what keeps the splits apart.
+    """kept N clip ids; dropped: id -> reason; split: id -> train, val or held_out; classes, weights: N each, beside
+    kept; embeddings (N, E) float32; origins: id -> Origin; apart: "place" or "time", what keeps the splits apart.
     """
 
     kept: list[str]
@@ -77,21 +78,25 @@ def curate(
 ) -> Curated:
     """Clips of the store at `store_url` in, Curated out.
 
-    earlier: the last turn's result; its clips stay as they are (kept, split) and are not looked at again. pinned: clip -> split for
-    clips that are settled (exam clips need not be in clip_ids: they only say what must not leak). apart: "place", "time", or "auto":
-    by time when all clips come from one place. on_done(n): n more clips are examined.
+    earlier: the last turn's result; its clips stay as they are (kept, split) and are not looked at again. pinned: clip
+    -> split for clips that are settled (exam clips need not be in clip_ids: they only say what must not leak). apart:
+    "place", "time", or "auto": by time when all clips come from one place. on_done(n): n more clips are examined.
     """
     require(apart in ("auto", "place", "time"), f"apart: auto, place or time wanted, got {apart!r}")
     known = set(earlier.kept) | set(earlier.dropped) if earlier else set()
     new = [i for i in dict.fromkeys(clip_ids) if i not in known]
-    exams = dict(zip(new, examine(store_url, new, min_seconds=min_seconds, backend=backend, on_done=on_done), strict=True))
+    exams = dict(
+        zip(new, examine(store_url, new, min_seconds=min_seconds, backend=backend, on_done=on_done), strict=True)
+    )
     dropped = {**(earlier.dropped if earlier else {}), **{i: e.fault for i, e in exams.items() if e.fault}}
     sound = [i for i in new if not exams[i].fault]
 
     old = earlier.kept if earlier else []
     ids = [*old, *sound]
     parts = [earlier.embeddings] if earlier and len(old) else []
-    embeddings = np.concatenate([*parts, *(exams[i].embedding[None] for i in sound)]) if ids else np.zeros((0, 0), np.float32)
+    embeddings = (
+        np.concatenate([*parts, *(exams[i].embedding[None] for i in sound)]) if ids else np.zeros((0, 0), np.float32)
+    )
     priority = np.array([*(earlier.priority if earlier else []), *(exams[i].priority for i in sound)])
     settled = np.array([EARLIER] * len(old) + [0.0] * len(sound)) + [PINNED * (i in (pinned or {})) for i in ids]
     stands = duplicates.near_duplicates(embeddings, priority + settled, similarity=similarity)
@@ -106,7 +111,13 @@ def curate(
     origins |= {i: origin_of(_store(store_url).drive(i, video=False), i) for i in outside}
     pool = {i: origins[i] for i in [*kept, *outside]}
     if apart == "auto":
-        apart = earlier.apart if earlier else "time" if len({o.place for o in pool.values()}) == 1 and len(pool) > 1 else "place"
+        apart = (
+            earlier.apart
+            if earlier
+            else "time"
+            if len({o.place for o in pool.values()}) == 1 and len(pool) > 1
+            else "place"
+        )
     if apart == "time":
         split = by_time(pool, held_out=shares[2] / sum(shares), val=shares[1] / sum(shares))
     else:
@@ -166,11 +177,9 @@ def examine_drive(drive: Drive, clip_id: str, *, min_seconds: float = quality.MI
 
 def origin_of(drive: Drive, clip_id: str) -> Origin:
     """Drive in, Origin out; a clip that does not say its drive stands for itself."""
-    place, seed = drive.meta.get("place") or drive.meta.get("map") or "unknown", drive.meta.get("seed", "")
-    where = place if not seed or place.endswith(f"/{seed}") else f"{place}/{seed}"
     return Origin(
         drive=drive.meta.get("drive", clip_id),
-        place=where,
+        place=place_of(drive.meta),
         route=drive.meta.get("route_id", ""),
         t0=float(drive.t[0]),
         t1=float(drive.t[-1]),

@@ -1,15 +1,15 @@
 """Clips' embeddings in, which to keep out: of near-duplicates, the one with the higher priority.
 
-An embedding joins what was seen (four pictures, very small) and how the car moved (speed and yaw rate profile); both parts and
-the whole have unit length, so a dot product is a cosine similarity.
+An embedding joins what was seen (four pictures, very small) and how the car moved (speed and yaw rate profile); both
+parts and the whole have unit length, so a dot product is a cosine similarity.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from drivefoundry_car.log import Drive
 
 from drivefoundry.curate.quality import shrink
+from drivefoundry_car.log import Drive
 
 PICTURES, PICTURE = 4, (8, 20)
 PROFILE = 10
@@ -50,10 +50,12 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def near_duplicates(embeddings: np.ndarray, priority: np.ndarray, *, similarity: float = SIMILARITY) -> np.ndarray:
-    """Embeddings (N, E) of unit length and priorities (N,) in; (N,) int out: the kept clip that stands for each, itself if kept.
+    """Embeddings (N, E) of unit length and priorities (N,) in; (N,) int out: the kept clip that stands for each,
+    itself if kept.
 
-    Clips are taken by falling priority (earlier ones first among equals); a clip is dropped when one already kept is more similar
-    than `similarity`. So no two kept clips are near-duplicates, and each dropped one has a kept one near it.
+    Clips are taken by falling priority (earlier ones first among equals); a clip is dropped when one already kept is
+    more similar than `similarity`. So no two kept clips are near-duplicates, and each dropped one has a kept one near
+    it.
     """
     n = len(embeddings)
     order = np.lexsort((np.arange(n), -np.asarray(priority, np.float64)))

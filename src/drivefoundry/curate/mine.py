@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from drivefoundry_car.log import Drive
 
 CLASSES = ("takeover", "brake", "turn left", "turn right", "stop", "start", "slow", "cruise", "stand")
@@ -14,8 +15,8 @@ MOST, LEAST = 4.0, 0.5
 def class_of(drive: Drive) -> str:
     """Drive in, one of CLASSES out.
 
-    takeover: the safety driver took over; brake: harder than 3 m/s^2 for half a second; turn: over 50 degrees within 6 s; stand:
-    never faster than 1 m/s; stop, start: comes to, or leaves standing; slow: loses over 4 m/s; else cruise.
+    takeover: the safety driver took over; brake: harder than 3 m/s^2 for half a second; turn: over 50 degrees within 6
+    s; stand: never faster than 1 m/s; stop, start: comes to, or leaves standing; slow: loses over 4 m/s; else cruise.
     """
     v, yaw = drive.ego[:, 3], np.unwrap(drive.ego[:, 2])
     if drive.takeover is not None and np.asarray(drive.takeover, bool).any():
@@ -35,7 +36,8 @@ def class_of(drive: Drive) -> str:
 
 
 def priority(drive: Drive) -> float:
-    """Drive in, how much it is worth keeping out of two that look alike: takeovers, corrections, the hardest braking, length."""
+    """Drive in, how much it is worth keeping out of two that look alike: takeovers, corrections, the hardest braking,
+    length."""
     taken = 0.0 if drive.takeover is None else float(np.asarray(drive.takeover, bool).any())
     corrected = 0.0 if drive.correction is None else float(len(drive.correction.t) > 0)
     picked = float(drive.meta.get("trigger", "random") not in ("", "random"))
@@ -45,10 +47,10 @@ def priority(drive: Drive) -> float:
 
 
 def weights_of(classes: list[str]) -> np.ndarray:
-    """Class of each clip in, (N,) sampling weights with mean 1 out.
+    """Class of each clip in, (N,) sampling weights out, 1 on average before bounds.
 
-    A class's weight falls with the square root of its count (full balancing would drown the ordinary in repeats of the rare),
-    between 0.5 and 4 times the average clip's; standing clips never count more than the average.
+    A class's weight falls with the square root of its count (full balancing would drown the ordinary in repeats of the
+    rare), between 0.5 and 4 times the average clip's; standing clips never count more than the average.
     """
     if not classes:
         return np.zeros(0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from drivefoundry_car.log import Drive, Video, decode_video
 
 from drivefoundry.types import DT
+from drivefoundry_car.log import Drive, Video, decode_video
 
 MIN_SECONDS = 6.0
 """Shorter clips hold too few whole decisions: half a second of past and 4 s of future each."""
@@ -22,7 +22,8 @@ MAX_FRAME_GAP = 0.6
 BLACK_LEVEL, FLAT_LEVEL = 8.0, 1.5
 """Mean and contrast (0-255) under which a picture shows nothing."""
 FROZEN_LEVEL, FROZEN_SPEED = 0.35, 2.0
-"""Mean change (0-255) between two pictures a second apart under which they are one, while the car does at least this speed, m/s."""
+"""Mean change (0-255) between two pictures a second apart under which they are one, while the car does at least this
+speed, m/s."""
 THUMB = (16, 40)
 """Rows and columns of a thumbnail."""
 
@@ -77,7 +78,8 @@ def video_fault(drive: Drive) -> str | None:
 
 
 def thumbnails(video: Video) -> tuple[np.ndarray, np.ndarray]:
-    """Video in, its key frames as grey thumbnails (K, 16, 40) float32 0-255 and their times (K,) out; others are not decoded."""
+    """Video in, its key frames as grey thumbnails (K, 16, 40) float32 0-255 and their times (K,) out; others are not
+    decoded."""
     key = np.flatnonzero(video.key)
     grey = decode_video(video, key).astype(np.float32).mean(-1)
     return shrink(grey, THUMB), video.t[key]

@@ -16,7 +16,8 @@ SHARES = (0.8, 0.1, 0.1)
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a clip comes from: drive id, place and seed, route id (of that place; '' unknown), first and last second in its recording."""
+    """Where a clip comes from: drive id, place and seed, route id (of that place; '' unknown), first and last second
+    in its recording."""
 
     drive: str
     place: str
@@ -24,7 +25,7 @@ class Origin:
     t0: float
     t1: float
 
-    def keys(self) -> list[tuple[str, str]]:
+    def shared(self) -> list[tuple[str, str]]:
         """What two clips must not have in common across splits."""
         keys = [("place", self.place)]
         if self.drive:
@@ -32,6 +33,13 @@ class Origin:
         if self.route:
             keys.append(("route", f"{self.place.split('/')[0]}:{self.route}"))
         return keys
+
+
+def place_of(meta: Mapping[str, str]) -> str:
+    """Meta of a drive in, `place/seed` out: what splits keep apart first."""
+    place, seed = meta.get("place") or meta.get("map") or "unknown", meta.get("seed", "")
+    # A scene that was driven again already names its place with the seed.
+    return place if not seed or place.endswith(f"/{seed}") else f"{place}/{seed}"
 
 
 def groups_of(origins: Sequence[Origin]) -> np.ndarray:
@@ -46,7 +54,7 @@ def groups_of(origins: Sequence[Origin]) -> np.ndarray:
 
     first: dict[tuple[str, str], int] = {}
     for i, origin in enumerate(origins):
-        for key in origin.keys():
+        for key in origin.shared():
             parent[root(i)] = root(first.setdefault(key, i))
     roots = [root(i) for i in range(len(origins))]
     return np.unique(roots, return_inverse=True)[1] if roots else np.zeros(0, int)
@@ -61,10 +69,13 @@ def by_place(
 ) -> dict[str, str]:
     """Clip id -> Origin in, clip id -> split out: whole groups, as near to the shares (of clips) as groups allow.
 
-    pinned: clips whose split is settled (earlier turns, held-out places); their groups follow them. The same clips and seed give the
-    same split. ValueError if two pins of one group disagree or a pin names no split.
+    pinned: clips whose split is settled (earlier turns, held-out places); their groups follow them. The same clips and
+    seed give the same split. ValueError if two pins of one group disagree or a pin names no split.
     """
-    require(len(shares) == 3 and min(shares) >= 0 and sum(shares) > 0, f"shares: three numbers from 0 on wanted, got {shares}")
+    require(
+        len(shares) == 3 and min(shares) >= 0 and sum(shares) > 0,
+        f"shares: three numbers from 0 on wanted, got {shares}",
+    )
     ids = sorted(origins)
     groups = groups_of([origins[i] for i in ids])
     members: dict[int, list[str]] = {}
@@ -83,8 +94,8 @@ def by_place(
             have[SPLITS.index(split)] += len(some)
     # Largest groups first, so that the small ones can even out; the hash breaks ties without favour.
     for _, g in sorted(free, key=lambda f: (-len(members[f[1]]), f[0])):
-        lack = np.where(target > 0, (target - have) / np.maximum(target, 1e-9), -np.inf)
-        k = int(lack.argmax())
+        after = have + len(members[g]) * np.eye(3)
+        k = int(((after - target) ** 2).sum(1).argmin())
         out.update(dict.fromkeys(members[g], SPLITS[k]))
         have[k] += len(members[g])
     check(origins, out)
@@ -106,11 +117,15 @@ def _pinned_split(some: list[str], pinned: Mapping[str, str], origins: Mapping[s
 
 
 def by_time(origins: Mapping[str, Origin], *, held_out: float = 0.2, val: float = 0.0) -> dict[str, str]:
-    """Clips of one recording in, split by time out: the last share is held out, what comes before it is val, the rest train.
+    """Clips of one recording in, split by time out: the last share is held out, what comes before it is val, the rest
+    train.
 
     For a recording that is all there is of its place. Clips that overlap in time stay together.
     """
-    require(0 < held_out < 1 and 0 <= val < 1 - held_out, f"shares: held_out {held_out} and val {val} leave nothing to train")
+    require(
+        0 < held_out < 1 and 0 <= val < 1 - held_out,
+        f"shares: held_out {held_out} and val {val} leave nothing to train",
+    )
     ids = sorted(origins, key=lambda i: (origins[i].t0, origins[i].t1, i))
     seconds = np.array([origins[i].t1 - origins[i].t0 for i in ids])
     before = np.concatenate([[0.0], np.cumsum(seconds)[:-1]]) + seconds / 2
@@ -128,13 +143,14 @@ def by_time(origins: Mapping[str, Origin], *, held_out: float = 0.2, val: float 
 
 
 def check(origins: Mapping[str, Origin], split: Mapping[str, str], *, apart: str = "place") -> None:
-    """Split in, nothing out; ValueError names two clips of different splits that share a key (or, apart="time", seconds)."""
+    """Split in, nothing out; ValueError names two clips of different splits that share a key (or, apart="time",
+    seconds)."""
     if apart == "time":
         _check_time(origins, split)
         return
     seen: dict[tuple[str, str], str] = {}
     for i, name in split.items():
-        for key in origins[i].keys():
+        for key in origins[i].shared():
             other = seen.setdefault(key, i)
             require(
                 split[other] == name,

@@ -1,7 +1,7 @@
 """Drive in, Episodes out: what the camera and the route said at each decision, and where the car should have gone.
 
-A decision is labelled with the safety driver's correction where one exists, else with what the car did in the next 4 s, unless
-the model drove then: its own motion is no label.
+A decision is labelled with the safety driver's correction where one exists, else with what the car did in the next 4
+s, unless the model drove then: its own motion is no label.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from drivefoundry_car.inputs import ROUTE_FEATURES, ego_history, route_features, to_ego
-from drivefoundry_car.log import Drive
 
 from drivefoundry.label.frames import frames_at, nearest
 from drivefoundry.label.reason import MANOEUVRES, TURNED, manoeuvres, plan_speeds, reasons
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Episodes, Scene, require
+from drivefoundry_car.inputs import ROUTE_FEATURES, ego_history, route_features, to_ego
+from drivefoundry_car.log import Drive
 
 SIZE = (64, 160)
 """Model picture, rows and columns."""
@@ -28,18 +28,20 @@ AHEAD = STRIDE * PLAN_POINTS
 MAX_SPEED, MAX_ACCEL, MAX_TURN = 60.0, 12.0, 0.8
 """Kinematic bounds of a label: m/s, m/s^2 between half seconds, rad of heading in half a second."""
 WEIGHT = {"takeover": 3.0, "brake": 2.0, "stop": 2.0, "turn": 2.0, "start": 1.5, "correction": 1.5, "stand": 0.5}
-"""Loss weight of a decision: the largest of those that apply, 1 where none does. takeover: correction from 3 s before to 1 s
-after the safety driver took over; brake, stop, start, stand as in `reason.manoeuvres`; turn: over 0.35 rad in 4 s."""
+"""Loss weight of a decision: the largest of those that apply, 1 where none does. takeover: correction from 3 s before
+to 1 s after the safety driver took over; brake, stop, start, stand as in `reason.manoeuvres`; turn: over 0.35 rad in 4
+s."""
 ARRAYS = ("frame_index", "ego", "route", "future", "t", "weight", "correction")
 
 
 def episodes_of(
     drive: Drive, scene: Scene | None, clip_id: str, *, phases: int = 1, size: tuple[int, int] = SIZE
 ) -> Episodes:
-    """Drive (and its Scene, for the reasoning text) in, Episodes out; none where the drive has no video or is too short.
+    """Drive (and its Scene, for the reasoning text) in, Episodes out; none where the drive has no video or is too
+    short.
 
-    phases: decisions start at this many offsets within the half second (1: 2 Hz, 5: every step). With corrections, the 2 Hz grid
-    is laid on their times.
+    phases: decisions start at this many offsets within the half second (1: 2 Hz, 5: every step). With corrections, the
+    2 Hz grid is laid on their times.
     """
     require(1 <= phases <= STRIDE, f"phases: 1 to {STRIDE} wanted, got {phases}")
     corrected, points = _corrections(drive)
@@ -99,7 +101,8 @@ def track_ahead(drive: Drive, step: int) -> np.ndarray:
 
 
 def sane(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Plans (N, 8, 3) and speed now (N,) in, (N,) bool out: a car could have driven so, without jumps and not backwards."""
+    """Plans (N, 8, 3) and speed now (N,) in, (N,) bool out: a car could have driven so, without jumps and not
+    backwards."""
     p = np.concatenate([np.zeros_like(future[:, :1]), future], 1)
     step = np.hypot(*np.diff(p[..., :2], axis=1).transpose(2, 0, 1)) / PLAN_DT
     accel = np.diff(np.concatenate([speed[:, None], step], 1), axis=1) / PLAN_DT
@@ -132,7 +135,7 @@ def _near_takeover(drive: Drive, steps: np.ndarray) -> np.ndarray:
     taken = np.asarray(drive.takeover, bool)
     edges = np.flatnonzero(taken & ~np.concatenate([[False], taken[:-1]]))
     since = (steps[:, None] - edges[None]) * DT
-    return ((since >= -3.0) & (since <= 1.0)).any(1)
+    return np.asarray(((since >= -3.0) & (since <= 1.0)).any(1))
 
 
 def _corrections(drive: Drive) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +169,9 @@ def concatenate(parts: list[Episodes]) -> Episodes:
     """Episodes of several clips in, one Episodes out, in the same order."""
     require(len(parts) > 0, "concatenate: no episodes to put together; label at least one clip")
     offsets = np.cumsum([0] + [len(p.frames) for p in parts[:-1]])
-    joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("frames", *ARRAYS) if name != "frame_index"}
+    joined = {
+        name: np.concatenate([getattr(p, name) for p in parts]) for name in ("frames", *ARRAYS) if name != "frame_index"
+    }
     return Episodes(
         frame_index=np.concatenate([p.frame_index + o for p, o in zip(parts, offsets, strict=True)]),
         text=[t for p in parts for t in p.text],
@@ -176,7 +181,8 @@ def concatenate(parts: list[Episodes]) -> Episodes:
 
 
 def save_shard(folder: Path | str, episodes: Episodes) -> None:
-    """Episodes in, a folder with frames.npy (mappable), arrays.npz and text.json out; the folder appears whole or not at all."""
+    """Episodes in, a folder with frames.npy (mappable), arrays.npz and text.json out; the folder appears whole or not
+    at all."""
     folder = Path(folder)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(aside, ignore_errors=True)
@@ -193,7 +199,8 @@ def save_shard(folder: Path | str, episodes: Episodes) -> None:
 
 
 def load_shard(folder: Path | str, *, mapped: bool = True) -> Episodes:
-    """Folder of `save_shard` in, Episodes out; frames stay on disk (mapped) unless told otherwise. ValueError if damaged."""
+    """Folder of `save_shard` in, Episodes out; frames stay on disk (mapped) unless told otherwise. ValueError if
+    damaged."""
     folder = Path(folder)
     try:
         frames = np.load(folder / "frames.npy", mmap_mode="r" if mapped else None)

@@ -31,8 +31,8 @@ TURN, CURVE = 0.6, 0.2
 
 @dataclass(frozen=True)
 class Camera:
-    """What bounds the view: mount x, z m (ahead of the box centre, above ground), half the horizontal field of view, rad,
-    and the elevation of the picture's upper edge, rad."""
+    """What bounds the view: mount x, z m (ahead of the box centre, above ground), half the horizontal field of view,
+    rad, and the elevation of the picture's upper edge, rad."""
 
     x: float = 1.0
     z: float = 1.5
@@ -50,9 +50,10 @@ class Camera:
 class Facts:
     """One entry a decision, all (D,). Distances along the route, m, inf where there is no such thing in view.
 
-    speed, limit m/s; lead_gap bumper to bumper, lead_closing m/s (positive: getting nearer); person_gap, person_on (on the path
-    itself, not only near it); light SIGNAL_* (0: none in view), light_gap to its stop line; crossing_gap: a vehicle about to
-    cross the path; turn COMMAND_*, turn_gap to where it begins; curve rad of heading change over the next 40 m (positive left).
+    speed, limit m/s; lead_gap bumper to bumper, lead_closing m/s (positive: getting nearer); person_gap, person_on (on
+    the path itself, not only near it); light SIGNAL_* (0: none in view), light_gap to its stop line; crossing_gap: a
+    vehicle about to cross the path; turn COMMAND_*, turn_gap to where it begins; curve rad of heading change over the
+    next 40 m (positive left).
     """
 
     speed: np.ndarray
@@ -120,7 +121,8 @@ def facts_at(scene: Scene, steps: np.ndarray, camera: Camera = Camera()) -> Fact
 
 
 def project(route: np.ndarray, s: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Route (R, 2), its arc lengths and positions (M, 2) in; arc length, signed offset (left positive), tangent yaw (M,) out."""
+    """Route (R, 2), its arc lengths and positions (M, 2) in; arc length, signed offset (left positive), tangent yaw
+    (M,) out."""
     seg = np.diff(route, axis=0)
     length = np.maximum(np.hypot(seg[:, 0], seg[:, 1]), 1e-9)
     unit = seg / length[:, None]
@@ -136,8 +138,8 @@ def project(route: np.ndarray, s: np.ndarray, xy: np.ndarray) -> tuple[np.ndarra
 def visible(scene: Scene, steps: np.ndarray, camera: Camera = Camera()) -> np.ndarray:
     """(D, A) bool: agents within SEES_M and the camera's view whose box is not wholly behind one nearer, as tall box.
 
-    Occlusion is angular: an agent is hidden when one nearer agent or building covers its whole bearing interval and reaches
-    at least as high in the picture.
+    Occlusion is angular: an agent is hidden when one nearer agent or building covers its whole bearing interval and
+    reaches at least as high in the picture.
     """
     pose = scene.tracks[scene.ego, steps].astype(np.float64)
     boxes = scene.tracks[:, steps, :3].transpose(1, 0, 2).astype(np.float64)
@@ -161,7 +163,8 @@ def visible(scene: Scene, steps: np.ndarray, camera: Camera = Camera()) -> np.nd
 
 
 def _bearings(box: np.ndarray, pose: np.ndarray, camera: Camera) -> tuple[np.ndarray, ...]:
-    """Boxes (B, 6) x, y, yaw, length, width, height in; bearing interval, distance and elevation of the top from the camera out.
+    """Boxes (B, 6) x, y, yaw, length, width, height in; bearing interval, distance and elevation of the top from the
+    camera out.
 
     Boxes behind the camera get an empty view: their interval is (9, 9).
     """
@@ -201,7 +204,8 @@ def _lights(
 
 
 def stop_lines_along(lines: np.ndarray, route: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """Stop lines (G, 4) and route (R, 2) with arc lengths in; (G,) arc length where the route first crosses each, inf if never."""
+    """Stop lines (G, 4) and route (R, 2) with arc lengths in; (G,) arc length where the route first crosses each, inf
+    if never."""
     out = np.full(len(lines), np.inf)
     if not len(lines):
         return out
@@ -249,5 +253,3 @@ def _nearest(n: int, d: np.ndarray, gap: np.ndarray, take: np.ndarray) -> tuple[
 
 def _wrap(angle: np.ndarray) -> np.ndarray:
     return np.arctan2(np.sin(angle), np.cos(angle))
-
-

@@ -1,15 +1,16 @@
 """Video in, model-sized frames out.
 
-A camera whose picture has another shape than the model's is cropped first: full width (or full height, if it is wider), and the
-rows so that the optical horizon cy comes to lie where the embedded rig has it, 28/64 from the top. Cropping keeps what the model
-needs, the road from the bonnet to the horizon, and keeps pixels square.
+A camera whose picture has another shape than the model's is cropped first: full width (or full height, if it is
+wider), and the rows so that the optical horizon cy comes to lie where the embedded rig has it, 28/64 from the top.
+Cropping keeps what the model needs, the road from the bonnet to the horizon, and keeps pixels square.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from drivefoundry_car.log import Video, decode_video
 from PIL import Image
+
+from drivefoundry_car.log import Video, decode_video
 
 HORIZON = 28 / 64
 """Height of the horizon in the model's picture, share from the top (the embedded rig: cy = 28 of 64 rows)."""
@@ -39,7 +40,8 @@ def crop_box(width: int, height: int, cx: float, cy: float, size: tuple[int, int
 
 
 def frames_at(video: Video, indices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Frame numbers (F,) in, (F, H, W, 3) uint8 RGB out, cropped and area-resized where the camera differs from `size`."""
+    """Frame numbers (F,) in, (F, H, W, 3) uint8 RGB out, cropped and area-resized where the camera differs from
+    `size`."""
     h, w = size
     if not len(indices):
         return np.zeros((0, h, w, 3), np.uint8)

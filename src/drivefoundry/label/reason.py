@@ -1,13 +1,13 @@
 """Facts and label in, one short reasoning line out: `critical object, relation | rule | decision`.
 
-Numbers fall into few bins and words are few, so that a small BPE makes 8-14 tokens of a line. The object and its relation come
-from facts at or before t; only the decision comes from the label. Without a Scene the line speaks of the ego's own motion alone.
+Numbers fall into few bins and words are few, so that a small BPE makes 8-14 tokens of a line. The object and its
+relation come from facts at or before t; only the decision comes from the label. Without a Scene the line speaks of the
+ego's own motion alone.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from drivefoundry_car.log import Drive
 
 from drivefoundry.label.facts import CURVE, Camera, Facts, facts_at
 from drivefoundry.types import (
@@ -19,6 +19,7 @@ from drivefoundry.types import (
     SIGNAL_YELLOW,
     Scene,
 )
+from drivefoundry_car.log import Drive
 
 GAP_BINS = np.array([2, 5, 10, 15, 20, 30, 40, 60])
 CLOSING_BINS = np.array([2, 4, 8])
@@ -40,8 +41,8 @@ def plan_speeds(future: np.ndarray) -> np.ndarray:
 def manoeuvres(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
     """Plans (N, 8, 3) and speed now (N,) in, index into MANOEUVRES (N,) out.
 
-    stand: no faster than 0.5 m/s and under 1 m in 4 s; start: from standing; stop: standing at the end; else by the mean
-    acceleration over 2 s: brake < -1.2, slow < -0.4, accelerate > 0.4 m/s^2, keep between.
+    stand: no faster than 0.5 m/s and under 1 m in 4 s; start: from standing; stop: standing at the end; else by the
+    mean acceleration over 2 s: brake < -1.2, slow < -0.4, accelerate > 0.4 m/s^2, keep between.
     """
     v = plan_speeds(future)
     gain = ((v[:, 3] + v[:, 4]) / 2 - speed) / 2.0
@@ -77,7 +78,8 @@ def reasons(drive: Drive, scene: Scene | None, steps: np.ndarray, future: np.nda
 
 
 def critical(facts: Facts, i: int, move: str) -> str:
-    """Facts of decision i and the manoeuvre chosen in, `object relation | rule` out: the nearest fact that explains it."""
+    """Facts of decision i and the manoeuvre chosen in, `object relation | rule` out: the nearest fact that explains
+    it."""
     slowing = move in SLOWING
     candidates = _reasons_to_slow(facts, i) if slowing else _reasons_to_go(facts, i, move)
     if candidates:
@@ -126,7 +128,7 @@ def _reasons_to_go(facts: Facts, i: int, move: str) -> list[tuple[float, str]]:
 def _lead_matters(facts: Facts, i: int) -> bool:
     """A lead counts within 8 m + 2 s, or when it would be reached within 6 s."""
     gap, closing = facts.lead_gap[i], facts.lead_closing[i]
-    return bool(gap < 8.0 + 2.0 * facts.speed[i] or closing > 0.5 and gap < 6.0 * closing)
+    return bool(gap < 8.0 + 2.0 * facts.speed[i] or (closing > 0.5 and gap < 6.0 * closing))
 
 
 def _lead(facts: Facts, i: int) -> str:

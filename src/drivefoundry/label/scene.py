@@ -6,16 +6,18 @@ Scene steps are the drive's own 10 Hz steps: step i of the Scene is row i of the
 from __future__ import annotations
 
 import numpy as np
-from drivefoundry_car.log import Drive
 
 from drivefoundry import route as routes
+from drivefoundry.curate.split import place_of
 from drivefoundry.roadmap import arc_length
 from drivefoundry.types import AGENT_CAR, AGENT_TRUCK, SIGNAL_OFF, RoadMap, Scene, require
+from drivefoundry_car.log import Drive
 
 START = 15
 """Steps of history before simulation starts: 1.5 s, as far back as the model's ego history reaches."""
 ROUTE_ON_M = 60.0
-"""The route goes on at least this far beyond where the ego's recording ends, so that a faster driver has somewhere to go."""
+"""The route goes on at least this far beyond where the ego's recording ends, so that a faster driver has somewhere to
+go."""
 OTHER_MOVES_M = 20.0
 """Another vehicle must move this far to be worth driving."""
 DEFAULT_SPEED = 13.9
@@ -54,19 +56,12 @@ def scene_from_clip(drive: Drive, map: RoadMap, clip_id: str) -> Scene:
     ).validate()
 
 
-def place_of(meta: dict[str, str]) -> str:
-    """Drive meta in, the place and seed that splits keep apart out."""
-    place, seed = meta.get("place") or meta.get("map") or "unknown", meta.get("seed", "")
-    # A scene that was driven again already names its place with the seed.
-    return place if not seed or place.endswith(f"/{seed}") else f"{place}/{seed}"
-
-
 def scenes_from_clip(drive: Drive, map: RoadMap, clip_id: str, *, others: int = 0) -> list[Scene]:
     """Drive with objects in, Scenes out: its own car first, then up to `others` other vehicles seen all along as ego.
 
-    Another vehicle qualifies when it is a car or truck with a state at every step and moves over 20 m; those that are nearest
-    to the recording car come first, since around them the recording is most complete. Its route is its own path, extended
-    along the map's lanes.
+    Another vehicle qualifies when it is a car or truck with a state at every step and moves over 20 m; those that are
+    nearest to the recording car come first, since around them the recording is most complete. Its route is its own
+    path, extended along the map's lanes.
     """
     own = scene_from_clip(drive, map, clip_id)
     if not others or len(own.kind) < 2:
@@ -83,7 +78,11 @@ def _as_ego(scene: Scene, agent: int) -> Scene:
     order = np.concatenate([[agent], np.delete(np.arange(len(scene.kind)), agent)])
     track = scene.tracks[agent]
     route = routes.driven(
-        track[:, :2].astype(np.float64), float(scene.route_speed.max()), scene.map, yaw=float(track[0, 2]), on=ROUTE_ON_M
+        track[:, :2].astype(np.float64),
+        float(scene.route_speed.max()),
+        scene.map,
+        yaw=float(track[0, 2]),
+        on=ROUTE_ON_M,
     )
     return Scene(
         id=f"{scene.id}.{agent}",
@@ -106,7 +105,7 @@ def _as_ego(scene: Scene, agent: int) -> Scene:
 def _agents(drive: Drive) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The ego first, then the objects: tracks (A, T, 4), valid (A, T), size (A, 3), kind (A,)."""
     ego = drive.ego[None, :, :4].astype(np.float32)
-    ego_valid = np.isfinite(ego).all(2)
+    ego_valid = np.asarray(np.isfinite(ego).all(2))
     size = np.array([drive.ego_size], np.float32)
     kind = np.array([AGENT_CAR])
     o = drive.objects
@@ -127,10 +126,8 @@ def _signals(drive: Drive, map: RoadMap) -> np.ndarray:
     out = np.full((len(map.signal_heads), len(drive.t)), SIGNAL_OFF, np.uint8)
     if drive.signal_id is not None and drive.signal_state is not None and len(drive.signal_id):
         ids = np.asarray(drive.signal_id, int)
-        require(
-            int(ids.max()) < len(out),
-            f"drive {drive.meta.get('drive', '?')}: signal {int(ids.max())} is not on map {map.id} ({len(out)} signals)",
-        )
+        worst, name = int(ids.max()), drive.meta.get("drive", "?")
+        require(worst < len(out), f"drive {name}: signal {worst} is not on map {map.id} ({len(out)} signals)")
         out[ids] = drive.signal_state
     return out
 
@@ -141,5 +138,3 @@ def _far_enough(route: np.ndarray, end: np.ndarray, map: RoadMap) -> np.ndarray:
     at = s[int(np.argmin(np.hypot(*(route[:, :2] - end).T)))]
     missing = ROUTE_ON_M - (s[-1] - at)
     return routes.extend(route, missing, map) if missing > 0 else route
-
-

@@ -1,8 +1,9 @@
 """CommonRoad 2018b XML (plain or gzip) in, RoadMap and Scenes out.
 
-The format has a planning problem but no recorded ego drive: a recorded vehicle becomes the ego, and the Scene's meta says which.
-Lanelets without a speed limit get one from the recorded traffic; also said in meta. There are no lights in the format.
-Source of the format: Althoff, Koschi, Manzinger, "CommonRoad: Composable benchmarks for motion planning on roads", IV 2017.
+The format has a planning problem but no recorded ego drive: a recorded vehicle becomes the ego, and the Scene's meta
+says which. Lanelets without a speed limit get one from the recorded traffic; also said in meta. There are no lights in
+the format. Source of the format: Althoff, Koschi, Manzinger, "CommonRoad: Composable benchmarks for motion planning on
+roads", IV 2017.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from drivefoundry.types import (
 )
 
 KINDS = {
-    "car": AGENT_CAR, "taxi": AGENT_CAR, "priorityVehicle": AGENT_CAR, "motorcycle": AGENT_CAR, "parkedVehicle": AGENT_CAR,
-    "truck": AGENT_TRUCK, "bus": AGENT_TRUCK, "train": AGENT_TRUCK, "bicycle": AGENT_CYCLIST, "pedestrian": AGENT_PEDESTRIAN,
+    "car": AGENT_CAR, "taxi": AGENT_CAR, "priorityVehicle": AGENT_CAR, "motorcycle": AGENT_CAR,
+    "parkedVehicle": AGENT_CAR, "truck": AGENT_TRUCK, "bus": AGENT_TRUCK, "train": AGENT_TRUCK,
+    "bicycle": AGENT_CYCLIST, "pedestrian": AGENT_PEDESTRIAN,
 }  # fmt: skip
 HEIGHT = {AGENT_CAR: 1.6, AGENT_TRUCK: 3.2, AGENT_CYCLIST: 1.7, AGENT_PEDESTRIAN: 1.75}
 """Heights by kind, m: the format has none."""
@@ -83,7 +85,8 @@ def _head(path: Path) -> bytes:
 def scenes_in(
     folder: Path, *, egos: int = 4, on_file: Callable[[Path], None] | None = None
 ) -> tuple[list[Scene], dict[str, str]]:
-    """Folder in, Scenes of all its files out, and for each file that gave none the reason. Files are read side by side."""
+    """Folder in, Scenes of all its files out, and for each file that gave none the reason. Files are read side by
+    side."""
     files = files_in(folder)
     require(len(files) > 0, f"{folder}: no CommonRoad *.xml or *.xml.gz in it")
     done = None if on_file is None else lambda i, _: on_file(files[i])
@@ -103,15 +106,19 @@ def _read_scenes(task: tuple[Path, int]) -> tuple[list[Scene], str]:
 def scenes_of(recording: Recording, *, egos: int = 4, ahead_s: float = 4.0) -> list[Scene]:
     """Recording in, up to `egos` Scenes out, each with another recorded vehicle as ego.
 
-    A vehicle qualifies when it is seen without a break for at least 0.5 s of history and `ahead_s` to drive, and moves 20 m in
-    that time; those seen longest come first. A Scene spans exactly the time its ego is seen.
+    A vehicle qualifies when it is seen without a break for at least 0.5 s of history and `ahead_s` to drive, and moves
+    20 m in that time; those seen longest come first. A Scene spans exactly the time its ego is seen.
     """
     need = MIN_START + round(ahead_s / DT) + 1
     fit = []
     for n in range(len(recording.ids)):
         a, b = longest_run(recording.valid[n])
         path = recording.tracks[n, a:b, :2]
-        if b - a >= need and np.hypot(*(path[-1] - path[0])) > MOVES_M and recording.kind[n] in (AGENT_CAR, AGENT_TRUCK):
+        if (
+            b - a >= need
+            and np.hypot(*(path[-1] - path[0])) > MOVES_M
+            and recording.kind[n] in (AGENT_CAR, AGENT_TRUCK)
+        ):
             fit.append((a - b, n, a, b))
     return [_scene(recording, n, a, b, need) for _, n, a, b in sorted(fit)[:egos]]
 
@@ -127,12 +134,14 @@ def longest_run(valid: np.ndarray) -> tuple[int, int]:
 
 
 def _scene(r: Recording, ego: int, a: int, b: int, need: int) -> Scene:
-    there = r.valid[:, a:b].any(1)
+    there = np.asarray(r.valid[:, a:b].any(1))
     there[ego] = False
     order = np.concatenate([[ego], np.flatnonzero(there)])
     valid = r.valid[order, a:b]
     tracks = np.where(valid[..., None], r.tracks[order, a:b], 0).astype(np.float32)
-    route = routes.driven(r.tracks[ego, a:b, :2], float(np.median(r.map.lane_speed)), r.map, yaw=float(r.tracks[ego, a, 2]))
+    route = routes.driven(
+        r.tracks[ego, a:b, :2], float(np.median(r.map.lane_speed)), r.map, yaw=float(r.tracks[ego, a, 2])
+    )
     return Scene(
         id=f"{r.benchmark}:{r.ids[ego]}",
         source="commonroad",
@@ -159,7 +168,8 @@ def _scene(r: Recording, ego: int, a: int, b: int, need: int) -> Scene:
 
 
 def read(path: Path) -> Recording:
-    """File in, Recording out. ValueError names the file and what is wrong: not XML, not 2018b, no lanelets, another time step."""
+    """File in, Recording out. ValueError names the file and what is wrong: not XML, not 2018b, no lanelets, another
+    time step."""
     root = _root(path)
     require(root.tag == "commonRoad", f"{path}: root element is <{root.tag}>, not <commonRoad>")
     version = root.get("commonRoadVersion", "none")
@@ -185,7 +195,9 @@ def _root(path: Path) -> ElementTree.Element:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); get the file again") from None
     require(len(data) <= MOST_BYTES, f"{path}: over {MOST_BYTES >> 20} MB unpacked; not a scenario")
-    require(b"<!DOCTYPE" not in data and b"<!ENTITY" not in data, f"{path}: has a DOCTYPE; remove it, scenarios need none")
+    require(
+        b"<!DOCTYPE" not in data and b"<!ENTITY" not in data, f"{path}: has a DOCTYPE; remove it, scenarios need none"
+    )
     try:
         return ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
@@ -236,7 +248,9 @@ def _map(root: ElementTree.Element, tracks: np.ndarray, valid: np.ndarray) -> tu
     right = [_bound(lanelet, "rightBound") for lanelet in lanelets]
     centre = [(a + b) / 2 for a, b in zip(left, right, strict=True)]
     limit, note = _limits(lanelets, tracks, valid)
-    beside = {side: [_neighbour(lanelet, side, index) for lanelet in lanelets] for side in ("adjacentLeft", "adjacentRight")}
+    beside = {
+        side: [_neighbour(lanelet, side, index) for lanelet in lanelets] for side in ("adjacentLeft", "adjacentRight")
+    }
     lines, kinds = [], []
     for i in range(len(lanelets)):
         for bound, side in ((left[i], "adjacentLeft"), (right[i], "adjacentRight")):
@@ -253,7 +267,10 @@ def _map(root: ElementTree.Element, tracks: np.ndarray, valid: np.ndarray) -> tu
         lanes=centre,
         lane_width=[float(np.median(np.hypot(*(a - b).T))) for a, b in zip(left, right, strict=True)],
         lane_speed=limit,
-        lane_next=[[index[s.attrib["ref"]] for s in lanelet.iterfind("successor") if s.attrib["ref"] in index] for lanelet in lanelets],
+        lane_next=[
+            [index[s.attrib["ref"]] for s in lanelet.iterfind("successor") if s.attrib["ref"] in index]
+            for lanelet in lanelets
+        ],
         lane_left=[other if same else -1 for other, same in beside["adjacentLeft"]],
         lane_right=[other if same else -1 for other, same in beside["adjacentRight"]],
         lane_junction=junction,
@@ -289,7 +306,8 @@ def _neighbour(lanelet: ElementTree.Element, side: str, index: dict[str, int]) -
 
 
 def crossing(centre: list[np.ndarray]) -> np.ndarray:
-    """L centre lines in, (L,) bool out: the line crosses another one inside both (lanes that merge or split only touch ends)."""
+    """L centre lines in, (L,) bool out: the line crosses another one inside both (lanes that merge or split only touch
+    ends)."""
     p = np.concatenate([c[:-1] for c in centre])
     d = np.concatenate([np.diff(c, axis=0) for c in centre])
     lane = np.repeat(np.arange(len(centre)), [len(c) - 1 for c in centre])
@@ -302,5 +320,3 @@ def crossing(centre: list[np.ndarray]) -> np.ndarray:
     out = np.zeros(len(centre), bool)
     out[lane[hit.any(1)]] = True
     return out
-
-

@@ -14,11 +14,12 @@ from drivefoundry_car.log import cut, read_drive, write_drive
 
 Kind = Literal["mcap", "udacity", "commonroad"]
 MAPS = "maps"
-"""Subfolder of a folder of own drives that holds their road maps, one `<map id>.npz` each."""
+"""Subfolder beside own drives that holds their road maps, one `<map id>.npz` each."""
 
 
 def kind_of(path: Path | str) -> Kind:
-    """Folder in, what it holds out: "mcap" (our own drives), "udacity" or "commonroad". ValueError in one line for anything else."""
+    """Folder in, what it holds out: "mcap" (our own drives), "udacity" or "commonroad". ValueError in one line for
+    anything else."""
     path = Path(path)
     require(path.exists(), f"{path}: no such folder; give the path of a folder of recordings")
     require(path.is_dir(), f"{path}: a file; give the folder that holds the recordings")
@@ -26,7 +27,7 @@ def kind_of(path: Path | str) -> Kind:
         return "udacity"
     if commonroad.files_in(path):
         return "commonroad"
-    if any(path.glob("*.mcap")):
+    if drives_in(path):
         return "mcap"
     found = sorted(p.name for p in path.iterdir())
     holds = f"it holds {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}" if found else "it is empty"
@@ -34,6 +35,11 @@ def kind_of(path: Path | str) -> Kind:
         f"{path}: no recordings that can be imported ({holds}); wanted *.mcap drives, labels.csv with center_* frames "
         "(Udacity), or CommonRoad *.xml / *.xml.gz"
     )
+
+
+def drives_in(path: Path) -> list[Path]:
+    """The MCAP files of a folder, or of its subfolder `drives`."""
+    return sorted(p for folder in (path, path / "drives") for p in folder.glob("*.mcap"))
 
 
 def clips_in(
@@ -45,12 +51,14 @@ def clips_in(
     """
     path, out = Path(path), Path(out)
     kind = kind_of(path)
-    require(kind != "commonroad", f"{path}: CommonRoad scenarios have no camera drives; import them as scenes (--scenes)")
+    require(
+        kind != "commonroad", f"{path}: CommonRoad scenarios have no camera drives; import them as scenes (--scenes)"
+    )
     out.mkdir(parents=True, exist_ok=True)
     if kind == "udacity":
         return udacity.write_clips(path, out, seconds=seconds, on_clip=on_clip)
     written = []
-    for file in sorted(path.glob("*.mcap")):
+    for file in drives_in(path):
         drive = read_drive(file)
         for k, (t0, t1) in enumerate(pieces(float(drive.t[0]), float(drive.t[-1]), seconds)):
             clip = out / f"{file.stem}-{k:03d}.mcap"
@@ -76,7 +84,11 @@ def maps_in(path: Path | str) -> dict[str, bytes]:
 def scenes_in(
     path: Path | str, *, egos: int = 4, on_file: Callable[[Path], None] | None = None
 ) -> tuple[list[Scene], dict[str, str]]:
-    """Folder of recorded traffic in, Scenes out, and for each file that gave none the reason. See `commonroad.scenes_of`."""
+    """Folder of recorded traffic in, Scenes out, and for each file that gave none the reason. See
+    `commonroad.scenes_of`."""
     kind = kind_of(path)
-    require(kind == "commonroad", f"{path}: a folder of {kind} drives; scenes come from CommonRoad files (or from labelled clips)")
+    require(
+        kind == "commonroad",
+        f"{path}: a folder of {kind} drives; scenes come from CommonRoad files (or from labelled clips)",
+    )
     return commonroad.scenes_in(Path(path), egos=egos, on_file=on_file)

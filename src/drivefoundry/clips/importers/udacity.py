@@ -1,8 +1,9 @@
 """Udacity challenge-2 folder (labels.csv, center_*/*.jpg) in, Drives and MCAP clips out.
 
-True: frames, their times and the steering-wheel angle. Derived, and noted so: yaw rate (from the pictures), speed (from yaw rate
-and steering, +-15 %), hence acceleration; position and heading are dead reckoned from both and drift. Absent: route, objects, map.
-Udacity self-driving-car data, challenge 2: https://github.com/udacity/self-driving-car (MIT).
+True: frames, their times and the steering-wheel angle. Derived, and noted so: yaw rate (from the pictures), speed
+(from yaw rate and steering, +-15 %), hence acceleration; position and heading are dead reckoned from both and drift.
+Absent: route, objects, map. Udacity self-driving-car data, challenge 2: https://github.com/udacity/self-driving-car
+(MIT).
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def runs_of(folder: Path) -> list[Run]:
         if Path(row["file"]).name in present:
             files.append(folder / row["file"])
             values.append([_number(labels, line, c, row[c]) for c in COLUMNS[1:]])
-    require(len(files) > 1, f"{labels}: none of its {len(rows)} frames is in the folder; copy the center_* folder beside it")
+    require(
+        len(files) > 1, f"{labels}: none of its {len(rows)} frames is in the folder; copy the center_* folder beside it"
+    )
     table = np.array(values)
     require(bool((np.diff(table[:, 0]) > 0).all()), f"{labels}: t_s must rise from line to line; sort the file by time")
     cuts = np.flatnonzero(np.diff(table[:, 0]) > GAP_S) + 1
@@ -111,14 +114,22 @@ def drive_of(run: Run, *, video: bool = True) -> Drive:
     yaw = np.cumsum(rate * fine)
     heading = yaw - rate * fine / 2
     x, y = np.cumsum(speed * fine * np.cos(heading)), np.cumsum(speed * fine * np.sin(heading))
-    columns = [np.interp(t, run.t, c) for c in (x, y, yaw, run.speed, np.gradient(run.speed, run.t), run.yaw_rate, run.steering)]
+    columns = [
+        np.interp(t, run.t, c)
+        for c in (x, y, yaw, run.speed, np.gradient(run.speed, run.t), run.yaw_rate, run.steering)
+    ]
     ego = np.stack(columns, 1)
     ego[:, 2] = np.arctan2(np.sin(ego[:, 2]), np.cos(ego[:, 2]))
     place = run.name.rsplit("-", 1)[0]
     meta = {"vehicle": "udacity-mkz", "drive": run.name, "source": "udacity", "place": place, "route_id": place}
     supported = f"{100 * run.supported.mean():.0f} % of frames steer enough to support the derived speed"
     return Drive(
-        meta=meta, t=t, ego=ego, ego_size=SIZE, video=_video(run) if video else None, notes={**NOTES, "ego.speed.share": supported}
+        meta=meta,
+        t=t,
+        ego=ego,
+        ego_size=SIZE,
+        video=_video(run) if video else None,
+        notes={**NOTES, "ego.speed.share": supported},
     )
 
 
