@@ -30,11 +30,13 @@ HEAD_DISTANCE = (14.0, 30.0)
 
 @dataclass(frozen=True)
 class PlaceNet:
-    """A place and its names. lane: network lane id -> lane index; links: of each signal, its light and links."""
+    """A place and its names. lane: network lane id -> lane index; links: of each signal, its light and links; road: edges
+    that cars use -> the edges each leads to."""
 
     map: RoadMap
     lane: dict[str, int]
     links: list[tuple[str, tuple[int, ...]]]
+    road: dict[str, list[str]]
 
 
 def net_bytes(place: str) -> bytes:
@@ -84,7 +86,7 @@ def place_net(place: str) -> PlaceNet:
         signal_heads=heads,
         buildings=place_buildings(_frontages(edges), road + [(w, 0.0) for w in walks], zlib.crc32(place.encode())),
     )
-    return PlaceNet(made, index, links)
+    return PlaceNet(made, index, links, _onward(edges))
 
 
 def _read(place: str) -> Any:
@@ -110,6 +112,13 @@ def _walks(net: Any) -> list[Any]:
 def _next(lane: Any) -> list[str]:
     """Names of the lanes after this one: the lane through the junction where there is one."""
     return sorted({c.getViaLaneID() or c.getToLane().getID() for c in lane.getOutgoing()})
+
+
+def _onward(edges: list[Any]) -> dict[str, list[str]]:
+    """Edges that cars may take after each edge."""
+    streets = sorted((e for e in edges if e.getFunction() == ""), key=lambda e: e.getID())
+    ways = {e.getID(): [c for lane in _carriageway(e) for c in lane.getOutgoing()] for e in streets}
+    return {name: sorted({c.getTo().getID() for c in out}) for name, out in ways.items()}
 
 
 def _neighbours(lanes: list[Any], index: dict[str, int]) -> list[tuple[int, int]]:

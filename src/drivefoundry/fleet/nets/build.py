@@ -48,7 +48,7 @@ RECIPES = {
         two_lanes=0.5,
         limits=(8.33, 11.11, 13.89),
         lights=0.85,
-        green=10,
+        green=8,
     ),
     "place_b": Recipe(
         "--rand --rand.iterations=50 --rand.min-distance=85 --rand.max-distance=150 --rand.min-angle=60 "
@@ -58,7 +58,7 @@ RECIPES = {
         two_lanes=0.35,
         limits=(8.33, 11.11, 12.5),
         lights=0.8,
-        green=11,
+        green=8,
     ),
     "place_c": Recipe(
         "--spider --spider.arm-number=7 --spider.circle-number=3 --spider.space-radius=100 "
@@ -68,7 +68,7 @@ RECIPES = {
         two_lanes=0.45,
         limits=(8.33, 11.11, 13.89),
         lights=0.85,
-        green=10,
+        green=8,
     ),
     "place_d": Recipe(
         "--rand --rand.iterations=50 --rand.min-distance=85 --rand.max-distance=150 --rand.min-angle=60 "
@@ -78,14 +78,14 @@ RECIPES = {
         two_lanes=0.45,
         limits=(8.33, 11.11, 13.89),
         lights=0.95,
-        green=10,
+        green=8,
     ),
 }
 
 COMPILE = (
     "--sidewalks.guess --sidewalks.guess.min-speed=1 --sidewalks.guess.max-speed=20 --crossings.guess "
     "--default.sidewalk-width=2.2 --default.crossing-width=3.2 --default.lanewidth=3.3 --tls.layout=incoming "
-    "--tls.yellow.time=3 --tls.allred.time=1 --tls.crossing-min.time=4 --tls.crossing-clearance.time=4 "
+    "--tls.yellow.time=3 --tls.allred.time=1 --tls.crossing-min.time=4 --tls.crossing-clearance.time=3 "
     "--tls.default-type=static --no-turnarounds --default.junctions.radius=7 --junctions.limit-turn-speed=3.0 "
     "--junctions.internal-link-detail=12 --junctions.corner-detail=6 --geometry.avoid-overlap --precision=2 "
     "--seed=1"
@@ -184,7 +184,7 @@ def _write_plain(plain: Path, nodes: dict[str, np.ndarray], recipe: Recipe, stre
     for i, (a, b, control) in enumerate(streets):
         shape = _bent(control, rng.uniform(-1, 1, 2) * recipe.bend)
         lanes = 2 if rng.random() < recipe.two_lanes else 1
-        limit = recipe.limits[int(rng.integers(len(recipe.limits)))]
+        limit = min(recipe.limits[int(rng.integers(len(recipe.limits)))], _comfortable(shape, recipe.limits))
         for sign, source, to, points in (("", a, b, shape), ("-", b, a, shape[::-1])):
             ET.SubElement(
                 out,
@@ -208,6 +208,14 @@ def _bent(control: np.ndarray, bow: np.ndarray) -> np.ndarray:
     u = s / s[-1]
     length = min(s[-1], 130.0)  # a long street is bowed no further than a short one
     return _shifted(line, length * (bow[0] * np.sin(np.pi * u) + 0.5 * bow[1] * np.sin(2 * np.pi * u)))
+
+
+def _comfortable(line: np.ndarray, limits: tuple[float, ...]) -> float:
+    """The highest of the limits at which the street's sharpest bend is taken with 2.2 m/s^2 or less, else the lowest."""
+    heading = np.unwrap(np.arctan2(*np.diff(line, axis=0).T[::-1]))
+    turned = np.abs(heading[3:] - heading[:-3])  # over three steps of 6 m: a single corner is no bend
+    radius = 18.0 / max(float(turned.max(initial=0.0)), 1e-3)
+    return max((v for v in limits if v * v / radius < 2.2), default=min(limits))
 
 
 def _shifted(line: np.ndarray, side: np.ndarray) -> np.ndarray:

@@ -1,0 +1,185 @@
+"""Place, seed and demand in, CityLog out: what every road user of a SUMO city did, ten times a second."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry.fleet.places import PlaceNet, net_bytes, place_net
+from drivefoundry.fleet.traffic import NEEDS_LIBRARY, Demand
+from drivefoundry.types import AGENT_PEDESTRIAN, DT, PSPEED, require
+
+BLINK_LEFT, BLINK_RIGHT = 2, 1
+"""Values of CityLog.indicator; 0 is neither."""
+SMOOTH_POSITION, SMOOTH_YAW, SMOOTH_WALKER = 3.0, 3.5, 4.0
+"""Standard deviation of the Gaussian that takes the simulator's 0.1 s corners out of poses, steps."""
+BRAKE_LIGHT = -0.5
+"""Decelerating harder than this, m/s^2, or standing, a vehicle shows its brake lights."""
+HARD_BRAKE = -3.0
+
+
+@dataclass(frozen=True)
+class CityLog:
+    """One city, T steps of 0.1 s. Poses are box centres in the map frame of `place_map(place)`.
+
+    tracks (A, T, 4) float32 x, y, yaw, speed; valid (A, T); size (A, 3) length, width, height; kind (A,) AGENT_*;
+    brake (A, T) bool; indicator (A, T) uint8; signals (G, T) uint8 SIGNAL_* of every signal of the map; fleet (F,) rows of
+    the cars that may record: they are in the city all the time; lane (F, T) int32 map lane under their front bumper;
+    ahead: F routes still to drive after the last step, as edge names of the network, spaced.
+    """
+
+    place: str
+    seed: int
+    tracks: np.ndarray
+    valid: np.ndarray
+    size: np.ndarray
+    kind: np.ndarray
+    brake: np.ndarray
+    indicator: np.ndarray
+    signals: np.ndarray
+    fleet: np.ndarray
+    lane: np.ndarray
+    ahead: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        return self.tracks.shape[1]
+
+
+def run_city(
+    place: str, seed: int, seconds: float, n_cars: int = 24, n_traffic: int = 60, n_pedestrians: int = 80
+) -> CityLog:
+    """Run SUMO in a process of its own and log it for `seconds` after a minute of warm-up.
+
+    n_cars record (or could); n_traffic others drive and n_pedestrians walk; nobody leaves the city. The same arguments give
+    the same log. ValueError: unknown place, nonsense numbers, or a library that SUMO needs is missing (with the mend).
+    """
+    require(seconds >= 1 and n_cars >= 1, f"run_city: {seconds} s with {n_cars} cars; at least 1 s and one car wanted")
+    require(n_traffic >= 0 and n_pedestrians >= 0, "run_city: numbers of traffic and pedestrians must not be negative")
+    net_bytes(place)
+    net = place_net(place)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        as_file(files("drivefoundry.fleet.nets") / f"{place}.net.xml.gz") as path,
+    ):
+        out = Path(scratch, "city.npz")
+        links = [(light, list(indices)) for light, indices in net.links]
+        demand = Demand(
+            str(path), seed, round(seconds / DT), n_cars, n_traffic, n_pedestrians, links, net.road, net.lane
+        )
+        _in_its_own_process(demand, out)
+        with np.load(out) as raw:
+            return _as_log(place, seed, {name: raw[name] for name in raw.files})
+
+
+def _in_its_own_process(demand: Demand, out: Path) -> None:
+    command = [sys.executable, "-m", "drivefoundry.fleet.traffic", str(out)]
+    path = {"PYTHONPATH": ":".join(p for p in sys.path if p)}  # the child sees the packages that this process sees
+    done = subprocess.run(command, input=json.dumps(asdict(demand)), text=True, capture_output=True, env=_env() | path)
+    if done.returncode == NEEDS_LIBRARY:
+        raise ValueError(done.stderr.strip().splitlines()[-1])
+    if done.returncode != 0:
+        raise RuntimeError(f"SUMO ended with code {done.returncode}: {done.stderr.strip()[-2000:]}")
+
+
+def _env() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+def _as_log(place: str, seed: int, raw: dict[str, np.ndarray]) -> CityLog:
+    """SUMO's front bumpers and compass angles in, smooth box centres and our yaw out."""
+    pose, kind, size = raw["pose"], raw["kind"], raw["size"]
+    valid = np.isfinite(pose[:, :, 0])
+    tracks = np.zeros((*valid.shape, 4))
+    for a in range(len(kind)):
+        walks = kind[a] == AGENT_PEDESTRIAN
+        for first, end in _runs(valid[a]):
+            yaw = np.unwrap(np.pi / 2 - np.radians(pose[a, first:end, 2]))
+            front = pose[a, first:end, :2]
+            half = (
+                0.0 if walks else size[a, 0] / 2
+            )  # SUMO places vehicles by their front bumper, people by their middle
+            tracks[a, first:end] = _smooth_track(front - half * np.stack([np.cos(yaw), np.sin(yaw)], 1), yaw, walks)
+    acceleration = np.gradient(tracks[:, :, PSPEED], DT, axis=1) if valid.shape[1] > 1 else np.zeros(valid.shape)
+    drives = (kind != AGENT_PEDESTRIAN)[:, None] & valid
+    brake = drives & ((acceleration < BRAKE_LIGHT) | (tracks[:, :, PSPEED] < 0.2))
+    tracks[:, :, 2] = np.arctan2(np.sin(tracks[:, :, 2]), np.cos(tracks[:, :, 2]))
+    return CityLog(
+        place, seed, tracks.astype(np.float32), valid, size, kind, brake, raw["blinker"], raw["signals"],
+        raw["fleet"], raw["lane"], raw["ahead"],
+    )  # fmt: skip
+
+
+def _smooth_track(xy: np.ndarray, yaw: np.ndarray, walks: bool) -> np.ndarray:
+    """Centres (T, 2) and unwrapped yaw (T,) in, (T, 4) x, y, yaw, speed out; speed is that of the smoothed centre."""
+    sigma = SMOOTH_WALKER if walks else SMOOTH_POSITION
+    x, y, yaw = _smooth(xy[:, 0], sigma), _smooth(xy[:, 1], sigma), _smooth(yaw, SMOOTH_WALKER if walks else SMOOTH_YAW)
+    if len(x) < 2:
+        return np.stack([x, y, yaw, np.zeros_like(x)], 1)
+    speed = np.hypot(np.gradient(x, DT), np.gradient(y, DT))
+    return np.stack([x, y, yaw, np.where(speed < 0.02, 0.0, speed)], 1)
+
+
+def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
+    reach = min(round(3 * sigma), len(values) - 1)
+    if reach < 1:
+        return values
+    k = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    # odd reflection keeps the ends and their speed where they are
+    return np.convolve(np.pad(values, reach, mode="reflect", reflect_type="odd"), k / k.sum(), "valid")
+
+
+def _runs(valid: np.ndarray) -> list[tuple[int, int]]:
+    """Stretches [first, end) in which a row is valid."""
+    edge = np.flatnonzero(np.diff(np.concatenate([[0], valid.astype(np.int8), [0]])))
+    return list(zip(edge[::2].tolist(), edge[1::2].tolist(), strict=True))
+
+
+def save_city(log: CityLog) -> bytes:
+    """CityLog in, npz bytes out."""
+    out = io.BytesIO()
+    arrays = {f.name: np.asarray(getattr(log, f.name)) for f in fields(CityLog)}
+    np.savez(out, **arrays)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def load_city(data: bytes) -> CityLog:
+    """Bytes of `save_city` in, CityLog out."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as raw:
+        arrays = {name: raw[name] for name in raw.files}
+    return CityLog(place=str(arrays.pop("place")), seed=int(arrays.pop("seed")), **arrays)
+
+
+def figures(log: CityLog) -> dict[str, float]:
+    """How the city drives: vehicles, people (mean present), mean speed m/s, share of time standing, hard brakes a car hour."""
+    drives = log.kind != AGENT_PEDESTRIAN
+    speed = log.tracks[drives][:, :, PSPEED]
+    hard = np.gradient(speed, DT, axis=1) < HARD_BRAKE
+    onsets = int((np.diff(hard.astype(np.int8), axis=1) > 0).sum())
+    hours = speed.size * DT / 3600
+    return {
+        "vehicles": float(drives.sum()),
+        "people": float(log.valid[~drives].sum() / log.steps),
+        "mean_speed": float(speed.mean()),
+        "standing": float((speed < 0.3).mean()),
+        "hard_brakes_per_hour": onsets / hours,
+    }
+
+
+def edge_of(net: PlaceNet, lane: int) -> str:
+    """Map lane index in, name of its edge in the network out (edges within junctions begin with a colon)."""
+    return _lane_names(net)[lane].rsplit("_", 1)[0]
+
+
+def _lane_names(net: PlaceNet) -> list[str]:
+    return list(net.lane)  # in index order: see place_net

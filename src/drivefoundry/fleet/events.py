@@ -1,0 +1,61 @@
+"""Running traffic in, surprises out: cars ahead of the fleet's brake hard, stand a while, and drive on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from drivefoundry.types import DT
+
+EVERY = 0.4
+"""A car of the fleet is looked at this often, s; an event follows where its leader is fit for one."""
+REACH = 45.0
+"""The leader must be nearer than this, m."""
+DECELERATION = (2.5, 6.5)
+"""m/s^2."""
+STAND = (1.5, 5.0)
+"""s."""
+ROOM = 12.0
+"""The leader comes to rest at least so far before its lane's end, m: it must not block a junction."""
+NO_COMFORT_LIMIT = 31 - 4
+"""SUMO speed mode without its check of the usual deceleration; distance and right of way are still kept."""
+
+
+class Events:
+    """At most one event a vehicle at a time. step() is called once a simulation step, before SUMO moves."""
+
+    def __init__(self, sumo: Any, rng: np.random.Generator) -> None:
+        self.sumo, self.rng = sumo, rng
+        self.rest: dict[str, int] = {}
+        self.until: dict[str, int] = {}
+
+    def step(self, step: int, fleet: list[str]) -> None:
+        """Begin an event every now and then, end those whose time is up. fleet: names of the recording cars."""
+        for name in [name for name, at in self.rest.items() if at <= step]:
+            self.sumo.vehicle.setSpeed(name, 0)
+            del self.rest[name]
+        for name in [name for name, end in self.until.items() if end <= step]:
+            self.sumo.vehicle.setSpeed(name, -1)
+            self.sumo.vehicle.setSpeedMode(name, 31)
+            del self.until[name]
+        if fleet and step % round(EVERY / DT) == 0:
+            self._begin(step, fleet[int(self.rng.integers(len(fleet)))])
+
+    def _begin(self, step: int, car: str) -> None:
+        vehicle = self.sumo.vehicle
+        hardness, stand = self.rng.uniform(*DECELERATION), self.rng.uniform(*STAND)
+        leader = vehicle.getLeader(car, REACH)
+        if not leader or leader[0] in self.until or not leader[0]:
+            return
+        name, speed = leader[0], vehicle.getSpeed(leader[0])
+        lane = vehicle.getLaneID(name)
+        if speed < 4.0 or lane[0] == ":":
+            return
+        left = self.sumo.lane.getLength(lane) - vehicle.getLanePosition(name)
+        if left - speed**2 / (2 * hardness) < ROOM:
+            return
+        vehicle.setSpeedMode(name, NO_COMFORT_LIMIT)
+        vehicle.slowDown(name, 0.0, speed / hardness)
+        self.rest[name] = step + round(speed / hardness / DT)
+        self.until[name] = self.rest[name] + round(stand / DT)
