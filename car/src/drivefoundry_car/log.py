@@ -12,6 +12,8 @@ from typing import IO, Any
 
 import numpy as np
 import zstandard
+from foxglove_schemas_protobuf.CameraCalibration_pb2 import CameraCalibration
+from foxglove_schemas_protobuf.CompressedVideo_pb2 import CompressedVideo
 from google.protobuf.message import DecodeError
 from mcap.exceptions import McapError
 from mcap.reader import make_reader
@@ -259,9 +261,9 @@ def _read(data: bytes, with_video: bool) -> Drive:
 
 
 def _read_video(data_of: dict[str, list[bytes]], times: np.ndarray, extra: dict[str, str]) -> Video:
-    at = channels.CameraCalibration.FromString(data_of[channels.CALIBRATION][0])
+    at = CameraCalibration.FromString(data_of[channels.CALIBRATION][0])
     x, y, z, pitch = json.loads(extra["mount"])
-    packets = [channels.CompressedVideo.FromString(m).data for m in data_of[channels.VIDEO]]
+    packets = [CompressedVideo.FromString(m).data for m in data_of[channels.VIDEO]]
     key = np.array([k == "1" for k in extra["key"]], bool)
     return Video(times, key, packets, at.width, at.height, (at.K[0], at.K[4], at.K[2], at.K[5]), (x, y, z, pitch))
 

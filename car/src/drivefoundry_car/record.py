@@ -2,23 +2,150 @@
 
 from __future__ import annotations
 
-from drivefoundry_car.log import Drive
-from drivefoundry_car.trigger import Campaign
+import zlib
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from drivefoundry_car.log import Drive, cut
+from drivefoundry_car.trigger import Campaign, applies, firings
+
+LENGTH_S = 20.0
+"""Length of a clip, s."""
+BEFORE = 0.6
+"""Share of a clip that lies before its trigger: what led to it is worth more than what followed."""
 
 
-def clips_of(drive: Drive, campaigns: list[Campaign], seed: int, length_s: float = 20.0) -> list[Drive]:
-    """Non-overlapping clips of length_s around firings, highest priority first, plus a random share."""
-    raise NotImplementedError
+@dataclass(frozen=True)
+class Window:
+    """Samples start .. start + length - 1 of a drive, taken for sample `at` of one campaign."""
+
+    start: int
+    length: int
+    at: int
+    campaign: str
+    trigger: str
+
+
+def clips_of(drive: Drive, campaigns: list[Campaign], seed: int, length_s: float = LENGTH_S) -> list[Drive]:
+    """A drive in; its clips, in time order, out: non-overlapping windows of length_s around what the campaigns want.
+
+    The higher priority takes its window first (12 s before, 8 s after its trigger), shifted to fit into the drive and
+    beside windows already taken; a firing inside a taken window is on that clip already, one that finds no room is left
+    out. A campaign's random windows lie anywhere still free, those of pick = "all" end to end. A drive shorter than
+    length_s is one clip if anything wants it; end to end, the last clip may be shorter, down to half. Same drive,
+    campaigns and seed: same clips. Each clip's meta gains campaign, trigger (the rule, 'random' or 'all'), trigger_t
+    (s) and clip_index.
+    """
+    steps = len(drive.t)
+    if not steps:
+        return []
+    period = float(np.median(np.diff(drive.t))) if steps > 1 else 0.1
+    length = min(max(1, round(length_s / period)), steps)
+    fired = firings(campaigns, drive)
+    taken: list[Window] = []
+    for c in sorted((c for c in campaigns if applies(c, drive)), key=lambda c: (-c.priority, c.name)):
+        rng = np.random.default_rng([seed, zlib.crc32(f"{drive.meta.get('drive', '')}/{c.name}".encode())])
+        if c.pick == "all":
+            taken += end_to_end(steps, length, taken, c.name)
+        elif c.pick == "random":
+            taken += at_random(steps, length, taken, c.share, c.name, rng)
+        else:
+            at = [int(np.searchsorted(drive.t, f.t)) for f in fired if f.campaign == c.name and rng.random() < c.share]
+            taken += around(steps, length, taken, at, c.name, c.rule)
+    clips = []
+    for i, w in enumerate(sorted(taken, key=lambda w: w.start)):
+        stop = drive.t[w.start + w.length] if w.start + w.length < steps else drive.t[-1] + period
+        at = {"campaign": w.campaign, "trigger": w.trigger, "trigger_t": f"{drive.t[w.at]:.3f}", "clip_index": str(i)}
+        part = cut(drive, float(drive.t[w.start]), float(stop))
+        clips.append(replace(part, meta={**drive.meta, **at}))
+    return clips
+
+
+def free(steps: int, length: int, taken: Sequence[Window]) -> list[tuple[int, int]]:
+    """Stretches (first, end) of samples, at least length long, that no window holds."""
+    edges = [(0, 0), *sorted((w.start, w.start + w.length) for w in taken), (steps, steps)]
+    gaps = [(end, start) for (_, end), (start, _) in pairwise(edges)]
+    return [(a, b) for a, b in gaps if b - a >= length]
+
+
+def around(
+    steps: int, length: int, taken: Sequence[Window], samples: Sequence[int], campaign: str, trigger: str
+) -> list[Window]:
+    """Windows around samples, in their order, beside those taken; shifted where the room is narrow."""
+    new: list[Window] = []
+    for at in samples:
+        for first, end in free(steps, length, [*taken, *new]):
+            if first <= at < end:
+                start = min(max(at - int(BEFORE * length), first), end - length)
+                new.append(Window(start, length, at, campaign, trigger))
+    return new
+
+
+def at_random(
+    steps: int, length: int, taken: Sequence[Window], share: float, campaign: str, rng: np.random.Generator
+) -> list[Window]:
+    """Windows anywhere, each free place as likely; on average share of the drive, as far as there is room."""
+    new: list[Window] = []
+    for _ in range(int(share * steps / length + rng.random())):
+        room = free(steps, length, [*taken, *new])
+        places = np.concatenate([np.arange(a, b - length + 1) for a, b in room]) if room else np.zeros(0, np.int64)
+        if not len(places):
+            break
+        start = int(rng.choice(places))
+        new.append(Window(start, length, start, campaign, "random"))
+    return new
+
+
+def end_to_end(steps: int, length: int, taken: Sequence[Window], campaign: str) -> list[Window]:
+    """Windows that cover every free stretch; what is left at the end of one is kept if at least half a window."""
+    new = []
+    for first, end in free(steps, max(1, length // 2), taken):
+        for start in range(first, end, length):
+            if min(length, end - start) >= max(1, length // 2):
+                new.append(Window(start, min(length, end - start), start, campaign, "all"))
+    return new
 
 
 class RingBuffer:
-    """Timed byte strings per channel, bounded in bytes; the oldest fall out."""
+    """Timed byte strings per channel, bounded in bytes; the oldest fall out, and what is lost is counted.
+
+    Push in time order. `dropped` counts per channel the items that alone exceed the bound or come before the last one.
+    """
 
     def __init__(self, bytes_per_channel: int) -> None:
-        raise NotImplementedError
+        if bytes_per_channel <= 0:
+            raise ValueError(f"bytes_per_channel: must be positive, not {bytes_per_channel}")
+        self.bound = bytes_per_channel
+        self.dropped: dict[str, int] = {}
+        self._items: dict[str, deque[tuple[float, bytes]]] = {}
+        self._size: dict[str, int] = {}
 
     def push(self, channel: str, t: float, data: bytes) -> None:
-        raise NotImplementedError
+        """Keep data of time t (s); never blocks, never grows beyond the bound."""
+        items = self._items.setdefault(channel, deque())
+        if len(data) > self.bound or (items and t < items[-1][0]):
+            self.dropped[channel] = self.dropped.get(channel, 0) + 1
+            return
+        items.append((t, data))
+        size = self._size.get(channel, 0) + len(data)
+        while size > self.bound:
+            size -= len(items.popleft()[1])
+        self._size[channel] = size
 
     def snapshot(self, t0: float, t1: float) -> dict[str, list[tuple[float, bytes]]]:
-        raise NotImplementedError
+        """What each channel still holds of t0 <= t < t1, in time order."""
+        out = {}
+        for channel, items in self._items.items():
+            kept = list(items)
+            times = [t for t, _ in kept]
+            out[channel] = kept[bisect_left(times, t0) : bisect_left(times, t1)]
+        return out
+
+    def size(self, channel: str) -> int:
+        """Bytes held for a channel."""
+        return self._size.get(channel, 0)

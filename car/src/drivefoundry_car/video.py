@@ -12,6 +12,7 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.codec.context import ThreadType
+from av.error import FFmpegError, InvalidDataError
 from av.video.reformatter import VideoReformatter
 
 START = b"\x00\x00\x00\x01"
@@ -88,7 +89,7 @@ def decode(packets: list[bytes], key: np.ndarray, width: int, height: int, indic
                 for place in places.get(frame.pts if frame.pts is not None else -1, ()):
                     out[place] = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
                     got += 1
-    except av.error.InvalidDataError as error:
+    except InvalidDataError as error:
         raise ValueError(f"video: a packet does not decode ({error.strerror}); the recording is damaged") from error
     if got != len(wanted):
         raise ValueError(f"video: only {got} of {len(wanted)} frames decode; the recording is damaged")
@@ -115,7 +116,7 @@ def mux_mp4(packets: list[bytes], key: np.ndarray, t: np.ndarray, width: int, he
 def demux_mp4(data: bytes) -> tuple[np.ndarray, np.ndarray, list[bytes], int, int]:
     """MP4 bytes in; t (F,) s from the first frame, key (F,) bool, Annex B packets, width, height out."""
     try:
-        with av.open(io.BytesIO(data), format="mp4") as container:
+        with av.open(io.BytesIO(data), "r", format="mp4") as container:
             if not container.streams.video:
                 raise ValueError("mp4: no video stream in it")
             stream = container.streams.video[0]
@@ -124,7 +125,7 @@ def demux_mp4(data: bytes) -> tuple[np.ndarray, np.ndarray, list[bytes], int, in
             header = stream.codec_context.extradata or b""
             found = [(p.pts, bytes(p), bool(p.is_keyframe)) for p in container.demux(stream) if p.size]
             clock, width, height = float(stream.time_base or MP4_CLOCK), stream.width, stream.height
-    except av.error.FFmpegError as error:
+    except FFmpegError as error:
         raise ValueError(f"mp4: does not open ({error.strerror}); the file is damaged or of another kind") from error
     ticks = np.array([pts for pts, _, _ in found], np.int64)
     if not len(ticks) or (np.diff(ticks) <= 0).any():
