@@ -1,0 +1,182 @@
+"""Road users and signals in, hulls drawn: what cars, trucks, people, cyclists and lamp heads look like to the camera."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drivefoundry.sim.boxes import (
+    BIKE,
+    BRAKE,
+    CAR_COLOURS,
+    CLOTHES,
+    DARK,
+    FRONT,
+    GLASS,
+    HEADLIGHT,
+    PANE,
+    PLAIN,
+    REAR,
+    REAR_GLASS,
+    SIDE,
+    SKIN,
+    TAIL,
+    TRUCK_COLOURS,
+    draw_hull,
+    set_hull,
+    to_camera,
+)
+from drivefoundry.sim.ground import COS, CX, CY, FX, FY, PX, PY, SIN, kernel, mix
+from drivefoundry.types import AGENT_CYCLIST, AGENT_PEDESTRIAN, AGENT_TRUCK, SIGNAL_GREEN, SIGNAL_OFF, SIGNAL_YELLOW
+
+SHADOW = np.array([44.0, 45.0, 48.0])
+STEEL = np.array([84.0, 88.0, 92.0])
+HOUSING = np.array([24.0, 25.0, 28.0])
+LAMP_RADIUS = 0.3
+"""m, larger than life so that its state is a few pixels across at 60 m."""
+LEAST_RADIUS = 1.4
+"""Pixels a lamp's radius never falls below."""
+LAMPS = np.array([[0, 0, 0], [40, 255, 130], [255, 196, 30], [255, 38, 28]], np.float64)
+"""Colour by SIGNAL_* state."""
+
+
+@kernel
+def draw_agent(zbuf, cbuf, cam, hull, poly, state, size, kind, braking, index):
+    """Draw agent number `index`: state (4,) x, y, yaw, speed; size (3,) m; kind AGENT_*."""
+    x, y = state[0], state[1]
+    cos, sin = np.cos(state[2]), np.sin(state[2])
+    half, side = 0.5 * size[0], 0.5 * size[1]
+    shade = 0.12
+    set_hull(hull, cam, x, y, cos, sin, -half - shade, half + shade, side + shade, 0.0, 0.015, 0.0, 0.0, 0.0)
+    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, PLAIN, PLAIN, SHADOW, SHADOW, SHADOW)
+    grain = max(0.0, (x - cam[PX]) * cam[COS] + (y - cam[PY]) * cam[SIN]) / cam[FX]
+    if kind == AGENT_PEDESTRIAN:
+        _draw_person(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, 0.0, size[2], 2.2 * grain, index)
+    elif kind == AGENT_CYCLIST:
+        set_hull(hull, cam, x, y, cos, sin, -half, half, max(0.04, grain), 0.0, 0.68, 0.0, 0.0, 0.0)
+        draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, BIKE, PLAIN, DARK, DARK, DARK)
+        _draw_person(
+            zbuf, cbuf, cam, hull, poly, x - 0.1 * cos, y - 0.1 * sin, cos, sin, 0.4, size[2], 2.2 * grain, index
+        )
+    elif kind == AGENT_TRUCK:
+        _draw_truck(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, half, side, size[2], braking, index)
+    else:
+        _draw_car(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, half, side, size[2], braking, index)
+
+
+@kernel
+def _draw_car(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, half, side, high, braking, index):
+    colour = CAR_COLOURS[(index * 5 + index // 8) % len(CAR_COLOURS)]
+    belt = 0.58 * high
+    lamp = BRAKE if braking else TAIL
+    set_hull(hull, cam, x, y, cos, sin, -half, half, side, 0.0, belt, 0.04, 0.04, 0.03)
+    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, REAR, SIDE, FRONT, colour, lamp, DARK)
+    set_hull(
+        hull,
+        cam,
+        x,
+        y,
+        cos,
+        sin,
+        -0.84 * half,
+        0.42 * half,
+        0.94 * side,
+        belt,
+        high,
+        0.16 * half,
+        0.3 * half,
+        0.12 * side,
+    )
+    third = BRAKE if braking else PANE
+    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, REAR_GLASS, GLASS, GLASS, colour, PANE, third)
+
+
+@kernel
+def _draw_truck(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, half, side, high, braking, index):
+    colour = TRUCK_COLOURS[index % len(TRUCK_COLOURS)]
+    cab = CAR_COLOURS[(index * 3 + 1) % len(CAR_COLOURS)]
+    cab_rear = half - min(2.2, 0.6 * half)
+    lamp = BRAKE if braking else TAIL
+    set_hull(hull, cam, x, y, cos, sin, -half, cab_rear - 0.15, side, 0.0, high, 0.0, 0.0, 0.0)
+    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, REAR, SIDE, PLAIN, colour, lamp, DARK)
+    set_hull(hull, cam, x, y, cos, sin, cab_rear, half, 0.96 * side, 0.0, 0.45 * high, 0.0, 0.0, 0.0)
+    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, SIDE, FRONT, cab, HEADLIGHT, DARK)
+    set_hull(hull, cam, x, y, cos, sin, cab_rear, half, 0.96 * side, 0.45 * high, 0.85 * high, 0.0, 0.2, 0.05)
+    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, GLASS, GLASS, cab, PANE, PANE)
+
+
+@kernel
+def _draw_person(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, foot, high, least, index):
+    """Legs, torso and head, each at least `least` m wide so that nobody falls between samples."""
+    top = CLOTHES[(index * 7 + 3) % len(CLOTHES)]
+    legs = PANE if index % 2 == 0 else DARK
+    body = high - foot
+    for part in range(3):
+        low = foot + body * (0.0 if part == 0 else 0.46 if part == 1 else 0.85)
+        up = foot + body * (0.46 if part == 0 else 0.85 if part == 1 else 1.0)
+        half = 0.5 * max(least, 0.3 if part == 0 else 0.34 if part == 1 else 0.22)
+        side = 0.5 * max(least, 0.34 if part == 0 else 0.5 if part == 1 else 0.22)
+        colour = legs if part == 0 else top if part == 1 else SKIN
+        set_hull(hull, cam, x, y, cos, sin, -half, half, side, low, up, 0.0, 0.0, 0.0)
+        draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, PLAIN, PLAIN, colour, colour, colour)
+
+
+@kernel
+def _bar(zbuf, cbuf, cam, hull, poly, x0, y0, x1, y1, z0, z1, half, colour):
+    """A straight bar from (x0, y0) to (x1, y1)."""
+    dx, dy = x1 - x0, y1 - y0
+    length = np.sqrt(dx * dx + dy * dy)
+    cos, sin = dx / length, dy / length
+    set_hull(hull, cam, x0, y0, cos, sin, 0.0, length, half, z0, z1, 0.0, 0.0, 0.0)
+    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, PLAIN, PLAIN, colour, colour, colour)
+
+
+@kernel
+def draw_head(zbuf, cbuf, cam, hull, poly, head, post):
+    """Draw the pole, arm and dark housing of a signal: head (4,) x, y, z, yaw it faces; post (2,) where its pole stands."""
+    dx, dy = head[0] - cam[PX], head[1] - cam[PY]
+    grain = max(0.0, dx * cam[COS] + dy * cam[SIN]) / cam[FX]
+    thin = max(0.08, grain)
+    _bar(zbuf, cbuf, cam, hull, poly, post[0] - thin, post[1], post[0] + thin, post[1], 0.0, head[2] + 0.4, thin, STEEL)
+    if abs(post[0] - head[0]) + abs(post[1] - head[1]) > 0.5:
+        z = head[2] + 0.3
+        _bar(zbuf, cbuf, cam, hull, poly, post[0], post[1], head[0], head[1], z, z + 2 * thin, thin, STEEL)
+    cos, sin = np.cos(head[3]), np.sin(head[3])
+    wide, high = max(0.45, 5.0 * grain), max(0.95, 7.0 * grain)
+    x, y = head[0] - 0.15 * cos, head[1] - 0.15 * sin
+    set_hull(hull, cam, x, y, cos, sin, -0.15, 0.15, wide, head[2] - high, head[2] + high, 0.0, 0.0, 0.0)
+    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, PLAIN, PLAIN, HOUSING, HOUSING, HOUSING)
+
+
+@kernel
+def shine(out, zbuf, cam, head, state):
+    """Add a lit lamp to the finished pixels out (H, W, 3), where the head faces the camera and nothing stands before it.
+
+    cam is in samples. Red hangs above, green below the lamp centre; a halo of 2.5 radii surrounds the disc.
+    """
+    if state == SIGNAL_OFF:
+        return
+    dx, dy = cam[PX] - head[0], cam[PY] - head[1]
+    if np.cos(head[3]) * dx + np.sin(head[3]) * dy < 0.35 * np.sqrt(dx * dx + dy * dy):
+        return
+    lift = -0.6 if state == SIGNAL_GREEN else 0.0 if state == SIGNAL_YELLOW else 0.6
+    x, y, z = to_camera(cam, head[0], head[1], head[2] + lift)
+    if z < 0.5:
+        return
+    u, v = 0.5 * (cam[CX] + cam[FX] * x / z), 0.5 * (cam[CY] + cam[FY] * y / z)
+    radius = max(LEAST_RADIUS, 0.5 * LAMP_RADIUS * cam[FX] / z)
+    reach = 2.5 * radius
+    nearest = 1.0 / (z - min(0.3 * z, 0.6))
+    high, wide = out.shape[0], out.shape[1]
+    colour = LAMPS[state]
+    for row in range(int(max(0.0, np.floor(v - reach))), int(min(high * 1.0, np.ceil(v + reach)))):
+        for col in range(int(max(0.0, np.floor(u - reach))), int(min(wide * 1.0, np.ceil(u + reach)))):
+            if zbuf[2 * row, 2 * col] > nearest:
+                continue
+            d = np.sqrt((col + 0.5 - u) ** 2 + (row + 0.5 - v) ** 2)
+            core = min(1.0, max(0.0, radius + 0.5 - d))
+            glow = max(0.0, 1.0 - d / reach)
+            w = int(256.0 * max(core, 0.55 * glow * glow))
+            old = np.int64(out[row, col, 0]) | np.int64(out[row, col, 1]) << 8 | np.int64(out[row, col, 2]) << 16
+            lamp = int(colour[0]) | int(colour[1]) << 8 | int(colour[2]) << 16
+            new = mix(old, lamp, w)
+            out[row, col, 0], out[row, col, 1], out[row, col, 2] = new & 255, new >> 8 & 255, new >> 16

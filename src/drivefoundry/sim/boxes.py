@@ -1,0 +1,274 @@
+"""Boxes in, samples out: the kernels that draw road users and buildings into a view's depth and colour samples.
+
+Samples are twice as fine as pixels in both directions; a pixel is the mean of its four, so edges move smoothly. Camera
+frame: x right, y down, z ahead. zbuf (2H, 2W) float32 holds 1/z of the nearest surface (0 where none); cbuf (2H, 2W)
+int32 its packed colour. A hull is eight corners: below rear-right, front-right, front-left, rear-left, then the same above.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drivefoundry.sim.ground import COS, COSP, CX, CY, FX, FY, HAZE, PX, PY, PZ, SIN, SINP, fade, kernel, mix
+
+NEAR = 0.2
+"""Depth below which nothing is drawn, m."""
+SUN = np.array([0.55, -0.83])
+"""Horizontal direction towards the sun."""
+
+PLAIN, WALL, SIDE, FRONT, REAR, GLASS, REAR_GLASS, BIKE = range(8)
+"""Surfaces; each picks per sample among three colours."""
+
+CAR_COLOURS = (
+    np.array(
+        [
+            [196, 36, 32],
+            [28, 74, 160],
+            [222, 222, 220],
+            [44, 46, 52],
+            [150, 154, 160],
+            [26, 112, 84],
+            [214, 160, 36],
+            [98, 42, 98],
+        ]
+    )
+    * 1.0
+)
+TRUCK_COLOURS = np.array([[206, 204, 196], [52, 96, 150], [178, 122, 60], [120, 130, 126]]) * 1.0
+CLOTHES = (
+    np.array([[216, 60, 60], [46, 104, 190], [236, 196, 60], [240, 240, 240], [60, 150, 84], [170, 70, 160]]) * 1.0
+)
+WALLS = (
+    np.array([[178, 150, 124], [150, 92, 76], [196, 188, 172], [128, 132, 140], [164, 140, 96], [108, 100, 98]]) * 1.0
+)
+PANE = np.array([62.0, 78.0, 98.0])
+DARK = np.array([30.0, 30.0, 34.0])
+SKIN = np.array([214.0, 170.0, 140.0])
+BRAKE = np.array([255.0, 36.0, 26.0])
+TAIL = np.array([118.0, 16.0, 18.0])
+HEADLIGHT = np.array([246.0, 244.0, 226.0])
+
+FACES = np.array([[3, 0, 4, 7], [0, 1, 5, 4], [2, 3, 7, 6], [1, 2, 6, 5], [4, 5, 6, 7]])
+"""Corners of the rear, right, left, front and top face: seen from outside, bottom left first, counter-clockwise."""
+
+
+@kernel
+def pack(rgb, light):
+    """(3,) colour in 0..255 and a brightness in, packed colour out."""
+    c = 0
+    for k in range(3):
+        c |= int(min(255.0, rgb[k] * light)) << (8 * k)
+    return c
+
+
+@kernel
+def to_camera(cam, x, y, z):
+    """Map point m in, camera-frame point out."""
+    dx, dy, dz = x - cam[PX], y - cam[PY], z - cam[PZ]
+    ahead = dx * cam[COS] + dy * cam[SIN]
+    right = dx * cam[SIN] - dy * cam[COS]
+    return right, -ahead * cam[SINP] - dz * cam[COSP], ahead * cam[COSP] - dz * cam[SINP]
+
+
+@kernel
+def in_view(cam, wide, high, x, y, z, radius):
+    """True where a sphere may touch the view frustum. wide, high: samples."""
+    right, down, ahead = to_camera(cam, x, y, z)
+    if ahead < NEAR - radius:
+        return False
+    for side in range(2):
+        edge = cam[CX] if side == 0 else wide - cam[CX]
+        t = edge / cam[FX]
+        if (-right if side == 0 else right) - t * ahead > radius * np.sqrt(1.0 + t * t):
+            return False
+    t = cam[CY] / cam[FY]
+    if -down - t * ahead > radius * np.sqrt(1.0 + t * t):
+        return False
+    t = (high - cam[CY]) / cam[FY]
+    return down - t * ahead <= radius * np.sqrt(1.0 + t * t)
+
+
+@kernel
+def _surface(kind, s, t, lu, lv, grain, c0, c1, c2):
+    """Point (s, t) m on a face of lu x lv m in, packed colour out; -1 for a hole. grain: size of a sample there, m."""
+    if kind == PLAIN:
+        return c0
+    big = lv > 1.6
+    if kind == SIDE:
+        r = 0.46 if big else 0.33
+        d = min(abs(s - 0.2 * lu), abs(s - 0.8 * lu))
+        return c2 if t < 0.2 or d * d + (t - r) * (t - r) < r * r else c0
+    if kind in (FRONT, REAR):
+        if t < 0.2:
+            return c2
+        w = max(0.42, 2.6 * grain)
+        mid = 0.9 if big else 0.68 * lv
+        half = max(0.1, 1.3 * grain)
+        if abs(t - mid) < half and (s < w or s > lu - w):
+            return c1
+        if abs(s - 0.5 * lu) < 0.3 and abs(t - 0.4) < 0.08 and kind == REAR:
+            return HAZE
+        return c2 if kind == FRONT and abs(s - 0.5 * lu) < 0.5 and abs(t - 0.45) < 0.12 else c0
+    if kind in (GLASS, REAR_GLASS):
+        if kind == REAR_GLASS and t > lv - max(0.14, 2.0 * grain) and abs(s - 0.5 * lu) < max(0.3, 1.5 * grain):
+            return c2
+        pillar = min(s, lu - s, abs(s - 0.5 * lu) + (0.05 if lu > 1.8 else 1.0))
+        return c0 if pillar < 0.08 or t > 0.92 * lv else c1
+    r = 0.33
+    d = min(abs(s - r), abs(s - lu + r))
+    ring = np.sqrt(d * d + (t - r) * (t - r))
+    thick = max(0.06, 0.8 * grain)
+    if abs(ring - r + thick) < thick or (abs(t - 0.62) < thick and r < s < lu - r):
+        return c0
+    return -1
+
+
+@kernel
+def _wall(s, t, lv, grain, c0, c1, c2):
+    """Storeys of 3.2 m with windows every 3 m above a ground floor of shop fronts; far away only their mean."""
+    if t > lv - 0.5:
+        return c0
+    mean = mix(c0, c1, 90)
+    if grain > 0.9:
+        return mean
+    c = c0
+    if t < 3.2:
+        bay = s * 0.2
+        if 0.12 < bay - int(bay) < 0.88 and 0.5 < t < 2.6:
+            c = c1
+    else:
+        bay, storey = s * (1.0 / 3.0), t * (1.0 / 3.2)
+        i, j = int(bay), int(storey)
+        if 0.25 < bay - i < 0.75 and 0.25 < storey - j < 0.8:
+            c = c2 if (i * 73 + j * 151 + i * j) & 15 == 0 else c1
+    return c if grain < 0.25 else mix(c, mean, int((grain - 0.25) * 393.0))
+
+
+@kernel
+def _clip(hull, face, poly):
+    """Face of a hull in, corners of its part beyond NEAR out in poly[:, 2:5] (camera frame); returns how many."""
+    n = 0
+    for k in range(4):
+        a, b = FACES[face, k], FACES[face, (k + 1) % 4]
+        za, zb = hull[a, 2], hull[b, 2]
+        if za >= NEAR:
+            poly[n, 2], poly[n, 3], poly[n, 4] = hull[a, 0], hull[a, 1], za
+            n += 1
+        if (za >= NEAR) != (zb >= NEAR):
+            w = (NEAR - za) / (zb - za)
+            for d in range(3):
+                poly[n, 2 + d] = hull[a, d] + (hull[b, d] - hull[a, d]) * w
+            n += 1
+    return n
+
+
+@kernel
+def _span(poly, n, y):
+    """Left and right end of a convex polygon (image points poly[:n, :2]) at height y."""
+    left, right = np.inf, -np.inf
+    for a in range(n):
+        b = a + 1 if a + 1 < n else 0
+        ya, yb = poly[a, 1], poly[b, 1]
+        if (ya > y) != (yb > y):
+            x = poly[a, 0] + (y - ya) / (yb - ya) * (poly[b, 0] - poly[a, 0])
+            left, right = min(left, x), max(right, x)
+    return left, right
+
+
+@kernel
+def draw_face(zbuf, cbuf, cam, hull, face, poly, kind, c0, c1, c2):
+    """Draw one face of a hull (8, 3) in the camera frame, if it looks at the camera. poly (8, 5) is scratch."""
+    a, b, d = FACES[face, 0], FACES[face, 1], FACES[face, 3]
+    ax, ay, az = hull[a, 0], hull[a, 1], hull[a, 2]
+    ux, uy, uz = hull[b, 0] - ax, hull[b, 1] - ay, hull[b, 2] - az
+    vx, vy, vz = hull[d, 0] - ax, hull[d, 1] - ay, hull[d, 2] - az
+    lu = max(1e-9, np.sqrt(ux * ux + uy * uy + uz * uz))
+    ux, uy, uz = ux / lu, uy / lu, uz / lu
+    skew = vx * ux + vy * uy + vz * uz
+    vx, vy, vz = vx - skew * ux, vy - skew * uy, vz - skew * uz
+    lv = max(1e-9, np.sqrt(vx * vx + vy * vy + vz * vz))
+    vx, vy, vz = vx / lv, vy / lv, vz / lv
+    nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+    facing = nx * ax + ny * ay + nz * az
+    if facing >= -1e-9:
+        return
+    n = _clip(hull, face, poly)
+    if n < 3:
+        return
+    top, low = np.inf, -np.inf
+    for k in range(n):
+        poly[k, 0] = cam[CX] + cam[FX] * poly[k, 2] / poly[k, 4]
+        poly[k, 1] = cam[CY] + cam[FY] * poly[k, 3] / poly[k, 4]
+        top, low = min(top, poly[k, 1]), max(low, poly[k, 1])
+    s0, t0 = ux * ax + uy * ay + uz * az, vx * ax + vy * ay + vz * az
+    # Along a row 1/z, s/z and t/z are linear; the rays' x and y components step by gx and gy a sample.
+    gx, gy = 1.0 / cam[FX], 1.0 / cam[FY]
+    x0 = (0.5 - cam[CX]) * gx
+    rise, su, tu = nx * gx / facing, ux * gx, vx * gx
+    high, wide = zbuf.shape
+    for row in range(int(max(0.0, np.ceil(top - 0.5))), int(min(high * 1.0, np.ceil(low - 0.5)))):
+        left, right = _span(poly, n, row + 0.5)
+        first, last = int(max(0.0, np.ceil(left - 0.5))), int(min(wide * 1.0, np.ceil(right - 0.5)))
+        yn = (row + 0.5 - cam[CY]) * gy
+        near = (nx * x0 + ny * yn + nz) / facing
+        s_row, t_row = ux * x0 + uy * yn + uz, vx * x0 + vy * yn + vz
+        c, shaded = 0, -2
+        for col in range(first, last):
+            iz = near + col * rise
+            if iz > zbuf[row, col]:
+                # Two neighbours in a pixel share one look at the surface: it costs more than the depth test.
+                if col & 1 == 0 or shaded != col - 1:
+                    z = 1.0 / iz
+                    c = c0
+                    if kind != PLAIN:
+                        s, t = z * (s_row + col * su) - s0, z * (t_row + col * tu) - t0
+                        c = (
+                            _wall(s, t, lv, z * gx, c0, c1, c2)
+                            if kind == WALL
+                            else _surface(kind, s, t, lu, lv, z * gx, c0, c1, c2)
+                        )
+                    if c >= 0:
+                        c = mix(c, HAZE, fade(z))
+                    shaded = col
+                if c >= 0:
+                    zbuf[row, col] = iz
+                    cbuf[row, col] = c
+
+
+@kernel
+def set_hull(hull, cam, x, y, cos, sin, rear, front, half, z0, z1, taper_rear, taper_front, taper_side):
+    """Fill hull (8, 3): rear to front m along its heading from (x, y), half m to each side, z0 to z1 m high, drawn in
+    above by the tapers, m."""
+    for k in range(8):
+        above, along, left = k >= 4, k % 4 == 1 or k % 4 == 2, k % 4 >= 2
+        dx = (front - (taper_front if above else 0.0)) if along else (rear + (taper_rear if above else 0.0))
+        dy = half - (taper_side if above else 0.0)
+        if not left:
+            dy = -dy
+        px, py = x + cos * dx - sin * dy, y + sin * dx + cos * dy
+        hull[k, 0], hull[k, 1], hull[k, 2] = to_camera(cam, px, py, z1 if above else z0)
+
+
+@kernel
+def draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, rear, side, front, c0, c1, c2):
+    """Draw a hull with a surface each for rear, sides and front; c0, c1, c2 (3,) colours. Lamps shine unlit."""
+    for face in range(5):
+        kind, light, second = PLAIN, 1.0, c1
+        if face < 4:
+            kind = rear if face == 0 else side if face < 3 else front
+            along = -1.0 if face == 0 else 1.0 if face == 3 else 0.0
+            left = -1.0 if face == 1 else 1.0 if face == 2 else 0.0
+            light = 0.76 + 0.24 * (SUN[0] * (cos * along - sin * left) + SUN[1] * (sin * along + cos * left))
+        if kind == FRONT:
+            second = HEADLIGHT
+        a, b = pack(c0, light), pack(second, 1.0 if kind in (FRONT, REAR) else light)
+        draw_face(zbuf, cbuf, cam, hull, face, poly, kind, a, b, pack(c2, 1.0 if kind == REAR_GLASS else light))
+
+
+@kernel
+def draw_building(zbuf, cbuf, cam, hull, poly, box, index):
+    """Draw box (6,) x, y, yaw, length, width, height of the map's building number `index`."""
+    cos, sin, half = np.cos(box[2]), np.sin(box[2]), 0.5 * box[3]
+    set_hull(hull, cam, box[0], box[1], cos, sin, -half, half, 0.5 * box[4], 0.0, box[5], 0.0, 0.0, 0.0)
+    wall = WALLS[(index * 5 + int(box[5])) % len(WALLS)]
+    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, WALL, WALL, WALL, wall, PANE, HEADLIGHT)
