@@ -1,7 +1,8 @@
 """Motion in, comfortable or not out: nuPlan's bounds as NAVSIM applies them.
 
-NAVSIM smooths before it compares: accelerations and jerk by one quadratic over the whole window, yaw rate and yaw acceleration
-by polynomials over 5 samples (Savitzky and Golay 1964). The filters are linear, so they are small matrices made once.
+NAVSIM smooths before it compares: accelerations and jerk by one quadratic over the whole window, yaw rate and yaw
+acceleration by polynomials over 5 samples (Savitzky and Golay 1964). The filters are linear, so they are small matrices
+made once.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ PAST = 15
 
 
 def savgol(n: int, window: int, order: int, deriv: int) -> np.ndarray:
-    """(n, n) matrix of a Savitzky-Golay filter over n samples DT apart, its ends by the fit of the first and last window.
+    """(n, n) matrix of a Savitzky-Golay filter over n samples DT apart, its ends by the fit of the first and last
+    window.
 
     An even window is centred half a sample late, as in SciPy, which NAVSIM uses.
     """
@@ -54,7 +56,8 @@ def savgol(n: int, window: int, order: int, deriv: int) -> np.ndarray:
 
 
 def _operators() -> tuple[np.ndarray, np.ndarray]:
-    """For each length 41 .. 56: the quadratic fit (3, n) over time in [-1, 1], and jerk (2, n) at the first and last sample.
+    """For each length 41 .. 56: the quadratic fit (3, n) over time in [-1, 1], and jerk (2, n) at the first and last
+    sample.
 
     The derivative of a quadratic is linear: its extremes are at the ends.
     """
@@ -145,8 +148,8 @@ def _comfort(past, past_n, states, fit, jerk, rate, accel, out):
 def comfort(states: np.ndarray, past: np.ndarray | None = None, past_n: np.ndarray | None = None) -> np.ndarray:
     """Motions (S, N, 41, 6) in, (S, N, 2) 0 or 1 out: comfortable by itself (C), and with its history before it (HC).
 
-    States are x, y, yaw, speed, acceleration, yaw rate at 10 Hz; past (S, 15, 6) holds the steps before them, oldest first,
-    of which the last past_n (S,) are known.
+    States are x, y, yaw, speed, acceleration, yaw rate at 10 Hz; past (S, 15, 6) holds the steps before them, oldest
+    first, of which the last past_n (S,) are known.
     """
     assert states.shape[2:] == (SAMPLES, 6), "comfort is defined over 4 s at 10 Hz"
     if past is None or past_n is None:
@@ -157,7 +160,8 @@ def comfort(states: np.ndarray, past: np.ndarray | None = None, past_n: np.ndarr
 
 
 def extended_comfort(before: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """The previous plan's motion (S, 1, T, 6) and the present ones (S, N, T, 6) over the same time in, (S, N) 0 or 1 out."""
+    """The previous plan's motion (S, 1, T, 6) and the present ones (S, N, T, 6) over the same time in, (S, N) 0 or
+    1 out."""
     n = states.shape[2]
 
     def features(m: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -28,7 +28,8 @@ KEPT = 64
 
 @dataclass(frozen=True)
 class LaneGrid:
-    """cells (H, W) int16: lane index, NO_LANE or JUNCTION, of the cell whose corner is origin + CELL * (column, row)."""
+    """cells (H, W) int16: lane index, NO_LANE or JUNCTION, of the cell whose corner is origin + CELL * (column,
+    row)."""
 
     origin: tuple[float, float]
     cells: np.ndarray
@@ -135,7 +136,8 @@ def _paint_lanes(points, offsets, width, junction, cells):
 
 
 def route_lanes(scene: Scene) -> np.ndarray:
-    """Scene in, (L,) bool out: lanes on its route, and their neighbours in the same direction, as NAVSIM's roadblocks."""
+    """Scene in, (L,) bool out: lanes on its route, and their neighbours in the same direction, as NAVSIM's
+    roadblocks."""
     road_map = scene.map
     grid = lane_grid(road_map)
     at = np.floor((resample(np.asarray(scene.route[:, :2]), CELL) - grid.origin) / CELL).astype(int)

@@ -1,7 +1,8 @@
 """Ego motions among moving agents in, what they did out: the terms of NAVSIM's scores and the events of CARLA's.
 
-One kernel serves proposals of 4 s and whole drives. Collision types and faults follow nuPlan: with a stopped other or at the
-own front the ego is at fault; from the side only if it straddles lanes or leaves the road; standing or hit from behind never.
+One kernel serves proposals of 4 s and whole drives. Collision types and faults follow nuPlan: with a stopped other or
+at the own front the ego is at fault; from the side only if it straddles lanes or leaves the road; standing or hit from
+behind never.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def _bearing(state, length, x, y):
 
 @njit(cache=True, nogil=True)
 def _first_hit(states, size, areas, other, seen, other_size, reach, out):
-    """First overlap with one agent that did not overlap at the start: step (-1 none) out; out (2,) = at fault, ego active."""
+    """First overlap with one agent that did not overlap at the start: step (-1 none) out; out (2,) = at fault, ego
+    active."""
     for k in range(len(states)):
         if not seen[k]:
             continue
@@ -140,7 +142,8 @@ def _first_hit(states, size, areas, other, seen, other_size, reach, out):
 
 @njit(cache=True, nogil=True)
 def _keeps_clear(states, size, areas, other, seen, other_size, reach, end):
-    """Time to collision with one agent stays within bounds up to step `end`: the ego moved on for up to 0.9 s hits nothing."""
+    """Time to collision with one agent stays within bounds up to step `end`: the ego moved on for up to 0.9 s hits
+    nothing."""
     for k in range(end - TTC_STEPS[-1]):
         e = states[k]
         if e[3] < TTC_STANDING:
@@ -170,7 +173,8 @@ def _keeps_clear(states, size, areas, other, seen, other_size, reach, end):
 
 @njit(cache=True, nogil=True)
 def _red_crossings(states, size, end, lines, facing, signals, out):
-    """Stop lines that the front of the ego crosses, in their direction, on red: counted into out, with the first step."""
+    """Stop lines that the front of the ego crosses, in their direction, on red: counted into out, with the first
+    step."""
     half = 0.5 * size[0]
     low_x, high_x, low_y, high_y = math.inf, -math.inf, math.inf, -math.inf
     for k in range(end):
@@ -312,18 +316,20 @@ def _judge_all(
         )  # fmt: skip
 
 
-def judge_motions(states: np.ndarray, size: np.ndarray, traffic: Traffic, where: Surroundings, stop: bool) -> np.ndarray:
+def judge_motions(
+    states: np.ndarray, size: np.ndarray, traffic: Traffic, where: Surroundings, stop: bool
+) -> np.ndarray:
     """Motions (S, N, T, 6) of egos of size (S, 2) in, (S, N, len(FIELDS)) out.
 
-    The N motions of a scene start at the same place. With `stop` a drive ends at its first collision at fault: nothing after
-    it counts. Times are s from the motion's start, infinite where a thing never happened; the result of each motion depends
-    on nothing but itself, whatever the batch or the number of threads.
+    The N motions of a scene start at the same place. With `stop` a drive ends at its first collision at fault: nothing
+    after it counts. Times are s from the motion's start, infinite where a thing never happened; the result of each
+    motion depends on nothing but itself, whatever the batch or the number of threads.
     """
     out = np.zeros((*states.shape[:2], len(FIELDS)))
     _judge_all(
         np.ascontiguousarray(states, np.float64), size, traffic.states, traffic.seen, traffic.size, traffic.kind,
         traffic.signals, where.roads.classes, where.roads.frames, where.place, where.lanes.cells, where.lanes.frames,
-        where.on_route, where.has_lanes, where.route, where.route_s, where.route_n, route_feet(where, states[:, 0, 0, :2]),
-        where.lines, where.facing, stop, out,
+        where.on_route, where.has_lanes, where.route, where.route_s, where.route_n, route_feet(where, states[:, 0, 0,
+        :2]), where.lines, where.facing, stop, out,
     )  # fmt: skip
     return out

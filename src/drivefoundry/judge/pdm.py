@@ -1,11 +1,12 @@
 """Scenes and proposed plans in, PDM scores out: 4 s of tracked driving among replayed agents (NAVSIM).
 
-Versions: PDMS as in NAVSIM v1, EPDMS as in v2 with its human filter; both use v2's ego progress, whose numerator keeps the
-progress of a plan that breaks a rule. Letters: S scenes, N plans a scene, A agents.
+Versions: PDMS as in NAVSIM v1, EPDMS as in v2 with its human filter; both use v2's ego progress, whose numerator keeps
+the progress of a plan that breaks a rule. Letters: S scenes, N plans a scene, A agents.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,8 @@ STRIDE = round(PLAN_DT / DT)
 class Situations:
     """S moments, ready for scoring: make them once where the same ones are scored again.
 
-    start (S, 6) ego state; past (S, 15, 6) the states before it, of which the last past_n (S,) are known; human (S, 8, 3)
-    the logged drive as a plan, where human_known (S,); before (S, 6) the state one decision (0.5 s) earlier.
+    start (S, 6) ego state; past (S, 15, 6) the states before it, of which the last past_n (S,) are known; human (S, 8,
+    3) the logged drive as a plan, where human_known (S,); before (S, 6) the state one decision (0.5 s) earlier.
     """
 
     start: np.ndarray
@@ -63,17 +64,36 @@ def _history(scene: Scene, at: int) -> tuple[np.ndarray, int]:
     return out, max(0, known - 2)
 
 
-def _future(scene: Scene, at: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tracks (A, 41, 4) and validity (A, 41) from step `at` on; at constant velocity beyond the end of the log."""
-    last = scene.valid.shape[1] - 1
-    t = at + np.arange(SAMPLES)
-    tracks = scene.tracks[:, np.minimum(t, last)].astype(np.float64)
-    beyond = np.maximum(t - last, 0) * DT
-    tracks[..., 0] += tracks[..., 3] * np.cos(tracks[..., 2]) * beyond
-    tracks[..., 1] += tracks[..., 3] * np.sin(tracks[..., 2]) * beyond
-    seen = scene.valid[:, np.minimum(t, last)].copy()
-    seen[scene.ego] = False
-    return tracks, seen
+@njit(cache=True, nogil=True)
+def _near(tracks, valid, at, ego, reach, out):
+    """Agents that are seen within `reach` of the ego's place at step `at` during 4 s: indices into out, their
+    number back."""
+    steps, count = valid.shape[1], 0
+    x, y = tracks[ego, at, 0], tracks[ego, at, 1]
+    for a in range(len(valid)):
+        for t in range(at, min(at + SAMPLES, steps)):
+            if a != ego and valid[a, t] and abs(tracks[a, t, 0] - x) < reach and abs(tracks[a, t, 1] - y) < reach:
+                out[count] = a
+                count += 1
+                break
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _future(tracks, valid, at, which, states, seen):
+    """Tracks of some agents from step `at` on into states (A, 41, 4) and seen (A, 41); at constant velocity past
+    the log."""
+    last = valid.shape[1] - 1
+    for i in range(len(which)):
+        a = which[i]
+        for k in range(SAMPLES):
+            t = min(at + k, last)
+            seen[i, k] = valid[a, t]
+            beyond = max(at + k - last, 0) * DT
+            yaw, speed = tracks[a, t, 2], tracks[a, t, 3]
+            states[i, k, 0] = tracks[a, t, 0] + speed * math.cos(yaw) * beyond
+            states[i, k, 1] = tracks[a, t, 1] + speed * math.sin(yaw) * beyond
+            states[i, k, 2], states[i, k, 3] = yaw, speed
 
 
 def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
@@ -83,7 +103,7 @@ def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
     require(n > 0, "scenes: none given; give at least one")
     start, past, past_n = np.zeros((n, 6)), np.zeros((n, PAST, 6)), np.zeros(n, np.int64)
     before, human, known = np.zeros((n, 6)), np.zeros((n, PLAN_POINTS, 3)), np.zeros(n, np.bool_)
-    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    kept: list[np.ndarray] = []
     for i, (scene, t) in enumerate(zip(scenes, steps, strict=True)):
         inside = 0 <= t < scene.valid.shape[1] and scene.valid[scene.ego, t]
         require(bool(inside), f"at: the ego of scene {scene.id} has no state at step {t}; choose a step of its log")
@@ -93,19 +113,16 @@ def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
         if ahead[-1] < scene.valid.shape[1] and scene.valid[scene.ego, ahead].all():
             human[i] = to_ego(scene.tracks[scene.ego, ahead, :3].astype(np.float64), start[i, :3])
             known[i] = True
-        tracks, seen = _future(scene, t)
-        reach = NEAR + 4.0 * start[i, 3]
-        close = np.abs(tracks[..., :2] - start[i, :2]).max(-1) < reach
-        near = (seen & close).any(1)
-        kept.append((tracks[near], seen[near], scene.size[near, :2], scene.kind[near]))
-    a = max(1, max(len(k[3]) for k in kept))
+        near = np.empty(len(scene.kind), np.int64)
+        kept.append(near[: _near(scene.tracks, scene.valid, t, scene.ego, NEAR + 4.0 * start[i, 3], near)])
+    a = max(1, max(len(k) for k in kept))
     traffic = Traffic(
-        np.zeros((n, a, SAMPLES, 4)), np.zeros((n, a, SAMPLES), np.bool_), np.ones((n, a, 2)), np.zeros((n, a), np.int64),
-        signal_states(scenes, steps, SAMPLES),
+        np.zeros((n, a, SAMPLES, 4)), np.zeros((n, a, SAMPLES), np.bool_), np.ones((n, a, 2)), np.zeros((n, a),
+        np.int64), signal_states(scenes, steps, SAMPLES),
     )  # fmt: skip
-    for i, (tracks, seen, size, kind) in enumerate(kept):
-        m = len(kind)
-        traffic.states[i, :m], traffic.seen[i, :m], traffic.size[i, :m], traffic.kind[i, :m] = tracks, seen, size, kind
+    for i, (scene, near) in enumerate(zip(scenes, kept, strict=True)):
+        _future(scene.tracks, scene.valid, steps[i], near, traffic.states[i], traffic.seen[i])
+        traffic.size[i, : len(near)], traffic.kind[i, : len(near)] = scene.size[near, :2], scene.kind[near]
     size = np.array([s.size[s.ego, :2] for s in scenes], np.float64)
     return Situations(start, size, past, past_n, human, known, before, traffic, surroundings(scenes))
 
@@ -147,12 +164,13 @@ def score(
 ) -> dict[str, np.ndarray]:
     """Situations and plans (S, N, 8, 3) x, y, yaw in the ego frame in, scores (S, N) float64 by name out.
 
-    NC no collision at fault, DAC drivable area, DDC driving direction, TLC traffic lights, TTC time to collision, EP progress,
-    C comfort, LK lane keeping, HC comfort with the history, PDMS, EPDMS, and progress along the route in m.
+    NC no collision at fault, DAC drivable area, DDC driving direction, TLC traffic lights, TTC time to collision, EP
+    progress, C comfort, LK lane keeping, HC comfort with the history, PDMS, EPDMS, and progress along the route in m.
     EP compares with the furthest of the scene's plans, counting those that break rules by their multipliers, and with
-    reference_progress (S,) m, what a rule-based planner achieves. previous (S, 8, 3), the plan made 0.5 s earlier in the
-    ego frame of then, adds EC, the comfort of changing one's mind; without it EPDMS leaves EC out (weights sum to 14).
-    EPDMS does not hold against a plan what the logged driver broke too; EC is not filtered, as there is one log only.
+    reference_progress (S,) m, what a rule-based planner achieves. previous (S, 8, 3), the plan made 0.5 s earlier in
+    the ego frame of then, adds EC, the comfort of changing one's mind; without it EPDMS leaves EC out (weights sum to
+    14). EPDMS does not hold against a plan what the logged driver broke too; EC is not filtered, as there is one log
+    only.
     """
     n = len(situations)
     shaped = plans.ndim == 4 and plans.shape[0] == n and plans.shape[2:] == (PLAN_POINTS, 3)

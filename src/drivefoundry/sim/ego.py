@@ -1,7 +1,8 @@
 """A plan in, the ego's motion out: kinematic bicycle with actuator limits, and the LQR tracker that follows a plan.
 
 State (6,): x m, y m, yaw rad (map frame, box centre), speed m/s, acceleration m/s^2, yaw rate rad/s. The bicycle is in
-curvature form: yaw rate = speed x curvature, and the box centre moves along the yaw (no side slip), as in the action codec.
+curvature form: yaw rate = speed x curvature, and the box centre moves along the yaw (no side slip), as in the action
+codec.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ ACCEL_LAG, CURVATURE_LAG = 0.2, 0.05
 """Time constants of drive train and steering, s (those of nuPlan's motion model)."""
 PLAN_STEP = 0.5
 REF_POINTS, REF_COLUMNS = 9, 6
-"""Shape of a tracker reference: start pose + 8 plan points; x, y, yaw, arc length, speed, curvature of the segment from here."""
+"""Shape of a tracker reference: start pose + 8 plan points; x, y, yaw, arc length, speed, curvature of the segment
+from here."""
 
 KP, KV = 1.0, math.sqrt(3.0)
 """LQR gains of the double integrator (position, speed) with Q = diag(1, 1), R = 1."""
@@ -89,8 +91,8 @@ def prepare_reference(ref):
     """Fill in a tracker reference (9, 6) whose x, y, yaw (map frame; start pose first) are set.
 
     Columns 3 to 5 become arc length, speed and the curvature of the segment that starts there; yaw is unwrapped. Motion
-    against the heading counts as standing still: the tracker never drives backwards. Speeds at the points are limited so
-    that arc length over time (cubic Hermite) stays monotone (Fritsch and Carlson 1980).
+    against the heading counts as standing still: the tracker never drives backwards. Speeds at the points are limited
+    so that arc length over time (cubic Hermite) stays monotone (Fritsch and Carlson 1980).
     """
     ref[0, 3] = 0.0
     for i in range(8):
@@ -117,7 +119,8 @@ def prepare_reference(ref):
 
 @njit(cache=True, nogil=True)
 def _along(ref, t):
-    """Arc length m, speed m/s and acceleration m/s^2 that the reference has at t s after planning; it rests at its end."""
+    """Arc length m, speed m/s and acceleration m/s^2 that the reference has at t s after planning; it rests at its
+    end."""
     if t >= 8 * PLAN_STEP:
         return ref[8, 3], 0.0, 0.0
     i = int(t / PLAN_STEP)
@@ -160,9 +163,9 @@ def _foot(ref, x, y):
 def track(state, ref, t):
     """State (6,) and prepared reference (9, 6), t s after planning, in; (acceleration, curvature) command out.
 
-    Longitudinal: LQR on arc-length and speed error with the reference's acceleration fed forward. Lateral: LQR of the error
-    dynamics in arc length, e'' = curvature - reference curvature, with Q = diag(reach^-4, 0), R = 1, whose solution is closed
-    (1 / reach^2, sqrt(2) / reach); reach grows with speed. As in NAVSIM the two are decoupled.
+    Longitudinal: LQR on arc-length and speed error with the reference's acceleration fed forward. Lateral: LQR of the
+    error dynamics in arc length, e'' = curvature - reference curvature, with Q = diag(reach^-4, 0), R = 1, whose
+    solution is closed (1 / reach^2, sqrt(2) / reach); reach grows with speed. As in NAVSIM the two are decoupled.
     """
     x, y, yaw, speed = state[0], state[1], state[2], state[3]
     i, u = _foot(ref, x, y)
@@ -207,7 +210,8 @@ def track_plan(state, plan, t):
 
 @njit(cache=True, nogil=True)
 def simulate_plan(state, plan, dt, out):
-    """Start state (6,) and plan (8, 3) in its ego frame in; out (T, 6) the tracked motion, out[0] = state, dt s apart."""
+    """Start state (6,) and plan (8, 3) in its ego frame in; out (T, 6) the tracked motion, out[0] = state, dt s
+    apart."""
     ref = np.empty((REF_POINTS, REF_COLUMNS))
     plan_in_map(state, plan, ref)
     prepare_reference(ref)

@@ -1,6 +1,7 @@
 """Oriented boxes and polylines in the plane: numba kernels that other kernels call. Scalars in, scalars out.
 
-Metres, radians, right-handed, x forward and y left; a box is its centre x, y, its yaw, its length (along yaw) and width.
+Metres, radians, right-handed, x forward and y left; a box is its centre x, y, its yaw, its length (along yaw) and
+width.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def _nearest_segment(points, x, y, first, last):
 def project_on_polyline(points, s, x, y, hint):
     """Foot point of x, y on a polyline: (arc length m, lateral offset m with left positive, segment index).
 
-    points (P, 2); s (P,) arc length of each point; hint: segment to search around (the last answer), or -1 to search all.
-    Beyond either end the arc length stays at the end and the offset is measured across the end segment's direction.
+    points (P, 2); s (P,) arc length of each point; hint: segment to search around (the last answer), or -1 to search
+    all. Beyond either end the arc length stays at the end and the offset is measured across the end segment's
+    direction.
     """
     n = len(points) - 1
     if hint < 0:
