@@ -46,7 +46,8 @@ class Guard:
     """Decelerations tried, mildest first, m/s^2."""
     wait_brake: float = 4.0
     """A contact is left to the planner's next decision while braking at this rate from then on still stops short of
-    it."""
+    it.
+    """
     wait_gap: float = 1.0
     """... with this distance to spare, m."""
 
@@ -58,7 +59,8 @@ class Guard:
         points (S, 8, 3) x, y, yaw in the ego frame (box centre) at 0.5 .. 4.0 s; speed (S,) measured, m/s; objects:
         None (no perception), or one entry a car: None, or (n, 6+) x, y, yaw, speed, length, width in the ego frame.
         Returns points (S, 8, 3) float64 and changed (S,) bool. A plan with a NaN in it becomes braking straight ahead.
-        ValueError for arrays of another shape and for objects without a finite position."""
+        ValueError for arrays of another shape and for objects without a finite position.
+        """
         limited, changed = self.limit(points, speed)
         rows, scene = flat_objects(objects, len(limited))
         if not len(rows):
@@ -72,7 +74,8 @@ class Guard:
 
         Shapes as in `check`. Too tight or slipping paths are re-driven by pure pursuit (Coulter 1992) of the planned
         points at the curvature limit; too fast stretches are slowed along the path. Braking is not limited: the brakes
-        do that."""
+        do that.
+        """
         points = np.array(points, np.float64)
         speed = np.asarray(speed, np.float64)
         if points.ndim != 3 or points.shape[1:] != (POINTS, 3) or speed.shape != (len(points),):
@@ -155,9 +158,10 @@ class Guard:
         out.
 
         Harm orders plans: the ego's speed at the first contact of the true boxes weighs first, then that of the
-        inflated ones; 0 is no contact. An object that comes from behind (its centre behind the ego's rear end) is for
-        its driver to mind: it is not counted, else a fast follower would make the ego brake."""
-        s_count, steps = len(fine), fine.shape[1]
+        inflated ones; 0 is no contact. An object that first touches with its centre behind the ego's rear end is for
+        its own driver to mind: it is not counted, else a fast follower would make the ego brake.
+        """
+        cars, steps = len(fine), fine.shape[1]
         t = (np.arange(steps) * FINE_DT).astype(np.float32)
         vx, vy = rows[:, 3] * np.cos(rows[:, 2]), rows[:, 3] * np.sin(rows[:, 2])
         ego = fine.astype(np.float32)[scene]
@@ -176,14 +180,19 @@ class Guard:
         tight = np.zeros(len(rows), bool)
         tight[m[wide & (k == 0)]] = True  # already this near: the margin is gone, only the true boxes tell more
         wide = np.where(tight[m], true, wide)
-        ahead = (x > -self.length / 2) & (k > 0)
-        speed = np.zeros((s_count, steps))
+        behind = x <= -self.length / 2
+        speed = np.zeros((cars, steps))
         speed[:, 1:] = np.hypot(*np.moveaxis(np.diff(fine[..., :2], axis=1), -1, 0)) / FINE_DT
-        harm = np.zeros(s_count)
-        first = np.full(s_count, NO_CONTACT)
-        for touch, weight in ((true & ahead, 1000.0), (wide & ahead, 1.0)):
-            first = np.full(s_count, NO_CONTACT)
-            np.minimum.at(first, scene[m[touch]], k[touch])
+        harm = np.zeros(cars)
+        first = np.full(cars, NO_CONTACT)
+        for touch, weight in ((true, 1000.0), (wide, 1.0)):
+            begin = np.full(len(rows), NO_CONTACT)
+            np.minimum.at(begin, m[touch], k[touch])
+            theirs = np.zeros(len(rows), bool)
+            theirs[m[touch & behind & (k == begin[m])]] = True
+            ours = touch & ~theirs[m] & (k > 0)
+            first = np.full(cars, NO_CONTACT)
+            np.minimum.at(first, scene[m[ours]], k[ours])
             hit = first < NO_CONTACT
             harm[hit] += weight * (0.1 + speed[hit, first[hit]])
         return first, harm
@@ -191,7 +200,8 @@ class Guard:
 
 def flat_objects(objects: Sequence[np.ndarray | None] | None, cars: int) -> tuple[np.ndarray, np.ndarray]:
     """Objects of each car in; all rows (M, 6) float64 and the car each belongs to (M,) out. ValueError for a wrong
-    shape."""
+    shape.
+    """
     if objects is None:
         return np.zeros((0, 6)), np.zeros(0, np.int64)
     if len(objects) != cars:
@@ -238,7 +248,8 @@ def _stretches(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _sample(points: np.ndarray) -> np.ndarray:
     """Plans (S, 8, 3) in, paths every 0.1 s (S, 41, 3) out, from the origin: cubic Hermite with the planned headings;
-    yaw unwrapped."""
+    yaw unwrapped.
+    """
     n = len(points)
     p = np.concatenate([np.zeros((n, 1, 3)), points], 1)
     d = np.diff(p, axis=1)

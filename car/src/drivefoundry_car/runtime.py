@@ -36,7 +36,8 @@ class Model(Protocol):
 @dataclass(frozen=True)
 class Planned:
     """One decision of S cars. points (S, 8, 3) ego frame, as guarded; tokens (S, 8) as the engine chose them; guarded
-    (S,) bool, the guard changed the plan; text: S hints still alive at this decision, '' where there is none."""
+    (S,) bool, the guard changed the plan; text: S hints still alive at this decision, '' where there is none.
+    """
 
     points: np.ndarray
     tokens: np.ndarray
@@ -66,7 +67,8 @@ class Runtime:
 
     reason_every: decisions between requests to the reasoner, 0 for never; hint_life: decisions after its observation
     at which a hint expires; reason_cars: only the first so many cars of a batch are reasoned about (a fleet in
-    simulation needs texts of a few)."""
+    simulation needs texts of a few).
+    """
 
     def __init__(
         self,
@@ -96,7 +98,8 @@ class Runtime:
         cls, engine_dir: str | Path, guard: Guard | None = None, *, reason_every: int = 4, **options: int
     ) -> Runtime:
         """Engine directory in, Runtime out. The reasoner gets an engine of its own, so that the two share no
-        buffers."""
+        buffers.
+        """
         from drivefoundry_car.engine import Engine
 
         reasoner = Engine(engine_dir) if reason_every else None
@@ -104,7 +107,8 @@ class Runtime:
 
     def reset(self) -> None:
         """Begin a new drive: hints and the clock of the old one are forgotten, and an answer under way will be too
-        late."""
+        late.
+        """
         self._drive += 1
         self._step = 0
         self._last_t: float | None = None
@@ -122,7 +126,8 @@ class Runtime:
 
         frames (S, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (S, 4, 3) and route (S, 12) as `inputs` makes them;
         objects as `Guard.check` takes them, from the perception channel, None without one; t: time of the newest
-        frame, s, by which decisions that fell out are counted."""
+        frame, s, by which decisions that fell out are counted.
+        """
         self._collect()
         self._count_dropped(t)
         self._ask(frames, ego, route)

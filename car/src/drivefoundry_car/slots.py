@@ -101,7 +101,8 @@ class Slots:
 
     def boot(self) -> Installed:
         """What to do before driving: the current release if its files are whole and it passes its test, else the other
-        slot's, which is then the current one. ValueError where neither can run."""
+        slot's, which is then the current one. ValueError where neither can run.
+        """
         with self.alone():
             slot = self._slot()
             if slot is None:
@@ -113,7 +114,8 @@ class Slots:
 
     def rollback(self) -> Installed:
         """Run the other slot's release from now on, and do not install the present one again. ValueError where that
-        one cannot run; nothing has changed then."""
+        one cannot run; nothing has changed then.
+        """
         with self.alone():
             slot = self._slot()
             if slot is None:

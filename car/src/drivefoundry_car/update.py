@@ -55,7 +55,8 @@ class Updater:
         test: Callable[[Path], None] = self_test,
     ):
         """source: the repository's directory, or its http(s) URL; root: the shipped root.json; vehicle and cohort
-        decide what is offered; test: raises ValueError for an engine directory that must not run."""
+        decide what is offered; test: raises ValueError for an engine directory that must not run.
+        """
         self.metadata_dir = Path(metadata_dir)
         self.metadata_dir.mkdir(parents=True, exist_ok=True)
         self.slots = Slots(slots_dir, test)

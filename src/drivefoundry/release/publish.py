@@ -26,7 +26,8 @@ NAME = re.compile(r"[A-Za-z0-9._-]+")
 @dataclass(frozen=True)
 class Release:
     """A signed Engine + Verdict, and whom it is for. engine and verdict are content ids (SHA-256); id is that of the
-    whole."""
+    whole.
+    """
 
     id: str
     name: str
@@ -56,7 +57,8 @@ class Release:
 @dataclass(frozen=True)
 class Rollout:
     """What a cohort runs: `release` in rollout_percent of its cars, `previous` (None: whatever they have) in the
-    others."""
+    others.
+    """
 
     release: str
     rollout_percent: int
@@ -137,7 +139,8 @@ def stage(
 
 def roll_back(repo_dir: str | Path, keys_dir: str | Path, to: str, *, now: datetime | None = None) -> Release:
     """Make a former release (its id) current again for all cars of its cohort, in newer metadata that every car
-    accepts."""
+    accepts.
+    """
     repo = Path(repo_dir)
     with sign.alone(repo):
         state = sign.load_state(repo)
@@ -152,7 +155,8 @@ def roll_back(repo_dir: str | Path, keys_dir: str | Path, to: str, *, now: datet
 
 def renew(repo_dir: str | Path, keys_dir: str | Path, *, now: datetime | None = None) -> bool:
     """Sign anew what has lived half its life, so that it does not expire; whether anything was due. Run it every
-    day."""
+    day.
+    """
     repo, at = Path(repo_dir), sign.utc(now)
     with sign.alone(repo):
         state = sign.load_state(repo)
@@ -180,7 +184,8 @@ def rollouts(repo_dir: str | Path) -> dict[str, Rollout]:
 
 def verify(repo_dir: str | Path) -> int:
     """Check every signature and every byte of a repository; the number of target files out. ValueError names what is
-    wrong."""
+    wrong.
+    """
     repo = Path(repo_dir)
     state = sign.load_state(repo)
     for target in state.targets.signed.targets:

@@ -42,7 +42,8 @@ class State(NamedTuple):
 
 def make_keys(keys_dir: Path) -> dict[str, CryptoSigner]:
     """A directory (0700) in which root.pem, targets.pem, snapshot.pem and timestamp.pem (0600) are made where
-    missing."""
+    missing.
+    """
     with disk(keys_dir):
         keys_dir.mkdir(parents=True, exist_ok=True)
         keys_dir.chmod(0o700)
@@ -70,7 +71,8 @@ def load_key(keys_dir: Path, role: str) -> CryptoSigner:
 
 def load_state(repo_dir: Path) -> State:
     """The published metadata, every signature, length and hash verified. ValueError for a damaged or foreign
-    directory."""
+    directory.
+    """
     folder = repo_dir / "metadata"
     versions = sorted(int(p.name.split(".")[0]) for p in folder.glob("*.root.json"))
     if not versions or not (folder / "timestamp.json").is_file():
