@@ -212,13 +212,20 @@ def draw_face(zbuf, cbuf, cam, hull, face, poly, kind, c0, c1, c2):
         yn = (row + 0.5 - cam[CY]) * gy
         near = (nx * x0 + ny * yn + nz) / facing
         s_row, t_row = ux * x0 + uy * yn + uz, vx * x0 + vy * yn + vz
+        depth, colour = zbuf[row], cbuf[row]
+        base, slope = np.float32(near), np.float32(rise)
+        seen = 0
+        for col in range(first, last):
+            seen += base + np.float32(col) * slope > depth[col]
+        if seen == 0:
+            continue
         c, shaded = 0, -2
         for col in range(first, last):
-            iz = near + col * rise
-            if iz > zbuf[row, col]:
+            iz = base + np.float32(col) * slope
+            if iz > depth[col]:
                 # Two neighbours in a pixel share one look at the surface: it costs more than the depth test.
                 if col & 1 == 0 or shaded != col - 1:
-                    z = 1.0 / iz
+                    z = 1.0 / np.float64(iz)
                     c = c0
                     if kind != PLAIN:
                         s, t = z * (s_row + col * su) - s0, z * (t_row + col * tu) - t0
@@ -231,8 +238,8 @@ def draw_face(zbuf, cbuf, cam, hull, face, poly, kind, c0, c1, c2):
                         c = mix(c, HAZE, fade(z))
                     shaded = col
                 if c >= 0:
-                    zbuf[row, col] = iz
-                    cbuf[row, col] = c
+                    depth[col] = iz
+                    colour[col] = c
 
 
 @kernel

@@ -26,7 +26,6 @@ from drivefoundry.sim.ground import (
     CY,
     FX,
     FY,
-    HAZE,
     PX,
     PY,
     PZ,
@@ -38,7 +37,6 @@ from drivefoundry.sim.ground import (
     ground_row,
     kernel,
     mean4,
-    mix,
     pyramid,
     row_taps,
     sky_colour,
@@ -283,23 +281,22 @@ def _resolve(out, zbuf, cbuf, cam, world, m, taps, line):
         bare = False
         for col in range(len(top)):
             bare |= (top[col] == 0.0) | (low[col] == 0.0)
-        n, haze = 0, 0
         if bare:
             n, level, depth = row_taps(cam, frame, row, taps)
             if n == 0:
                 line[:] = sky_colour(cam, row)
             else:
                 rows, cols = int(frame[1]) >> level, int(frame[2]) >> level
-                ground_row(base, upper, world.ground.levels[m, level], rows, cols, level, taps, n, line)
-                haze = fade(depth)
+                ground_row(base, upper, world.ground.levels[m, level], rows, cols, level, taps, n, fade(depth), line)
         for col in range(out.shape[1]):
             a, b = 2 * col, 2 * col + 1
-            back = mix(line[col], HAZE, haze)
-            c0 = np.int64(shade[a]) if top[a] > 0.0 else back
-            c1 = np.int64(shade[b]) if top[b] > 0.0 else back
-            c2 = np.int64(shade2[a]) if low[a] > 0.0 else back
-            c3 = np.int64(shade2[b]) if low[b] > 0.0 else back
-            mean = mean4(c0, c1, c2, c3)
+            mean = line[col]
+            if top[a] + top[b] + low[a] + low[b] > 0.0:
+                c0 = np.int64(shade[a]) if top[a] > 0.0 else mean
+                c1 = np.int64(shade[b]) if top[b] > 0.0 else mean
+                c2 = np.int64(shade2[a]) if low[a] > 0.0 else mean
+                c3 = np.int64(shade2[b]) if low[b] > 0.0 else mean
+                mean = mean4(c0, c1, c2, c3)
             out[row, col, 0], out[row, col, 1], out[row, col, 2] = mean & 255, mean >> 8 & 255, mean >> 16
 
 

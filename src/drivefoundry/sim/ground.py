@@ -208,10 +208,9 @@ def _spread(c):
 
 
 @kernel
-def ground_row(base, upper, offset, high, wide, level, taps, n, line):
-    """A row's taps from `row_taps` in; line (W,) int64 packed ground colours out: the mean of the taps, interpolated where few.
-
-    base, upper: as in Pyramid; offset, high, wide: the level's place in them and its size.
+def ground_row(base, upper, offset, high, wide, level, taps, n, haze, line):
+    """A row's taps from `row_taps` in; line (W,) int64 packed ground colours out: the mean of the taps, interpolated where few,
+    with `haze` / 256 of haze. base, upper: as in Pyramid; offset, high, wide: the level's place in them and its size.
     """
     line[:] = 0
     outside = _spread(OUTSIDE) * 256
@@ -250,7 +249,7 @@ def ground_row(base, upper, offset, high, wide, level, taps, n, line):
     for i in range(len(line)):
         total = line[i]
         red, green, blue = (total & 0x1FFFFF) * share, (total >> 21 & 0x1FFFFF) * share, (total >> 42) * share
-        line[i] = red >> 24 | (green >> 24) << 8 | (blue >> 24) << 16
+        line[i] = mix(red >> 24 | (green >> 24) << 8 | (blue >> 24) << 16, HAZE, haze)
 
 
 @kernel
