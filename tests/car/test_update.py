@@ -9,8 +9,10 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from drivefoundry.judge.gate import Gate, judge, save_verdict
 from drivefoundry.release import Release, create_repository, publish, roll_back, stage
 from drivefoundry_car.update import Updater, in_rollout
 
@@ -22,7 +24,8 @@ class Line:
         self.folder, self.repo, self.keys = folder, folder / "repo", folder / "keys"
         self.root = create_repository(self.repo, self.keys)
         self.verdict = folder / "verdict.json"
-        self.verdict.write_text(json.dumps({"gates": {"collisions": [0.01, 0.1, True]}}))
+        gate = Gate("collision", at_most=0.1)
+        save_verdict(self.verdict, judge("int8", ["s1"], {"int8": {"collision": np.zeros(1)}}, (gate,)))
 
     def publish(self, name: str, *, cohort: str = "all", percent: int = 100, now: datetime | None = None) -> Release:
         engine = self.folder / f"engine-{name}"

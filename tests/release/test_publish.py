@@ -1,16 +1,18 @@
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from drivefoundry.judge.gate import Gate, judge, save_verdict
 from drivefoundry.release import create_repository, publish, releases, renew, roll_back, rollouts, stage, verify
 from drivefoundry.release.sign import LIFE, load_state
 from drivefoundry_car.update import in_rollout
 
 
-def verdict(path: Path, ok: bool = True) -> Path:
-    path.write_text(json.dumps({"candidate": "int8", "gates": {"collisions": [0.05 if ok else 0.2, 0.1, ok]}}))
+def verdict(path: Path, value: float = 0.0, gates: tuple[Gate, ...] = (Gate("collision", at_most=0.1),)) -> Path:
+    """A verdict of one policy on two scenes that gives its collision rate."""
+    save_verdict(path, judge("int8", ["s1", "s2"], {"int8": {"collision": np.array([value, value])}}, gates))
     return path
 
 
@@ -60,22 +62,29 @@ def test_same_content_is_the_same_release(repo: tuple[Path, Path], tmp_path: Pat
 
 
 def test_failed_gates_stop_publication(repo: tuple[Path, Path], tmp_path: Path) -> None:
-    args = (*repo, engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json", ok=False), "turn-1")
+    args = (*repo, engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json", 0.2), "turn-1")
     before = (repo[0] / "metadata" / "timestamp.json").read_bytes()
-    with pytest.raises(ValueError, match=r"collisions 0\.2"):
+    with pytest.raises(ValueError, match=r"collision <= 0\.1 \(got 0\.2\)"):
         publish(*args)
     assert (repo[0] / "metadata" / "timestamp.json").read_bytes() == before
     forced = publish(*args, allow_failed=True)
     assert not forced.passed
-    assert forced.failed_gates == {"collisions": (0.2, 0.1)}
+    assert forced.failed_gates == {"collision <=": (0.2, 0.1)}
     assert releases(repo[0]) == [forced]
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"gates": {}}', '{"gates": [1]}', '{"gates": {"a": 1}}'])
-def test_bad_verdict_is_refused(repo: tuple[Path, Path], tmp_path: Path, text: str) -> None:
-    (tmp_path / "v.json").write_text(text)
-    with pytest.raises(ValueError, match=r"v\.json.*judge the engine"):
-        publish(*repo, engine(tmp_path / "e", b"w"), tmp_path / "v.json", "turn-1")
+def test_bad_verdict_is_refused(repo: tuple[Path, Path], tmp_path: Path) -> None:
+    args = (*repo, engine(tmp_path / "e", b"w"), tmp_path / "v.json", "turn-1")
+    with pytest.raises(ValueError, match=r"v\.json: no such verdict"):
+        publish(*args)
+    for text in ("", "{}", "[]"):
+        (tmp_path / "v.json").write_text(text)
+        with pytest.raises(ValueError, match=r"v\.json: .*judge the release again"):
+            publish(*args)
+    verdict(tmp_path / "v.json", gates=())
+    with pytest.raises(ValueError, match="has no gates"):  # a verdict that asked nothing lets nothing through
+        publish(*args)
+    assert releases(repo[0]) == []
 
 
 def test_bad_engine_is_refused(repo: tuple[Path, Path], tmp_path: Path) -> None:

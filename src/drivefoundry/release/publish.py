@@ -16,6 +16,7 @@ from typing import Any
 
 from tuf.api.metadata import TargetFile  # pyright: ignore[reportPrivateImportUsage]  # its documented place
 
+from drivefoundry.judge.gate import load_verdict
 from drivefoundry.release import sign
 from drivefoundry_car.slots import atomic, sync
 from drivefoundry_car.update import CHANNEL, EVERYONE, target_path
@@ -107,7 +108,7 @@ def publish(
     repo, keys, at = Path(repo_dir), Path(keys_dir), sign.utc(now)
     verdict, failed = _read_verdict(Path(verdict_json))
     if failed and not allow_failed:
-        why = ", ".join(f"{k} {v:.4g} (bound {b:.4g})" for k, (v, b) in failed.items())
+        why = ", ".join(f"{k} {bound:.4g} (got {value:.4g})" for k, (value, bound) in failed.items())
         raise ValueError(f"{verdict_json}: gates did not pass: {why}; mend the model, or publish with allow_failed")
     contents = {**_read_engine(Path(engine_dir)), "verdict.json": verdict}
     release = _describe(contents, name, cohort, failed, at)
@@ -195,17 +196,10 @@ def verify(repo_dir: str | Path) -> int:
 
 def _read_verdict(path: Path) -> tuple[bytes, dict[str, tuple[float, float]]]:
     """The verdict's bytes, and the gates (value, bound) that did not pass."""
-    try:
-        raw = path.read_bytes()
-        gates = json.loads(raw)["gates"]
-        failed = {str(k): (float(v[0]), float(v[1])) for k, v in gates.items() if not v[2]}
-    except OSError as e:
-        raise ValueError(f"{path}: no verdict ({e.strerror}); judge the engine first") from e
-    except (json.JSONDecodeError, KeyError, TypeError, IndexError, AttributeError) as e:
-        raise ValueError(f"{path}: no gates of the form name: [value, bound, ok] in it; judge the engine again") from e
+    gates = load_verdict(path).gates
     if not gates:
         raise ValueError(f"{path}: the verdict has no gates; judge the engine with gates")
-    return raw, failed
+    return path.read_bytes(), {name: (value, bound) for name, (value, bound, ok) in gates.items() if not ok}
 
 
 def _read_engine(folder: Path) -> dict[str, bytes]:
