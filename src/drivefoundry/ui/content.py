@@ -1,4 +1,4 @@
-"""What a report says, before it has a look: frozen dataclasses that a run fills and `render_report` turns into one page."""
+"""What a report says, before it has a look: dataclasses that a run fills and `render_report` shows."""
 
 from __future__ import annotations
 
@@ -102,11 +102,12 @@ class Film:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence for the reader. kind: "failed" (and why), "lacks" (what the source does not hold), "target" (met or missed)."""
+    """A sentence for the reader. kind: "failed" (and why), "lacks" (what the source does not hold) or "target"."""
 
     kind: str
     text: str
     ok: bool | None = None
+    """Of a target: met or missed."""
 
 
 @dataclass(frozen=True)
