@@ -46,6 +46,7 @@ def _args(tmp_path: Path) -> tuple[Path, Path, Path, Path]:
 
 
 def test_publish_round_trip(repo: tuple[Path, Path], tmp_path: Path) -> None:
+    (repo[1] / "root.pem").unlink()  # it may be kept offline
     made = publish(*repo, engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json"), "turn-1")
     assert releases(repo[0]) == [made]
     assert rollouts(repo[0])["all"].release == made.id
