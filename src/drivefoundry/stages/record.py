@@ -11,12 +11,15 @@ from drivefoundry.fleet.city import CityLog, run_city
 from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import record_drives, situations
 from drivefoundry.fleet.supervised import record_supervised
-from drivefoundry.ledger import fresh
+from drivefoundry.ledger import Artefact, fresh
+from drivefoundry.line import CAR, FLEET, HOME, Line
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Fleet
 from drivefoundry.roadmap import save_map
 from drivefoundry.sim.policies import CarPolicy
-from drivefoundry.stages.home import write_json
+from drivefoundry.stages.home import send_home, write_json
+from drivefoundry.stages.label import clip_ids
+from drivefoundry.stages.score import scenes_of
 from drivefoundry.stages.ship import engine_in
 from drivefoundry.types import Scene
 from drivefoundry_car.runtime import Runtime
@@ -95,3 +98,26 @@ def record_outings(fleet: Fleet, turn: int, car: Path, out: Path, scenes: Callab
     takeovers = sum(r["takeovers"] for r in rows)
     write_json(out / "outings.json", {"rows": rows, "km": km, "takeovers": takeovers})
     return {"drives": len(rows), "km": km, "takeovers": takeovers, "takeovers_per_km": takeovers / max(km, 1e-6)}
+
+
+class City:
+    """Situations of the embedded city: people drive in turn 1, the last release after that; the exam is another city."""
+
+    def exam(self, line: Line) -> Artefact:
+        """Recordings of the held-out city, all of them at home."""
+        f = line.recipe.fleet
+        drives = line.make(None, "fleet", "exam_drives", f, [], FLEET,
+                           lambda d: record_city(f, (f.held_out,), f.held_out_seconds, "evaluation", d))  # fmt: skip
+        return line.make(None, "ingest", "exam", {"seed": f.seed}, [drives], HOME, lambda d: send_home(drives.path, line.store, f.seed, d))
+
+    def exam_clips(self, exam: Artefact) -> list[str]:
+        return clip_ids(exam.path)
+
+    def exam_scenes(self, line: Line, exam: Artefact) -> list[Scene]:
+        return scenes_of(line.store, clip_ids(exam.path))
+
+    def drives(self, line: Line, turn: int, car: Artefact | None) -> Artefact:
+        f = line.recipe.fleet
+        if car is None:
+            return line.make(turn, "fleet", "fleet", f, [], FLEET, lambda d: record_city(f, f.places, f.seconds, "fleet", d))
+        return line.make(turn, "fleet", "outings", f, [car], (*FLEET, *CAR), lambda d: record_outings(f, turn, car.path, d))

@@ -1,0 +1,92 @@
+"""Clips in, curated clips out; curated clips in, a shard of training episodes out."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from drivefoundry.clips.store import ClipStore
+from drivefoundry.compute import pmap
+from drivefoundry.curate.curated import curate, load_curated, save_curated
+from drivefoundry.label.episodes import concatenate, episodes_of, save_shard
+from drivefoundry.label.scene import scene_from_clip
+from drivefoundry.ledger import fresh
+from drivefoundry.progress import bar
+from drivefoundry.recipes import Curate
+from drivefoundry.roadmap import load_map
+from drivefoundry.types import Episodes, RoadMap
+
+CHUNK = 16
+"""Clips that a worker takes at once."""
+
+
+def clip_ids(ingest: Path) -> list[str]:
+    """Artefact of `home.send_home` in, ids of its clips out."""
+    return json.loads((ingest / "clips.json").read_text())["clips"]
+
+
+def curate_clips(recipe: Curate, store: str, ingest: Path, before: Path | None, exam: list[str], apart: str, out: Path) -> dict:
+    """This turn's clips and the last turn's curation in; out/curated: what is kept, why the rest is not, the splits.
+
+    exam: clips that judge; nothing of their places, drives or routes may be learnt from. apart "time" holds the last part of
+    one recording out instead.
+    """
+    fresh(out)
+    ids = clip_ids(ingest)
+    earlier = load_curated(before / "curated") if before else None
+    shares = (0.8, 0.0, 0.2) if apart == "time" else (1.0, 0.0, 0.0)
+    with bar("curate", len(ids)) as advance:
+        curated = curate(
+            store, ids, earlier=earlier, pinned=dict.fromkeys(exam, "held_out"), apart=apart, shares=shares,
+            similarity=recipe.duplicate_similarity, on_done=lambda n: advance(n),
+        )  # fmt: skip
+    save_curated(out / "curated", curated)
+    new = set(ids)
+    reasons: dict[str, int] = {}
+    for clip, why in curated.dropped.items():
+        if clip in new:
+            reasons[why.split(":")[0].split(" of ")[0]] = reasons.get(why.split(":")[0].split(" of ")[0], 0) + 1
+    return {"clips": len(ids), "kept": sum(i in new for i in curated.kept), "dropped": reasons}
+
+
+def label_clips(recipe: Curate, store: str, ingest: Path, curated: Path, split: str, out: Path) -> dict:
+    """This turn's kept clips of one split in; out/shard of Episodes: frames, histories, futures, reasoning."""
+    fresh(out)
+    kept = load_curated(curated / "curated")
+    new = set(clip_ids(ingest))
+    ids = [i for i in kept.of(split) if i in new]
+    chunks = [(store, ids[k : k + CHUNK], recipe.phases) for k in range(0, len(ids), CHUNK)]
+    how = "serial" if len(chunks) < 4 else "processes"
+    with bar("label", len(ids)) as advance:
+        parts = pmap(_label_chunk, chunks, backend=how, on_done=lambda i, _: advance(len(chunks[i][1])))
+    if not any(len(p) for p in parts):
+        raise ValueError(f"none of {len(ids)} clips gives a training sample; they lack video or 4 s of driving ahead")
+    episodes = concatenate(parts)
+    save_shard(out / "shard", episodes)
+    return {
+        "samples": len(episodes),
+        "clips": len(ids),
+        "with_reasoning": sum(bool(t) for t in episodes.text),
+        "corrections": int(episodes.correction.sum()),
+    }
+
+
+def _label_chunk(task: tuple[str, list[str], int]) -> Episodes:
+    url, ids, phases = task
+    store, parts = _store(url), []
+    for clip in ids:
+        drive = store.drive(clip)
+        scene = scene_from_clip(drive, _map(url, drive.meta["map"]), clip) if drive.meta.get("map") else None
+        parts.append(episodes_of(drive, scene, clip, phases=phases))
+    return concatenate(parts)
+
+
+@lru_cache(maxsize=2)
+def _store(url: str) -> ClipStore:
+    return ClipStore(url)
+
+
+@lru_cache(maxsize=256)
+def _map(url: str, name: str) -> RoadMap:
+    return load_map(_store(url).get_map(name))
