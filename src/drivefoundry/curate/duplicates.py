@@ -18,16 +18,19 @@ SEEN_SHARE = 0.6
 """How much of the similarity comes from the pictures; the rest comes from the motion."""
 SPEED_UNIT, YAW_UNIT, REST = 10.0, 0.2, 0.25
 """What counts as much: m/s, rad/s; and a constant that keeps a standing car's motion from being no vector at all."""
+DIM = 2.0
+"""Contrast under which pictures count as alike, grey levels of 255: else noise would tell night clips apart."""
 SIMILARITY = 0.995
 """Cosine similarity above which two clips are near-duplicates."""
 BLOCK = 2048
 
 
 def embedding(drive: Drive, thumbs: np.ndarray) -> np.ndarray:
-    """Drive and its thumbnails (K, h, w) in, embedding (660,) float32 of unit length out."""
+    """Drive and its thumbnails (K, h, w) in, embedding (662,) float32 of unit length out."""
     chosen = thumbs[np.linspace(0, len(thumbs) - 1, PICTURES).round().astype(int)]
     small = shrink(chosen, PICTURE)
-    seen = (small - small.mean((1, 2), keepdims=True)).ravel()
+    # Sky above road is in every picture: what differs is what stands out of its row.
+    seen = np.append((small - small.mean(2, keepdims=True)).ravel(), DIM * np.sqrt(small.size))
     at = np.linspace(0, len(drive.t) - 1, PROFILE)
     steps = np.arange(len(drive.t))
     moved = np.concatenate(

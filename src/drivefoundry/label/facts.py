@@ -24,7 +24,7 @@ SEES_M = 60.0
 PATH_HALF = 1.7
 """Half width of the path that the ego will sweep along its route, m."""
 NEAR_PATH = 4.5
-"""A pedestrian this close to the route counts as near it, m."""
+"""A pedestrian this close to the route who will be on the path within 3 s counts as near it, m."""
 TURN, CURVE = 0.6, 0.2
 """Heading change within 40 m of route that makes a turn or a curve, rad."""
 
@@ -90,8 +90,8 @@ def facts_at(scene: Scene, steps: np.ndarray, camera: Camera = Camera()) -> Fact
     toward = -np.sign(lateral) * other[:, 3] * np.sin(turned)
 
     lead = before & ~person & on_path & (np.abs(turned) < 0.8)
-    walker = before & person & (on_path | (np.abs(lateral) < NEAR_PATH) & ((toward > 0.3) | (np.abs(lateral) < 2.5)))
     arrives = (np.abs(lateral) - PATH_HALF) / np.maximum(toward, 0.1)
+    walker = before & person & (on_path | (np.abs(lateral) < NEAR_PATH) & (toward > 0.3) & (arrives < 3.0))
     across = (np.abs(np.sin(turned)) > 0.6) & (on_path & (other[:, 3] > 0.5) | (toward > 1.0) & (arrives < 3.0))
     crossing = before & ~person & across
 

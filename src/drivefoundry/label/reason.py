@@ -94,15 +94,14 @@ def critical(facts: Facts, i: int, move: str) -> str:
 
 
 def _reasons_to_slow(facts: Facts, i: int) -> list[tuple[float, str]]:
-    """Facts that ask for less speed, with their distance (people first)."""
+    """Facts that ask for less speed, with their distance: the nearest one decides."""
     out: list[tuple[float, str]] = []
     v = facts.speed[i]
     if facts.person_gap[i] < 15.0 + 2.0 * v:
         where = "on path" if facts.person_on[i] else "near path"
-        out.append((facts.person_gap[i] - 100.0, f"person {_metres(facts.person_gap[i])} {where} | give way"))
+        out.append((facts.person_gap[i], f"person {_metres(facts.person_gap[i])} {where} | give way"))
     if facts.light[i] in (SIGNAL_RED, SIGNAL_YELLOW) and facts.light_gap[i] < 25.0 + 3.0 * v:
-        colour = "red" if facts.light[i] == SIGNAL_RED else "yellow"
-        out.append((facts.light_gap[i], f"{colour} light {_metres(facts.light_gap[i])} | stop at line"))
+        out.append((facts.light_gap[i], f"{_light(facts, i)} | stop at line"))
     if _lead_matters(facts, i):
         out.append((facts.lead_gap[i], f"{_lead(facts, i)} | keep gap"))
     if facts.crossing_gap[i] < 10.0 + 2.0 * v:
@@ -118,8 +117,11 @@ def _reasons_to_go(facts: Facts, i: int, move: str) -> list[tuple[float, str]]:
     out: list[tuple[float, str]] = []
     if _lead_matters(facts, i):
         out.append((facts.lead_gap[i], f"{_lead(facts, i)} | keep gap"))
+    if move == "start" and facts.light[i] in (SIGNAL_RED, SIGNAL_YELLOW) and facts.light_gap[i] < 10.0:
+        # It will change within the label's 4 s, which nobody sees now.
+        out.append((facts.light_gap[i], f"{_light(facts, i)} | wait for green"))
     if facts.light[i] == SIGNAL_GREEN and facts.light_gap[i] < 40.0:
-        out.append((facts.light_gap[i], f"green light {_metres(facts.light_gap[i])} | go"))
+        out.append((facts.light_gap[i], f"{_light(facts, i)} | go"))
     if facts.turn[i] != COMMAND_STRAIGHT and facts.turn_gap[i] < 20.0:
         out.append((facts.turn_gap[i], f"{_turn(facts, i)} | follow route"))
     return out
@@ -135,6 +137,11 @@ def _lead(facts: Facts, i: int) -> str:
     closing = facts.lead_closing[i]
     relation = f"closing {_bin(closing, CLOSING_BINS)}" if closing > 1 else "opening" if closing < -1 else "steady"
     return f"lead car {_metres(facts.lead_gap[i])} {relation}"
+
+
+def _light(facts: Facts, i: int) -> str:
+    colour = {SIGNAL_RED: "red", SIGNAL_YELLOW: "yellow", SIGNAL_GREEN: "green"}[int(facts.light[i])]
+    return f"{colour} light {_metres(facts.light_gap[i])}"
 
 
 def _turn(facts: Facts, i: int) -> str:
