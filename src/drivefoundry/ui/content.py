@@ -182,4 +182,4 @@ class ReportContent:
 
 def _is_interval(value: Interval) -> bool:
     mean, low, high = value
-    return all(map(math.isfinite, value)) and low <= mean <= high
+    return all(map(math.isfinite, value)) and low - 1e-6 <= mean <= high + 1e-6  # rounding of equal values

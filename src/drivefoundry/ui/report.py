@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,13 +113,13 @@ def _looks(table: Table) -> list[str]:
 
 def _ends(column: Sequence[Cell]) -> tuple[float, float]:
     """Scale of a column's small bars."""
-    intervals = [c for c in column if isinstance(c, tuple)]
+    intervals = [c for c in column if isinstance(c, tuple) and math.isfinite(sum(c))]
     low, high = min((c[1] for c in intervals), default=0.0), max((c[2] for c in intervals), default=1.0)
     return (0.0, 1.0) if low >= 0 and 0.3 <= high <= 1 else (min(0.0, low), high)
 
 
 def _cell(cell: Cell, low: float, high: float) -> tuple[Markup, str]:
-    if cell is None:
+    if cell is None or (isinstance(cell, tuple) and not math.isfinite(sum(cell))):
         return Markup("–"), "none"
     if isinstance(cell, bool):
         return Markup("yes" if cell else "no"), "yes" if cell else "no"
