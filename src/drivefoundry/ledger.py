@@ -32,7 +32,8 @@ from drivefoundry.sources import code_hash
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS builds (
   key TEXT PRIMARY KEY, id TEXT NOT NULL, kind TEXT NOT NULL, parents TEXT NOT NULL, recipe TEXT NOT NULL,
-  code TEXT NOT NULL, info TEXT NOT NULL, seconds REAL NOT NULL, cpu_seconds REAL NOT NULL,
+  code TEXT NOT NULL, info TEXT NOT NULL,
+  seconds REAL NOT NULL, cpu_seconds REAL NOT NULL,
   bytes INTEGER NOT NULL, files INTEGER NOT NULL,
   finished REAL NOT NULL
 );
