@@ -293,6 +293,20 @@ def test_one_updater_at_a_time(line: Line) -> None:
         refused(line.car(), "another update is running")
 
 
+def test_slots_can_be_copied_with_their_links_only(line: Line) -> None:
+    line.publish("one")
+    car = line.car()
+    car.update()
+    line.publish("two")
+    for links in (True, False):
+        shutil.copytree(line.folder / "car", line.folder / f"car{links}", symlinks=links)
+    copy = line.car(vehicle="True")
+    copy.update()
+    assert (running(copy), running(car)) == ("two", "one")
+    with pytest.raises(ValueError, match="copy the slots with their links"):
+        line.car(vehicle="False").update()
+
+
 def test_cohorts_and_staged_rollout(line: Line) -> None:
     one = line.publish("one")
     taxi = line.publish("taxi", cohort="taxis")

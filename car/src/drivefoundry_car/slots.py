@@ -187,6 +187,8 @@ class Slots:
 
     def _slot(self) -> str | None:
         link = self.folder / "current"
+        if link.exists() and not link.is_symlink():
+            raise ValueError(f"{link}: must be a link to a or b; copy the slots with their links")
         return os.readlink(link) if link.is_symlink() else None
 
     def _check(self, slot: str) -> None:

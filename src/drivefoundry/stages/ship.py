@@ -42,7 +42,7 @@ def update_car(release: Path, before: Path | None, out: Path) -> dict:
     fresh(out)
     if before is not None:
         for part in ("metadata", "slots"):
-            shutil.copytree(before / part, out / part)
+            shutil.copytree(before / part, out / part, symlinks=True)
     root = (release / "root.json").read_bytes()
     updater = Updater(out / "metadata", out / "slots", release / "repo", root, vehicle="car-00", cohort=TEST_CARS)
     installed = updater.update()
