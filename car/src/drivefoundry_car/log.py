@@ -17,13 +17,16 @@ from foxglove_schemas_protobuf.CompressedVideo_pb2 import CompressedVideo
 from google.protobuf.message import DecodeError
 from mcap.exceptions import McapError
 from mcap.reader import make_reader
+from mcap.stream_reader import CRCValidationError
 from mcap.writer import CompressionType, Writer
 
 from drivefoundry_car import channels
+from drivefoundry_car.chunks import messages
 from drivefoundry_car.video import decode, demux_mp4, encode, mux_mp4
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
-_DAMAGE = (McapError, DecodeError, zstandard.ZstdError, struct.error, KeyError, IndexError, TypeError, OverflowError)
+_DAMAGE = (McapError, CRCValidationError, DecodeError, zstandard.ZstdError, struct.error, UnicodeDecodeError)
+_DAMAGE += (json.JSONDecodeError, KeyError, IndexError, TypeError, OverflowError)
 """What the MCAP, protobuf and zstd readers raise on bytes that are not what they say."""
 
 
@@ -204,10 +207,10 @@ def read_drive(path: Path | str, video: bool = True) -> Drive:
         raise ValueError(f"{path}: truncated MCAP, its footer is missing; copy or record it again")
     try:
         return _read(data, video)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     except _DAMAGE as error:
         raise ValueError(f"{path}: damaged MCAP ({type(error).__name__}: {error}); copy or record it again") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read(data: bytes, with_video: bool) -> Drive:
@@ -221,9 +224,11 @@ def _read(data: bytes, with_video: bool) -> Drive:
     wanted = [topic for topic in topics if topic not in skipped]
     data_of: dict[str, list[bytes]] = {topic: [] for topic in wanted}
     ns_of: dict[str, list[int]] = {topic: [] for topic in wanted}
-    for _, channel, message in reader.iter_messages(wanted, log_time_order=False):
-        data_of[channel.topic].append(message.data)
-        ns_of[channel.topic].append(message.log_time)
+    kept = {id: (data_of[c.topic], ns_of[c.topic]) for id, c in summary.channels.items() if c.topic in data_of}
+    for channel, at, message in messages(data, summary):
+        if channel in kept:
+            kept[channel][0].append(message)
+            kept[channel][1].append(at)
     records = {m.name: m.metadata for m in reader.iter_metadata()}
     t, ego = channels.read_states(data_of[channels.STATE])
     step_of = {at: i for i, at in enumerate(ns_of[channels.STATE])}

@@ -2,18 +2,97 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import LocalStore, from_url
+
+_SHA = re.compile(r"[0-9a-f]{64}")
+
 
 class Objects:
-    """Content-addressed objects under url: a directory path, file:// or s3://bucket/prefix."""
+    """Content-addressed objects under url: a directory path, file:// or s3://bucket/prefix (credentials from AWS_*).
 
-    def __init__(self, url: str) -> None:
-        raise NotImplementedError
+    Object abcd... lies at ab/cd/abcd...; a name is a small object that holds the SHA-256 it stands for. Writes are
+    atomic: an object shows whole or not at all. ValueError on an object that is missing or not what its name says.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url)
+        try:
+            if "://" in self.url and not self.url.startswith("file://"):
+                self._store = from_url(self.url)
+            else:
+                self._store = LocalStore(Path(self.url.removeprefix("file://")), mkdir=True)
+        except (BaseError, OSError, ValueError) as error:
+            raise ValueError(
+                f"object store {self.url}: {_line(error)}; give a directory or s3://bucket/prefix"
+            ) from error
 
     def put(self, data: bytes) -> str:
-        raise NotImplementedError
+        """Keep data; returns its SHA-256 in hex. What is already here is not written again."""
+        sha = hashlib.sha256(data).hexdigest()
+        if not self.has(sha):
+            self._write(_path(sha), data)
+        return sha
 
     def get(self, sha: str) -> bytes:
-        raise NotImplementedError
+        """The bytes with this SHA-256, verified."""
+        data = self._read(_path(sha))
+        if data is None:
+            raise ValueError(f"object {sha}: not in {self.url}")
+        if hashlib.sha256(data).hexdigest() != sha:
+            raise ValueError(
+                f"object {sha}: damaged in {self.url}, its bytes have another hash; delete it and land it again"
+            )
+        return data
 
     def has(self, sha: str) -> bool:
-        raise NotImplementedError
+        """Whether an object is here (its bytes are verified when read)."""
+        try:
+            obstore.head(self._store, _path(sha))
+        except (FileNotFoundError, NotFoundError):
+            return False
+        return True
+
+    def set_name(self, name: str, sha: str) -> None:
+        """Let name ('maps/1a2b') stand for an object; the last one set counts."""
+        self._write(_name(name), sha.encode())
+
+    def named(self, name: str) -> str:
+        """The SHA-256 that a name stands for."""
+        data = self._read(_name(name))
+        if data is None:
+            raise ValueError(f"name '{name}': not in {self.url}")
+        return data.decode()
+
+    def _write(self, path: str, data: bytes) -> None:
+        try:
+            obstore.put(self._store, path, data)
+        except (BaseError, OSError) as error:
+            raise ValueError(f"object store {self.url}: cannot write {path} ({_line(error)})") from error
+
+    def _read(self, path: str) -> bytes | None:
+        try:
+            return bytes(obstore.get(self._store, path).bytes())
+        except (FileNotFoundError, NotFoundError):
+            return None
+
+
+def _path(sha: str) -> str:
+    if not _SHA.fullmatch(sha):
+        raise ValueError(f"object '{sha}': not a SHA-256 of 64 hex digits")
+    return f"{sha[:2]}/{sha[2:4]}/{sha}"
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name:
+        raise ValueError(f"name '{name}': letters, digits, '.', '-', '_' and single '/' between them only")
+    return f"names/{name}"
+
+
+def _line(error: Exception) -> str:
+    return str(error).split("\n")[0]

@@ -1,41 +1,186 @@
-"""Clip files in, versioned rows and content-addressed video out; and Drives back."""
+"""Clip files in, versioned rows and content-addressed video out; and Drives back.
+
+Lance's threads do not survive a fork: start worker processes with spawn, and open the store there.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import lance
 import pyarrow as pa
 
+from drivefoundry.clips.objects import Objects
+from drivefoundry.clips.row import pack, unpack
+from drivefoundry_car import log
 from drivefoundry_car.log import Drive
+
+NAMED = ("vehicle", "drive", "source", "place", "campaign", "trigger", "map", "release")
+"""Keys of a drive's meta that are columns of their own, to filter by."""
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"}),
+        *((name, pa.string()) for name in NAMED),
+        ("landed", pa.timestamp("us", tz="UTC")),
+        ("t0", pa.float64()),
+        ("duration", pa.float64()),
+        ("bytes", pa.int64()),
+        ("frames", pa.int32()),
+        ("video", pa.string()),
+        ("meta", pa.string()),
+        ("signals", pa.binary()),
+    ]
+)
+"""id: SHA-256 of the clip's MCAP file; t0, duration: s; bytes: of that file; video: SHA-256 of the MP4, '' if none;
+meta, signals: the rest of the drive, see `clips.row`."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One clip, read and checked, its video already in the object store: ready to become a row."""
+
+    row: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return self.row["id"]
 
 
 class ClipStore:
-    """One Lance table of clips beside one object store, under url."""
+    """One Lance table of clips (url/clips.lance) beside one object store (url/objects); url: a directory or s3://.
 
-    def __init__(self, url: str) -> None:
-        raise NotImplementedError
+    A landed clip is never changed. Threads may share a store; processes open their own.
+    """
 
-    def land(self, mcap_paths: Sequence[Path]) -> list[str]:
-        """Clip files in, their ids out (same order). A clip that is already here is not added again."""
-        raise NotImplementedError
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url).rstrip("/")
+        self.objects = Objects(f"{self.url}/objects")
+        self._table = f"{self.url.removeprefix('file://')}/clips.lance"
+        self._lock = threading.Lock()
+        self._data: lance.LanceDataset | None = None
+        self._place: dict[str, int] = {}
+        self._placed = 0  # the version that _place is of
+
+    def land(self, mcap_paths: Sequence[Path | str]) -> list[str]:
+        """Clip files in, their ids out (same order). One append for all; a clip that is already here stays as it is.
+
+        ValueError names the file that is missing, damaged or no drive; then none of them lands.
+        """
+        prepared = [self.prepare(Path(path)) for path in mcap_paths]
+        self.append(prepared)
+        return [p.id for p in prepared]
+
+    def prepare(self, path: Path) -> Prepared:
+        """One clip file in; checked, its video stored, its row built. Nothing shows until `append`."""
+        drive = log.read_drive(path)
+        data = path.read_bytes()
+        video = "" if drive.video is None else self.objects.put(log.to_mp4(drive.video))
+        texts, signals = pack(drive)
+        row: dict[str, Any] = {name: drive.meta.get(name, "") for name in NAMED}
+        row |= {
+            "id": hashlib.sha256(data).hexdigest(),
+            "landed": datetime.now(UTC),
+            "t0": float(drive.t[0]),
+            "duration": float(drive.t[-1] - drive.t[0]),
+            "bytes": len(data),
+            "frames": 0 if drive.video is None else len(drive.video.t),
+            "video": video,
+            "meta": texts,
+            "signals": signals,
+        }
+        return Prepared(row)
+
+    def append(self, prepared: Sequence[Prepared]) -> None:
+        """Prepared clips in, rows out, in one version of the table; clips that are already here are left out."""
+        with self._lock:
+            data = self._latest()
+            new = {p.id: p.row for p in prepared if p.id not in self._place}
+            if not new:
+                return
+            table = pa.Table.from_pylist(list(new.values()), SCHEMA)
+            # Another writer may have landed the same clip meanwhile. `id` is declared the primary key, so that such a
+            # merge conflicts and is tried again on the newer version instead of doubling the row.
+            merge = (data or self._created()).merge_insert("id").when_not_matched_insert_all()
+            merge.conflict_retries(20).execute(table)
+            self._latest()
 
     def ids(self) -> list[str]:
-        raise NotImplementedError
+        """All clips, in the order in which they landed."""
+        with self._lock:
+            self._latest()
+            return list(self._place)
 
     def rows(self, columns: list[str] | None = None) -> pa.Table:
-        raise NotImplementedError
+        """The table, or some of its columns (see SCHEMA), one row a clip."""
+        unknown = sorted(set(columns or []) - set(SCHEMA.names))
+        if unknown:
+            raise ValueError(f"clip store: no column '{unknown[0]}'; there are {', '.join(SCHEMA.names)}")
+        with self._lock:
+            data = self._latest()
+        if data is None:
+            return SCHEMA.empty_table().select(columns or SCHEMA.names)
+        return data.to_table(columns=columns)
 
     def drive(self, clip_id: str, video: bool = True) -> Drive:
-        raise NotImplementedError
+        """One clip as it was recorded (objects and plans float32); without video, drive.video is None."""
+        with self._lock:
+            if clip_id not in self._place:
+                self._latest()
+            if clip_id not in self._place:
+                raise ValueError(f"clip {clip_id}: not in {self.url}")
+            data, place = self._data, self._place[clip_id]
+        assert data is not None
+        row = data.take([place], columns=["video", "meta", "signals"]).to_pylist()[0]
+        mp4 = self.objects.get(row["video"]) if video and row["video"] else None
+        return unpack(row["meta"], row["signals"], mp4)
 
     def put_map(self, map_id: str, data: bytes) -> str:
-        """Keep a map's bytes under its id; returns the SHA-256 of the bytes."""
-        raise NotImplementedError
+        """Keep a map's bytes (`roadmap.save_map`) under its id, by which drives name it; returns their SHA-256."""
+        sha = self.objects.put(data)
+        self.objects.set_name(f"maps/{map_id}", sha)
+        return sha
 
     def get_map(self, map_id: str) -> bytes:
-        raise NotImplementedError
+        """The bytes of a map by its id. ValueError if it is not here."""
+        return self.objects.get(self.objects.named(f"maps/{map_id}"))
 
     @property
     def version(self) -> int:
-        raise NotImplementedError
+        """Version of the table; 0 while it is empty. Every append makes the next."""
+        with self._lock:
+            data = self._latest()
+            return 0 if data is None else data.version
+
+    def _created(self) -> lance.LanceDataset:
+        """The empty table; of several writers one makes it (write_dataset would let the second overwrite the first)."""
+        try:
+            lance.LanceDataset.commit(self._table, lance.LanceOperation.Overwrite(SCHEMA, []), max_retries=0)
+        except OSError as error:
+            try:
+                return lance.dataset(self._table)
+            except ValueError:
+                raise ValueError(f"clip store {self.url}: cannot be made ({error})") from error
+        return lance.dataset(self._table)
+
+    def _latest(self) -> lance.LanceDataset | None:
+        """The newest version of the table, and where each clip's row is. Called under the lock."""
+        if self._data is None:
+            try:
+                self._data = lance.dataset(self._table)
+            except ValueError as error:
+                if "not found" in str(error).lower():
+                    return None
+                raise
+        else:
+            self._data.checkout_latest()
+        if self._data.version != self._placed:
+            self._placed = self._data.version
+            ids = self._data.to_table(columns=["id"])["id"].to_pylist()
+            self._place = {clip: i for i, clip in enumerate(ids)}
+        return self._data
