@@ -40,7 +40,7 @@ def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.
     m = _measure(rollout, scenes)
     require(
         np.shape(reference_progress) == (len(scenes),),
-        f"reference_progress: one value a scene wanted, got shape {np.shape(reference_progress)} for {len(scenes)} scenes",
+        f"reference_progress: shape ({len(scenes)},), one a scene, wanted; got {np.shape(reference_progress)}",
     )
     progress = progress_ratio(m["progress"], np.asarray(reference_progress, np.float64))
     share = np.where(m["distance"] > 0, m["off_road_distance"] / np.maximum(m["distance"], 1e-9), 1.0 - m["DAC"])

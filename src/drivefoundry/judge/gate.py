@@ -63,8 +63,8 @@ def judge(
     for policy, metrics in scores.items():
         for metric, values in metrics.items():
             ok = np.shape(values) == (len(scenes),)
-            require(ok, f"scores of {policy}: {metric} has shape {np.shape(values)}, not one value a scene
-    ({len(scenes)})") summary = {
+            require(ok, f"scores of {policy}: {metric} has shape {np.shape(values)}, not ({len(scenes)},): one a scene")
+    summary = {
         policy: {metric: mean_interval(v) for metric, v in metrics.items() if np.isfinite(v).all()}
         for policy, metrics in scores.items()
     }
@@ -82,7 +82,10 @@ def _apply(gate: Gate, candidate: str, scores: dict[str, dict[str, np.ndarray]])
             require(policy in scores, f"Gate on {gate.metric}: policy {policy} was not scored")
             require(gate.metric in scores[policy], f"Gate on {gate.metric}: {policy} has no such metric")
     mine = scores[candidate][gate.metric]
-    mean, low, high = mean_interval(mine) if gate.against is None else paired_difference(mine, scores[gate.against][gate.metric])
+    if gate.against is None:
+        mean, low, high = mean_interval(mine)
+    else:
+        mean, low, high = paired_difference(mine, scores[gate.against][gate.metric])
     if gate.at_least is not None:
         return mean, gate.at_least, bool((low if gate.certain else mean) >= gate.at_least)
     assert gate.at_most is not None
@@ -133,7 +136,7 @@ def load_verdict(path: Path) -> Verdict:
     for policy, metrics in scores.items():
         for metric, values in metrics.items():
             fits = values.shape == (len(body["scenes"]),)
-            require(fits, f"{path}: field scores.{policy}.{metric} has {values.size} values, not one a scene; judge again")
+            require(fits, f"{path}: field scores.{policy}.{metric} has {values.size} values, not one a scene")
     summary = {p: {m: (v[0], v[1], v[2]) for m, v in ms.items()} for p, ms in body["summary"].items()}
     gates = {name: (v[0], v[1], bool(v[2])) for name, v in body["gates"].items()}
     return Verdict(body["candidate"], body["scenes"], scores, summary, gates)

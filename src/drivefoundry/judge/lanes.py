@@ -122,10 +122,10 @@ def _paint_lanes(points, offsets, width, junction, cells):
                     if off > side:
                         continue
                     old = share[r, c]
-                    if old < 0.8 and off < 0.8 and abs(wrap(yaw - heading[r, c])) > CROSSING_ANGLE:
-                        if cells[r, c] != lane:
-                            crossed[r, c] = True
-                    # What lies beyond a junction lane's own width yields to any other lane.
+                    turned = abs(wrap(yaw - heading[r, c])) > CROSSING_ANGLE
+                    if old < 0.8 and off < 0.8 and turned and cells[r, c] != lane:
+                        crossed[r, c] = True
+                    # What lies beyond a junction lane's own width yields to any other lane, as its share is above 1.
                     if off < old:
                         share[r, c], heading[r, c], cells[r, c] = off, yaw, lane
     for r in range(rows):

@@ -165,9 +165,9 @@ def _keeps_clear(states, size, areas, other, seen, other_size, reach, end):
             ahead = _bearing(e, size[0], o[0], o[1])
             if ahead > AHEAD_COS:
                 return False
-            if areas[k] & (OFF_ROAD | STRADDLING | IN_JUNCTION) and ahead >= -AHEAD_COS:
-                return False
-            return True  # not the ego's doing: this agent is out of the count from here on
+            # From the side it is the ego's doing only where it is not simply in its lane. An agent whose doing it is
+            # stays out of the count from here on.
+            return not (areas[k] & (OFF_ROAD | STRADDLING | IN_JUNCTION) and ahead >= -AHEAD_COS)
     return True
 
 

@@ -31,7 +31,8 @@ class Situations:
     """S moments, ready for scoring: make them once where the same ones are scored again.
 
     start (S, 6) ego state; past (S, 15, 6) the states before it, of which the last past_n (S,) are known; human (S, 8,
-    3) the logged drive as a plan, where human_known (S,); before (S, 6) the state one decision (0.5 s) earlier.
+    3) the logged drive as a plan, where human_known (S,), which a drive by a release is not; before (S, 6) the state
+    one decision (0.5 s) earlier.
     """
 
     start: np.ndarray
@@ -110,7 +111,8 @@ def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
         states, past_n[i] = _history(scene, t)
         start[i], past[i], before[i] = states[-1], states[:-1], states[-1 - STRIDE]
         ahead = t + STRIDE * np.arange(1, PLAN_POINTS + 1)
-        if ahead[-1] < scene.valid.shape[1] and scene.valid[scene.ego, ahead].all():
+        logged = ahead[-1] < scene.valid.shape[1] and bool(scene.valid[scene.ego, ahead].all())
+        if logged and not scene.meta.get("release"):
             human[i] = to_ego(scene.tracks[scene.ego, ahead, :3].astype(np.float64), start[i, :3])
             known[i] = True
         near = np.empty(len(scene.kind), np.int64)
@@ -169,8 +171,8 @@ def score(
     EP compares with the furthest of the scene's plans, counting those that break rules by their multipliers, and with
     reference_progress (S,) m, what a rule-based planner achieves. previous (S, 8, 3), the plan made 0.5 s earlier in
     the ego frame of then, adds EC, the comfort of changing one's mind; without it EPDMS leaves EC out (weights sum to
-    14). EPDMS does not hold against a plan what the logged driver broke too; EC is not filtered, as there is one log
-    only.
+    14). EPDMS does not hold against a plan what the logged driver broke too, unless a release drove (meta); EC is not
+    filtered, as there is one log only.
     """
     n = len(situations)
     shaped = plans.ndim == 4 and plans.shape[0] == n and plans.shape[2:] == (PLAN_POINTS, 3)

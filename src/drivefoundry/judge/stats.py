@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
+
 import numpy as np
 
 from drivefoundry.types import require
 
 RESAMPLES = 10_000
-CHUNK = 2_000_000
-"""Draws held in memory at once."""
+KEPT_DRAWS = 8_000_000
+"""Draws (resamples x scenes) up to which the resamples are kept for the next metric, and made at once."""
+
+
+def _draw(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
+    """(rows, n) float64: how often each of n entries is drawn in each of `rows` resamples."""
+    pick = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+    return np.bincount(pick.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def _kept_draws(n: int, seed: int) -> np.ndarray:
+    return _draw(np.random.default_rng(seed), RESAMPLES, n)
+
+
+def _draws(n: int, seed: int) -> Iterator[np.ndarray]:
+    """The resamples of n entries, in one piece or several."""
+    if RESAMPLES * n <= KEPT_DRAWS:
+        yield _kept_draws(n, seed)
+        return
+    rng, left, rows = np.random.default_rng(seed), RESAMPLES, max(1, KEPT_DRAWS // n)
+    while left > 0:
+        yield _draw(rng, min(left, rows), n)
+        left -= rows
 
 
 def _bootstrap(values: np.ndarray, weights: np.ndarray, confidence: float, seed: int) -> tuple[float, float, float]:
     """Weighted mean of values (S,) and its percentile interval, resampling the S entries (Efron 1979)."""
-    n = len(values)
-    rng = np.random.default_rng(seed)
-    means = []
-    left, rows = RESAMPLES, max(1, CHUNK // n)
-    while left > 0:
-        pick = rng.integers(0, n, (min(left, rows), n))
-        w = weights[pick]
-        means.append((values[pick] * w).sum(1) / w.sum(1))
-        left -= len(pick)
-    low, high = np.quantile(np.concatenate(means), [0.5 - confidence / 2, 0.5 + confidence / 2])
+    both = np.stack([values * weights, weights], 1)
+    sums = np.concatenate([counts @ both for counts in _draws(len(values), seed)])
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float((values * weights).sum() / weights.sum()), float(low), float(high)
 
 
