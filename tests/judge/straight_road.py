@@ -4,10 +4,11 @@ Lanes are 3.2 m wide and run from x = -60 to 400; the road ends at y = -1.6 and 
 """
 
 import numpy as np
+
 from drivefoundry.roadmap import lane_polygon, make_map
 from drivefoundry.types import SIGNAL_GREEN, SIGNAL_RED, RoadMap, Rollout, Scene
 
-START, STEPS = 20, 100
+START, STEPS = 20, 110
 X = np.arange(-60.0, 401.0, 5.0)
 
 
@@ -44,7 +45,12 @@ def moving(x: float, y: float, speed: float, yaw: float = 0.0, drift: float = 0.
 
 
 def scene(
-    ego: np.ndarray, *others: np.ndarray, kinds: tuple[int, ...] = (), red: bool = False, map: RoadMap = ROAD, id: str = "s"
+    ego: np.ndarray,
+    *others: np.ndarray,
+    kinds: tuple[int, ...] = (),
+    red: bool = False,
+    map: RoadMap = ROAD,
+    id: str = "s",
 ) -> Scene:
     """Ego track and other tracks in, Scene out; its route runs along y = 0."""
     tracks = np.stack([ego, *others])
@@ -88,7 +94,9 @@ def rollout(scenes: list[Scene], ego: np.ndarray) -> Rollout:
         agents[i, : len(x.kind)] = x.tracks[:, x.start : x.start + t]
         valid[i, : len(x.kind)] = x.valid[:, x.start : x.start + t]
         valid[i, x.ego] = False
-    return Rollout("test", [x.id for x in scenes], ego, agents, valid, np.zeros((s, 1, 8, 3)), None, None, np.zeros((s, 1), bool))
+    return Rollout(
+        "test", [x.id for x in scenes], ego, agents, valid, np.zeros((s, 1, 8, 3)), None, None, np.zeros((s, 1), bool)
+    )
 
 
 def cruise(speed: float, steps: int = 80, y: float = 0.0, x: float = 0.0) -> np.ndarray:

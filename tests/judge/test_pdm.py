@@ -5,11 +5,12 @@ from dataclasses import replace
 import numba
 import numpy as np
 import pytest
-from drivefoundry.judge.pdm import epdms, pdm_scores, pdms, prepare, score, simulate
-from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED, Scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from straight_road import START, moving, plan, road, scene
+
+from drivefoundry.judge.pdm import epdms, pdm_scores, pdms, prepare, score, simulate
+from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED, Scene
 
 
 def scores(one: Scene, *plans: np.ndarray, reference=None, previous=None) -> dict[str, np.ndarray]:
@@ -66,7 +67,9 @@ def test_what_overlaps_at_the_start_is_ignored():
 
 def test_agents_go_on_beyond_the_end_of_their_log():
     late = scene(moving(0, 0, 8), moving(60, 0, 8, np.pi))
-    short = replace(late, tracks=late.tracks[:, : START + 3], valid=late.valid[:, : START + 3], signals=late.signals[:, : START + 3])
+    short = replace(
+        late, tracks=late.tracks[:, : START + 3], valid=late.valid[:, : START + 3], signals=late.signals[:, : START + 3]
+    )
     assert scores(short, plan(8))["NC"][0] == scores(late, plan(8))["NC"][0] == 0
 
 
@@ -88,7 +91,9 @@ def test_metres_in_oncoming_traffic_within_a_second(speed, grade):
     # In the window of NAVSIM, 11 steps of 0.1 s, that is 1.65, 4.4 and 8.8 m: fine below 2, bad from 6.
     s = scores(scene(moving(0, 6.4, speed)), plan(speed))
     assert s["DDC"][0] == grade
-    assert scores(scene(moving(0, 3.2, speed)), plan(speed))["DDC"][0] == 1  # a lane beside the route is no oncoming one
+    assert (
+        scores(scene(moving(0, 3.2, speed)), plan(speed))["DDC"][0] == 1
+    )  # a lane beside the route is no oncoming one
 
 
 def test_red_light_counts_when_the_front_crosses_the_line():
@@ -172,7 +177,9 @@ def test_what_the_logged_driver_broke_is_not_held_against_a_plan():
     one = scene(moving(0, 0, 16), red=True)
     s = scores(one, plan(16))
     assert (s["TLC"][0], s["EPDMS"][0]) == (0, 1)
-    short = replace(one, tracks=one.tracks[:, : START + 9], valid=one.valid[:, : START + 9], signals=one.signals[:, : START + 9])
+    short = replace(
+        one, tracks=one.tracks[:, : START + 9], valid=one.valid[:, : START + 9], signals=one.signals[:, : START + 9]
+    )
     assert scores(short, plan(16))["EPDMS"][0] == 0  # nobody knows what the driver did
     ours = replace(one, meta={"release": "r1"})
     assert scores(ours, plan(16))["EPDMS"][0] == 0  # a model drove: it is no excuse for itself
@@ -191,7 +198,8 @@ def batch(seed: int, n: int = 6) -> tuple[list[Scene], np.ndarray]:
     scenes = []
     for i in range(n):
         others = [
-            moving(rng.uniform(-30, 60), rng.choice([0, 3.2, 6.4]), rng.uniform(0, 12)) for _ in range(rng.integers(0, 6))
+            moving(rng.uniform(-30, 60), rng.choice([0, 3.2, 6.4]), rng.uniform(0, 12))
+            for _ in range(rng.integers(0, 6))
         ]
         scenes.append(scene(moving(0, 0, rng.uniform(0, 15)), *others, red=bool(rng.integers(2)), id=f"s{i}"))
     plans = np.stack([[plan(rng.uniform(0, 16), rng.normal(0, 1.5)) for _ in range(3)] for _ in range(n)])

@@ -1,0 +1,134 @@
+"""Whole drives by hand: what ends them, what counts, and the driving scores to the digit."""
+
+import numpy as np
+import pytest
+from straight_road import START, cruise, moving, rollout, scene
+
+from drivefoundry.judge.closed_loop import driving_score_20, driving_score_21, route_progress, score_rollout
+from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED
+
+
+def one(s, ego, reference=80.0):
+    """A scene and ego states (T, 6) in, its scores as floats out."""
+    out = score_rollout(rollout([s], ego[None]), [s], np.array([reference]))
+    return {k: float(v[0]) for k, v in out.items()}
+
+
+def test_a_clean_drive():
+    s = one(scene(moving(0, 0, 8)), cruise(8), reference=8 * 7.9)
+    assert {k: s[k] for k in ("collision", "at_fault_collision", "off_road", "red_light", "stalled")} == dict.fromkeys(
+        ("collision", "at_fault_collision", "off_road", "red_light", "stalled"), 0.0
+    )
+    assert {k: s[k] for k in ("ttc_ok", "comfort")} == {"ttc_ok": 1, "comfort": 1}
+    for name in ("progress", "pdms", "driving_score_20", "driving_score_21"):
+        assert s[name] == pytest.approx(1.0), name
+    assert s["progress_m"] == pytest.approx(63.2)
+    assert s["first_infraction"] == np.inf
+
+
+def test_the_drive_ends_at_a_collision_at_fault():
+    # Fronts meet when the ego has gone 40 - 4.6 = 35.4 m: in step 45 (36.0 m), 4.5 s.
+    s = one(scene(moving(0, 0, 8), moving(40, 0, 0)), cruise(8))
+    assert (s["collision"], s["at_fault_collision"], s["pdms"]) == (1, 1, 0)
+    assert s["first_infraction"] == pytest.approx(4.5)
+    assert s["progress_m"] == pytest.approx(36.0)
+    assert s["progress"] == pytest.approx(36.0 / 80)
+    assert s["driving_score_20"] == pytest.approx(36 / 80 * 0.6)
+    assert s["driving_score_21"] == pytest.approx(36 / 80 / 1.7)
+
+
+def test_nothing_after_the_end_counts():
+    # The wreck would run the light at 60 m and hit a second car.
+    s = one(scene(moving(0, 0, 8), moving(40, 0, 0), moving(50, 0, 0), red=True), cruise(8, 80))
+    assert s["red_light"] == 0
+    assert s["driving_score_20"] == pytest.approx(36 / 80 * 0.6)
+
+
+def test_a_pedestrian_costs_more():
+    s = one(scene(moving(0, 0, 8), moving(40, 0, 0), kinds=(AGENT_PEDESTRIAN,)), cruise(8))
+    assert s["driving_score_20"] == pytest.approx(36 / 80 * 0.5)
+    assert s["driving_score_21"] == pytest.approx(36 / 80 / 2.0)
+
+
+def test_being_hit_from_behind_is_reported_but_costs_nothing():
+    s = one(scene(moving(0, 0, 2), moving(-20, 0, 10)), cruise(2), reference=15.8)
+    assert (s["collision"], s["at_fault_collision"]) == (1, 0)
+    assert s["driving_score_21"] == pytest.approx(1.0)
+    assert s["first_infraction"] == np.inf
+
+
+def test_a_collision_counts_once_per_agent():
+    # Hit in the side while keeping its lane: not at fault, the drive goes on, both boxes overlap for many steps.
+    s = one(scene(moving(0, 0, 8), moving(-1, 3.2, 8, drift=-0.5)), cruise(8), reference=63.2)
+    assert (s["collision"], s["at_fault_collision"]) == (1, 0)
+    assert s["driving_score_20"] == pytest.approx(0.6)
+
+
+def test_red_light():
+    s = one(scene(moving(0, 0, 8), red=True), cruise(8), reference=63.2)  # front at 60 m after 57.7 / 8 = 7.2 s
+    assert s["red_light"] == 1
+    assert s["first_infraction"] == pytest.approx(7.3)
+    assert s["driving_score_20"] == pytest.approx(0.7)
+    assert s["driving_score_21"] == pytest.approx(1 / 1.4)
+
+
+def test_the_light_is_read_at_the_step_of_the_drive():
+    s = scene(moving(0, 0, 8))
+    s.signals[0, START + 74 :] = SIGNAL_RED
+    assert one(s, cruise(8))["red_light"] == 0
+    s.signals[0, START + 72 :] = SIGNAL_RED
+    assert one(s, cruise(8))["red_light"] == 1
+
+
+def test_off_road_by_distance():
+    ego = cruise(8, 81)
+    ego[41:, 1] = -1.0  # a corner beyond the edge for the second half of the way
+    s = one(scene(moving(0, 0, 8)), ego, reference=64.0)
+    way = 40 * 0.8 + np.hypot(0.8, 1.0) + 39 * 0.8
+    share = (np.hypot(0.8, 1.0) + 39 * 0.8) / way
+    assert (s["off_road"], s["pdms"]) == (1, 0)
+    assert s["off_road_share"] == pytest.approx(share)
+    assert s["driving_score_20"] == s["driving_score_21"] == pytest.approx(1 - share)
+
+
+def test_standing_makes_no_progress():
+    s = one(scene(moving(0, 0, 0)), cruise(0))
+    assert (s["progress"], s["stalled"], s["distance"]) == (0, 1, 0)
+    assert one(scene(moving(0, 0, 0)), cruise(0), reference=3.0)["progress"] == 1  # nor does the expert
+
+
+def test_comfort_is_the_share_of_windows():
+    # Windows of 4 s start at 0, 1, 2, 3 s (8 s of drive); hard braking from 5.4 s on lies in the last two.
+    ego = cruise(8, 80)
+    ego[54:70, 4] = -8.0
+    s = one(scene(moving(0, 0, 8)), ego)
+    assert s["comfort"] == pytest.approx(2 / 4)
+
+
+def test_route_progress_is_what_the_expert_sets():
+    s = scene(moving(0, 0, 8), moving(40, 0, 0))
+    assert route_progress(rollout([s], cruise(8)[None]), [s])[0] == pytest.approx(36.0)
+
+
+def test_driving_scores_exactly():
+    counts = {"hit_pedestrians": 1, "hit_vehicles": 2, "hit_static": 1, "red_lights": 1}
+    arrays = {k: np.array([float(v)]) for k, v in counts.items()}
+    done, off = np.array([0.8]), np.array([0.25])
+    assert driving_score_20(done, arrays, off)[0] == pytest.approx(0.8 * 0.75 * 0.5 * 0.6**2 * 0.65 * 0.7)
+    assert driving_score_21(done, arrays, off)[0] == pytest.approx(0.8 * 0.75 / (1 + 1.0 + 2 * 0.7 + 0.6 + 0.4))
+
+
+def test_scenes_are_scored_alike_alone_and_together():
+    scenes = [scene(moving(0, 0, 8), moving(40 + 10 * i, 0, 0), id=f"s{i}") for i in range(3)]
+    ego = np.stack([cruise(8)] * 3)
+    together = score_rollout(rollout(scenes, ego), scenes, np.full(3, 80.0))
+    for i, s in enumerate(scenes):
+        assert one(s, cruise(8)) == {k: float(v[i]) for k, v in together.items()}
+
+
+def test_other_scenes_than_were_driven_are_refused():
+    s = scene(moving(0, 0, 8))
+    with pytest.raises(ValueError, match="not the rollout's scenes"):
+        score_rollout(rollout([s], cruise(8)[None]), [scene(moving(0, 0, 8), id="other")], np.array([80.0]))
+    with pytest.raises(ValueError, match="reference_progress"):
+        score_rollout(rollout([s], cruise(8)[None]), [s], np.array([80.0, 1.0]))
