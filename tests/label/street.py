@@ -10,7 +10,7 @@ from drivefoundry_car.log import Drive, Objects, Plans, encode_video
 
 
 def street() -> RoadMap:
-    """East along y = 0 to x = 100, then a left turn of radius 20 m, then north; a light whose stop line is at x = 60."""
+    """East along y = 0 to x = 100, then a left turn of radius 20 m, then north; a light stops at x = 60."""
     bend = np.linspace(-np.pi / 2, 0, 12)
     turn = np.stack([100 + 20 * np.cos(bend), 20 + 20 * np.sin(bend)], 1)
     east = np.stack([np.linspace(-50, 100, 40), np.zeros(40)], 1)

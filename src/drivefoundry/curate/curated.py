@@ -80,7 +80,8 @@ def curate(
 
     earlier: the last turn's result; its clips stay as they are (kept, split) and are not looked at again. pinned: clip
     -> split for clips that are settled (exam clips need not be in clip_ids: they only say what must not leak). apart:
-    "place", "time", or "auto": by time when all clips come from one place. on_done(n): n more clips are examined.
+    "place", "time", or "auto": by time when all clips come from one place and none is pinned. on_done(n): n more clips
+    are examined.
     """
     require(apart in ("auto", "place", "time"), f"apart: auto, place or time wanted, got {apart!r}")
     known = set(earlier.kept) | set(earlier.dropped) if earlier else set()
@@ -108,16 +109,11 @@ def curate(
     origins = {**(earlier.origins if earlier else {}), **{i: exams[i].origin for i in sound}}
     settled_split = {**{i: earlier.split[i] for i in old if earlier}, **(pinned or {})}
     outside = [i for i in settled_split if i not in origins]
-    origins |= {i: origin_of(_store(store_url).drive(i, video=False), i) for i in outside}
+    origins |= origins_in(store_url, outside)
     pool = {i: origins[i] for i in [*kept, *outside]}
     if apart == "auto":
-        apart = (
-            earlier.apart
-            if earlier
-            else "time"
-            if len({o.place for o in pool.values()}) == 1 and len(pool) > 1
-            else "place"
-        )
+        alone = len(pool) > 1 and len({o.place for o in pool.values()}) == 1 and not pinned
+        apart = earlier.apart if earlier else "time" if alone else "place"
     if apart == "time":
         split = by_time(pool, held_out=shares[2] / sum(shares), val=shares[1] / sum(shares))
     else:
@@ -164,7 +160,7 @@ def _store(url: str) -> ClipStore:
 
 def examine_drive(drive: Drive, clip_id: str, *, min_seconds: float = quality.MIN_SECONDS) -> Exam:
     """Drive in, Exam out: gates in order of cost, pictures last."""
-    origin = origin_of(drive, clip_id)
+    origin = origin_of(drive.meta, clip_id, float(drive.t[0]), float(drive.t[-1]))
     fault = quality.motion_fault(drive, min_seconds=min_seconds) or quality.video_fault(drive)
     if fault is None and drive.video is not None:
         thumbs, at = quality.thumbnails(drive.video)
@@ -175,15 +171,23 @@ def examine_drive(drive: Drive, clip_id: str, *, min_seconds: float = quality.MI
     return Exam(fault, "", 0.0, np.zeros(0, np.float32), origin)
 
 
-def origin_of(drive: Drive, clip_id: str) -> Origin:
-    """Drive in, Origin out; a clip that does not say its drive stands for itself."""
-    return Origin(
-        drive=drive.meta.get("drive", clip_id),
-        place=place_of(drive.meta),
-        route=drive.meta.get("route_id", ""),
-        t0=float(drive.t[0]),
-        t1=float(drive.t[-1]),
-    )
+def origin_of(meta: Mapping[str, str], clip_id: str, t0: float, t1: float) -> Origin:
+    """Meta of a drive, its first and last second in, Origin out; a clip that names no drive stands for itself."""
+    return Origin(meta.get("drive", clip_id), place_of(meta), meta.get("route_id", ""), t0, t1)
+
+
+def origins_in(store_url: str, clip_ids: Sequence[str]) -> dict[str, Origin]:
+    """Clips of a store in, their origins out, from the table alone. ValueError names a clip that is not there."""
+    if not clip_ids:
+        return {}
+    table = _store(store_url).rows(["id", "meta", "t0", "duration"]).to_pydict()
+    rows = dict(zip(table["id"], zip(table["meta"], table["t0"], table["duration"], strict=True), strict=True))
+    out = {}
+    for i in clip_ids:
+        require(i in rows, f"clip {i}: not in {store_url}")
+        texts, t0, seconds = rows[i]
+        out[i] = origin_of(json.loads(texts)["meta"], i, t0, t0 + seconds)
+    return out
 
 
 def save_curated(folder: Path | str, curated: Curated) -> None:

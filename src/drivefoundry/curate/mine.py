@@ -40,7 +40,7 @@ def priority(drive: Drive) -> float:
     length."""
     taken = 0.0 if drive.takeover is None else float(np.asarray(drive.takeover, bool).any())
     corrected = 0.0 if drive.correction is None else float(len(drive.correction.t) > 0)
-    picked = float(drive.meta.get("trigger", "random") not in ("", "random"))
+    picked = float(drive.meta.get("trigger", "random") not in ("", "random", "all"))
     v = drive.ego[:, 3]
     braking = float(max(0.0, -((v[5:] - v[:-5]) / 0.5).min())) if len(v) > 5 else 0.0
     return 100 * taken + 50 * corrected + 20 * picked + min(braking, 10.0) + 0.01 * len(drive.t)
