@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.fleet.places import PlaceNet, net_bytes, place_net
+from drivefoundry.fleet.places import net_bytes, place_net
 from drivefoundry.fleet.traffic import NEEDS_LIBRARY, Demand
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PSPEED, require
 
 BLINK_LEFT, BLINK_RIGHT = 2, 1
 """Values of CityLog.indicator; 0 is neither."""
 SMOOTH_POSITION, SMOOTH_YAW, SMOOTH_WALKER = 3.0, 3.5, 4.0
-"""Standard deviation of the Gaussian that takes the simulator's 0.1 s corners out of poses, steps."""
+"""Standard deviation, in steps, of the Gaussian that takes the simulator's 0.1 s corners out of poses."""
 BRAKE_LIGHT = -0.5
 """Decelerating harder than this, m/s^2, or standing, a vehicle shows its brake lights."""
 HARD_BRAKE = -3.0
@@ -82,18 +83,16 @@ def run_city(
 
 def _in_its_own_process(demand: Demand, out: Path) -> None:
     command = [sys.executable, "-m", "drivefoundry.fleet.traffic", str(out)]
-    path = {"PYTHONPATH": ":".join(p for p in sys.path if p)}  # the child sees the packages that this process sees
-    done = subprocess.run(command, input=json.dumps(asdict(demand)), text=True, capture_output=True, env=_env() | path)
+    path = {
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)
+    }  # the child sees the packages that this process sees
+    done = subprocess.run(
+        command, input=json.dumps(asdict(demand)), text=True, capture_output=True, env=os.environ | path
+    )
     if done.returncode == NEEDS_LIBRARY:
         raise ValueError(done.stderr.strip().splitlines()[-1])
     if done.returncode != 0:
         raise RuntimeError(f"SUMO ended with code {done.returncode}: {done.stderr.strip()[-2000:]}")
-
-
-def _env() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def _as_log(place: str, seed: int, raw: dict[str, np.ndarray]) -> CityLog:
@@ -174,12 +173,3 @@ def figures(log: CityLog) -> dict[str, float]:
         "standing": float((speed < 0.3).mean()),
         "hard_brakes_per_hour": onsets / hours,
     }
-
-
-def edge_of(net: PlaceNet, lane: int) -> str:
-    """Map lane index in, name of its edge in the network out (edges within junctions begin with a colon)."""
-    return _lane_names(net)[lane].rsplit("_", 1)[0]
-
-
-def _lane_names(net: PlaceNet) -> list[str]:
-    return list(net.lane)  # in index order: see place_net

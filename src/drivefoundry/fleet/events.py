@@ -8,7 +8,7 @@ import numpy as np
 
 from drivefoundry.types import DT
 
-EVERY = 0.4
+EVERY = 0.3
 """A car of the fleet is looked at this often, s; an event follows where its leader is fit for one."""
 REACH = 45.0
 """The leader must be nearer than this, m."""
@@ -21,6 +21,9 @@ ROOM = 12.0
 NO_COMFORT_LIMIT = 31 - 4
 """SUMO speed mode without its check of the usual deceleration; distance and right of way are still kept."""
 
+NO_LANE_CHANGE, SUMO_LANE_CHANGE = 0b1000000000, 0b11001010101
+"""SUMO lane-change modes: none at all; its own default."""
+
 
 class Events:
     """At most one event a vehicle at a time. step() is called once a simulation step, before SUMO moves."""
@@ -29,6 +32,8 @@ class Events:
         self.sumo, self.rng = sumo, rng
         self.rest: dict[str, int] = {}
         self.until: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        """Until when a car keeps its lane: that which brakes and that behind it."""
 
     def step(self, step: int, fleet: list[str]) -> None:
         """Begin an event every now and then, end those whose time is up. fleet: names of the recording cars."""
@@ -50,12 +55,15 @@ class Events:
             return
         name, speed = leader[0], vehicle.getSpeed(leader[0])
         lane = vehicle.getLaneID(name)
-        if speed < 4.0 or lane[0] == ":":
+        beside = max(abs(vehicle.getLateralLanePosition(v)) for v in (name, car))
+        if speed < 4.0 or lane[0] == ":" or beside > 0.2:  # not amid a lane change: SUMO finishes it even at a stand
             return
         left = self.sumo.lane.getLength(lane) - vehicle.getLanePosition(name)
         if left - speed**2 / (2 * hardness) < ROOM:
             return
+        for v in (name, car):
+            vehicle.setLaneChangeMode(v, NO_LANE_CHANGE)
         vehicle.setSpeedMode(name, NO_COMFORT_LIMIT)
         vehicle.slowDown(name, 0.0, speed / hardness)
         self.rest[name] = step + round(speed / hardness / DT)
-        self.until[name] = self.rest[name] + round(stand / DT)
+        self.until[name] = self.held[name] = self.held[car] = self.rest[name] + round(stand / DT)

@@ -30,11 +30,15 @@ HEAD_DISTANCE = (14.0, 30.0)
 
 @dataclass(frozen=True)
 class PlaceNet:
-    """A place and its names. lane: network lane id -> lane index; links: of each signal, its light and links; road: edges
-    that cars use -> the edges each leads to."""
+    """A place and its names.
+
+    lane: network lane id -> lane index; edge: of each lane, its edge (those within junctions begin with a colon);
+    links: of each signal, its traffic light and links; road: edges that cars use -> the edges each leads to.
+    """
 
     map: RoadMap
     lane: dict[str, int]
+    edge: list[str]
     links: list[tuple[str, tuple[int, ...]]]
     road: dict[str, list[str]]
 
@@ -86,7 +90,7 @@ def place_net(place: str) -> PlaceNet:
         signal_heads=heads,
         buildings=place_buildings(_frontages(edges), road + [(w, 0.0) for w in walks], zlib.crc32(place.encode())),
     )
-    return PlaceNet(made, index, links, _onward(edges))
+    return PlaceNet(made, index, [lane.getEdge().getID() for lane in lanes], links, _onward(edges))
 
 
 def _read(place: str) -> Any:

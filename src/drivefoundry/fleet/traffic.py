@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from drivefoundry.fleet.events import Events
+from drivefoundry.fleet.events import NO_LANE_CHANGE, SUMO_LANE_CHANGE, Events
 from drivefoundry.types import AGENT_CAR, AGENT_CYCLIST, AGENT_PEDESTRIAN, AGENT_TRUCK, DT
 
 WARM_UP = 60.0
@@ -28,8 +28,8 @@ EDGES_AHEAD = 5
 """Edges of its route that a car always has before it."""
 SETTLED = 40.0
 """So near the end of its edge, m, a car stays in its lane and goes where that leads: no swerving before a stop line."""
-NO_LANE_CHANGE, SUMO_LANE_CHANGE = 0b1000000000, 0b11001010101
-"""SUMO lane-change modes: none at all; its own default."""
+ROLLING = 5.0
+"""Slower than this, m/s, a car begins no lane change: SUMO would slide it sideways once it stands."""
 _PACKAGES = {
     "libGL.so.1": "libgl1",
     "libX11.so.6": "libx11-6",
@@ -171,14 +171,14 @@ class Traffic:
         names = sorted(self.sumo.vehicle.getIDList())
         for i, name in enumerate(names):
             if (i + step) % 10 == 0:
-                self._reroute(name)
+                self._reroute(name, step)
         if step % 10 == 0:
             for _ in range(self.demand.n_pedestrians - self.sumo.person.getIDCount()):
                 self._walk()
         self.events.step(step, [name for name in names if name.startswith("fleet")])
         self.sumo.simulationStep()
 
-    def _reroute(self, name: str) -> None:
+    def _reroute(self, name: str, step: int) -> None:
         vehicle = self.sumo.vehicle
         here = vehicle.getRoadID(name)
         if not here or here[0] == ":":  # within a junction SUMO takes no new route
@@ -187,7 +187,8 @@ class Traffic:
         left = self.routes[name] = self.routes[name][self.routes[name].index(here) :]
         lane = vehicle.getLaneID(name)
         settled = self.sumo.lane.getLength(lane) - vehicle.getLanePosition(name) < SETTLED
-        vehicle.setLaneChangeMode(name, NO_LANE_CHANGE if settled else SUMO_LANE_CHANGE)
+        stays = settled or vehicle.getSpeed(name) < ROLLING or self.events.held.get(name, 0) > step
+        vehicle.setLaneChangeMode(name, NO_LANE_CHANGE if stays else SUMO_LANE_CHANGE)
         if settled:
             ways = sorted(
                 {link[0].rsplit("_", 1)[0] for link in self.sumo.lane.getLinks(lane)} & self.demand.road.keys()

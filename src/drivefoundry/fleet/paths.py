@@ -1,0 +1,124 @@
+"""A recording car of a CityLog in, its lane-level route out: the centre line it drove, and the lanes it would take next."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drivefoundry.fleet.city import CityLog
+from drivefoundry.fleet.places import PlaceNet
+from drivefoundry.roadmap import arc_length, resample
+
+STEP = 1.0
+"""Distance between route points, m."""
+BEHIND = 10.0
+"""The route begins so far behind the car's first position, m."""
+AHEAD = 160.0
+"""The route goes on so far beyond the car's last position, m."""
+SIDEWAYS = 3.0
+"""A step counts as part of the way when it goes at least so much farther forward than sideways."""
+CHANGE = 25.0
+"""Length of a planned lane change, m."""
+
+
+def car_route(log: CityLog, net: PlaceNet, car: int) -> tuple[np.ndarray, np.ndarray]:
+    """Recording car `car` (index into log.fleet) in; its route (R, 3) x, y, limit m/s, and (T,) the arc length on it where
+    the car's front is at each step.
+
+    SUMO leads the middle of the front bumper along the lane's centre line (and smoothly across, when it changes lanes), so
+    the bumper's path is that line; the box centre cuts corners by a little.
+    """
+    row = log.fleet[car]
+    pose = log.tracks[row].astype(np.float64)
+    heading = np.stack([np.cos(pose[:, 2]), np.sin(pose[:, 2])], 1)
+    front = pose[:, :2] + heading * log.size[row, 0] / 2
+    moved = [0]
+    for i in range(1, len(front)):  # only real steps forward make a path
+        step = front[i] - front[moved[-1]]
+        if step @ heading[i] > max(0.3, SIDEWAYS * abs(step[0] * heading[i, 1] - step[1] * heading[i, 0])):
+            moved.append(i)
+    limits = net.map.lane_speed[log.lane[car]]
+    driven = np.column_stack([front[moved], limits[moved]])
+    behind = np.append(front[0] - (BEHIND + log.size[row, 0]) * heading[0], limits[0])
+    ahead = _plan(net, int(log.lane[car, -1]), driven[-1, :2], str(log.ahead[car]).split())
+    path = np.concatenate([behind[None], driven, ahead])
+    route = resample(path, STEP)
+    # the arc length of a step: that of the last real step before it
+    s = arc_length(path)[1 : 1 + len(driven)]
+    return route, s[np.searchsorted(moved, np.arange(len(front)), "right") - 1]
+
+
+def _plan(net: PlaceNet, lane: int, at: np.ndarray, edges: list[str]) -> np.ndarray:
+    """Where a car that stands at `at` on `lane` goes next along its edges: (P, 3) x, y, limit, AHEAD metres or so."""
+    out: list[np.ndarray] = []
+    done = 0.0
+    while lane >= 0 and done < AHEAD:
+        here = net.edge[lane]
+        if here in edges:
+            edges = edges[edges.index(here) :]
+        line = net.map.lanes[lane]
+        first = 0.0 if out else _foot(line, at) + 0.5
+        target, after = _toward(net, lane, edges[1] if here in edges and len(edges) > 1 else "")
+        part = _along(line, net.map.lanes[target], first) if target != lane else resample(_rest(line, first), 2.0)
+        out.append(np.column_stack([part, np.full(len(part), net.map.lane_speed[lane])]))
+        done += float(arc_length(part)[-1])
+        lane = after
+    plan = np.concatenate(out)
+    return plan[arc_length(plan) > _foot(plan[:, :2], at) + 0.5]
+
+
+def _foot(line: np.ndarray, at: np.ndarray) -> float:
+    """Arc length of the point of a line that is nearest to `at`."""
+    seg = np.diff(line, axis=0)
+    length2 = np.maximum((seg**2).sum(1), 1e-9)
+    u = np.clip(((at - line[:-1]) * seg).sum(1) / length2, 0.0, 1.0)
+    i = int(np.argmin(np.hypot(*(line[:-1] + u[:, None] * seg - at).T)))
+    return float(arc_length(line)[i] + u[i] * np.sqrt(length2[i]))
+
+
+def _rest(line: np.ndarray, first: float) -> np.ndarray:
+    s = arc_length(line)
+    first = min(first, s[-1] - 0.1)
+    start = [np.interp(first, s, line[:, 0]), np.interp(first, s, line[:, 1])]
+    return np.concatenate([[start], line[s > first]])
+
+
+def _along(line: np.ndarray, beside: np.ndarray, first: float) -> np.ndarray:
+    """From `first` m along one lane over to the lane beside it, then to its end."""
+    s, t = arc_length(line), arc_length(beside)
+    at = np.linspace(min(first, s[-1] - 1.0), s[-1], max(2, round((s[-1] - first) / 2.0)))
+    own = np.stack([np.interp(at, s, line[:, k]) for k in (0, 1)], 1)
+    # neighbours are of a length up to a few per cent
+    other = np.stack([np.interp(at * t[-1] / s[-1], t, beside[:, k]) for k in (0, 1)], 1)
+    share = np.clip((at - at[0]) / max(min(CHANGE, at[-1] - at[0]), 1.0), 0, 1)[:, None]
+    share = share * share * (3 - 2 * share)
+    return own * (1 - share) + other * share
+
+
+def _toward(net: PlaceNet, lane: int, edge: str) -> tuple[int, int]:
+    """The lane to be in at the end (this one or a neighbour) and the lane after it, so that it leads to `edge`."""
+    candidates = [lane]
+    for side in (net.map.lane_left, net.map.lane_right):
+        other = int(side[lane])
+        while other >= 0:
+            candidates.append(other)
+            other = int(side[other])
+    for candidate in candidates:
+        for after in _next(net, candidate):
+            if edge and _leaves_to(net, after) == edge:
+                return candidate, after
+    after = _next(net, lane)  # within a junction, or the route ends: on along the lane
+    return lane, after[0] if after else -1
+
+
+def _leaves_to(net: PlaceNet, lane: int) -> str:
+    """Edge that a lane within a junction leads to (lanes that wait for a gap are followed by another such lane)."""
+    while net.map.lane_junction[lane]:
+        after = _next(net, lane)
+        if not after:
+            return ""
+        lane = after[0]
+    return net.edge[lane]
+
+
+def _next(net: PlaceNet, lane: int) -> list[int]:
+    return net.map.lane_next[lane].ravel().astype(int).tolist()

@@ -1,0 +1,214 @@
+"""CityLog in, Drives with video out: people drive the fleet's cars, cameras and loggers run. Also Scenes, without cameras."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry.compute import cores
+from drivefoundry.fleet.city import CityLog
+from drivefoundry.fleet.paths import AHEAD, BEHIND, car_route
+from drivefoundry.fleet.places import PlaceNet, place_net
+from drivefoundry.sim.camera import Camera, Rig
+from drivefoundry.types import DT, PSPEED, RoadMap, Scene, require
+from drivefoundry_car.log import Drive, Objects, encode_video, write_drive
+
+RECORDED_RANGE = 80.0
+"""Road users nearer than this are recorded, m."""
+DRAWN_RANGE = 120.0
+"""Road users nearer than this are drawn, m."""
+SIGNAL_RANGE = 120.0
+WHEELBASE, STEERING_RATIO = 2.85, 14.8
+START = 15
+"""Steps of history in a Scene before simulation starts."""
+CHUNK = 250
+"""Frames drawn at a time."""
+
+
+def record_drives(
+    log: CityLog,
+    map: RoadMap,
+    out_dir: Path,
+    *,
+    cars: list[int] | None = None,
+    rig: Rig | None = None,
+    purpose: str = "fleet",
+    workers: int | None = None,
+    on_drive: Callable[[Path], None] | None = None,
+) -> list[Path]:
+    """Write one Drive a car into `out_dir` (`<place>-<seed>-<car>.mcap`), several at a time; returns their paths.
+
+    cars: indices into log.fleet, all where None. on_drive is called as each is written. ValueError if `map` is not the
+    log's own.
+    """
+    net = place_net(log.place)
+    require(map.id == net.map.id, f"record_drives: the log is of {log.place} (map {net.map.id}), given map {map.id}")
+    camera = Camera([map], rig or Rig(), threads=1)
+    out_dir.mkdir(parents=True, exist_ok=True)
+
+    def one(car: int) -> Path:
+        path = out_dir / f"{log.place}-{log.seed}-{car:02d}.mcap"
+        write_drive(path, as_drive(log, net, car, camera, purpose))
+        if on_drive is not None:
+            on_drive(path)
+        return path
+
+    wanted = list(range(len(log.fleet))) if cars is None else cars
+    # drawing and encoding let go of the interpreter lock, and the threads share the drawn ground
+    with ThreadPoolExecutor(workers or cores()) as pool:
+        return list(pool.map(one, wanted))
+
+
+def as_drive(log: CityLog, net: PlaceNet, car: int, camera: Camera, purpose: str) -> Drive:
+    """One recording car's whole log as a Drive; times start at 0."""
+    row = int(log.fleet[car])
+    t = np.arange(log.steps) * DT
+    rig = camera.rig
+    mount = (rig.x, 0.0, rig.z, rig.pitch)
+    video = encode_video(film(log, car, camera), t, (rig.fx, rig.fy, rig.cx, rig.cy), mount, fps=round(1 / DT))
+    signal_id = _signals_near(log, net.map, row, slice(None))
+    length, width, height = (float(v) for v in log.size[row])
+    return Drive(
+        meta=_meta(log, net, car) | {"purpose": purpose},
+        t=t,
+        ego=ego_states(log.tracks[row]),
+        ego_size=(length, width, height),
+        video=video,
+        route=car_route(log, net, car)[0],
+        objects=_objects(log, row),
+        signal_id=signal_id,
+        signal_state=log.signals[signal_id],
+    )
+
+
+def ego_states(track: np.ndarray) -> np.ndarray:
+    """Track (T, 4) in, (T, 7) ego rows out: x, y, yaw, speed, acceleration, yaw rate, steering-wheel angle.
+
+    The wheel's angle is that of a bicycle model with the sedan's wheelbase and steering ratio; it is straight when standing.
+    """
+    track = track.astype(np.float64)
+    acceleration = np.gradient(track[:, PSPEED], DT)
+    yaw_rate = np.gradient(np.unwrap(track[:, 2]), DT)
+    curvature = np.where(track[:, PSPEED] > 0.3, yaw_rate / np.maximum(track[:, PSPEED], 0.3), 0.0)
+    wheel = np.arctan(np.clip(curvature, -0.25, 0.25) * WHEELBASE) * STEERING_RATIO
+    return np.column_stack([track, acceleration, yaw_rate, wheel])
+
+
+def film(log: CityLog, car: int, camera: Camera) -> np.ndarray:
+    """All frames of one recording car, (T, H, W, 3) uint8."""
+    row = int(log.fleet[car])
+    frames = []
+    for first in range(0, log.steps, CHUNK):
+        part = slice(first, min(first + CHUNK, log.steps))
+        near = _near(log, row, part, DRAWN_RANGE)
+        pose = log.tracks[near, part].transpose(1, 0, 2)
+        s, a = pose.shape[:2]
+        frames.append(
+            camera.render(
+                np.zeros(s, np.int64),
+                log.tracks[row, part, :3],
+                np.ascontiguousarray(pose),
+                np.ascontiguousarray(log.valid[near, part].T),
+                np.broadcast_to(log.size[near].astype(np.float32), (s, a, 3)),
+                np.broadcast_to(log.kind[near], (s, a)),
+                np.ascontiguousarray(log.brake[near, part].T),
+                np.ascontiguousarray(log.signals[:, part].T),
+            )
+        )
+    return np.concatenate(frames)
+
+
+def situations(
+    log: CityLog, map: RoadMap, cars: list[int] | None = None, seconds: float = 20.0, every: float | None = None
+) -> list[Scene]:
+    """CityLog in, Scenes of `seconds` out, one each `every` seconds (default: end to end) for every car, ordered by time.
+
+    Agents are those within 80 m of the car at some time in the window, the car first; its route ends 160 m beyond where it
+    is at the window's end, along the lanes it drove or would have driven.
+    """
+    net = place_net(log.place)
+    require(map.id == net.map.id, f"situations: the log is of {log.place} (map {net.map.id}), given map {map.id}")
+    steps, stride = round(seconds / DT), max(1, round((every or seconds) / DT))
+    require(
+        steps > START + 1, f"situations: windows of {seconds} s are too short, at least {(START + 2) * DT} s wanted"
+    )
+    wanted = list(range(len(log.fleet))) if cars is None else cars
+    routes = {car: car_route(log, net, car) for car in wanted}
+    starts = range(0, log.steps - steps + 1, stride)
+    return [_scene(log, net, car, slice(t0, t0 + steps), *routes[car]) for t0 in starts for car in wanted]
+
+
+def _scene(log: CityLog, net: PlaceNet, car: int, part: slice, route: np.ndarray, on_route: np.ndarray) -> Scene:
+    row = int(log.fleet[car])
+    agents = np.concatenate([[row], _near(log, row, part, RECORDED_RANGE)])
+    length = float(log.size[row, 0])
+    s = np.arange(len(route)) * _spacing(route)
+    kept = (s > on_route[part.start] - length - BEHIND) & (s < on_route[part.stop - 1] + AHEAD)
+    name = f"{log.place}-{log.seed}-{car:02d}-{part.start:04d}"
+    return Scene(
+        id=name,
+        source="sumo",
+        place=f"{log.place}/{log.seed}",
+        map=net.map,
+        tracks=log.tracks[agents, part].copy(),
+        valid=log.valid[agents, part].copy(),
+        size=log.size[agents].astype(np.float32),
+        kind=log.kind[agents].astype(np.int64),
+        ego=0,
+        start=START,
+        route=route[kept, :2],
+        route_speed=route[kept, 2],
+        signals=log.signals[:, part].copy(),
+        meta=_meta(log, net, car) | {"t0": f"{part.start * DT:.1f}"},
+    ).validate()
+
+
+def _spacing(route: np.ndarray) -> float:
+    return float(np.hypot(*np.diff(route[:, :2], axis=0).T).mean())
+
+
+def _meta(log: CityLog, net: PlaceNet, car: int) -> dict[str, str]:
+    edges = [net.edge[lane] for lane in log.lane[car][np.diff(log.lane[car], prepend=-2) != 0]]
+    driven = [edge for edge in edges if edge[0] != ":"]
+    driven = [edge for i, edge in enumerate(driven) if i == 0 or edge != driven[i - 1]]
+    route_id = hashlib.sha256(" ".join([log.place, *driven]).encode()).hexdigest()[:16]
+    return {
+        "vehicle": f"{log.place}-car-{car:02d}",
+        "drive": f"{log.place}-{log.seed}-{car:02d}",
+        "source": "sumo",
+        "place": log.place,
+        "seed": str(log.seed),
+        "map": net.map.id,
+        "route_id": route_id,
+    }
+
+
+def _near(log: CityLog, row: int, part: slice, metres: float) -> np.ndarray:
+    """Rows, without `row` itself, that come nearer than `metres` to it at some time in the window; nearest first."""
+    pose = log.tracks[:, part, :2]
+    d = np.hypot(pose[..., 0] - pose[row, :, 0], pose[..., 1] - pose[row, :, 1])
+    closest = np.where(log.valid[:, part], d, np.inf).min(1)
+    closest[row] = np.inf
+    order = np.argsort(closest, kind="stable")
+    return order[closest[order] < metres]
+
+
+def _objects(log: CityLog, row: int) -> Objects:
+    """Tracks of everyone who comes near, valid while near. Track ids are the log's rows."""
+    near = np.sort(_near(log, row, slice(None), RECORDED_RANGE))
+    states = log.tracks[near]
+    d = np.hypot(states[..., 0] - log.tracks[row, :, 0], states[..., 1] - log.tracks[row, :, 1])
+    seen = log.valid[near] & (d < RECORDED_RANGE)
+    states = np.where(seen[..., None], states, np.float32(0))
+    return Objects(near.astype(np.int64), log.kind[near].astype(np.int64), log.size[near], states, seen)
+
+
+def _signals_near(log: CityLog, map: RoadMap, row: int, part: slice) -> np.ndarray:
+    middle = (map.stop_lines[:, :2] + map.stop_lines[:, 2:]) / 2
+    at = log.tracks[row, part][::10, :2].astype(np.float64)
+    d = np.hypot(middle[:, None, 0] - at[None, :, 0], middle[:, None, 1] - at[None, :, 1]).min(1)
+    return np.flatnonzero(d < SIGNAL_RANGE)
