@@ -5,6 +5,8 @@ Every step is one entry of the ledger, so a second run does only what is not the
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
 HOME = ("drivefoundry.ingest", "drivefoundry.clips", "drivefoundry.stages.home", "drivefoundry_car.record",
         "drivefoundry_car.trigger", "drivefoundry_car.upload", *LOG)  # fmt: skip
 LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.route", "drivefoundry.stages.label", *LOG)
+IMPORT = ("drivefoundry.clips", "drivefoundry.stages.openloop", "drivefoundry.roadmap", *LOG)
 LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry_car.codec")
 JUDGE = ("drivefoundry.judge", "drivefoundry.stages.score", *SIM)
 SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry_car.update", "drivefoundry_car.slots")
@@ -115,3 +118,47 @@ def loop(line: Line, source: Any) -> None:
         parked = [car] if car else []
         car = make(n, "car", "car", {}, [release, *parked], SHIP, lambda d: ship.update_car(release.path, parked[0].path if parked else None, d))
         base = rl
+
+
+def camera(line: Line, folder: Path) -> None:
+    """Real drives in: clips, curation, labels from the car's own motion, a model, and its errors on the last part of the drive."""
+    from drivefoundry.clips.importers import folder as importers
+    from drivefoundry.stages import label, learn, openloop
+
+    r, make, store = line.recipe, line.make, line.store
+    source = {"folder": importers.fingerprint(folder)}
+    clips = make(None, "import", "import", source, [], IMPORT, lambda d: openloop.import_drives(folder, store, d))
+    curated = make(None, "curate", "curate", r.curate, [clips], LABEL, lambda d: label.curate_clips(r.curate, store, clips.path, None, [], "time", d))
+    shards = {
+        split: make(None, "label", "label", {"curate": r.curate, "split": split}, [clips, curated], LABEL,
+                    lambda d, s=split: label.label_clips(r.curate, store, clips.path, curated.path, s, d))
+        for split in ("train", "held_out")
+    }  # fmt: skip
+    data = [shards["train"].path]
+    model = make(None, "train", "pretrain", r.train, [shards["train"]], LEARN, lambda d: learn.pretrain(r.train, data, d))
+    make(None, "judge", "open_loop", {}, [model, shards["held_out"]], JUDGE, lambda d: openloop.score(model.path, shards["held_out"].path, d))
+
+
+def run(recipe: Recipe, out: Path, *, until: str | None = None, drives: Path | None = None, scenes: Path | None = None) -> Path:
+    """The whole line under `out`, or as far as the verb `until`; returns the report's path.
+
+    drives: a folder of real drives with a camera; scenes: a folder of recorded traffic; neither: the embedded city.
+    """
+    from drivefoundry.stages import record, tell
+
+    if drives and scenes:
+        raise ValueError("--drives and --scenes: one of them; a camera drive has no scene truth, a scene no camera")
+    start = time.monotonic()
+    with Ledger(out) as ledger:
+        line = Line(ledger, recipe, out, until)
+        source = None if drives else record.Recorded(scenes) if scenes else record.City()
+        with contextlib.suppress(Reached):
+            camera(line, drives) if drives else loop(line, source)
+        report = tell.write(line, source, drives)
+    made = sum(a.made for _, _, a in line.done)
+    if made == 0:
+        progress.say(f"nothing to do: all {len(line.done)} artefacts are up to date ({time.monotonic() - start:.1f} s)")
+    else:
+        progress.say(f"{made} of {len(line.done)} artefacts made in {time.monotonic() - start:.0f} s")
+    progress.say(f"report: {report}")
+    return report

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from drivefoundry.sim.camera import Rig
-from drivefoundry.sim.drive import DECISION_STEPS, Supervision, drive_supervised
+from drivefoundry.sim.drive import DECISION_STEPS, Supervision, batches, drive_supervised
 from drivefoundry.types import DT, PLAN_DT, Policy, Rollout, Scene
 from drivefoundry_car.log import Drive, Objects, Plans, encode_video, write_drive
 
@@ -41,11 +41,10 @@ def record_supervised(
     """
     rig = rig or Rig()
     rows = []
-    for first in range(0, len(scenes), batch):
-        part = scenes[first : first + batch]
+    for part in batches(scenes, batch):
         rollout, supervision = drive_supervised(policy, part, seconds, rig)
         for i, scene in enumerate(part):
-            drive = as_drive(scene, i, rollout, supervision, rig, f"car-{(first + i) % 40:02d}", release, human)
+            drive = as_drive(scene, i, rollout, supervision, rig, f"car-{len(rows) % 40:02d}", release, human)
             write_drive(out / f"{scene.id}.mcap", drive)
             moved = np.hypot(*np.diff(rollout.ego[i, :, :2], axis=0).T).sum() / 1000.0
             held = supervision.takeover[i]

@@ -87,6 +87,21 @@ def _routes(packed: Packed) -> list[np.ndarray]:
     return [np.column_stack([s.route[:, :2], s.route_speed]) for s in packed.scenes]
 
 
+def batches(scenes: list[Scene], most: int) -> list[list[Scene]]:
+    """Scenes in, groups of at most `most` out whose logs are about (1 s) equally long: a batch ends with its shortest log.
+
+    Scenes that are all alike keep their order.
+    """
+    length = {id(s): s.valid.shape[1] - s.start for s in scenes}
+    alike = not scenes or max(length.values()) - min(length.values()) < 10
+    out: list[list[Scene]] = []
+    for scene in scenes if alike else sorted(scenes, key=lambda s: length[id(s)]):
+        if not out or len(out[-1]) == most or length[id(scene)] - length[id(out[-1][0])] >= 10:
+            out.append([])
+        out[-1].append(scene)
+    return out
+
+
 def drive(
     policy: Policy,
     scenes: list[Scene],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from drivefoundry.clips.importers.folder import fingerprint, scenes_in
 from drivefoundry.compute import pmap
 from drivefoundry.fleet.city import CityLog, run_city
 from drivefoundry.fleet.places import place_map
@@ -16,12 +17,12 @@ from drivefoundry.line import CAR, FLEET, HOME, Line
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Fleet
 from drivefoundry.roadmap import save_map
-from drivefoundry.sim.policies import CarPolicy
+from drivefoundry.sim.policies import CarPolicy, LogReplay
 from drivefoundry.stages.home import send_home, write_json
 from drivefoundry.stages.label import clip_ids
 from drivefoundry.stages.score import scenes_of
 from drivefoundry.stages.ship import engine_in
-from drivefoundry.types import Scene
+from drivefoundry.types import Policy, Scene, require
 from drivefoundry_car.runtime import Runtime
 
 SEED_A_TURN = 1000
@@ -72,36 +73,48 @@ def record_city(fleet: Fleet, places: tuple[str, ...], seconds: float, purpose: 
     }
 
 
-def record_outings(fleet: Fleet, turn: int, car: Path, out: Path, scenes: Callable[[int], list[Scene]] | None = None) -> dict:
-    """The release at the wheel, a safety driver beside it: out/drives/*.mcap of `fleet.outings` outings, out/maps.
+def record_outings(fleet: Fleet, turn: int, car: Path, out: Path) -> dict:
+    """The release at the wheel in cities with new demand: drives as by `record_scenes`."""
+    seconds = 20.0 * max(1, -(-fleet.outings // (len(fleet.places) * fleet.cars)))
+    found = [s for log in _lives(fleet, fleet.places, seconds, turn) for s in situations(log, place_map(log.place))]
+    return record_scenes(fleet, found, car, out)
 
-    Situations are cut from cities with new demand, or given by `scenes(turn)`.
+
+def record_scenes(fleet: Fleet, scenes: list[Scene], car: Path | None, out: Path) -> dict:
+    """Situations in; out/drives/*.mcap of at most `fleet.outings` of them, out/maps.
+
+    The car's release drives with a safety driver beside it; without a car, the person of the recording drives.
     """
     fresh(out)
     for sub in ("drives", "maps"):
         (out / sub).mkdir()
-    if scenes is None:
-        seconds = 20.0 * max(1, -(-fleet.outings // (len(fleet.places) * fleet.cars)))
-        found = [s for log in _lives(fleet, fleet.places, seconds, turn) for s in situations(log, place_map(log.place))]
-    else:
-        found = scenes(turn)
-    chosen = found[:: max(1, len(found) // fleet.outings)][: fleet.outings]
+    chosen = scenes[:: max(1, len(scenes) // fleet.outings)][: fleet.outings]
     for road_map in {s.map.id: s.map for s in chosen}.values():
         (out / "maps" / f"{road_map.id}.npz").write_bytes(save_map(road_map))
-    engine, release = engine_in(car)
-    policy = CarPolicy(Runtime.load(engine, reason_every=0), f"release {release[:12]}")
+    policy: Policy = LogReplay()
+    release = ""
+    if car is not None:
+        engine, release = engine_in(car)
+        policy = CarPolicy(Runtime.load(engine, reason_every=0), f"release {release[:12]}")
     with bar("outings", len(chosen)) as advance:
         rows = record_supervised(
-            policy, chosen, out / "drives", release, seconds=fleet.outing_seconds, on_drive=lambda n: advance(n)
+            policy, chosen, out / "drives", release, seconds=fleet.outing_seconds, human=car is None, on_drive=lambda n: advance(n)
         )
     km = sum(r["km"] for r in rows)
     takeovers = sum(r["takeovers"] for r in rows)
     write_json(out / "outings.json", {"rows": rows, "km": km, "takeovers": takeovers})
-    return {"drives": len(rows), "km": km, "takeovers": takeovers, "takeovers_per_km": takeovers / max(km, 1e-6)}
+    said = {"drives": len(rows), "km": km}
+    return said if car is None else said | {"takeovers": takeovers, "takeovers_per_km": takeovers / max(km, 1e-6)}
 
 
 class City:
     """Situations of the embedded city: people drive in turn 1, the last release after that; the exam is another city."""
+
+    name = "embedded fleet in SUMO cities"
+
+    def lacks(self) -> list[str]:
+        """Nothing: the simulator knows all."""
+        return []
 
     def exam(self, line: Line) -> Artefact:
         """Recordings of the held-out city, all of them at home."""
@@ -121,3 +134,48 @@ class City:
         if car is None:
             return line.make(turn, "fleet", "fleet", f, [], FLEET, lambda d: record_city(f, f.places, f.seconds, "fleet", d))
         return line.make(turn, "fleet", "outings", f, [car], (*FLEET, *CAR), lambda d: record_outings(f, turn, car.path, d))
+
+
+class Recorded:
+    """Situations of recorded traffic: in turn 1 the recorded people drive, then the last release; the exam is another place."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.name = f"recorded traffic: {folder.name}"
+        self.scenes, self.refused = scenes_in(folder)
+        self.held_out = held_out_place([s.place for s in self.scenes])
+
+    def lacks(self) -> list[str]:
+        """What these recordings do not hold."""
+        out = ["No camera was recorded: what the model sees is rendered from the map and the tracks."]
+        if not any(len(s.signals) for s in self.scenes):
+            out.append("No traffic lights were recorded: people stop at lights that neither camera nor map can show.")
+        out.append(f"Held out by place: {self.held_out}. The ego of a scene is a recorded vehicle, named in the scene's id.")
+        return out + [f"{file}: {why}" for file, why in self.refused.items() if why]
+
+    def exam(self, line: Line) -> Artefact:
+        """Ids of the held-out scenes, an artefact so that scores hang on them."""
+        ids = [s.id for s in self.scenes if s.place == self.held_out]
+        return line.make(None, "import", "exam", {"folder": fingerprint(self.folder)}, [], ("drivefoundry.clips",),
+                         lambda d: write_json(d / "exam.json", {"scenes": ids}))  # fmt: skip
+
+    def exam_clips(self, exam: Artefact) -> list[str]:
+        return []
+
+    def exam_scenes(self, line: Line, exam: Artefact) -> list[Scene]:
+        return [s for s in self.scenes if s.place == self.held_out]
+
+    def drives(self, line: Line, turn: int, car: Artefact | None) -> Artefact:
+        f = line.recipe.fleet
+        rest = [s for s in self.scenes if s.place != self.held_out]
+        kind, parents = ("outings", [car]) if car else ("fleet", [])
+        return line.make(turn, "fleet", kind, {"fleet": f, "folder": fingerprint(self.folder)}, parents, (*FLEET, *CAR),
+                         lambda d: record_scenes(f, rest, car.path if car else None, d))  # fmt: skip
+
+
+def held_out_place(places: list[str]) -> str:
+    """The place with the fewest scenes among those with at least a tenth of all (else the rarest). ValueError for one place only."""
+    counts = Counter(places)
+    require(len(counts) > 1, f"all scenes are of one place ({places[0]}): give recordings of two places, one is held out")
+    enough = [p for p in counts if counts[p] >= len(places) / 10] or list(counts)
+    return min(enough, key=lambda p: (counts[p], p))

@@ -15,7 +15,7 @@ from drivefoundry.ledger import fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Judge
 from drivefoundry.roadmap import load_map
-from drivefoundry.sim.drive import drive
+from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.stages.home import write_json
 from drivefoundry.types import Policy, RoadMap, Rollout, Scene
@@ -99,7 +99,7 @@ def score(policy: Policy, scenes: list[Scene], recipe: Judge, yardstick: Path | 
     goal = np.load(yardstick / "progress.npy") if yardstick else None
     parts: list[tuple[Rollout, list[Scene]]] = []
     with bar(f"judge {policy.name}", len(scenes)) as advance:
-        for some in _batches(scenes):
+        for some in batches(scenes, BATCH):
             parts.append((drive(policy, some, recipe.seconds), some))
             advance(len(some))
     if goal is None:
@@ -111,40 +111,30 @@ def score(policy: Policy, scenes: list[Scene], recipe: Judge, yardstick: Path | 
         first += len(some)
     scores = {m: np.concatenate([p[m] for p in pieces]) for m in pieces[0]}
     np.savez(out / "scores.npz", scenes=np.array([s.id for _, some in parts for s in some]), **scores)
-    _save_film(parts[0][0], recipe.films, out)
+    _save_films([r for r, _ in parts], goal, recipe.films, out)
     write_json(out / "policy.json", {"policy": policy.name})
     shown = ("driving_score_21", "collision", "off_road", "red_light", "pdms", "progress")
     return {"scenes": len(scenes)} | {m: float(scores[m].mean()) for m in shown}
 
 
-def _batches(scenes: list[Scene]) -> list[list[Scene]]:
-    """At most BATCH scenes each, all of about one length: a batch is driven as long as its shortest log."""
-    order = sorted(range(len(scenes)), key=lambda i: scenes[i].valid.shape[1] - scenes[i].start)
-    longest = max(scenes[i].valid.shape[1] - scenes[i].start for i in order)
-    shortest = scenes[order[0]].valid.shape[1] - scenes[order[0]].start
-    if longest - shortest < 10:  # all alike: keep their order
-        order = list(range(len(scenes)))
-    out: list[list[Scene]] = []
-    for i in order:
-        length = scenes[i].valid.shape[1] - scenes[i].start
-        if not out or len(out[-1]) == BATCH or length - (out[-1][0].valid.shape[1] - out[-1][0].start) >= 10:
-            out.append([])
-        out[-1].append(scenes[i])
-    return out
-
-
-def _save_film(rollout: Rollout, films: int, out: Path) -> None:
-    n = min(films, len(rollout.scenes))
-    np.savez_compressed(
-        out / "film.npz",
-        scenes=np.array(rollout.scenes[:n]),
-        ego=rollout.ego[:n].astype(np.float32),
-        agents=rollout.agents[:n],
-        valid=rollout.agents_valid[:n],
-        plans=rollout.plans[:n].astype(np.float32),
-        text=np.array([json.dumps(t) for t in rollout.text[:n]]) if rollout.text else np.array([]),
-        guarded=rollout.guarded[:n],
-    )
+def _save_films(rollouts: list[Rollout], goal: np.ndarray, films: int, out: Path) -> None:
+    """What a film needs, of `films` scenes in which there is a way to go: the same scenes for every policy."""
+    moving = np.flatnonzero(goal >= np.median(goal))
+    chosen = {int(i) for i in moving[np.linspace(0, len(moving) - 1, min(films, len(moving))).round().astype(int)]} if films else set()
+    kept: dict[str, np.ndarray] = {}
+    first = 0
+    for r in rollouts:
+        for i in range(len(r.scenes)):
+            if first + i in chosen:
+                kept |= {
+                    f"{r.scenes[i]}/ego": r.ego[i].astype(np.float32),
+                    f"{r.scenes[i]}/agents": r.agents[i],
+                    f"{r.scenes[i]}/valid": r.agents_valid[i],
+                    f"{r.scenes[i]}/plans": r.plans[i].astype(np.float32),
+                    f"{r.scenes[i]}/text": np.array(r.text[i] if r.text else [""] * len(r.plans[i])),
+                }
+        first += len(r.scenes)
+    np.savez_compressed(out / "film.npz", **kept)  # type: ignore[arg-type]
 
 
 def load_scores(artefact: Path) -> tuple[str, list[str], dict[str, np.ndarray]]:

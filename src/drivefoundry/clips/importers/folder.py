@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -92,3 +93,12 @@ def scenes_in(
         f"{path}: a folder of {kind} drives; scenes come from CommonRoad files (or from labelled clips)",
     )
     return commonroad.scenes_in(Path(path), egos=egos, on_file=on_file)
+
+
+def fingerprint(path: Path | str) -> str:
+    """Folder in, hash over the names and bytes of all its files out: what an import hangs on."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(path).rglob("*") if p.is_file()):
+        with file.open("rb") as handle:
+            digest.update(f"{file.relative_to(path).as_posix()} {hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

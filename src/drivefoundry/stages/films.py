@@ -1,0 +1,53 @@
+"""Rollouts kept by the judge in, films for the report out: the first release and the last one on the same scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry.ledger import Artefact
+from drivefoundry.sim.view import film, mp4
+from drivefoundry.stages.score import load_scores
+from drivefoundry.types import PLAN_DT, Scene
+from drivefoundry.ui.content import Film
+
+
+def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Artefact]]) -> list[Film]:
+    """Exam scenes and the run's artefacts in; a film of the last car, and one of the first release where that failed, a scene."""
+    scored = [(turn, a) for turn, kind, a in done if kind == "score" and turn is not None]
+    if not scored:
+        return []
+    last = max(turn for turn, _ in scored)
+    by_id = {s.id: s for s in scenes}
+    cars = [a for turn, a in scored if turn == last and load_scores(a.path)[0].startswith("car")]
+    firsts = [a for turn, a in scored if turn == 1 and turn != last and load_scores(a.path)[0] == "int8 engine"]
+    out = []
+    for artefact, turn in [(a, last) for a in cars] + [(a, 1) for a in firsts]:
+        for scene_id, how in _fates(artefact.path).items():
+            if scene_id in by_id and not (turn == 1 and how == "no infraction"):
+                out.append(_film(artefact.path, by_id[scene_id], turn, how))
+    return sorted(out, key=lambda f: f.title)
+
+
+def _fates(path: Path) -> dict[str, str]:
+    """Filmed scene -> how it ended."""
+    _, ids, m = load_scores(path)
+    with np.load(path / "film.npz") as data:
+        filmed = {name.rpartition("/")[0] for name in data.files}
+    out = {}
+    for i, scene in enumerate(ids):
+        if scene in filmed:
+            bad = [what for key, what in (("collision", "collision"), ("off_road", "off the road"), ("red_light", "red light run")) if m[key][i] > 0]
+            out[scene] = ", ".join(bad) or "no infraction"
+    return out
+
+
+def _film(path: Path, scene: Scene, turn: int, how: str) -> Film:
+    with np.load(path / "film.npz") as data:
+        ego, agents, valid, plans, text = (data[f"{scene.id}/{k}"] for k in ("ego", "agents", "valid", "plans", "text"))
+    said = [str(t) for t in text]
+    frames = film(scene, ego, agents, valid, plans, said)
+    lines = [(k * PLAN_DT, t) for k, t in enumerate(said) if t and (k == 0 or t != said[k - 1])]
+    return Film(f"{scene.id[:12]}, release {turn}", f"{scene.place}: {how}", "video/mp4", mp4(frames), lines)

@@ -1,0 +1,64 @@
+"""Real drives in, clips in the store out; a model and held-out episodes in, its trajectory errors beside the baselines' out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry.clips.importers.folder import clips_in, maps_in
+from drivefoundry.clips.store import ClipStore
+from drivefoundry.judge.open_loop import constant_velocity_plan, constant_yaw_rate_plan, open_loop_errors, open_loop_summary
+from drivefoundry.label.episodes import load_shard
+from drivefoundry.ledger import fresh
+from drivefoundry.model.policy import TorchPolicy
+from drivefoundry.progress import bar
+from drivefoundry.stages.home import write_json
+from drivefoundry.types import Observation
+from drivefoundry_car.log import read_drive
+
+BATCH = 256
+
+
+def import_drives(folder: Path, store_url: str, out: Path) -> dict:
+    """Folder of real drives in; clips.json out, the clips in the store, and what the source lacks in notes.json."""
+    fresh(out)
+    store = ClipStore(store_url)
+    for name, data in maps_in(folder).items():
+        store.put_map(name, data)
+    files = clips_in(folder, out / ".clips")
+    notes: dict[str, str] = {}
+    for file in files:
+        notes |= read_drive(file, video=False).notes
+    ids = store.land(files)
+    write_json(out / "clips.json", {"clips": sorted(ids)})
+    write_json(out / "notes.json", notes)
+    return {"clips": len(set(ids)), "bytes": sum(f.stat().st_size for f in files)}
+
+
+POLICIES = ("constant velocity", "constant yaw rate", "model")
+
+
+def score(checkpoint: Path, shard: Path, out: Path) -> dict:
+    """Model and held-out episodes in; out/open_loop.json: errors of the model and of the baselines with intervals.
+
+    Intervals are over blocks of time (clips), since neighbouring decisions share most of their 4 s.
+    """
+    episodes = load_shard(shard / "shard")
+    policy = TorchPolicy(checkpoint / "checkpoint", "model")
+    policy.reset([])
+    plans = []
+    with bar("open loop", len(episodes)) as advance:
+        for first in range(0, len(episodes), BATCH):
+            at = slice(first, first + BATCH)
+            frames = np.asarray(episodes.frames[episodes.frame_index[at]])
+            plans.append(policy.plan(Observation(frames, episodes.ego[at], episodes.route[at])).points)
+            advance(len(plans[-1]))
+    answers = {
+        "constant velocity": constant_velocity_plan(episodes.ego),
+        "constant yaw rate": constant_yaw_rate_plan(episodes.ego),
+        "model": np.concatenate(plans),
+    }
+    table = {name: open_loop_summary(open_loop_errors(p, episodes.future), episodes.clip) for name, p in answers.items()}
+    write_json(out / "open_loop.json", {"samples": len(episodes), "table": table})
+    return {"samples": len(episodes)} | {f"{name} ADE m": table[name]["ade_4s"][0] for name in POLICIES}

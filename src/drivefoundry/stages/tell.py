@@ -1,0 +1,244 @@
+"""What the run has made in, the report's content out: nothing is computed here that an artefact does not hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drivefoundry.compute import cores
+from drivefoundry.judge.gate import load_verdict
+from drivefoundry.ledger import Artefact
+from drivefoundry.line import Line
+from drivefoundry.recipes import Recipe
+from drivefoundry.stages.films import films_of
+from drivefoundry.stages.score import SCORE, YARDSTICK
+from drivefoundry.types import Verdict
+from drivefoundry.ui.content import Baseline, Curve, Fact, Gate, Made, Note, ReportContent, StageRow, Table, Turn
+from drivefoundry.ui.report import render_report
+
+Done = Sequence[tuple[int | None, str, Artefact]]
+COLUMNS = {
+    SCORE: "driving score (CARLA 2.1)", "pdms": "PDMS (NAVSIM v1, closed loop)", "collision": "collisions", "at_fault_collision": "at fault",
+    "off_road": "off road", "red_light": "red light run", "progress": "progress", "comfort": "comfort",
+}  # fmt: skip
+
+
+def machine() -> str:
+    """This machine in a line."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":")[1].strip() if models else name
+    return f"{name}, {cores()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+
+
+def stage_rows(done: Done) -> list[StageRow]:
+    """One row an artefact, in the order made."""
+    rows = []
+    for turn, kind, a in done:
+        policy = a.info.get("policy", "")
+        name = kind.replace("_", " ") + (f": {policy}" if policy else "")
+        share = min(1.0, a.cpu_seconds / max(a.seconds * cores(), 1e-6))
+        rows.append(StageRow(turn, name, a.seconds, share, told(a.info), size_of(a), a.made))
+    return rows
+
+
+def size_of(a: Artefact) -> int:
+    """Bytes that the stage made: for clips what was sent home, which lies in the store."""
+    return int(a.info.get("sent_bytes", a.bytes))
+
+
+def told(info: dict[str, Any]) -> str:
+    """An artefact's word about itself as a phrase."""
+    said = []
+    for key, value in info.items():
+        if isinstance(value, bool) or key in ("policy", "sent_bytes", "recorded_bytes", "bytes"):
+            continue
+        if isinstance(value, dict):
+            said.append(f"{key.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in list(value.items())[:9]))
+        elif isinstance(value, float):
+            said.append(f"{key.replace('_', ' ')} {value:.3g}")
+        elif isinstance(value, (int, str)):
+            said.append(f"{key.replace('_', ' ')} {value}")
+    return "; ".join(said[:8])
+
+
+def turns_of(done: Done) -> list[Turn]:
+    """One Turn a verdict."""
+    out = []
+    by = {(turn, kind): a for turn, kind, a in done}
+    for (turn, kind), a in by.items():
+        if kind != "verdict" or turn is None:
+            continue
+        verdict = load_verdict(a.path / "verdict.json")
+        mine = verdict.summary[verdict.candidate]
+        outings = by.get((turn, "outings"))
+        released = by.get((turn, "release"))
+        out.append(
+            Turn(
+                number=turn, driving_score=mine[SCORE], collisions=mine["collision"], pdms=mine["pdms"],
+                takeovers_per_km=outings.info["takeovers_per_km"] if outings else None,
+                clips=by[turn, "ingest"].info["clips"], release_id=released.info["release"] if released else "",
+            )  # fmt: skip
+        )
+    return out
+
+
+def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
+    """All policies of the last verdict, side by side on the same scenes."""
+    names = [n for n in order if n in verdict.summary]
+    rows = [[n, *(verdict.summary[n].get(m) for m in COLUMNS)] for n in names]
+    note = (
+        "Every policy drives the same held-out scenes; mean and 95 % bootstrap interval over scenes. The route follower reads the "
+        "simulator's state (privileged) and sets the progress that counts as 1; log replay follows the recorded person in traffic that "
+        "reacts. A collision counts whoever is at fault."
+    )
+    marked = names.index(verdict.candidate) if verdict.candidate in names else None
+    return Table("Closed loop, held-out scenes", ["policy", *COLUMNS.values()], rows, note, marked)
+
+
+ORDER = ("constant velocity", "pre-trained", "SFT", "RL", "student", "int8 engine", "car (engine and guard)", "log replay", YARDSTICK)
+
+
+def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Note]:
+    """What the run set out to reach, and whether it did."""
+    out: list[Note] = []
+    s = {name: m[SCORE] for name, m in verdict.summary.items()}
+
+    def say(ok: bool, text: str) -> None:
+        out.append(Note("target", text, ok))
+
+    last = turns[-1]
+    floor = s["constant velocity"]
+    say(last.driving_score[1] > floor[2], f"Last release above constant velocity, intervals apart: {_span(last.driving_score)} against {_span(floor)}.")
+    if len(turns) > 1:
+        first = turns[0].driving_score
+        say(last.driving_score[1] > first[2], f"Last release above the first, intervals apart: {_span(last.driving_score)} against {_span(first)}.")
+    say(last.collisions[0] <= 0.10, f"Collisions in at most 10 % of scenes: {100 * last.collisions[0]:.1f} %.")
+    if "RL" in s and "SFT" in s:
+        say(s["RL"][0] >= s["SFT"][0], f"RL at least SFT in driving score: {s['RL'][0]:.3f} against {s['SFT'][0]:.3f}.")
+    if "student" in s and "RL" in s:
+        kept = s["student"][0] / max(s["RL"][0], 1e-9)
+        say(kept >= 0.85, f"Student keeps at least 85 % of its teacher's driving score: {100 * kept:.1f} %.")
+    if "student" in s:
+        kept = s[verdict.candidate][0] / max(s["student"][0], 1e-9)
+        say(kept >= 0.95, f"Int8 engine keeps at least 95 % of the float student's driving score: {100 * kept:.1f} %.")
+    return out
+
+
+def failures(verdict: Verdict) -> list[Note]:
+    """How the candidate's failed scenes failed."""
+    m = verdict.scores[verdict.candidate]
+    out = []
+    for key, what in (("collision", "collided"), ("off_road", "left the road"), ("red_light", "ran a red light")):
+        bad = np.flatnonzero(m[key] > 0)
+        if len(bad):
+            ids = ", ".join(verdict.scenes[i][:12] for i in bad[:4])
+            out.append(Note("failed", f"{verdict.candidate} {what} in {len(bad)} of {len(m[key])} scenes (first: {ids})."))
+    slow = int((m["progress"] < 0.5).sum())
+    if slow:
+        out.append(Note("failed", f"{verdict.candidate} got less than half as far as the route follower in {slow} scenes."))
+    return out
+
+
+def curves_of(done: Done) -> list[Curve]:
+    """Loss and reward over samples, from the metrics that the stages wrote."""
+    loss: dict[str, tuple[list[float], list[float]]] = {}
+    reward: dict[str, tuple[list[float], list[float]]] = {}
+    for turn, kind, a in done:
+        file = a.path / "metrics.jsonl"
+        if not file.exists():
+            continue
+        rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+        for key, into in (("loss", loss), ("reward", reward)):
+            points = [(r["step"], r[key]) for r in rows if r.get(key) is not None and "step" in r]
+            if points and not (key == "loss" and kind == "rl"):
+                into[f"{kind} {turn}"] = ([p[0] for p in points], [p[1] for p in points])
+    out = []
+    if loss:
+        out.append(Curve("Training loss", loss, "step", "loss"))
+    if reward:
+        out.append(Curve("Reward in reinforcement (PDMS of sampled plans)", reward, "step", "reward"))
+    return out
+
+
+def baselines(verdict: Verdict) -> list[Baseline]:
+    """Drivers that no turn changes."""
+    names = [n for n in ("constant velocity", YARDSTICK) if n in verdict.summary]
+    return [Baseline(n, verdict.summary[n][SCORE][0], verdict.summary[n]["collision"][0]) for n in names]
+
+
+def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], films: Sequence[Any]) -> ReportContent:
+    """The report of a run of the loop. `lacks`: sentences on what the source does not hold."""
+    verdicts = [a for _, kind, a in done if kind == "verdict"]
+    turns = turns_of(done)
+    tables, notes, gates, base = [], [Note("lacks", text) for text in lacks], [], []
+    if verdicts:
+        verdict = load_verdict(verdicts[-1].path / "verdict.json")
+        tables.append(judge_table(verdict, ORDER))
+        notes = targets(turns, verdict) + failures(verdict) + notes
+        gates = [Gate(name, value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()]
+        base = baselines(verdict)
+    seconds = sum(a.seconds for _, _, a in done)
+    cpu = sum(a.cpu_seconds for _, _, a in done)
+    facts = [Fact("turns of the loop", str(len(turns))), Fact("time to make all of it", f"{seconds / 60:.1f} min", f"{100 * cpu / max(seconds * cores(), 1e-9):.0f} % of it computing")]
+    if turns:
+        facts.insert(0, Fact("driving score", f"{turns[-1].driving_score[0]:.2f}", f"first release {turns[0].driving_score[0]:.2f}"))
+        facts.insert(1, Fact("collisions", f"{100 * turns[-1].collisions[0]:.1f} %", f"first release {100 * turns[0].collisions[0]:.1f} %"))
+    scenes = f"{len(verdict.scenes)} held-out scenes, {recipe.judge.seconds:g} s each at most" if verdicts else ""
+    return ReportContent(
+        title="drivefoundry", subtitle=source, machine=machine(), made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), recipe=recipe.name,
+        scenes=scenes, facts=facts, turns=turns, baselines=base, stages=stage_rows(done), tables=tables, curves=curves_of(done), films=films,
+        notes=notes, gates=gates, lineage=[Made(a.id, kind, a.parents, size_of(a), turn) for turn, kind, a in done],
+    ).validate()  # fmt: skip
+
+
+def _span(value: tuple[float, float, float]) -> str:
+    return f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"
+
+
+def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
+    """The report of a run on real camera drives: open-loop errors instead of turns."""
+    by = {kind: a for _, kind, a in done}
+    tables, notes = [], []
+    if "open_loop" in by:
+        table = json.loads((by["open_loop"].path / "open_loop.json").read_text())
+        metrics = list(table["table"]["model"])
+        rows = [[name, *(tuple(values[m]) for m in metrics)] for name, values in table["table"].items()]
+        heads = [m.replace("_", " ") + (" rad/s" if m == "yaw_rate" else " m") for m in metrics]
+        note = f"{table['samples']} decisions of the last part of the drive, held out by time; 95 % intervals over blocks of time."
+        tables.append(Table("Open loop, held-out part of the drive", ["policy", *heads], rows, note, len(rows) - 1))
+        model = table["table"]["model"]["ade_4s"][0]
+        for name in ("constant velocity", "constant yaw rate"):
+            other = table["table"][name]["ade_4s"][0]
+            notes.append(Note("target", f"Mean trajectory error below {name}: {model:.3f} m against {other:.3f} m.", model < other))
+    if "import" in by:
+        said = json.loads((by["import"].path / "notes.json").read_text())
+        notes += [Note("lacks", f"{field}: {what}.") for field, what in said.items()]
+        notes.append(Note("lacks", "No scene truth: no closed-loop score, no reinforcement, no collisions to count; not invented."))
+    seconds = sum(a.seconds for _, _, a in done)
+    return ReportContent(
+        title="drivefoundry", subtitle=source, machine=machine(), made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), recipe=recipe.name,
+        facts=[Fact("time to make all of it", f"{seconds / 60:.1f} min")], stages=stage_rows(done), tables=tables, curves=curves_of(done),
+        notes=notes, lineage=[Made(a.id, kind, a.parents, size_of(a), turn) for turn, kind, a in done],
+    ).validate()  # fmt: skip
+
+
+def write(line: Line, source: Any, folder: Path | None) -> Path:
+    """A run's line in, out/report.html out. source: where the loop's situations came from; None for a camera run on `folder`."""
+    if source is None:
+        content = camera_report(line.recipe, line.done, f"real camera drive: {folder.name}" if folder else "")
+    else:
+        exam = [a for _, kind, a in line.done if kind == "exam"]
+        scenes = source.exam_scenes(line, exam[0]) if exam else []
+        content = loop_report(line.recipe, line.done, source.name, source.lacks(), films_of(scenes, line.done))
+    path = line.out / "report.html"
+    render_report(content, path)
+    return path
