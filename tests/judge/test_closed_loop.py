@@ -82,10 +82,10 @@ def test_the_light_is_read_at_the_step_of_the_drive():
 
 def test_off_road_by_distance():
     ego = cruise(8, 81)
-    ego[41:, 1] = -1.0  # a corner beyond the edge for the second half of the way
+    ego[41:, 1] = -1.1  # a corner beyond the edge for the second half of the way
     s = one(scene(moving(0, 0, 8)), ego, reference=64.0)
-    way = 40 * 0.8 + np.hypot(0.8, 1.0) + 39 * 0.8
-    share = (np.hypot(0.8, 1.0) + 39 * 0.8) / way
+    way = 40 * 0.8 + np.hypot(0.8, 1.1) + 39 * 0.8
+    share = (np.hypot(0.8, 1.1) + 39 * 0.8) / way
     assert (s["off_road"], s["pdms"]) == (1, 0)
     assert s["off_road_share"] == pytest.approx(share)
     assert s["driving_score_20"] == s["driving_score_21"] == pytest.approx(1 - share)

@@ -80,8 +80,8 @@ def test_an_agent_that_has_left_is_gone():
 
 
 def test_drivable_area_takes_all_four_corners():
-    # The edge is at -1.6 and half a car is 0.95: the centre may go down to -0.65.
-    s = scores(scene(moving(0, 0, 8)), plan(8, -0.4), plan(8, -1.0))
+    # The edge is at -1.6, half a car is 0.95 and a texel of 0.2 m is granted: the centre may go down to -0.85.
+    s = scores(scene(moving(0, 0, 8)), plan(8, -0.7), plan(8, -1.05))
     assert s["DAC"].tolist() == [1, 0]
     assert s["PDMS"][1] == 0
 

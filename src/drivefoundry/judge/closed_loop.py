@@ -29,13 +29,13 @@ def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.
     out.
 
     collision: any contact with an agent that did not overlap at the start; at_fault_collision: by nuPlan's rules;
-    off_road: a corner left the drivable area; red_light; ttc_ok: no time to collision below 1 s; comfort: share of 4 s
-    windows within bounds; progress: route completion in shares of the expert's, at most 1 (1 where the expert makes 5 m
-    or less); pdms: PDM score of NAVSIM v1 with NC, DAC, TTC, EP = progress and C = comfort over the whole drive;
-    driving_score_20 and driving_score_21: route completion x penalty of CARLA's leaderboards, where a collision counts
-    once per agent and those in which the ego stands or is hit from behind do not; off_road_share: by distance; stalled:
-    share of time standing; first_infraction: s until the first collision at fault, red light or leaving of the road,
-    infinite if none; progress_m and distance: m; end: s that counted.
+    off_road: a corner left the drivable area (by over 0.2 m); red_light; ttc_ok: no time to collision below 1 s;
+    comfort: share of 4 s windows within bounds; progress: route completion in shares of the expert's, at most 1 (1
+    where the expert makes 5 m or less); pdms: PDM score of NAVSIM v1 with NC, DAC, TTC, EP = progress and C = comfort
+    over the whole drive; driving_score_20 and driving_score_21: route completion x penalty of CARLA's leaderboards,
+    where a collision counts once per agent and those in which the ego stands or is hit from behind do not;
+    off_road_share: by distance; stalled: share of time standing; first_infraction: s until the first collision at
+    fault, red light or leaving of the road, infinite if none; progress_m and distance: m; end: s that counted.
     """
     m = _measure(rollout, scenes)
     require(

@@ -32,6 +32,9 @@ DDC_STEPS, DDC_FINE, DDC_BAD = 10, 2.0, 6.0
 """Metres against the driving direction within 1 s: below 2 fine, from 6 on bad."""
 LK_OFFSET, LK_STEPS = 0.5, 20
 
+SLACK = 0.2
+"""A corner this near to the road, m, is on it: one texel, no better is the edge known (nuPlan grants 0.3 m)."""
+
 OFF_ROAD, STRADDLING, IN_JUNCTION, ONCOMING = 1, 2, 4, 8
 
 FIELDS = (
@@ -74,6 +77,18 @@ class Traffic:
 
 
 @njit(cache=True, nogil=True)
+def _on_road(cells, frames, m, x, y):
+    """Is there drivable ground here, or one texel away?"""
+    return (
+        drivable_at(cells, frames, m, x, y)
+        or drivable_at(cells, frames, m, x + SLACK, y)
+        or drivable_at(cells, frames, m, x - SLACK, y)
+        or drivable_at(cells, frames, m, x, y + SLACK)
+        or drivable_at(cells, frames, m, x, y - SLACK)
+    )
+
+
+@njit(cache=True, nogil=True)
 def _areas(states, size, cells, frames, m, lanes, lane_frames, on_route, has_lanes, out):
     """Where the ego is at each step: OFF_ROAD | STRADDLING | IN_JUNCTION | ONCOMING flags into out (T,)."""
     corners = np.empty((4, 2))
@@ -82,7 +97,7 @@ def _areas(states, size, cells, frames, m, lanes, lane_frames, on_route, has_lan
         box_corners(states[k, 0], states[k, 1], states[k, 2], size[0], size[1], corners)
         flags = 0
         for j in range(4):
-            if not drivable_at(cells, frames, m, corners[j, 0], corners[j, 1]):
+            if not _on_road(cells, frames, m, corners[j, 0], corners[j, 1]):
                 flags |= OFF_ROAD
             beside[j] = lane_at(lanes, lane_frames, m, corners[j, 0], corners[j, 1])
         # Left and right corner of one end in two lanes. Front and rear in two lanes is just driving on.
