@@ -32,8 +32,8 @@ class CityLog:
     """One city, T steps of 0.1 s. Poses are box centres in the map frame of `place_map(place)`.
 
     tracks (A, T, 4) float32 x, y, yaw, speed; valid (A, T); size (A, 3) length, width, height; kind (A,) AGENT_*;
-    brake (A, T) bool; indicator (A, T) uint8; signals (G, T) uint8 SIGNAL_* of every signal of the map; fleet (F,) rows of
-    the cars that may record: they are in the city all the time; lane (F, T) int32 map lane under their front bumper;
+    brake (A, T) bool; indicator (A, T) uint8; signals (G, T) uint8 SIGNAL_* of every signal of the map; fleet (F,) rows
+    of the cars that may record: they are in the city all the time; lane (F, T) int32 map lane under their front bumper;
     ahead: F routes still to drive after the last step, as edge names of the network, spaced.
     """
 
@@ -60,8 +60,8 @@ def run_city(
 ) -> CityLog:
     """Run SUMO in a process of its own and log it for `seconds` after a minute of warm-up.
 
-    n_cars record (or could); n_traffic others drive and n_pedestrians walk; nobody leaves the city. The same arguments give
-    the same log. ValueError: unknown place, nonsense numbers, or a library that SUMO needs is missing (with the mend).
+    n_cars record (or could); n_traffic others drive and n_pedestrians walk; nobody leaves the city. The same arguments
+    give the same log. ValueError: unknown place, nonsense numbers, or a library that SUMO needs is missing, and the mend.
     """
     require(seconds >= 1 and n_cars >= 1, f"run_city: {seconds} s with {n_cars} cars; at least 1 s and one car wanted")
     require(n_traffic >= 0 and n_pedestrians >= 0, "run_city: numbers of traffic and pedestrians must not be negative")
@@ -83,12 +83,10 @@ def run_city(
 
 def _in_its_own_process(demand: Demand, out: Path) -> None:
     command = [sys.executable, "-m", "drivefoundry.fleet.traffic", str(out)]
-    path = {
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)
-    }  # the child sees the packages that this process sees
-    done = subprocess.run(
-        command, input=json.dumps(asdict(demand)), text=True, capture_output=True, env=os.environ | path
-    )
+    # the child sees the packages that this process sees
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    told = json.dumps(asdict(demand))
+    done = subprocess.run(command, input=told, text=True, capture_output=True, env=environment)
     if done.returncode == NEEDS_LIBRARY:
         raise ValueError(done.stderr.strip().splitlines()[-1])
     if done.returncode != 0:
@@ -160,7 +158,7 @@ def load_city(data: bytes) -> CityLog:
 
 
 def figures(log: CityLog) -> dict[str, float]:
-    """How the city drives: vehicles, people (mean present), mean speed m/s, share of time standing, hard brakes a car hour."""
+    """How the city drives: vehicles, people present, mean speed m/s, share of time standing, hard brakes a car hour."""
     drives = log.kind != AGENT_PEDESTRIAN
     speed = log.tracks[drives][:, :, PSPEED]
     hard = np.gradient(speed, DT, axis=1) < HARD_BRAKE

@@ -1,4 +1,4 @@
-"""A recording car of a CityLog in, its lane-level route out: the centre line it drove, and the lanes it would take next."""
+"""A recording car of a CityLog in, its lane-level route out: the centre line it drove and the lanes it takes next."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CHANGE = 25.0
 
 
 def car_route(log: CityLog, net: PlaceNet, car: int) -> tuple[np.ndarray, np.ndarray]:
-    """Recording car `car` (index into log.fleet) in; its route (R, 3) x, y, limit m/s, and (T,) the arc length on it where
-    the car's front is at each step.
+    """Recording car `car` (index into log.fleet) in; its route (R, 3) x, y, limit m/s out, and (T,) the arc length on it
+    of the car's front at each step.
 
-    SUMO leads the middle of the front bumper along the lane's centre line (and smoothly across, when it changes lanes), so
-    the bumper's path is that line; the box centre cuts corners by a little.
+    SUMO leads the middle of the front bumper along the lane's centre line (and smoothly across, when it changes lanes),
+    so the bumper's path is that line; the box centre cuts corners by a little.
     """
     row = log.fleet[car]
     pose = log.tracks[row].astype(np.float64)

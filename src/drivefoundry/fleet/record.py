@@ -1,4 +1,4 @@
-"""CityLog in, Drives with video out: people drive the fleet's cars, cameras and loggers run. Also Scenes, without cameras."""
+"""CityLog in, Drives with video out: people drive the fleet's cars, cameras and loggers run. Scenes, without cameras."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def as_drive(log: CityLog, net: PlaceNet, car: int, camera: Camera, purpose: str
 def ego_states(track: np.ndarray) -> np.ndarray:
     """Track (T, 4) in, (T, 7) ego rows out: x, y, yaw, speed, acceleration, yaw rate, steering-wheel angle.
 
-    The wheel's angle is that of a bicycle model with the sedan's wheelbase and steering ratio; it is straight when standing.
+    The wheel's angle is that of a bicycle model with the sedan's wheelbase and steering ratio; straight when standing.
     """
     track = track.astype(np.float64)
     acceleration = np.gradient(track[:, PSPEED], DT)
@@ -125,10 +125,10 @@ def film(log: CityLog, car: int, camera: Camera) -> np.ndarray:
 def situations(
     log: CityLog, map: RoadMap, cars: list[int] | None = None, seconds: float = 20.0, every: float | None = None
 ) -> list[Scene]:
-    """CityLog in, Scenes of `seconds` out, one each `every` seconds (default: end to end) for every car, ordered by time.
+    """CityLog in, Scenes of `seconds` out, one each `every` seconds (default: end to end) for every car, by time.
 
-    Agents are those within 80 m of the car at some time in the window, the car first; its route ends 160 m beyond where it
-    is at the window's end, along the lanes it drove or would have driven.
+    Agents are those within 80 m of the car at some time in the window, the car first; its route ends 160 m beyond where
+    it is at the window's end, along the lanes it drove or would have driven.
     """
     net = place_net(log.place)
     require(map.id == net.map.id, f"situations: the log is of {log.place} (map {net.map.id}), given map {map.id}")

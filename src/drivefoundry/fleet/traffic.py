@@ -1,8 +1,8 @@
 """Demand in, raw traffic log out: SUMO in this process (`python -m drivefoundry.fleet.traffic`, one city a process).
 
-It is a process of its own because SUMO is linked to another Arrow than pyarrow and holds one simulation a process: nothing
-here may import pyarrow, lance or torch. `fleet/city.py` starts it and reads what it leaves. Exit code 3 and one line on
-stderr: SUMO cannot be loaded on this machine.
+It is a process of its own because SUMO is linked to another Arrow than pyarrow and holds one simulation a process:
+nothing here may import pyarrow, lance or torch. `fleet/city.py` starts it and reads what it leaves. Exit code 3 and one
+line on stderr: SUMO cannot be loaded on this machine.
 """
 
 from __future__ import annotations
@@ -202,15 +202,15 @@ class Traffic:
 
 
 def run(demand: Demand) -> dict[str, np.ndarray]:
-    """Demand in, arrays out (see `city.py` for what becomes of them): SUMO's own poses, front bumpers and names resolved."""
+    """Demand in, arrays out (see `city.py` for what becomes of them): SUMO's own poses."""
     sumo = load_sumo()
     with tempfile.TemporaryDirectory() as scratch:
         types = os.path.join(scratch, "types.add.xml")
         with open(types, "w") as file:
             file.write(_types())
         options = (
-            f"-n {demand.net} -a {types} --seed {demand.seed} --step-length {DT} --step-method.ballistic true --no-warnings "
-            "--no-step-log --time-to-teleport -1 --collision.action none --lanechange.duration 3 --max-depart-delay -1 "
+            f"-n {demand.net} -a {types} --seed {demand.seed} --step-length {DT} --step-method.ballistic true "
+            "--no-warnings --no-step-log --time-to-teleport -1 --collision.action none --lanechange.duration 3 --max-depart-delay -1 "
             "--pedestrian.striping.jamtime -1 --xml-validation never --duration-log.disable"
         )
         sumo.start(["sumo", *options.split()])

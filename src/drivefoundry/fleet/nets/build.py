@@ -211,7 +211,7 @@ def _bent(control: np.ndarray, bow: np.ndarray) -> np.ndarray:
 
 
 def _comfortable(line: np.ndarray, limits: tuple[float, ...]) -> float:
-    """The highest of the limits at which the street's sharpest bend is taken with 2.2 m/s^2 or less, else the lowest."""
+    """The highest of the limits at which the street's sharpest bend takes 2.2 m/s^2 or less, else the lowest."""
     heading = np.unwrap(np.arctan2(*np.diff(line, axis=0).T[::-1]))
     turned = np.abs(heading[3:] - heading[:-3])  # over three steps of 6 m: a single corner is no bend
     radius = 18.0 / max(float(turned.max(initial=0.0)), 1e-3)
