@@ -84,52 +84,74 @@ def curate(
     are examined.
     """
     require(apart in ("auto", "place", "time"), f"apart: auto, place or time wanted, got {apart!r}")
-    known = set(earlier.kept) | set(earlier.dropped) if earlier else set()
-    new = [i for i in dict.fromkeys(clip_ids) if i not in known]
-    exams = dict(
-        zip(new, examine(store_url, new, min_seconds=min_seconds, backend=backend, on_done=on_done), strict=True)
-    )
-    dropped = {**(earlier.dropped if earlier else {}), **{i: e.fault for i, e in exams.items() if e.fault}}
-    sound = [i for i in new if not exams[i].fault]
+    pinned = dict(pinned or {})
+    exams = _exams_of(earlier)
+    dropped = dict(earlier.dropped) if earlier else {}
+    new = [i for i in dict.fromkeys(clip_ids) if i not in exams and i not in dropped]
+    found = examine(store_url, new, min_seconds=min_seconds, backend=backend, on_done=on_done)
+    exams |= {i: e for i, e in zip(new, found, strict=True) if e.fault is None}
+    dropped |= {i: e.fault for i, e in zip(new, found, strict=True) if e.fault is not None}
 
-    old = earlier.kept if earlier else []
-    ids = [*old, *sound]
-    parts = [earlier.embeddings] if earlier and len(old) else []
-    embeddings = (
-        np.concatenate([*parts, *(exams[i].embedding[None] for i in sound)]) if ids else np.zeros((0, 0), np.float32)
-    )
-    priority = np.array([*(earlier.priority if earlier else []), *(exams[i].priority for i in sound)])
-    settled = np.array([EARLIER] * len(old) + [0.0] * len(sound)) + [PINNED * (i in (pinned or {})) for i in ids]
-    stands = duplicates.near_duplicates(embeddings, priority + settled, similarity=similarity)
-    keep = (stands == np.arange(len(ids))) | (settled > 0)
-    dropped.update({ids[n]: f"near-duplicate of {ids[stands[n]]}" for n in np.flatnonzero(~keep)})
+    ids = list(exams)
+    embeddings = np.stack([exams[i].embedding for i in ids]) if ids else np.zeros((0, 0), np.float32)
+    fresh = set(new)
+    settled = np.array([EARLIER * (i not in fresh) + PINNED * (i in pinned) for i in ids])
+    priority = np.array([exams[i].priority for i in ids]) + settled
+    stands = duplicates.near_duplicates(embeddings, priority, similarity=similarity)
+    keep = np.flatnonzero((stands == np.arange(len(ids))) | (settled > 0))
+    kept = [ids[n] for n in keep]
+    gone = np.setdiff1d(np.arange(len(ids)), keep)
+    dropped |= {ids[n]: f"near-duplicate of {ids[stands[n]]}" for n in gone}
 
-    kept = [i for i, k in zip(ids, keep, strict=True) if k]
-    classes = {**dict(zip(old, earlier.classes if earlier else [], strict=True)), **{i: exams[i].name for i in sound}}
-    origins = {**(earlier.origins if earlier else {}), **{i: exams[i].origin for i in sound}}
-    settled_split = {**{i: earlier.split[i] for i in old if earlier}, **(pinned or {})}
-    outside = [i for i in settled_split if i not in origins]
-    origins |= origins_in(store_url, outside)
-    pool = {i: origins[i] for i in [*kept, *outside]}
-    if apart == "auto":
-        alone = len(pool) > 1 and len({o.place for o in pool.values()}) == 1 and not pinned
-        apart = earlier.apart if earlier else "time" if alone else "place"
-    if apart == "time":
-        split = by_time(pool, held_out=shares[2] / sum(shares), val=shares[1] / sum(shares))
-    else:
-        split = by_place(pool, shares=shares, seed=seed, pinned=settled_split)
-    names = [classes[i] for i in kept]
+    origins = {i: exams[i].origin for i in kept}
+    split, apart = _split(store_url, origins, earlier, pinned, apart, shares, seed)
+    names = [exams[i].name for i in kept]
     return Curated(
         kept=kept,
         dropped=dropped,
-        split={i: split[i] for i in kept},
+        split=split,
         classes=names,
         weights=mine.weights_of(names),
-        embeddings=embeddings[keep] if len(ids) else embeddings,
-        origins={i: origins[i] for i in kept},
-        priority=priority[keep] if len(ids) else priority,
+        embeddings=embeddings[keep],
+        origins=origins,
+        priority=(priority - settled)[keep],
         apart=apart,
     )
+
+
+def _exams_of(earlier: Curated | None) -> dict[str, Exam]:
+    """What is known of clips that were kept before."""
+    if earlier is None:
+        return {}
+    rows = zip(earlier.kept, earlier.classes, earlier.priority, earlier.embeddings, strict=True)
+    return {i: Exam(None, name, float(worth), seen, earlier.origins[i]) for i, name, worth, seen in rows}
+
+
+def _split(
+    store_url: str,
+    origins: dict[str, Origin],
+    earlier: Curated | None,
+    pinned: dict[str, str],
+    apart: str,
+    shares: Sequence[float],
+    seed: int,
+) -> tuple[dict[str, str], str]:
+    """The split of each clip in `origins`, and what keeps the splits apart; clips that are settled stay where they
+    are."""
+    settled = {**({i: earlier.split[i] for i in earlier.kept} if earlier else {}), **pinned}
+    pool = {**origins, **origins_in(store_url, [i for i in settled if i not in origins])}
+    if apart == "auto":
+        alone = len(pool) > 1 and len({o.place for o in pool.values()}) == 1 and not pinned
+        apart = earlier.apart if earlier else "time" if alone else "place"
+    if apart == "place":
+        split = by_place(pool, shares=shares, seed=seed, pinned=settled)
+    else:
+        split = by_time(pool, held_out=shares[2] / sum(shares), val=shares[1] / sum(shares))
+        moved = [i for i in settled if split[i] != settled[i]]
+        require(
+            not moved, f"split leaks: new clips would move clip {''.join(moved[:1])} to another split; curate all anew"
+        )
+    return {i: split[i] for i in origins}, apart
 
 
 def examine(

@@ -219,7 +219,7 @@ def _vehicles(root: ElementTree.Element) -> tuple[list[str], np.ndarray, np.ndar
         kind = KINDS.get(obstacle.findtext("type", ""), AGENT_CAR)
         ids.append(obstacle.attrib["id"])
         kinds.append(kind)
-        sizes.append((float(box.findtext("length", "")), float(box.findtext("width", "")), HEIGHT[kind]))
+        sizes.append((_number(obstacle, box, "length"), _number(obstacle, box, "width"), HEIGHT[kind]))
         states.append((obstacle.findtext("role") == "static", np.array(rows)))
         last = max(last, int(rows[-1][0]))
     tracks, valid = np.zeros((len(ids), last + 1, 4)), np.zeros((len(ids), last + 1), bool)
@@ -282,9 +282,17 @@ def _map(root: ElementTree.Element, tracks: np.ndarray, valid: np.ndarray) -> tu
 
 
 def _bound(lanelet: ElementTree.Element, side: str) -> np.ndarray:
-    points = [(float(p.findtext("x", "")), float(p.findtext("y", ""))) for p in lanelet.iterfind(f"{side}/point")]
+    points = [(_number(lanelet, p, "x"), _number(lanelet, p, "y")) for p in lanelet.iterfind(f"{side}/point")]
     require(len(points) > 1, f"lanelet {lanelet.get('id')}: {side} has {len(points)} points, at least two wanted")
     return np.array(points)
+
+
+def _number(owner: ElementTree.Element, element: ElementTree.Element, name: str) -> float:
+    text = element.findtext(name, "")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{owner.tag} {owner.get('id')}: <{name}> is {text!r}, a number wanted") from None
 
 
 def _limits(lanelets: list[ElementTree.Element], tracks: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, str]:

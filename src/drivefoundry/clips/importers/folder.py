@@ -100,5 +100,7 @@ def fingerprint(path: Path | str) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in Path(path).rglob("*") if p.is_file()):
         with file.open("rb") as handle:
-            digest.update(f"{file.relative_to(path).as_posix()} {hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+            digest.update(
+                f"{file.relative_to(path).as_posix()} {hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode()
+            )
     return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""Importers on the public sets themselves; skipped where those are absent (DRIVEFOUNDRY_DATA names their folder)."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drivefoundry.clips.importers import commonroad, kind_of, scenes_in, udacity
+from drivefoundry.label.episodes import episodes_of
+from drivefoundry.label.reason import plan_speeds
+
+DATA = Path(os.environ.get("DRIVEFOUNDRY_DATA", Path(__file__).parents[3] / "shared" / "data"))
+CAMERA, SCENARIOS = DATA / "udacity_ch2_001", DATA / "commonroad_ngsim"
+
+
+@pytest.mark.skipif(not SCENARIOS.is_dir(), reason="recorded scenarios are not at hand")
+def test_every_recorded_scenario_loads_and_people_drive_on_the_road():
+    assert kind_of(SCENARIOS) == "commonroad"
+    files = commonroad.files_in(SCENARIOS)
+    seen = []
+    scenes, without = scenes_in(SCENARIOS, egos=2, on_file=seen.append)
+    assert sorted(seen) == files
+    assert len({s.meta["recording"] for s in scenes}) + len(without) == len(files)
+    assert all("s long" in why for why in without.values())
+    assert len(without) < 0.3 * len(files)
+    assert len(Counter(s.place for s in scenes)) > 1
+    on_road = []
+    for scene in scenes[::5]:
+        path = scene.tracks[0, scene.start :, :2].astype(float)
+        on = np.zeros(len(path), bool)
+        for k in range(len(scene.map.drivable)):
+            on |= inside(scene.map.drivable[k], path)
+        on_road.append(on.mean())
+        off = np.hypot(*(path[:, None] - scene.route[None]).transpose(2, 0, 1)).min(1)
+        assert off.max() < 1.5
+    assert np.mean(on_road) > 0.98
+
+
+def inside(polygon, points):
+    """Even-odd rule: points (N, 2) in, (N,) bool out."""
+    a, b = polygon, np.roll(polygon, -1, axis=0)
+    x, y = points[:, :1], points[:, 1:]
+    spans = (a[:, 1] > y) != (b[:, 1] > y)
+    rise = np.where(b[:, 1] == a[:, 1], 1.0, b[:, 1] - a[:, 1])
+    return (spans & (x < a[:, 0] + (y - a[:, 1]) * (b[:, 0] - a[:, 0]) / rise)).sum(1) % 2 == 1
+
+
+@pytest.mark.skipif(not CAMERA.is_dir(), reason="the road-camera drive is not at hand")
+def test_the_road_camera_drive_gives_labelled_decisions(tmp_path):
+    assert kind_of(CAMERA) == "udacity"
+    run = udacity.runs_of(CAMERA)[0]
+    part = slice(0, 400)  # 20 s
+    columns = (run.t, run.steering, run.yaw_rate, run.speed, run.supported)
+    drive = udacity.drive_of(udacity.Run(run.name, run.files[part], *(c[part] for c in columns)))
+    episodes = episodes_of(drive, None, "c", phases=5)
+    assert len(episodes) > 140
+    assert episodes.frames.shape[1:] == (64, 160, 3)
+    v = plan_speeds(episodes.future.astype(float))
+    assert 5 < v.min() < v.max() < 25
+    assert not any("car" in text or "light" in text or "person" in text for text in episodes.text)
+    # The wheel turns left where the path bends left: steering is true, the path derived.
+    assert np.corrcoef(drive.ego[:, 6], drive.ego[:, 5])[0, 1] > 0.8
