@@ -17,7 +17,8 @@ class Objects:
     """Content-addressed objects under url: a directory path, file:// or s3://bucket/prefix (credentials from AWS_*).
 
     Object abcd... lies at ab/cd/abcd...; a name is a small object that holds the SHA-256 it stands for. Writes are
-    atomic: an object shows whole or not at all. ValueError on an object that is missing or not what its name says.
+    atomic: an object shows whole or not at all. ValueError on an object that is missing or not what its name says,
+    OSError where the store does not take the bytes (full, not reachable).
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -73,7 +74,7 @@ class Objects:
         try:
             obstore.put(self._store, path, data)
         except (BaseError, OSError) as error:
-            raise ValueError(f"object store {self.url}: cannot write {path} ({_line(error)})") from error
+            raise OSError(f"object store {self.url}: cannot write {path} ({_line(error)})") from error
 
     def _read(self, path: str) -> bytes | None:
         try:
