@@ -36,7 +36,10 @@ def place_buildings(fronts: list[np.ndarray], kept_free: list[tuple[np.ndarray, 
             yaw = np.arctan2(*(ahead - here)[::-1])
             x, y = (here + ahead) / 2 + back * np.array([np.sin(yaw), -np.cos(yaw)])
             house = np.array([x, y, yaw, length, depth, height])
-            if _stands_clear(house, free) and all(_apart(house, other) for other in houses):
+            # only what is near can touch it: a house is at most 28 m across, a lane 2 m wide
+            near = [other for other in houses if abs(other[0] - x) + abs(other[1] - y) < 60.0]
+            around = free[(np.abs(free[:, 0] - x) < 40.0) & (np.abs(free[:, 1] - y) < 40.0)]
+            if _stands_clear(house, around) and all(_apart(house, other) for other in near):
                 houses.append(house)
             at += length + rng.choice([1.0, 3.0, 12.0, 25.0])
     return np.array(houses).reshape(-1, 6)

@@ -61,7 +61,7 @@ def run_city(
     """Run SUMO in a process of its own and log it for `seconds` after a minute of warm-up.
 
     n_cars record (or could); n_traffic others drive and n_pedestrians walk; nobody leaves the city. The same arguments
-    give the same log. ValueError: unknown place, nonsense numbers, or a library that SUMO needs is missing, and the mend.
+    give the same log. ValueError: unknown place, nonsense numbers, or a library that SUMO needs is missing (with mend).
     """
     require(seconds >= 1 and n_cars >= 1, f"run_city: {seconds} s with {n_cars} cars; at least 1 s and one car wanted")
     require(n_traffic >= 0 and n_pedestrians >= 0, "run_city: numbers of traffic and pedestrians must not be negative")

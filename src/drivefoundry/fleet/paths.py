@@ -21,8 +21,8 @@ CHANGE = 25.0
 
 
 def car_route(log: CityLog, net: PlaceNet, car: int) -> tuple[np.ndarray, np.ndarray]:
-    """Recording car `car` (index into log.fleet) in; its route (R, 3) x, y, limit m/s out, and (T,) the arc length on it
-    of the car's front at each step.
+    """Recording car `car` (index into log.fleet) in; its route (R, 3) x, y, limit m/s out, and (T,) the arc length
+    on it of the car's front at each step.
 
     SUMO leads the middle of the front bumper along the lane's centre line (and smoothly across, when it changes lanes),
     so the bumper's path is that line; the box centre cuts corners by a little.

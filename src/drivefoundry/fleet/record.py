@@ -1,4 +1,4 @@
-"""CityLog in, Drives with video out: people drive the fleet's cars, cameras and loggers run. Scenes, without cameras."""
+"""CityLog in, Drives with video out: people drive the fleet's cars, cameras and loggers run. And Scenes, unfilmed."""
 
 from __future__ import annotations
 

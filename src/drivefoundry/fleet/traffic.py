@@ -210,8 +210,8 @@ def run(demand: Demand) -> dict[str, np.ndarray]:
             file.write(_types())
         options = (
             f"-n {demand.net} -a {types} --seed {demand.seed} --step-length {DT} --step-method.ballistic true "
-            "--no-warnings --no-step-log --time-to-teleport -1 --collision.action none --lanechange.duration 3 --max-depart-delay -1 "
-            "--pedestrian.striping.jamtime -1 --xml-validation never --duration-log.disable"
+            "--no-warnings --no-step-log --time-to-teleport -1 --collision.action none --lanechange.duration 3 "
+            "--max-depart-delay -1 --pedestrian.striping.jamtime -1 --xml-validation never --duration-log.disable"
         )
         sumo.start(["sumo", *options.split()])
     traffic = Traffic(sumo, demand)
