@@ -148,5 +148,5 @@ def test_an_object_store_of_no_known_kind_is_refused():
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="object store .*file/x/objects"):
+    with pytest.raises(ValueError, match=r"object store .*file/x/objects"):
         ClipStore(tmp_path / "file" / "x")

@@ -133,6 +133,7 @@ def test_a_service_killed_mid_chunk_loses_nothing(queued, tmp_path):
     data, kept = queued[0].read_bytes(), hashlib.sha256(queued[1].read_bytes()).hexdigest()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
+            assert process.stdout is not None
             url = process.stdout.readline().strip()
             location = created(url, data).headers["Location"]
             send_half_and_die(url, location, data)
