@@ -52,8 +52,8 @@ class Objects:
     """Tracked road users near the ego, on the drive's 10 Hz clock.
 
     track (O,) int64 ids; kind (O,) AGENT_* codes (0 car, 1 truck, 2 pedestrian, 3 cyclist); size (O, 3) length, width,
-    height m; states (O, T, 4) float32 x, y, yaw, speed of the box centre in the map frame; valid (O, T) bool. The ego is
-    not among them.
+    height m; states (O, T, 4) float32 x, y, yaw, speed of the box centre in the map frame; valid (O, T) bool. The ego
+    is not among them.
     """
 
     track: np.ndarray
@@ -79,11 +79,11 @@ class Drive:
 
     meta: strings; keys used: vehicle, drive, source, place, seed, map, release, campaign, trigger, trigger_t, route_id.
     t (T,) s on the 10 Hz grid (float64, seconds since the recording's epoch); ego (T, 7): x m, y m, yaw rad (map frame,
-    box centre on the ground), speed m/s, acceleration m/s^2, yaw rate rad/s, steering-wheel angle rad (positive left; NaN
-    unknown). ego_size: length, width, height m. route (R, 3): x, y, speed limit m/s. signals: signal_id (G,) indices into
-    the map's signals, signal_state (G, T) uint8 0 off, 1 green, 2 yellow, 3 red. engaged (T,) bool: the model drives;
-    takeover (T,) bool: the safety driver has just taken over (rising edge = the takeover). plan: what the model planned;
-    correction: what the safety driver would have done, at the same decision times.
+    box centre on the ground), speed m/s, acceleration m/s^2, yaw rate rad/s, steering-wheel angle rad (positive left;
+    NaN unknown). ego_size: length, width, height m. route (R, 3): x, y, speed limit m/s. signals: signal_id (G,)
+    indices into the map's signals, signal_state (G, T) uint8 0 off, 1 green, 2 yellow, 3 red. engaged (T,) bool: the
+    model drives; takeover (T,) bool: the safety driver has just taken over (rising edge = the takeover). plan: what
+    the model planned; correction: what the safety driver would have done, at the same decision times.
     """
 
     meta: dict[str, str]

@@ -37,8 +37,8 @@ def running(
 ) -> Iterator[Running]:
     """Serve uploads into store until the block ends, and land what was acknowledged; port 0 takes a free one.
 
-    folder: where uploads wait, on a local disk; by default beside a store that is a local directory. ValueError when the
-    port is taken or the store is remote and no folder is given.
+    folder: where uploads wait, on a local disk; by default beside a store that is a local directory. ValueError when
+    the port is taken or the store is remote and no folder is given.
     """
     if folder is None:
         if "://" in store.url.removeprefix("file://"):
