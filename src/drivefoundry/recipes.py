@@ -31,7 +31,7 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Curate:
-    duplicate_similarity: float = 0.995
+    duplicate_similarity: float = 0.92
     phases: int = 2
     """Decision grids labelled per clip, shifted within the 0.5 s between decisions."""
 
@@ -41,14 +41,14 @@ class Train:
     size: str = "4M"
     batch: int = 64
     pretrain_steps: int = 450
-    pretrain_rate: float = 1.5e-3
+    pretrain_rate: float = 3e-3
     sft_steps: int = 90
     """Supervised fine-tuning with reasoning, in the first turn."""
     turn_steps: int = 260
     """The same in each later turn, which also learns the new clips."""
-    sft_rate: float = 6e-4
+    sft_rate: float = 1e-3
     new_share: float = 0.4
-    """Share of a later turn's samples that comes from that turn's own clips."""
+    """Share of a later turn's samples that comes from cars which a model drove."""
     seed: int = 1
 
 
@@ -72,7 +72,9 @@ class Distil:
     steps: int = 500
     turn_steps: int = 350
     batch: int = 128
-    rate: float = 2e-3
+    rate: float = 4e-3
+    new_share: float = 0.4
+    """As in Train."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,9 @@ def tiny() -> Recipe:
     return Recipe(
         "tiny",
         loops=2,
-        fleet=Fleet(places=("place_a",), cars=6, seconds=60, held_out_seconds=60, traffic=40, pedestrians=20, outings=12),
+        fleet=Fleet(
+            places=("place_a",), cars=6, seconds=60, held_out_seconds=60, traffic=40, pedestrians=20, outings=12
+        ),
         curate=Curate(phases=1),
         train=Train(size="0.3M", batch=32, pretrain_steps=20, sft_steps=8, turn_steps=10),
         rl=Rl(steps=2, scenes=8, samples=8),

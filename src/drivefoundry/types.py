@@ -98,11 +98,16 @@ class RoadMap:
     def validate(self) -> RoadMap:
         n = len(self.lanes)
         for name in ("lane_width", "lane_speed", "lane_left", "lane_right", "lane_junction", "lane_signal"):
-            require(len(getattr(self, name)) == n, f"RoadMap.{name}: one entry a lane, got {len(getattr(self, name))} for {n}")
+            require(
+                len(getattr(self, name)) == n,
+                f"RoadMap.{name}: one entry a lane, got {len(getattr(self, name))} for {n}",
+            )
         require(len(self.lane_next) == n, f"RoadMap.lane_next: one list a lane, got {len(self.lane_next)} for {n}")
         require(np.isfinite(self.lanes.points).all(), "RoadMap.lanes: points must be finite")
         require(len(self.line_kind) == len(self.lines), "RoadMap.line_kind: one entry a line")
-        require(self.stop_lines.shape == (len(self.signal_heads), 4), "RoadMap.stop_lines: shape (G, 4), one a signal head")
+        require(
+            self.stop_lines.shape == (len(self.signal_heads), 4), "RoadMap.stop_lines: shape (G, 4), one a signal head"
+        )
         return self
 
 
@@ -138,12 +143,17 @@ class Scene:
 
     def validate(self) -> Scene:
         a, t = self.valid.shape
-        require(self.tracks.shape == (a, t, 4), f"Scene.tracks: shape {self.tracks.shape} does not fit valid {self.valid.shape}")
+        require(
+            self.tracks.shape == (a, t, 4),
+            f"Scene.tracks: shape {self.tracks.shape} does not fit valid {self.valid.shape}",
+        )
         require(self.size.shape == (a, 3), f"Scene.size: shape (A, 3) wanted, got {self.size.shape}")
         require(0 <= self.ego < a, f"Scene.ego: index {self.ego} is not among {a} agents")
         require(5 <= self.start < t, f"Scene.start: step {self.start} must leave 5 steps of history and lie before {t}")
         require(bool(self.valid[self.ego, self.start]), "Scene.ego: the ego has no state at the start step")
-        require(bool(np.isfinite(self.tracks).all()), "Scene.tracks: NaN or infinite value; mark such steps invalid instead")
+        require(
+            bool(np.isfinite(self.tracks).all()), "Scene.tracks: NaN or infinite value; mark such steps invalid instead"
+        )
         require(bool((self.size > 0).all()), "Scene.size: every length, width and height must be positive")
         require(len(self.route) >= 2 and self.route.shape[1] == 2, "Scene.route: at least two (x, y) points wanted")
         require(len(self.route_speed) == len(self.route), "Scene.route_speed: one entry a route point")
@@ -240,8 +250,13 @@ class Episodes:
     def validate(self) -> Episodes:
         n = len(self.future)
         for name in ("frame_index", "ego", "route", "text", "clip", "t", "weight", "correction"):
-            require(len(getattr(self, name)) == n, f"Episodes.{name}: one entry a sample, got {len(getattr(self, name))} for {n}")
-        require(n == 0 or int(self.frame_index.max()) < len(self.frames), "Episodes.frame_index: points past the last frame")
+            require(
+                len(getattr(self, name)) == n,
+                f"Episodes.{name}: one entry a sample, got {len(getattr(self, name))} for {n}",
+            )
+        require(
+            n == 0 or int(self.frame_index.max()) < len(self.frames), "Episodes.frame_index: points past the last frame"
+        )
         require(bool(np.isfinite(self.future).all()), "Episodes.future: must be finite")
         return self
 

@@ -1,4 +1,4 @@
-"""Road users and signals in, hulls drawn: what cars, trucks, people, cyclists and lamp heads look like to the camera."""
+"""Road users and signals in, hulls drawn: what cars, trucks, people, cyclists and lamps look like to the camera."""
 
 from __future__ import annotations
 
@@ -40,39 +40,36 @@ LAMPS = np.array([[0, 0, 0], [40, 255, 130], [255, 196, 30], [255, 38, 28]], np.
 
 
 @kernel
-def draw_agent(zbuf, cbuf, cam, hull, poly, state, size, kind, braking, index):
+def draw_agent(canvas, state, size, kind, braking, index):
     """Draw agent number `index`: state (4,) x, y, yaw, speed; size (3,) m; kind AGENT_*."""
-    x, y = state[0], state[1]
+    cam, x, y = canvas.cam, state[0], state[1]
     cos, sin = np.cos(state[2]), np.sin(state[2])
     half, side = 0.5 * size[0], 0.5 * size[1]
     shade = 0.12
-    set_hull(hull, cam, x, y, cos, sin, -half - shade, half + shade, side + shade, 0.0, 0.015, 0.0, 0.0, 0.0)
-    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, PLAIN, PLAIN, SHADOW, SHADOW, SHADOW)
+    set_hull(canvas, x, y, cos, sin, -half - shade, half + shade, side + shade, 0.0, 0.015, 0.0, 0.0, 0.0)
+    draw_hull(canvas, cos, sin, PLAIN, PLAIN, PLAIN, SHADOW, SHADOW, SHADOW)
     grain = max(0.0, (x - cam[PX]) * cam[COS] + (y - cam[PY]) * cam[SIN]) / cam[FX]
     if kind == AGENT_PEDESTRIAN:
-        _draw_person(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, 0.0, size[2], 2.2 * grain, index)
+        _draw_person(canvas, x, y, cos, sin, 0.0, size[2], 2.2 * grain, index)
     elif kind == AGENT_CYCLIST:
-        set_hull(hull, cam, x, y, cos, sin, -half, half, max(0.04, grain), 0.0, 0.68, 0.0, 0.0, 0.0)
-        draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, BIKE, PLAIN, DARK, DARK, DARK)
-        _draw_person(
-            zbuf, cbuf, cam, hull, poly, x - 0.1 * cos, y - 0.1 * sin, cos, sin, 0.4, size[2], 2.2 * grain, index
-        )
+        set_hull(canvas, x, y, cos, sin, -half, half, max(0.04, grain), 0.0, 0.68, 0.0, 0.0, 0.0)
+        draw_hull(canvas, cos, sin, PLAIN, BIKE, PLAIN, DARK, DARK, DARK)
+        _draw_person(canvas, x - 0.1 * cos, y - 0.1 * sin, cos, sin, 0.4, size[2], 2.2 * grain, index)
     elif kind == AGENT_TRUCK:
-        _draw_truck(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, half, side, size[2], braking, index)
+        _draw_truck(canvas, x, y, cos, sin, half, side, size[2], braking, index)
     else:
-        _draw_car(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, half, side, size[2], braking, index)
+        _draw_car(canvas, x, y, cos, sin, half, side, size[2], braking, index)
 
 
 @kernel
-def _draw_car(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, half, side, high, braking, index):
+def _draw_car(canvas, x, y, cos, sin, half, side, high, braking, index):
     colour = CAR_COLOURS[(index * 5 + index // 8) % len(CAR_COLOURS)]
     belt = 0.58 * high
     lamp = BRAKE if braking else TAIL
-    set_hull(hull, cam, x, y, cos, sin, -half, half, side, 0.0, belt, 0.04, 0.04, 0.03)
-    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, REAR, SIDE, FRONT, colour, lamp, DARK)
+    set_hull(canvas, x, y, cos, sin, -half, half, side, 0.0, belt, 0.04, 0.04, 0.03)
+    draw_hull(canvas, cos, sin, REAR, SIDE, FRONT, colour, lamp, DARK)
     set_hull(
-        hull,
-        cam,
+        canvas,
         x,
         y,
         cos,
@@ -87,25 +84,25 @@ def _draw_car(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, half, side, high, bra
         0.12 * side,
     )
     third = BRAKE if braking else PANE
-    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, REAR_GLASS, GLASS, GLASS, colour, PANE, third)
+    draw_hull(canvas, cos, sin, REAR_GLASS, GLASS, GLASS, colour, PANE, third)
 
 
 @kernel
-def _draw_truck(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, half, side, high, braking, index):
+def _draw_truck(canvas, x, y, cos, sin, half, side, high, braking, index):
     colour = TRUCK_COLOURS[index % len(TRUCK_COLOURS)]
     cab = CAR_COLOURS[(index * 3 + 1) % len(CAR_COLOURS)]
     cab_rear = half - min(2.2, 0.6 * half)
     lamp = BRAKE if braking else TAIL
-    set_hull(hull, cam, x, y, cos, sin, -half, cab_rear - 0.15, side, 0.0, high, 0.0, 0.0, 0.0)
-    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, REAR, SIDE, PLAIN, colour, lamp, DARK)
-    set_hull(hull, cam, x, y, cos, sin, cab_rear, half, 0.96 * side, 0.0, 0.45 * high, 0.0, 0.0, 0.0)
-    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, SIDE, FRONT, cab, HEADLIGHT, DARK)
-    set_hull(hull, cam, x, y, cos, sin, cab_rear, half, 0.96 * side, 0.45 * high, 0.85 * high, 0.0, 0.2, 0.05)
-    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, GLASS, GLASS, cab, PANE, PANE)
+    set_hull(canvas, x, y, cos, sin, -half, cab_rear - 0.15, side, 0.0, high, 0.0, 0.0, 0.0)
+    draw_hull(canvas, cos, sin, REAR, SIDE, PLAIN, colour, lamp, DARK)
+    set_hull(canvas, x, y, cos, sin, cab_rear, half, 0.96 * side, 0.0, 0.45 * high, 0.0, 0.0, 0.0)
+    draw_hull(canvas, cos, sin, PLAIN, SIDE, FRONT, cab, HEADLIGHT, DARK)
+    set_hull(canvas, x, y, cos, sin, cab_rear, half, 0.96 * side, 0.45 * high, 0.85 * high, 0.0, 0.2, 0.05)
+    draw_hull(canvas, cos, sin, PLAIN, GLASS, GLASS, cab, PANE, PANE)
 
 
 @kernel
-def _draw_person(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, foot, high, least, index):
+def _draw_person(canvas, x, y, cos, sin, foot, high, least, index):
     """Legs, torso and head, each at least `least` m wide so that nobody falls between samples."""
     top = CLOTHES[(index * 7 + 3) % len(CLOTHES)]
     legs = PANE if index % 2 == 0 else DARK
@@ -116,45 +113,47 @@ def _draw_person(zbuf, cbuf, cam, hull, poly, x, y, cos, sin, foot, high, least,
         half = 0.5 * max(least, 0.3 if part == 0 else 0.34 if part == 1 else 0.22)
         side = 0.5 * max(least, 0.34 if part == 0 else 0.5 if part == 1 else 0.22)
         colour = legs if part == 0 else top if part == 1 else SKIN
-        set_hull(hull, cam, x, y, cos, sin, -half, half, side, low, up, 0.0, 0.0, 0.0)
-        draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, PLAIN, PLAIN, colour, colour, colour)
+        set_hull(canvas, x, y, cos, sin, -half, half, side, low, up, 0.0, 0.0, 0.0)
+        draw_hull(canvas, cos, sin, PLAIN, PLAIN, PLAIN, colour, colour, colour)
 
 
 @kernel
-def _bar(zbuf, cbuf, cam, hull, poly, x0, y0, x1, y1, z0, z1, half, colour):
+def _bar(canvas, x0, y0, x1, y1, z0, z1, half, colour):
     """A straight bar from (x0, y0) to (x1, y1)."""
     dx, dy = x1 - x0, y1 - y0
     length = np.sqrt(dx * dx + dy * dy)
     cos, sin = dx / length, dy / length
-    set_hull(hull, cam, x0, y0, cos, sin, 0.0, length, half, z0, z1, 0.0, 0.0, 0.0)
-    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, PLAIN, PLAIN, colour, colour, colour)
+    set_hull(canvas, x0, y0, cos, sin, 0.0, length, half, z0, z1, 0.0, 0.0, 0.0)
+    draw_hull(canvas, cos, sin, PLAIN, PLAIN, PLAIN, colour, colour, colour)
 
 
 @kernel
-def draw_head(zbuf, cbuf, cam, hull, poly, head, post):
-    """Draw the pole, arm and dark housing of a signal: head (4,) x, y, z, yaw it faces; post (2,) where its pole stands."""
+def draw_head(canvas, head, post):
+    """Draw pole, arm and dark housing of a signal: head (4,) x, y, z, yaw it faces; post (2,) where its pole stands."""
+    cam = canvas.cam
     dx, dy = head[0] - cam[PX], head[1] - cam[PY]
     grain = max(0.0, dx * cam[COS] + dy * cam[SIN]) / cam[FX]
     thin = max(0.08, grain)
-    _bar(zbuf, cbuf, cam, hull, poly, post[0] - thin, post[1], post[0] + thin, post[1], 0.0, head[2] + 0.4, thin, STEEL)
+    _bar(canvas, post[0] - thin, post[1], post[0] + thin, post[1], 0.0, head[2] + 0.4, thin, STEEL)
     if abs(post[0] - head[0]) + abs(post[1] - head[1]) > 0.5:
         z = head[2] + 0.3
-        _bar(zbuf, cbuf, cam, hull, poly, post[0], post[1], head[0], head[1], z, z + 2 * thin, thin, STEEL)
+        _bar(canvas, post[0], post[1], head[0], head[1], z, z + 2 * thin, thin, STEEL)
     cos, sin = np.cos(head[3]), np.sin(head[3])
-    wide, high = max(0.45, 5.0 * grain), max(0.95, 7.0 * grain)
+    wide, high = max(0.42, 3.8 * grain), max(0.95, 5.5 * grain)
     x, y = head[0] - 0.15 * cos, head[1] - 0.15 * sin
-    set_hull(hull, cam, x, y, cos, sin, -0.15, 0.15, wide, head[2] - high, head[2] + high, 0.0, 0.0, 0.0)
-    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, PLAIN, PLAIN, PLAIN, HOUSING, HOUSING, HOUSING)
+    set_hull(canvas, x, y, cos, sin, -0.15, 0.15, wide, head[2] - high, head[2] + high, 0.0, 0.0, 0.0)
+    draw_hull(canvas, cos, sin, PLAIN, PLAIN, PLAIN, HOUSING, HOUSING, HOUSING)
 
 
 @kernel
-def shine(out, zbuf, cam, head, state):
-    """Add a lit lamp to the finished pixels out (H, W, 3), where the head faces the camera and nothing stands before it.
+def shine(out, canvas, head, state):
+    """Add a lit lamp to the pixels out (H, W, 3), where the head faces the camera and nothing stands before it.
 
-    cam is in samples. Red hangs above, green below the lamp centre; a halo of 2.5 radii surrounds the disc.
+    Red hangs above, green below the lamp centre; a halo of 2.5 radii surrounds the disc.
     """
     if state == SIGNAL_OFF:
         return
+    cam, zbuf = canvas.cam, canvas.zbuf
     dx, dy = cam[PX] - head[0], cam[PY] - head[1]
     if np.cos(head[3]) * dx + np.sin(head[3]) * dy < 0.35 * np.sqrt(dx * dx + dy * dy):
         return
@@ -170,7 +169,7 @@ def shine(out, zbuf, cam, head, state):
     colour = LAMPS[state]
     for row in range(int(max(0.0, np.floor(v - reach))), int(min(high * 1.0, np.ceil(v + reach)))):
         for col in range(int(max(0.0, np.floor(u - reach))), int(min(wide * 1.0, np.ceil(u + reach)))):
-            if zbuf[2 * row, 2 * col] > nearest:
+            if zbuf[2 * col, 2 * row] > nearest:
                 continue
             d = np.sqrt((col + 0.5 - u) ** 2 + (row + 0.5 - v) ** 2)
             core = min(1.0, max(0.0, radius + 0.5 - d))

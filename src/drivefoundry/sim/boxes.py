@@ -1,11 +1,13 @@
 """Boxes in, samples out: the kernels that draw road users and buildings into a view's depth and colour samples.
 
 Samples are twice as fine as pixels in both directions; a pixel is the mean of its four, so edges move smoothly. Camera
-frame: x right, y down, z ahead. zbuf (2H, 2W) float32 holds 1/z of the nearest surface (0 where none); cbuf (2H, 2W)
-int32 its packed colour. A hull is eight corners: below rear-right, front-right, front-left, rear-left, then the same above.
+frame: x right, y down, z ahead. zbuf (2W, 2H) float32 holds 1/z of the nearest surface (0 where none), by columns;
+cbuf (2W, 2H) int32 its packed colour. A hull is eight corners: rear-right, front-right, front-left, rear-left below, the same above.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,6 +49,20 @@ SKIN = np.array([214.0, 170.0, 140.0])
 BRAKE = np.array([255.0, 36.0, 26.0])
 TAIL = np.array([118.0, 16.0, 18.0])
 HEADLIGHT = np.array([246.0, 244.0, 226.0])
+
+
+class Canvas(NamedTuple):
+    """What one view is drawn on and with. zbuf, cbuf (2W, 2H) samples; cam (11,) the camera in samples; scratch: hull (8, 3)
+    in the camera frame, poly (8, 5), tone (H,) int64 and shaded (H,) int64."""
+
+    zbuf: np.ndarray
+    cbuf: np.ndarray
+    cam: np.ndarray
+    hull: np.ndarray
+    poly: np.ndarray
+    tone: np.ndarray
+    shaded: np.ndarray
+
 
 FACES = np.array([[3, 0, 4, 7], [0, 1, 5, 4], [2, 3, 7, 6], [1, 2, 6, 5], [4, 5, 6, 7]])
 """Corners of the rear, right, left, front and top face: seen from outside, bottom left first, counter-clockwise."""
@@ -91,8 +107,6 @@ def in_view(cam, wide, high, x, y, z, radius):
 @kernel
 def _surface(kind, s, t, lu, lv, grain, c0, c1, c2):
     """Point (s, t) m on a face of lu x lv m in, packed colour out; -1 for a hole. grain: size of a sample there, m."""
-    if kind == PLAIN:
-        return c0
     big = lv > 1.6
     if kind == SIDE:
         r = 0.46 if big else 0.33
@@ -163,21 +177,23 @@ def _clip(hull, face, poly):
 
 
 @kernel
-def _span(poly, n, y):
-    """Left and right end of a convex polygon (image points poly[:n, :2]) at height y."""
-    left, right = np.inf, -np.inf
+def _span(poly, n, x):
+    """Top and bottom end of a convex polygon (image points poly[:n, :2]) in the column at x."""
+    top, low = np.inf, -np.inf
     for a in range(n):
         b = a + 1 if a + 1 < n else 0
-        ya, yb = poly[a, 1], poly[b, 1]
-        if (ya > y) != (yb > y):
-            x = poly[a, 0] + (y - ya) / (yb - ya) * (poly[b, 0] - poly[a, 0])
-            left, right = min(left, x), max(right, x)
-    return left, right
+        xa, xb = poly[a, 0], poly[b, 0]
+        if (xa > x) != (xb > x):
+            y = poly[a, 1] + (x - xa) / (xb - xa) * (poly[b, 1] - poly[a, 1])
+            top, low = min(top, y), max(low, y)
+    return top, low
 
 
 @kernel
-def draw_face(zbuf, cbuf, cam, hull, face, poly, kind, c0, c1, c2):
-    """Draw one face of a hull (8, 3) in the camera frame, if it looks at the camera. poly (8, 5) is scratch."""
+def draw_face(canvas, face, kind, c0, c1, c2):
+    """Draw one face of the canvas's hull, if it looks at the camera: a surface of `kind` in packed colours."""
+    zbuf, cbuf, cam, hull, poly = canvas.zbuf, canvas.cbuf, canvas.cam, canvas.hull, canvas.poly
+    tone, shaded = canvas.tone, canvas.shaded
     a, b, d = FACES[face, 0], FACES[face, 1], FACES[face, 3]
     ax, ay, az = hull[a, 0], hull[a, 1], hull[a, 2]
     ux, uy, uz = hull[b, 0] - ax, hull[b, 1] - ay, hull[b, 2] - az
@@ -195,57 +211,61 @@ def draw_face(zbuf, cbuf, cam, hull, face, poly, kind, c0, c1, c2):
     n = _clip(hull, face, poly)
     if n < 3:
         return
-    top, low = np.inf, -np.inf
+    left, right = np.inf, -np.inf
     for k in range(n):
         poly[k, 0] = cam[CX] + cam[FX] * poly[k, 2] / poly[k, 4]
         poly[k, 1] = cam[CY] + cam[FY] * poly[k, 3] / poly[k, 4]
-        top, low = min(top, poly[k, 1]), max(low, poly[k, 1])
+        left, right = min(left, poly[k, 0]), max(right, poly[k, 0])
     s0, t0 = ux * ax + uy * ay + uz * az, vx * ax + vy * ay + vz * az
-    # Along a row 1/z, s/z and t/z are linear; the rays' x and y components step by gx and gy a sample.
+    # Down a column 1/z, s/z and t/z are linear; on an upright face seen level 1/z and s are even constant.
     gx, gy = 1.0 / cam[FX], 1.0 / cam[FY]
-    x0 = (0.5 - cam[CX]) * gx
-    rise, su, tu = nx * gx / facing, ux * gx, vx * gx
-    high, wide = zbuf.shape
-    for row in range(int(max(0.0, np.ceil(top - 0.5))), int(min(high * 1.0, np.ceil(low - 0.5)))):
-        left, right = _span(poly, n, row + 0.5)
-        first, last = int(max(0.0, np.ceil(left - 0.5))), int(min(wide * 1.0, np.ceil(right - 0.5)))
-        yn = (row + 0.5 - cam[CY]) * gy
-        near = (nx * x0 + ny * yn + nz) / facing
-        s_row, t_row = ux * x0 + uy * yn + uz, vx * x0 + vy * yn + vz
-        depth, colour = zbuf[row], cbuf[row]
-        base, slope = np.float32(near), np.float32(rise)
+    y0 = (0.5 - cam[CY]) * gy
+    slope, su, tv = np.float32(ny * gy / facing), uy * gy, vy * gy
+    wide, high = zbuf.shape
+    shaded[:] = -1
+    for col in range(int(max(0.0, np.ceil(left - 0.5))), int(min(wide * 1.0, np.ceil(right - 0.5)))):
+        top, low = _span(poly, n, col + 0.5)
+        first, last = int(max(0.0, np.ceil(top - 0.5))), int(min(high * 1.0, np.ceil(low - 0.5)))
+        depth, colour = zbuf[col], cbuf[col]
+        xn = (col + 0.5 - cam[CX]) * gx
+        base = np.float32((nx * xn + ny * y0 + nz) / facing)
         seen = 0
-        for col in range(first, last):
-            seen += base + np.float32(col) * slope > depth[col]
+        for row in range(first, last):
+            seen += base + np.float32(row) * slope > depth[row]
         if seen == 0:
             continue
-        c, shaded = 0, -2
-        for col in range(first, last):
-            iz = base + np.float32(col) * slope
-            if iz > depth[col]:
-                # Two neighbours in a pixel share one look at the surface: it costs more than the depth test.
-                if col & 1 == 0 or shaded != col - 1:
-                    z = 1.0 / np.float64(iz)
-                    c = c0
-                    if kind != PLAIN:
-                        s, t = z * (s_row + col * su) - s0, z * (t_row + col * tu) - t0
-                        c = (
-                            _wall(s, t, lv, z * gx, c0, c1, c2)
-                            if kind == WALL
-                            else _surface(kind, s, t, lu, lv, z * gx, c0, c1, c2)
-                        )
-                    if c >= 0:
-                        c = mix(c, HAZE, fade(z))
-                    shaded = col
+        s_col, t_col = ux * xn + uy * y0 + uz, vx * xn + vy * y0 + vz
+        z = 1.0 / np.float64(base)
+        haze = fade(z)
+        for row in range(first, last):
+            iz = base + np.float32(row) * slope
+            if iz > depth[row]:
+                # The four samples of a pixel share one look at the surface: it costs more than the depth test.
+                pixel = row >> 1
+                if shaded[pixel] != col >> 1:
+                    if slope != 0.0:
+                        z = 1.0 / np.float64(iz)
+                        haze = fade(z)
+                    s, t = z * (s_col + row * su) - s0, z * (t_col + row * tv) - t0
+                    if kind == PLAIN:
+                        c = c0
+                    elif kind == WALL:
+                        c = _wall(s, t, lv, z * gx, c0, c1, c2)
+                    else:
+                        c = _surface(kind, s, t, lu, lv, z * gx, c0, c1, c2)
+                    tone[pixel] = mix(c, HAZE, haze) if c >= 0 else c
+                    shaded[pixel] = col >> 1
+                c = tone[pixel]
                 if c >= 0:
-                    depth[col] = iz
-                    colour[col] = c
+                    depth[row] = iz
+                    colour[row] = c
 
 
 @kernel
-def set_hull(hull, cam, x, y, cos, sin, rear, front, half, z0, z1, taper_rear, taper_front, taper_side):
-    """Fill hull (8, 3): rear to front m along its heading from (x, y), half m to each side, z0 to z1 m high, drawn in
+def set_hull(canvas, x, y, cos, sin, rear, front, half, z0, z1, taper_rear, taper_front, taper_side):
+    """Fill the canvas's hull: rear to front m along its heading from (x, y), half m to each side, z0 to z1 m high, drawn in
     above by the tapers, m."""
+    hull, cam = canvas.hull, canvas.cam
     for k in range(8):
         above, along, left = k >= 4, k % 4 == 1 or k % 4 == 2, k % 4 >= 2
         dx = (front - (taper_front if above else 0.0)) if along else (rear + (taper_rear if above else 0.0))
@@ -257,7 +277,7 @@ def set_hull(hull, cam, x, y, cos, sin, rear, front, half, z0, z1, taper_rear, t
 
 
 @kernel
-def draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, rear, side, front, c0, c1, c2):
+def draw_hull(canvas, cos, sin, rear, side, front, c0, c1, c2):
     """Draw a hull with a surface each for rear, sides and front; c0, c1, c2 (3,) colours. Lamps shine unlit."""
     for face in range(5):
         kind, light, second = PLAIN, 1.0, c1
@@ -269,13 +289,13 @@ def draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, rear, side, front, c0, c1, 
         if kind == FRONT:
             second = HEADLIGHT
         a, b = pack(c0, light), pack(second, 1.0 if kind in (FRONT, REAR) else light)
-        draw_face(zbuf, cbuf, cam, hull, face, poly, kind, a, b, pack(c2, 1.0 if kind == REAR_GLASS else light))
+        draw_face(canvas, face, kind, a, b, pack(c2, 1.0 if kind == REAR_GLASS else light))
 
 
 @kernel
-def draw_building(zbuf, cbuf, cam, hull, poly, box, index):
+def draw_building(canvas, box, index):
     """Draw box (6,) x, y, yaw, length, width, height of the map's building number `index`."""
     cos, sin, half = np.cos(box[2]), np.sin(box[2]), 0.5 * box[3]
-    set_hull(hull, cam, box[0], box[1], cos, sin, -half, half, 0.5 * box[4], 0.0, box[5], 0.0, 0.0, 0.0)
+    set_hull(canvas, box[0], box[1], cos, sin, -half, half, 0.5 * box[4], 0.0, box[5], 0.0, 0.0, 0.0)
     wall = WALLS[(index * 5 + int(box[5])) % len(WALLS)]
-    draw_hull(zbuf, cbuf, cam, hull, poly, cos, sin, WALL, WALL, WALL, wall, PANE, HEADLIGHT)
+    draw_hull(canvas, cos, sin, WALL, WALL, WALL, wall, PANE, HEADLIGHT)

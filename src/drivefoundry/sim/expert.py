@@ -118,7 +118,9 @@ def _leads(ego, ego_size, s0, agents, seen, size, kind, route, n, stops, signals
         if d < -1.5:
             continue
         stoppable = d > ego[3] * ego[3] / (2 * 3.5)
-        if (signals[g] == SIGNAL_RED and d > ego[3] * ego[3] / 16.0 - 1.5) or (signals[g] == SIGNAL_YELLOW and stoppable):
+        if (signals[g] == SIGNAL_RED and d > ego[3] * ego[3] / 16.0 - 1.5) or (
+            signals[g] == SIGNAL_YELLOW and stoppable
+        ):
             leads[count, 0], leads[count, 1], leads[count, 2] = stops[c, 0], 0.0, 1.0
             return count + 1
     return count

@@ -139,7 +139,7 @@ def mix(a, b, w):
 @kernel
 def fade(z):
     """Distance m in, share of haze in 1/256 out."""
-    return FADE[min(1023, int(z))]
+    return FADE[max(0, min(1023, int(z)))]
 
 
 @kernel

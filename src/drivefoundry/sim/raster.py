@@ -250,20 +250,19 @@ def _shade(classes, texture):
             code = classes[row, col]
             level = np.float32(0.5) * (grain + patch)
             if code == SIDEWALK:
-                level = np.float32(0.1) if row % 8 == 0 or col % 8 == 0 else np.float32(0.6) + np.float32(0.4) * grain
+                level = np.float32(0.4) if row % 8 == 0 or col % 8 == 0 else np.float32(0.7) + np.float32(0.3) * grain
             texture[row, col] = code * SHADES + int(level * np.float32(SHADES - 0.01))
 
 
 @njit(cache=True, nogil=True)
 def _cover(classes, texture, row, col, coverage, code):
-    """Paint one road texel with coverage 0..1; paint falls only on road, and the fuller paint wins."""
-    if coverage <= 0.03 or classes[row, col] == GROUND or classes[row, col] == SIDEWALK:
-        return
+    """Paint one texel with coverage 0..1. The fuller paint wins; off the road it colours but stays what it was to drive on."""
     level = int(min(1.0, coverage) * (SHADES - 1) + 0.5)
-    old = texture[row, col]
-    if level > 0 and (old < WHITE * SHADES or level >= old % SHADES):
+    old, road = texture[row, col], classes[row, col] != GROUND and classes[row, col] != SIDEWALK
+    # Thin coverage is mixed with asphalt in the palette, so beside the road it would look like dirt.
+    if level > (0 if road else SHADES // 2) and (old < WHITE * SHADES or level >= old % SHADES):
         texture[row, col] = code * SHADES + level
-        if level * 2 >= SHADES - 1:
+        if road and level * 2 >= SHADES - 1:
             classes[row, col] = code
 
 
@@ -286,7 +285,10 @@ def _stroke(classes, texture, strip, width, on, period, code):
             for col in range(max(0, col0), min(wide, col1)):
                 px, py = col + 0.5 - x0, row + 0.5 - y0
                 s, side = px * dx + py * dy, abs(py * dx - px * dy)
-                end = min(0.5 + s, 0.5 + length - s)
+                if s < -0.75 or s > length + 0.75:
+                    continue
+                # Only the two ends of the strip are cut; where segments join, the fuller of both counts.
+                end = min(0.5 + s if i == 0 else 1.0, 0.5 + length - s if i == len(strip) - 2 else 1.0)
                 coverage = min(1.0, max(0.0, half - side + 0.5)) * min(1.0, max(0.0, end))
                 if period > 0.0:
                     phase = (along + s) % period

@@ -94,7 +94,9 @@ def _place(a, s, i0, tracks, path_s, out):
 
 
 @njit(cache=True, nogil=True)
-def _step_scene(t, tracks, logged, path_s, size, kind, stops, signals, ego, ego_size, reactive, s, at, states, seen, brake, late):
+def _step_scene(
+    t, tracks, logged, path_s, size, kind, stops, signals, ego, ego_size, reactive, s, at, states, seen, brake, late
+):
     """One 0.1 s step of all agents of one scene, from log step t - 1 to t."""
     agents, steps = logged.shape
     for a in range(agents):
@@ -134,7 +136,26 @@ def _step_scene(t, tracks, logged, path_s, size, kind, stops, signals, ego, ego_
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _step(step, start, tracks, logged, path_s, size, kind, stops, signals, ego, ego_slot, reactive, s, at, states, seen, brake, late):
+def _step(
+    step,
+    start,
+    tracks,
+    logged,
+    path_s,
+    size,
+    kind,
+    stops,
+    signals,
+    ego,
+    ego_slot,
+    reactive,
+    s,
+    at,
+    states,
+    seen,
+    brake,
+    late,
+):
     for i in prange(ego.shape[0]):
         ego_size = size[i, ego_slot[i]]
         t = start[i] + step

@@ -39,7 +39,15 @@ def _fates(path: Path) -> dict[str, str]:
     out = {}
     for i, scene in enumerate(ids):
         if scene in filmed:
-            bad = [what for key, what in (("collision", "collision"), ("off_road", "off the road"), ("red_light", "red light run")) if m[key][i] > 0]
+            bad = [
+                what
+                for key, what in (
+                    ("collision", "collision"),
+                    ("off_road", "off the road"),
+                    ("red_light", "red light run"),
+                )
+                if m[key][i] > 0
+            ]
             out[scene] = ", ".join(bad) or "no infraction"
     return out
 

@@ -13,14 +13,24 @@ from pathlib import Path
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest.server import running
 from drivefoundry.ingest.tokens import issue_token
-from drivefoundry.ledger import fresh
+from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
+from drivefoundry.stages.making import HOME, Line
 from drivefoundry_car.log import read_drive, write_drive
 from drivefoundry_car.record import clips_of
 from drivefoundry_car.trigger import load_campaigns
 from drivefoundry_car.upload import Uploader
 
 CARS_AT_ONCE = 4
+
+
+def ingest(line: Line, turn: int | None, drives: Artefact) -> Artefact:
+    """The drives' clips, at home."""
+    seed = line.recipe.fleet.seed
+    name = "ingest" if turn else "exam"
+    return line.make(
+        turn, "ingest", name, {"seed": seed}, [drives], HOME, lambda d: send_home(drives.path, line.store, seed, d)
+    )
 
 
 def send_home(drives: Path, store_url: str, seed: int, out: Path) -> dict:

@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.compute import pmap
 from drivefoundry.curate.curated import curate, load_curated, save_curated
 from drivefoundry.label.episodes import concatenate, episodes_of, save_shard
 from drivefoundry.label.scene import scene_from_clip
-from drivefoundry.ledger import fresh
+from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Curate
 from drivefoundry.roadmap import load_map
+from drivefoundry.stages.making import LABEL, Line
 from drivefoundry.types import Episodes, RoadMap
 
 CHUNK = 16
 """Clips that a worker takes at once."""
+
+
+def curated(
+    line: Line, turn: int, clips: Artefact, exam: Artefact, before: Artefact | None, exam_clips: list[str]
+) -> Artefact:
+    """This turn's clips, looked through; the exam's clips stay apart by place, drive and route."""
+    r = line.recipe.curate
+    earlier = before.path if before else None
+    return line.make(
+        turn, "curate", "curate", r, [clips, exam, before], LABEL,
+        lambda d: curate_clips(r, line.store, clips.path, earlier, exam_clips, "place", d),
+    )  # fmt: skip
+
+
+def curated_by_time(line: Line, clips: Artefact) -> Artefact:
+    """Clips of one recording, the last part of it held out."""
+    r = line.recipe.curate
+    return line.make(
+        None, "curate", "curate", r, [clips], LABEL,
+        lambda d: curate_clips(r, line.store, clips.path, None, [], "time", d),
+    )  # fmt: skip
+
+
+def shard(line: Line, turn: int | None, clips: Artefact, kept: Artefact, split: str = "train") -> Artefact:
+    """Training episodes of one split of these clips."""
+    r = line.recipe.curate
+    return line.make(
+        turn, "label", "label", {"curate": r, "split": split}, [clips, kept], LABEL,
+        lambda d: label_clips(r, line.store, clips.path, kept.path, split, d),
+    )  # fmt: skip
 
 
 def clip_ids(ingest: Path) -> list[str]:
@@ -26,7 +60,9 @@ def clip_ids(ingest: Path) -> list[str]:
     return json.loads((ingest / "clips.json").read_text())["clips"]
 
 
-def curate_clips(recipe: Curate, store: str, ingest: Path, before: Path | None, exam: list[str], apart: str, out: Path) -> dict:
+def curate_clips(
+    recipe: Curate, store: str, ingest: Path, before: Path | None, exam: list[str], apart: str, out: Path
+) -> dict:
     """This turn's clips and the last turn's curation in; out/curated: what is kept, why the rest is not, the splits.
 
     exam: clips that judge; nothing of their places, drives or routes may be learnt from. apart "time" holds the last part of
@@ -63,6 +99,8 @@ def label_clips(recipe: Curate, store: str, ingest: Path, curated: Path, split: 
     if not any(len(p) for p in parts):
         raise ValueError(f"none of {len(ids)} clips gives a training sample; they lack video or 4 s of driving ahead")
     episodes = concatenate(parts)
+    rare = kept.weight()
+    episodes = replace(episodes, weight=episodes.weight * np.array([rare[c] for c in episodes.clip], np.float32))
     save_shard(out / "shard", episodes)
     return {
         "samples": len(episodes),

@@ -6,18 +6,37 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.clips.importers.folder import clips_in, maps_in
+from drivefoundry.clips.importers.folder import clips_in, fingerprint, maps_in
 from drivefoundry.clips.store import ClipStore
-from drivefoundry.judge.open_loop import constant_velocity_plan, constant_yaw_rate_plan, open_loop_errors, open_loop_summary
+from drivefoundry.judge.open_loop import (
+    constant_velocity_plan,
+    constant_yaw_rate_plan,
+    open_loop_errors,
+    open_loop_summary,
+)
 from drivefoundry.label.episodes import load_shard
-from drivefoundry.ledger import fresh
+from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.progress import bar
 from drivefoundry.stages.home import write_json
+from drivefoundry.stages.making import IMPORT, JUDGE, Line
 from drivefoundry.types import Observation
 from drivefoundry_car.log import read_drive
 
 BATCH = 256
+
+
+def imported(line: Line, folder: Path) -> Artefact:
+    """The clips of a folder of real drives, in the store."""
+    source = {"folder": fingerprint(folder)}
+    return line.make(None, "import", "import", source, [], IMPORT, lambda d: import_drives(folder, line.store, d))
+
+
+def scored(line: Line, model: Artefact, held_out: Artefact) -> Artefact:
+    """The model's errors on the held-out part."""
+    return line.make(
+        None, "judge", "open_loop", {}, [model, held_out], JUDGE, lambda d: score(model.path, held_out.path, d)
+    )
 
 
 def import_drives(folder: Path, store_url: str, out: Path) -> dict:
@@ -59,6 +78,8 @@ def score(checkpoint: Path, shard: Path, out: Path) -> dict:
         "constant yaw rate": constant_yaw_rate_plan(episodes.ego),
         "model": np.concatenate(plans),
     }
-    table = {name: open_loop_summary(open_loop_errors(p, episodes.future), episodes.clip) for name, p in answers.items()}
+    table = {
+        name: open_loop_summary(open_loop_errors(p, episodes.future), episodes.clip) for name, p in answers.items()
+    }
     write_json(out / "open_loop.json", {"samples": len(episodes), "table": table})
     return {"samples": len(episodes)} | {f"{name} ADE m": table[name]["ade_4s"][0] for name in POLICIES}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from drivefoundry.clips.importers.folder import fingerprint, scenes_in
 from drivefoundry.compute import pmap
@@ -13,13 +14,13 @@ from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import record_drives, situations
 from drivefoundry.fleet.supervised import record_supervised
 from drivefoundry.ledger import Artefact, fresh
-from drivefoundry.line import CAR, FLEET, HOME, Line
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Fleet
 from drivefoundry.roadmap import save_map
 from drivefoundry.sim.policies import CarPolicy, LogReplay
-from drivefoundry.stages.home import send_home, write_json
+from drivefoundry.stages.home import ingest, write_json
 from drivefoundry.stages.label import clip_ids
+from drivefoundry.stages.making import CAR, FLEET, Line
 from drivefoundry.stages.score import scenes_of
 from drivefoundry.stages.ship import engine_in
 from drivefoundry.types import Policy, Scene, require
@@ -98,13 +99,41 @@ def record_scenes(fleet: Fleet, scenes: list[Scene], car: Path | None, out: Path
         policy = CarPolicy(Runtime.load(engine, reason_every=0), f"release {release[:12]}")
     with bar("outings", len(chosen)) as advance:
         rows = record_supervised(
-            policy, chosen, out / "drives", release, seconds=fleet.outing_seconds, human=car is None, on_drive=lambda n: advance(n)
+            policy,
+            chosen,
+            out / "drives",
+            release,
+            seconds=fleet.outing_seconds,
+            human=car is None,
+            on_drive=lambda n: advance(n),
         )
     km = sum(r["km"] for r in rows)
     takeovers = sum(r["takeovers"] for r in rows)
     write_json(out / "outings.json", {"rows": rows, "km": km, "takeovers": takeovers})
     said = {"drives": len(rows), "km": km}
     return said if car is None else said | {"takeovers": takeovers, "takeovers_per_km": takeovers / max(km, 1e-6)}
+
+
+class Source(Protocol):
+    """Where the loop gets its situations and its exam from."""
+
+    name: str
+
+    def lacks(self) -> list[str]:
+        """Sentences for the report on what the source does not hold."""
+        ...
+
+    def exam(self, line: Line) -> Artefact: ...
+
+    def exam_clips(self, exam: Artefact) -> list[str]:
+        """Clips of the exam, which nothing may learn from."""
+        ...
+
+    def exam_scenes(self, line: Line, exam: Artefact) -> list[Scene]: ...
+
+    def drives(self, line: Line, turn: int, car: Artefact | None) -> Artefact:
+        """Recordings of one turn; people drive where there is no car yet."""
+        ...
 
 
 class City:
@@ -121,7 +150,7 @@ class City:
         f = line.recipe.fleet
         drives = line.make(None, "fleet", "exam_drives", f, [], FLEET,
                            lambda d: record_city(f, (f.held_out,), f.held_out_seconds, "evaluation", d))  # fmt: skip
-        return line.make(None, "ingest", "exam", {"seed": f.seed}, [drives], HOME, lambda d: send_home(drives.path, line.store, f.seed, d))
+        return ingest(line, None, drives)
 
     def exam_clips(self, exam: Artefact) -> list[str]:
         return clip_ids(exam.path)
@@ -132,8 +161,12 @@ class City:
     def drives(self, line: Line, turn: int, car: Artefact | None) -> Artefact:
         f = line.recipe.fleet
         if car is None:
-            return line.make(turn, "fleet", "fleet", f, [], FLEET, lambda d: record_city(f, f.places, f.seconds, "fleet", d))
-        return line.make(turn, "fleet", "outings", f, [car], (*FLEET, *CAR), lambda d: record_outings(f, turn, car.path, d))
+            return line.make(
+                turn, "fleet", "fleet", f, [], FLEET, lambda d: record_city(f, f.places, f.seconds, "fleet", d)
+            )
+        return line.make(
+            turn, "fleet", "outings", f, [car], (*FLEET, *CAR), lambda d: record_outings(f, turn, car.path, d)
+        )
 
 
 class Recorded:
@@ -150,7 +183,9 @@ class Recorded:
         out = ["No camera was recorded: what the model sees is rendered from the map and the tracks."]
         if not any(len(s.signals) for s in self.scenes):
             out.append("No traffic lights were recorded: people stop at lights that neither camera nor map can show.")
-        out.append(f"Held out by place: {self.held_out}. The ego of a scene is a recorded vehicle, named in the scene's id.")
+        out.append(
+            f"Held out by place: {self.held_out}. The ego of a scene is a recorded vehicle, named in the scene's id."
+        )
         return out + [f"{file}: {why}" for file, why in self.refused.items() if why]
 
     def exam(self, line: Line) -> Artefact:
@@ -176,6 +211,8 @@ class Recorded:
 def held_out_place(places: list[str]) -> str:
     """The place with the fewest scenes among those with at least a tenth of all (else the rarest). ValueError for one place only."""
     counts = Counter(places)
-    require(len(counts) > 1, f"all scenes are of one place ({places[0]}): give recordings of two places, one is held out")
+    require(
+        len(counts) > 1, f"all scenes are of one place ({places[0]}): give recordings of two places, one is held out"
+    )
     enough = [p for p in counts if counts[p] >= len(places) / 10] or list(counts)
     return min(enough, key=lambda p: (counts[p], p))

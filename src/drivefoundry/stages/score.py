@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,52 +13,94 @@ from drivefoundry.clips.store import ClipStore
 from drivefoundry.judge.closed_loop import route_progress, score_rollout
 from drivefoundry.judge.gate import Gate, judge, save_verdict
 from drivefoundry.label.scene import scene_from_clip
-from drivefoundry.ledger import fresh
+from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Judge
 from drivefoundry.roadmap import load_map
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.stages.home import write_json
+from drivefoundry.stages.making import CAR, JUDGE, LEARN, Line
 from drivefoundry.types import Policy, RoadMap, Rollout, Scene
 from drivefoundry_car.runtime import Runtime
 
+if TYPE_CHECKING:
+    from drivefoundry.stages.record import Source
+
 BATCH = 128
 """Scenes driven at once: bounds the memory of a rollout."""
-YARDSTICK = "rule-based route follower"
+YARDSTICK = RouteFollower.name
+ENGINE, WHOLE_CAR = "int8 engine", "car (engine and guard)"
 SCORE = "driving_score_21"
 """The headline: CARLA's driving score, leaderboard 2.1."""
 
 
-def route_follower() -> Policy:
-    return RouteFollower()
+def baselines(line: Line, source: Source, exam: Artefact) -> list[Artefact]:
+    """The drivers that no turn changes; the first is the yardstick of everybody's progress."""
+    yard = _driven(line, None, source, exam, [], YARDSTICK, RouteFollower, [], ())
+    rest = {"constant velocity": ConstantVelocity, "log replay": LogReplay}
+    return [yard, *(_driven(line, None, source, exam, [yard], k, p, [], ()) for k, p in rest.items())]
 
 
-def constant_velocity() -> Policy:
-    return ConstantVelocity()
-
-
-def log_replay() -> Policy:
-    return LogReplay()
-
-
-def engine(folder: Path) -> Policy:
+def engine(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
     """The int8 engine alone, without its guard: what the model itself is worth."""
-    return CarPolicy(Runtime.load(folder, reason_every=0), "int8 engine", guard=False)
+
+    def policy() -> Policy:
+        return CarPolicy(Runtime.load(built.path, reason_every=0), ENGINE, guard=False)
+
+    return _driven(line, turn, source, exam, base, ENGINE, policy, [built], CAR)
 
 
-def car(folder: Path, films: int) -> Policy:
+def car(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
     """The car's whole runtime: engine, guard, and the slow reasoner for the scenes that are filmed."""
-    return CarPolicy(Runtime.load(folder, reason_every=2, reason_cars=films), "car (engine and guard)")
+
+    def policy() -> Policy:
+        return CarPolicy(Runtime.load(built.path, reason_every=2, reason_cars=line.recipe.judge.films), WHOLE_CAR)
+
+    return _driven(line, turn, source, exam, base, WHOLE_CAR, policy, [built], CAR)
 
 
-def torch_policy(checkpoint: Path, name: str) -> Policy:
-    from drivefoundry.model.policy import TorchPolicy
+def model(
+    line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], name: str, trained: Artefact
+) -> Artefact:
+    """A float checkpoint in torch."""
 
-    return TorchPolicy(checkpoint / "checkpoint", name)
+    def policy() -> Policy:
+        from drivefoundry.model.policy import TorchPolicy
+
+        return TorchPolicy(trained.path / "checkpoint", name)
+
+    return _driven(line, turn, source, exam, base, name, policy, [trained], LEARN)
 
 
-def verdict(recipe: Judge, scored: list[Path], out: Path) -> dict:
+def verdict(line: Line, turn: int, scored: list[Artefact], base: list[Artefact]) -> Artefact:
+    """The first of `scored` is the candidate."""
+    r = line.recipe.judge
+    paths = [a.path for a in (*scored, *base)]
+    return line.make(turn, "judge", "verdict", r, [*scored, *base], JUDGE, lambda d: compare(r, paths, d))
+
+
+def _driven(
+    line: Line,
+    turn: int | None,
+    source: Source,
+    exam: Artefact,
+    base: list[Artefact],
+    name: str,
+    policy: Callable[[], Policy],
+    parents: list[Artefact],
+    code: tuple[str, ...],
+) -> Artefact:
+    """One policy's exam. Its filmed scenes come first where only those are reasoned about."""
+    yard = base[0].path if base else None
+    r = line.recipe.judge
+    return line.make(
+        turn, "judge", "score", {"policy": name, "judge": r}, [exam, *base[:1], *parents], (*JUDGE, *code),
+        lambda d: score(policy(), source.exam_scenes(line, exam), r, yard, d),
+    )  # fmt: skip
+
+
+def compare(recipe: Judge, scored: list[Path], out: Path) -> dict:
     """Scores of the candidate (first) and of all it is compared with in; out/verdict.json with intervals and gates."""
     loaded = [load_scores(path) for path in scored]
     candidate, scenes, _ = loaded[0]
@@ -114,13 +158,17 @@ def score(policy: Policy, scenes: list[Scene], recipe: Judge, yardstick: Path | 
     _save_films([r for r, _ in parts], goal, recipe.films, out)
     write_json(out / "policy.json", {"policy": policy.name})
     shown = ("driving_score_21", "collision", "off_road", "red_light", "pdms", "progress")
-    return {"scenes": len(scenes)} | {m: float(scores[m].mean()) for m in shown}
+    return {"policy": policy.name, "scenes": len(scenes)} | {m: float(scores[m].mean()) for m in shown}
 
 
 def _save_films(rollouts: list[Rollout], goal: np.ndarray, films: int, out: Path) -> None:
     """What a film needs, of `films` scenes in which there is a way to go: the same scenes for every policy."""
     moving = np.flatnonzero(goal >= np.median(goal))
-    chosen = {int(i) for i in moving[np.linspace(0, len(moving) - 1, min(films, len(moving))).round().astype(int)]} if films else set()
+    chosen = (
+        {int(i) for i in moving[np.linspace(0, len(moving) - 1, min(films, len(moving))).round().astype(int)]}
+        if films
+        else set()
+    )
     kept: dict[str, np.ndarray] = {}
     first = 0
     for r in rollouts:

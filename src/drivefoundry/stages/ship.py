@@ -7,13 +7,31 @@ import shutil
 from pathlib import Path
 
 from drivefoundry.judge.gate import load_verdict
-from drivefoundry.ledger import fresh
+from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.release import create_repository, publish
 from drivefoundry.stages.home import write_json
+from drivefoundry.stages.making import SHIP, Line
 from drivefoundry_car.update import EVERYONE, Updater
 
 TEST_CARS = "safety-driver"
 """Cohort of cars with a safety driver: they get every release, so that the next one can learn from it."""
+
+
+def release(line: Line, turn: int, engine: Artefact, verdict: Artefact, before: Artefact | None) -> Artefact:
+    """The engine as a signed release in the repository of all releases."""
+    keys, ago = line.out / "keys", before.path if before else None
+    return line.make(
+        turn, "release", "release", {}, [engine, verdict, before], SHIP,
+        lambda d: sign_release(engine.path, verdict.path, ago, keys, f"turn-{turn}", d),
+    )  # fmt: skip
+
+
+def car(line: Line, turn: int, released: Artefact, parked: Artefact | None) -> Artefact:
+    """A car of the test fleet after its update to the release."""
+    ago = parked.path if parked else None
+    return line.make(
+        turn, "car", "car", {}, [released, parked], SHIP, lambda d: update_car(released.path, ago, d)
+    )  # fmt: skip
 
 
 def sign_release(engine: Path, verdict: Path, before: Path | None, keys: Path, name: str, out: Path) -> dict:
@@ -28,26 +46,30 @@ def sign_release(engine: Path, verdict: Path, before: Path | None, keys: Path, n
     root = create_repository(out / "repo", keys)
     (out / "root.json").write_bytes(root)
     judged = load_verdict(verdict / "verdict.json")
-    release = publish(out / "repo", keys, engine, verdict / "verdict.json", name, TEST_CARS, allow_failed=True)
+    published = publish(out / "repo", keys, engine, verdict / "verdict.json", name, TEST_CARS, allow_failed=True)
     cohorts = [TEST_CARS]
     if judged.passed:
         publish(out / "repo", keys, engine, verdict / "verdict.json", name, EVERYONE)
         cohorts.append("all cars")
-    write_json(out / "release.json", {"id": release.id, "name": name, "passed": judged.passed, "cohorts": cohorts})
-    return {"release": release.id[:12], "gates": "passed" if judged.passed else "failed", "cohorts": " and ".join(cohorts)}
+    write_json(out / "release.json", {"id": published.id, "name": name, "passed": judged.passed, "cohorts": cohorts})
+    return {
+        "release": release.id[:12],
+        "gates": "passed" if judged.passed else "failed",
+        "cohorts": " and ".join(cohorts),
+    }
 
 
-def update_car(release: Path, before: Path | None, out: Path) -> dict:
+def update_car(released: Path, before: Path | None, out: Path) -> dict:
     """Release artefact and the car as it was in; the car's metadata and A/B slots after a verified update out."""
     fresh(out)
     if before is not None:
         for part in ("metadata", "slots"):
             shutil.copytree(before / part, out / part, symlinks=True)
-    root = (release / "root.json").read_bytes()
-    updater = Updater(out / "metadata", out / "slots", release / "repo", root, vehicle="car-00", cohort=TEST_CARS)
+    root = (released / "root.json").read_bytes()
+    updater = Updater(out / "metadata", out / "slots", released / "repo", root, vehicle="car-00", cohort=TEST_CARS)
     installed = updater.update()
     assert installed is not None, "the repository offers the test cars its newest release"
-    wanted = json.loads((release / "release.json").read_text())["id"]
+    wanted = json.loads((released / "release.json").read_text())["id"]
     assert installed.release == wanted, f"the car runs {installed.release}, the repository offers {wanted}"
     engine = installed.engine.relative_to(out.resolve() if installed.engine.is_absolute() else out)
     write_json(out / "car.json", {"release": wanted, "engine": engine.as_posix()})

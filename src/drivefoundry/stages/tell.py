@@ -15,9 +15,9 @@ import numpy as np
 from drivefoundry.compute import cores
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.ledger import Artefact
-from drivefoundry.line import Line
 from drivefoundry.recipes import Recipe
 from drivefoundry.stages.films import films_of
+from drivefoundry.stages.making import Line
 from drivefoundry.stages.score import SCORE, YARDSTICK
 from drivefoundry.types import Verdict
 from drivefoundry.ui.content import Baseline, Curve, Fact, Gate, Made, Note, ReportContent, StageRow, Table, Turn
@@ -83,9 +83,13 @@ def turns_of(done: Done) -> list[Turn]:
         released = by.get((turn, "release"))
         out.append(
             Turn(
-                number=turn, driving_score=mine[SCORE], collisions=mine["collision"], pdms=mine["pdms"],
+                number=turn,
+                driving_score=mine[SCORE],
+                collisions=mine["collision"],
+                pdms=mine["pdms"],
                 takeovers_per_km=outings.info["takeovers_per_km"] if outings else None,
-                clips=by[turn, "ingest"].info["clips"], release_id=released.info["release"] if released else "",
+                clips=by[turn, "ingest"].info["clips"],
+                release_id=released.info["release"] if released else "",
             )  # fmt: skip
         )
     return out
@@ -104,7 +108,17 @@ def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
     return Table("Closed loop, held-out scenes", ["policy", *COLUMNS.values()], rows, note, marked)
 
 
-ORDER = ("constant velocity", "pre-trained", "SFT", "RL", "student", "int8 engine", "car (engine and guard)", "log replay", YARDSTICK)
+ORDER = (
+    "constant velocity",
+    "pre-trained",
+    "SFT",
+    "RL",
+    "student",
+    "int8 engine",
+    "car (engine and guard)",
+    "log replay",
+    YARDSTICK,
+)
 
 
 def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Note]:
@@ -117,10 +131,16 @@ def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Note]:
 
     last = turns[-1]
     floor = s["constant velocity"]
-    say(last.driving_score[1] > floor[2], f"Last release above constant velocity, intervals apart: {_span(last.driving_score)} against {_span(floor)}.")
+    say(
+        last.driving_score[1] > floor[2],
+        f"Last release above constant velocity, intervals apart: {_span(last.driving_score)} against {_span(floor)}.",
+    )
     if len(turns) > 1:
         first = turns[0].driving_score
-        say(last.driving_score[1] > first[2], f"Last release above the first, intervals apart: {_span(last.driving_score)} against {_span(first)}.")
+        say(
+            last.driving_score[1] > first[2],
+            f"Last release above the first, intervals apart: {_span(last.driving_score)} against {_span(first)}.",
+        )
     say(last.collisions[0] <= 0.10, f"Collisions in at most 10 % of scenes: {100 * last.collisions[0]:.1f} %.")
     if "RL" in s and "SFT" in s:
         say(s["RL"][0] >= s["SFT"][0], f"RL at least SFT in driving score: {s['RL'][0]:.3f} against {s['SFT'][0]:.3f}.")
@@ -141,10 +161,14 @@ def failures(verdict: Verdict) -> list[Note]:
         bad = np.flatnonzero(m[key] > 0)
         if len(bad):
             ids = ", ".join(verdict.scenes[i][:12] for i in bad[:4])
-            out.append(Note("failed", f"{verdict.candidate} {what} in {len(bad)} of {len(m[key])} scenes (first: {ids})."))
+            out.append(
+                Note("failed", f"{verdict.candidate} {what} in {len(bad)} of {len(m[key])} scenes (first: {ids}).")
+            )
     slow = int((m["progress"] < 0.5).sum())
     if slow:
-        out.append(Note("failed", f"{verdict.candidate} got less than half as far as the route follower in {slow} scenes."))
+        out.append(
+            Note("failed", f"{verdict.candidate} got less than half as far as the route follower in {slow} scenes.")
+        )
     return out
 
 
@@ -188,10 +212,29 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
         base = baselines(verdict)
     seconds = sum(a.seconds for _, _, a in done)
     cpu = sum(a.cpu_seconds for _, _, a in done)
-    facts = [Fact("turns of the loop", str(len(turns))), Fact("time to make all of it", f"{seconds / 60:.1f} min", f"{100 * cpu / max(seconds * cores(), 1e-9):.0f} % of it computing")]
+    facts = [
+        Fact("turns of the loop", str(len(turns))),
+        Fact(
+            "time to make all of it",
+            f"{seconds / 60:.1f} min",
+            f"{100 * cpu / max(seconds * cores(), 1e-9):.0f} % of it computing",
+        ),
+    ]
     if turns:
-        facts.insert(0, Fact("driving score", f"{turns[-1].driving_score[0]:.2f}", f"first release {turns[0].driving_score[0]:.2f}"))
-        facts.insert(1, Fact("collisions", f"{100 * turns[-1].collisions[0]:.1f} %", f"first release {100 * turns[0].collisions[0]:.1f} %"))
+        facts.insert(
+            0,
+            Fact(
+                "driving score", f"{turns[-1].driving_score[0]:.2f}", f"first release {turns[0].driving_score[0]:.2f}"
+            ),
+        )
+        facts.insert(
+            1,
+            Fact(
+                "collisions",
+                f"{100 * turns[-1].collisions[0]:.1f} %",
+                f"first release {100 * turns[0].collisions[0]:.1f} %",
+            ),
+        )
     scenes = f"{len(verdict.scenes)} held-out scenes, {recipe.judge.seconds:g} s each at most" if verdicts else ""
     return ReportContent(
         title="drivefoundry", subtitle=source, machine=machine(), made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), recipe=recipe.name,
@@ -218,11 +261,19 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
         model = table["table"]["model"]["ade_4s"][0]
         for name in ("constant velocity", "constant yaw rate"):
             other = table["table"][name]["ade_4s"][0]
-            notes.append(Note("target", f"Mean trajectory error below {name}: {model:.3f} m against {other:.3f} m.", model < other))
+            notes.append(
+                Note(
+                    "target", f"Mean trajectory error below {name}: {model:.3f} m against {other:.3f} m.", model < other
+                )
+            )
     if "import" in by:
         said = json.loads((by["import"].path / "notes.json").read_text())
         notes += [Note("lacks", f"{field}: {what}.") for field, what in said.items()]
-        notes.append(Note("lacks", "No scene truth: no closed-loop score, no reinforcement, no collisions to count; not invented."))
+        notes.append(
+            Note(
+                "lacks", "No scene truth: no closed-loop score, no reinforcement, no collisions to count; not invented."
+            )
+        )
     seconds = sum(a.seconds for _, _, a in done)
     return ReportContent(
         title="drivefoundry", subtitle=source, machine=machine(), made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), recipe=recipe.name,

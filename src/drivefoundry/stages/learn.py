@@ -1,0 +1,134 @@
+"""Shards in, checkpoints out: pre-training, fine-tuning with reasoning, reinforcement, distillation, quantisation.
+
+Each artefact holds checkpoint/ (model, codec, tokenizer) and metrics.jsonl; an engine artefact holds the engine's files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry.label.episodes import load_shard
+from drivefoundry.ledger import Artefact
+from drivefoundry.progress import bar
+from drivefoundry.recipes import Distil, Rl, Train
+from drivefoundry.stages.making import CAR, JUDGE, LEARN, Line
+from drivefoundry.train.distil import DISTIL, distil
+from drivefoundry.train.pretrain import PRETRAIN, pretrain
+from drivefoundry.train.sft import SFT, sft
+from drivefoundry.train.trainer import TrainReport
+from drivefoundry.types import Episodes
+
+STATE = "state.tmp"
+"""A killed training goes on from here; the ledger keeps no *.tmp."""
+CALIBRATION = 512
+"""Samples on which the engine is compared with the float student."""
+SELF_TEST = 16
+"""Samples whose answers go along with the engine, for the car to check."""
+
+
+def pretrained(line: Line, shards: list[Artefact]) -> Artefact:
+    """The base model, from scratch on the first shard."""
+    r, paths = line.recipe.train, [s.path for s in shards]
+    return line.make(None, "train", "pretrain", r, shards, LEARN, lambda d: _pretrain(r, paths, d))
+
+
+def fine_tuned(line: Line, turn: int, base: Artefact, shards: list[Artefact]) -> Artefact:
+    """The last model, taught this turn's clips and to give its reasons."""
+    r, paths = line.recipe.train, [s.path for s in shards]
+    return line.make(turn, "train", "sft", r, [base, *shards], LEARN, lambda d: _sft(r, base.path, paths, d))
+
+
+def reinforced(line: Line, turn: int, sft_model: Artefact, shards: list[Artefact]) -> Artefact:
+    """The fine-tuned model after reinforcement on scenes cut from this turn's clips."""
+    r, paths = line.recipe.rl, [s.path for s in shards]
+    code = ("drivefoundry.rl", *LEARN, *JUDGE)
+    return line.make(
+        turn, "rl", "rl", r, [sft_model, *shards], code, lambda d: _reinforce(r, line.store, sft_model.path, paths, d)
+    )
+
+
+def distilled(line: Line, turn: int, teacher: Artefact, before: Artefact | None, shards: list[Artefact]) -> Artefact:
+    """A much smaller student of the reinforced model, on from the last student."""
+    r, paths, ago = line.recipe.distil, [s.path for s in shards], before.path if before else None
+    return line.make(
+        turn, "distill", "distil", r, [teacher, before, *shards], LEARN, lambda d: _distil(r, teacher.path, ago, paths, d)
+    )
+
+
+def quantised(line: Line, turn: int, student: Artefact, shards: list[Artefact]) -> Artefact:
+    """The student as an int8 engine."""
+    newest = shards[-1].path
+    code = ("drivefoundry.shrink", *LEARN, *CAR)
+    return line.make(
+        turn, "shrink", "shrink", {}, [student, shards[-1]], code, lambda d: _quantise(student.path, newest, d)
+    )
+
+
+def _shards(paths: list[Path]) -> list[Episodes]:
+    return [load_shard(p / "shard") for p in paths]
+
+
+def mixed(paths: list[Path], driven_share: float, seed: int) -> list[Episodes]:
+    """Shards of all turns in; all samples of the turns in which a model drove, and as many of the first turn as leave
+    those the share `driven_share` of all."""
+    first, *driven = _shards(paths)
+    if not driven:
+        return [first]
+    new = sum(len(e) for e in driven)
+    old = min(len(first), round(new * (1 - driven_share) / driven_share))
+    rows = np.sort(np.random.default_rng(seed).permutation(len(first))[:old])
+    return [taken(first, rows), *driven]
+
+
+def taken(episodes: Episodes, rows: np.ndarray) -> Episodes:
+    """Some samples of an Episodes, which share its frames."""
+    arrays = ("frame_index", "ego", "route", "future", "t", "weight", "correction")
+    texts = {name: [getattr(episodes, name)[i] for i in rows] for name in ("text", "clip")}
+    return replace(episodes, **{name: getattr(episodes, name)[rows] for name in arrays}, **texts)
+
+
+def _said(report: TrainReport) -> dict:
+    return {
+        "samples": report.samples,
+        "samples_per_s": report.samples_per_s,
+        "loss": float(report.losses[-20:].mean()) if len(report.losses) else float("nan"),
+        "mfu": report.mfu,
+        "goodput": report.goodput,
+    }
+
+
+def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
+    config = replace(PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed)
+    with bar("pre-train", r.pretrain_steps) as advance:
+        report = pretrain(
+            _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
+            on_step=lambda *_: advance(),
+        )  # fmt: skip
+    return _said(report)
+
+
+def _sft(r: Train, base: Path, shards: list[Path], out: Path) -> dict:
+    steps = r.sft_steps if len(shards) == 1 else r.turn_steps
+    config = replace(SFT, seconds=0.0, steps=steps, batch=r.batch, lr=r.sft_rate, seed=r.seed + len(shards))
+    episodes = mixed(shards, r.new_share, r.seed)
+    with bar("fine-tune", steps) as advance:
+        report = sft(
+            episodes, out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
+            lambda *_: advance(),
+        )  # fmt: skip
+    return _said(report)
+
+
+def _distil(r: Distil, teacher: Path, before: Path | None, shards: list[Path], out: Path) -> dict:
+    steps = r.steps if before is None else r.turn_steps
+    config = replace(DISTIL, seconds=0.0, steps=steps, batch=r.batch, lr=r.rate, seed=len(shards))
+    init = before / "checkpoint" if before else None
+    with bar("distil", steps) as advance:
+        report = distil(
+            mixed(shards, r.new_share, 0), out / "checkpoint", teacher / "checkpoint", config, r.size, init,
+            out / STATE, out / "metrics.jsonl", lambda *_: advance(),
+        )  # fmt: skip
+    return _said(report)

@@ -1,0 +1,73 @@
+"""A stage's recipe, parents and code in, its artefact out: how every stage of the line enters the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drivefoundry import progress
+from drivefoundry.ledger import Artefact, Ledger
+from drivefoundry.recipes import Recipe
+
+# What the result of each stage hangs on, besides its recipe and its parents: change the code and the stage is redone.
+SIM = ("drivefoundry.sim", "drivefoundry.types", "drivefoundry.roadmap", "drivefoundry_car.inputs")
+CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.codec")
+LOG = ("drivefoundry_car.log", "drivefoundry_car.channels", "drivefoundry_car.video")
+FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
+HOME = ("drivefoundry.ingest", "drivefoundry.clips", "drivefoundry.stages.home", "drivefoundry_car.record",
+        "drivefoundry_car.trigger", "drivefoundry_car.upload", *LOG)  # fmt: skip
+LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.route", "drivefoundry.stages.label", *LOG)
+IMPORT = ("drivefoundry.clips", "drivefoundry.stages.openloop", "drivefoundry.roadmap", *LOG)
+LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry_car.codec")
+JUDGE = ("drivefoundry.judge", "drivefoundry.stages.score", *SIM)
+SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry_car.update", "drivefoundry_car.slots")
+
+
+class Reached(Exception):
+    """The stage that the user asked for is made."""
+
+
+@dataclass
+class Line:
+    """What one run has at hand, and what it has made so far: (turn, kind, artefact) in order."""
+
+    ledger: Ledger
+    recipe: Recipe
+    out: Path
+    until: str | None = None
+    done: list[tuple[int | None, str, Artefact]] = field(default_factory=list)
+
+    @property
+    def store(self) -> str:
+        """Where the clips are: a local directory."""
+        return str(self.out / "clips")
+
+    def make(
+        self,
+        turn: int | None,
+        verb: str,
+        kind: str,
+        recipe: Any,
+        parents: Sequence[Artefact | None],
+        code: tuple[str, ...],
+        build: Callable[[Path], dict[str, Any] | None],
+    ) -> Artefact:
+        """One ledger entry, told to the user; `verb` is the command line's name for it. Parents that are None are left out."""
+        there = [p for p in parents if p is not None]
+        artefact = self.ledger.make(kind, {"turn": turn, "recipe": recipe}, there, code, build)
+        self.done.append((turn, kind, artefact))
+        if artefact.made:
+            name = f"{kind.replace('_', ' ')} {artefact.info.get('policy', '')}"
+            when = f"turn {turn}" if turn else ""
+            progress.say(f"{when:7}{name:<34}{artefact.seconds:6.1f} s   {_told(artefact.info)}")
+        if verb == self.until and turn in (None, self.recipe.loops):
+            raise Reached
+        return artefact
+
+
+def _told(info: dict[str, Any]) -> str:
+    """The first plain figures that an artefact gives."""
+    plain = {k.replace("_", " "): v for k, v in info.items() if type(v) in (int, float, str) and k != "policy"}
+    return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in list(plain.items())[:6])
