@@ -1,8 +1,9 @@
 """Boxes in, samples out: the kernels that draw road users and buildings into a view's depth and colour samples.
 
-Samples are twice as fine as pixels in both directions; a pixel is the mean of its four, so edges move smoothly. Camera
-frame: x right, y down, z ahead. zbuf (2W, 2H) float32 holds 1/z of the nearest surface (0 where none), by columns;
-cbuf (2W, 2H) int32 its packed colour. A hull is eight corners: rear-right, front-right, front-left, rear-left below, the same above.
+Samples are twice as fine as pixels both ways; a pixel is the mean of its four, so edges move smoothly. They lie
+by columns: an upright face seen level has one depth a column. Camera frame: x right, y down, z ahead. zbuf (2W, 2H)
+float32 holds 1/z of the nearest surface (0 where none), cbuf (2W, 2H) int32 its packed colour. A hull is eight corners:
+rear-right, front-right, front-left, rear-left below, then the same above.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ HEADLIGHT = np.array([246.0, 244.0, 226.0])
 
 
 class Canvas(NamedTuple):
-    """What one view is drawn on and with. zbuf, cbuf (2W, 2H) samples; cam (11,) the camera in samples; scratch: hull (8, 3)
-    in the camera frame, poly (8, 5), tone (H,) int64 and shaded (H,) int64."""
+    """What one view is drawn on and with. zbuf, cbuf (2W, 2H) samples; cam (11,) the camera in samples; scratch: hull
+    (8, 3) in the camera frame, poly (8, 5), tone (H,) int64 and shaded (H,) int64."""
 
     zbuf: np.ndarray
     cbuf: np.ndarray
@@ -263,8 +264,8 @@ def draw_face(canvas, face, kind, c0, c1, c2):
 
 @kernel
 def set_hull(canvas, x, y, cos, sin, rear, front, half, z0, z1, taper_rear, taper_front, taper_side):
-    """Fill the canvas's hull: rear to front m along its heading from (x, y), half m to each side, z0 to z1 m high, drawn in
-    above by the tapers, m."""
+    """Fill the canvas's hull: rear to front m along its heading from (x, y), half m to each side, z0 to z1 m high,
+    drawn in above by the tapers, m."""
     hull, cam = canvas.hull, canvas.cam
     for k in range(8):
         above, along, left = k >= 4, k % 4 == 1 or k % 4 == 2, k % 4 >= 2

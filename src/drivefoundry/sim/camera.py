@@ -1,7 +1,7 @@
 """Simulator state in, camera frames out: S front cameras drawn at once by compiled code.
 
-Letters: S views, M maps, A agents, G signals, H, W image rows and columns. A view depends on nothing but its own inputs:
-frames are the same whatever the batch or the number of threads.
+Letters: S views, M maps, A agents, G signals, H, W image rows and columns. A view depends on nothing but its own
+inputs: frames are the same whatever the batch or the number of threads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drivefoundry.types import RoadMap, require
 class Rig:
     """One pinhole camera on the car.
 
-    width, height px; fx, fy, cx, cy px (pixel (i, j) spans i..i+1, j..j+1, so a centred axis has cx = width / 2); x, z m
+    width, height px; fx, fy, cx, cy px (pixel i, j spans i..i+1, j..j+1, so a centred axis has cx = width / 2); x, z m
     ahead of and above the box centre on the ground; pitch rad, positive down.
     """
 

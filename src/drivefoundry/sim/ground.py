@@ -26,7 +26,7 @@ from drivefoundry.sim.raster import (
 )
 
 kernel = njit(nogil=True, error_model="numpy")
-"""How drawing code is compiled. It is kept on disk as part of the kernels that call it, under a key that covers its source:
+"""How drawing code is compiled. It is kept on disk as part of the kernels that call it, under a key over its source:
 numba alone would go on using a kept kernel after a change in another file that it calls into."""
 
 LEVELS = 6
@@ -63,9 +63,8 @@ def _palette() -> np.ndarray:
 
 PALETTE = _palette()
 """(CLASSES * SHADES,) packed colour of each texture code."""
-SPREAD = (
-    PALETTE & 0xFF | (PALETTE.astype(np.int64) & 0xFF00) << 13 | (PALETTE.astype(np.int64) & 0xFF0000) << 26
-).astype(np.int64)
+_WIDE = PALETTE.astype(np.int64)
+SPREAD = _WIDE & 0xFF | (_WIDE & 0xFF00) << 13 | (_WIDE & 0xFF0000) << 26
 """The palette as `_spread` gives it."""
 OUTSIDE = int(PALETTE[GROUND * SHADES + SHADES // 2])
 
@@ -209,8 +208,8 @@ def _spread(c):
 
 @kernel
 def ground_row(base, upper, offset, high, wide, level, taps, n, haze, line):
-    """A row's taps from `row_taps` in; line (W,) int64 packed ground colours out: the mean of the taps, interpolated where few,
-    with `haze` / 256 of haze. base, upper: as in Pyramid; offset, high, wide: the level's place in them and its size.
+    """A row's taps from `row_taps` in; line (W,) int64 packed colours out: their mean, interpolated where few, with
+    `haze` / 256 of haze. base, upper: as in Pyramid; offset, high, wide: the level's place in them and its size.
     """
     line[:] = 0
     outside = _spread(OUTSIDE) * 256

@@ -256,7 +256,7 @@ def _shade(classes, texture):
 
 @njit(cache=True, nogil=True)
 def _cover(classes, texture, row, col, coverage, code):
-    """Paint one texel with coverage 0..1. The fuller paint wins; off the road it colours but stays what it was to drive on."""
+    """Paint one texel with coverage 0..1. The fuller paint wins; off the road it colours but keeps the class."""
     level = int(min(1.0, coverage) * (SHADES - 1) + 0.5)
     old, road = texture[row, col], classes[row, col] != GROUND and classes[row, col] != SIDEWALK
     # Thin coverage is mixed with asphalt in the palette, so beside the road it would look like dirt.

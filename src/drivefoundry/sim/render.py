@@ -1,7 +1,7 @@
 """Maps in, flat arrays of their surroundings out; and the compiled code that draws S views of them.
 
-Letters: S views, M maps, A agents, G signals, B buildings, H, W image rows and columns. Each view draws road users, signals
-and buildings, nearest first, into depth-tested samples, then fills what is left from the warped ground and the sky.
+Letters: S views, M maps, A agents, G signals, B buildings, H, W image rows and columns. Each view draws road users,
+signals and buildings, nearest first, into depth-tested samples, then fills the rest from the warped ground and the sky.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ AGENT_SIGHT = 160.0
 
 
 class World(NamedTuple):
-    """Static surroundings of M maps, flat. cells (M, 5) int64 first cell, rows, columns and whole-metre origin of the building
-    grid; cell_start (cells + 1,) ranges of buildings (B, 6), sorted by cell; reach (M,) half diagonal of the largest
-    building; head_start (M + 1,) ranges of heads (G, 4) and posts (G, 2)."""
+    """Static surroundings of M maps, flat. cells (M, 5) int64 first cell, rows, columns and whole-metre origin of the
+    building grid; cell_start (cells + 1,) ranges of buildings (B, 6), sorted by cell; reach (M,) half diagonal of the
+    largest building; head_start (M + 1,) ranges of heads (G, 4) and posts (G, 2)."""
 
     ground: Pyramid
     buildings: np.ndarray
@@ -205,7 +205,7 @@ def _compiled(stamp: int):
 
     @njit(cache=True, nogil=True, error_model="numpy")
     def render(out, start, stop, world, lens, maps, ego, agents, valid, size, kind, brake, signals):
-        """Draw views start..stop into out (S, H, W, 3). lens (7,): fx, fy, cx, cy, x, z, pitch; the rest as in Camera."""
+        """Draw views start..stop into out (S, H, W, 3). lens (7,): fx, fy, cx, cy, x, z, pitch; more as in Camera."""
         if stamp == 0:  # never so; numba keys on closed-over variables only where they are used
             return
         high, wide = out.shape[1], out.shape[2]

@@ -1,6 +1,6 @@
 """A scene and what happened in it in, pictures out: the camera's view beside the map from above; and MP4 bytes of many.
 
-Arrays are laid out as in Rollout: ego (T, 3+), agents (A, T, 4), valid (A, T), step 0 = Scene.start, 10 Hz; map frame, SI.
+Arrays are laid out as in Rollout: ego (T, 3+), agents (A, T, 4), valid (A, T), step 0 = Scene.start, 10 Hz; SI units.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def film(
 ) -> list[np.ndarray]:
     """One drive in, frames (H, W, 3) uint8 out, one for each `every` steps (2: 5 frames a second).
 
-    plans (D, 8, 3) and text (D,) belong to the decisions, 0.5 s apart from step 0; both are drawn where given. Agents beyond
-    the scene's own (padding of a batch) are left out. Raises ValueError where shapes do not fit the scene.
+    plans (D, 8, 3) and text (D,) belong to the decisions, 0.5 s apart from step 0; both are drawn where given. Agents
+    beyond the scene's own (padding of a batch) are left out. Raises ValueError where shapes do not fit the scene.
     """
     steps = len(ego)
     a = len(scene.kind)
@@ -188,7 +188,7 @@ def from_above(
 ) -> Image.Image:
     """The map around the ego, which heads up the picture, `pixels` square: road users, route, plan, lights.
 
-    past (t, 3+) the ego's poses until now; agents (A, 4) and valid (A,) now; signals (G,); plan (P, 2) in the ego frame.
+    past (t, 3+) the ego's poses until now; agents (A, 4), valid (A,), signals (G,) now; plan (P, 2) in the ego frame.
     """
     n = pixels * SMOOTH
     scale = n * 0.64 / AHEAD
@@ -263,7 +263,7 @@ def _ground(
     right: np.ndarray,
     ahead: np.ndarray,
 ) -> Image.Image:
-    """The map's raster turned so that `ahead` points up, n px square, `scale` px a metre, with `at` at pixel `centre`."""
+    """The map's raster with `ahead` pointing up, n px square, `scale` px a metre, `at` lying at pixel `centre`."""
     raster = ground_raster(road_map)
     image = Image.fromarray(raster.texture, "P")
     rgb = np.stack([PALETTE & 255, PALETTE >> 8 & 255, PALETTE >> 16], 1).astype(np.uint8)

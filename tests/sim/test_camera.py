@@ -1,0 +1,230 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from town import crossroads
+
+from drivefoundry.roadmap import make_map
+from drivefoundry.sim.camera import Camera, Rig
+from drivefoundry.types import SIGNAL_GREEN, SIGNAL_RED, SIGNAL_YELLOW
+
+LANE = [np.array([[-100.0, 0.0], [300.0, 0.0]])]
+FIELD = make_map(lanes=LANE)
+TOWN = crossroads()
+BIG = Rig().scaled(640, 320)
+CAR = (4.6, 1.9, 1.5)
+
+
+def shoot(maps, ego, agents=(), rig=None, brake=False, signals=(), threads=None, index=0):
+    """One frame: agents is a list of (x, y, yaw, size, kind)."""
+    n = len(agents)
+    state = np.array([(*a[:3], 0.0) for a in agents]).reshape(1, n, 4)
+    return (
+        Camera(maps, rig, threads)
+        .render(
+            np.array([index]),
+            np.array([ego], float),
+            state,
+            np.ones((1, n), bool),
+            np.array([a[3] for a in agents], float).reshape(1, n, 3),
+            np.array([a[4] for a in agents], int).reshape(1, n),
+            np.full((1, n), brake),
+            np.array([signals], int).reshape(1, -1),
+        )[0]
+        .astype(int)
+    )
+
+
+def pixel(rig, x, y, z):
+    """Pinhole projection of a point in the ego frame, pitch 0."""
+    depth = x - rig.x
+    return rig.cx - rig.fx * y / depth, rig.cy + rig.fy * (rig.z - z) / depth
+
+
+def changed(a, b):
+    rows, cols = np.nonzero(np.abs(a - b).max(-1) > 12)
+    return cols.min(), cols.max() + 1, rows.min(), rows.max() + 1
+
+
+@pytest.mark.parametrize("rig", [Rig(), BIG])
+@pytest.mark.parametrize("x", [15.0, 40.0, 80.0])
+def test_box_corners_project_as_a_pinhole_says(rig, x):
+    house = make_map(lanes=LANE, buildings=[[x, 2.0, 0.0, 6.0, 8.0, 4.0]])
+    left, right, top, bottom = changed(shoot([house], (0, 0, 0), rig=rig), shoot([FIELD], (0, 0, 0), rig=rig))
+    u0, v0 = pixel(rig, x - 3, 6.0, 4.0)
+    u1, v1 = pixel(rig, x - 3, -2.0, 0.0)
+    for seen, true in ((left, u0), (right, u1), (top, v0), (bottom, v1)):
+        assert abs(seen - np.clip(true, 0, rig.width)) <= 1.0
+
+
+def test_pitch_moves_the_view_as_it_should():
+    rig = Rig(pitch=0.1)
+    house = make_map(lanes=LANE, buildings=[[33.0, 0.0, 0.0, 6.0, 8.0, 3.0]])
+    _, _, top, bottom = changed(shoot([house], (0, 0, 0), rig=rig), shoot([FIELD], (0, 0, 0), rig=rig))
+    for seen, z in ((top, 3.0), (bottom, 0.0)):
+        angle = np.arctan2(rig.z - z, 30.0 - rig.x) - rig.pitch
+        assert abs(seen - (rig.cy + rig.fy * np.tan(angle))) <= 1.0
+
+
+@pytest.mark.parametrize("rig", [Rig(), BIG])
+@pytest.mark.parametrize("distance", [6.0, 10.0, 20.0, 40.0])
+def test_lane_line_lies_where_a_pinhole_says(rig, distance):
+    frame = shoot([crossroads(blocks=False)], (-100.0, -1.75, 0.0), rig=rig)
+    u, v = pixel(rig, distance + rig.x, 1.75, 0.0)
+    row = frame[int(v)]
+    yellow = row[:, 0] - row[:, 2]
+    window = np.arange(max(0, int(u) - 8), min(rig.width, int(u) + 9))
+    weight = np.clip(yellow[window] - 12, 0, None)
+    assert weight.max() > 20, "the line is there"
+    true, _ = pixel(rig, rig.x + rig.fy * rig.z / (int(v) + 0.5 - rig.cy), 1.75, 0.0)
+    assert abs((weight * (window + 0.5)).sum() / weight.sum() - true) <= 1.0
+
+
+def test_near_hides_far_whatever_the_order():
+    red_behind, truck = (40.0, 0.0, 0.0, CAR, 0), (20.0, 0.0, 0.0, (9.0, 2.5, 3.4), 1)
+    alone = shoot([FIELD], (0, 0, 0), [truck])
+    # A hidden car changes nothing. Agents are coloured by index, so the truck keeps its own.
+    assert np.array_equal(shoot([FIELD], (0, 0, 0), [truck, red_behind]), alone)
+    house = make_map(lanes=LANE, buildings=[[20.0, 0.0, 0.0, 6.0, 12.0, 8.0]])
+    assert np.array_equal(shoot([house], (0, 0, 0), [red_behind]), shoot([house], (0, 0, 0)))
+    assert not np.array_equal(shoot([house], (0, 0, 0), [(12.0, 0.0, 0.0, CAR, 0)]), shoot([house], (0, 0, 0)))
+
+
+@pytest.mark.parametrize("distance", [20.0, 40.0, 60.0])
+@pytest.mark.parametrize(("state", "channel"), [(SIGNAL_RED, (0, 1)), (SIGNAL_GREEN, (1, 0)), (SIGNAL_YELLOW, (0, 2))])
+def test_lamp_is_seen_by_the_approach_it_faces_and_not_from_behind(distance, state, channel):
+    town = crossroads(blocks=False)
+    strong, weak = channel
+    lit = shoot([town], (8.0 - distance, -5.25, 0.0), signals=[state])
+    dark = shoot([town], (8.0 - distance, -5.25, 0.0), signals=[0])
+    glow = (lit - dark)[..., strong]
+    assert (glow > 60).sum() >= 3, "at least a few pixels brighten"
+    at = np.unravel_index(np.argmax(lit[..., strong] - lit[..., weak]), glow.shape)
+    assert lit[at][strong] > 200
+    assert lit[at][strong] - lit[at][weak] > 100
+    behind = (10.0 + distance, 5.25, np.pi)
+    assert np.array_equal(shoot([town], behind, signals=[state]), shoot([town], behind, signals=[0]))
+
+
+def test_red_and_yellow_and_green_differ():
+    seen = []
+    for s in (SIGNAL_RED, SIGNAL_YELLOW, SIGNAL_GREEN):
+        frame = shoot([TOWN], (-40.0, -5.25, 0.0), signals=[s])
+        seen.append(frame)
+    assert all(np.abs(a - b).max() > 100 for a, b in ((seen[0], seen[1]), (seen[1], seen[2]), (seen[0], seen[2])))
+
+
+def test_truck_hides_a_lamp():
+    truck = [(-20.0, -5.9, 0.0, (9.0, 2.5, 9.0), 1)]
+    ego = (-32.0, -5.25, 0.0)
+    assert np.array_equal(shoot([TOWN], ego, truck, signals=[3]), shoot([TOWN], ego, truck, signals=[0]))
+
+
+@pytest.mark.parametrize("distance", [8.0, 20.0, 40.0])
+@pytest.mark.parametrize("kind", [0, 1])
+def test_brake_lamps_are_brighter_than_tail_lamps(distance, kind):
+    size = CAR if kind == 0 else (9.0, 2.5, 3.4)
+    agent = [(distance + size[0] / 2 + 1.0, 0.0, 0.0, size, kind)]
+    on = shoot([FIELD], (0, 0, 0), agent, brake=True)
+    off = shoot([FIELD], (0, 0, 0), agent)
+    assert ((on - off)[..., 0] > 40).sum() >= 2
+    from_front = [(distance + 4.0, 0.0, np.pi, size, kind)]
+    ahead = np.abs(shoot([FIELD], (0, 0, 0), from_front, brake=True) - shoot([FIELD], (0, 0, 0), from_front))
+    assert (ahead.max(-1) > 40).sum() == 0, "brake lamps do not show from the front"
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2, 3])
+@pytest.mark.parametrize("distance", [10.0, 30.0, 60.0])
+def test_every_road_user_is_seen(kind, distance):
+    size = [CAR, (9.0, 2.5, 3.4), (0.5, 0.6, 1.75), (1.8, 0.6, 1.75)][kind]
+    frame = shoot([FIELD], (0, 0, 0), [(distance, 1.0, 0.0, size, kind)])
+    left, right, top, bottom = changed(frame, shoot([FIELD], (0, 0, 0)))
+    tall = Rig().fy * size[2] / (distance - 1.0 + size[0] / 2)
+    assert bottom - top >= 0.8 * tall - 1
+    assert right > left
+
+
+def test_car_right_ahead_is_clipped_not_dropped():
+    for gap in (0.1, 0.5, 3.0):
+        frame = shoot([FIELD], (0, 0, 0), [(1.0 + gap + 2.3, 0.0, 0.0, CAR, 0)])
+        empty = shoot([FIELD], (0, 0, 0))
+        assert (np.abs(frame - empty).max(-1) > 12)[45:, 60:100].mean() > 0.9
+    beside = shoot([FIELD], (0, 0, 0), [(2.5, 2.2, 0.0, CAR, 0)])
+    assert (np.abs(beside - empty).max(-1) > 12)[40:, :20].mean() > 0.5
+    behind = shoot([FIELD], (0, 0, 0), [(-5.0, 0.0, 0.0, CAR, 0)])
+    assert np.array_equal(behind, empty)
+
+
+def batch(s=9, a=12, seed=0):
+    rng = np.random.default_rng(seed)
+    ego = np.stack([rng.uniform(-120, 120, s), rng.uniform(-6, 6, s), rng.uniform(-3, 3, s)], 1)
+    agents = np.concatenate(
+        [rng.uniform(-120, 120, (s, a, 1)), rng.uniform(-8, 8, (s, a, 1)), rng.uniform(-3, 3, (s, a, 2))], 2
+    )
+    kind = rng.integers(0, 4, (s, a))
+    size = np.array([CAR, (9.0, 2.5, 3.4), (0.5, 0.6, 1.75), (1.8, 0.6, 1.75)])[kind]
+    return (
+        rng.integers(0, 2, s),
+        ego,
+        agents,
+        rng.random((s, a)) < 0.8,
+        size,
+        kind,
+        rng.random((s, a)) < 0.5,
+        rng.integers(0, 4, (s, 1)),
+    )
+
+
+def test_frames_do_not_depend_on_batch_or_threads():
+    maps, args = [TOWN, crossroads(60.0)], batch()
+    together = Camera(maps, threads=1).render(*args)
+    assert np.array_equal(together, Camera(maps, threads=3).render(*args))
+    for i in range(len(together)):
+        assert np.array_equal(together[i], Camera(maps).render(*(x[i : i + 1] for x in args))[0])
+
+
+def test_each_view_sees_its_own_map():
+    args = batch()
+    both = Camera([TOWN, FIELD]).render(*args)
+    for i, m in enumerate(args[0]):
+        alone = Camera([[TOWN, FIELD][m]]).render(np.zeros(1, int), *(x[i : i + 1] for x in args[1:]))[0]
+        assert np.array_equal(both[i], alone)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.floats(-0.6, 0.6), st.sampled_from([(160, 64), (33, 17), (8, 90)]))
+def test_any_poses_draw(seed, pitch, size):
+    args = list(batch(3, 8, seed))
+    rng = np.random.default_rng(seed)
+    # Agents at, beside, around and behind the camera plane, and far off the map.
+    args[2] = args[2].copy()
+    args[2][:, :4, :2] = args[1][:, None, :2] + rng.normal(0, 1.5, (3, 4, 2))
+    args[2][:, 4, 0] = 1e7
+    args[1] = args[1].copy()
+    args[1][0, :2] = 1e6
+    frames = Camera([TOWN, FIELD], Rig(*size, cx=size[0] / 2, cy=size[1] / 2, pitch=pitch)).render(*args)
+    assert frames.shape == (3, size[1], size[0], 3)
+    assert frames.dtype == np.uint8
+
+
+def test_bad_input_is_refused_by_name():
+    args = list(batch())
+    camera = Camera([TOWN, FIELD])
+    for i, value, message in (
+        (0, np.full(9, 2), "map_index past"),
+        (1, np.full((9, 3), np.nan), "ego pose is not finite"),
+        (2, np.full((9, 12, 4), np.inf), "agent's state is not finite"),
+        (4, np.ones((9, 11, 3)), "size"),
+        (7, np.zeros(9, int), "signals"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            camera.render(*[value if j == i else x for j, x in enumerate(args)])
+    with pytest.raises(ValueError, match="at least one map"):
+        Camera([])
+
+
+def test_lane_lines_and_signals_survive_without_signal_states():
+    frame = Camera([TOWN]).render(
+        *[x[:1] * 0 if i == 0 else x[:1] for i, x in enumerate(batch()[:7])], np.zeros((1, 0))
+    )
+    assert frame.std() > 10
