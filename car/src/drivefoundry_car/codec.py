@@ -1,9 +1,10 @@
 """Action codec: a plan as 8 tokens, each one of K (acceleration, curvature) pairs held for half a second.
 
-Axes: N samples, K codes, 8 plan points 0.5 s apart. Plans are (N, 8, 3) x m, y m, yaw rad in the ego frame (x forward, y left);
-codebooks (K, 2) acceleration m/s^2 and curvature 1/m (left positive); speed (N,) m/s now. A unicycle driven by one code moves
-on an exact arc; its speed never falls below 0, so a standing car stays where it is, whatever the curvature.
-Sources: Trajeglish (Philion 2024) for k-disk vocabularies; the pair (acceleration, curvature) as in Alpamayo-R1 (2025).
+Axes: N samples, K codes, 8 plan points 0.5 s apart. Plans are (N, 8, 3) x m, y m, yaw rad in the ego frame (x forward,
+y left); codebooks (K, 2) acceleration m/s^2 and curvature 1/m (left positive); speed (N,) m/s now. A unicycle driven
+by one code moves on an exact arc; its speed never falls below 0, so a standing car stays where it is, whatever the
+curvature. Sources: Trajeglish (Philion 2024) for k-disk vocabularies; the pair (acceleration, curvature) as in
+Alpamayo-R1 (2025).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ HEADING_M = 4.0
 SPEED_S = 0.25
 """A speed error of 1 m/s costs as much as this many metres: without it, greedy codes brake and accelerate in turn."""
 A_SCALE, CURVATURE_SCALE = 0.5, 0.012
-"""Distances between codes are counted in these units (curvature on an asinh scale: fine near straight, coarse near 0.2)."""
+"""Distances between codes are counted in these units (curvature on an asinh scale: fine near straight, coarse near
+0.2)."""
 _MUST = [
     (0.0, 0.0),
     (-6.0, 0.0),
@@ -49,7 +51,7 @@ def advance(state: np.ndarray, code: np.ndarray) -> np.ndarray:
 
 def decode(tokens: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> np.ndarray:
     """Tokens (N, 8) int, codebook (K, 2) and speed (N,) m/s in; plan points (N, 8, 3) float32 out."""
-    if tokens.size and not (0 <= int(tokens.min()) and int(tokens.max()) < len(codebook)):
+    if tokens.size and (int(tokens.min()) < 0 or int(tokens.max()) >= len(codebook)):
         raise ValueError(
             f"tokens: codes must lie in 0..{len(codebook) - 1}, got {int(tokens.min())}..{int(tokens.max())}"
         )
@@ -63,7 +65,8 @@ def decode(tokens: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> np.nd
 
 
 def speeds(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Speed at each plan point, (N, 8) m/s >= 0, by central differences of the way along the plan (one-sided at the end)."""
+    """Speed at each plan point, (N, 8) m/s >= 0, by central differences of the way along the plan (one-sided at the
+    end)."""
     p = np.concatenate([np.zeros_like(future[:, :1, :2]), future[:, :, :2]], 1)
     way = np.hypot(*np.moveaxis(np.diff(p, axis=1), -1, 0))
     v = np.empty(way.shape)
@@ -75,8 +78,8 @@ def speeds(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
 def encode(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray, chunk: int = 2048) -> np.ndarray:
     """Plans (N, 8, 3), codebook (K, 2), speed (N,) in; tokens (N, 8) int64 out.
 
-    Greedy and closed loop: each step takes the code whose arc, from where the codes so far have led, ends closest to the plan
-    (position, heading and speed), so that errors do not add up. Ties (a standing car) go to the gentlest code.
+    Greedy and closed loop: each step takes the code whose arc, from where the codes so far have led, ends closest to
+    the plan (position, heading and speed), so that errors do not add up. Ties (a standing car) go to the gentlest code.
     """
     future = np.asarray(future, np.float32)
     out = np.empty((len(future), STEPS), np.int64)
@@ -100,7 +103,8 @@ def encode(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray, chunk: i
 
 
 def floor_error(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> float:
-    """The codec's own error: mean distance (m) between plans and their reconstructions, over all points of (N, 8, 3)."""
+    """The codec's own error: mean distance (m) between plans and their reconstructions, over all points of (N, 8,
+    3)."""
     if not len(future):
         return 0.0
     back = decode(encode(future, codebook, speed), codebook, speed)
@@ -108,7 +112,8 @@ def floor_error(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> 
 
 
 def controls(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """The (N, 8, 2) acceleration m/s^2 and curvature 1/m that plans (N, 8, 3) from speed (N,) show; curvature 0 where standing."""
+    """The (N, 8, 2) acceleration m/s^2 and curvature 1/m that plans (N, 8, 3) from speed (N,) show; curvature 0 where
+    standing."""
     v = np.concatenate([np.asarray(speed, np.float64)[:, None], speeds(future, speed)], 1)
     p = np.concatenate([np.zeros_like(future[:, :1]), future], 1)
     way = np.hypot(*np.moveaxis(np.diff(p[..., :2], axis=1), -1, 0))
@@ -117,7 +122,8 @@ def controls(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
     return np.stack([np.diff(v, axis=1) / STEP_S, np.clip(curvature, -0.25, 0.25)], -1)
 
 
-def _warp(codes: np.ndarray) -> np.ndarray:
+def warp(codes: np.ndarray) -> np.ndarray:
+    """Codes (..., 2) in, coordinates (..., 2) in which distances between codes are judged out."""
     return np.stack([codes[..., 0] / A_SCALE, np.arcsinh(codes[..., 1] / CURVATURE_SCALE)], -1)
 
 
@@ -139,10 +145,11 @@ def _disks(pool: np.ndarray, radius: float, limit: int) -> list[int]:
 def fit_codebook(futures: np.ndarray, speed: np.ndarray, k: int = 128, seed: int = 0) -> np.ndarray:
     """Plans (N, 8, 3) and speeds (N,) in, codebook (K, 2) out: acceleration m/s^2, curvature 1/m. Code 0 is (0, 0).
 
-    k-disk: codes are drawn from the controls seen in the plans so that no two lie closer than a radius, which is the largest
-    that still gives K. Rare manoeuvres thus get codes too, where k-means would spend all of them on driving straight on.
-    Always there: standing and constant speed straight (one code: 0, 0), braking to -8 m/s^2, curvature +-0.2, and a thin
-    grid where the data is silent. The book mirrors itself: (a, c) in it means (a, -c) in it; see `mirror`.
+    k-disk: codes are drawn from the controls seen in the plans so that no two lie closer than a radius, which is the
+    largest that still gives K. Rare manoeuvres thus get codes too, where k-means would spend all of them on driving
+    straight on. Always there: standing and constant speed straight (one code: 0, 0), braking to -8 m/s^2, curvature
+    +-0.2, and a thin grid where the data is silent. The book mirrors itself: (a, c) in it means (a, -c) in it; see
+    `mirror`.
     """
     if k < 32 or k % 2:
         raise ValueError(f"k: an even number of at least 32 codes wanted, got {k}")
@@ -160,28 +167,28 @@ def fit_codebook(futures: np.ndarray, speed: np.ndarray, k: int = 128, seed: int
     pool = np.concatenate([straight, seen[seen[:, 1] < 0.003] * [1.0, 0.0], grid[grid[:, 1] == 0], _dense_line(4 * k)])
     straight = _pick(pool, len(straight), n_straight)
     turning = np.array(_MUST_TURN)
-    pool = np.concatenate([turning, seen[seen[:, 1] >= 0.003], grid[grid[:, 1] > 0], _dense_line(4 * k) + [0.0, 0.03]])
+    pool = np.concatenate([turning, seen[seen[:, 1] >= 0.003], grid[grid[:, 1] > 0], _dense_line(4 * k, 0.03)])
     turning = _pick(pool, len(turning), (k - n_straight) // 2)
     book = np.concatenate([straight, turning, turning * [1.0, -1.0]]).astype(np.float32)
-    assert len(np.unique(book, axis=0)) == k and (book[0] == 0).all()
+    assert len(np.unique(book, axis=0)) == k
     return book
 
 
-def _dense_line(n: int) -> np.ndarray:
-    return np.stack([np.linspace(-7.9, 3.9, n), np.zeros(n)], 1)
+def _dense_line(n: int, curvature: float = 0.0) -> np.ndarray:
+    return np.stack([np.linspace(-7.9, 3.9, n), np.full(n, curvature)], 1)
 
 
 def _pick(pool: np.ndarray, must: int, n: int) -> np.ndarray:
     """The first `must` points of the pool and n - must more, far from those and from each other."""
     fixed, rest = pool[:must], pool[must:]
     rest = rest[np.sort(np.unique(np.round(rest, 5), axis=0, return_index=True)[1])]
-    far = np.sqrt(((_warp(rest)[:, None] - _warp(fixed)[None]) ** 2).sum(-1)).min(1)
+    far = np.sqrt(((warp(rest)[:, None] - warp(fixed)[None]) ** 2).sum(-1)).min(1)
     lo, hi = 0.0, 8.0
     best = np.zeros(0, np.int64)
     for _ in range(16):  # the same radius keeps points off the fixed codes and off each other
         mid = 0.5 * (lo + hi)
         candidates = np.flatnonzero(far >= max(mid, 1e-6))
-        got = _disks(_warp(rest[candidates]), mid, n - must) if len(candidates) else []
+        got = _disks(warp(rest[candidates]), mid, n - must) if len(candidates) else []
         if len(got) >= n - must:
             lo, best = mid, candidates[got[: n - must]]
         else:
@@ -191,7 +198,8 @@ def _pick(pool: np.ndarray, must: int, n: int) -> np.ndarray:
 
 
 def mirror(codebook: np.ndarray) -> np.ndarray:
-    """(K,) int: the code that is each code's mirror image (curvature negated). Flipping a plan permutes its tokens so."""
+    """(K,) int: the code that is each code's mirror image (curvature negated). Flipping a plan permutes its tokens
+    so."""
     far = ((codebook[:, None] - codebook[None] * [1.0, -1.0]) ** 2 * [1.0, 1e4]).sum(-1)
     twin = far.argmin(1)
     if far[np.arange(len(twin)), twin].max() > 1e-6:

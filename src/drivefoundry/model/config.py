@@ -69,9 +69,14 @@ class ModelConfig:
 
     def validate(self) -> ModelConfig:
         h, w = self.image
-        require(h % self.patch == 0 and w % self.patch == 0, f"ModelConfig.image: {h}x{w} is not whole {self.patch} px patches")
+        require(
+            h % self.patch == 0 and w % self.patch == 0,
+            f"ModelConfig.image: {h}x{w} is not whole {self.patch} px patches",
+        )
         require(self.patch % 8 == 0, f"ModelConfig.patch: a multiple of 8 px wanted, got {self.patch}")
-        require(self.heads % self.kv_heads == 0, f"ModelConfig.kv_heads: {self.kv_heads} does not divide {self.heads} heads")
+        require(
+            self.heads % self.kv_heads == 0, f"ModelConfig.kv_heads: {self.kv_heads} does not divide {self.heads} heads"
+        )
         require(self.head_dim % 2 == 0, f"ModelConfig.head_dim: must be even for RoPE, got {self.head_dim}")
         require(self.frames == 2, f"ModelConfig.frames: two frames wanted (now and 0.5 s ago), got {self.frames}")
         return self

@@ -5,6 +5,7 @@ Axes: B batch, T tokens, S keys, D model width, H heads, N key-value heads, K he
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,10 +29,13 @@ class Cache:
     @staticmethod
     def empty(config: ModelConfig, batch: int, room: int, like: Tensor) -> Cache:
         shape = (batch, room, config.kv_heads, config.head_dim)
-        return Cache([like.new_empty(shape) for _ in range(config.layers)], [like.new_empty(shape) for _ in range(config.layers)])
+        return Cache(
+            [like.new_empty(shape) for _ in range(config.layers)], [like.new_empty(shape) for _ in range(config.layers)]
+        )
 
     def add(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, T, N, K) keys and values after the filled ones; returns all so far. The caller moves `filled` on."""
+        """Write (B, T, N, K) keys and values after the filled ones; returns all so far. The caller moves `filled`
+        on."""
         end = self.filled + k.shape[1]
         self.keys[layer][:, self.filled : end] = k
         self.values[layer][:, self.filled : end] = v
@@ -39,7 +43,8 @@ class Cache:
 
 
 def rope_table(config: ModelConfig, length: int) -> Tensor:
-    """(2, length, K/2): cosine and sine of each position's rotation (RoFormer, Su 2021; half-split layout as in Llama)."""
+    """(2, length, K/2): cosine and sine of each position's rotation (RoFormer, Su 2021; half-split layout as in
+    Llama)."""
     rate = config.rope_theta ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
     angle = torch.arange(length)[:, None] * rate
     return torch.stack([angle.cos(), angle.sin()])
@@ -114,15 +119,21 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.config = config
         self.blocks = nn.ModuleList([Block(config, i) for i in range(config.layers)])
         self.norm = nn.Parameter(torch.ones(config.dim))
+        self._compiled: list[Callable[..., Tensor]] = []
+
+    def compile_blocks(self) -> None:
+        """Compile each block for training (cached decoding stays eager): one small graph that all layers share."""
+        self._compiled = [torch.compile(block.forward, dynamic=False) for block in self.blocks]
 
     def forward(self, x: Tensor, rope: Tensor, mask: Tensor, keep: int, cache: Cache | None = None) -> Tensor:
-        """x (B, T, D) in, the last `keep` positions normed, (B, keep, D), out; with a cache, x continues what is in it."""
-        t = x.shape[1]
-        for block in self.blocks:
-            x = block(x, rope, mask, keep if block is self.blocks[-1] else t, cache)
+        """x (B, T, D) in, the last `keep` positions normed, (B, keep, D), out; with a cache, x continues what is in
+        it."""
+        t, last = x.shape[1], len(self.blocks) - 1
+        fast = self._compiled if cache is None and torch.is_grad_enabled() else self.blocks
+        for i, block in enumerate(fast or self.blocks):
+            x = block(x, rope, mask, keep if i == last else t, cache)
         if cache is not None:
             cache.filled += t
         return F.rms_norm(x, (x.shape[-1],), self.norm, 1e-6)

@@ -15,7 +15,8 @@ _MIRROR = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int = 512) -> bytes:
-    """Reasoning texts in, tokenizer.json bytes out; at most `vocab` ids. Pieces that start a word carry U+2581 for the space.
+    """Reasoning texts in, tokenizer.json bytes out; at most `vocab` ids. Pieces that start a word carry U+2581 for the
+    space.
 
     Every printable ASCII character is a piece, so any plain text can be written; the rest becomes <unk>.
     """
@@ -26,7 +27,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int = 512) -> bytes:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
         special_tokens=["<pad>", "<eos>", "<unk>"],
-        initial_alphabet=[chr(c) for c in range(33, 127)] + [SPACE],
+        initial_alphabet=[*map(chr, range(33, 127)), SPACE],
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
@@ -41,7 +42,9 @@ class TextCodec:
         self._tokenizer = Tokenizer.from_str(raw.decode())
         for name, wanted in (("<pad>", PAD), ("<eos>", EOS), ("<unk>", UNK)):
             got = self._tokenizer.token_to_id(name)
-            require(got == wanted, f"tokenizer.json: {name} has id {got}, wanted {wanted}; train it with train_tokenizer")
+            require(
+                got == wanted, f"tokenizer.json: {name} has id {got}, wanted {wanted}; train it with train_tokenizer"
+            )
 
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size()
@@ -54,7 +57,7 @@ class TextCodec:
             if not text:
                 continue
             if text not in known:
-                known[text] = self._tokenizer.encode(text).ids[: length - 1] + [EOS]
+                known[text] = [*self._tokenizer.encode(text).ids[: length - 1], EOS]
             out[i, : len(known[text])] = known[text]
         return out
 

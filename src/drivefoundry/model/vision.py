@@ -16,11 +16,12 @@ CELL = 8
 
 
 class PatchStem(nn.Module):
-    """Patch tokens from frames at t - 0.5 s and t, by two matmuls with a GELU between: 8x8 px cells, then a patch of cells.
+    """Patch tokens from frames at t - 0.5 s and t, by two matmuls with a GELU between: 8x8 px cells, then a patch of
+    cells.
 
-    The first layer sees the frame now and its difference to the one before (a linear change of basis in which motion is not
-    drowned by brightness). Matmuls over whole cells, not convolutions: several times faster on a CPU, where narrow
-    convolutions are bound by memory.
+    The first layer sees the frame now and its difference to the one before (a linear change of basis in which motion
+    is not drowned by brightness). Matmuls over whole cells, not convolutions: several times faster on a CPU, where
+    narrow convolutions are bound by memory.
     """
 
     def __init__(self, config: ModelConfig):
@@ -33,9 +34,11 @@ class PatchStem(nn.Module):
 
     def forward(self, frames: Tensor, light: Tensor | None = None) -> Tensor:
         """frames (B, 2, H, W, 3) uint8; light (B, 2) gain and offset of brightness, or None. Returns (B, P, D)."""
-        b, f, h, w, c = frames.shape
+        b, f, c = len(frames), frames.shape[1], frames.shape[-1]
         (rows, cols), n = self.grid, self.cells
-        x = frames.view(b, f, rows, n, CELL, cols, n, CELL, c).permute(0, 2, 5, 3, 6, 1, 4, 7, 8)  # bytes move, not floats
+        x = frames.view(b, f, rows, n, CELL, cols, n, CELL, c).permute(
+            0, 2, 5, 3, 6, 1, 4, 7, 8
+        )  # bytes move, not floats
         x = x.reshape(b, rows * cols, n * n, f, CELL * CELL * c).to(self.cell.weight.dtype)
         before, now = x.unbind(3)
         motion = (now - before) * (1 / 32)

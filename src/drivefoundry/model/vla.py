@@ -1,9 +1,9 @@
 """VLA: frames, ego history and route in; logits of reasoning text and action codes out.
 
-One sequence: [task][image patches][ego][route] [think, text ...]? [act, 7 action codes], the text only where there is reasoning.
-Axes: B batch, T tokens, D model width, L text tokens, G action groups a sample, V text vocabulary, C codes.
-Action tokens have rotary positions of their own, behind the longest possible text, so that they stand at the same distance from the
-image with and without reasoning.
+One sequence: [task][image patches][ego][route] [think, text ...]? [act, 7 action codes], the text only where there is
+reasoning. Axes: B batch, T tokens, D model width, L text tokens, G action groups a sample, V text vocabulary, C codes.
+Action tokens have rotary positions of their own, behind the longest possible text, so that they stand at the same
+distance from the image with and without reasoning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from .vision import PatchStem
 
 
 class Logits(NamedTuple):
-    """action (B, 8, C), or (B, G, 8, C) where the actions had groups; text (B, L, V), position i predicting text id i, or None."""
+    """action (B, 8, C), or (B, G, 8, C) where the actions had groups; text (B, L, V), position i predicting text id i,
+    or None."""
 
     action: Tensor
     text: Tensor | None
@@ -29,6 +30,9 @@ class Logits(NamedTuple):
 
 class VLA(nn.Module):
     """A vision-language-action model of the given shape, freshly initialised."""
+
+    rope: Tensor
+    ego_scale: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -41,7 +45,9 @@ class VLA(nn.Module):
         self.route_out = nn.Linear(d, d)
         self.embed = nn.Parameter(torch.empty(config.vocab, d))
         self.decoder = Decoder(config)
-        self.register_buffer("rope", rope_table(config, config.prefix + config.max_text + config.plan), persistent=False)
+        self.register_buffer(
+            "rope", rope_table(config, config.prefix + config.max_text + config.plan), persistent=False
+        )
         self.register_buffer("ego_scale", torch.tensor([0.1, 2.0, 1.0]), persistent=False)
         self._init()
 
@@ -58,7 +64,8 @@ class VLA(nn.Module):
         nn.init.normal_(self.embed, std=0.5)
 
     def prefix(self, frames: Tensor, ego: Tensor, route: Tensor, light: Tensor | None = None) -> Tensor:
-        """frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12), light (B, 2) or None in; prefix embeddings (B, P, D) out."""
+        """frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12), light (B, 2) or None in; prefix embeddings (B,
+        P, D) out."""
         dtype = self.embed.dtype
         e = F.silu(self.ego_in((ego * self.ego_scale).flatten(1).to(dtype)))
         r = F.silu(self.route_in(route.to(dtype)))
@@ -66,7 +73,8 @@ class VLA(nn.Module):
         return torch.cat([task, self.stem(frames, light), self.ego_out(e)[:, None], self.route_out(r)[:, None]], 1)
 
     def _mask(self, text: int, groups: int) -> Tensor:
-        """(1, T, T): who sees whom: prefix itself, text the past, each action group the prefix, the text and its own past."""
+        """(1, T, T): who sees whom: prefix itself, text the past, each action group the prefix, the text and its own
+        past."""
         c = self.config
         kind = torch.arange(c.prefix + text + groups * c.plan, device=self.rope.device)
         after = kind - c.prefix
@@ -83,14 +91,21 @@ class VLA(nn.Module):
         return torch.cat([head, tail.repeat(1, groups, 1)], 1) if groups else head
 
     def _text_in(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """text (B, L) ids in; input ids (B, L), shifted behind the think mark, and which of them are real (B, L) out."""
+        """text (B, L) ids in; input ids (B, L), shifted behind the think mark, and which of them are real (B, L)
+        out."""
         start = torch.full_like(text[:, :1], self.config.think_id)
         ids = torch.cat([start, text[:, :-1]], 1)
         real = (ids != PAD) & (ids != EOS)
         return ids, real & (text[:, :1] != PAD)
 
     def forward(
-        self, frames: Tensor, ego: Tensor, route: Tensor, text: Tensor | None, action: Tensor, light: Tensor | None = None
+        self,
+        frames: Tensor,
+        ego: Tensor,
+        route: Tensor,
+        text: Tensor | None,
+        action: Tensor,
+        light: Tensor | None = None,
     ) -> Logits:
         """Teacher forcing. text (B, L) ids ended by EOS and padded with PAD, or None; action (B, 8) or (B, G, 8) codes.
 
@@ -129,7 +144,8 @@ class VLA(nn.Module):
 
     @torch.no_grad()
     def generate_text(self, cache: Cache, limit: int | None = None) -> Tensor:
-        """Greedy reasoning from a cache that `start` made with room for max_text more; ids (B, max_text) ended by EOS, then PAD."""
+        """Greedy reasoning from a cache that `start` made with room for max_text more; ids (B, max_text) ended by EOS,
+        then PAD."""
         c = self.config
         limit = min(limit or c.max_text, c.max_text)
         batch = len(cache.keys[0])
@@ -159,7 +175,8 @@ class VLA(nn.Module):
         text: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """n action sequences for each sample, (B, n, 8) codes; greedy at temperature 0, after the reasoning `text` if given.
+        """n action sequences for each sample, (B, n, 8) codes; greedy at temperature 0, after the reasoning `text` if
+        given.
 
         The prefix is read once; the n sequences of a sample are n query rows against the same keys.
         """

@@ -1,0 +1,111 @@
+"""A trained model and what it needs, as a directory, and back.
+
+model.safetensors (fp32, the Hugging Face tensor layout), config.json, tokenizer.json, codebook.npy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from drivefoundry.types import require
+
+from .config import ModelConfig
+from .text import TextCodec
+from .vla import VLA
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in memory; the model has fp32 weights and is in eval mode."""
+
+    model: VLA
+    codebook: np.ndarray
+    tokenizer: TextCodec
+    config: ModelConfig
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Named float32 arrays in, one .safetensors file out."""
+    header, blobs, at = {}, [], 0
+    for name, array in tensors.items():
+        raw = np.ascontiguousarray(array, "<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [at, at + len(raw)]}
+        blobs.append(raw)
+        at += len(raw)
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    with path.open("wb") as f:
+        f.write(len(head).to_bytes(8, "little") + head)
+        f.writelines(blobs)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """A float32 .safetensors file in, named arrays out. Raises ValueError where it is cut short or holds another
+    type."""
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    require(len(raw) >= 8 + size, f"{path}: truncated header; the file is damaged, make the checkpoint again")
+    out = {}
+    for name, entry in json.loads(raw[8 : 8 + size]).items():
+        if name == "__metadata__":
+            continue
+        require(entry["dtype"] == "F32", f"{path}: tensor {name} is {entry['dtype']}, wanted F32")
+        lo, hi = entry["data_offsets"]
+        require(
+            8 + size + hi <= len(raw),
+            f"{path}: tensor {name} is cut short; the file is damaged, make the checkpoint again",
+        )
+        out[name] = np.frombuffer(raw, "<f4", (hi - lo) // 4, 8 + size + lo).reshape(entry["shape"]).copy()
+    return out
+
+
+def save_checkpoint(folder: Path, model: VLA, codebook: np.ndarray, tokenizer: TextCodec) -> None:
+    """Write the checkpoint aside and move it into place; an older one of that name is replaced."""
+    folder = Path(folder)
+    aside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    tensors = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
+    write_tensors(aside / "model.safetensors", tensors)
+    (aside / "config.json").write_text(model.config.to_json())
+    (aside / "tokenizer.json").write_bytes(tokenizer.raw)
+    np.save(aside / "codebook.npy", codebook)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(aside, folder)
+
+
+def load_checkpoint(folder: Path) -> Loaded:
+    """Read a checkpoint directory. Raises ValueError naming the missing or foreign file."""
+    folder = Path(folder)
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "codebook.npy"):
+        require(
+            (folder / name).is_file(), f"{folder}: no {name}; not a checkpoint (train one with `drivefoundry train`)"
+        )
+    config = ModelConfig.from_json((folder / "config.json").read_text())
+    tensors = read_tensors(folder / "model.safetensors")
+    model = VLA(config)
+    wanted = model.state_dict()
+    require(set(tensors) == set(wanted), f"{folder}/model.safetensors: tensors do not fit config.json")
+    for name, value in wanted.items():
+        require(
+            tensors[name].shape == tuple(value.shape),
+            f"{folder}/model.safetensors: {name} has shape {tensors[name].shape}",
+        )
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+    codebook = np.load(folder / "codebook.npy", allow_pickle=False)
+    require(
+        codebook.shape == (config.codes, 2),
+        f"{folder}/codebook.npy: shape {codebook.shape}, wanted ({config.codes}, 2)",
+    )
+    return Loaded(model.eval(), codebook, TextCodec((folder / "tokenizer.json").read_bytes()), config)

@@ -1,0 +1,1 @@
+"""Training: one Trainer; pretrain, sft and distil are recipes of it. Episodes in, Checkpoints out."""

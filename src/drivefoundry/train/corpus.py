@@ -1,0 +1,195 @@
+"""Episodes in, training batches out: a pure function of (seed, step), whatever the number of ranks and restarts.
+
+Axes: N samples, B batch, H W pixels, L text tokens, K codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivefoundry.model.text import PAD, TextCodec, mirror_text
+from drivefoundry.types import Episodes, require
+from drivefoundry_car.codec import encode, mirror
+
+ROUTE_Y = (1, 3, 5)
+COMMAND_LEFT, COMMAND_RIGHT = 10, 11
+"""Places of the route features that mirroring changes; see drivefoundry_car.inputs.route_features."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training does to its samples."""
+
+    flip: float = 0.5
+    """Share of samples that are mirrored left to right: image, yaw rate, route, plan and text."""
+    light: float = 0.15
+    """Spread of brightness gain and offset."""
+    forget: float = 0.5
+    """Share of samples that see only the present ego state, not its history, lest the model copies its own past."""
+    text: float = 0.5
+    """Share of samples that carry their reasoning text; the rest learn to act without."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """All samples of a training run in RAM; frames stay in their episodes' arrays (memory maps will do).
+
+    part (N,), index (N, 2): which of `frames` and which rows; tokens (N, 8); text, text_mirrored (N, L) ids, PAD where there
+    is no reasoning; mirror (K,) permutes codes; soft (N, 8, K) float16 teacher logits or None.
+    """
+
+    frames: list[np.ndarray]
+    part: np.ndarray
+    index: np.ndarray
+    ego: np.ndarray
+    route: np.ndarray
+    tokens: np.ndarray
+    text: np.ndarray
+    text_mirrored: np.ndarray
+    weight: np.ndarray
+    mirror: np.ndarray
+    soft: np.ndarray | None = None
+
+    @staticmethod
+    def of(episodes: list[Episodes], codebook: np.ndarray, text: TextCodec | None, max_text: int) -> Corpus:
+        """Encode the episodes' plans with the codebook and, given a tokenizer, their reasoning. Raises ValueError if
+        empty."""
+        episodes = [e.validate() for e in episodes if len(e)]
+        require(bool(episodes), "training episodes: none given; curate and label some clips first")
+        shapes = {e.frames.shape[1:] for e in episodes}
+        require(
+            len(shapes) == 1, f"training episodes: frames of different sizes {sorted(shapes)}; resample them to one"
+        )
+        joined = {n: np.concatenate([getattr(e, n) for e in episodes]) for n in ("ego", "route", "future", "weight")}
+        texts = [t for e in episodes for t in e.text]
+        if text is None:
+            ids = mirrored = np.full((len(texts), 1), PAD, np.int64)
+        else:
+            ids = text.encode(texts, max_text)
+            mirrored = text.encode([mirror_text(t) for t in texts], max_text)
+        return Corpus(
+            frames=[e.frames for e in episodes],
+            part=np.repeat(np.arange(len(episodes)), [len(e) for e in episodes]),
+            index=np.concatenate([e.frame_index for e in episodes]),
+            ego=joined["ego"].astype(np.float32),
+            route=joined["route"].astype(np.float32),
+            tokens=encode(joined["future"], codebook, joined["ego"][:, -1, 0]),
+            text=ids,
+            text_mirrored=mirrored,
+            weight=joined["weight"].astype(np.float32),
+            mirror=mirror(codebook),
+        )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def has_text(self) -> bool:
+        return bool((self.text[:, 0] != PAD).any())
+
+    def with_soft(self, soft: np.ndarray) -> Corpus:
+        return replace(self, soft=soft)
+
+    def pictures(self, rows: np.ndarray) -> np.ndarray:
+        """(B, 2, H, W, 3) uint8 frames of these samples."""
+        out = np.empty((len(rows), 2, *self.frames[0].shape[1:]), np.uint8)
+        for part in np.unique(self.part[rows]):
+            at = np.flatnonzero(self.part[rows] == part)
+            out[at] = self.frames[part][self.index[rows[at]]]
+        return out
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a step, as tensors; `action_sum` and `text_sum` are the loss denominators of the whole
+    step."""
+
+    frames: Tensor
+    ego: Tensor
+    route: Tensor
+    tokens: Tensor
+    text: Tensor | None
+    weight: Tensor
+    light: Tensor
+    soft: Tensor | None
+    action_sum: float
+    text_sum: float
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class Order:
+    """Sample order: every sample once an epoch, shuffled by (seed, epoch); position p of a run is always the same
+    sample."""
+
+    def __init__(self, n: int, seed: int):
+        self.n, self.seed = n, seed
+        self._epoch: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+
+    def rows(self, start: int, count: int) -> np.ndarray:
+        out = np.empty(count, np.int64)
+        for i in range(count):
+            epoch, at = divmod(start + i, self.n)
+            if self._epoch[0] != epoch:
+                self._epoch = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.n))
+            out[i] = self._epoch[1][at]
+        return out
+
+
+def batches(
+    corpus: Corpus, order: Order, step: int, size: int, augment: Augment, rank: int = 0, world: int = 1
+) -> list[Batch]:
+    """This rank's share of step `step`: one batch of samples with text and one without (they differ in length), none
+    empty.
+
+    All random choices are drawn for the whole step and then cut, so that any number of ranks sees the same samples.
+    """
+    rng = np.random.default_rng([order.seed, step, 1])
+    rows = order.rows(step * size, size)
+    flip = rng.random(size) < augment.flip
+    light = 1.0 + augment.light * rng.standard_normal((size, 2)).clip(-2, 2) - [0.0, 1.0]
+    forget = rng.random(size) < augment.forget
+    talk = (np.arange(size) < round(size * augment.text)) & (corpus.text[rows, 0] != PAD)
+    words = np.where(flip[:, None], corpus.text_mirrored[rows], corpus.text[rows])
+    action_sum = float(corpus.weight[rows].sum())
+    text_sum = float(((words != PAD).sum(1) * corpus.weight[rows] * talk).sum())
+    mine = np.arange(size) % world == rank
+    length = corpus.text.shape[1]
+    out = []
+    for with_text in (True, False):
+        at = np.flatnonzero(mine & (talk == with_text))
+        if not len(at):
+            continue
+        r, f = rows[at], flip[at]
+        ego, route, soft = corpus.ego[r], corpus.route[r], None if corpus.soft is None else corpus.soft[r]
+        ego[forget[at], :-1] = 0.0
+        ego[f, :, 1] *= -1.0
+        turned = route[f]
+        turned[:, ROUTE_Y] *= -1.0
+        turned[:, [COMMAND_LEFT, COMMAND_RIGHT]] = turned[:, [COMMAND_RIGHT, COMMAND_LEFT]]
+        route[f] = turned
+        frames = corpus.pictures(r)
+        frames[f] = frames[f, :, :, ::-1]
+        if soft is not None:
+            soft[f] = soft[f][:, :, corpus.mirror]
+        tokens = np.where(f[:, None], corpus.mirror[corpus.tokens[r]], corpus.tokens[r])
+        out.append(
+            Batch(
+                frames=torch.from_numpy(frames),
+                ego=torch.from_numpy(ego),
+                route=torch.from_numpy(route),
+                tokens=torch.from_numpy(tokens),
+                text=torch.from_numpy(words[at, :length]) if with_text else None,
+                weight=torch.from_numpy(corpus.weight[r]),
+                light=torch.from_numpy(light[at].astype(np.float32)),
+                soft=None if soft is None else torch.from_numpy(soft),
+                action_sum=max(action_sum, 1e-6),
+                text_sum=max(text_sum, 1e-6),
+            )
+        )
+    return out

@@ -1,0 +1,78 @@
+"""Teacher and episodes in, a much smaller student out.
+
+The teacher reads every sample once and its action logits are kept; a mirrored sample uses the mirrored logits. That
+costs one forward pass a sample however many epochs the student takes, and a student trains several times faster than a
+teacher reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from drivefoundry.model.checkpoint import Loaded, load_checkpoint, save_checkpoint
+from drivefoundry.model.config import preset
+from drivefoundry.model.vla import VLA
+from drivefoundry.types import Episodes, require
+
+from .corpus import Augment, Corpus
+from .trainer import OnStep, TrainConfig, Trainer, TrainReport
+
+DISTIL = TrainConfig(seconds=60.0, lr=4e-3, augment=Augment(text=0.25))
+
+
+@torch.no_grad()
+def teacher_logits(teacher: VLA, corpus: Corpus, batch: int = 256) -> np.ndarray:
+    """The teacher's action logits for every sample, teacher-forced with the labels, (N, 8, K) float16. Leaves it in
+    bf16."""
+    teacher = teacher.to(torch.bfloat16).eval()
+    device = teacher.embed.device
+    out = np.empty((*corpus.tokens.shape, teacher.config.codes), np.float16)
+    for lo in range(0, len(corpus), batch):
+        rows = np.arange(lo, min(lo + batch, len(corpus)))
+        arrays = (corpus.pictures(rows), corpus.ego[rows], corpus.route[rows])
+        frames, ego, route = (torch.from_numpy(a).to(device) for a in arrays)
+        tokens = torch.from_numpy(corpus.tokens[rows]).to(device)
+        out[rows] = teacher(frames, ego, route, None, tokens).action.float().cpu().numpy()
+    return out
+
+
+def distil(
+    episodes: list[Episodes],
+    out: Path,
+    teacher: Path,
+    config: TrainConfig = DISTIL,
+    size: str = "0.3M",
+    init: Path | None = None,
+    state: Path | None = None,
+    log: Path | None = None,
+    on_step: OnStep | None = None,
+) -> TrainReport:
+    """Train a student of `size`, or the earlier student `init`, on the teacher checkpoint's logits into directory
+    `out`.
+
+    The student takes over the teacher's codebook and tokenizer. Raises ValueError where `init` has another codebook.
+    """
+    master = load_checkpoint(teacher)
+    corpus = Corpus.of(episodes, master.codebook, master.tokenizer, master.config.max_text)
+    corpus = corpus.with_soft(teacher_logits(master.model, corpus))
+    if init is None:
+        keep = ("image", "text_vocab", "max_text", "codes")
+        shape = replace(preset(size), **{k: getattr(master.config, k) for k in keep})
+        torch.manual_seed(config.seed)
+        start = Loaded(VLA(shape.validate()), master.codebook, master.tokenizer, shape)
+    else:
+        start = load_checkpoint(init)
+        require(
+            np.array_equal(start.codebook, master.codebook), f"{init}: its codebook is not the teacher's; start afresh"
+        )
+    trainer = Trainer(start.model, corpus, config, master.codebook, state, log, on_step)
+    report = trainer.run()
+    if trainer.rank == 0:
+        save_checkpoint(out, start.model, master.codebook, master.tokenizer)
+        if state is not None:
+            state.unlink(missing_ok=True)
+    return report
