@@ -64,6 +64,10 @@ class Rl:
     anchor: float = 0.5
     """Weight of the behaviour-cloning loss beside the policy gradient."""
     temperature: float = 1.0
+    reward: str = "PDMS"
+    """PDMS or EPDMS (judge.pdm)."""
+    trial: int = 256
+    """Situations kept apart, on which the reinforced model must not be worse than before."""
 
 
 @dataclass(frozen=True)

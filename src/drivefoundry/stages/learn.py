@@ -10,23 +10,25 @@ from pathlib import Path
 
 import numpy as np
 
+from drivefoundry.judge.pdm import pdm_scores
 from drivefoundry.label.episodes import load_shard
-from drivefoundry.ledger import Artefact
+from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Distil, Rl, Train
+from drivefoundry.rl.grpo import GrpoConfig, grpo
+from drivefoundry.shrink.export import export_engine
 from drivefoundry.stages.making import CAR, JUDGE, LEARN, Line
+from drivefoundry.stages.score import scenes_of
 from drivefoundry.train.distil import DISTIL, distil
 from drivefoundry.train.pretrain import PRETRAIN, pretrain
 from drivefoundry.train.sft import SFT, sft
 from drivefoundry.train.trainer import TrainReport
-from drivefoundry.types import Episodes
+from drivefoundry.types import DT, Episodes
 
 STATE = "state.tmp"
 """A killed training goes on from here; the ledger keeps no *.tmp."""
 CALIBRATION = 512
 """Samples on which the engine is compared with the float student."""
-SELF_TEST = 16
-"""Samples whose answers go along with the engine, for the car to check."""
 
 
 def pretrained(line: Line, shards: list[Artefact]) -> Artefact:
@@ -132,3 +134,44 @@ def _distil(r: Distil, teacher: Path, before: Path | None, shards: list[Path], o
             out / STATE, out / "metrics.jsonl", lambda *_: advance(),
         )  # fmt: skip
     return _said(report)
+
+
+def _reinforce(r: Rl, store: str, model: Path, shards: list[Path], out: Path) -> dict:
+    """Reward: the PDM score of the plan, driven among the recorded traffic of the clip's scene."""
+    episodes = _shards(shards)
+    clips = [c for e in episodes for c in e.clip]
+    scenes = {s.id: s for s in scenes_of(store, sorted(set(clips)))}
+    at = np.concatenate([np.rint(e.t / DT) for e in episodes]).astype(np.int64)
+    future = np.concatenate([e.future for e in episodes])
+    ego = np.concatenate([e.ego[:, -1, 0] for e in episodes])
+    # Where the car stands and shall stand there is nothing to explore; the PDM score wants 1.5 s of history.
+    rows = np.flatnonzero((np.hypot(future[:, -1, 0], future[:, -1, 1]) + ego > 2.0) & (at >= 15))
+
+    def reward(chosen: np.ndarray, plans: np.ndarray) -> np.ndarray:
+        return pdm_scores([scenes[clips[i]] for i in chosen], at[chosen], plans)[r.reward]
+
+    config = GrpoConfig(
+        steps=r.steps, states=r.scenes, samples=r.samples, lr=r.rate, kl=r.kl, anchor=r.anchor,
+        temperature=r.temperature, trial=min(r.trial, len(rows) // 4), seed=len(shards),
+    )  # fmt: skip
+    with bar("reinforce", r.steps) as advance:
+        report = grpo(
+            episodes, rows, reward, model / "checkpoint", out / "checkpoint", config, out / "metrics.jsonl",
+            lambda *_: advance(),
+        )  # fmt: skip
+    return {
+        "reward_before": report.before,
+        "reward_after": report.after,
+        "model": "reinforced" if report.kept else "unchanged: reinforcement did not help on situations kept apart",
+        "scenes": len(scenes),
+        "plans": r.steps * r.scenes * r.samples,
+    }
+
+
+def _quantise(student: Path, shard: Path, out: Path) -> dict:
+    """Export, compare with the float student on clips, record the self test."""
+    fresh(out)
+    episodes = load_shard(shard / "shard")
+    rows = np.sort(np.random.default_rng(0).permutation(len(episodes))[:CALIBRATION])
+    frames = np.asarray(episodes.frames)[episodes.frame_index[rows]]
+    return export_engine(student / "checkpoint", out, frames, episodes.ego[rows], episodes.route[rows])

@@ -1,0 +1,1 @@
+"""A model, states and a reward in, a better model out."""

@@ -1,0 +1,170 @@
+"""A fine-tuned model, states and a reward in, a reinforced model out: Dr. GRPO.
+
+Group-relative policy optimisation without the divisions that bias it (Liu 2025, "Understanding R1-Zero-Like Training"):
+the advantage of a plan is its reward minus the mean of its group, not divided by the group's standard deviation, and a
+plan's log-probability is summed, not averaged over its length. Beside it stand a KL term to the model it began as, and
+behaviour cloning of the labels as an anchor. One update a batch of plans: on policy, so no ratio needs clipping.
+
+Axes: S states, N plans sampled a state, K codes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
+from drivefoundry.model.vla import VLA
+from drivefoundry.train.corpus import Corpus
+from drivefoundry.train.optim import MasterWeights
+from drivefoundry.types import Episodes, require
+from drivefoundry_car.codec import decode
+
+Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Rows (S,) of the episodes and plans (S, N, 8, 3) in, rewards (S, N) in 0 .. 1 out."""
+
+
+@dataclass(frozen=True)
+class GrpoConfig:
+    """Hyper-parameters of one run."""
+
+    steps: int = 24
+    states: int = 32
+    """Situations a step, S."""
+    samples: int = 8
+    """Plans sampled for each, N."""
+    lr: float = 5e-5
+    kl: float = 0.05
+    anchor: float = 0.5
+    temperature: float = 1.0
+    clip: float = 1.0
+    trial: int = 256
+    """Situations, kept out of the training, on which the model must not have become worse; else the old one stays."""
+    seed: int = 0
+
+    def validate(self) -> GrpoConfig:
+        require(self.samples >= 2, f"rl: samples must be 2 or more (8 is usual), got {self.samples}")
+        require(self.steps > 0 and self.states > 0, f"rl: steps and states must be positive, got {self.steps}, {self.states}")
+        return self
+
+
+@dataclass(frozen=True)
+class GrpoReport:
+    """reward: mean over all sampled plans of each step (steps,); before, after: mean reward of the greedy plan on the trial
+    situations; kept: the reinforced model was at least as good there and is what was saved."""
+
+    reward: np.ndarray
+    before: float
+    after: float
+    kept: bool
+    seconds: float
+
+
+def grpo(
+    episodes: list[Episodes],
+    rows: np.ndarray,
+    reward: Reward,
+    init: Path,
+    out: Path,
+    config: GrpoConfig,
+    log: Path | None = None,
+    on_step: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> GrpoReport:
+    """Reinforce the checkpoint `init` into directory `out` on the situations `rows` (indices into the joined episodes)."""
+    config.validate()
+    start = time.perf_counter()
+    loaded = load_checkpoint(init)
+    corpus = Corpus.of(episodes, loaded.codebook, loaded.tokenizer, loaded.config.max_text)
+    require(len(rows) > config.trial, f"rl: {len(rows)} situations, more than the {config.trial} of the trial wanted")
+    rng = np.random.default_rng(config.seed)
+    rows = rng.permutation(rows)
+    trial, rows = rows[: config.trial], rows[config.trial :]
+    untouched = copy.deepcopy(loaded.model)
+    model = loaded.model
+    reference = copy.deepcopy(model).to(torch.bfloat16).requires_grad_(False)
+    before = _greedy(reference, corpus, trial, reward, loaded.codebook)
+    weights = MasterWeights(model, torch.bfloat16, 0.0, (0.9, 0.95))
+    model.train()
+    dice = torch.Generator(device=model.embed.device).manual_seed(config.seed)
+    rewards = []
+    for step in range(config.steps):
+        chosen = rng.choice(rows, config.states, replace=len(rows) < config.states)
+        metrics = _step(model, reference, weights, corpus, chosen, reward, loaded.codebook, config, step, dice)
+        rewards.append(metrics["reward"])
+        if log is not None:
+            with log.open("a") as file:
+                file.write(json.dumps({"step": step + 1} | {k: float(f"{v:.6g}") for k, v in metrics.items()}) + "\n")
+        if on_step is not None:
+            on_step(step + 1, config.steps, metrics)
+    model.eval()
+    after = _greedy(model, corpus, trial, reward, loaded.codebook)
+    weights.float_model(model)
+    kept = after >= before
+    save_checkpoint(out, model if kept else untouched, loaded.codebook, loaded.tokenizer)
+    return GrpoReport(np.array(rewards), before, after, kept, time.perf_counter() - start)
+
+
+def _inputs(model: VLA, corpus: Corpus, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    arrays = (corpus.pictures(rows), corpus.ego[rows], corpus.route[rows])
+    frames, ego, route = (torch.from_numpy(a).to(model.embed.device) for a in arrays)
+    return frames, ego, route
+
+
+def _step(
+    model: VLA,
+    reference: VLA,
+    weights: MasterWeights,
+    corpus: Corpus,
+    rows: np.ndarray,
+    reward: Reward,
+    codebook: np.ndarray,
+    config: GrpoConfig,
+    step: int,
+    dice: torch.Generator,
+) -> dict[str, float]:
+    """Sample, score, update once. Half of the time the model sees no ego history, as in the other trainings."""
+    frames, ego, route = _inputs(model, corpus, rows)
+    n = config.samples
+    codes = model.act(frames, ego, route, temperature=config.temperature, n=n, generator=dice)
+    speed = np.repeat(corpus.ego[rows, -1, 0], n)
+    plans = decode(codes.reshape(-1, codes.shape[-1]).cpu().numpy(), codebook, speed)
+    label = decode(corpus.tokens[rows], codebook, corpus.ego[rows, -1, 0])
+    # The label drives along: its progress is part of what the group is measured by, its reward is not.
+    every = np.concatenate([plans.reshape(len(rows), n, *plans.shape[1:]), label[:, None]], 1)
+    scored = reward(rows, every)
+    r = torch.from_numpy(scored[:, :n].astype(np.float32)).to(frames.device)
+    advantage = r - r.mean(1, keepdim=True)
+    labels = torch.from_numpy(corpus.tokens[rows]).to(frames.device)
+    groups = torch.cat([codes, labels[:, None]], 1)
+    logp = F.log_softmax(model(frames, ego, route, None, groups).action.float(), -1)
+    with torch.no_grad():
+        logq = F.log_softmax(reference(frames, ego, route, None, groups).action.float(), -1)
+    taken = logp.gather(-1, groups[..., None])[..., 0].sum(-1)
+    gain = (advantage * taken[:, :n]).mean()
+    kl = (logp[:, :n].exp() * (logp[:, :n] - logq[:, :n])).sum(-1).sum(-1).mean()
+    anchor = -taken[:, n].mean() / groups.shape[-1]
+    (-gain + config.kl * kl + config.anchor * anchor).backward()
+    norm = float(weights.gather())
+    weights.step(config.lr * min(1.0, (step + 1) / 4), norm, config.clip)
+    return {
+        "reward": float(r.mean()), "label_reward": float(scored[:, n].mean()), "best": float(r.max(1).values.mean()),
+        "spread": float(r.std(1).mean()), "kl": float(kl), "anchor": float(anchor), "grad_norm": norm,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def _greedy(model: VLA, corpus: Corpus, rows: np.ndarray, reward: Reward, codebook: np.ndarray) -> float:
+    """Mean reward of the greedy plan, measured beside the label's progress."""
+    codes = model.act(*_inputs(model, corpus, rows))[:, 0].cpu().numpy()
+    speed = corpus.ego[rows, -1, 0]
+    plans = np.stack([decode(codes, codebook, speed), decode(corpus.tokens[rows], codebook, speed)], 1)
+    return float(reward(rows, plans)[:, 0].mean())
