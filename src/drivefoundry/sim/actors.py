@@ -7,36 +7,51 @@ import numpy as np
 from drivefoundry.sim.boxes import (
     BIKE,
     BRAKE,
-    CAR_COLOURS,
+    CARS,
     CLOTHES,
     DARK,
     FRONT,
     GLASS,
     HEADLIGHT,
+    HOUSING,
     PANE,
     PLAIN,
     REAR,
     REAR_GLASS,
+    SHADOW,
     SIDE,
     SKIN,
+    STEEL,
     TAIL,
-    TRUCK_COLOURS,
+    TRUCKS,
     draw_hull,
     set_hull,
     to_camera,
 )
 from drivefoundry.sim.ground import COS, CX, CY, FX, FY, PX, PY, SIN, kernel, mix
-from drivefoundry.types import AGENT_CYCLIST, AGENT_PEDESTRIAN, AGENT_TRUCK, SIGNAL_GREEN, SIGNAL_OFF, SIGNAL_YELLOW
+from drivefoundry.types import (
+    AGENT_CYCLIST,
+    AGENT_PEDESTRIAN,
+    AGENT_TRUCK,
+    SIGNAL_GREEN,
+    SIGNAL_OFF,
+    SIGNAL_YELLOW,
+)
 
-SHADOW = np.array([44.0, 45.0, 48.0])
-STEEL = np.array([84.0, 88.0, 92.0])
-HOUSING = np.array([24.0, 25.0, 28.0])
 LAMP_RADIUS = 0.3
 """m, larger than life so that its state is a few pixels across at 60 m."""
 LEAST_RADIUS = 1.4
 """Pixels a lamp's radius never falls below."""
 LAMPS = np.array([[0, 0, 0], [40, 255, 130], [255, 196, 30], [255, 38, 28]], np.float64)
 """Colour by SIGNAL_* state."""
+
+
+@kernel
+def paint_of(kind, index):
+    """Kind and number of a road user in, its paint out: of the bodywork, or of the clothes of who walks or cycles."""
+    if kind in (AGENT_PEDESTRIAN, AGENT_CYCLIST):
+        return CLOTHES + (index * 7 + 3) % 6
+    return TRUCKS + index % 4 if kind == AGENT_TRUCK else CARS + (index * 5 + index // 8) % 8
 
 
 @kernel
@@ -50,20 +65,20 @@ def draw_agent(canvas, state, size, kind, braking, index):
     draw_hull(canvas, cos, sin, PLAIN, PLAIN, PLAIN, SHADOW, SHADOW, SHADOW)
     grain = max(0.0, (x - cam[PX]) * cam[COS] + (y - cam[PY]) * cam[SIN]) / cam[FX]
     if kind == AGENT_PEDESTRIAN:
-        _draw_person(canvas, x, y, cos, sin, 0.0, size[2], 2.2 * grain, index)
+        _draw_person(canvas, x, y, cos, sin, 0.0, size[2], 2.2 * grain, kind, index)
     elif kind == AGENT_CYCLIST:
         set_hull(canvas, x, y, cos, sin, -half, half, max(0.04, grain), 0.0, 0.68, 0.0, 0.0, 0.0)
         draw_hull(canvas, cos, sin, PLAIN, BIKE, PLAIN, DARK, DARK, DARK)
-        _draw_person(canvas, x - 0.1 * cos, y - 0.1 * sin, cos, sin, 0.4, size[2], 2.2 * grain, index)
+        _draw_person(canvas, x - 0.1 * cos, y - 0.1 * sin, cos, sin, 0.4, size[2], 2.2 * grain, kind, index)
     elif kind == AGENT_TRUCK:
-        _draw_truck(canvas, x, y, cos, sin, half, side, size[2], braking, index)
+        _draw_truck(canvas, x, y, cos, sin, half, side, size[2], kind, braking, index)
     else:
-        _draw_car(canvas, x, y, cos, sin, half, side, size[2], braking, index)
+        _draw_car(canvas, x, y, cos, sin, half, side, size[2], kind, braking, index)
 
 
 @kernel
-def _draw_car(canvas, x, y, cos, sin, half, side, high, braking, index):
-    colour = CAR_COLOURS[(index * 5 + index // 8) % len(CAR_COLOURS)]
+def _draw_car(canvas, x, y, cos, sin, half, side, high, kind, braking, index):
+    colour = paint_of(kind, index)
     belt = 0.58 * high
     lamp = BRAKE if braking else TAIL
     set_hull(canvas, x, y, cos, sin, -half, half, side, 0.0, belt, 0.04, 0.04, 0.03)
@@ -88,9 +103,9 @@ def _draw_car(canvas, x, y, cos, sin, half, side, high, braking, index):
 
 
 @kernel
-def _draw_truck(canvas, x, y, cos, sin, half, side, high, braking, index):
-    colour = TRUCK_COLOURS[index % len(TRUCK_COLOURS)]
-    cab = CAR_COLOURS[(index * 3 + 1) % len(CAR_COLOURS)]
+def _draw_truck(canvas, x, y, cos, sin, half, side, high, kind, braking, index):
+    colour = paint_of(kind, index)
+    cab = CARS + (index * 3 + 1) % 8
     cab_rear = half - min(2.2, 0.6 * half)
     lamp = BRAKE if braking else TAIL
     set_hull(canvas, x, y, cos, sin, -half, cab_rear - 0.15, side, 0.0, high, 0.0, 0.0, 0.0)
@@ -102,9 +117,9 @@ def _draw_truck(canvas, x, y, cos, sin, half, side, high, braking, index):
 
 
 @kernel
-def _draw_person(canvas, x, y, cos, sin, foot, high, least, index):
+def _draw_person(canvas, x, y, cos, sin, foot, high, least, kind, index):
     """Legs, torso and head, each at least `least` m wide so that nobody falls between samples."""
-    top = CLOTHES[(index * 7 + 3) % len(CLOTHES)]
+    top = paint_of(kind, index)
     legs = PANE if index % 2 == 0 else DARK
     body = high - foot
     for part in range(3):

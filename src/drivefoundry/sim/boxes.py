@@ -19,37 +19,26 @@ NEAR = 0.2
 SUN = np.array([0.55, -0.83])
 """Horizontal direction towards the sun."""
 
-PLAIN, WALL, SIDE, FRONT, REAR, GLASS, REAR_GLASS, BIKE = range(8)
-"""Surfaces; each picks per sample among three colours."""
+PLAIN, WALL, SIDE, FRONT, REAR, GLASS, REAR_GLASS, BIKE = np.arange(8)
+"""Surfaces; each picks a sample of three colours. (Numpy integers: numba compiles anew for each Python constant.)"""
 
-CAR_COLOURS = (
-    np.array(
-        [
-            [196, 36, 32],
-            [28, 74, 160],
-            [222, 222, 220],
-            [44, 46, 52],
-            [150, 154, 160],
-            [26, 112, 84],
-            [214, 160, 36],
-            [98, 42, 98],
-        ]
-    )
-    * 1.0
+PAINTS = np.array(
+    [
+        [int(h[k : k + 2], 16) for k in (0, 2, 4)]
+        for line in (
+            "c42420 1c4aa0 dededc 2c2e34 969aa0 1a7054 d6a024 622a62",  # cars
+            "ceccc4 346096 b27a3c 78827e",  # trucks
+            "d83c3c 2e68be ecc43c f0f0f0 3c9654 aa46a0",  # clothes
+            "b2967c 965c4c c4bcac 80848c a48c60 6c6462",  # walls
+            "3e4e62 1e1e22 d6aa8c ff241a 761012 f6f4e2 2c2d30 54585c 18191c",
+        )
+        for h in line.split()
+    ],
+    np.float64,
 )
-TRUCK_COLOURS = np.array([[206, 204, 196], [52, 96, 150], [178, 122, 60], [120, 130, 126]]) * 1.0
-CLOTHES = (
-    np.array([[216, 60, 60], [46, 104, 190], [236, 196, 60], [240, 240, 240], [60, 150, 84], [170, 70, 160]]) * 1.0
-)
-WALLS = (
-    np.array([[178, 150, 124], [150, 92, 76], [196, 188, 172], [128, 132, 140], [164, 140, 96], [108, 100, 98]]) * 1.0
-)
-PANE = np.array([62.0, 78.0, 98.0])
-DARK = np.array([30.0, 30.0, 34.0])
-SKIN = np.array([214.0, 170.0, 140.0])
-BRAKE = np.array([255.0, 36.0, 26.0])
-TAIL = np.array([118.0, 16.0, 18.0])
-HEADLIGHT = np.array([246.0, 244.0, 226.0])
+"""(n, 3) every colour that is not the ground's, by the numbers below."""
+CARS, TRUCKS, CLOTHES, WALLS = np.array([0, 8, 12, 18])
+PANE, DARK, SKIN, BRAKE, TAIL, HEADLIGHT, SHADOW, STEEL, HOUSING = np.arange(24, 33)
 
 
 class Canvas(NamedTuple):
@@ -70,11 +59,11 @@ FACES = np.array([[3, 0, 4, 7], [0, 1, 5, 4], [2, 3, 7, 6], [1, 2, 6, 5], [4, 5,
 
 
 @kernel
-def pack(rgb, light):
-    """(3,) colour in 0..255 and a brightness in, packed colour out."""
+def pack(paint, light):
+    """Number of a paint and a brightness in, packed colour out."""
     c = 0
     for k in range(3):
-        c |= int(min(255.0, rgb[k] * light)) << (8 * k)
+        c |= int(min(255.0, PAINTS[paint, k] * light)) << (8 * k)
     return c
 
 
@@ -279,7 +268,7 @@ def set_hull(canvas, x, y, cos, sin, rear, front, half, z0, z1, taper_rear, tape
 
 @kernel
 def draw_hull(canvas, cos, sin, rear, side, front, c0, c1, c2):
-    """Draw a hull with a surface each for rear, sides and front; c0, c1, c2 (3,) colours. Lamps shine unlit."""
+    """Draw a hull with a surface each for rear, sides and front; c0, c1, c2 paints. Lamps shine unlit."""
     for face in range(5):
         kind, light, second = PLAIN, 1.0, c1
         if face < 4:
@@ -298,5 +287,5 @@ def draw_building(canvas, box, index):
     """Draw box (6,) x, y, yaw, length, width, height of the map's building number `index`."""
     cos, sin, half = np.cos(box[2]), np.sin(box[2]), 0.5 * box[3]
     set_hull(canvas, box[0], box[1], cos, sin, -half, half, 0.5 * box[4], 0.0, box[5], 0.0, 0.0, 0.0)
-    wall = WALLS[(index * 5 + int(box[5])) % len(WALLS)]
+    wall = WALLS + (index * 5 + int(box[5])) % 6
     draw_hull(canvas, cos, sin, WALL, WALL, WALL, wall, PANE, HEADLIGHT)

@@ -53,7 +53,7 @@ class Rig:
 class Camera:
     """Maps and a rig in; `render` gives one frame a view.
 
-    Building one costs some 0.2 s for each new city; cameras on the same list of maps share what they draw from.
+    Building one costs some 0.2 s for each new city; cameras on the same maps, or fewer, share what they draw from.
     """
 
     def __init__(self, maps: list[RoadMap], rig: Rig | None = None, threads: int | None = None) -> None:
@@ -62,7 +62,7 @@ class Camera:
         self.rig = rig or Rig()
         require(self.rig.width > 0 and self.rig.height > 0, "Rig: width and height must be positive")
         self.maps = maps
-        self._world = _world(maps)
+        self._world, self._index = _world(maps)
         self._threads = threads or int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
     def render(
@@ -103,7 +103,7 @@ class Camera:
         r = self.rig
         lens = np.array([r.fx, r.fy, r.cx, r.cy, r.x, r.z, r.pitch])
         state = (
-            maps,
+            self._index[maps],
             poses,
             np.ascontiguousarray(agents, np.float64),
             shown,
@@ -127,11 +127,13 @@ class Camera:
 _worlds: dict[tuple[str, ...], World] = {}
 
 
-def _world(maps: list[RoadMap]) -> World:
-    """Maps in, flat surroundings out; the last two lists of maps are kept."""
-    key = tuple(m.id for m in maps)
-    if key not in _worlds:
+def _world(maps: list[RoadMap]) -> tuple[World, np.ndarray]:
+    """Maps in; surroundings that hold them all and each map's index there out. The last two surroundings are kept."""
+    wanted = {m.id: m for m in maps}
+    ids = next((ids for ids in _worlds if wanted.keys() <= set(ids)), None)
+    if ids is None:
         while len(_worlds) > 1:
             _worlds.pop(next(iter(_worlds)))
-        _worlds[key] = flatten(maps)
-    return _worlds[key]
+        ids = tuple(wanted)
+        _worlds[ids] = flatten(list(wanted.values()))
+    return _worlds[ids], np.array([ids.index(m.id) for m in maps])

@@ -228,7 +228,7 @@ def _compiled(stamp: int):
                     draw_head(canvas, head, world.posts[g])
             n = _near_buildings(world, m, cam, zbuf.shape, order, far)
             for k in range(n):
-                draw_building(canvas, world.buildings[order[k]], order[k])
+                draw_building(canvas, world.buildings[order[k]], order[k] - world.cell_start[world.cells[m, 0]])
             for k in range(FX, CY + 1):
                 cam[k] *= 0.5
             _resolve(out[s], zbuf, cbuf, cam, world, m, taps, lines)

@@ -13,11 +13,12 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from drivefoundry.sim.boxes import CAR_COLOURS, CLOTHES, TRUCK_COLOURS
+from drivefoundry.sim.actors import paint_of
+from drivefoundry.sim.boxes import PAINTS
 from drivefoundry.sim.camera import Camera, Rig
 from drivefoundry.sim.ground import PALETTE
 from drivefoundry.sim.raster import ground_raster
-from drivefoundry.types import AGENT_PEDESTRIAN, AGENT_TRUCK, DT, PLAN_DT, PSPEED, RoadMap, Scene, require
+from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, RoadMap, Scene, require
 
 FILM_RIG = Rig().scaled(480, 240)
 AHEAD = 40.0
@@ -107,17 +108,20 @@ def picture(scene: Scene, step: int | None = None, rig: Rig = FILM_RIG) -> Image
     return Image.fromarray(np.concatenate([np.asarray(camera), np.asarray(above)], 1))
 
 
-def mp4(frames: Sequence[np.ndarray], fps: int = 5, quality: int = 27) -> bytes:
+def mp4(frames: Sequence[np.ndarray], fps: int = 5, quality: int = 30) -> bytes:
     """Frames (H, W, 3) uint8 of one even size in, an H.264 MP4 out that browsers play from a data URI.
 
-    quality: x264's constant rate factor, less is better. 18 s of film at 5 frames a second take some 250 kB.
+    quality: x264's constant rate factor, less is better. 18 s of film at 5 frames a second take some 300 kB.
+    The same frames give the same bytes.
     """
     require(len(frames) > 0, "mp4: no frames to encode")
     high, wide = frames[0].shape[:2]
     require(high % 2 == 0 and wide % 2 == 0, f"mp4: {wide} x {high} px; both must be even")
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": str(quality), "preset": "veryfast"})
+        # Without macroblock-tree rate control, which gives other bytes each time.
+        options = {"crf": str(quality), "preset": "veryfast", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = wide, high, "yuv420p"
         stream.codec_context.thread_count = 1
         for frame in frames:
@@ -230,18 +234,14 @@ def from_above(
 
 def _user(draw, px, state: np.ndarray, size: np.ndarray, kind: int, index: int, scale: float) -> None:
     """One road user in the colour that the camera gives it; a pale bar marks its front."""
+    colour = tuple(int(c) for c in PAINTS[paint_of(kind, index)])
     if kind == AGENT_PEDESTRIAN:
         u, v = px(state)[0]
         r = max(0.5 * scale, 3.0)
-        colour = tuple(int(c) for c in CLOTHES[(index * 7 + 3) % len(CLOTHES)])
         draw.ellipse((u - r, v - r, u + r, v + r), fill=colour, outline=(20, 20, 20))
         return
-    colours = TRUCK_COLOURS if kind == AGENT_TRUCK else CAR_COLOURS
-    at = index if kind == AGENT_TRUCK else index * 5 + index // 8
     corners = _corners(state[0], state[1], state[2], size[0], size[1])
-    draw.polygon(
-        px(corners), fill=tuple(int(c) for c in colours[at % len(colours)]), outline=(20, 20, 20), width=SMOOTH
-    )
+    draw.polygon(px(corners), fill=colour, outline=(20, 20, 20), width=SMOOTH)
     draw.line(
         px(0.7 * corners[:2] + 0.3 * corners[[3, 2]]), fill=(235, 240, 245), width=max(SMOOTH, round(0.3 * scale))
     )
