@@ -256,14 +256,20 @@ def _shade(classes, texture):
 
 @njit(cache=True, nogil=True)
 def _cover(classes, texture, row, col, coverage, code):
-    """Paint one texel with coverage 0..1. The fuller paint wins; off the road it colours but keeps the class."""
+    """Paint one texel with coverage 0..1. Coverage of one kind adds up, as in a double line; else the fuller wins.
+    Off the road paint colours but keeps the class."""
     level = int(min(1.0, coverage) * (SHADES - 1) + 0.5)
     old, road = texture[row, col], classes[row, col] != GROUND and classes[row, col] != SIDEWALK
     # Thin coverage is mixed with asphalt in the palette, so beside the road it would look like dirt.
-    if level > (0 if road else SHADES // 2) and (old < WHITE * SHADES or level >= old % SHADES):
-        texture[row, col] = code * SHADES + level
-        if road and level * 2 >= SHADES - 1:
-            classes[row, col] = code
+    if level <= (0 if road else SHADES // 2):
+        return
+    if old // SHADES == code:
+        level = min(SHADES - 1, level + old % SHADES)
+    elif old >= WHITE * SHADES and level < old % SHADES:
+        return
+    texture[row, col] = code * SHADES + level
+    if road and level * 2 >= SHADES - 1:
+        classes[row, col] = code
 
 
 @njit(cache=True, nogil=True)
@@ -285,10 +291,11 @@ def _stroke(classes, texture, strip, width, on, period, code):
             for col in range(max(0, col0), min(wide, col1)):
                 px, py = col + 0.5 - x0, row + 0.5 - y0
                 s, side = px * dx + py * dy, abs(py * dx - px * dy)
-                if s < -0.75 or s > length + 0.75:
+                # A texel belongs to one segment; only at the two ends of the strip is paint cut within a texel.
+                head, tail = i == 0, i == len(strip) - 2
+                if (s < 0.0 and not head) or (s >= length and not tail):
                     continue
-                # Only the two ends of the strip are cut; where segments join, the fuller of both counts.
-                end = min(0.5 + s if i == 0 else 1.0, 0.5 + length - s if i == len(strip) - 2 else 1.0)
+                end = min(0.5 + s if head else 1.0, 0.5 + length - s if tail else 1.0)
                 coverage = min(1.0, max(0.0, half - side + 0.5)) * min(1.0, max(0.0, end))
                 if period > 0.0:
                     phase = (along + s) % period
