@@ -1,22 +1,152 @@
-"""An engine directory in, plans and reasoning out, on a CPU, in int8, without torch."""
+"""An engine directory in, plans and reasoning out: the quantised student on a CPU, without torch.
+
+Axes: B scenes. A scene's answer is bit for bit the same alone and in a batch, on any number of threads, and on any CPU
+with the same numpy.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from drivefoundry_car.codec import decode
+from drivefoundry_car.engine import files, kernels
+
+EOS = 1
+MARKS = 3
+"""The first text ids (pad, end, unknown) are no text."""
+SPACE = "\u2581"
+"""Begins a piece that begins a word."""
+
 
 class Engine:
-    """A verified engine directory, loaded. Raises ValueError naming the damaged or missing file."""
+    """A verified engine directory, loaded; safe to call from several threads.
 
-    def __init__(self, path: str | Path, threads: int | None = None):
-        raise NotImplementedError
+    threads: at most so many share a batch, all of this process's cores where None; instructions: "avx512", "avx2" or
+    "plain" instead of the best that the CPU has, for comparison. ValueError names the file that is missing or damaged.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None, instructions: str = ""):
+        self.path = Path(path)
+        held = files.read(self.path)
+        self.contract: dict[str, Any] = held.contract
+        self.codebook = held.codebook
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._pieces: list[str] = held.contract["text"]
+        model = held.contract["model"]
+        self._frames = (model["frames"], *model["image"], 3)
+        self._ego = (model["history"], model["ego_features"])
+        self._route = (model["route_features"],)
+        self._ego_scale = np.tile(np.array(held.contract["ego_scale"], np.float32), model["history"])
+        self._kernels = load(held, instructions)
 
     def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12) in; points (B, 8, 3), tokens (B, 8) out."""
-        raise NotImplementedError
+        """The planner's greedy answer: points (B, 8, 3) float32 x m, y m, yaw rad in the ego frame 0.5 s apart, and
+        tokens (B, 8) int64, action codes.
+
+        frames (B, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (B, 4, 3) and route (B, 12) as `drivefoundry_car.inputs`
+        makes them. ValueError for other shapes and for what is not finite.
+        """
+        tokens = self._run(frames, ego, route, reason=False).astype(np.int64)
+        return decode(tokens, self.codebook, np.asarray(ego)[:, -1, 0]), tokens
 
     def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
-        """The same inputs in, B texts out."""
-        raise NotImplementedError
+        """Why the driver would do what it would do: B texts, greedy. Inputs and errors as for `plan`."""
+        return [self.text(ids) for ids in self._run(frames, ego, route, reason=True)]
+
+    def text(self, ids: np.ndarray) -> str:
+        """Ids of one text, read up to its end mark, as the tokenizer would write them."""
+        end = np.flatnonzero(ids == EOS)
+        pieces = [self._pieces[i] for i in ids[: end[0] if len(end) else len(ids)] if i >= MARKS]
+        return "".join(p.replace(SPACE, " " if i else "") for i, p in enumerate(pieces))
+
+    def _run(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, reason: bool) -> np.ndarray:
+        frames, ego, route = np.asarray(frames), np.asarray(ego), np.asarray(route)
+        n = len(frames) if frames.ndim else 0
+        for name, array, shape in (
+            ("frames", frames, self._frames),
+            ("ego", ego, self._ego),
+            ("route", route, self._route),
+        ):
+            if array.shape != (n, *shape):
+                raise ValueError(f"engine input {name}: shape {array.shape}, wanted (B, {', '.join(map(str, shape))})")
+        if frames.dtype != np.uint8:
+            raise ValueError(f"engine input frames: {frames.dtype}, wanted uint8")
+        if not (np.isfinite(ego).all() and np.isfinite(route).all()):
+            raise ValueError("engine inputs ego and route: must be finite")
+        told = ego.reshape(n, -1).astype(np.float32) * self._ego_scale
+        return self._kernels.run(np.ascontiguousarray(frames), padded(told), padded(route), reason, self.threads)
+
+
+def padded(x: np.ndarray, axis: int = 1) -> np.ndarray:
+    """Zeros behind an axis up to a multiple of 16, the kernels' width. Keeps integers as they are, floats as float32."""
+    more = [(0, -x.shape[a] % 16 if a == axis else 0) for a in range(x.ndim)]
+    return np.pad(x if x.dtype.kind == "i" else x.astype(np.float32), more)
+
+
+def load(held: files.Files, instructions: str) -> kernels.Kernels:
+    """Verified files in, a model in the kernels out. ValueError where the tensors do not fit the model's shape."""
+    model, ids, t = held.contract["model"], held.contract["vocabulary"], held.tensors
+    out = kernels.Kernels(
+        {
+            **{k: v for k, v in model.items() if k in kernels.SHAPE},
+            "height": model["image"][0],
+            "width": model["image"][1],
+            "plan": held.contract["plan"],
+            **{k: ids[k] for k in ("task", "think", "act")},
+        },
+        instructions,
+    )
+    names = [*kernels.MATRICES, *(f"blocks.{i}.{part}" for i in range(model["layers"]) for part in kernels.LAYER)]
+    for place, name in enumerate(names):
+        w, scale, bias = t[f"{name}.weight"], t[f"{name}.scale"], t.get(f"{name}.bias")
+        if w.shape != shapes(model)[name.split(".", 2)[2] if name.startswith("blocks.") else name]:
+            raise ValueError(f"{files.WEIGHTS}: {name} has shape {w.shape}, which does not fit the model; shrink it anew")
+        together = [w]
+        if name.endswith((".q", ".kv")):  # these read the same rounded activations
+            stem = name.rpartition(".")[0]
+            together = [t[f"{stem}.q.weight"], t[f"{stem}.kv.weight"]]
+        if name == "stem.cell":
+            w, scale, bias = padded(w, 0), padded(scale, 0), padded(t["stem.cell.bias"], 0)
+        if name == "stem.patch":  # a group of columns for each cell, as wide as the stem
+            w = padded(w.reshape(len(w), -1, model["stem"]), 2).reshape(len(w), -1)
+        out.matrix(place, padded(w), scale, bias, kernels.activation_limit(*together))
+    embed = [t[f"embed.{k}.weight"] * t[f"embed.{k}.scale"][:, None] for k in ("text", "codes")]
+    tables = [np.concatenate([*embed, t["embed.marks"]]), t["stem.position"], rope(held.contract)]
+    norms = [t[f"blocks.{i}.{n}"] for i in range(model["layers"]) for n in ("norm1", "norm2")]
+    for place, values in enumerate([*tables, *norms, t["norm"]]):
+        out.floats(place, values)
+    return out
+
+
+def shapes(model: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Model fields in, (out, in) of every matrix out."""
+    d, k, cell = model["dim"], model["head_dim"], 8
+    cells = (model["patch"] // cell) ** 2
+    return {
+        "stem.cell": (model["stem"], model["frames"] * 3 * cell * cell),
+        "stem.patch": (d, cells * model["stem"]),
+        "ego_in": (d, model["history"] * model["ego_features"]),
+        "ego_out": (d, d),
+        "route_in": (d, model["route_features"]),
+        "route_out": (d, d),
+        "embed.text": (model["text_vocab"], d),
+        "embed.codes": (model["codes"], d),
+        "q": (model["heads"] * k, d),
+        "kv": (2 * model["kv_heads"] * k, d),
+        "o": (d, model["heads"] * k),
+        "gate_up": (2 * model["ffn"], d),
+        "down": (d, model["ffn"]),
+    }
+
+
+def rope(contract: dict[str, Any]) -> np.ndarray:
+    """(2, positions, head_dim / 2) cosine and sine: the rotary positions of prefix, text and actions (RoFormer)."""
+    model = contract["model"]
+    prefix = (model["image"][0] // model["patch"]) * (model["image"][1] // model["patch"]) + 3
+    rate = model["rope_theta"] ** (-np.arange(0, model["head_dim"], 2) / model["head_dim"])
+    angle = np.arange(prefix + model["max_text"] + contract["plan"])[:, None] * rate
+    return np.stack([np.cos(angle), np.sin(angle)])

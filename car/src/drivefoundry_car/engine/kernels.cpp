@@ -1,0 +1,276 @@
+// Weights in, plan codes and reasoning ids out, through a plain C interface (see kernels.py). C++17, gcc, no libraries.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <vector>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int CELL_BYTES = 8 * 8 * 3;
+constexpr int CHUNK = 8;      // scenes that a thread takes at once: enough rows for wide tiles, small enough for the cache
+constexpr int STRIP = 32;     // rows that pass through a layer's matmuls together
+constexpr int LONGEST = 512;  // keys that one query can see
+constexpr int PAD = 0, EOS = 1;
+
+// The places of the matrices; those of a layer follow LAYERS.
+enum { CELL, PATCH, EGO, EGO_OUT, ROUTE, ROUTE_OUT, TEXT, CODES, LAYERS };
+enum { Q, KV, O, GATE_UP, DOWN, PER_LAYER };
+
+// y = scale * (weights . q) * unit + bias. packed: (out/16, in/2, 16, 2), zeros past the last row; limit: the largest
+// activation with which no sum leaves int32.
+struct Linear {
+    int in = 0, out = 0, blocks = 0;
+    float limit = 0;
+    const int16_t *packed = nullptr;
+    const float *scale = nullptr, *bias = nullptr;
+};
+
+struct Inputs {
+    const uint8_t *frames;
+    const float *ego, *route;
+};
+
+struct Model;
+
+// What one thread works in.
+struct Work {
+    std::vector<float> floats;
+    std::vector<int16_t> words;
+    float *x, *q, *wide, *narrow, *unit, *cache;
+    int16_t *ints;
+
+    explicit Work(const Model &m);
+    float *keys(const Model &m, int layer, int scene) const;
+    float *values(const Model &m, int layer, int scene) const;
+};
+
+struct Model {
+    int height, width, patch, dim, layers, heads, kv_heads, head_dim, ffn, text_vocab, max_text, plan, task, think, act,
+        bidirectional;
+    int prefix = 0, positions = 0, room = 0;
+    const float *embed = nullptr, *position = nullptr, *rope = nullptr;
+    const float **norm = nullptr;
+    Linear *linear = nullptr;
+    std::vector<const float *> norms;
+    std::vector<Linear> linears;
+    std::vector<std::unique_ptr<float[]>> floats;
+    std::vector<std::unique_ptr<int16_t[]>> words;
+    void (*answer)(const Model &, Work &, const Inputs &, int, int, bool, int32_t *) = nullptr;
+
+    std::mutex lock;
+    std::vector<std::unique_ptr<Work>> idle;
+
+    std::unique_ptr<Work> work() {
+        {
+            std::lock_guard<std::mutex> held(lock);
+            if (!idle.empty()) {
+                auto w = std::move(idle.back());
+                idle.pop_back();
+                return w;
+            }
+        }
+        return std::make_unique<Work>(*this);
+    }
+
+    void give_back(std::unique_ptr<Work> w) {
+        std::lock_guard<std::mutex> held(lock);
+        idle.push_back(std::move(w));
+    }
+
+    const float *keep(const float *values, size_t n, size_t room_for) {
+        floats.emplace_back(new float[room_for]());
+        memcpy(floats.back().get(), values, n * sizeof *values);
+        return floats.back().get();
+    }
+};
+
+size_t up16(size_t n) { return (n + 15) / 16 * 16; }
+
+Work::Work(const Model &m) {
+    size_t rows = (size_t)CHUNK * m.prefix, most_out = 0, most_in = 0;
+    for (const Linear &l : m.linears) {
+        most_out = std::max<size_t>(most_out, l.blocks * 16);
+        most_in = std::max<size_t>(most_in, l.in);
+    }
+    const size_t columns = m.width / m.patch, each = columns * (m.patch / 8) * (m.patch / 8);
+    const size_t strip = std::max<size_t>(std::max<size_t>(STRIP, CHUNK), each);
+    const size_t sizes[] = {rows * m.dim, rows * m.heads * m.head_dim, strip * most_out + most_in, (size_t)m.dim, strip,
+                            (size_t)m.layers * CHUNK * 2 * m.kv_heads * m.head_dim * m.room};
+    size_t sum = 0;
+    for (size_t n : sizes) sum += up16(n);
+    floats.assign(sum + 16, 0.f);
+    words.assign(strip * most_in + 32, 0);
+    float *at = floats.data() + (16 - (uintptr_t)floats.data() / 4 % 16) % 16;
+    float **const parts[] = {&x, &q, &wide, &narrow, &unit, &cache};
+    for (int i = 0; i < 6; i++) *parts[i] = at, at += up16(sizes[i]);
+    ints = words.data();
+}
+
+float *Work::keys(const Model &m, int layer, int scene) const {
+    return cache + ((size_t)layer * CHUNK + scene) * 2 * m.kv_heads * m.head_dim * m.room;
+}
+
+float *Work::values(const Model &m, int layer, int scene) const {
+    return keys(m, layer, scene) + (size_t)m.kv_heads * m.head_dim * m.room;
+}
+
+// add_pairs: sum[o] += w[o][0] * pair[0] + w[o][1] * pair[1] for 16 outputs o.
+
+namespace plain {
+constexpr int MANY = 4, WIDE = 1;
+struct Sum {
+    int32_t lanes[16];
+};
+inline void add_pairs(Sum &sum, const int16_t *w, int32_t pair) {
+    const int32_t a = (int16_t)pair, b = pair >> 16;
+    for (int o = 0; o < 16; o++) sum.lanes[o] += a * w[2 * o] + b * w[2 * o + 1];
+}
+#include "forward.h"
+}  // namespace plain
+
+#if defined(__x86_64__)
+#pragma GCC push_options
+#pragma GCC target("avx2")
+namespace avx2 {
+constexpr int MANY = 4, WIDE = 1;
+struct Sum {
+    __m256i low, high;
+};
+inline void add_pairs(Sum &sum, const int16_t *w, int32_t pair) {
+    const __m256i a = _mm256_set1_epi32(pair);
+    const __m256i *v = (const __m256i *)w;
+    sum.low = _mm256_add_epi32(sum.low, _mm256_madd_epi16(_mm256_loadu_si256(v), a));
+    sum.high = _mm256_add_epi32(sum.high, _mm256_madd_epi16(_mm256_loadu_si256(v + 1), a));
+}
+#include "forward.h"
+}  // namespace avx2
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+namespace avx512 {
+constexpr int MANY = 8, WIDE = 2;
+struct Sum {
+    __m512i lanes;
+};
+inline void add_pairs(Sum &sum, const int16_t *w, int32_t pair) {
+    sum.lanes = _mm512_dpwssd_epi32(sum.lanes, _mm512_loadu_si512(w), _mm512_set1_epi32(pair));
+}
+#include "forward.h"
+}  // namespace avx512
+#pragma GCC pop_options
+#endif
+
+bool choose(Model &m, const char *name) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool has512 = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (has512 && (!*name || !strcmp(name, "avx512"))) return m.answer = avx512::answer, true;
+    if (__builtin_cpu_supports("avx2") && (!*name || !strcmp(name, "avx2"))) return m.answer = avx2::answer, true;
+#endif
+    if (!*name || !strcmp(name, "plain")) return m.answer = plain::answer, true;
+    return false;
+}
+
+void pack(Linear &l, Model &m, const int16_t *w) {
+    auto packed = std::unique_ptr<int16_t[]>(new int16_t[(size_t)l.blocks * l.in * 16]());
+    for (int o = 0; o < l.out; o++)
+        for (int i = 0; i < l.in; i++)
+            packed[((size_t)(o / 16) * l.in / 2 + i / 2) * 32 + o % 16 * 2 + i % 2] = w[(size_t)o * l.in + i];
+    l.packed = packed.get();
+    m.words.push_back(std::move(packed));
+}
+
+// False where memory ran out.
+bool run(Model &m, const Inputs &in, int scenes, int threads, bool reason, int32_t *out) {
+    const int width = reason ? m.max_text : m.plan;
+    threads = std::max(1, std::min(threads, scenes));
+    const int chunk = std::min(CHUNK, (scenes + threads - 1) / threads);
+    std::atomic<int> taken{0};
+    std::atomic<bool> whole{true};
+    auto job = [&] {
+        try {
+            auto w = m.work();
+            for (int from; (from = taken.fetch_add(chunk)) < scenes;)
+                m.answer(m, *w, in, from, std::min(chunk, scenes - from), reason, out + (size_t)from * width);
+            m.give_back(std::move(w));
+        } catch (const std::bad_alloc &) {
+            whole = false;
+        }
+    };
+    std::vector<std::thread> others;
+    try {
+        while ((int)others.size() + 1 < threads && (int)others.size() + 1 < (scenes + chunk - 1) / chunk)
+            others.emplace_back(job);
+    } catch (const std::system_error &) {  // no more threads to be had: the ones there do it all
+    }
+    job();
+    for (auto &t : others) t.join();
+    return whole;
+}
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+// shape: the first 16 ints of Model in order. instructions: "", "avx512", "avx2" or "plain". Null if the CPU lacks them.
+void *engine_new(const int32_t *shape, const char *instructions) {
+    auto m = std::make_unique<Model>();
+    int *const to[] = {&m->height, &m->width,      &m->patch,    &m->dim,  &m->layers, &m->heads, &m->kv_heads, &m->head_dim,
+                       &m->ffn,    &m->text_vocab, &m->max_text, &m->plan, &m->task,   &m->think, &m->act,      &m->bidirectional};
+    for (int i = 0; i < 16; i++) *to[i] = shape[i];
+    m->prefix = (m->height / m->patch) * (m->width / m->patch) + 3;
+    m->positions = m->prefix + m->max_text + m->plan;
+    m->room = (int)up16(m->prefix + std::max(m->max_text, m->plan));
+    m->linears.resize(LAYERS + (size_t)m->layers * PER_LAYER);
+    m->norms.resize(2 * (size_t)m->layers + 1);
+    m->linear = m->linears.data(), m->norm = m->norms.data();
+    if (m->room > LONGEST || !choose(*m, instructions)) return nullptr;
+    return m.release();
+}
+
+void engine_free(void *engine) { delete static_cast<Model *>(engine); }
+
+// weights (out, in) row by row, in a multiple of 16; scale, bias (out).
+void engine_linear(void *engine, int place, int out, int in, float limit, const int16_t *weights, const float *scale,
+                   const float *bias) {
+    Model &m = *static_cast<Model *>(engine);
+    Linear &l = m.linear[place];
+    l.in = in, l.out = out, l.blocks = (out + 15) / 16, l.limit = limit;
+    pack(l, m, weights);
+    l.scale = m.keep(scale, out, up16(out));
+    l.bias = m.keep(bias, out, up16(out));
+}
+
+// place 0: embed, 1: position, 2: rope; 3 and on: the norms in order.
+void engine_floats(void *engine, int place, const float *values, int64_t n) {
+    Model &m = *static_cast<Model *>(engine);
+    const float *kept = m.keep(values, n, up16(n));
+    const float **const to[] = {&m.embed, &m.position, &m.rope};
+    (place < 3 ? *to[place] : m.norm[place - 3]) = kept;
+}
+
+// frames (scenes, 2, H, W, 3), ego and route (scenes, in of their layers); out (scenes, plan) or (scenes, max_text) zeros.
+// Returns 0, or 1 where memory ran out.
+int engine_run(void *engine, const uint8_t *frames, const float *ego, const float *route, int scenes, int threads, int reason,
+               int32_t *out) {
+    return run(*static_cast<Model *>(engine), {frames, ego, route}, scenes, threads, reason != 0, out) ? 0 : 1;
+}
+
+// Digest of the sources that this library was built from.
+const char *engine_source() { return ENGINE_SOURCE; }
+}
+#pragma GCC visibility pop

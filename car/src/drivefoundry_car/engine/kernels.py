@@ -1,0 +1,93 @@
+"""The compiled library as one class: a shape and weights in, plan codes and reasoning ids out."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import weakref
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+REBUILD = "build it with `pip install -e car`"
+SHAPE = (
+    "height", "width", "patch", "dim", "layers", "heads", "kv_heads", "head_dim", "ffn", "text_vocab", "max_text",
+    "plan", "task", "think", "act", "bidirectional",
+)  # fmt: skip
+MATRICES = ("stem.cell", "stem.patch", "ego_in", "ego_out", "route_in", "route_out", "embed.text", "embed.codes")
+LAYER = ("q", "kv", "o", "gate_up", "down")
+TABLES = ("embed", "position", "rope")
+INT16, INT32 = 32767, 2**31 - 1
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The library, loaded once. ImportError where it was never built, or from other sources than lie here."""
+    path = HERE / "_kernels.so"
+    if not path.exists():
+        raise ImportError(f"{path}: the engine's kernels are not built; {REBUILD}")
+    lib = ctypes.CDLL(str(path))
+    lib.engine_source.restype = ctypes.c_char_p
+    sources = [HERE / "kernels.cpp", HERE / "forward.h"]
+    if all(s.exists() for s in sources):
+        digest = hashlib.sha256(b"".join(s.read_bytes() for s in sources)).hexdigest()
+        if lib.engine_source().decode() != digest:
+            raise ImportError(f"{path}: built from other sources than those beside it; {REBUILD}")
+    p, i = ctypes.c_void_p, ctypes.c_int
+    lib.engine_new.restype, lib.engine_new.argtypes = p, [p, ctypes.c_char_p]
+    lib.engine_free.restype, lib.engine_free.argtypes = None, [p]
+    lib.engine_linear.restype, lib.engine_linear.argtypes = None, [p, i, i, i, ctypes.c_float, p, p, p]
+    lib.engine_floats.restype, lib.engine_floats.argtypes = None, [p, i, p, ctypes.c_int64]
+    lib.engine_run.restype, lib.engine_run.argtypes = i, [p, p, p, p, i, i, i, p]
+    return lib
+
+
+class Kernels:
+    """One loaded model. shape: values of SHAPE; instructions: "" for the best that this CPU has, or "avx512", "avx2",
+    "plain"; they differ in speed alone. ValueError where the CPU lacks them."""
+
+    def __init__(self, shape: Mapping[str, int], instructions: str = ""):
+        self._lib = library()
+        self.shape = dict(shape)
+        values = np.array([shape[name] for name in SHAPE], np.int32)
+        self._engine = self._lib.engine_new(values.ctypes.data, instructions.encode())
+        if not self._engine:
+            raise ValueError(f"instructions {instructions!r}: unknown, or not had by this CPU; leave them out")
+        weakref.finalize(self, self._lib.engine_free, self._engine)
+
+    def matrix(self, place: int, weights: np.ndarray, scale: np.ndarray, bias: np.ndarray | None, limit: float) -> None:
+        """weights (out, in) int8 or int16, in a multiple of 16; scale, bias (out,); limit: see `activation_limit`."""
+        out, into = weights.shape
+        assert into % 16 == 0 and scale.shape == (out,)
+        w = np.ascontiguousarray(weights, np.int16)
+        s = np.ascontiguousarray(scale, np.float32)
+        b = np.zeros(out, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)
+        self._lib.engine_linear(
+            self._engine, place, out, into, limit, w.ctypes.data, s.ctypes.data, b.ctypes.data
+        )  # fmt: skip
+
+    def floats(self, place: int, values: np.ndarray) -> None:
+        """A table (its place in TABLES) or a norm's gain (after those, in order)."""
+        v = np.ascontiguousarray(values, np.float32)
+        self._lib.engine_floats(self._engine, place, v.ctypes.data, v.size)
+
+    def run(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, reason: bool, threads: int) -> np.ndarray:
+        """frames (B, 2, H, W, 3) uint8, ego and route (B, in of their layers) float32, all contiguous, in; codes
+        (B, plan), or reasoning ids (B, max_text), int32 out. MemoryError where there is none left."""
+        out = np.zeros((len(frames), self.shape["max_text" if reason else "plan"]), np.int32)
+        failed = self._lib.engine_run(
+            self._engine, frames.ctypes.data, ego.ctypes.data, route.ctypes.data, len(frames), threads, int(reason),
+            out.ctypes.data,
+        )  # fmt: skip
+        if failed:
+            raise MemoryError(f"engine: no memory to work in for {len(frames)} scenes")
+        return out
+
+
+def activation_limit(*weights: np.ndarray) -> float:
+    """The largest integer activation with which no sum over a row of these matrices leaves int32."""
+    most = max(int(np.abs(w.astype(np.int64)).sum(1).max(initial=1)) for w in weights)
+    return float(min(INT16, INT32 // most))

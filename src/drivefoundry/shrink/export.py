@@ -1,0 +1,186 @@
+"""A float student's checkpoint in, an int8 engine directory and a report of what it cost out.
+
+Weights are rounded per output channel, symmetrically, each channel with the scale that loses least (a clipped tail may
+cost less than a coarse step). What is small and read directly by the senses or by the choice of an action keeps 11
+bits: ego and route inputs, action codes. Norms, biases and positions stay fp32. Activations are no part of the export:
+the engine rounds them row by row as it goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from drivefoundry.model.checkpoint import Loaded, load_checkpoint
+from drivefoundry.model.config import ModelConfig
+from drivefoundry.types import require
+from drivefoundry_car.codec import decode
+from drivefoundry_car.engine import Engine, files
+from drivefoundry_car.slots import SELF_TEST, record_self_test
+
+INT8, INT11 = 127, 1023
+CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+FINE = ("ego_in", "ego_out", "route_in", "route_out", "embed.codes")
+WIDTH = 16
+"""The kernels' lanes: what dim, ffn and head_dim must be whole multiples of."""
+LONGEST = 512
+"""Most positions that the kernels attend to."""
+
+
+def export_engine(
+    checkpoint: Path, out: Path, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, self_test: int = 16
+) -> dict[str, float]:
+    """Checkpoint directory in, engine files in the directory `out`, which may exist, and a report out.
+
+    frames (N, 2, H, W, 3) uint8, ego (N, 4, 3), route (N, 12): samples on which the engine is compared with the float
+    student; the first `self_test` of them go along for the car to check. Report: token_agreement, share of the 8N
+    tokens that are the float student's; plan_agreement, share of whole plans; plan_error_m, mean distance of plan
+    points; weight_error, relative RMS over all matrices, and worst_weight_error, that of the worst; compression, fp32
+    checkpoint bytes to engine bytes, text pieces and all but the self test. ValueError names what cannot be exported.
+    """
+    loaded, out = load_checkpoint(checkpoint), Path(out)
+    check(loaded.config)
+    require(len(frames) > 0, "calibration samples: none given; label some clips first")
+    tensors, errors = quantised(loaded.model.state_dict(), loaded.config)
+    aside = out / "engine.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    names = write(aside, loaded, tensors)
+    size = sum((aside / name).stat().st_size for name in names)
+    engine = Engine(aside)
+    record_self_test(engine, aside, frames[:self_test], ego[:self_test], route[:self_test])
+    (aside / files.CONTRACT).write_bytes(files.seal(with_hashes(engine.contract, aside, [*names[1:], SELF_TEST])))
+    report = {**compared(loaded, Engine(aside), frames, ego, route), **errors}
+    report["compression"] = (Path(checkpoint) / "model.safetensors").stat().st_size / size
+    report["bytes"] = float(size)
+    for name in (*names[1:], SELF_TEST, files.CONTRACT):  # the contract last: until it is there, none of it is an engine
+        os.replace(aside / name, out / name)
+    aside.rmdir()
+    return report
+
+
+def check(config: ModelConfig) -> None:
+    """ValueError where the engine's kernels cannot run this shape."""
+    for name in ("dim", "ffn", "head_dim"):
+        value = getattr(config, name)
+        require(value % WIDTH == 0, f"ModelConfig.{name}: the engine wants a multiple of {WIDTH}, got {value}")
+    longest = config.prefix + max(config.max_text, config.plan)
+    require(longest <= LONGEST, f"ModelConfig: {longest} positions, the engine has room for {LONGEST}; use larger patches")
+
+
+def rounded(w: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """(out, in) float in; (out, in) integers within +-most and (out,) float32 scales out."""
+    top = np.maximum(np.abs(w).max(1), 1e-12)
+    best, error = np.ones(len(w)), np.full(len(w), np.inf)
+    for clip in CLIPS if most == INT8 else CLIPS[:1]:
+        scale = (top * clip / most)[:, None]
+        off = ((np.clip(np.round(w / scale), -most, most) * scale - w) ** 2).sum(1)
+        best, error = np.where(off < error, clip, best), np.minimum(off, error)
+    scale = (top * best / most).astype(np.float32)
+    q = np.clip(np.round(w / scale[:, None]), -most, most)
+    return q.astype(np.int8 if most == INT8 else np.int16), scale
+
+
+def quantised(
+    state: Mapping[str, torch.Tensor], config: ModelConfig
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The model's tensors in; the engine's tensors and their errors out."""
+    state = dict(state)
+    parts = torch.split(state.pop("embed"), [config.text_vocab, config.codes, config.vocab - config.task_id])
+    floats = {k.removeprefix("decoder."): v.numpy() for k, v in state.items()}
+    matrices = {k.removesuffix(".weight"): v for k, v in floats.items() if k.endswith(".weight")}
+    matrices |= {"embed.text": parts[0].numpy(), "embed.codes": parts[1].numpy()}
+    tensors = {k: v for k, v in floats.items() if not k.endswith(".weight")} | {"embed.marks": parts[2].numpy()}
+    lost, energy, worst = 0.0, 0.0, 0.0
+    for name, w in matrices.items():
+        q, scale = rounded(w, INT11 if name in FINE else INT8)
+        tensors[f"{name}.weight"], tensors[f"{name}.scale"] = q, scale
+        off, all_ = float(((q * scale[:, None] - w) ** 2).sum()), float((w**2).sum())
+        lost, energy, worst = lost + off, energy + all_, max(worst, (off / max(all_, 1e-30)) ** 0.5)
+    return tensors, {"weight_error": (lost / energy) ** 0.5, "worst_weight_error": worst}
+
+
+def write(folder: Path, loaded: Loaded, tensors: dict[str, np.ndarray]) -> list[str]:
+    """The engine's files but for the self test; the contract's name first."""
+    table, blob = {}, io.BytesIO()
+    for name, value in sorted(tensors.items()):
+        table[name] = (value.dtype.name, list(value.shape), blob.tell())
+        blob.write(np.ascontiguousarray(value, files.DTYPES[value.dtype.name]).tobytes())
+    (folder / files.WEIGHTS).write_bytes(blob.getvalue())
+    np.save(folder / files.CODEBOOK, loaded.codebook)
+    made = contract(loaded.config, loaded.tokenizer.pieces(), loaded.model.ego_scale.tolist(), table)
+    names = [files.WEIGHTS, files.CODEBOOK]
+    (folder / files.CONTRACT).write_bytes(files.seal(with_hashes(made, folder, names)))
+    return [files.CONTRACT, *names]
+
+
+def contract(c: ModelConfig, pieces: list[str], ego_scale: list[float], table: dict) -> dict:
+    """What a car must know to feed this engine and to read its answer."""
+    h, w = c.image
+    return {
+        "format": files.FORMAT,
+        "inputs": {
+            "frames": {
+                "shape": ["B", c.frames, h, w, 3],
+                "dtype": "uint8",
+                "meaning": "front camera, RGB, at t - 0.5 s and t",
+            },
+            "ego": {
+                "shape": ["B", c.history, c.ego_features],
+                "dtype": "float32",
+                "meaning": "speed m/s, yaw rate rad/s, valid; 1.5, 1.0, 0.5 and 0 s ago",
+            },
+            "route": {
+                "shape": ["B", c.route_features],
+                "dtype": "float32",
+                "meaning": "drivefoundry_car.inputs.route_features",
+            },
+        },
+        "outputs": {
+            "points": {"shape": ["B", c.plan, 3], "meaning": "x m, y m, yaw rad in the ego frame at 0.5 .. 4.0 s"},
+            "tokens": {"shape": ["B", c.plan], "meaning": "rows of codebook.npy, each held for 0.5 s"},
+        },
+        "model": asdict(c),
+        "plan": c.plan,
+        "ego_scale": ego_scale,
+        "vocabulary": {
+            "text": [0, c.text_vocab],
+            "codes": [c.text_vocab, c.task_id],
+            "task": c.task_id,
+            "think": c.think_id,
+            "act": c.act_id,
+        },
+        "text": pieces,
+        "tensors": table,
+    }
+
+
+def with_hashes(made: dict, folder: Path, names: list[str]) -> dict:
+    """The contract with the SHA-256 of the other files."""
+    return {**made, "files": {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}}
+
+
+def compared(
+    loaded: Loaded, engine: Engine, frames: np.ndarray, ego: np.ndarray, route: np.ndarray
+) -> dict[str, float]:
+    """How far the engine's greedy plans are from the float student's on N samples."""
+    points, tokens = engine.plan(frames, ego, route)
+    wanted = []
+    for i in range(0, len(frames), 128):
+        batch = (torch.from_numpy(np.array(a[i : i + 128])) for a in (frames, ego, route))
+        wanted.append(loaded.model.act(*batch)[:, 0].numpy())
+    want = np.concatenate(wanted)
+    way = decode(want, loaded.codebook, ego[:, -1, 0]) - points
+    return {
+        "token_agreement": float((tokens == want).mean()),
+        "plan_agreement": float((tokens == want).all(1).mean()),
+        "plan_error_m": float(np.hypot(way[..., 0], way[..., 1]).mean()),
+    }
