@@ -60,7 +60,7 @@ class Engine:
     def text(self, ids: np.ndarray) -> str:
         """Ids of one text, read up to its end mark, as the tokenizer would write them."""
         end = np.flatnonzero(ids == EOS)
-        pieces = [self._pieces[i] for i in ids[: end[0] if len(end) else len(ids)] if i >= MARKS]
+        pieces = [self._pieces[i] for i in ids[: end[0] if len(end) else len(ids)] if MARKS <= i < len(self._pieces)]
         return "".join(p.replace(SPACE, " " if i else "") for i, p in enumerate(pieces))
 
     def _run(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, reason: bool) -> np.ndarray:

@@ -16,7 +16,13 @@ INLINE const F16 &at(const float *p) { return *(const F16 *)p; }
 
 INLINE F16 all(float v) { return F16{} + v; }
 
-INLINE F16 larger(F16 a, F16 b) { return a > b ? a : b; }
+// a where the lane of x is negative, b elsewhere. By bits: gcc takes vector comparisons wider than a register apart.
+INLINE F16 negative(I16 x, F16 a, F16 b) {
+    I16 mask = x >> 31;
+    return (F16)(((I16)a & mask) | ((I16)b & ~mask));
+}
+
+INLINE F16 larger(F16 a, F16 b) { return negative((I16)(a - b), b, a); }
 
 INLINE F16 absolute(F16 x) { return (F16)((I16)x & 0x7fffffff); }
 
@@ -209,7 +215,7 @@ static void attend(const Model &m, float *const *q, const int *seen, const float
             for (int r = 0; r < ROWS; r++) dot[r] += k * q[r][d];
         }
         for (int r = 0; r < ROWS; r++) {
-            F16 v = lane + s < seen[r] ? dot[r] * scale : all(-3e38f);
+            F16 v = negative(lane + (s - seen[r]), dot[r] * scale, all(-3e38f));
             at(p[r] + s) = v;
             top[r] = larger(v, top[r]);
         }
@@ -219,7 +225,7 @@ static void attend(const Model &m, float *const *q, const int *seen, const float
         F16 sum = {};
         for (int s = 0; s < most; s += 16) {
             F16 e = exponential(larger(all(-87.f), at(p[r] + s) - high));
-            e = lane + s < seen[r] ? e : F16{};
+            e = negative(lane + (s - seen[r]), e, F16{});
             at(p[r] + s) = e;
             sum += e;
         }

@@ -128,7 +128,17 @@ float *Work::values(const Model &m, int layer, int scene) const {
 // add_pairs: sum[o] += w[o][0] * pair[0] + w[o][1] * pair[1] for 16 outputs o.
 
 namespace plain {
-constexpr int MANY = 4, WIDE = 1;
+constexpr int MANY = 2, WIDE = 1;
+#if defined(__x86_64__)  // of which every one has SSE2
+struct Sum {
+    __m128i lanes[4];
+};
+inline void add_pairs(Sum &sum, const int16_t *w, int32_t pair) {
+    const __m128i a = _mm_set1_epi32(pair), *v = (const __m128i *)w;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) sum.lanes[i] = _mm_add_epi32(sum.lanes[i], _mm_madd_epi16(_mm_loadu_si128(v + i), a));
+}
+#else
 struct Sum {
     int32_t lanes[16];
 };
@@ -136,6 +146,7 @@ inline void add_pairs(Sum &sum, const int16_t *w, int32_t pair) {
     const int32_t a = (int16_t)pair, b = pair >> 16;
     for (int o = 0; o < 16; o++) sum.lanes[o] += a * w[2 * o] + b * w[2 * o + 1];
 }
+#endif
 #include "forward.h"
 }  // namespace plain
 
