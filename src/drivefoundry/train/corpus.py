@@ -38,8 +38,8 @@ class Augment:
 class Corpus:
     """All samples of a training run in RAM; frames stay in their episodes' arrays (memory maps will do).
 
-    part (N,), index (N, 2): which of `frames` and which rows; tokens (N, 8); text, text_mirrored (N, L) ids, PAD where there
-    is no reasoning; mirror (K,) permutes codes; soft (N, 8, K) float16 teacher logits or None.
+    part (N,), index (N, 2): which of `frames` and which rows; tokens (N, 8); text, text_mirrored (N, L) ids, PAD where
+    there is no reasoning; mirror (K,) permutes codes; soft (N, 8, K) float16 teacher logits or None.
     """
 
     frames: list[np.ndarray]

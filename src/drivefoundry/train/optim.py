@@ -12,26 +12,60 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+SMALLEST = 32
+"""Linear layers with fewer inputs than this (physical quantities) are left to AdamW, as are embeddings."""
+MOMENTUM = 0.95
+_POLAR = ((8.28721, -23.59589, 17.30039), (4.10706, -2.94785, 0.54484), (3.94869, -2.90890, 0.55182))
+
+
+def polar(x: Tensor) -> Tensor:
+    """Matrices (G, m, n), m <= n, in; nearly their orthogonal polar factors out, by three steps of a quintic iteration.
+
+    Coefficients: "The Polar Express" (Amsel 2025). Three steps leave singular values near enough to 1.
+    """
+    x = x.to(torch.bfloat16)
+    x = x / (1.01 * x.flatten(1).norm(dim=1).float() + 1e-7)[:, None, None].to(x.dtype)
+    for a, b, c in _POLAR:
+        g = x @ x.mT
+        x = a * x + (b * g + c * (g @ g)) @ x
+    return x.float()
+
 
 class MasterWeights:
-    """AdamW on fp32 masters of a model whose own weights are cast to `dtype`. Summed over ranks where there are
-    several."""
+    """An optimiser on fp32 masters of a model whose own weights are cast to `dtype`. Gradients are summed over ranks.
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, weight_decay: float, betas: tuple[float, float]):
+    AdamW; with `muon`, the weights of linear layers take orthogonalised momentum steps instead (Muon, Jordan 2024),
+    scaled to the size of AdamW's (Liu 2025) so that both share one learning rate.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        weight_decay: float,
+        betas: tuple[float, float],
+        muon: bool = False,
+    ):
         self.params = [p for p in model.parameters() if p.requires_grad]
-        total = sum(p.numel() for p in self.params)
-        device = self.params[0].device
-        flat, self._gradient = (torch.empty(total, device=device) for _ in range(2))
-        sizes = [p.numel() for p in self.params]
-        shapes = [p.shape for p in self.params]
-        self.masters = [m.view(s) for m, s in zip(flat.split(sizes), shapes, strict=True)]
+        self.weight_decay = weight_decay
+        sizes, device = [p.numel() for p in self.params], self.params[0].device
+        flat, self._gradient = (torch.empty(sum(sizes), device=device) for _ in range(2))
+        views = zip(flat.split(sizes), self._gradient.split(sizes), self.params, strict=True)
+        linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and m.in_features >= SMALLEST}
+        self.masters, self._grads, decayed, plain = [], [], [], []
+        self.hidden: list[int] = []
         with torch.no_grad():
-            for master, grad, p in zip(self.masters, self._gradient.split(sizes), self.params, strict=True):
-                master.copy_(p)
-                master.grad = grad.view(p.shape)
+            for i, (master, grad, p) in enumerate(views):
+                master, grad = master.view(p.shape).copy_(p), grad.view(p.shape)
+                master.grad = grad
                 p.data = p.data.to(dtype)
-        decayed = [m for m in self.masters if m.ndim >= 2]
-        plain = [m for m in self.masters if m.ndim < 2]
+                self.masters.append(master)
+                self._grads.append(grad)
+                if muon and id(p) in linear:
+                    self.hidden.append(i)
+                else:
+                    (decayed if p.ndim >= 2 else plain).append(master)
+        self.momentum = [torch.zeros_like(self.masters[i]) for i in self.hidden]
         groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}]
         groups += [{"params": plain, "weight_decay": 0.0}]
         self.adam = torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
@@ -39,12 +73,11 @@ class MasterWeights:
     @torch.no_grad()
     def gather(self) -> Tensor:
         """Move the model's gradients to the masters (summed over ranks) and clear them; returns their norm."""
-        for master, p in zip(self.masters, self.params, strict=True):
-            assert master.grad is not None
+        for grad, p in zip(self._grads, self.params, strict=True):
             if p.grad is None:
-                master.grad.zero_()
+                grad.zero_()
             else:
-                master.grad.copy_(p.grad)
+                grad.copy_(p.grad)
                 p.grad = None
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(self._gradient)
@@ -58,7 +91,22 @@ class MasterWeights:
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.step()
+        self._muon(lr)
         self.publish()
+
+    def _muon(self, lr: float) -> None:
+        """Matrices of one shape (lying, so that the smaller side comes first) go through `polar` together."""
+        alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for i, momentum in zip(self.hidden, self.momentum, strict=True):
+            momentum.lerp_(self._grads[i], 1 - MOMENTUM)
+            update, master = self._grads[i].lerp(momentum, MOMENTUM), self.masters[i]
+            if update.shape[0] > update.shape[1]:
+                update, master = update.T, master.T
+            alike.setdefault(tuple(update.shape), []).append((update, master))
+        for shape, members in alike.items():
+            steps = polar(torch.stack([update for update, _ in members]))
+            for step, (_, master) in zip(steps, members, strict=True):
+                master.mul_(1 - lr * self.weight_decay).add_(step, alpha=-0.2 * shape[1] ** 0.5 * lr)
 
     @torch.no_grad()
     def publish(self) -> None:
@@ -67,13 +115,18 @@ class MasterWeights:
             p.copy_(master)
 
     def state(self) -> dict[str, Any]:
-        return {"masters": [m.detach().clone() for m in self.masters], "adam": self.adam.state_dict()}
+        """A copy of everything that the next step depends on."""
+        return {
+            "masters": [m.detach().clone() for m in self.masters],
+            "momentum": [m.clone() for m in self.momentum],
+            "adam": copied(self.adam.state_dict()),
+        }
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
-        for master, saved in zip(self.masters, state["masters"], strict=True):
-            master.copy_(saved)
-        self.adam.load_state_dict(state["adam"])
+        for mine, saved in zip(self.masters + self.momentum, state["masters"] + state["momentum"], strict=True):
+            mine.copy_(saved)
+        self.adam.load_state_dict(copied(state["adam"]))
         self.publish()
 
     def float_model(self, model: nn.Module) -> nn.Module:
@@ -81,3 +134,12 @@ class MasterWeights:
         for p, master in zip(self.params, self.masters, strict=True):
             p.data = master.detach().clone()
         return model
+
+
+def copied(tree: Any) -> Any:
+    """Nested dicts and lists with every tensor cloned (an optimiser's state_dict refers to the living tensors)."""
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    if isinstance(tree, dict):
+        return {k: copied(v) for k, v in tree.items()}
+    return [copied(v) for v in tree] if isinstance(tree, list) else tree

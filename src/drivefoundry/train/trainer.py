@@ -41,7 +41,7 @@ class TrainConfig:
     seconds: float = 0.0
     steps: int = 0
     batch: int = 64
-    lr: float = 3e-3
+    lr: float = 4e-3
     warmup: float = 0.04
     """Share of the run over which the learning rate rises."""
     decay: float = 0.4
@@ -50,6 +50,8 @@ class TrainConfig:
     """'wsd' (linear fall) or 'cosine' (falls from the end of warm-up)."""
     final_lr: float = 0.02
     """Learning rate at the end, as a share of `lr`."""
+    optimiser: str = "muon"
+    """'muon' (AdamW beside it for all but the linear layers) or 'adamw'."""
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
@@ -71,6 +73,7 @@ class TrainConfig:
         require(self.seconds > 0 or self.steps > 0, "train config: set seconds or steps, else the run would never end")
         require(self.batch > 0, f"train config: batch must be positive, got {self.batch}")
         require(self.precision in ("bf16", "fp32"), f"train config: precision {self.precision!r} is not bf16 or fp32")
+        require(self.optimiser in ("muon", "adamw"), f"train config: optimiser {self.optimiser!r} is not muon or adamw")
         require(self.schedule in ("wsd", "cosine"), f"train config: schedule {self.schedule!r} is not wsd or cosine")
         return self
 
@@ -142,7 +145,8 @@ class Trainer:
         self.rank, self.world = rank_and_world()
         self.device = next(model.parameters()).device
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        self.weights = MasterWeights(model, self.dtype, config.weight_decay, config.betas)
+        muon = config.optimiser == "muon"
+        self.weights = MasterWeights(model, self.dtype, config.weight_decay, config.betas, muon)
         self.order = Order(len(corpus), config.seed)
         self.kernel = config.objective.kernel(codebook).to(self.device)
         self.step, self.elapsed, self.lost, self.skipped, self.bad = 0, 0.0, 0.0, 0, 0
