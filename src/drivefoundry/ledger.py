@@ -180,7 +180,7 @@ class Ledger:
         wanted = {_folder(a.kind, a.id) for a in self.history()}
         for folder in [*(self.root / "artefacts").iterdir(), *(self.root / "work").iterdir()]:
             if folder.parent.name == "work" or folder.name not in wanted:
-                freed += sum(f.stat().st_size for f in _files(folder))
+                freed += sum(f.lstat().st_size for f in _files(folder))
                 shutil.rmtree(folder)
         return freed
 
@@ -222,7 +222,7 @@ class Ledger:
             return None
         files = _files(found.path)
         (count,) = self._db.execute("SELECT files FROM builds WHERE key = ?", (key,)).fetchone()
-        if found.path.is_dir() and len(files) == count and sum(f.stat().st_size for f in files) == found.bytes:
+        if found.path.is_dir() and len(files) == count and sum(f.lstat().st_size for f in files) == found.bytes:
             return found
         if not found.path.exists() and work.is_dir() and _content(found.kind, work) == found.id:
             os.replace(work, found.path)
@@ -241,7 +241,7 @@ class Ledger:
                 scrap.unlink(missing_ok=True)
         files = _files(work)
         row["id"] = _content(row["kind"], work)
-        row |= {"bytes": sum(f.stat().st_size for f in files), "files": len(files), "finished": time.time()}
+        row |= {"bytes": sum(f.lstat().st_size for f in files), "files": len(files), "finished": time.time()}
         os.sync()  # bytes before the record: a power cut must not leave a record of empty files
         names = ", ".join(row)
         self._db.execute(
@@ -284,16 +284,21 @@ def _sha(data: bytes) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if not p.is_dir())
+    return sorted(p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
 
 
 def _content(kind: str, folder: Path) -> str:
     """Hash over kind, relative names and bytes; empty directories do not count."""
     digest = hashlib.sha256(kind.encode())
     for path in _files(folder):
-        assert not path.is_symlink(), f"{path}: an artefact holds plain files, no links"
-        with path.open("rb") as handle:
-            inner = hashlib.file_digest(handle, "sha256").hexdigest()
+        if path.is_symlink():
+            to = os.readlink(path)
+            inside = not os.path.isabs(to) and path.resolve().is_relative_to(folder.resolve())
+            assert inside, f"{path}: a link in an artefact stays inside it, this one goes to {to}"
+            inner = f"-> {to}"
+        else:
+            with path.open("rb") as handle:
+                inner = hashlib.file_digest(handle, "sha256").hexdigest()
         digest.update(f"\n{path.relative_to(folder).as_posix()}\0{inner}".encode())
     return digest.hexdigest()
 

@@ -157,7 +157,7 @@ def _step(
     weights.step(config.lr * min(1.0, (step + 1) / 4), norm, config.clip)
     return {
         "reward": float(r.mean()), "label_reward": float(scored[:, n].mean()), "best": float(r.max(1).values.mean()),
-        "spread": float(r.std(1).mean()), "kl": float(kl), "anchor": float(anchor), "grad_norm": norm,
+        "spread": float(r.std(1).mean()), "kl": float(kl.detach()), "anchor": float(anchor.detach()), "grad_norm": norm,
     }  # fmt: skip
 
 

@@ -1,9 +1,8 @@
 """A float student's checkpoint in, an int8 engine directory and a report of what it cost out.
 
-Weights are rounded per output channel, symmetrically, each channel with the scale that loses least (a clipped tail may
-cost less than a coarse step). What is small and read directly by the senses or by the choice of an action keeps 11
-bits: ego and route inputs, action codes. Norms, biases and positions stay fp32. Activations are no part of the export:
-the engine rounds them row by row as it goes.
+Weights are int8 with a scale per output channel, rounded so that the layer's outputs change least (see `rounding`).
+What is small and decides alone keeps 11 bits: ego and route inputs, action codes. Norms, biases and positions stay
+fp32. Activations are no part of the export: the engine rounds them row by row as it goes.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ import torch
 
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint
 from drivefoundry.model.config import ModelConfig
+from drivefoundry.shrink.rounding import input_moments, rounded
 from drivefoundry.types import require
 from drivefoundry_car.codec import decode
 from drivefoundry_car.engine import Engine, files
 from drivefoundry_car.slots import SELF_TEST, record_self_test
 
 INT8, INT11 = 127, 1023
-CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 FINE = ("ego_in", "ego_out", "route_in", "route_out", "embed.codes")
 WIDTH = 16
 """The kernels' lanes: what dim, ffn and head_dim must be whole multiples of."""
@@ -40,16 +39,19 @@ def export_engine(
 ) -> dict[str, float]:
     """Checkpoint directory in, engine files in the directory `out`, which may exist, and a report out.
 
-    frames (N, 2, H, W, 3) uint8, ego (N, 4, 3), route (N, 12): samples on which the engine is compared with the float
-    student; the first `self_test` of them go along for the car to check. Report: token_agreement, share of the 8N
-    tokens that are the float student's; plan_agreement, share of whole plans; plan_error_m, mean distance of plan
-    points; weight_error, relative RMS over all matrices, and worst_weight_error, that of the worst; compression, fp32
-    checkpoint bytes to engine bytes, text pieces and all but the self test. ValueError names what cannot be exported.
+    frames (N, 2, H, W, 3) uint8, ego (N, 4, 3), route (N, 12): every other sample is one to round by, the rest are those
+    on which the engine is compared with the float student; the first `self_test` go along for the car to check. Report:
+    token_agreement, share of the tokens that are the float student's; plan_agreement, share of whole plans;
+    plan_error_m, mean distance of plan points; weight_error, relative RMS over all matrices, and worst_weight_error,
+    that of the worst; bytes of the engine without its self test, and compression, the checkpoint's fp32 bytes to those.
+    ValueError names what cannot be exported.
     """
     loaded, out = load_checkpoint(checkpoint), Path(out)
     check(loaded.config)
     require(len(frames) > 0, "calibration samples: none given; label some clips first")
-    tensors, errors = quantised(loaded.model.state_dict(), loaded.config)
+    half = slice(0, None, 2) if len(frames) > 1 else slice(None)
+    moments = input_moments(loaded.model, frames[half], ego[half], route[half])
+    tensors, errors = quantised(loaded.model.state_dict(), loaded.config, moments)
     aside = out / "engine.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -58,7 +60,8 @@ def export_engine(
     engine = Engine(aside)
     record_self_test(engine, aside, frames[:self_test], ego[:self_test], route[:self_test])
     (aside / files.CONTRACT).write_bytes(files.seal(with_hashes(engine.contract, aside, [*names[1:], SELF_TEST])))
-    report = {**compared(loaded, Engine(aside), frames, ego, route), **errors}
+    other = slice(1, None, 2) if len(frames) > 1 else slice(None)
+    report = {**compared(loaded, Engine(aside), frames[other], ego[other], route[other]), **errors}
     report["compression"] = (Path(checkpoint) / "model.safetensors").stat().st_size / size
     report["bytes"] = float(size)
     for name in (*names[1:], SELF_TEST, files.CONTRACT):  # the contract last: until it is there, none of it is an engine
@@ -76,23 +79,10 @@ def check(config: ModelConfig) -> None:
     require(longest <= LONGEST, f"ModelConfig: {longest} positions, the engine has room for {LONGEST}; use larger patches")
 
 
-def rounded(w: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """(out, in) float in; (out, in) integers within +-most and (out,) float32 scales out."""
-    top = np.maximum(np.abs(w).max(1), 1e-12)
-    best, error = np.ones(len(w)), np.full(len(w), np.inf)
-    for clip in CLIPS if most == INT8 else CLIPS[:1]:
-        scale = (top * clip / most)[:, None]
-        off = ((np.clip(np.round(w / scale), -most, most) * scale - w) ** 2).sum(1)
-        best, error = np.where(off < error, clip, best), np.minimum(off, error)
-    scale = (top * best / most).astype(np.float32)
-    q = np.clip(np.round(w / scale[:, None]), -most, most)
-    return q.astype(np.int8 if most == INT8 else np.int16), scale
-
-
 def quantised(
-    state: Mapping[str, torch.Tensor], config: ModelConfig
+    state: Mapping[str, torch.Tensor], config: ModelConfig, moments: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The model's tensors in; the engine's tensors and their errors out."""
+    """The model's tensors and what its linear layers read in; the engine's tensors and their errors out."""
     state = dict(state)
     parts = torch.split(state.pop("embed"), [config.text_vocab, config.codes, config.vocab - config.task_id])
     floats = {k.removeprefix("decoder."): v.numpy() for k, v in state.items()}
@@ -101,7 +91,8 @@ def quantised(
     tensors = {k: v for k, v in floats.items() if not k.endswith(".weight")} | {"embed.marks": parts[2].numpy()}
     lost, energy, worst = 0.0, 0.0, 0.0
     for name, w in matrices.items():
-        q, scale = rounded(w, INT11 if name in FINE else INT8)
+        read = moments.get(name, moments.get(f"decoder.{name}"))
+        q, scale = rounded(w, INT11 if name in FINE else INT8, read)
         tensors[f"{name}.weight"], tensors[f"{name}.scale"] = q, scale
         off, all_ = float(((q * scale[:, None] - w) ** 2).sum()), float((w**2).sum())
         lost, energy, worst = lost + off, energy + all_, max(worst, (off / max(all_, 1e-30)) ** 0.5)

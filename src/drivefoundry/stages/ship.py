@@ -53,7 +53,7 @@ def sign_release(engine: Path, verdict: Path, before: Path | None, keys: Path, n
         cohorts.append("all cars")
     write_json(out / "release.json", {"id": published.id, "name": name, "passed": judged.passed, "cohorts": cohorts})
     return {
-        "release": release.id[:12],
+        "release": published.id[:12],
         "gates": "passed" if judged.passed else "failed",
         "cohorts": " and ".join(cohorts),
     }

@@ -1,0 +1,63 @@
+"""Float matrices and what flows into them in, integer matrices that lose little of what flows out, out.
+
+Rounding each weight to its nearest step keeps the weights; GPTQ (Frantar et al. 2023) keeps the outputs: columns are
+rounded one after the other, and each one's error is made good by those still to come, as far as the inputs go together
+(neighbouring pixels do).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drivefoundry.model.vla import VLA
+
+DAMP = 0.01
+"""Added to the inputs' second moments, as a share of their mean, lest the unseen be taken for free."""
+
+
+def input_moments(model: VLA, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> dict[str, np.ndarray]:
+    """Samples in; for every linear layer, by name, the (in, in) sum of x x^T over what it reads while acting out."""
+    moments: dict[str, Tensor] = {}
+
+    def watch(name: str):
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].reshape(-1, inputs[0].shape[-1]).float()
+            moments[name] = moments.get(name, torch.zeros(())) + (x.T @ x).double()
+
+        return hook
+
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    hooks = [m.register_forward_pre_hook(watch(name)) for name, m in layers]
+    for i in range(0, len(frames), 64):
+        model.act(*(torch.from_numpy(np.array(a[i : i + 64])) for a in (frames, ego, route)))
+    for hook in hooks:
+        hook.remove()
+    return {name: m.numpy() for name, m in moments.items()}
+
+
+def rounded(w: np.ndarray, most: int, moments: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(out, in) float in; (out, in) integers within +-most, int8 where they fit and else int16, and (out,) float32
+    scales out. With moments (in, in) the outputs are kept, without them the weights."""
+    scale = (np.maximum(np.abs(w).max(1), 1e-12) / most).astype(np.float32)
+    if moments is None:
+        q = np.round(w / scale[:, None])
+    else:
+        q = _outputs_kept(w.astype(np.float64), scale.astype(np.float64), most, moments)
+    return np.clip(q, -most, most).astype(np.int8 if most <= 127 else np.int16), scale
+
+
+def _outputs_kept(w: np.ndarray, scale: np.ndarray, most: int, moments: np.ndarray) -> np.ndarray:
+    order = np.argsort(-np.diag(moments), kind="stable")  # what carries most is rounded while all others can still give
+    h = moments[np.ix_(order, order)]
+    h = h + np.eye(len(h)) * max(DAMP * float(np.diag(h).mean()), 1e-9)
+    give = np.linalg.cholesky(np.linalg.inv(h)).T
+    w, q = w[:, order], np.empty_like(w)
+    for i in range(w.shape[1]):
+        q[:, i] = np.clip(np.round(w[:, i] / scale), -most, most)
+        error = (w[:, i] - q[:, i] * scale) / give[i, i]
+        w[:, i + 1 :] -= error[:, None] * give[i, i + 1 :]
+    out = np.empty_like(q)
+    out[:, order] = q
+    return out
