@@ -9,6 +9,8 @@ Alpamayo-R1 (2025).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 STEP_S = 0.5
@@ -75,31 +77,51 @@ def speeds(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
     return v
 
 
-def encode(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray, chunk: int = 2048) -> np.ndarray:
+def encode(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> np.ndarray:
     """Plans (N, 8, 3), codebook (K, 2), speed (N,) in; tokens (N, 8) int64 out.
 
     Greedy and closed loop: each step takes the code whose arc, from where the codes so far have led, ends closest to
     the plan (position, heading and speed), so that errors do not add up. Ties (a standing car) go to the gentlest code.
     """
-    future = np.asarray(future, np.float32)
     out = np.empty((len(future), STEPS), np.int64)
+    for part, k, cost in _costs(future, codebook, speed):
+        out[part, k] = cost.argmin(1)
+    return out
+
+
+def soft_targets(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray, tolerance: float) -> np.ndarray:
+    """As `encode`, but how well every code would have done: (N, 8, K) float16 shares that sum to 1.
+
+    A code that ends e metres farther from the plan than the best one counts exp(-(e / tolerance)^2) as much. So codes
+    that make no difference (a curvature at walking pace) share the target, where one alone would be noise to a learner.
+    """
+    out = np.empty((len(future), STEPS, len(codebook)), np.float16)
+    for part, k, cost in _costs(future, codebook, speed):
+        share = np.exp((cost.min(1, keepdims=True) - cost) / np.float32(tolerance**2))
+        out[part, k] = share / share.sum(1, keepdims=True)
+    return out
+
+
+def _costs(
+    future: np.ndarray, codebook: np.ndarray, speed: np.ndarray, chunk: int = 2048
+) -> Iterator[tuple[slice, int, np.ndarray]]:
+    """For each chunk of samples and each step: squared metres by which each code misses, (chunk, K) float32."""
     book = codebook.astype(np.float32)
     tie = 1e-4 * (np.abs(book[:, 0]) + 10.0 * np.abs(book[:, 1]))
     target_v = speeds(future, speed).astype(np.float32)
     for lo in range(0, len(future), chunk):
-        part = future[lo : lo + chunk]
-        state = np.zeros((len(part), 4), np.float32)
-        state[:, 3] = np.maximum(speed[lo : lo + chunk], 0.0)
-        rows = np.arange(len(part))
+        part = slice(lo, min(lo + chunk, len(future)))
+        plan = np.asarray(future[part], np.float32)
+        state = np.zeros((len(plan), 4), np.float32)
+        state[:, 3] = np.maximum(speed[part], 0.0)
         for k in range(STEPS):
             reach = advance(state[:, None], book[None])
-            off = reach[..., :3] - part[:, None, k]
+            off = reach[..., :3] - plan[:, None, k]
             yaw = (off[..., 2] + np.pi) % (2 * np.pi) - np.pi
-            dv = reach[..., 3] - target_v[lo : lo + chunk, k, None]
+            dv = reach[..., 3] - target_v[part, k, None]
             cost = off[..., 0] ** 2 + off[..., 1] ** 2 + (HEADING_M * yaw) ** 2 + (SPEED_S * dv) ** 2 + tie
-            out[lo : lo + chunk, k] = best = cost.argmin(1)
-            state = reach[rows, best]
-    return out
+            yield part, k, cost
+            state = reach[np.arange(len(plan)), cost.argmin(1)]
 
 
 def floor_error(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> float:

@@ -5,7 +5,7 @@ Axes: N samples, B batch, H W pixels, L text tokens, K codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drivefoundry.model.text import PAD, TextCodec, mirror_text
 from drivefoundry.types import Episodes, require
-from drivefoundry_car.codec import encode, mirror
+from drivefoundry_car.codec import encode, mirror, soft_targets
 
 ROUTE_Y = (1, 3, 5)
 COMMAND_LEFT, COMMAND_RIGHT = 10, 11
@@ -39,7 +39,8 @@ class Corpus:
     """All samples of a training run in RAM; frames stay in their episodes' arrays (memory maps will do).
 
     part (N,), index (N, 2): which of `frames` and which rows; tokens (N, 8); text, text_mirrored (N, L) ids, PAD where
-    there is no reasoning; mirror (K,) permutes codes; soft (N, 8, K) float16 teacher logits or None.
+    there is no reasoning; mirror (K,) permutes codes; target (N, 8, K) float16: how right each code
+    is, summing to 1.
     """
 
     frames: list[np.ndarray]
@@ -52,12 +53,20 @@ class Corpus:
     text_mirrored: np.ndarray
     weight: np.ndarray
     mirror: np.ndarray
-    soft: np.ndarray | None = None
+    target: np.ndarray
 
     @staticmethod
-    def of(episodes: list[Episodes], codebook: np.ndarray, text: TextCodec | None, max_text: int) -> Corpus:
-        """Encode the episodes' plans with the codebook and, given a tokenizer, their reasoning. Raises ValueError if
-        empty."""
+    def of(
+        episodes: list[Episodes],
+        codebook: np.ndarray,
+        text: TextCodec | None,
+        max_text: int,
+        tolerance: float = 0.15,
+    ) -> Corpus:
+        """Encode the episodes' plans with the codebook and, given a tokenizer, their reasoning.
+
+        tolerance: m, see drivefoundry_car.codec.soft_targets. Raises ValueError where there is no episode.
+        """
         episodes = [e.validate() for e in episodes if len(e)]
         require(bool(episodes), "training episodes: none given; curate and label some clips first")
         shapes = {e.frames.shape[1:] for e in episodes}
@@ -65,6 +74,7 @@ class Corpus:
             len(shapes) == 1, f"training episodes: frames of different sizes {sorted(shapes)}; resample them to one"
         )
         joined = {n: np.concatenate([getattr(e, n) for e in episodes]) for n in ("ego", "route", "future", "weight")}
+        speed = joined["ego"][:, -1, 0]
         texts = [t for e in episodes for t in e.text]
         if text is None:
             ids = mirrored = np.full((len(texts), 1), PAD, np.int64)
@@ -77,7 +87,8 @@ class Corpus:
             index=np.concatenate([e.frame_index for e in episodes]),
             ego=joined["ego"].astype(np.float32),
             route=joined["route"].astype(np.float32),
-            tokens=encode(joined["future"], codebook, joined["ego"][:, -1, 0]),
+            tokens=encode(joined["future"], codebook, speed),
+            target=soft_targets(joined["future"], codebook, speed, tolerance),
             text=ids,
             text_mirrored=mirrored,
             weight=joined["weight"].astype(np.float32),
@@ -90,9 +101,6 @@ class Corpus:
     @property
     def has_text(self) -> bool:
         return bool((self.text[:, 0] != PAD).any())
-
-    def with_soft(self, soft: np.ndarray) -> Corpus:
-        return replace(self, soft=soft)
 
     def pictures(self, rows: np.ndarray) -> np.ndarray:
         """(B, 2, H, W, 3) uint8 frames of these samples."""
@@ -115,7 +123,7 @@ class Batch:
     text: Tensor | None
     weight: Tensor
     light: Tensor
-    soft: Tensor | None
+    target: Tensor
     action_sum: float
     text_sum: float
 
@@ -166,7 +174,7 @@ def batches(
         if not len(at):
             continue
         r, f = rows[at], flip[at]
-        ego, route, soft = corpus.ego[r], corpus.route[r], None if corpus.soft is None else corpus.soft[r]
+        ego, route, target = corpus.ego[r], corpus.route[r], corpus.target[r]
         ego[forget[at], :-1] = 0.0
         ego[f, :, 1] *= -1.0
         turned = route[f]
@@ -175,8 +183,7 @@ def batches(
         route[f] = turned
         frames = corpus.pictures(r)
         frames[f] = frames[f, :, :, ::-1]
-        if soft is not None:
-            soft[f] = soft[f][:, :, corpus.mirror]
+        target[f] = target[f][:, :, corpus.mirror]
         tokens = np.where(f[:, None], corpus.mirror[corpus.tokens[r]], corpus.tokens[r])
         out.append(
             Batch(
@@ -187,7 +194,7 @@ def batches(
                 text=torch.from_numpy(words[at, :length]) if with_text else None,
                 weight=torch.from_numpy(corpus.weight[r]),
                 light=torch.from_numpy(light[at].astype(np.float32)),
-                soft=None if soft is None else torch.from_numpy(soft),
+                target=torch.from_numpy(target),
                 action_sum=max(action_sum, 1e-6),
                 text_sum=max(text_sum, 1e-6),
             )

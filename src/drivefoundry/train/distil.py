@@ -1,8 +1,8 @@
 """Teacher and episodes in, a much smaller student out.
 
-The teacher reads every sample once and its action logits are kept; a mirrored sample uses the mirrored logits. That
-costs one forward pass a sample however many epochs the student takes, and a student trains several times faster than a
-teacher reads.
+The teacher reads every sample once and its distribution over action codes is kept; a mirrored sample uses the mirrored
+one. That costs one forward pass a sample however many epochs the student takes, and it trains faster than the teacher
+reads.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ DISTIL = TrainConfig(seconds=60.0, lr=4e-3, augment=Augment(text=0.25))
 
 
 @torch.no_grad()
-def teacher_logits(teacher: VLA, corpus: Corpus, batch: int = 256) -> np.ndarray:
-    """The teacher's action logits for every sample, teacher-forced with the labels, (N, 8, K) float16. Leaves it in
-    bf16."""
+def teacher_opinion(teacher: VLA, corpus: Corpus, temperature: float = 1.0, batch: int = 256) -> np.ndarray:
+    """The teacher's distribution over each next code, given the label's codes so far, (N, 8, K) float16."""
     teacher = teacher.to(torch.bfloat16).eval()
     device = teacher.embed.device
-    out = np.empty((*corpus.tokens.shape, teacher.config.codes), np.float16)
+    out = np.empty(corpus.target.shape, np.float16)
     for lo in range(0, len(corpus), batch):
         rows = np.arange(lo, min(lo + batch, len(corpus)))
         arrays = (corpus.pictures(rows), corpus.ego[rows], corpus.route[rows])
         frames, ego, route = (torch.from_numpy(a).to(device) for a in arrays)
         tokens = torch.from_numpy(corpus.tokens[rows]).to(device)
-        out[rows] = teacher(frames, ego, route, None, tokens).action.float().cpu().numpy()
+        logits = teacher(frames, ego, route, None, tokens).action.float()
+        out[rows] = torch.softmax(logits / temperature, -1).cpu().numpy()
     return out
 
 
@@ -51,14 +51,16 @@ def distil(
     log: Path | None = None,
     on_step: OnStep | None = None,
 ) -> TrainReport:
-    """Train a student of `size`, or the earlier student `init`, on the teacher checkpoint's logits into directory
-    `out`.
+    """Train a student of `size`, or the earlier student `init`, on the opinion of the checkpoint `teacher` into `out`.
 
     The student takes over the teacher's codebook and tokenizer. Raises ValueError where `init` has another codebook.
     """
     master = load_checkpoint(teacher)
-    corpus = Corpus.of(episodes, master.codebook, master.tokenizer, master.config.max_text)
-    corpus = corpus.with_soft(teacher_logits(master.model, corpus))
+    goal = config.objective
+    corpus = Corpus.of(episodes, master.codebook, master.tokenizer, master.config.max_text, goal.tolerance)
+    opinion = teacher_opinion(master.model, corpus, goal.temperature)
+    opinion *= np.float16(goal.teacher)
+    corpus.target[:] = opinion + np.float16(1 - goal.teacher) * corpus.target
     if init is None:
         keep = ("image", "text_vocab", "max_text", "codes")
         shape = replace(preset(size), **{k: getattr(master.config, k) for k in keep})
@@ -69,7 +71,7 @@ def distil(
         require(
             np.array_equal(start.codebook, master.codebook), f"{init}: its codebook is not the teacher's; start afresh"
         )
-    trainer = Trainer(start.model, corpus, config, master.codebook, state, log, on_step)
+    trainer = Trainer(start.model, corpus, config, state, log, on_step)
     report = trainer.run()
     if trainer.rank == 0:
         save_checkpoint(out, start.model, master.codebook, master.tokenizer)

@@ -48,8 +48,8 @@ def fit(
     sizes = {e.frames.shape[1:3] for e in episodes if len(e)}
     image = start.config.image
     require(sizes <= {image}, f"training episodes: frames must be {image[0]}x{image[1]} px, as the model was built for")
-    corpus = Corpus.of(episodes, start.codebook, start.tokenizer, start.config.max_text)
-    trainer = Trainer(start.model, corpus, config, start.codebook, state, log, on_step)
+    corpus = Corpus.of(episodes, start.codebook, start.tokenizer, start.config.max_text, config.objective.tolerance)
+    trainer = Trainer(start.model, corpus, config, state, log, on_step)
     report = trainer.run()
     if trainer.rank == 0:
         save_checkpoint(out, start.model, start.codebook, start.tokenizer)

@@ -124,7 +124,7 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
 
 
 class Trainer:
-    """`Trainer(model, corpus, config, codebook).run()` trains the model in place.
+    """`Trainer(model, corpus, config).run()` trains the model in place.
 
     state: file to continue from if it exists, and to write while training (atomically; removed by whoever keeps the
     result). log: JSONL file of metrics, appended. Both are written by rank 0 alone.
@@ -135,7 +135,6 @@ class Trainer:
         model: VLA,
         corpus: Corpus,
         config: TrainConfig,
-        codebook: np.ndarray,
         state: Path | None = None,
         log: Path | None = None,
         on_step: OnStep | None = None,
@@ -148,7 +147,6 @@ class Trainer:
         muon = config.optimiser == "muon"
         self.weights = MasterWeights(model, self.dtype, config.weight_decay, config.betas, muon)
         self.order = Order(len(corpus), config.seed)
-        self.kernel = config.objective.kernel(codebook).to(self.device)
         self.step, self.elapsed, self.lost, self.skipped, self.bad = 0, 0.0, 0.0, 0, 0
         self.mean_loss, self.lr_scale = 0.0, 1.0
         self.losses: list[float] = []
@@ -208,12 +206,12 @@ class Trainer:
             self.corpus, self.order, self.step, self.config.batch, self.config.augment, self.rank, self.world
         )
         for batch in share:
-            loss, parts = batch_loss(self.model, to_device(batch, self.device), self.config.objective, self.kernel)
+            loss, parts = batch_loss(self.model, to_device(batch, self.device), self.config.objective)
             loss.backward()
             for name, value in parts.items():
                 total[name] = total.get(name, 0.0) + value
         norm = self.weights.gather()
-        names = ("loss", "action", "text", "kl", "agree")
+        names = ("loss", "action", "text", "agree")
         sums = torch.tensor([total.get(n, 0.0) for n in names], dtype=torch.float64)
         if self.world > 1:
             dist.all_reduce(sums)
