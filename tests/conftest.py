@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,3 +58,11 @@ def moving_video(steps: int, seed: int = 0) -> Video:
 @pytest.fixture(scope="session")
 def make_drive() -> Callable[..., Drive]:
     return straight_drive
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint directory of a small trained student."""
+    from student import make_student  # here, for it imports torch
+
+    return make_student(tmp_path_factory.mktemp("student") / "checkpoint")

@@ -1,8 +1,8 @@
 """A float student's checkpoint in, an int8 engine directory and a report of what it cost out.
 
 Weights are int8 with a scale per output channel, rounded so that the layer's outputs change least (see `rounding`).
-What is small and decides alone keeps 11 bits: ego and route inputs, action codes. Norms, biases and positions stay
-fp32. Activations are no part of the export: the engine rounds them row by row as it goes.
+Norms, biases and positions stay fp32. Activations are no part of the export: the engine rounds them row by row as it
+goes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from drivefoundry_car.engine import Engine, files
 from drivefoundry_car.slots import SELF_TEST, record_self_test
 
 INT8, INT11 = 127, 1023
-FINE = ("ego_in", "ego_out", "route_in", "route_out", "embed.codes")
+FINE = ("embed.codes",)
+"""What keeps 11 bits: the action codes lie close together, and the smallest difference decides."""
 WIDTH = 16
 """The kernels' lanes: what dim, ffn and head_dim must be whole multiples of."""
 LONGEST = 512
@@ -39,9 +40,9 @@ def export_engine(
 ) -> dict[str, float]:
     """Checkpoint directory in, engine files in the directory `out`, which may exist, and a report out.
 
-    frames (N, 2, H, W, 3) uint8, ego (N, 4, 3), route (N, 12): every other sample is one to round by, the rest are those
-    on which the engine is compared with the float student; the first `self_test` go along for the car to check. Report:
-    token_agreement, share of the tokens that are the float student's; plan_agreement, share of whole plans;
+    frames (N, 2, H, W, 3) uint8, ego (N, 4, 3), route (N, 12): every other sample is one to round by, the rest are
+    those on which the engine is compared with the float student; the first `self_test` go along for the car to check.
+    Report: token_agreement, share of the tokens that are the float student's; plan_agreement, share of whole plans;
     plan_error_m, mean distance of plan points; weight_error, relative RMS over all matrices, and worst_weight_error,
     that of the worst; bytes of the engine without its self test, and compression, the checkpoint's fp32 bytes to those.
     ValueError names what cannot be exported.
@@ -64,7 +65,7 @@ def export_engine(
     report = {**compared(loaded, Engine(aside), frames[other], ego[other], route[other]), **errors}
     report["compression"] = (Path(checkpoint) / "model.safetensors").stat().st_size / size
     report["bytes"] = float(size)
-    for name in (*names[1:], SELF_TEST, files.CONTRACT):  # the contract last: until it is there, none of it is an engine
+    for name in (*names[1:], SELF_TEST, files.CONTRACT):  # the contract last: without it, none of this is an engine
         os.replace(aside / name, out / name)
     aside.rmdir()
     return report
@@ -76,7 +77,9 @@ def check(config: ModelConfig) -> None:
         value = getattr(config, name)
         require(value % WIDTH == 0, f"ModelConfig.{name}: the engine wants a multiple of {WIDTH}, got {value}")
     longest = config.prefix + max(config.max_text, config.plan)
-    require(longest <= LONGEST, f"ModelConfig: {longest} positions, the engine has room for {LONGEST}; use larger patches")
+    require(
+        longest <= LONGEST, f"ModelConfig: {longest} positions, the engine has room for {LONGEST}; use larger patches"
+    )
 
 
 def quantised(
@@ -166,8 +169,8 @@ def compared(
     points, tokens = engine.plan(frames, ego, route)
     wanted = []
     for i in range(0, len(frames), 128):
-        batch = (torch.from_numpy(np.array(a[i : i + 128])) for a in (frames, ego, route))
-        wanted.append(loaded.model.act(*batch)[:, 0].numpy())
+        f, e, r = (torch.from_numpy(np.array(a[i : i + 128])) for a in (frames, ego, route))
+        wanted.append(loaded.model.act(f, e, r)[:, 0].numpy())
     want = np.concatenate(wanted)
     way = decode(want, loaded.codebook, ego[:, -1, 0]) - points
     return {

@@ -31,7 +31,8 @@ def input_moments(model: VLA, frames: np.ndarray, ego: np.ndarray, route: np.nda
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     hooks = [m.register_forward_pre_hook(watch(name)) for name, m in layers]
     for i in range(0, len(frames), 64):
-        model.act(*(torch.from_numpy(np.array(a[i : i + 64])) for a in (frames, ego, route)))
+        f, e, r = (torch.from_numpy(np.array(a[i : i + 64])) for a in (frames, ego, route))
+        model.act(f, e, r)
     for hook in hooks:
         hook.remove()
     return {name: m.numpy() for name, m in moments.items()}

@@ -77,14 +77,14 @@ class Engine:
             raise ValueError(f"engine input frames: {frames.dtype}, wanted uint8")
         if not (np.isfinite(ego).all() and np.isfinite(route).all()):
             raise ValueError("engine inputs ego and route: must be finite")
-        told = ego.reshape(n, -1).astype(np.float32) * self._ego_scale
+        told = ego.reshape(n, len(self._ego_scale)).astype(np.float32) * self._ego_scale
         return self._kernels.run(np.ascontiguousarray(frames), padded(told), padded(route), reason, self.threads)
 
 
 def padded(x: np.ndarray, axis: int = 1) -> np.ndarray:
-    """Zeros behind an axis up to a multiple of 16, the kernels' width. Keeps integers as they are, floats as float32."""
+    """Zeros behind an axis up to a multiple of 16, the kernels' width; contiguous. Floats become float32."""
     more = [(0, -x.shape[a] % 16 if a == axis else 0) for a in range(x.ndim)]
-    return np.pad(x if x.dtype.kind == "i" else x.astype(np.float32), more)
+    return np.ascontiguousarray(np.pad(x if x.dtype.kind == "i" else x.astype(np.float32), more))
 
 
 def load(held: files.Files, instructions: str) -> kernels.Kernels:
@@ -104,7 +104,7 @@ def load(held: files.Files, instructions: str) -> kernels.Kernels:
     for place, name in enumerate(names):
         w, scale, bias = t[f"{name}.weight"], t[f"{name}.scale"], t.get(f"{name}.bias")
         if w.shape != shapes(model)[name.split(".", 2)[2] if name.startswith("blocks.") else name]:
-            raise ValueError(f"{files.WEIGHTS}: {name} has shape {w.shape}, which does not fit the model; shrink it anew")
+            raise ValueError(f"{files.WEIGHTS}: {name} has shape {w.shape}, not the model's; shrink it anew")
         together = [w]
         if name.endswith((".q", ".kv")):  # these read the same rounded activations
             stem = name.rpartition(".")[0]

@@ -1,7 +1,7 @@
 """An engine directory, verified, in; its contract and tensors out.
 
-engine.json   the contract: format, model shape, inputs and outputs, vocabulary, text pieces, tensor table, SHA-256 of the
-              other files and of itself
+engine.json   the contract: format, model shape, inputs and outputs, vocabulary, text pieces, tensor table, SHA-256 of
+              the other files and of itself
 weights.bin   the tensors, little-endian, one behind the other
 codebook.npy  (codes, 2): acceleration m/s^2 and curvature 1/m of each action code
 selftest.npz  recorded inputs and answers (see `drivefoundry_car.slots`)

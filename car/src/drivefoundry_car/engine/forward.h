@@ -287,7 +287,8 @@ static void project(const Model &m, Work &w, int layer, int from, int n, int tok
     if (!answer) return;
     float *q = w.q + (size_t)from * queries;
     linear(l[Q], w.ints, w.unit, n, q, queries);
-    for (int i = 0; i < n * m.heads; i++) rotate(m, q + (size_t)i * m.head_dim, position + (from + i / m.heads) % tokens);
+    for (int i = 0; i < n * m.heads; i++)
+        rotate(m, q + (size_t)i * m.head_dim, position + (from + i / m.heads) % tokens);
 }
 
 // What follows attention, on rows [from, from + n): its output layer, then the gated feed-forward (Shazeer 2020).

@@ -18,7 +18,7 @@
 namespace {
 
 constexpr int CELL_BYTES = 8 * 8 * 3;
-constexpr int CHUNK = 8;      // scenes that a thread takes at once: enough rows for wide tiles, small enough for the cache
+constexpr int CHUNK = 8;      // scenes that a thread takes at once: enough rows for wide tiles, few for the cache
 constexpr int STRIP = 32;     // rows that pass through a layer's matmuls together
 constexpr int LONGEST = 512;  // keys that one query can see
 constexpr int PAD = 0, EOS = 1;
@@ -237,11 +237,13 @@ bool run(Model &m, const Inputs &in, int scenes, int threads, bool reason, int32
 #pragma GCC visibility push(default)
 extern "C" {
 
-// shape: the first 16 ints of Model in order. instructions: "", "avx512", "avx2" or "plain". Null if the CPU lacks them.
+// shape: the first 16 ints of Model in order. instructions: "" (the best), "avx512", "avx2" or "plain"; null if the CPU
+// lacks them.
 void *engine_new(const int32_t *shape, const char *instructions) {
     auto m = std::make_unique<Model>();
-    int *const to[] = {&m->height, &m->width,      &m->patch,    &m->dim,  &m->layers, &m->heads, &m->kv_heads, &m->head_dim,
-                       &m->ffn,    &m->text_vocab, &m->max_text, &m->plan, &m->task,   &m->think, &m->act,      &m->bidirectional};
+    int *const to[] = {&m->height,   &m->width,    &m->patch, &m->dim,        &m->layers,   &m->heads,
+                       &m->kv_heads, &m->head_dim, &m->ffn,   &m->text_vocab, &m->max_text, &m->plan,
+                       &m->task,     &m->think,    &m->act,   &m->bidirectional};
     for (int i = 0; i < 16; i++) *to[i] = shape[i];
     m->prefix = (m->height / m->patch) * (m->width / m->patch) + 3;
     m->positions = m->prefix + m->max_text + m->plan;
@@ -274,10 +276,10 @@ void engine_floats(void *engine, int place, const float *values, int64_t n) {
     (place < 3 ? *to[place] : m.norm[place - 3]) = kept;
 }
 
-// frames (scenes, 2, H, W, 3), ego and route (scenes, in of their layers); out (scenes, plan) or (scenes, max_text) zeros.
-// Returns 0, or 1 where memory ran out.
-int engine_run(void *engine, const uint8_t *frames, const float *ego, const float *route, int scenes, int threads, int reason,
-               int32_t *out) {
+// frames (scenes, 2, H, W, 3), ego and route (scenes, in of their layers); out (scenes, plan) or (scenes, max_text)
+// zeros. Returns 0, or 1 where memory ran out.
+int engine_run(void *engine, const uint8_t *frames, const float *ego, const float *route, int scenes, int threads,
+               int reason, int32_t *out) {
     return run(*static_cast<Model *>(engine), {frames, ego, route}, scenes, threads, reason != 0, out) ? 0 : 1;
 }
 

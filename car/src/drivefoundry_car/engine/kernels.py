@@ -61,7 +61,8 @@ class Kernels:
     def matrix(self, place: int, weights: np.ndarray, scale: np.ndarray, bias: np.ndarray | None, limit: float) -> None:
         """weights (out, in) int8 or int16, in a multiple of 16; scale, bias (out,); limit: see `activation_limit`."""
         out, into = weights.shape
-        assert into % 16 == 0 and scale.shape == (out,)
+        assert into % 16 == 0
+        assert scale.shape == (out,)
         w = np.ascontiguousarray(weights, np.int16)
         s = np.ascontiguousarray(scale, np.float32)
         b = np.zeros(out, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)

@@ -1,0 +1,58 @@
+"""A student small enough to train inside a test, and the samples that it learnt from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from drivefoundry.model.checkpoint import save_checkpoint
+from drivefoundry.model.config import ModelConfig
+from drivefoundry.model.text import TextCodec, train_tokenizer
+from drivefoundry.model.vla import VLA
+from drivefoundry_car.codec import fit_codebook
+
+TINY = ModelConfig(
+    dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=48, image=(32, 48), stem=24, text_vocab=160, max_text=12,
+    codes=32,
+)  # fmt: skip
+TEXTS = ["The light is red: stop.", "The road is clear.", "Slow down, a car is ahead.", "Turn left."]
+
+
+def samples(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """frames, ego, route and which of 12 situations: a bright side, a speed, a command."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, 12, n)
+    frames = rng.integers(0, 60, (n, 2, *TINY.image, 3))
+    bright = np.where((kind % 2)[:, None, None, None, None] == (np.arange(48) // 24)[:, None], 120, 0)
+    ego = np.ones((n, 4, 3), np.float32)
+    ego[..., 0] = (kind // 2 % 3 * 5)[:, None] + rng.uniform(0, 1, (n, 4))
+    ego[..., 1] = rng.normal(0, 0.02, (n, 4))
+    route = rng.normal(0, 0.3, (n, 12)).astype(np.float32)
+    route[:, 6] = kind // 6
+    return (frames + bright).astype(np.uint8), ego, route, kind
+
+
+def make_student(folder: Path, steps: int = 100) -> Path:
+    """A checkpoint directory: a model that has learnt a plan and a text for each situation."""
+    torch.manual_seed(0)
+    model, tokenizer = VLA(TINY), TextCodec(train_tokenizer(TEXTS, TINY.text_vocab))
+    frames, ego, route, kind = samples(64 * 16, seed=1)
+    tokens = torch.from_numpy((kind[:, None] * 5 + np.arange(8) * (1 + kind[:, None] % 3)) % TINY.codes)
+    text = torch.from_numpy(tokenizer.encode([TEXTS[k % 4] for k in kind], TINY.max_text))
+    inputs = [torch.from_numpy(a) for a in (frames, ego, route)]
+    optimiser = torch.optim.Adam(model.parameters(), lr=4e-3)
+    for step in range(steps):
+        rows = torch.arange(64) + 64 * (step % 16)
+        logits = model(*(a[rows] for a in inputs), text[rows], tokens[rows])
+        assert logits.text is not None
+        loss = F.cross_entropy(logits.action.flatten(0, 1), tokens[rows].flatten())
+        loss = loss + F.cross_entropy(logits.text.flatten(0, 1), text[rows].flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    book = fit_codebook(np.zeros((0, 8, 3)), np.zeros(0), TINY.codes)
+    save_checkpoint(folder, model, book, tokenizer)
+    return folder
