@@ -144,6 +144,8 @@ def _run(options: Options, until: str | None) -> None:
     if until == "scene" and options.scenes is None:
         raise ValueError("scene: give --scenes PATH")
 
+    # Threads that spin while they wait slow down whatever shares the cores, several-fold; those that sleep cost little.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from drivefoundry import line, recipes  # torch and the rest come in here, not with --help
 
     if options.recipe.endswith(".toml"):

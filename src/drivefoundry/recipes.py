@@ -20,7 +20,7 @@ class Fleet:
     seconds: int = 160
     """Recorded driving a car, s."""
     held_out_seconds: int = 200
-    traffic: int = 110
+    traffic: int = 65
     """Other vehicles in each place."""
     pedestrians: int = 100
     seed: int = 1
@@ -41,12 +41,12 @@ class Train:
     size: str = "4M"
     batch: int = 64
     pretrain_steps: int = 450
-    pretrain_rate: float = 3e-3
+    pretrain_rate: float = 4e-3
     sft_steps: int = 90
     """Supervised fine-tuning with reasoning, in the first turn."""
     turn_steps: int = 260
     """The same in each later turn, which also learns the new clips."""
-    sft_rate: float = 1e-3
+    sft_rate: float = 2e-3
     new_share: float = 0.4
     """Share of a later turn's samples that comes from cars which a model drove."""
     seed: int = 1
