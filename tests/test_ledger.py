@@ -302,6 +302,8 @@ def test_code_hash_follows_the_source(tmp_path, monkeypatch):
         return [code_hash((n,)) for n in names]
 
     before = hashes()
+    (package / "inner" / "__pycache__").mkdir()
+    (package / "inner" / "__pycache__" / "a.kernel.nbi").write_bytes(b"compiled while running")
     assert hashes() == before
     (package / "inner" / "a.py").write_text("x = 2\n")
     changed = [a != b for a, b in zip(before, hashes(), strict=True)]

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _NOT_SOURCE = {".pyc", ".so", ".pyd", ".dylib"}
+_CACHE = "__pycache__"  # compiled code, also numba's, which comes while the first run goes on
 
 
 @cache
@@ -42,7 +43,8 @@ def _files(name: str) -> tuple[Path, list[Path]]:
         return Path(spec.origin).parent, [Path(spec.origin)]
     base = Path(spec.origin).parent.joinpath(*rest)
     if base.is_dir():
-        return base, sorted(p for p in base.rglob("*") if p.is_file() and p.suffix not in _NOT_SOURCE)
+        files = (p for p in base.rglob("*") if _CACHE not in p.parts and p.suffix not in _NOT_SOURCE)
+        return base, sorted(p for p in files if p.is_file())
     if base.with_suffix(".py").is_file():
         return base.parent, [base.with_suffix(".py")]
     raise ValueError(f"code {name!r}: no module or package of this name")
