@@ -61,7 +61,7 @@ class VLA(nn.Module):
             if name.endswith(("o.weight", "down.weight")):
                 p.data.mul_((2 * self.config.layers) ** -0.5)
         nn.init.normal_(self.stem.position, std=0.5)
-        nn.init.normal_(self.embed, std=0.5)
+        nn.init.normal_(self.embed, std=0.5 * self.config.dim**-0.5)  # it is the head too: logits start small
 
     def prefix(self, frames: Tensor, ego: Tensor, route: Tensor, light: Tensor | None = None) -> Tensor:
         """frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12), light (B, 2) or None in; prefix embeddings (B,

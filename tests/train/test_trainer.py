@@ -1,0 +1,176 @@
+"""The Trainer: it learns, resumes to the bit, shares work between ranks, and refuses to be led astray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toys import TOY, toy_book, toy_episodes
+
+from drivefoundry.model.vla import VLA
+from drivefoundry.train.corpus import Augment, Corpus
+from drivefoundry.train.optim import MasterWeights, polar
+from drivefoundry.train.trainer import TrainConfig, Trainer, learning_rate
+from drivefoundry_car.codec import decode
+
+QUICK = TrainConfig(steps=12, batch=16, lr=4e-3, compile=False, seed=3, precision="fp32")
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from test_trainer import QUICK, made
+from drivefoundry.train.trainer import Trainer
+from dataclasses import replace
+out, state, steps, save = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+model, corpus = made()
+trainer = Trainer(model, corpus, replace(QUICK, steps=steps, save_every_s=save), state=state, log=out)
+trainer.run()
+"""
+
+
+def made(seed: int = 0) -> tuple[VLA, Corpus]:
+    torch.manual_seed(seed)
+    return VLA(TOY), Corpus.of([toy_episodes(96)], toy_book(), None, TOY.max_text)
+
+
+def plan_of(codes: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    return decode(codes, toy_book(), speed)[..., :2]
+
+
+def run_script(tmp_path: Path, name: str, steps: int, save: float, ranks: int = 1) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    script = tmp_path / "train_toy.py"
+    script.write_text(SCRIPT)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    arguments = [str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}.state"), str(steps), str(save)]
+    return subprocess.Popen(
+        [sys.executable, *torchrun, str(script), *arguments], env=environment, stderr=subprocess.PIPE
+    )
+
+
+def lines(path: Path) -> dict[int, float]:
+    """Loss of each logged step, the last word counting."""
+    entries = [json.loads(x) for x in path.read_text().splitlines()]
+    return {int(e["step"]): e["loss"] for e in entries}
+
+
+def test_it_learns_to_read_the_picture():
+    model, corpus = made()
+    config = replace(QUICK, steps=150, batch=32, precision="bf16", augment=Augment(light=0.05))
+    report = Trainer(model, corpus, config).run()
+    assert report.losses[-10:].mean() < 0.6 * report.losses[:3].mean()
+    unseen = toy_episodes(64, seed=9)
+    arrays = (unseen.frames[unseen.frame_index], unseen.ego, unseen.route)
+    codes = model.act(*(torch.from_numpy(a) for a in arrays))[:, 0].numpy()
+    speed = unseen.ego[:, -1, 0]
+    straight = speed[:, None, None] * np.arange(1, 9)[None, :, None] * [0.5, 0.0]
+    away = [np.linalg.norm(p - unseen.future[..., :2], axis=-1).mean() for p in (straight, plan_of(codes, speed))]
+    assert away[1] < 0.35 * away[0]
+    assert report.samples == 150 * 32
+
+
+def test_interrupted_run_repeats_every_loss(tmp_path):
+    whole = Trainer(*made(), QUICK).run().losses
+    state = tmp_path / "state"
+    half = Trainer(*made(), QUICK, state=state)
+    for _ in range(5):
+        half._one_step(half.progress())
+        half.step += 1
+    half.save()
+    resumed = Trainer(*made(seed=8), QUICK, state=state).run()
+    assert np.array_equal(whole[:5], half.losses)
+    assert np.array_equal(whole[5:], resumed.losses)
+
+
+def test_killed_run_goes_on(tmp_path):
+    Trainer(*made(), replace(QUICK, steps=40), log=tmp_path / "whole.jsonl").run()
+    killed = run_script(tmp_path, "cut", 40, 0.0)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "cut.jsonl").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait(60) == -signal.SIGKILL
+    again = run_script(tmp_path, "cut", 40, 0.0)
+    assert again.wait(60) == 0
+    assert lines(tmp_path / "cut.jsonl") == lines(tmp_path / "whole.jsonl")
+    for process in (killed, again):
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def test_two_ranks_learn_what_one_learns(tmp_path):
+    Trainer(*made(), replace(QUICK, steps=10), log=tmp_path / "one.jsonl").run()
+    two = run_script(tmp_path, "two", 10, 1e9, ranks=2)
+    _, said = two.communicate(timeout=120)
+    assert two.returncode == 0, said.decode()[-2000:]
+    assert lines(tmp_path / "two.jsonl")[10] == pytest.approx(lines(tmp_path / "one.jsonl")[10], abs=1e-4)
+
+
+def test_other_settings_do_not_resume(tmp_path):
+    state = tmp_path / "state"
+    first = Trainer(*made(), QUICK, state=state)
+    first.run()
+    with pytest.raises(ValueError, match="other settings"):
+        Trainer(*made(), replace(QUICK, lr=1e-3), state=state)
+
+
+def test_spikes_are_skipped_and_divergence_is_named():
+    trainer = Trainer(*made(), replace(QUICK, steps=60, patience=2))
+    before = [m.clone() for m in trainer.weights.masters]
+    trainer.weights.gather()
+    trainer._update({"loss": float("nan"), "grad_norm": 1.0}, 1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.weights.masters, strict=True))
+    assert trainer.skipped == 1
+    bad = {"loss": float("inf"), "grad_norm": 1.0}
+    for _ in range(10):  # every third bad step goes back to the last good weights at half the learning rate
+        trainer._update(dict(bad), 1e-3)
+    assert trainer.lr_scale == 0.125
+    with pytest.raises(ValueError, match="diverged"):
+        trainer._update(dict(bad), 1e-3)
+
+
+def test_time_box_ends_and_reports_progress():
+    seen = []
+    config = replace(QUICK, steps=0, seconds=0.5, log_every=1)
+    report = Trainer(*made(), config, on_step=lambda *a: seen.append(a)).run()
+    assert report.seconds >= 0.5
+    assert seen[-1][0] == report.steps
+    assert all(step <= total for step, total, _ in seen)
+    assert 0 < report.goodput <= 1
+    with pytest.raises(ValueError, match="set seconds or steps"):
+        TrainConfig().validate()
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "cosine"])
+def test_learning_rate_rises_and_falls(schedule):
+    config = replace(QUICK, schedule=schedule, warmup=0.1, decay=0.5, lr=1.0)
+    rates = [learning_rate(config, p) for p in np.linspace(0, 1, 101)]
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[0] < 0.2
+    assert rates[-1] == pytest.approx(config.final_lr)
+    assert np.argmax(rates) <= 50
+
+
+def test_polar_factor_is_nearly_orthogonal():
+    x = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float32, torch.bfloat16):
+        values = torch.linalg.svdvals(polar(x, dtype))
+        assert values.min() > 0.35
+        assert values.max() < 1.25
+
+
+def test_muon_takes_linear_layers_alone():
+    model, _ = made()
+    weights = MasterWeights(model, torch.float32, 0.0, (0.9, 0.95), muon=True)
+    names = [n for n, _ in model.named_parameters()]
+    taken = {names[i] for i in weights.hidden}
+    assert "decoder.blocks.0.q.weight" in taken
+    assert "stem.patch.weight" in taken
+    assert not taken & {"embed", "stem.position", "ego_in.weight", "decoder.norm"}
