@@ -73,17 +73,20 @@ def run(
     if drives and scenes:
         raise ValueError("--drives and --scenes: give one; a camera drive has no scene truth, a scene no camera")
     start = time.monotonic()
+    from drivefoundry.clips.importers.folder import wanted
     from drivefoundry.stages import record, tell
 
+    if drives:
+        wanted(drives, "drives")  # what is refused here leaves no run directory behind
+    source = None if drives else record.Recorded(scenes) if scenes else record.City()
     with Ledger(out) as ledger:
         line = Line(ledger, recipe, out, until)
-        source = None if drives else record.Recorded(scenes) if scenes else record.City()
         with contextlib.suppress(Reached):
             if source:
                 loop(line, source)
             elif drives:
                 camera(line, drives)
-        report = tell.write(line, source, drives)
+        report = tell.report(line, source, drives)
     made, known = sum(a.made for _, _, a in line.done), len(line.done)
     seconds = time.monotonic() - start
     what = f"{made} of {known} artefacts made" if made else f"nothing to do, all {known} artefacts are up to date"

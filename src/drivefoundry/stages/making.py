@@ -24,6 +24,9 @@ LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn"
 JUDGE = ("drivefoundry.judge", "drivefoundry.stages.score", *SIM)
 SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry_car.update", "drivefoundry_car.slots")
 
+SCENES = ("drivefoundry.clips.importers", "drivefoundry.route", "drivefoundry.roadmap", "drivefoundry.types")
+TELL = ("drivefoundry.ui", "drivefoundry.stages.tell", "drivefoundry.stages.films", "drivefoundry.sim")
+
 
 class Reached(Exception):
     """The stage that the user asked for is made."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from drivefoundry.clips.importers.folder import fingerprint, scenes_in
+import numpy as np
+
+from drivefoundry.clips.importers.folder import fingerprint, scenes_in, wanted
 from drivefoundry.compute import pmap
 from drivefoundry.fleet.city import CityLog, run_city
 from drivefoundry.fleet.places import place_map
@@ -20,7 +24,7 @@ from drivefoundry.roadmap import save_map
 from drivefoundry.sim.policies import CarPolicy, LogReplay
 from drivefoundry.stages.home import ingest, write_json
 from drivefoundry.stages.label import clip_ids
-from drivefoundry.stages.making import CAR, FLEET, Line
+from drivefoundry.stages.making import CAR, FLEET, SCENES, Line
 from drivefoundry.stages.score import scenes_of
 from drivefoundry.stages.ship import engine_in
 from drivefoundry.types import Policy, Scene, require
@@ -173,39 +177,70 @@ class Recorded:
     """Situations of recorded traffic: in turn 1 the recorded people drive, then the last release; the exam is another place."""
 
     def __init__(self, folder: Path):
+        wanted(folder, "scenes")
         self.folder = folder
-        self.name = f"recorded traffic: {folder.name}"
-        self.scenes, self.refused = scenes_in(folder)
-        self.held_out = held_out_place([s.place for s in self.scenes])
+        self.name = f"recorded traffic: {folder.resolve().name}"
+
+    @cached_property
+    def read(self) -> tuple[list[Scene], dict[str, str]]:
+        """All scenes, and why some files gave none. Takes seconds: nothing that is made already asks for it."""
+        return scenes_in(self.folder)
+
+    @cached_property
+    def held_out(self) -> str:
+        return held_out_place([s.place for s in self.read[0]])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.folder)
 
     def lacks(self) -> list[str]:
         """What these recordings do not hold."""
         out = ["No camera was recorded: what the model sees is rendered from the map and the tracks."]
-        if not any(len(s.signals) for s in self.scenes):
+        scenes, refused = self.read
+        if not any(len(s.signals) for s in scenes):
             out.append("No traffic lights were recorded: people stop at lights that neither camera nor map can show.")
         out.append(
             f"Held out by place: {self.held_out}. The ego of a scene is a recorded vehicle, named in the scene's id."
         )
-        return out + [f"{file}: {why}" for file, why in self.refused.items() if why]
+        return out + [f"{file}: {why}" for file, why in refused.items() if why]
 
     def exam(self, line: Line) -> Artefact:
-        """Ids of the held-out scenes, an artefact so that scores hang on them."""
-        ids = [s.id for s in self.scenes if s.place == self.held_out]
-        return line.make(None, "import", "exam", {"folder": fingerprint(self.folder)}, [], ("drivefoundry.clips",),
-                         lambda d: write_json(d / "exam.json", {"scenes": ids}))  # fmt: skip
+        """Ids and hashes of the held-out scenes, an artefact so that scores hang on them."""
+
+        def build(out: Path) -> dict:
+            scenes = self._scenes(held_out=True)
+            write_json(out / "exam.json", {"scenes": {s.id: scene_hash(s) for s in scenes}})
+            return {"scenes": len(scenes), "place": self.held_out, "of": len(self.read[0])}
+
+        return line.make(None, "import", "exam", {"folder": self.fingerprint}, [], SCENES, build)
 
     def exam_clips(self, exam: Artefact) -> list[str]:
         return []
 
     def exam_scenes(self, line: Line, exam: Artefact) -> list[Scene]:
-        return [s for s in self.scenes if s.place == self.held_out]
+        return self._scenes(held_out=True)
 
     def drives(self, line: Line, turn: int, car: Artefact | None) -> Artefact:
         f = line.recipe.fleet
-        rest = [s for s in self.scenes if s.place != self.held_out]
         kind, parents = ("outings", [car]) if car else ("fleet", [])
-        return line.make(turn, "fleet", kind, {"fleet": f, "folder": fingerprint(self.folder)}, parents, (*FLEET, *CAR),
-                         lambda d: record_scenes(f, rest, car.path if car else None, d))  # fmt: skip
+
+        def build(out: Path) -> dict:
+            return record_scenes(f, self._scenes(held_out=False), car.path if car else None, out)
+
+        made_from = {"fleet": f, "folder": self.fingerprint}
+        return line.make(turn, "fleet", kind, made_from, parents, (*FLEET, *CAR, *SCENES), build)
+
+    def _scenes(self, held_out: bool) -> list[Scene]:
+        return [s for s in self.read[0] if (s.place == self.held_out) == held_out]
+
+
+def scene_hash(scene: Scene) -> str:
+    """Hash over what is simulated of a scene."""
+    digest = hashlib.sha256(f"{scene.map.id} {scene.ego} {scene.start}".encode())
+    for array in (scene.tracks, scene.valid, scene.size, scene.kind, scene.route, scene.route_speed, scene.signals):
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 def held_out_place(places: list[str]) -> str:

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,12 +17,16 @@ from drivefoundry.judge.gate import load_verdict
 from drivefoundry.ledger import Artefact
 from drivefoundry.recipes import Recipe
 from drivefoundry.stages.films import films_of
-from drivefoundry.stages.making import Line
+from drivefoundry.stages.making import TELL, Line
 from drivefoundry.stages.score import SCORE, YARDSTICK
 from drivefoundry.types import Verdict
 from drivefoundry.ui.content import Baseline, Curve, Fact, Gate, Made, Note, ReportContent, StageRow, Table, Turn
 from drivefoundry.ui.report import render_report
 
+if TYPE_CHECKING:
+    from drivefoundry.stages.record import Source
+
+PAGE = "report.html"
 Done = Sequence[tuple[int | None, str, Artefact]]
 COLUMNS = {
     SCORE: "driving score (CARLA 2.1)", "pdms": "PDMS (NAVSIM v1, closed loop)", "collision": "collisions", "at_fault_collision": "at fault",
@@ -37,6 +41,11 @@ def machine() -> str:
         models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         name = models[0].split(":")[1].strip() if models else name
     return f"{name}, {cores()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+
+
+def finished(done: Done) -> str:
+    """When the last artefact was made."""
+    return datetime.fromtimestamp(max((a.finished for *_, a in done), default=0.0), UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def stage_rows(done: Done) -> list[StageRow]:
@@ -237,7 +246,7 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
         )
     scenes = f"{len(verdict.scenes)} held-out scenes, {recipe.judge.seconds:g} s each at most" if verdicts else ""
     return ReportContent(
-        title="drivefoundry", subtitle=source, machine=machine(), made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), recipe=recipe.name,
+        title="drivefoundry", subtitle=source, machine=machine(), made_at=finished(done), recipe=recipe.name,
         scenes=scenes, facts=facts, turns=turns, baselines=base, stages=stage_rows(done), tables=tables, curves=curves_of(done), films=films,
         notes=notes, gates=gates, lineage=[Made(a.id, kind, a.parents, size_of(a), turn) for turn, kind, a in done],
     ).validate()  # fmt: skip
@@ -276,20 +285,44 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
         )
     seconds = sum(a.seconds for _, _, a in done)
     return ReportContent(
-        title="drivefoundry", subtitle=source, machine=machine(), made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), recipe=recipe.name,
+        title="drivefoundry", subtitle=source, machine=machine(), made_at=finished(done), recipe=recipe.name,
         facts=[Fact("time to make all of it", f"{seconds / 60:.1f} min")], stages=stage_rows(done), tables=tables, curves=curves_of(done),
         notes=notes, lineage=[Made(a.id, kind, a.parents, size_of(a), turn) for turn, kind, a in done],
     ).validate()  # fmt: skip
 
 
-def write(line: Line, source: Any, folder: Path | None) -> Path:
-    """A run's line in, out/report.html out. source: where the loop's situations came from; None for a camera run on `folder`."""
-    if source is None:
-        content = camera_report(line.recipe, line.done, f"real camera drive: {folder.name}" if folder else "")
-    else:
-        exam = [a for _, kind, a in line.done if kind == "exam"]
-        scenes = source.exam_scenes(line, exam[0]) if exam else []
-        content = loop_report(line.recipe, line.done, source.name, source.lacks(), films_of(scenes, line.done))
-    path = line.out / "report.html"
-    render_report(content, path)
+def report(line: Line, source: Source | None, folder: Path | None) -> Path:
+    """A run's line in, path of out/report.html out; rendered anew only when one of its artefacts is another.
+
+    source: where the loop's situations came from; None for a camera run on `folder`.
+    """
+    done = list(line.done)
+
+    def build(out: Path) -> None:
+        render_report(_content(line, done, source, folder), out / PAGE)
+
+    told_of = {"recipe": line.recipe.name, "source": _source_name(source, folder)}
+    made = line.ledger.make("report", told_of, [a for *_, a in done], TELL, build)
+    line.done.append((None, "report", made))
+    path = line.out / PAGE
+    page = (made.path / PAGE).read_bytes()
+    if not path.exists() or path.read_bytes() != page:
+        aside = path.with_name(f".{PAGE}.tmp")
+        aside.write_bytes(page)
+        os.replace(aside, path)
     return path
+
+
+def _source_name(source: Source | None, folder: Path | None) -> str:
+    if source:
+        return source.name
+    assert folder is not None
+    return f"real camera drive: {folder.resolve().name}"
+
+
+def _content(line: Line, done: Done, source: Source | None, folder: Path | None) -> ReportContent:
+    if source is None:
+        return camera_report(line.recipe, done, _source_name(source, folder))
+    exam = [a for _, kind, a in done if kind == "exam"]
+    scenes = source.exam_scenes(line, exam[0]) if exam else []
+    return loop_report(line.recipe, done, source.name, source.lacks(), films_of(scenes, done))

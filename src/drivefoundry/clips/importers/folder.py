@@ -38,6 +38,22 @@ def kind_of(path: Path | str) -> Kind:
     )
 
 
+def wanted(path: Path | str, what: Literal["drives", "scenes"]) -> Kind:
+    """Folder in, its kind out where it can give camera drives or scenes of recorded traffic; ValueError where not."""
+    kind = kind_of(path)
+    if what == "drives":
+        require(
+            kind != "commonroad",
+            f"{path}: CommonRoad scenarios have no camera drives; import them as scenes (--scenes)",
+        )
+    else:
+        require(
+            kind == "commonroad",
+            f"{path}: a folder of {kind} drives; scenes come from CommonRoad files (or from labelled clips)",
+        )
+    return kind
+
+
 def drives_in(path: Path) -> list[Path]:
     """The MCAP files of a folder, or of its subfolder `drives`."""
     return sorted(p for folder in (path, path / "drives") for p in folder.glob("*.mcap"))
@@ -51,10 +67,7 @@ def clips_in(
     Raises ValueError for a folder of scenarios (those have no camera: take `scenes_in`) and for a damaged drive.
     """
     path, out = Path(path), Path(out)
-    kind = kind_of(path)
-    require(
-        kind != "commonroad", f"{path}: CommonRoad scenarios have no camera drives; import them as scenes (--scenes)"
-    )
+    kind = wanted(path, "drives")
     out.mkdir(parents=True, exist_ok=True)
     if kind == "udacity":
         return udacity.write_clips(path, out, seconds=seconds, on_clip=on_clip)
@@ -87,11 +100,7 @@ def scenes_in(
 ) -> tuple[list[Scene], dict[str, str]]:
     """Folder of recorded traffic in, Scenes out, and for each file that gave none the reason. See
     `commonroad.scenes_of`."""
-    kind = kind_of(path)
-    require(
-        kind == "commonroad",
-        f"{path}: a folder of {kind} drives; scenes come from CommonRoad files (or from labelled clips)",
-    )
+    wanted(path, "scenes")
     return commonroad.scenes_in(Path(path), egos=egos, on_file=on_file)
 
 
