@@ -8,7 +8,7 @@ Every type has `validate()`, which raises ValueError naming the field and the me
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class RoadMap:
 
 @dataclass(frozen=True)
 class Scene:
-    """One situation for simulation: map, tracks, lights and the ego's route. Never holds what happens outside its window."""
+    """One situation for simulation: map, tracks, lights and the ego's route. It knows nothing outside its window."""
 
     id: str
     source: str
@@ -172,7 +172,7 @@ class Observation:
     route: np.ndarray
     """(S, 12) float32: see `drivefoundry_car.inputs.route_features`."""
     objects: list[np.ndarray] | None = None
-    """What the car's perception tracks, for its guard only: S arrays (n, 6) x, y, yaw, speed, length, width, ego frame."""
+    """What the car's perception tracks, for its guard: S arrays (n, 6) x, y, yaw (ego frame), speed, length, width."""
 
 
 @dataclass(frozen=True)
@@ -189,16 +189,16 @@ class Plan:
 
 
 class Policy(Protocol):
-    """A driver. `privileged` policies get the simulator's World instead of an Observation (baselines, expert)."""
+    """A driver that knows what a car can know. Baselines that read the simulator's state: `sim.policies.Privileged`."""
 
     name: str
-    privileged: bool
+    privileged: Literal[False]
 
     def reset(self, scenes: list[Scene]) -> None:
         """Forget everything; the next `plan` is the first of these scenes."""
         ...
 
-    def plan(self, observation: Any) -> Plan: ...
+    def plan(self, observation: Observation, /) -> Plan: ...
 
 
 @dataclass(frozen=True)
@@ -225,24 +225,28 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Training sequences, N decisions at 2 Hz; frames are shared between neighbours.
-
-    frames (F, H, W, 3) uint8; frame_index (N, 2) rows of frames at t - 0.5 s and t; ego (N, 4, 3) and route (N, 12) as in
-    Observation; future (N, 8, 3) x, y, yaw in the ego frame at 0.5 .. 4 s: the label; text: N reasoning strings ('' where unknown);
-    clip: N clip ids; t: (N,) s within the clip; weight: (N,) loss weight; correction: (N,) bool, label is a safety driver's
-    correction and not what the car did.
-    """
+    """Training sequences, N decisions at 2 Hz; frames are shared between neighbours."""
 
     frames: np.ndarray
+    """(F, H, W, 3) uint8."""
     frame_index: np.ndarray
+    """(N, 2) rows of frames at t - 0.5 s and t."""
     ego: np.ndarray
+    """(N, 4, 3) as in Observation."""
     route: np.ndarray
+    """(N, 12) as in Observation."""
     future: np.ndarray
+    """(N, 8, 3) x, y, yaw in the ego frame at 0.5 .. 4 s: the label."""
     text: list[str]
+    """N reasoning strings, '' where unknown."""
     clip: list[str]
+    """N clip ids."""
     t: np.ndarray
+    """(N,) s within the clip."""
     weight: np.ndarray
+    """(N,) loss weight."""
     correction: np.ndarray
+    """(N,) bool, the label is a safety driver's correction and not what the car did."""
 
     def __len__(self) -> int:
         return len(self.future)
@@ -263,17 +267,16 @@ class Episodes:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Scores of several policies on the same scenes, and which gates the candidate passed.
-
-    scores: policy -> metric -> (S,) per-scene values; summary: policy -> metric -> (mean, low, high) with a 95 % bootstrap
-    interval; gates: name -> (value, bound, ok).
-    """
+    """Scores of several policies on the same scenes, and which gates the candidate passed."""
 
     candidate: str
     scenes: list[str]
     scores: dict[str, dict[str, np.ndarray]]
+    """Policy -> metric -> (S,) values, one a scene."""
     summary: dict[str, dict[str, tuple[float, float, float]]]
+    """Policy -> metric -> (mean, low, high) with a 95 % bootstrap interval."""
     gates: dict[str, tuple[float, float, bool]]
+    """Name -> (value, bound, ok)."""
 
     @property
     def passed(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ class TorchPolicy:
     reader, the plan does not wait for it.
     """
 
-    privileged = False
+    privileged: Literal[False] = False
 
     def __init__(self, checkpoint: Path, name: str, reason: bool = False, reason_every: int = 4):
         self.name = name

@@ -1,7 +1,7 @@
 """A policy and scenes in, a Rollout out: the closed loop of camera, policy, ego and traffic.
 
-With a safety driver the expert sits beside the policy, notes at every decision what it would have done, takes over before
-harm is done and hands back when all is calm (HG-DAgger, Kelly 2019). The frames are kept then, for the recording.
+With a safety driver the expert sits beside the policy, notes at every decision what it would have done, takes over
+before harm is done and hands back when all is calm (HG-DAgger, Kelly 2019). Its frames are kept, for the recording.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from drivefoundry.sim.camera import Camera, Rig
-from drivefoundry.sim.expert import dangers, expert_plan
+from drivefoundry.sim.expert import DANGERS, dangers, expert_plan
 from drivefoundry.sim.pack import Packed, pack
+from drivefoundry.sim.policies import Driver
 from drivefoundry.sim.world import World
-from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Policy, Rollout, Scene
+from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Rollout, Scene
 from drivefoundry_car.inputs import ego_history, route_features
 
 DECISION_STEPS = round(PLAN_DT / DT)
@@ -25,19 +26,23 @@ MANUAL_DECISIONS = 6
 """A takeover lasts at least this many decisions (3 s)."""
 STALL_DECISIONS = 5
 """The safety driver's patience with standing where the way is free."""
+STALLED = DANGERS.index("stalled")
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """What the safety driver saw: frames (S, T, H, W, 3) uint8 at 10 Hz; correction (S, D, 8, 3) the expert's plan at each decision;
-    engaged (S, T) bool; danger (S, D) index into sim.expert.DANGERS of the policy's plan; takeover (S, T) bool, True while
-    the safety driver holds the wheel."""
+    """What the safety driver saw and did, D decisions over T steps."""
 
     frames: np.ndarray
+    """(S, T, H, W, 3) uint8 at 10 Hz."""
     correction: np.ndarray
+    """(S, D, 8, 3) the expert's plan at each decision."""
     engaged: np.ndarray
+    """(S, T) bool, the policy drives."""
     danger: np.ndarray
+    """(S, D) index into sim.expert.DANGERS of the policy's plan."""
     takeover: np.ndarray
+    """(S, T) bool, the safety driver holds the wheel."""
 
 
 class Eyes:
@@ -49,12 +54,18 @@ class Eyes:
         index = {m.id: i for i, m in enumerate(maps)}
         self.map_index = np.array([index[s.map.id] for s in packed.scenes])
         self.camera = Camera(maps, rig)
+        self._seen: tuple[int, np.ndarray] | None = None
 
     def look(self, world: World) -> np.ndarray:
-        p = self.packed
-        return self.camera.render(
-            self.map_index, world.ego[:, :3], world.agents, world.seen, p.size, p.kind, world.brake, world.signals_now()
-        )
+        """What the cameras see now; a step is drawn once, however often it is looked at."""
+        if self._seen is None or self._seen[0] != world.step:
+            p = self.packed
+            frames = self.camera.render(
+                self.map_index, world.ego[:, :3], world.agents, world.seen, p.size, p.kind, world.brake,
+                world.signals_now(),
+            )  # fmt: skip
+            self._seen = world.step, frames
+        return self._seen[1]
 
     def look_back(self, world: World) -> np.ndarray:
         """What the cameras saw 0.5 s before the start, out of the logs."""
@@ -88,7 +99,7 @@ def _routes(packed: Packed) -> list[np.ndarray]:
 
 
 def batches(scenes: list[Scene], most: int) -> list[list[Scene]]:
-    """Scenes in, groups of at most `most` out whose logs are about (1 s) equally long: a batch ends with its shortest log.
+    """Scenes in, groups of at most `most` out whose logs are about (1 s) equally long: a batch ends with its shortest.
 
     Scenes that are all alike keep their order.
     """
@@ -103,7 +114,7 @@ def batches(scenes: list[Scene], most: int) -> list[list[Scene]]:
 
 
 def drive(
-    policy: Policy,
+    policy: Driver,
     scenes: list[Scene],
     seconds: float = 18.0,
     rig: Rig | None = None,
@@ -112,11 +123,13 @@ def drive(
     on_decision: Callable[[int, int], None] | None = None,
 ) -> Rollout:
     """S scenes driven by the policy, 10 Hz, decisions at 2 Hz. seconds is cut to the shortest log."""
-    return _loop(policy, scenes, seconds, rig or Rig(), reactive, False, on_decision)[0]
+    world = World(pack(scenes), reactive)
+    eyes = None if policy.privileged is True else Eyes(world.packed, rig or Rig())
+    return _loop(policy, world, seconds, eyes, None, on_decision)
 
 
 def drive_supervised(
-    policy: Policy,
+    policy: Driver,
     scenes: list[Scene],
     seconds: float = 18.0,
     rig: Rig | None = None,
@@ -124,85 +137,124 @@ def drive_supervised(
     on_decision: Callable[[int, int], None] | None = None,
 ) -> tuple[Rollout, Supervision]:
     """As `drive`, with the safety driver and its record."""
-    rollout, supervision = _loop(policy, scenes, seconds, rig or Rig(), True, True, on_decision)
-    assert supervision is not None
-    return rollout, supervision
+    world = World(pack(scenes))
+    safety = _SafetyDriver(Eyes(world.packed, rig or Rig()))
+    rollout = _loop(policy, world, seconds, safety.eyes, safety, on_decision)
+    return rollout, safety.record()
 
 
 class _SafetyDriver:
-    """Decides who holds the wheel, scene by scene."""
+    """Sits beside the policy of S cars: decides who holds the wheel, scene by scene, and writes down why."""
 
-    def __init__(self, n: int):
+    def __init__(self, eyes: Eyes):
+        n = len(eyes.packed.start)
+        self.eyes = eyes
         self.manual = np.zeros(n, np.int64)
         self.stalled = np.zeros(n, np.int64)
+        self._frames: list[np.ndarray] = []
+        self._correction: list[np.ndarray] = []
+        self._danger: list[np.ndarray] = []
+        self._held: list[np.ndarray] = []
 
-    def decide(self, danger: np.ndarray) -> np.ndarray:
-        """danger (S,) of the policy's plan in, (S,) bool the safety driver drives this time out."""
-        self.stalled = np.where(danger == 4, self.stalled + 1, 0)
-        grab = ((danger > 0) & (danger < 4)) | (self.stalled >= STALL_DECISIONS)
+    def check(self, world: World, points: np.ndarray) -> np.ndarray:
+        """The policy's plans (S, 8, 3) in, the plans that are driven out."""
+        right = expert_plan(world)
+        danger = dangers(world, points, right)
+        self.stalled = np.where(danger == STALLED, self.stalled + 1, 0)
+        grab = ((danger > 0) & (danger < STALLED)) | (self.stalled >= STALL_DECISIONS)
         self.manual = np.where(grab, MANUAL_DECISIONS, np.maximum(self.manual - 1, 0))
-        return self.manual > 0
+        self._correction.append(right)
+        self._danger.append(danger)
+        self._held.append(self.manual > 0)
+        return np.where(self._held[-1][:, None, None], right, points)
+
+    def film(self, world: World) -> None:
+        """Keep what the cameras see at this step."""
+        self._frames.append(self.eyes.look(world))
+
+    def record(self) -> Supervision:
+        """All that was written down; a takeover holds for every step of its decision, and the last one to the end."""
+        held = np.repeat(np.stack(self._held, 1), DECISION_STEPS, 1)
+        held = np.concatenate([held, held[:, -1:]], 1)
+        correction, danger = np.stack(self._correction, 1), np.stack(self._danger, 1)
+        return Supervision(np.stack(self._frames, 1), correction, ~held, danger, held)
 
 
-def _loop(policy, scenes, seconds, rig, reactive, supervised, on_decision) -> tuple[Rollout, Supervision | None]:
-    packed = pack(scenes)
-    world = World(packed, reactive)
+class _Log:
+    """What a Rollout of `steps` steps holds, written down step by step."""
+
+    def __init__(self, world: World, steps: int):
+        n, a = world.packed.kind.shape
+        self.ego = np.zeros((n, steps + 1, 6))
+        self.agents = np.zeros((n, a, steps + 1, 4), np.float32)
+        self.agents_valid = np.zeros((n, a, steps + 1), np.bool_)
+        self.plans: list[Plan] = []
+
+    def note(self, world: World) -> None:
+        """This step of the world."""
+        t = world.step
+        self.ego[:, t], self.agents[:, :, t], self.agents_valid[:, :, t] = world.ego, world.agents, world.seen
+
+    def rollout(self, policy: str, scenes: list[Scene]) -> Rollout:
+        tokens = [p.tokens for p in self.plans if p.tokens is not None]
+        text = [p.text for p in self.plans if p.text is not None]
+        silent = np.zeros(len(scenes), np.bool_)
+        return Rollout(
+            policy=policy,
+            scenes=[s.id for s in scenes],
+            ego=self.ego,
+            agents=self.agents,
+            agents_valid=self.agents_valid,
+            plans=np.stack([p.points for p in self.plans], 1),
+            tokens=np.stack(tokens, 1) if tokens else None,
+            text=[list(t) for t in zip(*text, strict=True)] if text else None,
+            guarded=np.stack([silent if p.guarded is None else p.guarded for p in self.plans], 1),
+        )
+
+
+def _mind(policy: Driver, world: World, eyes: Eyes | None) -> Callable[[], Plan]:
+    """The policy as a function that plans for this moment of the world; reset, and with the camera's past at hand."""
+    policy.reset(world.packed.scenes)
+    if policy.privileged is True:
+        return lambda: policy.plan(world)
+    assert eyes is not None, "a policy that is not privileged needs eyes"
+    before = eyes.look_back(world)
+
+    def plan() -> Plan:
+        nonlocal before
+        now = eyes.look(world)
+        seen = observe(world, np.stack([before, now], 1))
+        before = now
+        return policy.plan(seen)
+
+    return plan
+
+
+def _loop(
+    policy: Driver,
+    world: World,
+    seconds: float,
+    eyes: Eyes | None,
+    safety: _SafetyDriver | None,
+    on_decision: Callable[[int, int], None] | None,
+) -> Rollout:
+    scenes = world.packed.scenes
     log_end = min(s.valid.shape[1] - s.start - 1 for s in scenes)
     decisions = int(min(round(seconds / DT), log_end)) // DECISION_STEPS
-    steps = decisions * DECISION_STEPS
-    see = supervised or not policy.privileged
-    eyes = Eyes(packed, rig) if see else None
-    policy.reset(scenes)
-    n, a = packed.kind.shape
-    ego = np.zeros((n, steps + 1, 6))
-    agents = np.zeros((n, a, steps + 1, 4), np.float32)
-    agents_valid = np.zeros((n, a, steps + 1), np.bool_)
-    plans: list[Plan] = []
-    driver = _SafetyDriver(n)
-    correction, dangerous, manual_at, frames = [], [], [], []
-    before = eyes.look_back(world) if eyes else None
+    log = _Log(world, decisions * DECISION_STEPS)
+    decide = _mind(policy, world, eyes)
     for k in range(decisions):
-        now = frames[-1] if frames else eyes.look(world) if eyes else None
-        if supervised and not frames:
-            frames.append(now)
-        plan = policy.plan(world if policy.privileged else observe(world, np.stack([before, now], 1)))
-        points = plan.points
-        plans.append(plan)
-        if supervised:
-            right = expert_plan(world)
-            danger = dangers(world, points, right)
-            manual = driver.decide(danger)
-            correction.append(right)
-            dangerous.append(danger)
-            manual_at.append(manual)
-            points = np.where(manual[:, None, None], right, points)
-        world.follow(points)
-        before = now
-        for step in range(DECISION_STEPS):
-            at = k * DECISION_STEPS + step
-            ego[:, at], agents[:, :, at], agents_valid[:, :, at] = world.ego, world.agents, world.seen
+        plan = decide()
+        log.plans.append(plan)
+        world.follow(safety.check(world, plan.points) if safety else plan.points)
+        for _ in range(DECISION_STEPS):
+            log.note(world)
+            if safety:
+                safety.film(world)
             world.advance()
-            if supervised:
-                frames.append(eyes.look(world))
-        if not supervised:
-            frames.clear()
         if on_decision:
             on_decision(k + 1, decisions)
-    ego[:, steps], agents[:, :, steps], agents_valid[:, :, steps] = world.ego, world.agents, world.seen
-    rollout = Rollout(
-        policy=policy.name,
-        scenes=[s.id for s in scenes],
-        ego=ego,
-        agents=agents,
-        agents_valid=agents_valid,
-        plans=np.stack([p.points for p in plans], 1),
-        tokens=np.stack([p.tokens for p in plans], 1) if plans[0].tokens is not None else None,
-        text=[list(t) for t in zip(*[p.text for p in plans], strict=True)] if plans[0].text is not None else None,
-        guarded=np.stack([p.guarded if p.guarded is not None else np.zeros(n, np.bool_) for p in plans], 1),
-    )
-    if not supervised:
-        return rollout, None
-    held = np.repeat(np.stack(manual_at, 1), DECISION_STEPS, 1)
-    held = np.concatenate([held, held[:, -1:]], 1)
-    supervision = Supervision(np.stack(frames, 1), np.stack(correction, 1), ~held, np.stack(dangerous, 1), held)
-    return rollout, supervision
+    log.note(world)
+    if safety:
+        safety.film(world)
+    return log.rollout(policy.name, scenes)

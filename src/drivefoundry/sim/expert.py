@@ -1,9 +1,9 @@
-"""Worlds in, expert plans out: the rule-based route follower that labels, sits as safety driver and is the baseline to beat.
+"""Worlds in, expert plans out: the rule-based route follower that labels, sits as safety driver and is a baseline.
 
-Intelligent driver model along the route (Treiber 2000) with constant-velocity forecasts of what crosses it, signal obedience,
-comfortable speed in bends and pure-pursuit steering: the simplest member of the PDM-Closed family (Dauner 2023). It is
-privileged (it reads the world's state, not pixels) but uses only what the front camera could show: nothing outside the field
-of view or beyond 60 m, and no future.
+Intelligent driver model along the route (Treiber 2000) with constant-velocity forecasts of what crosses it, signal
+obedience, comfortable speed in bends and pure-pursuit steering: the simplest of the PDM-Closed family (Dauner 2023). It
+is privileged (it reads the world's state, not pixels) but uses only what the front camera could show: nothing outside
+the field of view or beyond 60 m, and no future.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEADS = 16
 
 @njit(cache=True, nogil=True)
 def _foot(route, n, x, y, lo, hi):
-    """Nearest route segment between indices lo and hi: arc length (1 m points), signed lateral offset (left positive)."""
+    """Nearest route segment between indices lo and hi: arc length (1 m points) and lateral offset (left positive)."""
     best, s_best, lat = 1e18, 0.0, 0.0
     for i in range(max(0, lo), min(n - 1, hi)):
         ax, ay = route[i, 0], route[i, 1]
@@ -169,7 +169,8 @@ def _plan_one(ego, ego_size, agents, seen, size, kind, route, n, wish, stops, si
 def _plan_all(ego, slot, agents, seen, size, kind, route, n, wish, stops, signals, points):
     for i in prange(ego.shape[0]):
         _plan_one(
-            ego[i], size[i, slot[i]], agents[i], seen[i], size[i], kind[i], route[i], n[i], wish[i], stops[i], signals[i], points[i],
+            ego[i], size[i, slot[i]], agents[i], seen[i], size[i], kind[i], route[i], n[i], wish[i], stops[i],
+            signals[i], points[i],
         )  # fmt: skip
 
 
@@ -231,12 +232,13 @@ DANGERS = ("", "collision", "off route", "red light", "stalled")
 def dangers(world: World, plan: np.ndarray, right: np.ndarray) -> np.ndarray:
     """What a safety driver fears of a plan (S, 8, 3), given what would be right (S, 8, 3): (S,) index into DANGERS.
 
-    Looks 2 s ahead with constant-velocity forecasts: overlap with a box ahead, leaving the lane, running a red light; and, as a
-    nuisance rather than a danger, standing where the way is free.
+    Looks 2 s ahead with constant-velocity forecasts: overlap with a box ahead, leaving the lane, running a red light;
+    and, as a nuisance rather than a danger, standing where the way is free.
     """
     p = world.packed
     out = np.zeros(len(world.ego), np.int64)
     _danger_all(
-        world.ego, p.ego, world.agents, world.seen, p.size, p.route, p.route_n, p.route_stops, world.signals_now(), plan, right, out,
+        world.ego, p.ego, world.agents, world.seen, p.size, p.route, p.route_n, p.route_stops, world.signals_now(),
+        plan, right, out,
     )  # fmt: skip
     return out

@@ -81,7 +81,7 @@ def speed_profile(route: np.ndarray, limit: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _crossings(path, n, lines, heads, out):
-    """Stop lines that a path crosses in the direction they guard: fills out (C, 2) with path index (fraction) and signal."""
+    """Stop lines that a path crosses in the direction they guard: fills out (C, 2) with path index and signal."""
     found = 0
     for g in range(lines.shape[0]):
         x3, y3, x4, y4 = lines[g, 0], lines[g, 1], lines[g, 2], lines[g, 3]

@@ -1,22 +1,38 @@
-"""Drivers: the baselines of every table (constant velocity, the rule-based route follower, log replay) and the car itself."""
+"""Drivers: the baselines of every table (constant velocity, rule-based route follower, log replay), and the car."""
 
 from __future__ import annotations
+
+from typing import Literal, Protocol
 
 import numpy as np
 
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.world import World
-from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Observation, Plan, Scene
+from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Observation, Plan, Policy, Scene
 from drivefoundry_car.runtime import Runtime
 
 TIMES = PLAN_DT * np.arange(1, PLAN_POINTS + 1)
+
+
+class Privileged(Protocol):
+    """A baseline: as `types.Policy`, but it reads the simulator's state instead of an Observation."""
+
+    name: str
+    privileged: Literal[True]
+
+    def reset(self, scenes: list[Scene]) -> None: ...
+
+    def plan(self, world: World, /) -> Plan: ...
+
+
+Driver = Policy | Privileged
 
 
 class ConstantVelocity:
     """Straight on at the speed of now: the floor of the NAVSIM tables."""
 
     name = "constant velocity"
-    privileged = True
+    privileged: Literal[True] = True
 
     def reset(self, scenes: list[Scene]) -> None:
         pass
@@ -31,7 +47,7 @@ class RouteFollower:
     """The rule-based expert (`sim.expert`) as a policy; privileged."""
 
     name = "rule-based route follower"
-    privileged = True
+    privileged: Literal[True] = True
 
     def reset(self, scenes: list[Scene]) -> None:
         pass
@@ -44,7 +60,7 @@ class LogReplay:
     """What the recorded driver did, as plans that the simulated ego tracks; beyond the log, standing still."""
 
     name = "log replay"
-    privileged = True
+    privileged: Literal[True] = True
 
     def reset(self, scenes: list[Scene]) -> None:
         pass
@@ -64,9 +80,9 @@ class LogReplay:
 
 
 class CarPolicy:
-    """The car's runtime (engine, guard) as a policy: what a released model does in simulation is what the car would do."""
+    """The car's runtime (engine, guard) as a policy: what a release does in simulation is what the car would do."""
 
-    privileged = False
+    privileged: Literal[False] = False
 
     def __init__(self, runtime: Runtime, name: str, *, guard: bool = True):
         self.runtime, self.name, self.guard = runtime, name, guard

@@ -55,9 +55,9 @@ def _gap_ahead(a, at, i0, tracks, path_s, states, seen, late, me_late, size, ego
         for b in range(states.shape[0]):
             if b == a or not seen[b] or not (late[b] or me_late):
                 continue
-            if abs(states[b, 0] - x) < 8.0 and abs(states[b, 1] - y) < 8.0:
-                if _inside(x, y, states[b], size[b, 0], size[b, 1], half):
-                    return s - at - size[a, 0] / 2, max(0.0, states[b, 3] * np.cos(states[b, 2] - yaw))
+            near = abs(states[b, 0] - x) < 8.0 and abs(states[b, 1] - y) < 8.0
+            if near and _inside(x, y, states[b], size[b, 0], size[b, 1], half):
+                return s - at - size[a, 0] / 2, max(0.0, states[b, 3] * np.cos(states[b, 2] - yaw))
     return np.inf, 0.0
 
 
@@ -195,7 +195,7 @@ class World:
         self.ego_size = p.size[np.arange(n), p.ego]
         self.step = 0
         self.past = list(np.stack([logged_ego(s, 15) for s in p.scenes], 1))
-        """(S, 6) ego states of all steps so far at 10 Hz, oldest first: 15 of the log, then the start, then the driven."""
+        """(S, 6) ego states of all steps so far, oldest first: 15 of the log, then the start, then the driven."""
         self.ego = self.past[-1].copy()
         self._s = np.zeros((n, a))
         self._at = np.zeros((n, a), np.int64)

@@ -18,10 +18,10 @@ from drivefoundry.progress import bar
 from drivefoundry.recipes import Judge
 from drivefoundry.roadmap import load_map
 from drivefoundry.sim.drive import batches, drive
-from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
+from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, LogReplay, RouteFollower
 from drivefoundry.stages.home import write_json
 from drivefoundry.stages.making import CAR, JUDGE, LEARN, Line
-from drivefoundry.types import Policy, RoadMap, Rollout, Scene
+from drivefoundry.types import RoadMap, Rollout, Scene
 from drivefoundry_car.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def baselines(line: Line, source: Source, exam: Artefact) -> list[Artefact]:
 def engine(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
     """The int8 engine alone, without its guard: what the model itself is worth."""
 
-    def policy() -> Policy:
+    def policy() -> Driver:
         return CarPolicy(Runtime.load(built.path, reason_every=0), ENGINE, guard=False)
 
     return _driven(line, turn, source, exam, base, ENGINE, policy, [built], CAR)
@@ -54,7 +54,7 @@ def engine(line: Line, turn: int, source: Source, exam: Artefact, base: list[Art
 def car(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
     """The car's whole runtime: engine, guard, and the slow reasoner for the scenes that are filmed."""
 
-    def policy() -> Policy:
+    def policy() -> Driver:
         return CarPolicy(Runtime.load(built.path, reason_every=2, reason_cars=line.recipe.judge.films), WHOLE_CAR)
 
     return _driven(line, turn, source, exam, base, WHOLE_CAR, policy, [built], CAR)
@@ -65,7 +65,7 @@ def model(
 ) -> Artefact:
     """A float checkpoint in torch."""
 
-    def policy() -> Policy:
+    def policy() -> Driver:
         from drivefoundry.model.policy import TorchPolicy
 
         return TorchPolicy(trained.path / "checkpoint", name)
@@ -87,7 +87,7 @@ def _driven(
     exam: Artefact,
     base: list[Artefact],
     name: str,
-    policy: Callable[[], Policy],
+    policy: Callable[[], Driver],
     parents: list[Artefact],
     code: tuple[str, ...],
 ) -> Artefact:
@@ -133,7 +133,7 @@ def scenes_of(store_url: str, clip_ids: list[str]) -> list[Scene]:
     return scenes
 
 
-def score(policy: Policy, scenes: list[Scene], recipe: Judge, yardstick: Path | None, out: Path) -> dict:
+def score(policy: Driver, scenes: list[Scene], recipe: Judge, yardstick: Path | None, out: Path) -> dict:
     """One policy on the held-out scenes: scores.npz (metric -> (S,)) and the rollout of the first scenes as film.npz.
 
     yardstick: the artefact of the rule-based route follower, whose progress is the measure; None for itself.
@@ -154,7 +154,7 @@ def score(policy: Policy, scenes: list[Scene], recipe: Judge, yardstick: Path | 
         pieces.append(score_rollout(rollout, some, goal[first : first + len(some)]))
         first += len(some)
     scores = {m: np.concatenate([p[m] for p in pieces]) for m in pieces[0]}
-    np.savez(out / "scores.npz", scenes=np.array([s.id for _, some in parts for s in some]), **scores)
+    np.savez(out / "scores.npz", scenes=np.array([s.id for _, some in parts for s in some]), **scores)  # type: ignore[arg-type]
     _save_films([r for r, _ in parts], goal, recipe.films, out)
     write_json(out / "policy.json", {"policy": policy.name})
     shown = ("driving_score_21", "collision", "off_road", "red_light", "pdms", "progress")
