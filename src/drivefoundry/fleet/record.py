@@ -11,18 +11,15 @@ import numpy as np
 
 from drivefoundry.compute import cores
 from drivefoundry.fleet.city import CityLog
+from drivefoundry.fleet.logger import RECORDED_RANGE, filmed, objects_near, signals_near, steering_wheel
 from drivefoundry.fleet.paths import AHEAD, BEHIND, car_route
 from drivefoundry.fleet.places import PlaceNet, place_net
 from drivefoundry.sim.camera import Camera, Rig
 from drivefoundry.types import DT, PSPEED, RoadMap, Scene, require
-from drivefoundry_car.log import Drive, Objects, encode_video, write_drive
+from drivefoundry_car.log import Drive, write_drive
 
-RECORDED_RANGE = 80.0
-"""Road users nearer than this are recorded, m."""
 DRAWN_RANGE = 120.0
 """Road users nearer than this are drawn, m."""
-SIGNAL_RANGE = 120.0
-WHEELBASE, STEERING_RATIO = 2.85, 14.8
 START = 15
 """Steps of history in a Scene before simulation starts."""
 CHUNK = 250
@@ -66,36 +63,27 @@ def record_drives(
 def as_drive(log: CityLog, net: PlaceNet, car: int, camera: Camera, purpose: str) -> Drive:
     """One recording car's whole log as a Drive; times start at 0."""
     row = int(log.fleet[car])
-    t = np.arange(log.steps) * DT
-    rig = camera.rig
-    mount = (rig.x, 0.0, rig.z, rig.pitch)
-    video = encode_video(film(log, car, camera), t, (rig.fx, rig.fy, rig.cx, rig.cy), mount, fps=round(1 / DT))
-    signal_id = _signals_near(log, net.map, row, slice(None))
+    signal_id = signals_near(net.map, log.tracks[row])
     length, width, height = (float(v) for v in log.size[row])
     return Drive(
         meta=_meta(log, net, car) | {"purpose": purpose},
-        t=t,
+        t=np.arange(log.steps) * DT,
         ego=ego_states(log.tracks[row]),
         ego_size=(length, width, height),
-        video=video,
+        video=filmed(film(log, car, camera), camera.rig),
         route=car_route(log, net, car)[0],
-        objects=_objects(log, row),
+        objects=objects_near(log.tracks[row], log.tracks, log.valid, log.kind, log.size, row),
         signal_id=signal_id,
         signal_state=log.signals[signal_id],
     )
 
 
 def ego_states(track: np.ndarray) -> np.ndarray:
-    """Track (T, 4) in, (T, 7) ego rows out: x, y, yaw, speed, acceleration, yaw rate, steering-wheel angle.
-
-    The wheel's angle is that of a bicycle model with the sedan's wheelbase and steering ratio; straight when standing.
-    """
+    """Track (T, 4) in, (T, 7) ego rows out: x, y, yaw, speed, acceleration, yaw rate, steering-wheel angle."""
     track = track.astype(np.float64)
     acceleration = np.gradient(track[:, PSPEED], DT)
     yaw_rate = np.gradient(np.unwrap(track[:, 2]), DT)
-    curvature = np.where(track[:, PSPEED] > 0.3, yaw_rate / np.maximum(track[:, PSPEED], 0.3), 0.0)
-    wheel = np.arctan(np.clip(curvature, -0.25, 0.25) * WHEELBASE) * STEERING_RATIO
-    return np.column_stack([track, acceleration, yaw_rate, wheel])
+    return np.column_stack([track, acceleration, yaw_rate, steering_wheel(track[:, PSPEED], yaw_rate)])
 
 
 def film(log: CityLog, car: int, camera: Camera) -> np.ndarray:
@@ -195,20 +183,3 @@ def _near(log: CityLog, row: int, part: slice, metres: float) -> np.ndarray:
     closest[row] = np.inf
     order = np.argsort(closest, kind="stable")
     return order[closest[order] < metres]
-
-
-def _objects(log: CityLog, row: int) -> Objects:
-    """Tracks of everyone who comes near, valid while near. Track ids are the log's rows."""
-    near = np.sort(_near(log, row, slice(None), RECORDED_RANGE))
-    states = log.tracks[near]
-    d = np.hypot(states[..., 0] - log.tracks[row, :, 0], states[..., 1] - log.tracks[row, :, 1])
-    seen = log.valid[near] & (d < RECORDED_RANGE)
-    states = np.where(seen[..., None], states, np.float32(0))
-    return Objects(near.astype(np.int64), log.kind[near].astype(np.int64), log.size[near], states, seen)
-
-
-def _signals_near(log: CityLog, map: RoadMap, row: int, part: slice) -> np.ndarray:
-    middle = (map.stop_lines[:, :2] + map.stop_lines[:, 2:]) / 2
-    at = log.tracks[row, part][::10, :2].astype(np.float64)
-    d = np.hypot(middle[:, None, 0] - at[None, :, 0], middle[:, None, 1] - at[None, :, 1]).min(1)
-    return np.flatnonzero(d < SIGNAL_RANGE)

@@ -1,29 +1,27 @@
 """Situations and a driving policy in, Drives out: fleet cars that drive a release under a safety driver, and record it.
 
-Each situation is one car's outing. What the policy planned, what the safety driver would have done (the correction), who held
-the wheel and what perception tracked go into the recording, as they would in a test car.
+Each situation is one car's outing. What the policy planned, what the safety driver would have done (the correction),
+who held the wheel and what perception tracked go into the recording, as they would in a test car.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from drivefoundry.fleet.logger import filmed, objects_near, signals_near, steering_wheel
 from drivefoundry.sim.camera import Rig
 from drivefoundry.sim.drive import DECISION_STEPS, Supervision, batches, drive_supervised
-from drivefoundry.types import DT, PLAN_DT, Policy, Rollout, Scene
-from drivefoundry_car.log import Drive, Objects, Plans, encode_video, write_drive
-
-RECORDED_RANGE = 80.0
-"""Objects nearer than this are recorded, m."""
-SIGNAL_RANGE = 120.0
-WHEELBASE, STEERING_RATIO = 2.85, 14.8
+from drivefoundry.sim.policies import Driver
+from drivefoundry.types import DT, PLAN_DT, Rollout, Scene
+from drivefoundry_car.log import Drive, Plans, write_drive
 
 
 def record_supervised(
-    policy: Policy,
+    policy: Driver,
     scenes: list[Scene],
     out: Path,
     release: str,
@@ -59,61 +57,56 @@ def as_drive(
     scene: Scene, i: int, rollout: Rollout, supervision: Supervision, rig: Rig, vehicle: str, release: str, human: bool
 ) -> Drive:
     """One scene's share of a supervised rollout as a recording. Times start at 0 with the first simulated step."""
-    ego = rollout.ego[i]
-    steps = len(ego)
-    t = np.arange(steps) * DT
-    curvature = np.where(ego[:, 3] > 0.3, ego[:, 5] / np.maximum(ego[:, 3], 0.3), 0.0)
-    steering = np.arctan(curvature * WHEELBASE) * STEERING_RATIO
+    ego, n = rollout.ego[i], len(scene.kind)
     decisions = np.arange(len(rollout.plans[i])) * PLAN_DT
     text = rollout.text[i] if rollout.text is not None else [""] * len(decisions)
-    near_signal, states = _signals(scene, ego)
-    video = encode_video(
-        supervision.frames[i], t, (rig.fx, rig.fy, rig.cx, rig.cy), (rig.x, 0.0, rig.z, rig.pitch), fps=round(1 / DT)
-    )
-    assert steps == (len(decisions)) * DECISION_STEPS + 1
-    return Drive(
-        meta={
-            "vehicle": vehicle, "drive": scene.id, "source": scene.source, "place": scene.place, "map": scene.map.id,
-            "seed": scene.meta.get("seed", ""), "release": release, "purpose": "fleet",
-            "route_id": scene.meta.get("route_id", scene.id),
-        },  # fmt: skip
-        t=t,
-        ego=np.column_stack([ego, steering]),
-        ego_size=(float(scene.size[scene.ego, 0]), float(scene.size[scene.ego, 1]), float(scene.size[scene.ego, 2])),
-        video=video,
+    lights, states = _signals(scene, ego)
+    length, width, height = (float(v) for v in scene.size[scene.ego])
+    assert len(ego) == len(decisions) * DECISION_STEPS + 1
+    drive = Drive(
+        meta=_meta(scene, vehicle, release),
+        t=np.arange(len(ego)) * DT,
+        ego=np.column_stack([ego, steering_wheel(ego[:, 3], ego[:, 5])]),
+        ego_size=(length, width, height),
+        video=filmed(supervision.frames[i], rig),
         route=np.column_stack([scene.route[:, :2], scene.route_speed]),
-        objects=_objects(scene, i, rollout),
-        signal_id=near_signal if len(near_signal) else None,
-        signal_state=states if len(near_signal) else None,
-        engaged=np.zeros(steps, np.bool_) if human else supervision.engaged[i],
-        takeover=np.zeros(steps, np.bool_) if human else supervision.takeover[i],
-        plan=None if human else Plans(decisions, rollout.plans[i], text),
-        correction=None if human else Plans(decisions, supervision.correction[i], [""] * len(decisions)),
-    )  # fmt: skip
-
-
-def _objects(scene: Scene, i: int, rollout: Rollout) -> Objects:
-    n = len(scene.kind)
-    states, seen = rollout.agents[i, :n], rollout.agents_valid[i, :n]
-    d = np.hypot(states[..., 0] - rollout.ego[i, None, :, 0], states[..., 1] - rollout.ego[i, None, :, 1])
-    seen = seen & (d < RECORDED_RANGE)
-    keep = np.flatnonzero(seen.any(1))
-    states = np.where(seen[keep, :, None], states[keep], 0.0).astype(np.float32)
-    return Objects(
-        keep.astype(np.int64),
-        scene.kind[keep].astype(np.int64),
-        scene.size[keep].astype(np.float64),
-        states,
-        seen[keep],
+        objects=objects_near(
+            ego, rollout.agents[i, :n], rollout.agents_valid[i, :n], scene.kind, scene.size, scene.ego
+        ),
+        signal_id=lights if len(lights) else None,
+        signal_state=states if len(lights) else None,
+        engaged=np.zeros(len(ego), np.bool_),
+        takeover=np.zeros(len(ego), np.bool_),
     )
+    if human:
+        return drive
+    return replace(
+        drive,
+        engaged=supervision.engaged[i],
+        takeover=supervision.takeover[i],
+        plan=Plans(decisions, rollout.plans[i], text),
+        correction=Plans(decisions, supervision.correction[i], [""] * len(decisions)),
+    )
+
+
+def _meta(scene: Scene, vehicle: str, release: str) -> dict[str, str]:
+    return {
+        "vehicle": vehicle,
+        "drive": scene.id,
+        "source": scene.source,
+        "place": scene.place,
+        "map": scene.map.id,
+        "seed": scene.meta.get("seed", ""),
+        "release": release,
+        "purpose": "fleet",
+        "route_id": scene.meta.get("route_id", scene.id),
+    }
 
 
 def _signals(scene: Scene, ego: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Signals near the drive and their states on its clock: ids (G,), states (G, T)."""
     if not len(scene.signals):
         return np.zeros(0, np.int64), np.zeros((0, len(ego)), np.uint8)
-    middle = (scene.map.stop_lines[:, :2] + scene.map.stop_lines[:, 2:]) / 2
-    d = np.hypot(middle[:, None, 0] - ego[None, ::10, 0], middle[:, None, 1] - ego[None, ::10, 1]).min(1)
-    ids = np.flatnonzero(d < SIGNAL_RANGE)
+    ids = signals_near(scene.map, ego)
     t = np.minimum(scene.start + np.arange(len(ego)), scene.signals.shape[1] - 1)
     return ids, scene.signals[np.ix_(ids, t)]

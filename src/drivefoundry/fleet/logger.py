@@ -1,0 +1,51 @@
+"""Motion, traffic and frames of one car in, what its logger writes down out: the same for every car of the fleet."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drivefoundry.sim.camera import Rig
+from drivefoundry.types import DT, RoadMap
+from drivefoundry_car.log import Objects, Video, encode_video
+
+RECORDED_RANGE = 80.0
+"""Road users nearer than this are recorded, m."""
+SIGNAL_RANGE = 120.0
+"""Lights whose stop line comes nearer than this are recorded, m."""
+WHEELBASE, STEERING_RATIO = 2.85, 14.8
+TIGHTEST = 0.25
+"""Curvature at the wheel's stop, 1/m."""
+
+
+def steering_wheel(speed: np.ndarray, yaw_rate: np.ndarray) -> np.ndarray:
+    """Angle of the steering wheel, rad: a bicycle model with a sedan's wheelbase and ratio; straight when standing."""
+    curvature = np.where(speed > 0.3, yaw_rate / np.maximum(speed, 0.3), 0.0)
+    return np.arctan(np.clip(curvature, -TIGHTEST, TIGHTEST) * WHEELBASE) * STEERING_RATIO
+
+
+def objects_near(
+    ego: np.ndarray, tracks: np.ndarray, valid: np.ndarray, kind: np.ndarray, size: np.ndarray, own: int
+) -> Objects:
+    """Everyone who comes near, valid while near; track ids are row numbers.
+
+    ego (T, 2 or more) x, y; tracks (A, T, 4), valid (A, T), kind (A,), size (A, 3) of all; row `own` is the car itself.
+    """
+    d = np.hypot(tracks[..., 0] - ego[:, 0], tracks[..., 1] - ego[:, 1])
+    seen = valid & (d < RECORDED_RANGE)
+    seen[own] = False
+    near = np.flatnonzero(seen.any(1))
+    states = np.where(seen[near, :, None], tracks[near], np.float32(0))
+    return Objects(near, kind[near].astype(np.int64), size[near], states, seen[near])
+
+
+def signals_near(road_map: RoadMap, ego: np.ndarray) -> np.ndarray:
+    """Signals whose stop line the way (T, 2 or more) at 10 Hz comes near to, by their index in the map."""
+    middle = (road_map.stop_lines[:, :2] + road_map.stop_lines[:, 2:]) / 2
+    at = ego[::10, :2].astype(np.float64)
+    return np.flatnonzero(np.hypot(*(middle[:, None] - at[None]).transpose(2, 0, 1)).min(1) < SIGNAL_RANGE)
+
+
+def filmed(frames: np.ndarray, rig: Rig) -> Video:
+    """Frames (T, H, W, 3) uint8 at 10 Hz from t = 0 as the camera's video."""
+    mount = (rig.x, 0.0, rig.z, rig.pitch)
+    return encode_video(frames, np.arange(len(frames)) * DT, (rig.fx, rig.fy, rig.cx, rig.cy), mount, fps=round(1 / DT))
