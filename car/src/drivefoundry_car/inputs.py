@@ -52,7 +52,7 @@ def along(route: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def command(route: np.ndarray, s: np.ndarray, at: float, ahead: float = 30.0) -> int:
-    """Navigator command from the heading change over the next `ahead` metres: straight, left or right (> 35 degrees)."""
+    """Navigator command from the heading change over the next `ahead` metres: straight, left or right (> 0.6 rad)."""
     x = np.interp([at, at + 2.0, at + ahead, at + ahead + 2.0], s, route[:, 0])
     y = np.interp([at, at + 2.0, at + ahead, at + ahead + 2.0], s, route[:, 1])
     if np.hypot(x[3] - x[2], y[3] - y[2]) < 0.5:  # route ends: no turn to announce
@@ -65,8 +65,8 @@ def command(route: np.ndarray, s: np.ndarray, at: float, ahead: float = 30.0) ->
 def route_features(route: np.ndarray | None, pose: np.ndarray) -> np.ndarray:
     """The navigator's word to the model, (12,) float32, all zeros but the last four where there is no route.
 
-    route (R, 3) x, y m, speed limit m/s, or None; pose (3,) x, y, yaw. Entries 0-5: x, y (ego frame, tens of metres) of the
-    route at 10, 20, 40 m ahead; 6: speed limit / 10 m/s; 7: 1 where a route is known; 8-11: one-hot command
+    route (R, 3) x, y m, speed limit m/s, or None; pose (3,) x, y, yaw. Entries 0-5: x, y (ego frame, tens of metres) of
+    the route at 10, 20, 40 m ahead; 6: speed limit / 10 m/s; 7: 1 where a route is known; 8-11: one-hot command
     (unknown, straight, left, right).
     """
     out = np.zeros(ROUTE_FEATURES, np.float32)

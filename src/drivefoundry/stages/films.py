@@ -15,7 +15,7 @@ from drivefoundry.ui.content import Film
 
 
 def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Artefact]]) -> list[Film]:
-    """Exam scenes and the run's artefacts in; a film of the last car, and one of the first release where that failed, a scene."""
+    """Exam scenes and the run's artefacts in; films of the last car out, and of the first release where that failed."""
     scored = [(turn, a) for turn, kind, a in done if kind == "score" and turn is not None]
     if not scored:
         return []

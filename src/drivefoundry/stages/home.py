@@ -50,7 +50,7 @@ def send_home(drives: Path, store_url: str, seed: int, out: Path) -> dict:
     with running(store, secret) as service, bar("clips home", len(paths)) as advance:
 
         def one_car(path: Path) -> list[str]:
-            """Everything one recording has to send; the queue is the car's, durable until the service has acknowledged."""
+            """Everything one recording has to send; the queue is the car's, kept until the service has acknowledged."""
             drive = read_drive(path)
             clips = clips_of(drive, campaigns, seed)
             if not clips:

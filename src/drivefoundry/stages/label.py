@@ -65,8 +65,8 @@ def curate_clips(
 ) -> dict:
     """This turn's clips and the last turn's curation in; out/curated: what is kept, why the rest is not, the splits.
 
-    exam: clips that judge; nothing of their places, drives or routes may be learnt from. apart "time" holds the last part of
-    one recording out instead.
+    exam: clips that judge; nothing of their places, drives or routes may be learnt from. apart "time" holds the last
+    part of one recording out instead.
     """
     fresh(out)
     ids = clip_ids(ingest)

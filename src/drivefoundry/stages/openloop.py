@@ -1,4 +1,4 @@
-"""Real drives in, clips in the store out; a model and held-out episodes in, its trajectory errors beside the baselines' out."""
+"""Real drives in, clips in the store out; a model and held-out episodes in, its errors beside the baselines' out."""
 
 from __future__ import annotations
 
