@@ -57,7 +57,7 @@ class Line:
         code: tuple[str, ...],
         build: Callable[[Path], dict[str, Any] | None],
     ) -> Artefact:
-        """One ledger entry, told to the user; `verb` is the command line's name for it. Parents that are None are left out."""
+        """One ledger entry, told to the user; `verb` is its name on the command line. Parents may be None."""
         there = [p for p in parents if p is not None]
         artefact = self.ledger.make(kind, {"turn": turn, "recipe": recipe}, there, code, build)
         self.done.append((turn, kind, artefact))

@@ -21,13 +21,13 @@ from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Fleet
 from drivefoundry.roadmap import save_map
-from drivefoundry.sim.policies import CarPolicy, LogReplay
+from drivefoundry.sim.policies import CarPolicy, Driver, LogReplay
 from drivefoundry.stages.home import ingest, write_json
 from drivefoundry.stages.label import clip_ids
 from drivefoundry.stages.making import CAR, FLEET, SCENES, Line
 from drivefoundry.stages.score import scenes_of
 from drivefoundry.stages.ship import engine_in
-from drivefoundry.types import Policy, Scene, require
+from drivefoundry.types import Scene, require
 from drivefoundry_car.runtime import Runtime
 
 SEED_A_TURN = 1000
@@ -96,7 +96,7 @@ def record_scenes(fleet: Fleet, scenes: list[Scene], car: Path | None, out: Path
     chosen = scenes[:: max(1, len(scenes) // fleet.outings)][: fleet.outings]
     for road_map in {s.map.id: s.map for s in chosen}.values():
         (out / "maps" / f"{road_map.id}.npz").write_bytes(save_map(road_map))
-    policy: Policy = LogReplay()
+    policy: Driver = LogReplay()
     release = ""
     if car is not None:
         engine, release = engine_in(car)
@@ -141,7 +141,7 @@ class Source(Protocol):
 
 
 class City:
-    """Situations of the embedded city: people drive in turn 1, the last release after that; the exam is another city."""
+    """Situations of the embedded city: people drive in turn 1, then the last release; the exam is another city."""
 
     name = "embedded fleet in SUMO cities"
 
@@ -152,8 +152,10 @@ class City:
     def exam(self, line: Line) -> Artefact:
         """Recordings of the held-out city, all of them at home."""
         f = line.recipe.fleet
-        drives = line.make(None, "fleet", "exam_drives", f, [], FLEET,
-                           lambda d: record_city(f, (f.held_out,), f.held_out_seconds, "evaluation", d))  # fmt: skip
+        drives = line.make(
+            None, "fleet", "exam_drives", f, [], FLEET,
+            lambda d: record_city(f, (f.held_out,), f.held_out_seconds, "evaluation", d),
+        )  # fmt: skip
         return ingest(line, None, drives)
 
     def exam_clips(self, exam: Artefact) -> list[str]:
@@ -174,7 +176,7 @@ class City:
 
 
 class Recorded:
-    """Situations of recorded traffic: in turn 1 the recorded people drive, then the last release; the exam is another place."""
+    """Recorded traffic: the recorded people drive in turn 1, then the last release; the exam is another place."""
 
     def __init__(self, folder: Path):
         wanted(folder, "scenes")
@@ -239,12 +241,15 @@ def scene_hash(scene: Scene) -> str:
     """Hash over what is simulated of a scene."""
     digest = hashlib.sha256(f"{scene.map.id} {scene.ego} {scene.start}".encode())
     for array in (scene.tracks, scene.valid, scene.size, scene.kind, scene.route, scene.route_speed, scene.signals):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
 def held_out_place(places: list[str]) -> str:
-    """The place with the fewest scenes among those with at least a tenth of all (else the rarest). ValueError for one place only."""
+    """The place with the fewest scenes among those with at least a tenth of all (else the rarest).
+
+    ValueError where there is one place only.
+    """
     counts = Counter(places)
     require(
         len(counts) > 1, f"all scenes are of one place ({places[0]}): give recordings of two places, one is held out"

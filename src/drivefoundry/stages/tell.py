@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,20 @@ from drivefoundry.stages.films import films_of
 from drivefoundry.stages.making import TELL, Line
 from drivefoundry.stages.score import SCORE, YARDSTICK
 from drivefoundry.types import Verdict
-from drivefoundry.ui.content import Baseline, Curve, Fact, Gate, Made, Note, ReportContent, StageRow, Table, Turn
+from drivefoundry.ui.content import (
+    Baseline,
+    Cell,
+    Curve,
+    Fact,
+    Film,
+    Gate,
+    Made,
+    Note,
+    ReportContent,
+    StageRow,
+    Table,
+    Turn,
+)
 from drivefoundry.ui.report import render_report
 
 if TYPE_CHECKING:
@@ -29,8 +43,9 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 Done = Sequence[tuple[int | None, str, Artefact]]
 COLUMNS = {
-    SCORE: "driving score (CARLA 2.1)", "pdms": "PDMS (NAVSIM v1, closed loop)", "collision": "collisions", "at_fault_collision": "at fault",
-    "off_road": "off road", "red_light": "red light run", "progress": "progress", "comfort": "comfort",
+    SCORE: "driving score (CARLA 2.1)", "pdms": "PDMS (NAVSIM v1, closed loop)", "collision": "collisions",
+    "at_fault_collision": "at fault", "off_road": "off road", "red_light": "red light run", "progress": "progress",
+    "comfort": "comfort",
 }  # fmt: skip
 
 
@@ -99,7 +114,7 @@ def turns_of(done: Done) -> list[Turn]:
                 takeovers_per_km=outings.info["takeovers_per_km"] if outings else None,
                 clips=by[turn, "ingest"].info["clips"],
                 release_id=released.info["release"] if released else "",
-            )  # fmt: skip
+            )
         )
     return out
 
@@ -109,9 +124,9 @@ def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
     names = [n for n in order if n in verdict.summary]
     rows = [[n, *(verdict.summary[n].get(m) for m in COLUMNS)] for n in names]
     note = (
-        "Every policy drives the same held-out scenes; mean and 95 % bootstrap interval over scenes. The route follower reads the "
-        "simulator's state (privileged) and sets the progress that counts as 1; log replay follows the recorded person in traffic that "
-        "reacts. A collision counts whoever is at fault."
+        "Every policy drives the same held-out scenes; mean and 95 % bootstrap interval over scenes. The route "
+        "follower reads the simulator's state (privileged) and sets the progress that counts as 1; log replay follows "
+        "the recorded person in traffic that reacts. A collision counts whoever is at fault."
     )
     marked = names.index(verdict.candidate) if verdict.candidate in names else None
     return Table("Closed loop, held-out scenes", ["policy", *COLUMNS.values()], rows, note, marked)
@@ -208,48 +223,52 @@ def baselines(verdict: Verdict) -> list[Baseline]:
     return [Baseline(n, verdict.summary[n][SCORE][0], verdict.summary[n]["collision"][0]) for n in names]
 
 
-def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], films: Sequence[Any]) -> ReportContent:
+def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], films: Sequence[Film]) -> ReportContent:
     """The report of a run of the loop. `lacks`: sentences on what the source does not hold."""
+    plain = replace(_plain(recipe, done, source, [Note("lacks", text) for text in lacks]), films=films)
     verdicts = [a for _, kind, a in done if kind == "verdict"]
+    if not verdicts:
+        return plain.validate()
+    verdict = load_verdict(verdicts[-1].path / "verdict.json")
     turns = turns_of(done)
-    tables, notes, gates, base = [], [Note("lacks", text) for text in lacks], [], []
-    if verdicts:
-        verdict = load_verdict(verdicts[-1].path / "verdict.json")
-        tables.append(judge_table(verdict, ORDER))
-        notes = targets(turns, verdict) + failures(verdict) + notes
-        gates = [Gate(name, value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()]
-        base = baselines(verdict)
-    seconds = sum(a.seconds for _, _, a in done)
-    cpu = sum(a.cpu_seconds for _, _, a in done)
-    facts = [
+    return replace(
+        plain,
+        scenes=f"{len(verdict.scenes)} held-out scenes, {recipe.judge.seconds:g} s each at most",
+        facts=[*headline(turns), *plain.facts],
+        turns=turns,
+        baselines=baselines(verdict),
+        tables=[judge_table(verdict, ORDER)],
+        notes=[*targets(turns, verdict), *failures(verdict), *plain.notes],
+        gates=[Gate(name, value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()],
+    ).validate()
+
+
+def headline(turns: Sequence[Turn]) -> list[Fact]:
+    """What the last release is worth, beside the first."""
+    first, last = turns[0], turns[-1]
+    return [
+        Fact("driving score", f"{last.driving_score[0]:.2f}", f"first release {first.driving_score[0]:.2f}"),
+        Fact("collisions", f"{100 * last.collisions[0]:.1f} %", f"first release {100 * first.collisions[0]:.1f} %"),
         Fact("turns of the loop", str(len(turns))),
-        Fact(
-            "time to make all of it",
-            f"{seconds / 60:.1f} min",
-            f"{100 * cpu / max(seconds * cores(), 1e-9):.0f} % of it computing",
-        ),
     ]
-    if turns:
-        facts.insert(
-            0,
-            Fact(
-                "driving score", f"{turns[-1].driving_score[0]:.2f}", f"first release {turns[0].driving_score[0]:.2f}"
-            ),
-        )
-        facts.insert(
-            1,
-            Fact(
-                "collisions",
-                f"{100 * turns[-1].collisions[0]:.1f} %",
-                f"first release {100 * turns[0].collisions[0]:.1f} %",
-            ),
-        )
-    scenes = f"{len(verdict.scenes)} held-out scenes, {recipe.judge.seconds:g} s each at most" if verdicts else ""
+
+
+def _plain(recipe: Recipe, done: Done, source: str, notes: Sequence[Note]) -> ReportContent:
+    """What every report says: the machine, the stages with their time, curves, lineage."""
+    seconds = sum(a.seconds for _, _, a in done)
+    busy = sum(a.cpu_seconds for _, _, a in done) / max(seconds * cores(), 1e-9)
     return ReportContent(
-        title="drivefoundry", subtitle=source, machine=machine(), made_at=finished(done), recipe=recipe.name,
-        scenes=scenes, facts=facts, turns=turns, baselines=base, stages=stage_rows(done), tables=tables, curves=curves_of(done), films=films,
-        notes=notes, gates=gates, lineage=[Made(a.id, kind, a.parents, size_of(a), turn) for turn, kind, a in done],
-    ).validate()  # fmt: skip
+        title="drivefoundry",
+        subtitle=source,
+        machine=machine(),
+        made_at=finished(done),
+        recipe=recipe.name,
+        facts=[Fact("time to make all of it", f"{seconds / 60:.1f} min", f"{100 * busy:.0f} % of it computing")],
+        stages=stage_rows(done),
+        curves=curves_of(done),
+        notes=notes,
+        lineage=[Made(a.id, kind, a.parents, size_of(a), turn) for turn, kind, a in done],
+    )
 
 
 def _span(value: tuple[float, float, float]) -> str:
@@ -259,36 +278,33 @@ def _span(value: tuple[float, float, float]) -> str:
 def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
     """The report of a run on real camera drives: open-loop errors instead of turns."""
     by = {kind: a for _, kind, a in done}
-    tables, notes = [], []
+    tables: list[Table] = []
+    notes: list[Note] = []
     if "open_loop" in by:
-        table = json.loads((by["open_loop"].path / "open_loop.json").read_text())
-        metrics = list(table["table"]["model"])
-        rows = [[name, *(tuple(values[m]) for m in metrics)] for name, values in table["table"].items()]
-        heads = [m.replace("_", " ") + (" rad/s" if m == "yaw_rate" else " m") for m in metrics]
-        note = f"{table['samples']} decisions of the last part of the drive, held out by time; 95 % intervals over blocks of time."
-        tables.append(Table("Open loop, held-out part of the drive", ["policy", *heads], rows, note, len(rows) - 1))
-        model = table["table"]["model"]["ade_4s"][0]
+        said = json.loads((by["open_loop"].path / "open_loop.json").read_text())
+        tables.append(open_loop_table(said["samples"], said["table"]))
+        errors = {name: metrics["ade_4s"][0] for name, metrics in said["table"].items()}
+        mine = errors["model"]
         for name in ("constant velocity", "constant yaw rate"):
-            other = table["table"][name]["ade_4s"][0]
-            notes.append(
-                Note(
-                    "target", f"Mean trajectory error below {name}: {model:.3f} m against {other:.3f} m.", model < other
-                )
-            )
+            text = f"Mean trajectory error below {name}: {mine:.3f} m against {errors[name]:.3f} m."
+            notes.append(Note("target", text, mine < errors[name]))
     if "import" in by:
-        said = json.loads((by["import"].path / "notes.json").read_text())
-        notes += [Note("lacks", f"{field}: {what}.") for field, what in said.items()]
-        notes.append(
-            Note(
-                "lacks", "No scene truth: no closed-loop score, no reinforcement, no collisions to count; not invented."
-            )
-        )
-    seconds = sum(a.seconds for _, _, a in done)
-    return ReportContent(
-        title="drivefoundry", subtitle=source, machine=machine(), made_at=finished(done), recipe=recipe.name,
-        facts=[Fact("time to make all of it", f"{seconds / 60:.1f} min")], stages=stage_rows(done), tables=tables, curves=curves_of(done),
-        notes=notes, lineage=[Made(a.id, kind, a.parents, size_of(a), turn) for turn, kind, a in done],
-    ).validate()  # fmt: skip
+        lacks = json.loads((by["import"].path / "notes.json").read_text())
+        notes += [Note("lacks", f"{field}: {what}.") for field, what in lacks.items()]
+        notes.append(Note("lacks", "No scene truth: no closed-loop score, no reinforcement, no collisions to count."))
+    return replace(_plain(recipe, done, source, notes), tables=tables).validate()
+
+
+def open_loop_table(samples: int, table: dict[str, dict[str, list[float]]]) -> Table:
+    """Errors of the model (last) and of the baselines: policy -> metric -> mean, low, high."""
+    metrics = list(table["model"])
+    heads = [m.replace("_", " ") + (" rad/s" if m == "yaw_rate" else " m") for m in metrics]
+    rows: list[list[Cell]] = []
+    for name, values in table.items():
+        spans = [(mean, low, high) for mean, low, high in (values[m] for m in metrics)]
+        rows.append([name, *spans])
+    note = f"{samples} decisions of the last part of the drive, held out by time; 95 % intervals over blocks of time."
+    return Table("Open loop, held-out part of the drive", ["policy", *heads], rows, note, len(rows) - 1)
 
 
 def report(line: Line, source: Source | None, folder: Path | None) -> Path:
