@@ -81,6 +81,8 @@ class Corpus:
         else:
             ids = text.encode(texts, max_text)
             mirrored = text.encode([mirror_text(t) for t in texts], max_text)
+            longest = max(1, int((np.stack([ids, mirrored]) != PAD).sum(-1).max()))
+            ids, mirrored = ids[:, :longest], mirrored[:, :longest]
         return Corpus(
             frames=[e.frames for e in episodes],
             part=np.repeat(np.arange(len(episodes)), [len(e) for e in episodes]),

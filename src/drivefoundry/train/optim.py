@@ -28,7 +28,7 @@ def polar(x: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     a, b, c = _POLAR
     for _ in range(3):
         g = x @ x.mT
-        x = a * x + (b * g + c * (g @ g)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(g, g, g, beta=b, alpha=c), x, beta=a)
     return x.float()
 
 
