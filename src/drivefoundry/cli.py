@@ -50,7 +50,7 @@ _EXAMPLES = (
     ("run --drives my-drive/", "learn from your own road-camera drive"),
     ("run --set train.seconds=300", "any key of the recipe"),
 )
-_USER_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EADDRINUSE, errno.EACCES, errno.EROFS, errno.EPERM}
+_USER_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EADDRINUSE, errno.EACCES, errno.EROFS, errno.EPERM}
 
 
 @dataclass(frozen=True)

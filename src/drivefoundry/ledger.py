@@ -120,12 +120,12 @@ class Ledger:
         recipe_json, code_id = canonical(recipe), code_hash(tuple(code))
         key = _sha(canonical({"kind": kind, "parents": parent_ids, "recipe": recipe_json, "code": code_id}).encode())
         work = self.root / "work" / f"{kind}-{key[:12]}"
-        found = self._known(key, work)
-        if found is not None:
-            return found
-        work.mkdir(exist_ok=True)
         start, cpu = time.monotonic(), cpu_seconds()
         try:
+            found = self._known(key, work)
+            if found is not None:
+                return found
+            work.mkdir(exist_ok=True)
             info = build(work)
             row = {"key": key, "kind": kind, "parents": json.dumps(parent_ids), "recipe": recipe_json, "code": code_id}
             row |= {

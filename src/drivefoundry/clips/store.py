@@ -165,6 +165,8 @@ class ClipStore:
             try:
                 return lance.dataset(self._table)
             except ValueError:
+                if "No space left on device" in str(error):
+                    raise error from None  # what waits may be tried again; a wrong place may not
                 raise ValueError(f"clip store {self.url}: cannot be made ({error})") from error
         return lance.dataset(self._table)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.ledger import Artefact, fresh
-from drivefoundry.release import create_repository, publish
+from drivefoundry.release import create_repository, publish, verify
 from drivefoundry.stages.home import write_json
 from drivefoundry.stages.making import SHIP, Line
 from drivefoundry_car.update import EVERYONE, Updater
@@ -27,7 +27,11 @@ def release(line: Line, turn: int, engine: Artefact, verdict: Artefact, before: 
 
 
 def car(line: Line, turn: int, released: Artefact, parked: Artefact | None) -> Artefact:
-    """A car of the test fleet after its update to the release."""
+    """A car of the test fleet after its update to the release, whose every signature and byte is checked each time."""
+    try:
+        verify(released.path / "repo")
+    except ValueError as error:
+        raise ValueError(f"{error}, or delete {released.path} and run again: it is then made anew") from None
     ago = parked.path if parked else None
     return line.make(
         turn, "car", "car", {}, [released, parked], SHIP, lambda d: update_car(released.path, ago, d)
