@@ -304,10 +304,13 @@ def _content(kind: str, folder: Path) -> str:
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    """Libraries with engines of their own pass the system's words on, but not its number."""
+    """Libraries with engines of their own pass the system's words on, but not its number; or stumble over the first
+    error and raise another."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return any(words in str(error) for words in ("No space left on device", "database or disk is full"))
+    if any(words in str(error) for words in ("No space left on device", "database or disk is full")):
+        return True
+    return error.__context__ is not None and _is_disk_full(error.__context__)
 
 
 def _disk_full(what: str, root: Path) -> OSError:

@@ -278,10 +278,11 @@ class Trainer:
         assert self.state_file is not None
         if self.rank != 0:
             return
-        aside = self.state_file.with_name(self.state_file.name + ".part")
+        aside = self.state_file.with_name(f".{self.state_file.name}.part")
         keep = ("step", "elapsed", "lost", "skipped", "bad", "mean_loss", "lr_scale")
         config = json.dumps(asdict(self.config), sort_keys=True)
-        torch.save({n: getattr(self, n) for n in keep} | {"weights": self.weights.state(), "config": config}, aside)
+        with aside.open("wb") as file:  # opened here, for torch's own files do not say that the disk is full
+            torch.save({n: getattr(self, n) for n in keep} | {"weights": self.weights.state(), "config": config}, file)
         os.replace(aside, self.state_file)
 
     def _load(self, saved: dict[str, Any]) -> None:
