@@ -23,8 +23,8 @@ def calls(monkeypatch):
     out = []
     line, recipes = ModuleType("drivefoundry.line"), ModuleType("drivefoundry.recipes")
 
-    def run(recipe, path, *, until, drives, scenes):
-        out.append((recipe, str(path), until))
+    def run(recipe, path, *, until, drives, scenes, look):
+        out.append((recipe, str(path), until) if not look else (recipe, str(path), "look"))
         if recipe.seed == 28:
             raise OSError(errno.ENOSPC, "disk full while making clips", "out")
         if recipe.seed == 98:
@@ -40,6 +40,7 @@ def calls(monkeypatch):
         return Recipe()
 
     line.run, recipes.named = run, named  # pyright: ignore[reportAttributeAccessIssue]
+    line.pictures = lambda folder, path: out.append((str(folder), str(path)))  # pyright: ignore[reportAttributeAccessIssue]
     import drivefoundry
 
     for name, module in (("line", line), ("recipes", recipes)):
@@ -90,11 +91,13 @@ def test_help_imports_nothing_heavy():
         (["run", "--loops", "x"], "run: Error parsing --loops"),
         (["run", "--out"], "run: Missing value for argument '--out'"),
         (["run", "--until", "lable"], "--until lable: no such stage; did you mean 'label'?"),
+        (["run", "--until", "report"], "--until report: no such stage"),
         (["run", "--set", "sed=3"], "unknown key 'sed': did you mean 'seed'?"),
         (["run", "--set", "seed"], "--set seed: key=value wanted"),
         (["run", "--recipe", "huge"], "recipe 'huge': known: default, tiny"),
         (["run", "--recipe", "no/such.toml"], "no/such.toml: No such file or directory"),
         (["run", "--drives", "no/such"], "--drives no/such: no such file or directory"),
+        (["scene"], "scene: give --scenes PATH"),
         (["import"], "import: give --drives PATH or --scenes PATH"),
         (["run", "--set", "seed=28"], "out: disk full while making clips"),
         (["run", "--set", "seed=98"], "port 8000 is in use"),
@@ -110,6 +113,18 @@ def test_settings_reach_the_line(calls):
     assert cli.main(["judge"]) == 0
     assert cli.main(["run", "--until", "label"]) == 0
     assert calls == [(Recipe(5, 7), "here", None), (Recipe(), "out", "judge"), (Recipe(), "out", "label")]
+
+
+def test_stages_before_the_judge_end_in_the_first_turn(calls):
+    for argv in (["label"], ["rl", "--loops", "2"], ["rl", "--set", "loops=2"], ["judge"], ["release"], ["car"]):
+        assert cli.main(argv) == 0
+    assert [recipe.loops for recipe, *_ in calls] == [1, 2, 2, 3, 3, 3]
+
+
+def test_things_to_look_at(calls, tmp_path):
+    assert cli.main(["report", "--out", "here"]) == 0
+    assert cli.main(["scene", "--scenes", str(tmp_path), "--out", "there"]) == 0
+    assert calls == [(Recipe(), "here", "look"), (str(tmp_path), "there")]
 
 
 def test_recipe_file(calls, tmp_path):

@@ -30,25 +30,27 @@ VERBS: dict[str, dict[str, str]] = {
         "curate": "broken and near-duplicate clips out; training and test places kept apart",
         "label": "clips become episodes: scene facts, reasoning, decisions, future trajectory; and scenes",
         "train": "pre-train the base model, then fine-tune it with reasoning",
-        "rl": "reinforcement in closed loop",
+        "rl": "plans sampled in scenes cut from the clips; those that score higher become more likely",
         "distill": "a much smaller student learns from the model",
         "shrink": "the student becomes an int8 engine",
         "judge": "all models and baselines drive held-out scenes in closed loop",
-        "release": "sign and publish the engine, if the gates let it",
+        "release": "sign and publish the engine: to all cars if the gates let it, else to test cars",
     },
     "In the car": {
-        "car": "update to the release, verify it, drive with it, record what went wrong",
-        "scene": "drive recorded traffic (--scenes) with the released model",
+        "car": "update to the release: verify it, test it, activate it",
     },
     "To look at": {
-        "report": "write report.html of the run",
+        "scene": "pictures of recorded traffic (--scenes): what the camera would see, and the map",
+        "report": "write report.html of what the run has made, and make nothing else",
     },
 }
+_ONE_TURN = ("fleet", "ingest", "curate", "label", "train", "rl", "distill", "shrink")
+"""Stages that end in the first turn, unless --loops says otherwise."""
 _EXAMPLES = (
     ("run", "all turns of the default recipe, in ./out"),
     ("run --recipe tiny --out /tmp/try", "the same line in about a minute"),
     ("run --drives my-drive/", "learn from your own road-camera drive"),
-    ("run --set train.seconds=300", "any key of the recipe"),
+    ("run --set train.sft_steps=300", "any key of the recipe"),
 )
 _USER_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EADDRINUSE, errno.EACCES, errno.EROFS, errno.EPERM}
 
@@ -62,7 +64,7 @@ class Options:
     recipe: Annotated[str, arg(metavar="NAME|FILE")] = "default"
     """default, tiny, or a TOML file of changes to the default recipe."""
     loops: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
-    """Turns of the loop."""
+    """Turns of the loop. A stage before the judge ends in the first turn where this is not given."""
     drives: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Real drives to learn from, instead of the embedded fleet's."""
     scenes: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
@@ -125,37 +127,42 @@ def _dispatch(argv: list[str]) -> int:
     options = _parse(verb, verbs[verb], rest)
     if options is None:
         return 0
-    until = options.until if isinstance(options, RunOptions) else verb
-    stages = [v for v in verbs if v != "run"]
-    if until is not None and until not in stages:
-        raise ValueError(f"--until {until}: no such stage; {nearest(until, stages)}")
-    _run(options, until)
+    stages = [v for v in verbs if v not in ("run", "scene", "report")]
+    if isinstance(options, RunOptions) and options.until is not None and options.until not in stages:
+        raise ValueError(f"--until {options.until}: no such stage; {nearest(options.until, stages)}")
+    _run(options, verb)
     return 0
 
 
-def _run(options: Options, until: str | None) -> None:
+def _run(options: Options, verb: str) -> None:
     """Recipe from the options, then the line."""
+    until = options.until if isinstance(options, RunOptions) else None if verb == "report" else verb
     for name in ("drives", "scenes"):
         path = getattr(options, name)
         if path is not None and not path.exists():
             raise ValueError(f"--{name} {path}: no such file or directory")
     if until == "import" and options.drives is None and options.scenes is None:
         raise ValueError("import: give --drives PATH or --scenes PATH")
-    if until == "scene" and options.scenes is None:
+    if verb == "scene" and options.scenes is None:
         raise ValueError("scene: give --scenes PATH")
 
     # Threads that spin while they wait slow down whatever shares the cores, several-fold; those that sleep cost little.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from drivefoundry import line, recipes  # torch and the rest come in here, not with --help
 
+    if verb == "scene" and options.scenes is not None:
+        line.pictures(options.scenes, options.out)
+        return
     if options.recipe.endswith(".toml"):
         recipe = with_file(recipes.named("default"), Path(options.recipe))
     else:
         recipe = recipes.named(options.recipe)
     if options.loops is not None:
         recipe = with_settings(recipe, [f"loops={options.loops}"])
+    elif verb in _ONE_TURN:
+        recipe = with_settings(recipe, ["loops=1"])
     recipe = with_settings(recipe, options.set)
-    line.run(recipe, options.out, until=until, drives=options.drives, scenes=options.scenes)
+    line.run(recipe, options.out, until=until, drives=options.drives, scenes=options.scenes, look=verb == "report")
 
 
 def _parse(verb: str, what: str, rest: list[str]) -> Options | None:

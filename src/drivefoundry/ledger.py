@@ -73,7 +73,7 @@ class Ledger:
         self.root = Path(root)
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"{self.root}: is a file; a run directory is wanted (--out)")
-        known = {"artefacts", "work", "ledger.db", "ledger.db-wal", "ledger.db-shm", "lock"}
+        known = {"artefacts", "work", "ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "scenes"}
         if self.root.is_dir() and not (self.root / "ledger.db").exists():
             strangers = sorted(p.name for p in self.root.iterdir() if p.name not in known and p.suffix != ".html")
             if strangers:
@@ -116,9 +116,8 @@ class Ledger:
         """
         assert kind.isidentifier(), f"kind {kind!r}: a plain word"
         self._take_lock()
-        parent_ids = [p.id for p in parents]
-        recipe_json, code_id = canonical(recipe), code_hash(tuple(code))
-        key = _sha(canonical({"kind": kind, "parents": parent_ids, "recipe": recipe_json, "code": code_id}).encode())
+        row = _asked(kind, recipe, parents, code)
+        key = row["key"]
         work = self.root / "work" / f"{kind}-{key[:12]}"
         start, cpu = time.monotonic(), cpu_seconds()
         try:
@@ -127,7 +126,6 @@ class Ledger:
                 return found
             work.mkdir(exist_ok=True)
             info = build(work)
-            row = {"key": key, "kind": kind, "parents": json.dumps(parent_ids), "recipe": recipe_json, "code": code_id}
             row |= {
                 "info": canonical(info or {}),
                 "seconds": time.monotonic() - start,
@@ -141,6 +139,11 @@ class Ledger:
         made = self._by_key(key)
         assert made is not None
         return replace(made, made=True)
+
+    def find(self, kind: str, recipe: Any, parents: Sequence[Artefact], code: Sequence[str]) -> Artefact | None:
+        """What `make` would find for the same arguments, or None; takes no lock and makes nothing."""
+        found = self._by_key(_asked(kind, recipe, parents, code)["key"])
+        return found if found is not None and found.path.is_dir() else None
 
     def history(self) -> list[Artefact]:
         """All finished builds whose files are there, oldest first."""
@@ -273,6 +276,14 @@ def fresh(path: Path) -> Path:
         else:
             entry.unlink()
     return path
+
+
+def _asked(kind: str, recipe: Any, parents: Sequence[Artefact], code: Sequence[str]) -> dict[str, Any]:
+    """What a build is asked to be made from, as columns of its row; the key is their hash."""
+    parent_ids = [p.id for p in parents]
+    recipe_json, code_id = canonical(recipe), code_hash(tuple(code))
+    key = _sha(canonical({"kind": kind, "parents": parent_ids, "recipe": recipe_json, "code": code_id}).encode())
+    return {"key": key, "kind": kind, "parents": json.dumps(parent_ids), "recipe": recipe_json, "code": code_id}
 
 
 def _folder(kind: str, id: str) -> str:

@@ -24,7 +24,7 @@ def loop(line: Line, source: Source) -> None:
     from drivefoundry.stages import home, label, learn, score, ship
 
     exam = source.exam(line)
-    baselines = score.baselines(line, source, exam)
+    baselines: list[Artefact] = []
     kept: Artefact | None = None
     base: Artefact | None = None
     student: Artefact | None = None
@@ -42,6 +42,7 @@ def loop(line: Line, source: Source) -> None:
         rl = learn.reinforced(line, turn, sft, shards)
         student = learn.distilled(line, turn, rl, student, shards)
         engine = learn.quantised(line, turn, student, shards)
+        baselines = baselines or score.baselines(line, source, exam)
         scored = [score.engine(line, turn, source, exam, baselines, engine)]
         if turn == line.recipe.loops:
             scored.append(score.car(line, turn, source, exam, baselines, engine))
@@ -63,15 +64,40 @@ def camera(line: Line, folder: Path) -> None:
     openloop.scored(line, learn.pretrained(line, [train]), held_out)
 
 
+CAMERA_STAGES = ("import", "curate", "label", "train", "judge")
+"""What `camera` goes through."""
+
+
+def pictures(folder: Path, out: Path, most: int = 12) -> None:
+    """Folder of recorded traffic in; out/scenes/<id>.png of its first scenes."""
+    from drivefoundry.clips.importers.folder import scenes_in
+    from drivefoundry.sim import view
+
+    scenes, refused = scenes_in(folder)
+    if not scenes:
+        raise ValueError(f"{folder}: no scene in it; " + "; ".join(f"{file}: {why}" for file, why in refused.items()))
+    paths = view.pictures(scenes[:most], out / "scenes")
+    progress.say(f"{len(paths)} of {len(scenes)} scenes drawn: {out / 'scenes'}/*.png")
+
+
 def run(
-    recipe: Recipe, out: Path, *, until: str | None = None, drives: Path | None = None, scenes: Path | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    until: str | None = None,
+    drives: Path | None = None,
+    scenes: Path | None = None,
+    look: bool = False,
 ) -> Path:
     """The whole line under `out`, or as far as the verb `until`; returns the report's path.
 
     drives: a folder of real drives with a camera; scenes: a folder of recorded traffic; neither: the embedded city.
+    look: make nothing but the report, of what is there.
     """
     if drives and scenes:
         raise ValueError("--drives and --scenes: give one; a camera drive has no scene truth, a scene no camera")
+    if drives and until not in (None, *CAMERA_STAGES):
+        raise ValueError(f"{until}: camera drives have no scene truth to drive in; they go {', '.join(CAMERA_STAGES)}")
     start = time.monotonic()
     from drivefoundry.clips.importers.folder import wanted
     from drivefoundry.stages import record, tell
@@ -79,13 +105,18 @@ def run(
     if drives:
         wanted(drives, "drives")  # what is refused here leaves no run directory behind
     source = None if drives else record.Recorded(scenes) if scenes else record.City()
+    last = None if drives or until == "import" else recipe.loops
+    if look and not (out / "ledger.db").exists():
+        raise ValueError(f"{out}: no run is here; give the directory of one (--out)")
     with Ledger(out) as ledger:
-        line = Line(ledger, recipe, out, until)
+        line = Line(ledger, recipe, out, until, last, look)
         with contextlib.suppress(Reached):
             if source:
                 loop(line, source)
             elif drives:
                 camera(line, drives)
+        if look and not line.done:
+            raise ValueError(f"{out}: nothing of this recipe is made here; give all options that its run was given")
         report = tell.report(line, source, drives)
     made, known = sum(a.made for _, _, a in line.done), len(line.done)
     seconds = time.monotonic() - start

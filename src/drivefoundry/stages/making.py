@@ -29,7 +29,7 @@ TELL = ("drivefoundry.ui", "drivefoundry.stages.tell", "drivefoundry.stages.film
 
 
 class Reached(Exception):
-    """The stage that the user asked for is made."""
+    """There is nothing more to do: the stage that the user asked for is made, or nothing shall be made."""
 
 
 @dataclass
@@ -40,7 +40,13 @@ class Line:
     recipe: Recipe
     out: Path
     until: str | None = None
+    """The last stage wanted, by its name on the command line; all where None."""
+    last: int | None = None
+    """The turn in which that stage is the last; None where it belongs to no turn."""
+    look: bool = False
+    """Make nothing: go on as far as everything is there."""
     done: list[tuple[int | None, str, Artefact]] = field(default_factory=list)
+    reached: bool = False
 
     @property
     def store(self) -> str:
@@ -57,16 +63,26 @@ class Line:
         code: tuple[str, ...],
         build: Callable[[Path], dict[str, Any] | None],
     ) -> Artefact:
-        """One ledger entry, told to the user; `verb` is its name on the command line. Parents may be None."""
+        """One ledger entry, told to the user; `verb` is its name on the command line. Parents may be None.
+
+        Raises Reached where the entry lies beyond the last stage wanted, or is not there and nothing shall be made.
+        """
+        if self.reached and verb != self.until:
+            raise Reached
         there = [p for p in parents if p is not None]
-        artefact = self.ledger.make(kind, {"turn": turn, "recipe": recipe}, there, code, build)
+        made_from = {"turn": turn, "recipe": recipe}
+        if self.look:
+            artefact = self.ledger.find(kind, made_from, there, code)
+            if artefact is None:
+                raise Reached
+        else:
+            artefact = self.ledger.make(kind, made_from, there, code, build)
         self.done.append((turn, kind, artefact))
         if artefact.made:
             name = f"{kind.replace('_', ' ')} {artefact.info.get('policy', '')}"
             when = f"turn {turn}" if turn else ""
             progress.say(f"{when:7}{name:<34}{artefact.seconds:6.1f} s   {_told(artefact.info)}")
-        if verb == self.until and turn in (None, self.recipe.loops):
-            raise Reached
+        self.reached |= verb == self.until and turn == self.last
         return artefact
 
 

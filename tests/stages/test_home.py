@@ -1,0 +1,47 @@
+"""Clips come home from a folder of drives, over the real service into a real store."""
+
+import json
+
+import numpy as np
+
+from drivefoundry.clips.store import ClipStore
+from drivefoundry.roadmap import make_map, save_map
+from drivefoundry.stages.home import send_home, write_json
+from drivefoundry_car.log import write_drive
+
+
+def recorded(folder, make_drive):
+    """Two recordings, one with a takeover in it, and the map they name."""
+    road = make_map(lanes=[np.array([[0.0, 0], [100, 0]])])
+    for sub in ("drives", "maps"):
+        (folder / sub).mkdir(parents=True)
+    (folder / "maps" / f"{road.id}.npz").write_bytes(save_map(road))
+    for seed in range(2):
+        drive = make_drive(steps=600, seed=seed, frames=True, map=road.id)
+        drive.takeover[300:330] = seed == 1
+        drive.engaged[300:330] = seed != 1
+        write_drive(folder / "drives" / f"{seed}.mcap", drive)
+    return road
+
+
+def test_clips_travel_and_come_out_the_same_twice(tmp_path, make_drive):
+    road = recorded(tmp_path / "fleet", make_drive)
+    said = []
+    for name in ("a", "b"):
+        out = tmp_path / name
+        out.mkdir()
+        said.append(send_home(tmp_path / "fleet", str(tmp_path / "store"), 1, out))
+    home = json.loads((tmp_path / "a" / "clips.json").read_text())
+    assert home == json.loads((tmp_path / "b" / "clips.json").read_text())
+    assert 0 < said[0]["clips"] == len(home["clips"])
+    assert said[0]["sent_bytes"] < said[0]["recorded_bytes"]
+    assert any("takeover" in campaign for campaign in home["campaigns"])
+    store = ClipStore(str(tmp_path / "store"))
+    assert store.get_map(road.id) == save_map(road)
+    assert {store.drive(i, video=False).meta["map"] for i in home["clips"]} == {road.id}
+
+
+def test_json_is_whole_or_not_there(tmp_path):
+    write_json(tmp_path / "x.json", {"b": 1, "a": [1.5]})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1.5], "b": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
