@@ -54,7 +54,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Rl:
-    steps: int = 24
+    steps: int = 80
     scenes: int = 32
     """Situations a step."""
     samples: int = 8
@@ -64,7 +64,7 @@ class Rl:
     anchor: float = 0.5
     """Weight of the behaviour-cloning loss beside the policy gradient."""
     temperature: float = 1.0
-    reward: str = "PDMS"
+    reward: str = "EPDMS"
     """PDMS or EPDMS (judge.pdm)."""
     trial: int = 256
     """Situations kept apart, on which the reinforced model must not be worse than before."""
@@ -77,6 +77,11 @@ class Distil:
     turn_steps: int = 350
     batch: int = 128
     rate: float = 4e-3
+    teacher: float = 0.9
+    """Share of the loss that comes from the teacher's logits; the rest from the labels."""
+    polish_steps: int = 150
+    """Steps of reinforcement on the student's own plans, after the teacher's."""
+    polish_rate: float = 2e-4
     new_share: float = 0.4
     """As in Train."""
 
@@ -122,7 +127,7 @@ def tiny() -> Recipe:
         curate=Curate(phases=1),
         train=Train(size="0.3M", batch=32, pretrain_steps=20, sft_steps=8, turn_steps=10),
         rl=Rl(steps=2, scenes=8, samples=8),
-        distil=Distil(steps=15, turn_steps=10, batch=32),
+        distil=Distil(steps=15, turn_steps=10, batch=32, polish_steps=2),
         judge=Judge(scenes=12, films=1),
     )
 

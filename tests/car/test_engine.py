@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.text import TextCodec, train_tokenizer
-from drivefoundry.model.vla import VLA
+from drivefoundry.model.vla import VLA, Vote
 from drivefoundry.shrink.export import export_engine
 from drivefoundry_car.codec import decode, fit_codebook
 from drivefoundry_car.engine import Engine, files, kernels
@@ -37,7 +37,7 @@ def copy(folder, tmp_path) -> Path:
 def test_plans_are_the_float_student_s(student, folder):
     loaded = load_checkpoint(student)
     points, tokens = Engine(folder).plan(FRAMES, EGO, ROUTE)
-    want = loaded.model.act(*map(torch.from_numpy, (FRAMES, EGO, ROUTE)))[:, 0].numpy()
+    want = loaded.model.act(*map(torch.from_numpy, (FRAMES, EGO, ROUTE)), vote=Vote.of(loaded.codebook))[:, 0].numpy()
     assert (tokens == want).mean() > 0.93
     assert len(np.unique(want, axis=0)) > 8, "a student that says one thing only proves nothing"
     assert points.dtype == np.float32
@@ -59,7 +59,7 @@ def test_reasoning_is_the_float_student_s(student, folder):
         ModelConfig(dim=48, layers=1, heads=3, kv_heads=3, head_dim=16, ffn=80, image=(16, 48), stem=16,
                     text_vocab=130),
         ModelConfig(dim=64, layers=3, heads=5, kv_heads=1, head_dim=32, ffn=64, image=(24, 40), patch=8, stem=20,
-                    text_vocab=130, codes=40, max_text=20, bidirectional=False, rope_theta=500.0),
+                    text_vocab=130, codes=48, max_text=20, bidirectional=False, rope_theta=500.0),
     ],
 )  # fmt: skip
 def test_any_shape_runs_like_the_float_model(config, tmp_path):
@@ -71,10 +71,11 @@ def test_any_shape_runs_like_the_float_model(config, tmp_path):
     frames, ego, route = frames.astype(np.uint8), rng.normal(0, 3, (40, 4, 3)), rng.normal(0, 1, (40, 12))
     ego, route = ego.astype(np.float32), route.astype(np.float32)
     tokenizer = TextCodec(train_tokenizer(TEXTS, config.text_vocab))
-    save_checkpoint(tmp_path / "c", model, fit_codebook(np.zeros((0, 8, 3)), np.zeros(0), config.codes), tokenizer)
+    codebook = fit_codebook(np.zeros((0, 8, 3)), np.zeros(0), config.codes)
+    save_checkpoint(tmp_path / "c", model, codebook, tokenizer)
     export_engine(tmp_path / "c", tmp_path / "e", frames, ego, route)
     inputs = [torch.from_numpy(a) for a in (frames, ego, route)]
-    want, engine = model.act(*inputs)[:, 0].numpy(), Engine(tmp_path / "e")
+    want, engine = model.act(*inputs, vote=Vote.of(codebook))[:, 0].numpy(), Engine(tmp_path / "e")
     assert len(np.unique(want, axis=0)) > 10
     assert (engine.plan(frames, ego, route)[1] == want).mean() > 0.85
     texts = tokenizer.decode(model.generate_text(model.start(*inputs, config.max_text)).numpy())

@@ -19,6 +19,10 @@ HEADING_M = 4.0
 """A heading error of 1 rad costs as much as a position error of this many metres (about a car's length)."""
 SPEED_S = 0.25
 """A speed error of 1 m/s costs as much as this many metres: without it, greedy codes brake and accelerate in turn."""
+VOTE_M = 0.15
+"""Codes that lead this near each other, m, vote together; see `votes`."""
+VOTE_SPEEDS, VOTE_STEP = 41, 0.5
+"""Speeds, and m/s between them, for which votes are counted: 0 to 20 m/s."""
 A_SCALE, CURVATURE_SCALE = 0.5, 0.012
 """Distances between codes are counted in these units (curvature on an asinh scale: fine near straight, coarse near
 0.2)."""
@@ -122,6 +126,27 @@ def _costs(
             cost = off[..., 0] ** 2 + off[..., 1] ** 2 + (HEADING_M * yaw) ** 2 + (SPEED_S * dv) ** 2 + tie
             yield part, k, cost
             state = reach[np.arange(len(plan)), cost.argmin(1)]
+
+
+def votes(codebook: np.ndarray, tolerance: float = VOTE_M) -> np.ndarray:
+    """Codebook (K, 2) in, (VOTE_SPEEDS, K, K) float32 out: how far code j's vote also speaks for code i, at each speed.
+
+    A planner that takes its likeliest code takes the mode of the codes, not of what they do: at walking pace sixty codes
+    all stop the car and share the probability of stopping, while one of a few that roll on is on top. Probabilities times
+    this kernel, exp(-(d / tolerance)^2) of the distance d (as in `encode`) between where two codes lead, put the mode
+    where it belongs (minimum Bayes risk decoding, Kumar and Byrne 2004).
+    """
+    book = codebook.astype(np.float64)
+    out = np.empty((VOTE_SPEEDS, len(book), len(book)), np.float32)
+    for i in range(VOTE_SPEEDS):
+        ends = advance(np.array([[0.0, 0.0, 0.0, i * VOTE_STEP]]), book) * [1.0, 1.0, HEADING_M, SPEED_S]
+        out[i] = np.exp(-((ends[:, None] - ends[None]) ** 2).sum(-1) / tolerance**2)
+    return out
+
+
+def vote_row(speed: np.ndarray) -> np.ndarray:
+    """Speeds m/s in, rows of `votes` out."""
+    return np.minimum(np.asarray(speed, np.float32) / np.float32(VOTE_STEP) + np.float32(0.5), VOTE_SPEEDS - 1).astype(int)
 
 
 def floor_error(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> float:

@@ -52,7 +52,7 @@ class Kind:
     drive: str
 
 
-_CALM = 'carFollowModel="IDM" tau="1.4" minGap="2.2" emergencyDecel="8" speedFactor="normc(0.95,0.08,0.75,1.05)"'
+_CALM = 'carFollowModel="IDM" tau="1.4" minGap="3.5" emergencyDecel="8" speedFactor="normc(0.95,0.08,0.75,1.05)"'
 KINDS = (
     Kind("fleet", AGENT_CAR, (4.6, 1.9, 1.6), 0.0, f'{_CALM} accel="2.0" decel="3.0"'),
     Kind("small", AGENT_CAR, (4.1, 1.75, 1.5), 0.28, f'{_CALM} accel="2.0" decel="3.0"'),

@@ -12,6 +12,7 @@ from drivefoundry.types import Observation, Plan, Scene
 from drivefoundry_car.codec import decode
 
 from .checkpoint import load_checkpoint
+from .vla import Vote
 
 
 class TorchPolicy:
@@ -29,6 +30,7 @@ class TorchPolicy:
         loaded = load_checkpoint(checkpoint)
         self.model = loaded.model.to(torch.bfloat16)
         self.codebook, self.tokenizer = loaded.codebook, loaded.tokenizer
+        self.vote = Vote.of(loaded.codebook, self.model.embed.device)
         self._decision = 0
         self._text: list[str] = []
 
@@ -39,7 +41,7 @@ class TorchPolicy:
         device = self.model.embed.device
         arrays = (observation.frames, observation.ego, observation.route)
         frames, ego, route = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
-        tokens = self.model.act(frames, ego, route)[:, 0].cpu().numpy()
+        tokens = self.model.act(frames, ego, route, vote=self.vote)[:, 0].cpu().numpy()
         if self.reason and (self._decision % self.reason_every == 0 or len(self._text) != len(tokens)):
             cache = self.model.start(frames, ego, route, self.model.config.max_text)
             self._text = self.tokenizer.decode(self.model.generate_text(cache).cpu().numpy())

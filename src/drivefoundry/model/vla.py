@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from drivefoundry_car.codec import STEP_S, VOTE_SPEEDS, VOTE_STEP, votes
 
 from .config import ModelConfig
 from .decoder import FAR, Cache, Decoder, rope_table
@@ -26,6 +29,25 @@ class Logits(NamedTuple):
 
     action: Tensor
     text: Tensor | None
+
+
+class Vote(NamedTuple):
+    """How greedy action codes are chosen: see drivefoundry_car.codec.votes. table (V, C, C); acceleration (C,) m/s^2."""
+
+    table: Tensor
+    acceleration: Tensor
+
+    @staticmethod
+    def of(codebook: np.ndarray, device: torch.device | None = None) -> Vote:
+        """For a codebook (C, 2)."""
+        table, book = torch.from_numpy(votes(codebook)), torch.from_numpy(codebook.astype(np.float32))
+        return Vote(table.to(device), book[:, 0].contiguous().to(device))
+
+    def elect(self, logits: Tensor, speed: Tensor) -> tuple[Tensor, Tensor]:
+        """logits (B, n, C) and speed (B, n) m/s in; codes (B, n) and the speed half a second on out."""
+        row = (speed / VOTE_STEP + 0.5).clamp(max=VOTE_SPEEDS - 1).long()
+        code = (self.table[row] @ torch.softmax(logits, -1)[..., None])[..., 0].argmax(-1)
+        return code, (speed + STEP_S * self.acceleration[code]).clamp(min=0.0)
 
 
 class VLA(nn.Module):
@@ -174,6 +196,7 @@ class VLA(nn.Module):
         n: int = 1,
         text: Tensor | None = None,
         generator: torch.Generator | None = None,
+        vote: Vote | None = None,
     ) -> Tensor:
         """n action sequences for each sample, (B, n, 8) codes; greedy at temperature 0, after the reasoning `text` if
         given.
@@ -191,6 +214,7 @@ class VLA(nn.Module):
             seen = torch.zeros(len(ids), 1, c.prefix + length, device=seen.device)
             seen[:, 0, c.prefix :].masked_fill_(~real, FAR)
         own = torch.full((n, n), FAR, device=seen.device).fill_diagonal_(0.0)
+        speed = ego[:, -1:, 0].float().clamp(min=0.0).expand(-1, n)
         token = torch.full((len(frames), n), c.act_id, device=self.embed.device)
         out = []
         for k in range(c.plan):
@@ -202,6 +226,9 @@ class VLA(nn.Module):
                 code = torch.multinomial(p, 1, generator=generator).view(-1, n)
             else:
                 code = logits.argmax(-1)
+            if vote is not None:
+                assert temperature == 0, "samples are drawn, not voted on"
+                code, speed = vote.elect(logits, speed)
             out.append(code)
             token = code + c.text_vocab
         return torch.stack(out, -1)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
-from drivefoundry.model.vla import VLA
+from drivefoundry.model.vla import VLA, Vote
 from drivefoundry.train.corpus import Corpus
 from drivefoundry.train.optim import MasterWeights
 from drivefoundry.types import Episodes, require
@@ -72,6 +72,7 @@ class GrpoReport:
 def grpo(
     episodes: list[Episodes],
     rows: np.ndarray,
+    share: np.ndarray,
     reward: Reward,
     init: Path,
     out: Path,
@@ -79,15 +80,19 @@ def grpo(
     log: Path | None = None,
     on_step: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> GrpoReport:
-    """Reinforce the checkpoint `init` into directory `out` on the situations `rows` (indices into the joined episodes)."""
+    """Reinforce the checkpoint `init` into directory `out` on the situations `rows` (indices into the joined episodes).
+
+    share (len(rows),): how often each is drawn, relative to the others.
+    """
     config.validate()
     start = time.perf_counter()
     loaded = load_checkpoint(init)
     corpus = Corpus.of(episodes, loaded.codebook, loaded.tokenizer, loaded.config.max_text)
     require(len(rows) > config.trial, f"rl: {len(rows)} situations, more than the {config.trial} of the trial wanted")
     rng = np.random.default_rng(config.seed)
-    rows = rng.permutation(rows)
-    trial, rows = rows[: config.trial], rows[config.trial :]
+    shuffled = rng.permutation(len(rows))
+    trial, learnt = rows[shuffled[: config.trial]], shuffled[config.trial :]
+    rows, share = rows[learnt], share[learnt] / share[learnt].sum()
     untouched = copy.deepcopy(loaded.model)
     model = loaded.model
     reference = copy.deepcopy(model).to(torch.bfloat16).requires_grad_(False)
@@ -97,7 +102,7 @@ def grpo(
     dice = torch.Generator(device=model.embed.device).manual_seed(config.seed)
     rewards = []
     for step in range(config.steps):
-        chosen = rng.choice(rows, config.states, replace=len(rows) < config.states)
+        chosen = rng.choice(rows, config.states, p=share)
         metrics = _step(model, reference, weights, corpus, chosen, reward, loaded.codebook, config, step, dice)
         rewards.append(metrics["reward"])
         if log is not None:
@@ -164,7 +169,8 @@ def _step(
 @torch.no_grad()
 def _greedy(model: VLA, corpus: Corpus, rows: np.ndarray, reward: Reward, codebook: np.ndarray) -> float:
     """Mean reward of the greedy plan, measured beside the label's progress."""
-    codes = model.act(*_inputs(model, corpus, rows))[:, 0].cpu().numpy()
+    vote = Vote.of(codebook, model.embed.device)
+    codes = model.act(*_inputs(model, corpus, rows), vote=vote)[:, 0].cpu().numpy()
     speed = corpus.ego[rows, -1, 0]
     plans = np.stack([decode(codes, codebook, speed), decode(corpus.tokens[rows], codebook, speed)], 1)
     return float(reward(rows, plans)[:, 0].mean())

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from drivefoundry.model.vla import Vote
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.shrink.rounding import input_moments, rounded
@@ -73,7 +74,7 @@ def export_engine(
 
 def check(config: ModelConfig) -> None:
     """ValueError where the engine's kernels cannot run this shape."""
-    for name in ("dim", "ffn", "head_dim"):
+    for name in ("dim", "ffn", "head_dim", "codes"):
         value = getattr(config, name)
         require(value % WIDTH == 0, f"ModelConfig.{name}: the engine wants a multiple of {WIDTH}, got {value}")
     longest = config.prefix + max(config.max_text, config.plan)
@@ -167,10 +168,10 @@ def compared(
 ) -> dict[str, float]:
     """How far the engine's greedy plans are from the float student's on N samples."""
     points, tokens = engine.plan(frames, ego, route)
-    wanted = []
+    wanted, vote = [], Vote.of(loaded.codebook)
     for i in range(0, len(frames), 128):
         f, e, r = (torch.from_numpy(np.array(a[i : i + 128])) for a in (frames, ego, route))
-        wanted.append(loaded.model.act(f, e, r)[:, 0].numpy())
+        wanted.append(loaded.model.act(f, e, r, vote=vote)[:, 0].numpy())
     want = np.concatenate(wanted)
     way = decode(want, loaded.codebook, ego[:, -1, 0]) - points
     return {

@@ -18,6 +18,8 @@ RANGE = 60.0
 HALF_VIEW = 0.75
 """Half of the horizontal field of view that the expert may use, rad (the 80 degree camera and a little of a body)."""
 LEADS = 16
+GAP, LINE_GAP = 4.0, 1.5
+"""Standing distance behind what stands ahead (its wheels stay in the picture), and before a stop line, m."""
 
 
 @njit(cache=True, nogil=True)
@@ -107,7 +109,7 @@ def _leads(ego, ego_size, s0, agents, seen, size, kind, route, n, stops, signals
         if not seen[a] or not visible(ego, agents[a], size[a, 0]):
             continue
         if _conflict(ego, ego_size, s0, agents[a], size[a], kind[a], route, n, one):
-            leads[count, 0], leads[count, 1], leads[count, 2] = one[0], one[1], 2.5
+            leads[count, 0], leads[count, 1], leads[count, 2] = one[0], one[1], GAP
             count += 1
     front = s0 + ego_size[0] / 2
     for c in range(stops.shape[0]):
@@ -121,7 +123,7 @@ def _leads(ego, ego_size, s0, agents, seen, size, kind, route, n, stops, signals
         if (signals[g] == SIGNAL_RED and d > ego[3] * ego[3] / 16.0 - 1.5) or (
             signals[g] == SIGNAL_YELLOW and stoppable
         ):
-            leads[count, 0], leads[count, 1], leads[count, 2] = stops[c, 0], 0.0, 1.0
+            leads[count, 0], leads[count, 1], leads[count, 2] = stops[c, 0], 0.0, LINE_GAP
             return count + 1
     return count
 
@@ -140,7 +142,7 @@ def _plan_one(ego, ego_size, agents, seen, size, kind, route, n, wish, stops, si
         accel = max(-3.0, 2.0 * (1.0 - (v / max(wish[i], 0.5)) ** 4))
         for j in range(count):
             gap = leads[j, 0] + leads[j, 1] * 0.1 * k - s - ego_size[0] / 2
-            accel = min(accel, idm(v, 30.0, gap, leads[j, 1], 2.0, 3.0, 1.3, leads[j, 2]))
+            accel = min(accel, idm(v, 30.0, gap, leads[j, 1], 2.0, 2.5, 1.3, leads[j, 2]))
         accel = max(accel, -6.5)
         ahead = max(3.5, 0.9 * v)
         i = min(n - 1, int(s + ahead))

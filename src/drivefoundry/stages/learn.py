@@ -5,6 +5,8 @@ Each artefact holds checkpoint/ (model, codec, tokenizer) and metrics.jsonl; an 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +24,13 @@ from drivefoundry.stages.score import scenes_of
 from drivefoundry.train.distil import DISTIL, distil
 from drivefoundry.train.pretrain import PRETRAIN, pretrain
 from drivefoundry.train.sft import SFT, sft
-from drivefoundry.train.trainer import TrainReport
+from drivefoundry.train.trainer import OnStep, TrainReport
 from drivefoundry.types import DT, Episodes
 
 STATE = "state.tmp"
 """A killed training goes on from here; the ledger keeps no *.tmp."""
+HISTORY = 15
+"""Steps of log that the PDM score wants before a situation."""
 CALIBRATION = 512
 """Samples on which the engine is compared with the float student."""
 
@@ -54,10 +58,13 @@ def reinforced(line: Line, turn: int, sft_model: Artefact, shards: list[Artefact
 
 def distilled(line: Line, turn: int, teacher: Artefact, before: Artefact | None, shards: list[Artefact]) -> Artefact:
     """A much smaller student of the reinforced model, on from the last student."""
-    r, paths, ago = line.recipe.distil, [s.path for s in shards], before.path if before else None
+    r, rl, paths = line.recipe.distil, line.recipe.rl, [s.path for s in shards]
+    ago = before.path if before else None
+    code = ("drivefoundry.rl", *LEARN, *JUDGE)
     return line.make(
-        turn, "distill", "distil", r, [teacher, before, *shards], LEARN, lambda d: _distil(r, teacher.path, ago, paths, d)
-    )
+        turn, "distill", "distil", {"distil": r, "rl": rl}, [teacher, before, *shards], code,
+        lambda d: _distil(r, rl, line.store, teacher.path, ago, paths, d),
+    )  # fmt: skip
 
 
 def quantised(line: Line, turn: int, student: Artefact, shards: list[Artefact]) -> Artefact:
@@ -92,6 +99,18 @@ def taken(episodes: Episodes, rows: np.ndarray) -> Episodes:
     return replace(episodes, **{name: getattr(episodes, name)[rows] for name in arrays}, **texts)
 
 
+def _to(advance: Callable[..., None]) -> OnStep:
+    """A trainer's callback, which comes every few steps, as one that moves a bar."""
+    last = 0
+
+    def on_step(step: int, total: int, metrics: dict[str, float]) -> None:
+        nonlocal last
+        advance(step - last, f"loss {metrics['loss']:.3f}" if "loss" in metrics else "")
+        last = step
+
+    return on_step
+
+
 def _said(report: TrainReport) -> dict:
     return {
         "samples": report.samples,
@@ -107,7 +126,7 @@ def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
     with bar("pre-train", r.pretrain_steps) as advance:
         report = pretrain(
             _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
-            on_step=lambda *_: advance(),
+            on_step=_to(advance),
         )  # fmt: skip
     return _said(report)
 
@@ -119,52 +138,61 @@ def _sft(r: Train, base: Path, shards: list[Path], out: Path) -> dict:
     with bar("fine-tune", steps) as advance:
         report = sft(
             episodes, out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            lambda *_: advance(),
+            _to(advance),
         )  # fmt: skip
     return _said(report)
 
 
-def _distil(r: Distil, teacher: Path, before: Path | None, shards: list[Path], out: Path) -> dict:
+def _distil(r: Distil, rl: Rl, store: str, teacher: Path, before: Path | None, shards: list[Path], out: Path) -> dict:
+    """The teacher's opinion on every clip first, then the reward on the student's own plans."""
     steps = r.steps if before is None else r.turn_steps
-    config = replace(DISTIL, seconds=0.0, steps=steps, batch=r.batch, lr=r.rate, seed=len(shards))
+    objective = replace(DISTIL.objective, teacher=r.teacher)
+    config = replace(
+        DISTIL, seconds=0.0, steps=steps, batch=r.batch, lr=r.rate, seed=len(shards), objective=objective
+    )
     init = before / "checkpoint" if before else None
-    with bar("distil", steps) as advance:
+    with bar("distil", steps + r.polish_steps) as advance:
         report = distil(
-            mixed(shards, r.new_share, 0), out / "checkpoint", teacher / "checkpoint", config, r.size, init,
-            out / STATE, out / "metrics.jsonl", lambda *_: advance(),
+            mixed(shards, r.new_share, 0), out / "told.tmp", teacher / "checkpoint", config, r.size, init,
+            out / STATE, out / "metrics.jsonl", _to(advance),
         )  # fmt: skip
-    return _said(report)
+        if not r.polish_steps:
+            os.replace(out / "told.tmp", out / "checkpoint")
+            return _said(report)
+        polish = replace(rl, rate=r.polish_rate)
+        return _said(report) | _polish(polish, r.polish_steps, store, out / "told.tmp", shards, out, _to(advance))
 
 
 def _reinforce(r: Rl, store: str, model: Path, shards: list[Path], out: Path) -> dict:
+    """Dr. GRPO on situations of all clips."""
+    fresh(out)
+    with bar("reinforce", r.steps) as advance:
+        return _polish(r, r.steps, store, model / "checkpoint", shards, out, _to(advance))
+
+
+def _polish(r: Rl, steps: int, store: str, model: Path, shards: list[Path], out: Path, on_step: OnStep) -> dict:
     """Reward: the PDM score of the plan, driven among the recorded traffic of the clip's scene."""
     episodes = _shards(shards)
     clips = [c for e in episodes for c in e.clip]
     scenes = {s.id: s for s in scenes_of(store, sorted(set(clips)))}
     at = np.concatenate([np.rint(e.t / DT) for e in episodes]).astype(np.int64)
-    future = np.concatenate([e.future for e in episodes])
-    ego = np.concatenate([e.ego[:, -1, 0] for e in episodes])
-    # Where the car stands and shall stand there is nothing to explore; the PDM score wants 1.5 s of history.
-    rows = np.flatnonzero((np.hypot(future[:, -1, 0], future[:, -1, 1]) + ego > 2.0) & (at >= 15))
+    rows = np.flatnonzero(at >= HISTORY)
+    share = np.concatenate([e.weight for e in episodes])[rows].astype(np.float64)
 
     def reward(chosen: np.ndarray, plans: np.ndarray) -> np.ndarray:
         return pdm_scores([scenes[clips[i]] for i in chosen], at[chosen], plans)[r.reward]
 
     config = GrpoConfig(
-        steps=r.steps, states=r.scenes, samples=r.samples, lr=r.rate, kl=r.kl, anchor=r.anchor,
+        steps=steps, states=r.scenes, samples=r.samples, lr=r.rate, kl=r.kl, anchor=r.anchor,
         temperature=r.temperature, trial=min(r.trial, len(rows) // 4), seed=len(shards),
     )  # fmt: skip
-    with bar("reinforce", r.steps) as advance:
-        report = grpo(
-            episodes, rows, reward, model / "checkpoint", out / "checkpoint", config, out / "metrics.jsonl",
-            lambda *_: advance(),
-        )  # fmt: skip
+    report = grpo(episodes, rows, share, reward, model, out / "checkpoint", config, out / "metrics.jsonl", on_step)
     return {
         "reward_before": report.before,
         "reward_after": report.after,
         "model": "reinforced" if report.kept else "unchanged: reinforcement did not help on situations kept apart",
         "scenes": len(scenes),
-        "plans": r.steps * r.scenes * r.samples,
+        "plans": steps * r.scenes * r.samples,
     }
 
 

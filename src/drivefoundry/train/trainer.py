@@ -127,7 +127,8 @@ class Trainer:
     """`Trainer(model, corpus, config).run()` trains the model in place.
 
     state: file to continue from if it exists, and to write while training (atomically; removed by whoever keeps the
-    result). log: JSONL file of metrics, appended. Both are written by rank 0 alone.
+    result). log: JSONL file of the metrics that hang on nothing but the samples, so that a run that was killed leaves
+    the same one; time and throughput go to `on_step` and the report. Both are written by rank 0 alone.
     """
 
     def __init__(
@@ -156,6 +157,9 @@ class Trainer:
             model.decoder.compile_blocks()
         if state is not None and state.exists():
             self._load(torch.load(state, weights_only=True))
+        if log is not None and log.exists() and self.rank == 0:
+            rows = [row for row in log.read_text().splitlines(True) if row.endswith("\n")]
+            log.write_text("".join(row for row in rows if json.loads(row)["step"] <= self.step))
 
     def _pays_to_compile(self) -> bool:
         if self.config.compile is not None:
@@ -258,17 +262,16 @@ class Trainer:
         if not final and self.step % self.config.log_every:
             return
         now = self.report()
-        line = {
-            "step": self.step,
-            **metrics,
-            "seconds": self.elapsed,
-            "samples_per_s": now.samples_per_s,
-            "mfu": now.mfu,
-        }
-        line |= {"goodput": now.goodput, "skipped": self.skipped}
+        line = {"step": self.step, **metrics, "skipped": self.skipped}
         if self.rank == 0 and self.log_file is not None and not final:
             with self.log_file.open("a") as f:
                 f.write(json.dumps({k: float(f"{v:.6g}") for k, v in line.items()}) + "\n")
+        line |= {
+            "seconds": self.elapsed,
+            "samples_per_s": now.samples_per_s,
+            "mfu": now.mfu,
+            "goodput": now.goodput,
+        }
         if self.on_step is not None:
             expected = self.step / max(self.progress(), 1e-9)
             self.on_step(self.step, max(round(expected), self.step), {k: float(v) for k, v in line.items()})

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from drivefoundry_car.codec import decode
+from drivefoundry_car.codec import decode, votes
 from drivefoundry_car.engine import files, kernels
 
 EOS = 1
@@ -78,7 +78,8 @@ class Engine:
         if not (np.isfinite(ego).all() and np.isfinite(route).all()):
             raise ValueError("engine inputs ego and route: must be finite")
         told = ego.reshape(n, len(self._ego_scale)).astype(np.float32) * self._ego_scale
-        return self._kernels.run(np.ascontiguousarray(frames), padded(told), padded(route), reason, self.threads)
+        speed = np.ascontiguousarray(ego[:, -1, 0], np.float32)
+        return self._kernels.run(np.ascontiguousarray(frames), padded(told), padded(route), speed, reason, self.threads)
 
 
 def padded(x: np.ndarray, axis: int = 1) -> np.ndarray:
@@ -115,7 +116,7 @@ def load(held: files.Files, instructions: str) -> kernels.Kernels:
             w = padded(w.reshape(len(w), -1, model["stem"]), 2).reshape(len(w), -1)
         out.matrix(place, padded(w), scale, bias, kernels.activation_limit(*together))
     embed = [t[f"embed.{k}.weight"] * t[f"embed.{k}.scale"][:, None] for k in ("text", "codes")]
-    tables = [np.concatenate([*embed, t["embed.marks"]]), t["stem.position"], rope(held.contract)]
+    tables = [np.concatenate([*embed, t["embed.marks"]]), t["stem.position"], rope(held.contract), votes(held.codebook), held.codebook[:, 0]]
     norms = [t[f"blocks.{i}.{n}"] for i in range(model["layers"]) for n in ("norm1", "norm2")]
     for place, values in enumerate([*tables, *norms, t["norm"]]):
         out.floats(place, values)

@@ -325,8 +325,30 @@ static void block(const Model &m, Work &w, int layer, int scenes, int tokens, in
     for (int r = 0; r < rows; r += STRIP) digest(m, w, layer, r, rows - r < STRIP ? rows - r : STRIP);
 }
 
-// One token a scene in; the best id of the head's, a scene, out (the first of equals).
-static void next(const Model &m, Work &w, int scenes, int filled, int position, int head, const int *ids, int *best) {
+// Logits of the n codes in, and the speed; the code out that leads where most of the probability leads (codec.votes).
+// The logits become probabilities.
+static int elected(const Model &m, float *logits, int n, float speed) {
+    F16 top = at(logits);
+    for (int i = 16; i < n; i += 16) top = larger(at(logits + i), top);
+    const float high = largest(top);
+    for (int i = 0; i < n; i += 16) at(logits + i) = exponential(larger(all(-87.f), at(logits + i) - high));
+    const int row = (int)(speed / VOTE_STEP + 0.5f);
+    const float *table = m.votes + (size_t)(row < VOTE_SPEEDS ? row : VOTE_SPEEDS - 1) * n * n;
+    int best = 0;
+    float most = -1.f;
+    for (int to = 0; to < n; to += 16) {
+        F16 sum = {};
+        for (int i = 0; i < n; i++) sum += at(table + (size_t)i * n + to) * logits[i];
+        for (int i = 0; i < 16; i++)
+            if (sum[i] > most) most = sum[i], best = to + i;
+    }
+    return best;
+}
+
+// One token a scene in; the best id of the head's, a scene, out (the first of equals). With speeds (scenes), codes are
+// elected, and the speeds move on.
+static void next(const Model &m, Work &w, int scenes, int filled, int position, int head, const int *ids, float *speed,
+                 int *best) {
     for (int s = 0; s < scenes; s++)
         memcpy(w.x + (size_t)s * m.dim, m.embed + (size_t)ids[s] * m.dim, sizeof(float) * m.dim);
     for (int layer = 0; layer < m.layers; layer++) block(m, w, layer, scenes, 1, filled, position, true);
@@ -337,7 +359,13 @@ static void next(const Model &m, Work &w, int scenes, int filled, int position, 
     }
     linear(l, w.ints, w.unit, scenes, w.wide, l.blocks * 16);
     for (int s = 0; s < scenes; s++) {
-        const float *logits = w.wide + (size_t)s * l.blocks * 16;
+        float *logits = w.wide + (size_t)s * l.blocks * 16;
+        if (speed) {
+            best[s] = elected(m, logits, l.out, speed[s]);
+            const float then = speed[s] + STEP_S * m.acceleration[best[s]];
+            speed[s] = then > 0.f ? then : 0.f;
+            continue;
+        }
         best[s] = 0;
         for (int i = 1; i < l.out; i++)
             if (logits[i] > logits[best[s]]) best[s] = i;
@@ -352,9 +380,10 @@ static void answer(const Model &m, Work &w, const Inputs &in, int from, int n, b
     const int first = m.prefix + (reason ? 0 : m.max_text);  // actions have positions behind the longest text
     int ids[CHUNK], best[CHUNK], live = n;
     bool done[CHUNK] = {};
-    for (int s = 0; s < n; s++) ids[s] = reason ? m.think : m.act;
+    float speed[CHUNK];
+    for (int s = 0; s < n; s++) ids[s] = reason ? m.think : m.act, speed[s] = in.speed[from + s] > 0.f ? in.speed[from + s] : 0.f;
     for (int k = 0; k < steps && live; k++) {
-        next(m, w, n, m.prefix + k, first + k, head, ids, best);
+        next(m, w, n, m.prefix + k, first + k, head, ids, reason ? nullptr : speed, best);
         for (int s = 0; s < n; s++) {
             const bool end = reason && (best[s] == EOS || k + 1 == steps);
             out[(size_t)s * steps + k] = done[s] ? PAD : end ? EOS : best[s];

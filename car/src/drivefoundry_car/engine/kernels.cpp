@@ -22,6 +22,8 @@ constexpr int CHUNK = 8;      // scenes that a thread takes at once: enough rows
 constexpr int STRIP = 32;     // rows that pass through a layer's matmuls together
 constexpr int LONGEST = 512;  // keys that one query can see
 constexpr int PAD = 0, EOS = 1;
+constexpr int VOTE_SPEEDS = 41;  // these three as in codec.py
+constexpr float VOTE_STEP = 0.5f, STEP_S = 0.5f;
 
 // The places of the matrices; those of a layer follow LAYERS.
 enum { CELL, PATCH, EGO, EGO_OUT, ROUTE, ROUTE_OUT, TEXT, CODES, LAYERS };
@@ -38,7 +40,7 @@ struct Linear {
 
 struct Inputs {
     const uint8_t *frames;
-    const float *ego, *route;
+    const float *ego, *route, *speed;
 };
 
 struct Model;
@@ -59,7 +61,7 @@ struct Model {
     int height, width, patch, dim, layers, heads, kv_heads, head_dim, ffn, text_vocab, max_text, plan, task, think, act,
         bidirectional;
     int prefix = 0, positions = 0, room = 0;
-    const float *embed = nullptr, *position = nullptr, *rope = nullptr;
+    const float *embed = nullptr, *position = nullptr, *rope = nullptr, *votes = nullptr, *acceleration = nullptr;
     const float **norm = nullptr;
     Linear *linear = nullptr;
     std::vector<const float *> norms;
@@ -268,19 +270,20 @@ void engine_linear(void *engine, int place, int out, int in, float limit, const 
     l.bias = m.keep(bias, out, up16(out));
 }
 
-// place 0: embed, 1: position, 2: rope; 3 and on: the norms in order.
+// place 0: embed, 1: position, 2: rope, 3: votes (VOTE_SPEEDS, codes, codes), 4: acceleration (codes); 5 and on: the
+// norms in order.
 void engine_floats(void *engine, int place, const float *values, int64_t n) {
     Model &m = *static_cast<Model *>(engine);
     const float *kept = m.keep(values, n, up16(n));
-    const float **const to[] = {&m.embed, &m.position, &m.rope};
-    (place < 3 ? *to[place] : m.norm[place - 3]) = kept;
+    const float **const to[] = {&m.embed, &m.position, &m.rope, &m.votes, &m.acceleration};
+    (place < 5 ? *to[place] : m.norm[place - 5]) = kept;
 }
 
-// frames (scenes, 2, H, W, 3), ego and route (scenes, in of their layers); out (scenes, plan) or (scenes, max_text)
+// frames (scenes, 2, H, W, 3), ego and route (scenes, in of their layers), speed (scenes) m/s; out (scenes, plan) or (scenes, max_text)
 // zeros. Returns 0, or 1 where memory ran out.
-int engine_run(void *engine, const uint8_t *frames, const float *ego, const float *route, int scenes, int threads,
-               int reason, int32_t *out) {
-    return run(*static_cast<Model *>(engine), {frames, ego, route}, scenes, threads, reason != 0, out) ? 0 : 1;
+int engine_run(void *engine, const uint8_t *frames, const float *ego, const float *route, const float *speed, int scenes,
+               int threads, int reason, int32_t *out) {
+    return run(*static_cast<Model *>(engine), {frames, ego, route, speed}, scenes, threads, reason != 0, out) ? 0 : 1;
 }
 
 // Digest of the sources that this library was built from.
