@@ -95,6 +95,15 @@ def test_artefact_with_missing_file_is_made_again(tmp_path):
     assert line.built == ["upper"]
 
 
+def test_changed_byte_is_found(tmp_path):
+    line = Line(tmp_path / "out")
+    _, second, _ = line.run()
+    with Ledger(tmp_path / "out") as ledger:
+        assert ledger.damaged() == []
+        (second.path / "upper.txt").write_text("WORD0 WORD1 WORDx")
+        assert [a.id for a in ledger.damaged()] == [second.id]
+
+
 def test_failed_build_leaves_no_artefact(tmp_path):
     def bad(path):
         (path / "half.txt").write_text("half")

@@ -150,6 +150,10 @@ class Ledger:
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM builds ORDER BY finished, rowid")
         return [a for a in map(self._artefact, rows) if a.path.is_dir()]
 
+    def damaged(self) -> list[Artefact]:
+        """Finished artefacts whose files are not those that their id was made from; reads every byte."""
+        return [a for a in self.history() if _content(a.kind, a.path) != a.id]
+
     def lineage(self, id: str) -> list[Artefact]:
         """Artefact id, or at least its first 6 digits, in; it and all it was made from out, parents before children.
 
