@@ -1,0 +1,48 @@
+"""What the code imports is what the projects declare: no more, no less."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BEHIND = {"securesystemslib"}
+"""Never imported in the car: with its extra `crypto` tuf checks ed25519 signatures."""
+
+
+def imported(*folders: str) -> dict[str, Path]:
+    """Top-level modules from elsewhere -> a file that imports them."""
+    found = {}
+    for file in [f for folder in folders for f in (ROOT / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found |= {name.partition(".")[0]: file for name in names}
+    return {m: f for m, f in found.items() if m not in sys.stdlib_module_names}
+
+
+def declared(project: str, *extras: str) -> set[str]:
+    read = tomllib.loads((ROOT / project).read_text())["project"]
+    wanted = read["dependencies"] + [d for e in extras for d in read["optional-dependencies"][e]]
+    return {re.split(r"[\[<>=]", d)[0].lower() for d in wanted}
+
+
+@pytest.mark.parametrize(
+    ("project", "own", "folder"),
+    [("pyproject.toml", "drivefoundry", "src"), ("car/pyproject.toml", "drivefoundry_car", "car/src")],
+)
+def test_imports_and_declarations_agree(project, own, folder):
+    extras = ("ray",) if own == "drivefoundry" else ()
+    wanted, providers = declared(project, *extras), packages_distributions()
+    used = set()
+    for module, file in imported(folder).items():
+        if module == own:
+            continue
+        sources = {name.lower() for name in providers.get(module, [module])}
+        assert sources & wanted, f"{file.relative_to(ROOT)} imports {module}; {project} does not declare {sources}"
+        used |= sources
+    assert wanted - used <= BEHIND, f"{project} declares what nothing imports"
