@@ -100,6 +100,14 @@ def test_by_time_never_trains_on_held_out_seconds(spans, share):
             assert split[i] == split[j] or a.t1 <= b.t0 + 1e-5 or b.t1 <= a.t0 + 1e-5
 
 
+def test_by_time_over_recordings_with_clocks_of_their_own():
+    spans = [(0, 20), (20, 40)]
+    origins = {f"{d}{k}": origin(drive=d, t0=a, t1=b) for d in "abc" for k, (a, b) in enumerate(spans)}
+    split = by_time(origins, held_out=0.2)
+    assert [i for i, s in split.items() if s == "held_out"] == ["c1"]
+    assert split == by_time(dict(reversed(origins.items())), held_out=0.2)
+
+
 def test_overlap_in_time_is_a_leak():
     origins = {"a": origin(t0=0, t1=20), "b": origin(t0=15, t1=35)}
     with pytest.raises(ValueError, match=r"clip a \(train\) and clip b \(held_out\) overlap in time"):

@@ -117,22 +117,27 @@ def _pinned_split(some: list[str], pinned: Mapping[str, str], origins: Mapping[s
 
 
 def by_time(origins: Mapping[str, Origin], *, held_out: float = 0.2, val: float = 0.0) -> dict[str, str]:
-    """Clips of one recording in, split by time out: the last share is held out, what comes before it is val, the rest
-    train.
+    """Clips in, split by time out: the last share is held out, what comes before it is val, the rest train.
 
-    For a recording that is all there is of its place. Clips that overlap in time stay together.
+    For recordings that are all there is of their place. Of several, each with a clock of its own, the one that began
+    last (then by name) counts as the last part. Clips of a recording that overlap in time stay together.
     """
     require(
         0 < held_out < 1 and 0 <= val < 1 - held_out,
         f"shares: held_out {held_out} and val {val} leave nothing to train",
     )
-    ids = sorted(origins, key=lambda i: (origins[i].t0, origins[i].t1, i))
+    start: dict[str, float] = {}
+    for o in origins.values():
+        start[o.drive] = min(o.t0, start.get(o.drive, np.inf))
+    ids = sorted(origins, key=lambda i: (start[origins[i].drive], origins[i].drive, origins[i].t0, origins[i].t1, i))
     seconds = np.array([origins[i].t1 - origins[i].t0 for i in ids])
     before = np.concatenate([[0.0], np.cumsum(seconds)[:-1]]) + seconds / 2
     share = before / max(seconds.sum(), 1e-9)
     out: dict[str, str] = {}
-    latest, current = -np.inf, "train"
+    latest, current, drive = -np.inf, "train", None
     for k, i in enumerate(ids):
+        if origins[i].drive != drive:
+            latest, drive = -np.inf, origins[i].drive
         wanted = "held_out" if share[k] > 1 - held_out else "val" if share[k] > 1 - held_out - val else "train"
         if origins[i].t0 > latest - 1e-6:  # an overlapping clip stays with the one before it
             current = wanted
@@ -159,9 +164,11 @@ def check(origins: Mapping[str, Origin], split: Mapping[str, str], *, apart: str
 
 
 def _check_time(origins: Mapping[str, Origin], split: Mapping[str, str]) -> None:
-    ids = sorted(split, key=lambda i: origins[i].t0)
+    ids = sorted(split, key=lambda i: (origins[i].drive, origins[i].t0))
     end, last = -np.inf, ""
     for i in ids:
+        if last and origins[i].drive != origins[last].drive:
+            end, last = -np.inf, ""
         require(
             not last or origins[i].t0 > end - 1e-6 or split[i] == split[last],
             f"split leaks: clip {last} ({split.get(last)}) and clip {i} ({split[i]}) overlap in time",

@@ -96,6 +96,8 @@ def label_clips(recipe: Curate, store: str, ingest: Path, curated: Path, split: 
     how = "serial" if len(chunks) < 4 else "processes"
     with bar("label", len(ids)) as advance:
         parts = pmap(_label_chunk, chunks, backend=how, on_done=lambda i, _: advance(len(chunks[i][1])))
+    if not ids:
+        raise ValueError(f"{split}: none of the {len(new)} clips is left for it; give longer or more drives")
     if not any(len(p) for p in parts):
         raise ValueError(f"none of {len(ids)} clips gives a training sample; they lack video or 4 s of driving ahead")
     episodes = concatenate(parts)
