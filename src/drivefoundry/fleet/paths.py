@@ -7,6 +7,7 @@ import numpy as np
 from drivefoundry.fleet.city import CityLog
 from drivefoundry.fleet.places import PlaceNet
 from drivefoundry.roadmap import arc_length, resample
+from drivefoundry_car.inputs import along
 
 STEP = 1.0
 """Distance between route points, m."""
@@ -56,23 +57,14 @@ def _plan(net: PlaceNet, lane: int, at: np.ndarray, edges: list[str]) -> np.ndar
         if here in edges:
             edges = edges[edges.index(here) :]
         line = net.map.lanes[lane]
-        first = 0.0 if out else _foot(line, at) + 0.5
+        first = 0.0 if out else along(line, at)[1] + 0.5
         target, after = _toward(net, lane, edges[1] if here in edges and len(edges) > 1 else "")
         part = _along(line, net.map.lanes[target], first) if target != lane else resample(_rest(line, first), 2.0)
         out.append(np.column_stack([part, np.full(len(part), net.map.lane_speed[lane])]))
         done += float(arc_length(part)[-1])
         lane = after
     plan = np.concatenate(out)
-    return plan[arc_length(plan) > _foot(plan[:, :2], at) + 0.5]
-
-
-def _foot(line: np.ndarray, at: np.ndarray) -> float:
-    """Arc length of the point of a line that is nearest to `at`."""
-    seg = np.diff(line, axis=0)
-    length2 = np.maximum((seg**2).sum(1), 1e-9)
-    u = np.clip(((at - line[:-1]) * seg).sum(1) / length2, 0.0, 1.0)
-    i = int(np.argmin(np.hypot(*(line[:-1] + u[:, None] * seg - at).T)))
-    return float(arc_length(line)[i] + u[i] * np.sqrt(length2[i]))
+    return plan[arc_length(plan) > along(plan, at)[1] + 0.5]
 
 
 def _rest(line: np.ndarray, first: float) -> np.ndarray:

@@ -17,7 +17,7 @@ from drivefoundry.sim.pack import Packed, pack
 from drivefoundry.sim.policies import Driver
 from drivefoundry.sim.world import World
 from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Rollout, Scene
-from drivefoundry_car.inputs import ego_history, route_features
+from drivefoundry_car.inputs import ego_history, route_features, to_ego
 
 DECISION_STEPS = round(PLAN_DT / DT)
 PERCEPTION_RANGE = 60.0
@@ -87,10 +87,8 @@ def observe(world: World, frames: np.ndarray) -> Observation:
     objects = []
     for i, e in enumerate(world.ego):
         near = world.seen[i] & (np.hypot(world.agents[i, :, 0] - e[0], world.agents[i, :, 1] - e[1]) < PERCEPTION_RANGE)
-        a, c, s = world.agents[i, near], np.cos(e[2]), np.sin(e[2])
-        d = a[:, :2] - e[:2]
-        rows = [c * d[:, 0] + s * d[:, 1], -s * d[:, 0] + c * d[:, 1], a[:, 2] - e[2], a[:, 3]]
-        objects.append(np.column_stack([*rows, world.size[i, near, :2]]))
+        a = world.agents[i, near]
+        objects.append(np.column_stack([to_ego(a[:, :3], e[:3]), a[:, 3], world.size[i, near, :2]]))
     return Observation(frames, ego, route.astype(np.float32), objects)
 
 

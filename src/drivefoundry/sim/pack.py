@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from drivefoundry.roadmap import arc_length
 from drivefoundry.types import DT, Scene
 
 PATH_STEP = 1.0
@@ -59,8 +60,7 @@ class Packed:
 
 def resample(points: np.ndarray, step: float = PATH_STEP) -> tuple[np.ndarray, np.ndarray]:
     """Polyline (P, 2) in; (Q, 3) x, y, yaw at equal steps and the arc length of the input points (P,) out."""
-    seg = np.diff(points, axis=0)
-    s = np.concatenate([[0.0], np.cumsum(np.hypot(seg[:, 0], seg[:, 1]))])
+    s = arc_length(points)
     keep = np.concatenate([[True], np.diff(s) > 1e-6])
     q = np.arange(0.0, max(s[-1], step) + 1e-9, step)
     xy = np.stack([np.interp(q, s[keep], points[keep, 0]), np.interp(q, s[keep], points[keep, 1])], 1)

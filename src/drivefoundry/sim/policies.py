@@ -9,6 +9,7 @@ import numpy as np
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.world import World
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Observation, Plan, Policy, Scene
+from drivefoundry_car.inputs import to_ego
 from drivefoundry_car.runtime import Runtime
 
 TIMES = PLAN_DT * np.arange(1, PLAN_POINTS + 1)
@@ -71,11 +72,7 @@ class LogReplay:
             track, ok = scene.tracks[scene.ego].astype(np.float64), scene.valid[scene.ego]
             last = len(ok) - 1 - int(np.argmax(ok[::-1]))
             t = np.minimum(scene.start + world.step + np.round(TIMES / DT).astype(int), last)
-            d = track[t, :2] - world.ego[i, :2]
-            c, s = np.cos(world.ego[i, 2]), np.sin(world.ego[i, 2])
-            points[i, :, 0], points[i, :, 1] = c * d[:, 0] + s * d[:, 1], -s * d[:, 0] + c * d[:, 1]
-            turn = track[t, 2] - world.ego[i, 2]
-            points[i, :, 2] = np.arctan2(np.sin(turn), np.cos(turn))
+            points[i] = to_ego(track[t, :3], world.ego[i, :3])
         return Plan(points)
 
 

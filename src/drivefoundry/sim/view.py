@@ -21,6 +21,7 @@ from drivefoundry.sim.camera import Camera, Rig
 from drivefoundry.sim.ground import PALETTE
 from drivefoundry.sim.raster import ground_raster
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, RoadMap, Scene, require
+from drivefoundry_car.inputs import to_ego
 
 FILM_RIG = Rig().scaled(480, 240)
 AHEAD = 40.0
@@ -76,8 +77,8 @@ def film(
     frames = []
     for k, step in enumerate(at):
         d = int(step * DT / PLAN_DT)
-        since = _carry(ego[int(d * PLAN_DT / DT)], ego[step])
-        plan = None if plans is None or d >= len(plans) else _moved(plans[d], since)
+        since = to_ego(ego[step, :3], ego[int(d * PLAN_DT / DT), :3])
+        plan = None if plans is None or d >= len(plans) else to_ego(plans[d][:, :2], since)
         said = "" if text is None or d >= len(text) else text[d]
         camera = _caption(views[k], rig, ego[step], plan, said)
         above = from_above(
@@ -142,20 +143,6 @@ def mp4(frames: Sequence[np.ndarray], fps: int = 5, quality: int = 30) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
     return out.getvalue()
-
-
-def _carry(then: np.ndarray, now: np.ndarray) -> tuple[float, float, float]:
-    """Two poses in, the second as seen from the first out."""
-    c, s = np.cos(then[2]), np.sin(then[2])
-    dx, dy = now[0] - then[0], now[1] - then[1]
-    return c * dx + s * dy, -s * dx + c * dy, now[2] - then[2]
-
-
-def _moved(plan: np.ndarray, by: tuple[float, float, float]) -> np.ndarray:
-    """Plan (8, 3) in the frame of its decision in, (8, 2) points in a frame moved on from there out."""
-    c, s = np.cos(by[2]), np.sin(by[2])
-    dx, dy = plan[:, 0] - by[0], plan[:, 1] - by[1]
-    return np.stack([c * dx + s * dy, -s * dx + c * dy], 1)
 
 
 def _caption(view: np.ndarray, rig: Rig, ego: np.ndarray, plan: np.ndarray | None, said: str) -> Image.Image:
