@@ -47,8 +47,13 @@ def import_drives(folder: Path, store_url: str, out: Path) -> dict:
         store.put_map(name, data)
     files = clips_in(folder, out / ".clips")
     notes: dict[str, str] = {}
+    truth = False
     for file in files:
-        notes |= read_drive(file, video=False).notes
+        drive = read_drive(file, video=False)
+        notes |= drive.notes
+        truth |= drive.objects is not None and bool(drive.meta.get("map"))
+    if not truth:
+        notes["scene truth"] = "absent: no closed-loop score, no reinforcement, no collisions to count"
     ids = store.land(files)
     write_json(out / "clips.json", {"clips": sorted(ids)})
     write_json(out / "notes.json", notes)

@@ -291,7 +291,6 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
     if "import" in by:
         lacks = json.loads((by["import"].path / "notes.json").read_text())
         notes += [Note("lacks", f"{field}: {what}.") for field, what in lacks.items()]
-        notes.append(Note("lacks", "No scene truth: no closed-loop score, no reinforcement, no collisions to count."))
     return replace(_plain(recipe, done, source, notes), tables=tables).validate()
 
 
