@@ -131,10 +131,10 @@ def _costs(
 def votes(codebook: np.ndarray, tolerance: float = VOTE_M) -> np.ndarray:
     """Codebook (K, 2) in, (VOTE_SPEEDS, K, K) float32 out: how far code j's vote also speaks for code i, at each speed.
 
-    A planner that takes its likeliest code takes the mode of the codes, not of what they do: at walking pace sixty codes
-    all stop the car and share the probability of stopping, while one of a few that roll on is on top. Probabilities times
-    this kernel, exp(-(d / tolerance)^2) of the distance d (as in `encode`) between where two codes lead, put the mode
-    where it belongs (minimum Bayes risk decoding, Kumar and Byrne 2004).
+    A planner that takes its likeliest code takes the mode of the codes, not of what they do: at walking pace sixty
+    codes all stop the car and share the probability of stopping, while one of a few that roll on is on top.
+    Probabilities times this kernel, exp(-(d / tolerance)^2) of the distance d (as in `encode`) between where two codes
+    lead, put the mode where it belongs (minimum Bayes risk decoding, Kumar and Byrne 2004).
     """
     book = codebook.astype(np.float64)
     out = np.empty((VOTE_SPEEDS, len(book), len(book)), np.float32)
@@ -146,7 +146,8 @@ def votes(codebook: np.ndarray, tolerance: float = VOTE_M) -> np.ndarray:
 
 def vote_row(speed: np.ndarray) -> np.ndarray:
     """Speeds m/s in, rows of `votes` out."""
-    return np.minimum(np.asarray(speed, np.float32) / np.float32(VOTE_STEP) + np.float32(0.5), VOTE_SPEEDS - 1).astype(int)
+    row = np.asarray(speed, np.float32) / np.float32(VOTE_STEP) + np.float32(0.5)
+    return np.minimum(row, VOTE_SPEEDS - 1).astype(int)
 
 
 def floor_error(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> float:

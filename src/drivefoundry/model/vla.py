@@ -32,10 +32,12 @@ class Logits(NamedTuple):
 
 
 class Vote(NamedTuple):
-    """How greedy action codes are chosen: see drivefoundry_car.codec.votes. table (V, C, C); acceleration (C,) m/s^2."""
+    """How greedy action codes are chosen: see `drivefoundry_car.codec.votes`."""
 
     table: Tensor
+    """(V, C, C)."""
     acceleration: Tensor
+    """(C,) m/s^2."""
 
     @staticmethod
     def of(codebook: np.ndarray, device: torch.device | None = None) -> Vote:

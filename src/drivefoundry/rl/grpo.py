@@ -53,19 +53,22 @@ class GrpoConfig:
 
     def validate(self) -> GrpoConfig:
         require(self.samples >= 2, f"rl: samples must be 2 or more (8 is usual), got {self.samples}")
-        require(self.steps > 0 and self.states > 0, f"rl: steps and states must be positive, got {self.steps}, {self.states}")
+        for name in ("steps", "states"):
+            require(getattr(self, name) > 0, f"rl: {name} must be positive, got {getattr(self, name)}")
         return self
 
 
 @dataclass(frozen=True)
 class GrpoReport:
-    """reward: mean over all sampled plans of each step (steps,); before, after: mean reward of the greedy plan on the trial
-    situations; kept: the reinforced model was at least as good there and is what was saved."""
+    """How a run went."""
 
     reward: np.ndarray
+    """(steps,) mean over all sampled plans of each step."""
     before: float
+    """Mean reward of the greedy plan on the trial situations."""
     after: float
     kept: bool
+    """The reinforced model was at least as good there and is what was saved."""
     seconds: float
 
 

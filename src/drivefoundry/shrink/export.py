@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from drivefoundry.model.vla import Vote
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint
 from drivefoundry.model.config import ModelConfig
+from drivefoundry.model.vla import Vote
 from drivefoundry.shrink.rounding import input_moments, rounded
 from drivefoundry.types import require
 from drivefoundry_car.codec import decode

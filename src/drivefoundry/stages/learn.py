@@ -1,6 +1,6 @@
 """Shards in, checkpoints out: pre-training, fine-tuning with reasoning, reinforcement, distillation, quantisation.
 
-Each artefact holds checkpoint/ (model, codec, tokenizer) and metrics.jsonl; an engine artefact holds the engine's files.
+Each artefact holds checkpoint/ (model, codec, tokenizer) and metrics.jsonl; that of an engine holds the engine's files.
 """
 
 from __future__ import annotations
@@ -147,9 +147,7 @@ def _distil(r: Distil, rl: Rl, store: str, teacher: Path, before: Path | None, s
     """The teacher's opinion on every clip first, then the reward on the student's own plans."""
     steps = r.steps if before is None else r.turn_steps
     objective = replace(DISTIL.objective, teacher=r.teacher)
-    config = replace(
-        DISTIL, seconds=0.0, steps=steps, batch=r.batch, lr=r.rate, seed=len(shards), objective=objective
-    )
+    config = replace(DISTIL, seconds=0.0, steps=steps, batch=r.batch, lr=r.rate, seed=len(shards), objective=objective)
     init = before / "checkpoint" if before else None
     with bar("distil", steps + r.polish_steps) as advance:
         report = distil(

@@ -116,7 +116,8 @@ def load(held: files.Files, instructions: str) -> kernels.Kernels:
             w = padded(w.reshape(len(w), -1, model["stem"]), 2).reshape(len(w), -1)
         out.matrix(place, padded(w), scale, bias, kernels.activation_limit(*together))
     embed = [t[f"embed.{k}.weight"] * t[f"embed.{k}.scale"][:, None] for k in ("text", "codes")]
-    tables = [np.concatenate([*embed, t["embed.marks"]]), t["stem.position"], rope(held.contract), votes(held.codebook), held.codebook[:, 0]]
+    embed = np.concatenate([*embed, t["embed.marks"]])
+    tables = [embed, t["stem.position"], rope(held.contract), votes(held.codebook), held.codebook[:, 0]]
     norms = [t[f"blocks.{i}.{n}"] for i in range(model["layers"]) for n in ("norm1", "norm2")]
     for place, values in enumerate([*tables, *norms, t["norm"]]):
         out.floats(place, values)

@@ -78,12 +78,13 @@ class Kernels:
     def run(
         self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, speed: np.ndarray, reason: bool, threads: int
     ) -> np.ndarray:
-        """frames (B, 2, H, W, 3) uint8, ego and route (B, in of their layers) and speed (B,) m/s float32, all contiguous, in; codes
-        (B, plan), or reasoning ids (B, max_text), int32 out. MemoryError where there is none left."""
+        """frames (B, 2, H, W, 3) uint8, ego and route (B, in of their layers) and speed (B,) m/s float32, all
+        contiguous, in; codes (B, plan), or reasoning ids (B, max_text), int32 out. MemoryError where there is none
+        left."""
         out = np.zeros((len(frames), self.shape["max_text" if reason else "plan"]), np.int32)
         failed = self._lib.engine_run(
-            self._engine, frames.ctypes.data, ego.ctypes.data, route.ctypes.data, speed.ctypes.data, len(frames), threads,
-            int(reason), out.ctypes.data,
+            self._engine, frames.ctypes.data, ego.ctypes.data, route.ctypes.data, speed.ctypes.data, len(frames),
+            threads, int(reason), out.ctypes.data,
         )  # fmt: skip
         if failed:
             raise MemoryError(f"engine: no memory to work in for {len(frames)} scenes")
