@@ -180,10 +180,8 @@ def _span(poly, n, x):
 
 
 @kernel
-def draw_face(canvas, face, kind, c0, c1, c2):
-    """Draw one face of the canvas's hull, if it looks at the camera: a surface of `kind` in packed colours."""
-    zbuf, cbuf, cam, hull, poly = canvas.zbuf, canvas.cbuf, canvas.cam, canvas.hull, canvas.poly
-    tone, shaded = canvas.tone, canvas.shaded
+def _plane(hull, face):
+    """Unit vectors along and up a face, its lengths m, its normal, and that times its first corner (< 0: seen)."""
     a, b, d = FACES[face, 0], FACES[face, 1], FACES[face, 3]
     ax, ay, az = hull[a, 0], hull[a, 1], hull[a, 2]
     ux, uy, uz = hull[b, 0] - ax, hull[b, 1] - ay, hull[b, 2] - az
@@ -195,7 +193,15 @@ def draw_face(canvas, face, kind, c0, c1, c2):
     lv = max(1e-9, np.sqrt(vx * vx + vy * vy + vz * vz))
     vx, vy, vz = vx / lv, vy / lv, vz / lv
     nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-    facing = nx * ax + ny * ay + nz * az
+    return ux, uy, uz, vx, vy, vz, lu, lv, nx, ny, nz, nx * ax + ny * ay + nz * az
+
+
+@kernel
+def draw_face(canvas, face, kind, c0, c1, c2):
+    """Draw one face of the canvas's hull, if it looks at the camera: a surface of `kind` in packed colours."""
+    zbuf, cbuf, cam, hull, poly = canvas.zbuf, canvas.cbuf, canvas.cam, canvas.hull, canvas.poly
+    tone, shaded = canvas.tone, canvas.shaded
+    ux, uy, uz, vx, vy, vz, lu, lv, nx, ny, nz, facing = _plane(hull, face)
     if facing >= -1e-9:
         return
     n = _clip(hull, face, poly)
@@ -206,6 +212,8 @@ def draw_face(canvas, face, kind, c0, c1, c2):
         poly[k, 0] = cam[CX] + cam[FX] * poly[k, 2] / poly[k, 4]
         poly[k, 1] = cam[CY] + cam[FY] * poly[k, 3] / poly[k, 4]
         left, right = min(left, poly[k, 0]), max(right, poly[k, 0])
+    a = FACES[face, 0]
+    ax, ay, az = hull[a, 0], hull[a, 1], hull[a, 2]
     s0, t0 = ux * ax + uy * ay + uz * az, vx * ax + vy * ay + vz * az
     # Down a column 1/z, s/z and t/z are linear; on an upright face seen level 1/z and s are even constant.
     gx, gy = 1.0 / cam[FX], 1.0 / cam[FY]
