@@ -37,8 +37,6 @@ def send_home(drives: Path, store_url: str, seed: int, out: Path) -> dict:
     """Folder of drives (with maps/) in; clips.json (ids, and what each campaign picked) out, the bytes in the store."""
     fresh(out)
     store = ClipStore(store_url)
-    for file in sorted((drives / "maps").glob("*.npz")):
-        store.put_map(file.stem, file.read_bytes())
     paths = sorted((drives / "drives").glob("*.mcap"))
     picked: Counter[str] = Counter()
     recorded = sum(p.stat().st_size for p in paths)
@@ -48,6 +46,8 @@ def send_home(drives: Path, store_url: str, seed: int, out: Path) -> dict:
     secret = secrets.token_hex(32)
     start = time.monotonic()
     with running(store, secret) as service, bar("clips home", len(paths)) as advance:
+        for file in sorted((drives / "maps").glob("*.npz")):
+            store.put_map(file.stem, file.read_bytes())
 
         def one_car(path: Path) -> list[str]:
             """Everything one recording has to send; the queue is the car's, kept until the service has acknowledged."""

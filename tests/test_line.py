@@ -1,0 +1,320 @@
+"""The line on real parts, at the smallest size: it ends in a car that drives, does nothing twice, survives kills, and
+refuses what is wrong in one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from drivefoundry import cli
+from drivefoundry.clips.store import ClipStore
+from drivefoundry.ledger import Artefact, Ledger
+
+SETTINGS = (
+    "fleet.cars=3 fleet.seconds=40 fleet.held_out_seconds=40 fleet.traffic=20 fleet.pedestrians=8 fleet.outings=4 "
+    "fleet.outing_seconds=8 train.pretrain_steps=6 train.sft_steps=3 train.turn_steps=3 train.batch=16 rl.steps=1 "
+    "rl.scenes=4 rl.samples=4 distil.steps=4 distil.turn_steps=3 distil.batch=16 judge.scenes=4 judge.seconds=8"
+)
+SMALL = ["--recipe", "tiny", *(word for setting in SETTINGS.split() for word in ("--set", setting))]
+NAMED_BY_TIME = {"release", "car", "report"}
+"""Kinds whose files hold a time: signatures say until when they hold, the report when it was made."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def run(out: Path, *argv: str, verb: str = "run", **more: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    command = [sys.executable, "-m", "drivefoundry", verb, "--out", str(out), *SMALL, *argv]
+    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=250, check=False)
+
+
+def history(out: Path) -> list[Artefact]:
+    with Ledger(out) as ledger:
+        return ledger.history()
+
+
+def made_after(out: Path, before: list[Artefact]) -> list[str]:
+    """Kinds made since."""
+    last = max(a.finished for a in before)
+    return [a.kind for a in history(out) if a.finished > last]
+
+
+def assert_nothing_half_made(out: Path) -> None:
+    """What can be seen is whole: artefacts are those of the ledger, byte by byte; every clip reads, video verified."""
+    with Ledger(out) as ledger:
+        assert {a.path for a in ledger.history()} == set((out / "artefacts").iterdir())
+        assert ledger.damaged() == []
+    store = ClipStore(out / "clips")
+    for clip in store.ids():
+        assert store.drive(clip).video is not None
+
+
+def files(out: Path) -> dict[str, tuple[int, int]]:
+    """All that a user can see of a run -> size and time of change; what the ledger keeps for itself left out."""
+    seen = [p for p in out.rglob("*") if p.is_file() and p.relative_to(out).parts[0] not in ("work", "lock")]
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in seen if not p.name.startswith("ledger.db")}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Exit code 2 and one line on stderr, which is returned."""
+    assert cli.main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("drivefoundry: ")
+    assert said.count("\n") == 1
+    return said
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from start to end."""
+    out = tmp_path_factory.mktemp("line") / "run"
+    done = run(out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture
+def copy(ran: Path, tmp_path: Path) -> Path:
+    """The finished run, to be spoilt."""
+    return Path(shutil.copytree(ran, tmp_path / "run", symlinks=True))
+
+
+def without(out: Path, *kinds: str) -> None:
+    """Take away all artefacts of these kinds."""
+    for kind in kinds:
+        for path in (out / "artefacts").glob(f"{kind}-*"):
+            shutil.rmtree(path)
+
+
+def test_ends_with_an_activated_release_and_a_report(ran):
+    from drivefoundry.judge.gate import load_verdict
+    from drivefoundry.release import releases, rollouts, verify
+    from drivefoundry.stages.ship import TEST_CARS, engine_in
+    from drivefoundry_car.runtime import Runtime
+
+    assert_nothing_half_made(ran)
+    done = {a.kind: a for a in history(ran)}  # the last of each kind
+    assert verify(done["release"].path / "repo") > 0
+    newest = releases(done["release"].path / "repo")[-1]
+    assert rollouts(done["release"].path / "repo")[TEST_CARS].release == newest.id
+    engine, release = engine_in(done["car"].path)
+    assert release == newest.id
+    assert (done["car"].path / "slots" / "current").resolve() == engine.resolve().parent
+    assert (engine / "weights.bin").read_bytes() == (done["shrink"].path / "weights.bin").read_bytes()
+    Runtime.load(engine)
+    verdict = load_verdict(done["verdict"].path / "verdict.json")
+    assert set(verdict.summary) >= {"int8 engine", "student", "RL", "SFT", "pre-trained", "constant velocity"}
+    assert newest.passed == verdict.passed
+    page = (ran / "report.html").read_text()
+    assert newest.id[:12] in page
+    assert "<video" in page or "data:video" in page
+    assert all(name in page for name in verdict.summary)
+
+
+def test_second_run_makes_nothing(ran, capsys):
+    before, known = files(ran), history(ran)
+    assert cli.main(["run", "--out", str(ran), *SMALL]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert files(ran) == before
+    assert [a.key for a in history(ran)] == [a.key for a in known]
+
+
+def test_stricter_judge_redoes_the_judgement_alone(copy):
+    before = history(copy)
+    argv = ["run", "--out", str(copy), *SMALL, "--loops", "1", "--set", "judge.gate_over_baseline=0.9"]
+    assert cli.main(argv) == 0
+    assert set(made_after(copy, before)) == {"score", "verdict", "release", "car", "report"}
+
+
+def test_longer_training_redoes_what_learns_from_it(copy):
+    before = history(copy)
+    argv = ["train", "--out", str(copy), *SMALL, "--set", "train.pretrain_steps=7"]
+    assert cli.main(argv) == 0
+    assert set(made_after(copy, before)) == {"pretrain", "sft", "report"}
+
+
+def test_report_alone_comes_back(copy):
+    page, before = (copy / "report.html").read_bytes(), history(copy)
+    (copy / "report.html").unlink()
+    assert cli.main(["run", "--out", str(copy), *SMALL]) == 0
+    assert made_after(copy, before) == []
+    assert (copy / "report.html").read_bytes() == page
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from drivefoundry import cli
+moment = sys.argv.pop(1)
+
+def stop():
+    print("now", flush=True)
+    time.sleep(600)
+
+def stop_after(owner, name):
+    real = getattr(owner, name)
+    def call(*args, **kwargs):
+        out = real(*args, **kwargs)
+        if out:
+            stop()
+        return out
+    setattr(owner, name, call)
+
+if moment == "clips landed":
+    from drivefoundry.ingest.server import Running
+    stop_after(Running, "flush")
+if moment == "in training":
+    from drivefoundry.train.trainer import Trainer
+    stop_after(Trainer, "_one_step")
+if moment == "engine recorded, not renamed":
+    real = os.replace
+    def replace(a, b):
+        if Path(b).name.startswith("shrink-"):
+            stop()
+        real(a, b)
+    os.replace = replace
+cli.main(sys.argv[1:])
+"""
+
+
+def kill_at(out: Path, moment: str) -> None:
+    """Run until the moment, then SIGKILL."""
+    command = [sys.executable, "-c", KILLED, moment, "run", "--out", str(out), *SMALL]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "now\n":
+                process.send_signal(signal.SIGKILL)
+                return
+    raise AssertionError(f"it ended before the moment {moment!r}")
+
+
+def test_killed_three_times_it_ends_in_the_same_artefacts(ran, tmp_path):
+    out = tmp_path / "run"
+    kept: dict[str, Artefact] = {}
+    for moment, there in (
+        ("clips landed", "exam_drives"),
+        ("in training", "label"),
+        ("engine recorded, not renamed", "distil"),
+    ):
+        kill_at(out, moment)
+        assert_nothing_half_made(out)
+        now = {a.key: a for a in history(out)}
+        assert kept.items() <= now.items()  # same ids, same times: none was made again
+        assert there in [a.kind for a in now.values()]
+        assert "shrink" not in [a.kind for a in now.values()]
+        kept = now
+    done = run(out)
+    assert done.returncode == 0, done.stderr
+    assert_nothing_half_made(out)
+    assert kept.items() <= {a.key: a for a in history(out)}.items()
+    assert list((out / "work").iterdir()) == []
+    same = [{(a.kind, a.id) for a in history(o) if a.kind not in NAMED_BY_TIME} for o in (ran, out)]
+    assert same[0] == same[1]
+
+
+@pytest.fixture(scope="module")
+def full_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that makes a disk look full."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    out = tmp_path_factory.mktemp("disk") / "full_disk.so"
+    source = Path(__file__).with_name("full_disk.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(out), str(source), "-ldl"], check=True)
+    return out
+
+
+@pytest.mark.parametrize(("kind", "room"), [("exam", 400_000), ("pretrain", 200_000)])
+def test_full_disk(copy, full_disk, kind, room):
+    without(copy, kind)
+    if kind == "exam":
+        shutil.rmtree(copy / "clips")
+    before = [a.key for a in history(copy)]
+    done = run(copy, LD_PRELOAD=str(full_disk), FULL_UNDER=str(copy), FULL_BYTES=str(room))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"drivefoundry: {copy}: disk full while making {kind}; free some space and run again, finished work is kept\n"
+    )
+    assert [a.key for a in history(copy)] == before
+    assert cli.main(["train", "--out", str(copy), *SMALL]) == 0
+    assert_nothing_half_made(copy)
+
+
+def test_unknown_key(tmp_path, capsys):
+    said = refused(capsys, "run", "--out", str(tmp_path / "out"), "--set", "train.pretrain_step=4")
+    assert "unknown key 'train.pretrain_step': did you mean 'train.pretrain_steps'?" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_the_wrong_kind(tmp_path, capsys):
+    empty, camera, traffic = (tmp_path / name for name in ("empty", "camera", "traffic"))
+    for folder in (empty, camera / "center_320x240", traffic):
+        folder.mkdir(parents=True)
+    (camera / "labels.csv").write_text("file,t_s\n")
+    (traffic / "scene.xml").write_text('<?xml version="1.0"?><commonRoad commonRoadVersion="2018b"></commonRoad>')
+    out = ["--out", str(tmp_path / "out"), *SMALL]
+    assert "no recordings that can be imported (it is empty)" in refused(capsys, "run", "--drives", str(empty), *out)
+    assert "scenes come from CommonRoad files" in refused(capsys, "run", "--scenes", str(camera), *out)
+    assert "import them as scenes (--scenes)" in refused(capsys, "run", "--drives", str(traffic), *out)
+    assert "give one" in refused(capsys, "run", "--drives", str(camera), "--scenes", str(traffic), *out)
+    assert not (tmp_path / "out").exists()
+    assert "column steering_wheel_angle_rad is missing" in refused(capsys, "run", "--drives", str(camera), *out)
+    assert list((tmp_path / "out" / "artefacts").iterdir()) == []
+
+
+def test_truncated_drive(ran, tmp_path, capsys):
+    folder, out = tmp_path / "mine", tmp_path / "out"
+    folder.mkdir()
+    (recorded,) = (ran / "artefacts").glob("fleet-*/drives")
+    for file in recorded.glob("*.mcap"):
+        shutil.copy(file, folder)
+    broken = sorted(folder.iterdir())[-1]
+    broken.write_bytes(broken.read_bytes()[:-1000])
+    said = refused(capsys, "run", "--drives", str(folder), "--out", str(out), *SMALL)
+    assert f"{broken}: truncated MCAP, its footer is missing; copy or record it again" in said
+    assert list((out / "artefacts").iterdir()) == []
+    assert ClipStore(out / "clips").ids() == []
+
+
+def test_port_in_use(copy, capsys, monkeypatch):
+    from drivefoundry.stages import home
+
+    without(copy, "exam")
+    before = files(copy)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(home, "running", partial(home.running, port=taken.getsockname()[1]))
+        said = refused(capsys, "run", "--out", str(copy), *SMALL)
+    assert "ingest: cannot listen on 127.0.0.1:" in said
+    assert files(copy) == before
+
+
+@pytest.mark.parametrize("car_is_there", [True, False])
+@pytest.mark.parametrize(
+    ("part", "says"), [("targets/**/*weights.bin", "not the bytes"), ("metadata/timestamp.json", "not signed by")]
+)
+def test_tampered_release(copy, capsys, part, says, car_is_there):
+    (release,) = [a for a in history(copy) if a.kind == "release"][-1:]
+    file = sorted((release.path / "repo").glob(part))[-1]
+    data = bytearray(file.read_bytes())
+    at = data.index(b'"version"') + 11 if file.suffix == ".json" else len(data) // 2
+    data[at] ^= 1
+    file.write_bytes(bytes(data))
+    if not car_is_there:
+        (car,) = [a for a in history(copy) if a.kind == "car"][-1:]
+        shutil.rmtree(car.path)
+    before = files(copy)
+    said = refused(capsys, "car", "--out", str(copy), *SMALL)
+    assert says in said
+    assert f"delete {release.path} and run again" in said
+    assert files(copy) == before
