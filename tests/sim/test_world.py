@@ -1,0 +1,103 @@
+"""Traffic is the log until the ego disturbs it; then it brakes, waits and obeys the lights."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from situation import EAST, START, situation, straight
+
+from drivefoundry.sim.pack import pack
+from drivefoundry.sim.world import World
+from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, DT, PLAN_POINTS, SIGNAL_GREEN, SIGNAL_RED
+
+STOP_LINE = -12.0
+CAR = 4.6
+
+
+def go(world, speed, seconds):
+    """Let the ego drive straight on at speed(t) m/s; states (S, A, T, 4) of the agents and (S, T, 6) of the ego."""
+    agents, ego = [world.agents.copy()], [world.ego.copy()]
+    for step in range(round(seconds / DT)):
+        if step % 5 == 0:
+            points = np.zeros((len(world.ego), PLAN_POINTS, 3))
+            points[..., 0] = speed(step * DT) * 0.5 * np.arange(1, PLAN_POINTS + 1)
+            world.follow(points)
+        world.advance()
+        agents.append(world.agents.copy())
+        ego.append(world.ego.copy())
+    return np.stack(agents, 2), np.stack(ego, 1)
+
+
+def stand(t):
+    return 0.0
+
+
+def varying(x, y, speeds):
+    """An eastbound track through `speeds` m/s, one a second."""
+    v = np.interp(np.arange(140) * DT, np.arange(len(speeds)), speeds)
+    s = np.cumsum(v) * DT
+    return np.column_stack([x + s - s[START], np.full(140, y), np.zeros(140), v])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.lists(st.floats(0.0, 9.0), min_size=4, max_size=14), min_size=1, max_size=4))
+def test_whom_nobody_disturbs_is_the_log_to_the_bit(speeds):
+    others = [(AGENT_CAR, varying(-30.0 + 9 * i, -5.25, v)) for i, v in enumerate(speeds)]
+    scene = situation(straight(-140.0, 1.75, np.pi, 0.0), others)
+    agents, _ = go(World(pack([scene])), stand, 8.0)
+    assert np.array_equal(agents[0, 1:], scene.tracks[1:, START : START + 81].astype(np.float64))
+
+
+def test_who_comes_up_behind_a_standing_ego_stops_short_of_it():
+    scene = situation(straight(0.0, EAST, 0.0, 0.0), [(AGENT_CAR, straight(-45.0, EAST, 0.0, 9.0))])
+    agents, ego = go(World(pack([scene])), stand, 11.0)
+    gap = ego[0, :, 0] - agents[0, 1, :, 0] - CAR
+    assert gap.min() > 0.5
+    assert agents[0, 1, -1, 3] < 0.05
+    assert gap[-1] < 6.0
+    ghosts, _ = go(World(pack([scene]), reactive=False), stand, 11.0)
+    assert np.array_equal(ghosts[0, 1], scene.tracks[1, START : START + 111].astype(np.float64))
+
+
+def test_people_on_foot_are_replayed_whatever_stands_in_their_way():
+    scene = situation(straight(0.0, EAST, 0.0, 0.0), [(AGENT_PEDESTRIAN, straight(0.0, -8.0, np.pi / 2, 1.4))])
+    agents, _ = go(World(pack([scene])), stand, 8.0)
+    assert np.array_equal(agents[0, 1], scene.tracks[1, START : START + 81].astype(np.float64))
+
+
+@pytest.mark.parametrize(("light", "passes"), [(SIGNAL_GREEN, True), (SIGNAL_RED, False)])
+def test_who_was_held_up_obeys_the_light_that_it_meets(light, passes):
+    """The log crosses at green; held up for some seconds by the ego, the car arrives when the light has changed."""
+    signal = np.where(np.arange(180) < START + 60, SIGNAL_GREEN, light)
+    follower = (AGENT_CAR, straight(-60.0, EAST, 0.0, 9.0, 180))
+    scene = situation(straight(-40.0, EAST, 0.0, 0.0, 180), [follower], signal=signal)
+    agents, _ = go(World(pack([scene])), lambda t: 0.0 if t < 4.0 else 11.0, 16.0)
+    x, v = agents[0, 1, :, 0], agents[0, 1, :, 3]
+    assert (v[:50] < 0.5).any(), "the ego held it up"
+    if passes:
+        assert x[-1] > 20.0
+    else:
+        assert STOP_LINE - 5.0 < x[-1] + CAR / 2 < STOP_LINE
+        assert v[-1] < 0.1
+
+
+def crowd(n, steps=140):
+    others = [(AGENT_CAR, straight(-70.0 - 9 * i, EAST, 0.0, 7.0 + i, steps)) for i in range(n)]
+    return situation(straight(-55.0, EAST, 0.0, 5.0, steps), others, name=f"crowd-{n}")
+
+
+def test_a_scene_does_not_notice_what_else_is_in_the_batch():
+    scenes = [crowd(1), crowd(4, 170), crowd(2), situation(straight(-30.0, EAST, 0.0, 3.0))]
+    together = go(World(pack(scenes)), lambda t: 2.0, 8.0)
+    for i, scene in enumerate(scenes):
+        agents, ego = go(World(pack([scene])), lambda t: 2.0, 8.0)
+        assert np.array_equal(ego[0], together[1][i])
+        assert np.array_equal(agents[0], together[0][i, : len(scene.kind)])
+        assert not together[0][i, len(scene.kind) :].any()
+
+
+def test_padding_and_the_ego_are_never_seen():
+    world = World(pack([crowd(1), crowd(4)]))
+    for _ in range(3):
+        assert world.seen.tolist() == [[False, True, False, False, False], [False, True, True, True, True]]
+        world.advance()
