@@ -1,0 +1,53 @@
+"""Figures and targets in, one line of JSON out, with what it was measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("drivefoundry", "torch", "numpy", "numba", "pylance", "libsumo", "av", "tuf")
+
+
+def report(figures: Mapping[str, float], targets: Mapping[str, tuple[float, float, bool]]) -> str:
+    """One line: figures (units in their names), targets name -> [value, bound, met], versions, machine."""
+    told = {
+        "figures": {k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in figures.items()},
+        "targets": {k: [float(f"{value:.6g}"), bound, met] for k, (value, bound, met) in targets.items()},
+        "versions": versions(),
+        "machine": machine(),
+    }
+    return json.dumps(told)
+
+
+def versions() -> dict[str, str]:
+    """What was measured."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict[str, str | int | float]:
+    """What it was measured on."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_gib": round(memory, 1),
+        "system": platform.platform(),
+        "load_before_1min": round(LOAD, 2),
+    }
+
+
+LOAD = os.getloadavg()[0]
+"""Of other work, when this began."""
