@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from drivefoundry_car.log import Drive, Objects, Plans, Video, encode_video
+
+# How long a test takes hangs on the machine and what else runs there.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def straight_drive(steps: int = 300, seed: int = 0, frames: bool = False, **meta: str) -> Drive:

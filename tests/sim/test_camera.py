@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from town import crossroads
 
 from drivefoundry.roadmap import make_map
 from drivefoundry.sim.camera import Camera, Rig
 from drivefoundry.types import SIGNAL_GREEN, SIGNAL_RED, SIGNAL_YELLOW
+from town import crossroads
 
 LANE = [np.array([[-100.0, 0.0], [300.0, 0.0]])]
 FIELD = make_map(lanes=LANE)

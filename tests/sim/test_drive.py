@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from situation import EAST, START, situation, straight
 
 from drivefoundry.sim.drive import DECISION_STEPS, batches, drive, drive_supervised
 from drivefoundry.sim.policies import ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.types import AGENT_CAR, Plan
+from situation import EAST, START, situation, straight
 
 CAR = 4.6
 

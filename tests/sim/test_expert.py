@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from situation import EAST, START, situation, straight
 
 from drivefoundry.sim.drive import drive
 from drivefoundry.sim.expert import DANGERS, dangers, expert_plan
@@ -12,6 +11,7 @@ from drivefoundry.sim.pack import pack
 from drivefoundry.sim.policies import ConstantVelocity, RouteFollower
 from drivefoundry.sim.world import World
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, SIGNAL_GREEN, SIGNAL_RED
+from situation import EAST, START, situation, straight
 
 STOP_LINE = -12.0
 CAR = 4.6
@@ -63,7 +63,7 @@ def plan_with(*others):
 
 def test_uses_nothing_that_the_camera_could_not_show():
     empty = plan_with()
-    from_the_side = (AGENT_CAR, straight(-57.0, EAST + 25.0, -np.pi / 2, 8.0))
+    from_the_side = (AGENT_CAR, straight(-48.0, EAST + 15.0, -np.pi / 2, 9.0))
     far_ahead = (AGENT_CAR, straight(8.0, EAST, 0.0, 0.0))
     behind = (AGENT_CAR, straight(-68.0, EAST, 0.0, 14.0))
     for unseen in (from_the_side, far_ahead, behind):

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from town import HALF, crossroads
 
 from drivefoundry.roadmap import make_map
 from drivefoundry.sim import raster as r
+from town import HALF, crossroads
 
 TOWN = crossroads()
 STACK = r.stack_rasters([TOWN])

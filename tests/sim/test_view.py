@@ -4,11 +4,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from town import crossroads
 
 from drivefoundry.sim.camera import Rig
 from drivefoundry.sim.view import EGO, FILM_RIG, PLAN, brake_lamps, film, mp4, picture, pictures
 from drivefoundry.types import Scene
+from town import crossroads
 
 TOWN = crossroads()
 STEPS = 186

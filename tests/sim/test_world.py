@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from situation import EAST, START, situation, straight
 
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.world import World
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, DT, PLAN_POINTS, SIGNAL_GREEN, SIGNAL_RED
+from situation import EAST, START, situation, straight
 
 STOP_LINE = -12.0
 CAR = 4.6

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from town import crossroads
 
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, DT, SIGNAL_GREEN, RoadMap, Scene
+from town import crossroads
 
 START = 16
 """Steps of history before the simulation starts."""
