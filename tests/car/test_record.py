@@ -89,6 +89,8 @@ def test_evaluation_covers_the_whole_drive(make_drive):
     clips = clips_of(drive, CAMPAIGNS, seed=0)
     assert spans(clips) == [(0.0, 19.9), (20.0, 39.9), (40.0, 49.9)]
     assert {c.meta["campaign"] for c in clips} == {"evaluation"}
+    part = clips_of(make_drive(steps=500, purpose="recorded"), CAMPAIGNS, seed=0)
+    assert sum(len(c.t) for c in part) == 500  # what was recorded elsewhere was chosen there
     assert "evaluation" not in {c.meta["campaign"] for c in clips_of(make_drive(steps=500), CAMPAIGNS, seed=0)}
 
 

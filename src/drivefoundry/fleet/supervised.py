@@ -34,7 +34,8 @@ def record_supervised(
 ) -> list[dict]:
     """Drive every scene under supervision and write one Drive each into `out`; returns a row of facts a drive.
 
-    human=True records the policy as a human driver (no release drives, so nothing is engaged and nothing is corrected).
+    human=True records the policy as a human driver (no release drives, so nothing is engaged and nothing is corrected);
+    such a recording was chosen by whoever made it, and all of it comes home.
     Rows: vehicle, km, takeovers, dangers by name.
     """
     rig = rig or Rig()
@@ -64,7 +65,7 @@ def as_drive(
     length, width, height = (float(v) for v in scene.size[scene.ego])
     assert len(ego) == len(decisions) * DECISION_STEPS + 1
     drive = Drive(
-        meta=_meta(scene, vehicle, release),
+        meta=_meta(scene, vehicle, release, "recorded" if human else "fleet"),
         t=np.arange(len(ego)) * DT,
         ego=np.column_stack([ego, steering_wheel(ego[:, 3], ego[:, 5])]),
         ego_size=(length, width, height),
@@ -89,7 +90,7 @@ def as_drive(
     )
 
 
-def _meta(scene: Scene, vehicle: str, release: str) -> dict[str, str]:
+def _meta(scene: Scene, vehicle: str, release: str, purpose: str) -> dict[str, str]:
     return {
         "vehicle": vehicle,
         "drive": scene.id,
@@ -98,7 +99,7 @@ def _meta(scene: Scene, vehicle: str, release: str) -> dict[str, str]:
         "map": scene.map.id,
         "seed": scene.meta.get("seed", ""),
         "release": release,
-        "purpose": "fleet",
+        "purpose": purpose,
         "route_id": scene.meta.get("route_id", scene.id),
     }
 

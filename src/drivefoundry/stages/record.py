@@ -30,6 +30,8 @@ from drivefoundry.stages.ship import engine_in
 from drivefoundry.types import Scene, require
 from drivefoundry_car.runtime import Runtime
 
+EGOS = 12
+"""Recorded vehicles of one file that become the ego of a scene, at most."""
 SEED_A_TURN = 1000
 """Seeds of one turn and the next never meet."""
 
@@ -184,9 +186,16 @@ class Recorded:
         self.name = f"recorded traffic: {folder.resolve().name}"
 
     @cached_property
-    def read(self) -> tuple[list[Scene], dict[str, str]]:
-        """All scenes, and why some files gave none. Takes seconds: nothing that is made already asks for it."""
-        return scenes_in(self.folder)
+    def read(self) -> tuple[list[Scene], dict[str, str], int]:
+        """All scenes, each once; why some files gave none; how many scenes came again.
+
+        It takes seconds: nothing that is made already asks for it. Files that differ only in their planning problem hold the same traffic: as two scenes it would count twice.
+        """
+        scenes, refused = scenes_in(self.folder, egos=EGOS)
+        why = "; ".join(f"{file}: {reason}" for file, reason in list(refused.items())[:3])
+        require(len(scenes) > 0, f"{self.folder}: none of its files gives a scene ({why})")
+        once = {scene_hash(s): s for s in reversed(scenes)}
+        return list(reversed(once.values())), refused, len(scenes) - len(once)
 
     @cached_property
     def held_out(self) -> str:
@@ -199,12 +208,14 @@ class Recorded:
     def lacks(self) -> list[str]:
         """What these recordings do not hold."""
         out = ["No camera was recorded: what the model sees is rendered from the map and the tracks."]
-        scenes, refused = self.read
+        scenes, refused, again = self.read
         if not any(len(s.signals) for s in scenes):
             out.append("No traffic lights were recorded: people stop at lights that neither camera nor map can show.")
         out.append(
             f"Held out by place: {self.held_out}. The ego of a scene is a recorded vehicle, named in the scene's id."
         )
+        if again:
+            out.append(f"{again} of {len(scenes) + again} scenes are in several files; they count once.")
         return out + [f"{file}: {why}" for file, why in refused.items() if why]
 
     def exam(self, line: Line) -> Artefact:

@@ -1,0 +1,109 @@
+"""The line on what was really recorded, a small part of it; skipped where the sets are absent (DRIVEFOUNDRY_DATA)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from drivefoundry import cli
+from drivefoundry.clips.store import ClipStore
+from drivefoundry.curate.curated import load_curated
+from drivefoundry.judge.gate import load_verdict
+from drivefoundry.ledger import Artefact, Ledger
+
+DATA = Path(os.environ.get("DRIVEFOUNDRY_DATA", Path(__file__).parents[2] / "shared" / "data"))
+CAMERA, SCENARIOS = DATA / "udacity_ch2_001", DATA / "commonroad_ngsim"
+SETTINGS = (
+    "fleet.outings=6 fleet.outing_seconds=8 train.pretrain_steps=8 train.sft_steps=3 train.turn_steps=3 train.batch=16 "
+    "rl.steps=1 rl.scenes=4 rl.samples=4 distil.steps=4 distil.turn_steps=3 distil.batch=16 judge.scenes=4 "
+    "judge.seconds=8"
+)
+SMALL = ["--recipe", "tiny", *(word for setting in SETTINGS.split() for word in ("--set", setting))]
+
+
+def last_of_each_kind(out: Path) -> dict[str, Artefact]:
+    with Ledger(out) as ledger:
+        return {a.kind: a for a in ledger.history()}
+
+
+def link(folder: Path, place: str, most: int) -> None:
+    """The largest recordings of a place, which last longest."""
+    files = sorted((SCENARIOS / "scenarios").glob(f"{place}-*"), key=lambda p: (-p.stat().st_size, p.name))
+    for file in files[:most]:
+        (folder / file.name).symlink_to(file)
+
+
+@pytest.mark.skipif(not CAMERA.is_dir(), reason="the recorded camera drive is not at hand")
+def test_camera_drive(tmp_path, capsys):
+    folder, out = tmp_path / "drive", tmp_path / "run"
+    head, *rows = (CAMERA / "labels.csv").read_text().splitlines()
+    rows = rows[:2000]  # 100 s
+    frames = [row.split(",")[head.split(",").index("file")] for row in rows]
+    (folder / Path(frames[0]).parent).mkdir(parents=True)
+    for frame in frames:
+        (folder / frame).symlink_to(CAMERA / frame)
+    (folder / "labels.csv").write_text("\n".join([head, *rows]) + "\n")
+
+    assert cli.main(["run", "--drives", str(folder), "--out", str(out), *SMALL]) == 0
+    made = last_of_each_kind(out)
+    table = json.loads((made["open_loop"].path / "open_loop.json").read_text())
+    assert set(table["table"]) == {"model", "constant velocity", "constant yaw rate"}
+    assert table["samples"] > 10
+    curated = load_curated(made["curate"].path / "curated")
+    ends = [curated.origins[i].t1 for i in curated.of("train")]
+    begins = [curated.origins[i].t0 for i in curated.of("held_out")]
+    assert len(begins) > 0
+    assert max(ends) <= min(begins) + 1e-6
+    page = (out / "report.html").read_text()
+    for lack in ("ego.speed: derived from yaw rate and steering", "objects: absent", "scene truth: absent"):
+        assert lack in page
+    assert "Mean trajectory error below constant yaw rate" in page
+
+    capsys.readouterr()
+    assert cli.main(["release", "--drives", str(folder), "--out", str(out), *SMALL]) == 2
+    assert "camera drives have no scene truth" in capsys.readouterr().err
+    assert cli.main(["run", "--drives", str(folder), "--out", str(out), *SMALL]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not SCENARIOS.is_dir(), reason="recorded scenarios are not at hand")
+def test_recorded_traffic(tmp_path, capsys):
+    folder, out = tmp_path / "traffic", tmp_path / "run"
+    folder.mkdir()
+    link(folder, "USA_US101", 4)
+    link(folder, "USA_Lanker", 3)
+    link(folder, "USA_Peach", 2)
+
+    assert cli.main(["run", "--scenes", str(folder), "--out", str(out), *SMALL]) == 0
+    made = last_of_each_kind(out)
+    exam = json.loads((made["exam"].path / "exam.json").read_text())["scenes"]
+    verdict = load_verdict(made["verdict"].path / "verdict.json")
+    assert set(verdict.scenes) <= set(exam)
+    assert len({scene.split("-")[0] for scene in exam}) == 1
+    held_out = next(iter(exam)).split("-")[0]
+    assert len(set(exam.values())) == len(exam)  # no situation counts twice
+    driven = set(ClipStore(out / "clips").rows(["place"])["place"].to_pylist())
+    assert driven == {"USA_US101", "USA_Lanker", "USA_Peach"} - {held_out}
+    assert made["car"].finished > made["release"].finished
+    page = (out / "report.html").read_text()
+    assert "No camera was recorded" in page
+    assert f"Held out by place: {held_out}" in page
+
+    capsys.readouterr()
+    assert cli.main(["run", "--scenes", str(folder), "--out", str(out), *SMALL]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_traffic_of_one_place_is_refused(tmp_path, capsys):
+    if not SCENARIOS.is_dir():
+        pytest.skip("recorded scenarios are not at hand")
+    folder, out = tmp_path / "traffic", tmp_path / "run"
+    folder.mkdir()
+    link(folder, "USA_Lanker", 2)
+    assert cli.main(["run", "--scenes", str(folder), "--out", str(out), *SMALL]) == 2
+    said = capsys.readouterr().err
+    assert "all scenes are of one place (USA_Lanker)" in said
+    assert said.count("\n") == 1
