@@ -43,9 +43,8 @@ def loop(line: Line, source: Source) -> None:
         student = learn.distilled(line, turn, rl, student, shards)
         engine = learn.quantised(line, turn, student, shards)
         baselines = baselines or score.baselines(line, source, exam)
-        scored = [score.engine(line, turn, source, exam, baselines, engine)]
+        scored = [grade(line, turn, source, exam, baselines, engine) for grade in (score.car, score.engine)]
         if turn == line.recipe.loops:
-            scored.append(score.car(line, turn, source, exam, baselines, engine))
             models = {"student": student, "RL": rl, "SFT": sft, "pre-trained": pretrained}
             scored += [score.model(line, turn, source, exam, baselines, k, m) for k, m in models.items()]
         verdict = score.verdict(line, turn, scored, baselines)

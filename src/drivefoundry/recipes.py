@@ -17,7 +17,7 @@ class Fleet:
     held_out: str = "place_d"
     cars: int = 24
     """Recording cars in each place."""
-    seconds: int = 160
+    seconds: int = 140
     """Recorded driving a car, s."""
     held_out_seconds: int = 200
     traffic: int = 65
@@ -47,7 +47,11 @@ class Train:
     turn_steps: int = 260
     """The same in each later turn, which also learns the new clips."""
     sft_rate: float = 2e-3
-    new_share: float = 0.4
+    reasoned: float = 0.5
+    """Share of the first turn's fine-tuning samples that carry their reasoning."""
+    turn_reasoned: float = 0.2
+    """The same in later turns: with the reasoning in sight, actions are learnt from it rather than from the picture."""
+    new_share: float = 0.5
     """Share of a later turn's samples that comes from cars which a model drove."""
     seed: int = 1
 
@@ -59,8 +63,8 @@ class Rl:
     """Situations a step."""
     samples: int = 8
     """Plans sampled for each situation."""
-    rate: float = 5e-5
-    kl: float = 0.05
+    rate: float = 1e-4
+    kl: float = 0.03
     anchor: float = 0.5
     """Weight of the behaviour-cloning loss beside the policy gradient."""
     temperature: float = 1.0
@@ -74,15 +78,15 @@ class Rl:
 class Distil:
     size: str = "0.3M"
     steps: int = 500
-    turn_steps: int = 350
+    turn_steps: int = 300
     batch: int = 128
     rate: float = 4e-3
     teacher: float = 0.9
     """Share of the loss that comes from the teacher's logits; the rest from the labels."""
-    polish_steps: int = 150
+    polish_steps: int = 220
     """Steps of reinforcement on the student's own plans, after the teacher's."""
-    polish_rate: float = 2e-4
-    new_share: float = 0.4
+    polish_rate: float = 3e-4
+    new_share: float = 0.5
     """As in Train."""
 
 

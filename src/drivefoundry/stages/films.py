@@ -9,7 +9,7 @@ import numpy as np
 
 from drivefoundry.ledger import Artefact
 from drivefoundry.sim.view import film, mp4
-from drivefoundry.stages.score import load_scores
+from drivefoundry.stages.score import WHOLE_CAR, load_scores
 from drivefoundry.types import PLAN_DT, Scene
 from drivefoundry.ui.content import Film
 
@@ -22,7 +22,7 @@ def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Arte
     last = max(turn for turn, _ in scored)
     by_id = {s.id: s for s in scenes}
     cars = [a for turn, a in scored if turn == last and load_scores(a.path)[0].startswith("car")]
-    firsts = [a for turn, a in scored if turn == 1 and turn != last and load_scores(a.path)[0] == "int8 engine"]
+    firsts = [a for turn, a in scored if turn == 1 and turn != last and load_scores(a.path)[0] == WHOLE_CAR]
     out = []
     for artefact, turn in [(a, last) for a in cars] + [(a, 1) for a in firsts]:
         for scene_id, how in _fates(artefact.path).items():

@@ -133,7 +133,10 @@ def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
 
 def _sft(r: Train, base: Path, shards: list[Path], out: Path) -> dict:
     steps = r.sft_steps if len(shards) == 1 else r.turn_steps
-    config = replace(SFT, seconds=0.0, steps=steps, batch=r.batch, lr=r.sft_rate, seed=r.seed + len(shards))
+    augment = replace(SFT.augment, text=r.reasoned if len(shards) == 1 else r.turn_reasoned)
+    config = replace(
+        SFT, seconds=0.0, steps=steps, batch=r.batch, lr=r.sft_rate, seed=r.seed + len(shards), augment=augment
+    )
     episodes = mixed(shards, r.new_share, r.seed)
     with bar("fine-tune", steps) as advance:
         report = sft(

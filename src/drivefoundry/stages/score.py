@@ -52,10 +52,10 @@ def engine(line: Line, turn: int, source: Source, exam: Artefact, base: list[Art
 
 
 def car(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
-    """The car's whole runtime: engine, guard, and the slow reasoner for the scenes that are filmed."""
+    """The car's whole runtime, which is what a release is: engine, guard, and the slow reasoner beside them."""
 
     def policy() -> Driver:
-        return CarPolicy(Runtime.load(built.path, reason_every=2, reason_cars=line.recipe.judge.films), WHOLE_CAR)
+        return CarPolicy(Runtime.load(built.path, reason_every=2, reason_cars=BATCH), WHOLE_CAR)
 
     return _driven(line, turn, source, exam, base, WHOLE_CAR, policy, [built], CAR)
 
@@ -91,7 +91,7 @@ def _driven(
     parents: list[Artefact],
     code: tuple[str, ...],
 ) -> Artefact:
-    """One policy's exam. Its filmed scenes come first where only those are reasoned about."""
+    """One policy's exam."""
     yard = base[0].path if base else None
     r = line.recipe.judge
     return line.make(

@@ -19,7 +19,7 @@ from drivefoundry.ledger import Artefact
 from drivefoundry.recipes import Recipe
 from drivefoundry.stages.films import films_of
 from drivefoundry.stages.making import TELL, Line
-from drivefoundry.stages.score import SCORE, YARDSTICK
+from drivefoundry.stages.score import ENGINE, SCORE, WHOLE_CAR, YARDSTICK
 from drivefoundry.types import Verdict
 from drivefoundry.ui.content import (
     Baseline,
@@ -138,8 +138,8 @@ ORDER = (
     "SFT",
     "RL",
     "student",
-    "int8 engine",
-    "car (engine and guard)",
+    ENGINE,
+    WHOLE_CAR,
     "log replay",
     YARDSTICK,
 )
@@ -172,27 +172,41 @@ def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Note]:
         kept = s["student"][0] / max(s["RL"][0], 1e-9)
         say(kept >= 0.85, f"Student keeps at least 85 % of its teacher's driving score: {100 * kept:.1f} %.")
     if "student" in s:
-        kept = s[verdict.candidate][0] / max(s["student"][0], 1e-9)
+        kept = s[ENGINE][0] / max(s["student"][0], 1e-9)
         say(kept >= 0.95, f"Int8 engine keeps at least 95 % of the float student's driving score: {100 * kept:.1f} %.")
     return out
 
 
+def engine_table(done: Done) -> Table:
+    """What the guard has no part in: the engine alone, turn by turn."""
+    rows = []
+    for turn, kind, a in done:
+        if kind == "verdict" and turn is not None:
+            mine = load_verdict(a.path / "verdict.json").summary[ENGINE]
+            rows.append([f"turn {turn}", *(mine.get(m) for m in COLUMNS)])
+    note = (
+        "The same releases with the guard off. The guard brakes for what the car's perception tracks, which in "
+        "simulation is without error; this table is what the camera and the model alone are worth."
+    )
+    return Table("The engine alone, guard off", ["release", *COLUMNS.values()], rows, note)
+
+
 def failures(verdict: Verdict) -> list[Note]:
-    """How the candidate's failed scenes failed."""
-    m = verdict.scores[verdict.candidate]
+    """How the candidate's failed scenes failed, and the engine's without its guard."""
+    return [note for policy in (verdict.candidate, ENGINE) for note in _failures(verdict, policy)]
+
+
+def _failures(verdict: Verdict, policy: str) -> list[Note]:
+    m = verdict.scores[policy]
     out = []
     for key, what in (("collision", "collided"), ("off_road", "left the road"), ("red_light", "ran a red light")):
         bad = np.flatnonzero(m[key] > 0)
         if len(bad):
             ids = ", ".join(verdict.scenes[i][:12] for i in bad[:4])
-            out.append(
-                Note("failed", f"{verdict.candidate} {what} in {len(bad)} of {len(m[key])} scenes (first: {ids}).")
-            )
+            out.append(Note("failed", f"{policy} {what} in {len(bad)} of {len(m[key])} scenes (first: {ids})."))
     slow = int((m["progress"] < 0.5).sum())
     if slow:
-        out.append(
-            Note("failed", f"{verdict.candidate} got less than half as far as the route follower in {slow} scenes.")
-        )
+        out.append(Note("failed", f"{policy} got less than half as far as the route follower in {slow} scenes."))
     return out
 
 
@@ -237,7 +251,7 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
         facts=[*headline(turns), *plain.facts],
         turns=turns,
         baselines=baselines(verdict),
-        tables=[judge_table(verdict, ORDER)],
+        tables=[judge_table(verdict, ORDER), engine_table(done)],
         notes=[*targets(turns, verdict), *failures(verdict), *plain.notes],
         gates=[Gate(name, value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()],
     ).validate()
