@@ -189,8 +189,8 @@ class Recorded:
     def read(self) -> tuple[list[Scene], dict[str, str], int]:
         """All scenes, each once; why some files gave none; how many scenes came again.
 
-        It takes seconds: nothing that is made already asks for it. Files that differ only in their planning problem hold
-        the same traffic: as two scenes it would count twice.
+        It takes seconds: nothing that is made already asks for it. Files that differ only in their planning problem
+        hold the same traffic: as two scenes it would count twice.
         """
         scenes, refused = scenes_in(self.folder, egos=EGOS)
         why = "; ".join(f"{file}: {reason}" for file, reason in list(refused.items())[:3])
