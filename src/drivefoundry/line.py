@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ def camera(line: Line, folder: Path) -> None:
     """Real drives: clips, labels from the car's own motion, a model, its errors on the last part of the drive."""
     from drivefoundry.stages import label, learn, openloop
 
+    r = line.recipe
+    line = replace(line, recipe=replace(r, train=r.camera, curate=replace(r.curate, phases=r.camera_phases)))
     clips = openloop.imported(line, folder)
     kept = label.curated_by_time(line, clips)
     train, held_out = (label.shard(line, None, clips, kept, split) for split in ("train", "held_out"))

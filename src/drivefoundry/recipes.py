@@ -42,6 +42,9 @@ class Train:
     batch: int = 64
     pretrain_steps: int = 450
     pretrain_rate: float = 4e-3
+    weight_decay: float = 0.1
+    forget: float = 0.5
+    """Share of pre-training samples that see the present ego state alone, not its history."""
     sft_steps: int = 90
     """Supervised fine-tuning with reasoning, in the first turn."""
     turn_steps: int = 260
@@ -113,6 +116,9 @@ class Recipe:
     rl: Rl = field(default_factory=Rl)
     distil: Distil = field(default_factory=Distil)
     judge: Judge = field(default_factory=Judge)
+    camera: Train = field(default_factory=lambda: Train("0.3M", 64, 400, 2e-3, 0.5, 0.2))
+    """In place of `train` where minutes of a real camera are all there is to learn from."""
+    camera_phases: int = 5
 
 
 def default() -> Recipe:
@@ -129,6 +135,7 @@ def tiny() -> Recipe:
             places=("place_a",), cars=6, seconds=60, held_out_seconds=60, traffic=40, pedestrians=20, outings=12
         ),
         curate=Curate(phases=1),
+        camera=Train(size="0.1M", batch=32, pretrain_steps=20),
         train=Train(size="0.3M", batch=32, pretrain_steps=20, sft_steps=8, turn_steps=10),
         rl=Rl(steps=2, scenes=8, samples=8),
         distil=Distil(steps=15, turn_steps=10, batch=32, polish_steps=2),

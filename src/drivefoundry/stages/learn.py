@@ -122,7 +122,10 @@ def _said(report: TrainReport) -> dict:
 
 
 def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
-    config = replace(PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed)
+    config = replace(
+        PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
+        weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget),
+    )  # fmt: skip
     with bar("pre-train", r.pretrain_steps) as advance:
         report = pretrain(
             _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
