@@ -100,6 +100,7 @@ def run(
         raise ValueError("--drives and --scenes: give one; a camera drive has no scene truth, a scene no camera")
     if drives and until not in (None, *CAMERA_STAGES):
         raise ValueError(f"{until}: camera drives have no scene truth to drive in; they go {', '.join(CAMERA_STAGES)}")
+    recipe.validate()
     start = time.monotonic()
     from drivefoundry.clips.importers.folder import wanted
     from drivefoundry.stages import record, tell

@@ -5,8 +5,16 @@ A recipe is a tree of frozen dataclasses of plain values; `--set train.pretrain_
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from drivefoundry.model.config import SIZES
+from drivefoundry.types import require
+
+MAY_BE_ZERO = {"traffic", "pedestrians", "weight_decay", "forget", "reasoned", "turn_reasoned", "kl",
+               "anchor", "trial", "teacher", "polish_steps", "films", "seed", "gate_collisions"}  # fmt: skip
+SHARES = {"duplicate_similarity", "forget", "reasoned", "turn_reasoned", "new_share", "teacher", "gate_collisions"}
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,33 @@ class Recipe:
     camera: Train = field(default_factory=lambda: Train("0.3M", 64, 400, 2e-3, 0.5, 0.2))
     """In place of `train` where minutes of a real camera are all there is to learn from."""
     camera_phases: int = 5
+
+    def validate(self) -> Recipe:
+        """Itself, or ValueError naming the key whose value no stage could work with."""
+        for key, value in leaves(self):
+            name = key.rpartition(".")[2]
+            if isinstance(value, (int, float)) and name != "gate_over_baseline":
+                least = "0 or more" if name in MAY_BE_ZERO else "above 0"
+                require(value > 0 or (value == 0 and name in MAY_BE_ZERO), f"{key}: {least} wanted, got {value}")
+            require(name not in SHARES or value <= 1, f"{key}: a share, at most 1, wanted, got {value}")
+            require(name != "size" or value in SIZES, f"{key}: {value!r} is no size; known: {', '.join(SIZES)}")
+            require(not name.endswith("phases") or value <= 5, f"{key}: at most 5 wanted, got {value}")
+        f = self.fleet
+        require(len(f.places) > 0, "fleet.places: at least one wanted")
+        require(f.held_out not in f.places, f"fleet.held_out: {f.held_out!r} is one of fleet.places; hold out another")
+        known = ("PDMS", "EPDMS")
+        require(self.rl.reward in known, f"rl.reward: {self.rl.reward!r} is neither {' nor '.join(known)}")
+        return self
+
+
+def leaves(recipe: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a recipe, as `--set` takes it, and its value."""
+    for field_ in fields(recipe):
+        value = getattr(recipe, field_.name)
+        if is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field_.name}.")
+        else:
+            yield f"{prefix}{field_.name}", value
 
 
 def default() -> Recipe:
