@@ -111,7 +111,6 @@ class Judge:
     """A release passes with at most this share of scenes with a collision."""
     gate_over_baseline: float = 0.0
     """Its driving score must exceed constant velocity's by more than this."""
-    seed: int = 1
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ def curated_by_time(line: Line, clips: Artefact) -> Artefact:
 
 
 def shard(line: Line, turn: int | None, clips: Artefact, kept: Artefact, split: str = "train") -> Artefact:
-    """Training episodes of one split of these clips."""
-    r = line.recipe.curate
+    """Episodes of one split of these clips; those to be judged on at 2 Hz, which their intervals count on."""
+    r = line.recipe.curate if split == "train" else replace(line.recipe.curate, phases=1)
     return line.make(
         turn, "label", "label", {"curate": r, "split": split}, [clips, kept], LABEL,
         lambda d: label_clips(r, line.store, clips.path, kept.path, split, d),
