@@ -44,7 +44,7 @@ def loop(line: Line, source: Source) -> None:
         student = learn.distilled(line, turn, rl, student, shards)
         engine = learn.quantised(line, turn, student, shards)
         baselines = baselines or score.baselines(line, source, exam)
-        scored = [grade(line, turn, source, exam, baselines, engine) for grade in (score.car, score.engine)]
+        scored = [grade(line, turn, source, exam, baselines, engine) for grade in (score.engine, score.car)]
         if turn == line.recipe.loops:
             models = {"student": student, "RL": rl, "SFT": sft, "pre-trained": pretrained}
             scored += [score.model(line, turn, source, exam, baselines, k, m) for k, m in models.items()]

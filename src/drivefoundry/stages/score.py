@@ -52,7 +52,7 @@ def engine(line: Line, turn: int, source: Source, exam: Artefact, base: list[Art
 
 
 def car(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
-    """The car's whole runtime, which is what a release is: engine, guard, and the slow reasoner beside them."""
+    """The car's whole runtime: engine, guard, and the slow reasoner beside them."""
 
     def policy() -> Driver:
         return CarPolicy(Runtime.load(built.path, reason_every=2, reason_cars=BATCH), WHOLE_CAR)

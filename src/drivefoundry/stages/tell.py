@@ -177,23 +177,23 @@ def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Note]:
     return out
 
 
-def engine_table(done: Done) -> Table:
-    """What the guard has no part in: the engine alone, turn by turn."""
+def car_table(done: Done) -> Table:
+    """What the guard adds: the car's whole runtime, turn by turn."""
     rows = []
     for turn, kind, a in done:
         if kind == "verdict" and turn is not None:
-            mine = load_verdict(a.path / "verdict.json").summary[ENGINE]
+            mine = load_verdict(a.path / "verdict.json").summary[WHOLE_CAR]
             rows.append([f"turn {turn}", *(mine.get(m) for m in COLUMNS)])
     note = (
-        "The same releases with the guard off. The guard brakes for what the car's perception tracks, which in "
-        "simulation is without error; this table is what the camera and the model alone are worth."
+        "The releases as a car runs them. Releases are judged with the guard off: it brakes for what the car's "
+        "perception tracks, which in simulation is without error, and would hide what the model itself is worth."
     )
-    return Table("The engine alone, guard off", ["release", *COLUMNS.values()], rows, note)
+    return Table("In the car, guard on", ["release", *COLUMNS.values()], rows, note)
 
 
 def failures(verdict: Verdict) -> list[Note]:
-    """How the candidate's failed scenes failed, and the engine's without its guard."""
-    return [note for policy in (verdict.candidate, ENGINE) for note in _failures(verdict, policy)]
+    """How the candidate's failed scenes failed, and those of the car with its guard."""
+    return [note for policy in (verdict.candidate, WHOLE_CAR) for note in _failures(verdict, policy)]
 
 
 def _failures(verdict: Verdict, policy: str) -> list[Note]:
@@ -251,7 +251,7 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
         facts=[*headline(turns), *plain.facts],
         turns=turns,
         baselines=baselines(verdict),
-        tables=[judge_table(verdict, ORDER), engine_table(done)],
+        tables=[judge_table(verdict, ORDER), car_table(done)],
         notes=[*targets(turns, verdict), *failures(verdict), *plain.notes],
         gates=[Gate(name, value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()],
     ).validate()
