@@ -4,10 +4,10 @@ A build is known by its key = hash(kind, content ids of the parents, recipe, cod
 names and bytes of its files). A child hangs on the ids of its parents, so a parent that was redone with the same
 content leaves its children as they are (early cutoff: Mokhov et al., "Build Systems a la Carte", ICFP 2018).
 
-On disk:  ROOT/artefacts/<kind>-<id12>/   finished artefacts, nothing else is ever there
-          ROOT/work/<kind>-<key12>/       builds under way or killed
-          ROOT/ledger.db                  one row a build (sqlite, write-ahead log)
-          ROOT/lock                       held while this process builds
+Under the root:  artefacts/<kind>-<id12>/   finished artefacts, nothing else is ever there
+                 work/<kind>-<key12>/       builds under way or killed
+                 ledger.db                  one row a build (sqlite, write-ahead log)
+                 lock                       held while this process builds
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def _step(
     step: int,
     dice: torch.Generator,
 ) -> dict[str, float]:
-    """Sample, score, update once. Half of the time the model sees no ego history, as in the other trainings."""
+    """Sample, score, update once."""
     frames, ego, route = _inputs(model, corpus, rows)
     n = config.samples
     codes = model.act(frames, ego, route, temperature=config.temperature, n=n, generator=dice)

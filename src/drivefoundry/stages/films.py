@@ -21,7 +21,7 @@ def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Arte
         return []
     last = max(turn for turn, _ in scored)
     by_id = {s.id: s for s in scenes}
-    cars = [a for turn, a in scored if turn == last and load_scores(a.path)[0].startswith("car")]
+    cars = [a for turn, a in scored if turn == last and load_scores(a.path)[0] == WHOLE_CAR]
     firsts = [a for turn, a in scored if turn == 1 and turn != last and load_scores(a.path)[0] == WHOLE_CAR]
     out = []
     for artefact, turn in [(a, last) for a in cars] + [(a, 1) for a in firsts]:

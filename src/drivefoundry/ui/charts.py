@@ -45,7 +45,7 @@ def turn_chart(
     show: Callable[[float], str] = percent if as_percent else (lambda v: f"{v:.2f}")
     top = max([high for _, _, high in values] + [v for _, v in baselines] + [1e-9])
     ticks = _ticks(0.0, min(1.0, top * 1.15) if top <= 1 else top * 1.15)
-    right = 130 if baselines else RIGHT
+    right = 150 if baselines else RIGHT
     x0, x1 = min(turns), max(turns)
     pad = 0.5 if len(turns) < 3 else 0.35
     at_x = _scale(x0 - pad, x1 + pad, LEFT, WIDTH - right)
