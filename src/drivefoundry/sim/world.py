@@ -1,29 +1,28 @@
-"""Packed scenes in, stepped worlds out: S scenes x A agents at 10 Hz, agents replayed and reactive, ego by its plan.
+"""Packed scenes in, stepped worlds out: S scenes x A agents at 10 Hz, three kinds of traffic, ego by its plan.
 
-Reactive agents keep to their logged path and never run ahead of their log; they brake for the ego, and for others that
-were delayed, by the intelligent driver model (Treiber 2000), and then obey the lights. Undisturbed, they are the log.
+"replay" is the log, whatever the ego does. "reactive" agents keep to their logged path and never run ahead of their
+log; they brake for the ego, and for others that were delayed, by the intelligent driver model (Treiber 2000), and then
+obey the lights; undisturbed, they are the log. "free" agents drive by themselves: see `sim.traffic`. A scene's course
+depends on nothing but the scene and the plans, to the bit, whatever else is in the batch and however many threads run.
 """
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import numpy as np
 from numba import njit, prange
 
 from drivefoundry.sim.ego import REF_COLUMNS, REF_POINTS, bicycle_step, plan_in_map, prepare_reference, track
 from drivefoundry.sim.pack import Packed, logged_ego
-from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, SIGNAL_RED, SIGNAL_YELLOW
+from drivefoundry.sim.traffic import FreeTraffic, idm
+from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, SIGNAL_RED, SIGNAL_YELLOW, require
 
+Traffic = Literal["replay", "reactive", "free"]
+TRAFFIC = get_args(Traffic)
 LOOKAHEAD = 35.0
 LATE = 0.3
 """An agent this far behind its log, m, is no longer the log: it and its neighbours must watch each other."""
-
-
-@njit(cache=True, nogil=True)
-def idm(v, v0, gap, v_lead, accel=2.0, brake=3.0, headway=1.3, standstill=2.5):
-    """Intelligent driver model: acceleration, m/s^2, for speed v, wish v0, gap m to a lead at v_lead."""
-    free = 1.0 - (v / max(v0, 0.1)) ** 4
-    want = standstill + max(0.0, v * headway + v * (v - v_lead) / (2.0 * np.sqrt(accel * brake)))
-    return accel * (free - (want / max(gap, 0.3)) ** 2)
 
 
 @njit(cache=True, nogil=True)
@@ -186,9 +185,10 @@ class World:
     """S scenes stepped together. Public arrays (read only): ego (S, 6) x, y, yaw, speed, acceleration, yaw rate;
     agents (S, A, 4); seen (S, A) bool (ego's slot False); brake (S, A) bool; step: steps since the start."""
 
-    def __init__(self, packed: Packed, reactive: bool = True):
+    def __init__(self, packed: Packed, traffic: Traffic = "reactive"):
+        require(traffic in TRAFFIC, f"traffic {traffic!r}: {', '.join(TRAFFIC)} are there")
         self.packed = packed
-        self.reactive = reactive
+        self.traffic: Traffic = traffic
         p = packed
         n, a = p.kind.shape
         self.size = p.size
@@ -203,6 +203,7 @@ class World:
         self.seen = np.zeros((n, a), np.bool_)
         self.brake = np.zeros((n, a), np.bool_)
         self.late = np.zeros((n, a), np.bool_)
+        self._free = FreeTraffic(packed) if traffic == "free" else None
         self._advance(0, reactive=False)
         first = np.arange(n)
         t = p.start
@@ -213,6 +214,9 @@ class World:
 
     def _advance(self, step: int, reactive: bool) -> None:
         p = self.packed
+        if self._free is not None:
+            self._free.advance(step, self.ego, self.agents, self.seen, self.brake)
+            return
         _step(
             step, p.start, p.tracks, p.valid, p.path_s, p.size, p.kind, p.stops, p.signals, self.ego, p.ego, reactive,
             self._s, self._at, self.agents, self.seen, self.brake, self.late,
@@ -228,7 +232,7 @@ class World:
         _step_ego(self.ego, self._ref, self._since)
         self._since = min(self._since + DT, PLAN_DT * 8)
         self.step += 1
-        self._advance(self.step, self.reactive)
+        self._advance(self.step, self.traffic == "reactive")
         self.past.append(self.ego.copy())
 
     def signals_now(self) -> np.ndarray:
