@@ -9,7 +9,7 @@ import pytest
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.world import World
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, DT, PLAN_POINTS, SIGNAL_GREEN, SIGNAL_RED
-from situation import EAST, START, situation, straight
+from situation import EAST, situation, straight
 
 CAR = 4.6
 FAR = straight(-140.0, 1.75, np.pi, 0.0)

@@ -1,14 +1,14 @@
-"""Scenes in, traffic that drives by itself out: every agent keeps its own way, its distance, the lights, and its clock.
+"""Scenes in, traffic that drives by itself out: every agent keeps to its way, its distance, the lights and the lanes.
 
-Vehicles follow the path of their log and, beyond it, the lanes; they keep their distance by the intelligent driver model
-(IDM; Treiber, Hennecke and Helbing 2000) and change lanes by MOBIL (Kesting, Treiber and Helbing 2007); they stop at
-red and give way to whom they would reach later than they are reached. People walk as logged and wait while a vehicle
-stands in their way. Axes: S scenes, A agents, P way points 1 m apart, C stop lines.
+Vehicles follow the path of their log and, beyond it, the lanes; they keep their distance by the intelligent driver
+model (IDM; Treiber, Hennecke and Helbing 2000) and change lanes by MOBIL (Kesting, Treiber and Helbing 2007); they stop
+at red, and let those cross who would be there first. People walk as logged and wait while a vehicle stands in their
+way. Axes: S scenes, A agents, P way points 1 m apart, C stop lines.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
@@ -34,6 +34,8 @@ ONWARD = 300.0
 BRAKE_MAX = 7.0
 POLITE, GAIN, SAFE = 0.3, 0.3, 3.0
 """MOBIL: weight of the others' loss, least gain and hardest braking forced on the follower, m/s^2."""
+MARGIN = 0.25
+"""Room that a vehicle wants beside it, m."""
 SIDEWAYS = 1.0
 """Speed across the lane while changing it, m/s."""
 PATIENCE = 40
@@ -53,14 +55,13 @@ def idm(v, v0, gap, v_lead, accel=2.0, brake=3.0, headway=1.3, standstill=2.5):
     return accel * (free - (want / max(gap, 0.3)) ** 2)
 
 
-@dataclass(frozen=True)
-class Ways:
+class Ways(NamedTuple):
     """Where each agent of S scenes will go.
 
-    way (S, A, P, 3) x, y, yaw; n (S, A) points in use; wish (S, A, P) comfortable speed, m/s; left, right (S, A, P) int8
-    lanes in the same direction beside the way; spacing (S, A) m between them; stops (S, A, C, 2) arc length and signal
-    of the stop lines; role (S, A): WAITING (will drive), PARKED, WALKING or GONE; enter (S, A) first log step; offset
-    (S, A) m by which the agent starts to the left of its way.
+    way (S, A, P, 4) x, y, cosine and sine of the heading; n (S, A) points in use; wish (S, A, P) comfortable speed,
+    m/s; left, right (S, A, P) int8 lanes in the same direction beside the way; spacing (S, A) m between them; stops (S,
+    A, C, 2) arc length and signal of the stop lines; role (S, A): WAITING (will drive), PARKED, WALKING or GONE; enter
+    (S, A) first log step; offset (S, A) m by which the agent starts to the left of its way.
     """
 
     way: np.ndarray
@@ -227,7 +228,7 @@ def ways(packed: Packed) -> Ways:
                 role[i, k], found[i, k] = WAITING, way
     longest = max((len(w) for w in found.values()), default=2)
     out = Ways(
-        way=np.zeros((n, a, longest, 3)), n=np.zeros((n, a), np.int64), wish=np.zeros((n, a, longest)),
+        way=np.zeros((n, a, longest, 4)), n=np.zeros((n, a), np.int64), wish=np.zeros((n, a, longest)),
         left=np.zeros((n, a, longest), np.int8), right=np.zeros((n, a, longest), np.int8), spacing=np.full((n, a), 3.5),
         stops=np.full((n, a, CROSSINGS, 2), np.inf), role=role, enter=enter, offset=np.zeros((n, a)),
     )  # fmt: skip
@@ -239,7 +240,8 @@ def ways(packed: Packed) -> Ways:
 
 def _fill(out: Ways, scene: Scene, lanes: _Lanes, i: int, k: int, way: np.ndarray) -> None:
     m = len(way)
-    out.n[i, k], out.way[i, k, :m] = m, way
+    out.n[i, k] = m
+    out.way[i, k, :m] = np.column_stack([way[:, :2], np.cos(way[:, 2]), np.sin(way[:, 2])])
     lane = lanes.under(way)
     on = lane >= 0
     track = scene.tracks[k, out.enter[i, k] :][scene.valid[k, out.enter[i, k] :]]
@@ -274,8 +276,26 @@ def _carried(room: np.ndarray, inside: np.ndarray, yaw: np.ndarray) -> np.ndarra
     return out
 
 
+class State(NamedTuple):
+    """The agents of S scenes now. role, s (arc length along the way, m), offset (m to the left of it), lane (lanes to
+    the left of it that are driven or made for), cool (steps until the next lane change), clock (log step that a walker
+    has come to): (S, A); states (S, A, 4) x, y, yaw, speed; seen, brake (S, A)."""
+
+    role: np.ndarray
+    s: np.ndarray
+    offset: np.ndarray
+    lane: np.ndarray
+    cool: np.ndarray
+    clock: np.ndarray
+    states: np.ndarray
+    seen: np.ndarray
+    brake: np.ndarray
+
+
 X, Y, C, S, L, W, V = range(7)
 """Columns of a box: centre, cosine and sine of its yaw, half length, half width, speed."""
+GAP, LEAD, BEHIND, FOLLOWER = range(4)
+"""What `_look` finds: gap m to whoever is ahead and their speed along the way; the same of whoever is behind."""
 
 
 @njit(cache=True, nogil=True)
@@ -283,71 +303,66 @@ def _foot(way, n, x, y, guess):
     """Index of the way point nearest to (x, y), found downhill from a guess."""
     i = min(n - 1, max(0, guess))
     d = (way[i, 0] - x) ** 2 + (way[i, 1] - y) ** 2
-    for step in (4, 1):
-        for side in (step, -step):
-            while 0 <= i + side < n:
-                e = (way[i + side, 0] - x) ** 2 + (way[i + side, 1] - y) ** 2
-                if e >= d:
-                    break
-                i, d = i + side, e
+    side = 1
+    for _ in range(2):
+        while 0 <= i + side < n:
+            e = (way[i + side, 0] - x) ** 2 + (way[i + side, 1] - y) ** 2
+            if e >= d:
+                break
+            i, d = i + side, e
+        side = -1
     return i
 
 
 @njit(cache=True, nogil=True)
-def _lead(a, s, offset, half_l, half_w, v, way, n, box, there, people, back, out):
-    """What drives, stands or walks on agent a's way at this offset: fills out with gap m and speed along the way of the
-    nearest ahead, and with gap and speed of the nearest behind (up to `back` m)."""
-    out[0], out[1], out[2], out[3] = np.inf, 0.0, np.inf, 0.0
+def _look(a, s, offset, me, wide, way, n, box, there, back, out):
+    """Who is on agent a's way at this offset: fills out (4,), inf where nobody is. me: its box; back: m to look behind.
+
+    Who will cross within 1.5 s counts too, standing where they cross, unless agent a would be there first.
+    """
+    out[GAP], out[LEAD], out[BEHIND], out[FOLLOWER] = np.inf, 0.0, np.inf, 0.0
     i0 = int(s)
     p = way[i0]
-    c, sn = np.cos(p[2]), np.sin(p[2])
-    sight = min(SIGHT, 12.0 + 3.5 * v)
+    sight = min(SIGHT, 12.0 + 3.5 * me[V])
     for b in range(box.shape[0]):
-        if b == a or not there[b] or (not people and box[b, L] < 0.5):
+        if b == a or not there[b]:
             continue
         o = box[b]
         dx, dy = o[X] - p[0], o[Y] - p[1]
-        ahead = c * dx + sn * dy
-        if ahead < -back or dx * dx + dy * dy > (sight + o[L]) ** 2:
+        ahead = p[2] * dx + p[3] * dy
+        far = sight + o[L]
+        if ahead < -back or dx * dx + dy * dy > far * far:
             continue
-        moves = o[V] > 1.0
-        for look in range(2):
-            wait = 0.0 if look == 0 else 1.5
-            if look == 1 and not moves:
-                break
+        for soon in range(2):
+            wait = 1.5 * soon
             x, y = o[X] + o[V] * wait * o[C], o[Y] + o[V] * wait * o[S]
-            j = _foot(way, n, x, y, i0 + int(c * (x - p[0]) + sn * (y - p[1])))
+            j = _foot(way, n, x, y, i0 + int(p[2] * (x - p[0]) + p[3] * (y - p[1])))
             q = way[j]
-            qc, qs = np.cos(q[2]), np.sin(q[2])
-            cos, sin = abs(qc * o[C] + qs * o[S]), abs(qc * o[S] - qs * o[C])
-            along = j + qc * (x - q[0]) + qs * (y - q[1])
-            lat = -qs * (x - q[0]) + qc * (y - q[1])
-            if abs(lat - offset) > half_w + o[L] * sin + o[W] * cos + 0.25:
-                continue
-            if abs(along - j) > 2.0 and (j == 0 or j == n - 1):
-                continue
-            ends = o[L] * cos + o[W] * sin
-            speed = o[V] * (qc * o[C] + qs * o[S])
-            if along >= s:
-                gap = along - s - half_l - ends
-                if look == 1:
-                    # It will cross, but is not there yet: who would be there first goes first.
-                    if sin < 0.4 or gap < 0.0 or gap / max(v, 1.0) < wait:
-                        continue
-                    speed = 0.0
-                if gap < out[0]:
-                    out[0], out[1] = gap, max(0.0, speed)
-            elif look == 0 and s - along - half_l - ends < out[2]:
-                out[2], out[3] = s - along - half_l - ends, max(0.0, speed)
+            cos, sin = q[2] * o[C] + q[3] * o[S], abs(q[2] * o[S] - q[3] * o[C])
+            on = q[2] * (x - q[0]) + q[3] * (y - q[1])
+            lateral = q[2] * (y - q[1]) - q[3] * (x - q[0])
+            ends = o[L] * abs(cos) + o[W] * sin
+            in_way = abs(lateral - offset) < wide + o[L] * sin + o[W] * abs(cos) and abs(on) < 2.0 + ends
+            if in_way and j + on >= s:
+                gap = j + on - s - me[L] - ends
+                if soon == 0:
+                    if gap < out[GAP]:
+                        out[GAP], out[LEAD] = gap, max(0.0, o[V] * cos)
+                elif gap < out[GAP] and gap > wait * max(me[V], 1.0):
+                    out[GAP], out[LEAD] = gap, 0.0
+            elif in_way and soon == 0 and s - j - on - me[L] - ends < out[BEHIND]:
+                out[BEHIND], out[FOLLOWER] = s - j - on - me[L] - ends, max(0.0, o[V] * cos)
+            if in_way or o[V] < 1.0 or sin < 0.4:
+                break
 
 
 @njit(cache=True, nogil=True)
-def _light(s, v, half_l, stops, signals, t):
-    """Gap to the next stop line that must not be crossed now, m."""
+def _light(s, v, half, stops, signals, t):
+    """Distance to the next stop line that must not be crossed now, m; inf where there is none."""
     for c in range(stops.shape[0]):
         if stops[c, 1] < 0:
             break
-        d = stops[c, 0] - s - half_l
+        d = stops[c, 0] - s - half
         if d < -1.0:
             continue
         state = signals[int(stops[c, 1]), t]
@@ -357,8 +372,8 @@ def _light(s, v, half_l, stops, signals, t):
 
 
 @njit(cache=True, nogil=True)
-def _room_ends(s, lane, left, right, n):
-    """Distance along the way to where the lane that is `lane` to the left of it ends, m (inf within sight if not)."""
+def _lane_ends(s, lane, left, right, n):
+    """Distance to where the lane that is `lane` to the left of the way ends, m; inf where it does not, in sight."""
     if lane == 0:
         return np.inf
     for j in range(int(s), min(n, int(s) + 60)):
@@ -368,115 +383,95 @@ def _room_ends(s, lane, left, right, n):
 
 
 @njit(cache=True, nogil=True)
-def _wants_lane(a, side, s, lane, v, wish, accel, half_l, half_w, spacing, way, n, left, right, box, there, scratch):
-    """MOBIL: what agent a gains by moving `side` lanes to the left, m/s^2; -inf where it may not."""
-    target = lane + side
-    if _room_ends(s, target, left, right, n) < max(40.0, 4.0 * v):
+def _gain(i, a, side, accel, wish, ways, state, box, there, out):
+    """MOBIL: what agent a wins by going `side` lanes to the left, m/s^2; -inf where it may not."""
+    v, n = box[a, V], ways.n[i, a]
+    lane = state.lane[i, a] + side
+    if _lane_ends(state.s[i, a], lane, ways.left[i, a], ways.right[i, a], n) < max(40.0, 4.0 * v):
         return -np.inf
-    _lead(a, s, target * spacing, half_l, half_w + 0.3, v, way, n, box, there, True, 40.0, scratch)
-    gap, v_lead, behind, v_back = scratch[0], scratch[1], scratch[2], scratch[3]
-    if gap < 2.0 or behind < 2.0:
+    wide = box[a, W] + MARGIN + 0.3
+    _look(a, state.s[i, a], lane * ways.spacing[i, a], box[a], wide, ways.way[i, a], n, box, there, 40.0, out)
+    if out[GAP] < 2.0 or out[BEHIND] < 2.0:
         return -np.inf
-    mine = idm(v, wish, gap, v_lead)
-    theirs = idm(v_back, max(wish, v_back), behind, v) if behind < np.inf else 0.0
-    before = idm(v_back, max(wish, v_back), behind + gap + 2 * half_l, v_lead) if behind < np.inf else 0.0
+    mine = idm(v, wish, out[GAP], out[LEAD])
+    theirs = before = 0.0
+    if out[BEHIND] < np.inf:
+        top = max(wish, out[FOLLOWER])
+        theirs = idm(out[FOLLOWER], top, out[BEHIND], v)
+        before = idm(out[FOLLOWER], top, out[BEHIND] + out[GAP] + 2 * box[a, L], out[LEAD])
     if theirs < -SAFE or mine < -SAFE:
         return -np.inf
     return mine - accel + POLITE * (theirs - before)
 
 
 @njit(cache=True, nogil=True)
-def _drive(
-    t,
-    a,
-    role,
-    states,
-    s,
-    offset,
-    lane,
-    cool,
-    half,
-    way,
-    n,
-    wish,
-    left,
-    right,
-    spacing,
-    stops,
-    signals,
-    box,
-    there,
-    scratch,
-):
-    """One step of vehicle a: its states (4,) are moved on; returns its acceleration."""
-    v, half_l, half_w = states[a, 3], half[0], half[1]
-    i = min(n - 1, int(s[a]))
-    _lead(a, s[a], offset[a], half_l, half_w, v, way, n, box, there, True, 0.0, scratch)
-    gap, v_lead = scratch[0], scratch[1]
-    target = lane[a] * spacing
-    if abs(target - offset[a]) > 0.8:  # between two lanes: mind the leader of both
-        _lead(a, s[a], target, half_l, half_w, v, way, n, box, there, True, 0.0, scratch)
-        if scratch[0] < gap:
-            gap, v_lead = scratch[0], scratch[1]
-    accel = idm(v, wish[i], gap, v_lead)
-    ends = _room_ends(s[a], lane[a], left, right, n)
-    if (t + a) % 10 == 0 and cool[a] == 0 and v > 2.0:
-        side = 0
-        if ends < np.inf:
-            side = -1 if lane[a] > 0 else 1
-            if _wants_lane(
-                a, side, s[a], lane[a], v, wish[i], accel, half_l, half_w, spacing, way, n, left, right, box, there, scratch
-            ) == -np.inf:  # fmt: skip
-                side = 0
-        else:
-            best = GAIN
-            for way_to in (1, -1):
-                gain = _wants_lane(
-                    a, way_to, s[a], lane[a], v, wish[i], accel, half_l, half_w, spacing, way, n, left, right, box, there,
-                    scratch,
-                )  # fmt: skip
-                if gain > best:
-                    best, side = gain, way_to
-        if side != 0:
-            lane[a] += side
-            cool[a] = PATIENCE
-    cool[a] = max(0, cool[a] - 1)
-    if ends < np.inf:
-        accel = min(accel, idm(v, wish[i], max(ends - half_l - 2.0, 0.3), 0.0))
-    red = _light(s[a], v, half_l, stops, signals, t)
-    if red < SIGHT:
-        accel = min(accel, idm(v, wish[i], red + 1.5, 0.0))
-    v_new = max(0.0, v + max(-BRAKE_MAX, accel) * DT)
-    s[a] += 0.5 * (v + v_new) * DT
-    if s[a] >= n - 1:
-        role[a] = GONE
-        return accel
-    across = max(-SIDEWAYS, min(SIDEWAYS, (lane[a] * spacing - offset[a]) / 0.6)) * min(1.0, v_new / 3.0)
-    offset[a] += across * DT
-    i = int(s[a])
-    u, j = s[a] - i, min(i + 1, n - 1)
-    yaw = way[i, 2] + u * (way[j, 2] - way[i, 2])
-    c, sn = np.cos(yaw), np.sin(yaw)
-    states[a, 0] = way[i, 0] + u * (way[j, 0] - way[i, 0]) - sn * offset[a]
-    states[a, 1] = way[i, 1] + u * (way[j, 1] - way[i, 1]) + c * offset[a]
-    yaw += np.arctan2(across, max(v_new, 1.0))
-    states[a, 2] = np.arctan2(np.sin(yaw), np.cos(yaw))
-    states[a, 3] = v_new
-    return accel
+def _change_lane(i, a, must, accel, wish, ways, state, box, there, out):
+    """Decide on a lane change of agent a. must: its lane ends, so that it goes back towards its way if it may."""
+    best, chosen = GAIN, 0
+    for side in (1, -1):
+        if must and side * state.lane[i, a] > 0:
+            continue
+        gain = _gain(i, a, side, accel, wish, ways, state, box, there, out)
+        if gain > best or (must and gain > -np.inf):
+            best, chosen = gain, side
+    if chosen != 0:
+        state.lane[i, a] += chosen
+        state.cool[i, a] = PATIENCE
 
 
 @njit(cache=True, nogil=True)
-def _blocked(a, state, half, box, there):
-    """Would a person's next metre lead into a vehicle?"""
+def _drive(i, a, t, ways, state, signals, box, there, out):
+    """One step of vehicle a of scene i: it accelerates, steers and moves."""
+    way, n, me = ways.way[i, a], ways.n[i, a], box[a]
+    s, v, offset = state.s[i, a], me[V], state.offset[i, a]
+    wish = ways.wish[i, a, int(s)]
+    _look(a, s, offset, me, me[W] + MARGIN, way, n, box, there, 0.0, out)
+    gap, lead = out[GAP], out[LEAD]
+    accel = idm(v, wish, gap, lead)
+    ends = _lane_ends(s, state.lane[i, a], ways.left[i, a], ways.right[i, a], n)
+    if (t + a) % 10 == 0 and state.cool[i, a] == 0 and v > 2.0 and (ends < np.inf or accel < 1.0):
+        _change_lane(i, a, ends < np.inf, accel, wish, ways, state, box, there, out)
+    state.cool[i, a] = max(0, state.cool[i, a] - 1)
+    target = state.lane[i, a] * ways.spacing[i, a]
+    if abs(target - offset) > 0.8:  # between two lanes: mind who is ahead in either
+        _look(a, s, target, me, me[W] + MARGIN, way, n, box, there, 0.0, out)
+        accel = min(accel, idm(v, wish, out[GAP], out[LEAD]))
+    if ends < np.inf:
+        accel = min(accel, idm(v, wish, max(ends - me[L] - 2.0, 0.3), 0.0))
+    red = _light(s, v, me[L], ways.stops[i, a], signals, t)
+    if red < SIGHT:
+        accel = min(accel, idm(v, wish, red + 1.5, 0.0))
+    v_new = max(0.0, v + max(-BRAKE_MAX, accel) * DT)
+    s += 0.5 * (v + v_new) * DT
+    if s >= n - 1:
+        state.role[i, a] = GONE
+        return
+    across = max(-SIDEWAYS, min(SIDEWAYS, (target - offset) / 0.6)) * min(1.0, v_new / 3.0)
+    offset += across * DT
+    k = int(s)
+    u, j = s - k, min(k + 1, n - 1)
+    c, sn = way[k, 2] + u * (way[j, 2] - way[k, 2]), way[k, 3] + u * (way[j, 3] - way[k, 3])
+    out = state.states[i, a]
+    out[0] = way[k, 0] + u * (way[j, 0] - way[k, 0]) - sn * offset
+    out[1] = way[k, 1] + u * (way[j, 1] - way[k, 1]) + c * offset
+    slip = across / max(v_new, 1.0)
+    out[2] = np.arctan2(sn + c * slip, c - sn * slip)
+    out[3] = v_new
+    state.s[i, a], state.offset[i, a] = s, offset
+    state.brake[i, a] = accel < -0.8 or v_new < 0.2
+
+
+@njit(cache=True, nogil=True)
+def _blocked(a, box, there):
+    """Would the next metre of person a lead into a vehicle?"""
+    me = box[a]
     for b in range(box.shape[0]):
-        if b == a or not there[b] or box[b, L] < 0.5:
-            continue
         o = box[b]
+        if b == a or not there[b] or o[L] < 0.5 or (o[X] - me[X]) ** 2 + (o[Y] - me[Y]) ** 2 > (o[L] + 3.0) ** 2:
+            continue
         for ahead in (0.3, 1.0):
-            dx = state[0] + ahead * np.cos(state[2]) - o[X]
-            dy = state[1] + ahead * np.sin(state[2]) - o[Y]
-            along, side = o[C] * dx + o[S] * dy, -o[S] * dx + o[C] * dy
-            if abs(along) < o[L] + half and abs(side) < o[W] + half:
+            dx, dy = me[X] + ahead * me[C] - o[X], me[Y] + ahead * me[S] - o[Y]
+            if abs(o[C] * dx + o[S] * dy) < o[L] + me[W] and abs(o[C] * dy - o[S] * dx) < o[W] + me[W]:
                 return True
     return False
 
@@ -490,33 +485,30 @@ def _box(state, size, out):
 @njit(cache=True, nogil=True)
 def _fits(a, box, there):
     """Is agent a's place free, with a metre to spare before and behind it?"""
+    me = box[a]
     for b in range(box.shape[0]):
         if b == a or not there[b]:
             continue
-        dx, dy = box[b, X] - box[a, X], box[b, Y] - box[a, Y]
-        cos = abs(box[a, C] * box[b, C] + box[a, S] * box[b, S])
-        sin = abs(box[a, C] * box[b, S] - box[a, S] * box[b, C])
-        along, side = abs(box[a, C] * dx + box[a, S] * dy), abs(-box[a, S] * dx + box[a, C] * dy)
-        if along < box[a, L] + box[b, L] * cos + box[b, W] * sin + 1.0 and side < (
-            box[a, W] + box[b, L] * sin + box[b, W] * cos + 0.2
-        ):
+        o = box[b]
+        dx, dy = o[X] - me[X], o[Y] - me[Y]
+        cos, sin = abs(me[C] * o[C] + me[S] * o[S]), abs(me[C] * o[S] - me[S] * o[C])
+        long, wide = me[L] + o[L] * cos + o[W] * sin + 1.0, me[W] + o[L] * sin + o[W] * cos + 0.2
+        if abs(me[C] * dx + me[S] * dy) < long and abs(me[C] * dy - me[S] * dx) < wide:
             return False
     return True
 
 
 @njit(cache=True, nogil=True)
-def _step_scene(
-    t, first, tracks, valid, size, way, n, wish, left, right, spacing, stops, signals, enter, beside, ego, ego_size, role,
-    s, offset, lane, cool, clock, states, seen, brake,
-):  # fmt: skip
-    """All agents of one scene from log step t - 1 to t; everyone acts on where the others were."""
+def _step_scene(i, t, first, tracks, valid, size, signals, ego, ego_size, ways, state):
+    """All agents of scene i from log step t - 1 to t; everyone acts on where the others were."""
     agents, steps = valid.shape
     box = np.empty((agents + 1, 7))
     there = np.zeros(agents + 1, np.bool_)
-    scratch = np.empty(4)
+    out = np.empty(4)
+    role, seen = state.role[i], state.seen[i]
     for a in range(agents):
         if seen[a]:
-            _box(states[a], size[a], box[a])
+            _box(state.states[i, a], size[a], box[a])
             there[a] = True
     _box(ego, ego_size, box[agents])
     there[agents] = True
@@ -524,65 +516,54 @@ def _step_scene(
         if role[a] == GONE:
             continue
         if not seen[a]:
-            if t < enter[a]:
+            if t < ways.enter[i, a]:
                 continue
-            _box(tracks[a, enter[a]], size[a], box[a])
+            start = tracks[a, ways.enter[i, a]]
+            _box(start, size[a], box[a])
             if t > first and not _fits(a, box, there):  # in its place stands someone who is not the log any more
                 continue
-            states[a] = tracks[a, enter[a]]
-            seen[a], there[a], s[a], offset[a], clock[a] = True, True, 0.0, beside[a], enter[a]
-            brake[a] = states[a, 3] < 0.2
+            state.states[i, a] = start
+            state.offset[i, a], state.clock[i, a], state.brake[i, a] = (
+                ways.offset[i, a],
+                ways.enter[i, a],
+                start[3] < 0.2,
+            )
+            there[a] = True
             if role[a] == WAITING:
                 role[a] = DRIVING
         elif role[a] == DRIVING:
-            accel = _drive(
-                t, a, role, states, s, offset, lane, cool, box[a, L : W + 1], way[a], n[a], wish[a], left[a], right[a],
-                spacing[a], stops[a], signals, box, there, scratch,
-            )  # fmt: skip
-            brake[a] = accel < -0.8 or states[a, 3] < 0.2
+            _drive(i, a, t, ways, state, signals, box, there, out)
         elif role[a] == WALKING:
-            if clock[a] + 1 >= steps or not valid[a, clock[a] + 1]:
+            k = state.clock[i, a] + 1
+            if k >= steps or not valid[a, k]:
                 role[a] = GONE
-            elif _blocked(a, states[a], box[a, W], box, there):
-                states[a, 3] = 0.0
+            elif _blocked(a, box, there):
+                state.states[i, a, 3] = 0.0
             else:
-                clock[a] += 1
-                states[a] = tracks[a, clock[a]]
+                state.clock[i, a] = k
+                state.states[i, a] = tracks[a, k]
         seen[a] = role[a] != GONE
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _step(
-    step, start, tracks, valid, size, way, n, wish, left, right, spacing, stops, signals, enter, beside, ego, ego_slot,
-    role, s, offset, lane, cool, clock, states, seen, brake,
-):  # fmt: skip
+def _step(step, start, tracks, valid, size, signals, ego, ego_slot, ways, state):
     for i in prange(ego.shape[0]):
         t = start[i] + step
         if t < signals.shape[2]:
-            _step_scene(
-                t, start[i], tracks[i], valid[i], size[i], way[i], n[i], wish[i], left[i], right[i], spacing[i], stops[i],
-                signals[i], enter[i], beside[i], ego[i], size[i, ego_slot[i]], role[i], s[i], offset[i], lane[i], cool[i],
-                clock[i], states[i], seen[i], brake[i],
-            )  # fmt: skip
+            mine = size[i, ego_slot[i]]
+            _step_scene(i, t, start[i], tracks[i], valid[i], size[i], signals[i], ego[i], mine, ways, state)
 
 
 class FreeTraffic:
-    """Agents of S scenes that drive by themselves; `advance` moves them on in the arrays it is given."""
+    """Agents of S scenes that drive by themselves, in a World's arrays: states (S, A, 4), seen and brake (S, A)."""
 
-    def __init__(self, packed: Packed):
-        n, a = packed.kind.shape
+    def __init__(self, packed: Packed, states: np.ndarray, seen: np.ndarray, brake: np.ndarray):
         self.packed, self.ways = packed, ways(packed)
-        self.role = self.ways.role.copy()
-        self.s, self.offset = np.zeros((n, a)), np.zeros((n, a))
-        """Arc length along its way and distance to the left of it, m, of each agent."""
-        self.lane, self.cool, self.clock = (np.zeros((n, a), np.int64) for _ in range(3))
-        """Lanes to the left of its way; steps until it may change again; log step that a walker has come to."""
+        shape = packed.kind.shape
+        metres, counts = (np.zeros(shape) for _ in range(2)), (np.zeros(shape, np.int64) for _ in range(3))
+        self.state = State(self.ways.role.copy(), *metres, *counts, states, seen, brake)
 
-    def advance(self, step: int, ego: np.ndarray, states: np.ndarray, seen: np.ndarray, brake: np.ndarray) -> None:
-        """To `step` steps after the start, in place: states (S, A, 4), seen and brake (S, A); ego (S, 6) as it is now."""
-        p, w = self.packed, self.ways
-        _step(
-            step, p.start, p.tracks, p.valid, p.size, w.way, w.n, w.wish, w.left, w.right, w.spacing, w.stops, p.signals,
-            w.enter, w.offset, ego, p.ego, self.role, self.s, self.offset, self.lane, self.cool, self.clock, states, seen,
-            brake,
-        )  # fmt: skip
+    def advance(self, step: int, ego: np.ndarray) -> None:
+        """To `step` steps after the start; ego (S, 6) as it is now."""
+        p = self.packed
+        _step(step, p.start, p.tracks, p.valid, p.size, p.signals, ego, p.ego, self.ways, self.state)

@@ -29,18 +29,35 @@ LATE = 0.3
 def _inside(x, y, box, length, width, margin):
     """Is the point inside an oriented box (x, y, yaw, ...) that is widened by margin to both sides?"""
     dx, dy = x - box[0], y - box[1]
+    reach = 0.5 * (length + width) + margin
+    if dx * dx + dy * dy > reach * reach:
+        return False
     c, s = np.cos(box[2]), np.sin(box[2])
     return abs(c * dx + s * dy) < length / 2 and abs(-s * dx + c * dy) < width / 2 + margin
 
 
 @njit(cache=True, nogil=True)
-def _gap_ahead(a, at, i0, tracks, path_s, states, seen, late, me_late, size, ego, ego_size):
-    """Gap along agent a's path to the first obstacle, m, and that obstacle's speed along the path (inf, 0 if none)."""
+def _gap_ahead(a, at, i0, tracks, path_s, states, seen, late, some_late, size, ego, ego_size, near):
+    """Gap along agent a's path to the first obstacle, m, and that obstacle's speed along the path (inf, 0 if none).
+
+    Obstacles are the ego and, where either it or agent a is late, other agents; near (A,) is scratch.
+    """
+    limit = LOOKAHEAD + size[a, 0] / 2
+    x0, y0 = states[a, 0], states[a, 1]
+    near_ego = np.hypot(ego[0] - x0, ego[1] - y0) < LOOKAHEAD + 8.0
+    count = 0
+    if some_late:
+        reach = limit + 12.0
+        for b in range(states.shape[0]):
+            close = abs(states[b, 0] - x0) < reach and abs(states[b, 1] - y0) < reach
+            if close and seen[b] and (late[b] or late[a]) and b != a:
+                near[count] = b
+                count += 1
+    if count == 0 and not near_ego:
+        return np.inf, 0.0
     half = size[a, 1] / 2 + 0.25
     steps = path_s.shape[1]
     last = at - 10.0
-    limit = LOOKAHEAD + size[a, 0] / 2
-    near_ego = np.hypot(ego[0] - states[a, 0], ego[1] - states[a, 1]) < LOOKAHEAD + 8.0
     for t in range(i0, steps):
         s = path_s[a, t]
         if s - at > limit:
@@ -51,11 +68,10 @@ def _gap_ahead(a, at, i0, tracks, path_s, states, seen, late, me_late, size, ego
         x, y, yaw = tracks[a, t, 0], tracks[a, t, 1], tracks[a, t, 2]
         if near_ego and _inside(x, y, ego, ego_size[0], ego_size[1], half):
             return s - at - size[a, 0] / 2, max(0.0, ego[3] * np.cos(ego[2] - yaw))
-        for b in range(states.shape[0]):
-            if b == a or not seen[b] or not (late[b] or me_late):
-                continue
-            near = abs(states[b, 0] - x) < 8.0 and abs(states[b, 1] - y) < 8.0
-            if near and _inside(x, y, states[b], size[b, 0], size[b, 1], half):
+        for k in range(count):
+            b = near[k]
+            close = abs(states[b, 0] - x) < 8.0 and abs(states[b, 1] - y) < 8.0
+            if close and _inside(x, y, states[b], size[b, 0], size[b, 1], half):
                 return s - at - size[a, 0] / 2, max(0.0, states[b, 3] * np.cos(states[b, 2] - yaw))
     return np.inf, 0.0
 
@@ -98,6 +114,8 @@ def _step_scene(
 ):
     """One 0.1 s step of all agents of one scene, from log step t - 1 to t."""
     agents, steps = logged.shape
+    near = np.empty(agents, np.int64)
+    some_late = late.any()
     for a in range(agents):
         if t >= steps or not logged[a, t]:
             seen[a] = False
@@ -113,7 +131,9 @@ def _step_scene(
             continue
         v = states[a, 3]
         length = size[a, 0]
-        gap, v_lead = _gap_ahead(a, s[a], at[a], tracks, path_s, states, seen, late, late[a], size, ego, ego_size)
+        gap, v_lead = _gap_ahead(
+            a, s[a], at[a], tracks, path_s, states, seen, late, some_late, size, ego, ego_size, near
+        )
         behind = s_log - s[a]
         follow = idm(v, 20.0, gap, v_lead) if gap < LOOKAHEAD else 9.0
         # On schedule and nobody closer than the log itself came: stay the log, to the bit.
@@ -132,6 +152,7 @@ def _step_scene(
         states[a, 3] = v_new
         brake[a] = accel < -0.8 or v_new < 0.2
         late[a] = s_log - s[a] > LATE
+        some_late |= late[a]
 
 
 @njit(cache=True, nogil=True, parallel=True)
@@ -203,7 +224,7 @@ class World:
         self.seen = np.zeros((n, a), np.bool_)
         self.brake = np.zeros((n, a), np.bool_)
         self.late = np.zeros((n, a), np.bool_)
-        self._free = FreeTraffic(packed) if traffic == "free" else None
+        self._free = FreeTraffic(packed, self.agents, self.seen, self.brake) if traffic == "free" else None
         self._advance(0, reactive=False)
         first = np.arange(n)
         t = p.start
@@ -215,7 +236,7 @@ class World:
     def _advance(self, step: int, reactive: bool) -> None:
         p = self.packed
         if self._free is not None:
-            self._free.advance(step, self.ego, self.agents, self.seen, self.brake)
+            self._free.advance(step, self.ego)
             return
         _step(
             step, p.start, p.tracks, p.valid, p.path_s, p.size, p.kind, p.stops, p.signals, self.ego, p.ego, reactive,
