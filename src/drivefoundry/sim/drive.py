@@ -15,7 +15,7 @@ from drivefoundry.sim.camera import Camera, Rig
 from drivefoundry.sim.expert import DANGERS, dangers, expert_plan
 from drivefoundry.sim.pack import Packed, pack
 from drivefoundry.sim.policies import Driver
-from drivefoundry.sim.world import Traffic, World
+from drivefoundry.sim.world import Kind, TrafficOf, World
 from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Rollout, Scene
 from drivefoundry_car.inputs import ego_history, route_features, to_ego
 
@@ -117,7 +117,7 @@ def drive(
     seconds: float = 18.0,
     rig: Rig | None = None,
     *,
-    traffic: Traffic = "reactive",
+    traffic: Kind | TrafficOf = "reactive",
     on_decision: Callable[[int, int], None] | None = None,
 ) -> Rollout:
     """S scenes driven by the policy, 10 Hz, decisions at 2 Hz. seconds is cut to the shortest log; traffic: see

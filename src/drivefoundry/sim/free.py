@@ -16,6 +16,7 @@ from numba import njit, prange
 from drivefoundry.roadmap import arc_length
 from drivefoundry.route import ahead as lanes_ahead
 from drivefoundry.route import resample, smooth
+from drivefoundry.sim.idm import idm
 from drivefoundry.sim.pack import CROSSINGS, Packed, crossings, speed_profile
 from drivefoundry.types import (
     AGENT_CYCLIST,
@@ -45,14 +46,6 @@ NEAR_LANE, SAME_WAY = 2.5, 0.7
 CELL = 16.0
 """Edge of the cells that lane segments are filed under, m."""
 GONE, WAITING, DRIVING, PARKED, WALKING = range(5)
-
-
-@njit(cache=True, nogil=True)
-def idm(v, v0, gap, v_lead, accel=2.0, brake=3.0, headway=1.3, standstill=2.5):
-    """Intelligent driver model: acceleration, m/s^2, for speed v, wish v0, gap m to a lead at v_lead."""
-    free = 1.0 - (v / max(v0, 0.1)) ** 4
-    want = standstill + max(0.0, v * headway + v * (v - v_lead) / (2.0 * np.sqrt(accel * brake)))
-    return accel * (free - (want / max(gap, 0.3)) ** 2)
 
 
 class Ways(NamedTuple):
@@ -546,24 +539,24 @@ def _step_scene(i, t, first, tracks, valid, size, signals, ego, ego_size, ways, 
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _step(step, start, tracks, valid, size, signals, ego, ego_slot, ways, state):
+def _step(now, start, tracks, valid, size, signals, ego, ego_slot, ways, state):
     for i in prange(ego.shape[0]):
-        t = start[i] + step
-        if t < signals.shape[2]:
+        if now[i] < signals.shape[2]:
             mine = size[i, ego_slot[i]]
-            _step_scene(i, t, start[i], tracks[i], valid[i], size[i], signals[i], ego[i], mine, ways, state)
+            _step_scene(i, now[i], start[i], tracks[i], valid[i], size[i], signals[i], ego[i], mine, ways, state)
 
 
 class FreeTraffic:
-    """Agents of S scenes that drive by themselves, in a World's arrays: states (S, A, 4), seen and brake (S, A)."""
+    """Agents of S scenes that drive by themselves; see `sim.world.Traffic`."""
 
     def __init__(self, packed: Packed, states: np.ndarray, seen: np.ndarray, brake: np.ndarray):
         self.packed, self.ways = packed, ways(packed)
-        shape = packed.kind.shape
-        metres, counts = (np.zeros(shape) for _ in range(2)), (np.zeros(shape, np.int64) for _ in range(3))
-        self.state = State(self.ways.role.copy(), *metres, *counts, states, seen, brake)
+        n = packed.kind.shape
+        self.state = State(
+            self.ways.role.copy(), np.zeros(n), np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.int64),
+            np.zeros(n, np.int64), states, seen, brake,
+        )  # fmt: skip
 
-    def advance(self, step: int, ego: np.ndarray) -> None:
-        """To `step` steps after the start; ego (S, 6) as it is now."""
+    def advance(self, now: np.ndarray, ego: np.ndarray) -> None:
         p = self.packed
-        _step(step, p.start, p.tracks, p.valid, p.size, p.signals, ego, p.ego, self.ways, self.state)
+        _step(now, p.start, p.tracks, p.valid, p.size, p.signals, ego, p.ego, self.ways, self.state)
