@@ -547,7 +547,9 @@ def _step(now, start, tracks, valid, size, signals, ego, ego_slot, ways, state):
 
 
 class FreeTraffic:
-    """Agents of S scenes that drive by themselves; see `sim.world.Traffic`."""
+    """Agents of S scenes that drive by themselves, as long as the log lights the signals; see `sim.world.Traffic`."""
+
+    endless = False
 
     def __init__(self, packed: Packed, states: np.ndarray, seen: np.ndarray, brake: np.ndarray):
         self.packed, self.ways = packed, ways(packed)

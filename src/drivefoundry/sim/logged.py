@@ -176,6 +176,7 @@ def _step(now, tracks, logged, path_s, size, kind, stops, signals, ego, ego_slot
 class LoggedTraffic:
     """Agents of S scenes that keep to their log; see `sim.world.Traffic`."""
 
+    endless = False
     reactive = False
 
     def __init__(self, packed: Packed, states: np.ndarray, seen: np.ndarray, brake: np.ndarray):

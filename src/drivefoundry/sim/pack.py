@@ -16,7 +16,8 @@ from drivefoundry.types import DT, Scene
 PATH_STEP = 1.0
 """Arc length between points of a resampled route, m."""
 CROSSINGS = 6
-"""Stop lines kept along one path."""
+"""Stop lines kept along one path; along a long route, one each STOPS_APART metres."""
+STOPS_APART = 25
 COMFORT_LATERAL = 2.0
 """Lateral acceleration that the speed profile of a route allows, m/s^2."""
 COMFORT_BRAKE = 1.6
@@ -163,7 +164,7 @@ def pack(scenes: list[Scene]) -> Packed:
         route_n=np.array([len(r) for r, _ in routes]),
         route_limit=np.zeros((n, r_max)),
         route_speed=np.zeros((n, r_max)),
-        route_stops=np.full((n, CROSSINGS, 2), np.inf),
+        route_stops=np.full((n, max(CROSSINGS, r_max // STOPS_APART), 2), np.inf),
         path_s=np.zeros((n, a_max, t_max)),
         stops=np.full((n, a_max, CROSSINGS, 2), np.inf),
     )

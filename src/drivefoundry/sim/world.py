@@ -6,6 +6,7 @@ and however many threads run.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -26,7 +27,9 @@ class Traffic(Protocol):
     `advance` moves them on."""
 
     state: Any
-    """Named tuple of arrays (S, ...): all that the traffic remembers."""
+    """Tuple of arrays (S, ...): all that the traffic remembers."""
+    endless: bool
+    """It goes on where the log ends."""
 
     def advance(self, now: np.ndarray, ego: np.ndarray) -> None:
         """To log step now (S,), from the one before it; ego (S, 6) is where the egos are at that step."""
@@ -92,6 +95,12 @@ class World:
     def now(self) -> np.ndarray:
         """(S,) the log step that each scene has come to."""
         return self._begin + self.step
+
+    def steps_left(self) -> int:
+        """Until the first log ends; without end where the traffic needs no log."""
+        if self.traffic.endless:
+            return sys.maxsize
+        return int((np.array([s.valid.shape[1] for s in self.packed.scenes]) - 1 - self.now).min())
 
     def restart(self, rows: np.ndarray) -> None:
         """Set the scenes `rows` back to their start; the others go on."""
