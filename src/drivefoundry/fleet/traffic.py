@@ -168,7 +168,8 @@ class Traffic:
             return
         length = self.sumo.lane.getLength(f"{start}_0")
         self.sumo.person.add(name, start, float(self.rng.uniform(0, length)), typeID="walker")
-        self.sumo.person.appendWalkingStage(name, stages[0].edges, float(self.rng.uniform(1, 20)))
+        room = self.sumo.lane.getLength(f"{stages[0].edges[-1]}_0") - 0.1
+        self.sumo.person.appendWalkingStage(name, stages[0].edges, min(float(self.rng.uniform(1, 20)), room))
 
     def drive(self, step: int) -> None:
         """One step: routes are lengthened and events begun before SUMO moves everyone."""
