@@ -12,9 +12,18 @@ from typing import Any
 from drivefoundry.model.config import SIZES
 from drivefoundry.types import require
 
-MAY_BE_ZERO = {"traffic", "pedestrians", "weight_decay", "forget", "reasoned", "turn_reasoned", "kl",
+MAY_BE_ZERO = {"traffic", "pedestrians", "weight_decay", "forget", "blind", "shake", "reasoned", "turn_reasoned", "kl",
                "anchor", "trial", "teacher", "polish_steps", "films", "seed", "gate_collisions"}  # fmt: skip
-SHARES = {"duplicate_similarity", "forget", "reasoned", "turn_reasoned", "new_share", "teacher", "gate_collisions"}
+SHARES = {
+    "duplicate_similarity",
+    "forget",
+    "blind",
+    "reasoned",
+    "turn_reasoned",
+    "new_share",
+    "teacher",
+    "gate_collisions",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,9 @@ class Train:
     weight_decay: float = 0.1
     forget: float = 0.5
     """Share of pre-training samples that see the present ego state alone, not its history."""
+    blind: float = 0.0
+    shake: int = 0
+    """See train.corpus.Augment."""
     sft_steps: int = 90
     """Supervised fine-tuning with reasoning, in the first turn."""
     turn_steps: int = 260
@@ -123,7 +135,7 @@ class Recipe:
     rl: Rl = field(default_factory=Rl)
     distil: Distil = field(default_factory=Distil)
     judge: Judge = field(default_factory=Judge)
-    camera: Train = field(default_factory=lambda: Train("0.3M", 64, 400, 2e-3, 0.5, 0.2))
+    camera: Train = field(default_factory=lambda: Train("0.3M", 64, 400, 2e-3, 0.5, forget=0.0, blind=0.5, shake=8))
     """In place of `train` where minutes of a real camera are all there is to learn from."""
     camera_phases: int = 5
 

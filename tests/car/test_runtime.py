@@ -148,3 +148,15 @@ def test_the_reasoner_keeps_what_it_was_shown() -> None:
     settled(runtime)
     assert runtime.plan(frames, ego, route).text == ["0"]
     runtime.close()
+
+
+def test_a_patient_runtime_hears_every_answer_at_the_next_decision() -> None:
+    class Slow(ConstantVelocity):
+        def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
+            threading.Event().wait(0.02)
+            return super().reason(frames, ego, route)
+
+    runtime = Runtime(ConstantVelocity(), reasoner=Slow(), reason_every=2, patient=True)
+    said = [runtime.plan(*seen(1, speed)).text[0] for speed in (1.0, 2.0, 3.0, 4.0)]
+    assert said == ["", "keep 1 m/s", "keep 1 m/s", "keep 3 m/s"]
+    assert runtime.counts.hints_late == runtime.counts.hints_skipped == 0

@@ -8,7 +8,7 @@ import torch
 from toys import toy_book, toy_episodes
 
 from drivefoundry.model.text import PAD, TextCodec, train_tokenizer
-from drivefoundry.train.corpus import Augment, Corpus, Order, batches
+from drivefoundry.train.corpus import GREY, Augment, Corpus, Order, batches, shifted
 from drivefoundry_car.codec import decode
 
 EPISODES = [toy_episodes(50, 1), toy_episodes(30, 2, text=False)]
@@ -79,6 +79,28 @@ def test_history_is_forgotten_but_never_the_present():
     gone = (batch.ego[:, :-1] == 0).all((1, 2))
     assert 10 <= int(gone.sum()) <= 30
     assert (batch.ego[:, -1, 2] == 1).all()
+
+
+def test_shaken_pictures_move_together_and_blinded_ones_are_grey():
+    [plain] = batches(CORPUS, Order(80, 7), 3, 16, PLAIN)
+    [shaken] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, shake=8))
+    [blind] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, blind=0.5))
+    moved = 0
+    for a, b in zip(plain.frames.numpy(), shaken.frames.numpy(), strict=True):
+        fits = [
+            (d, r) for d in range(-4, 5) for r in range(-8, 9) if np.array_equal(shifted(a, d, r), b)
+        ]  # fmt: skip
+        assert fits, "both pictures are shifted alike"
+        moved += fits[0] != (0, 0)
+    assert moved > 8
+    grey = (blind.frames == GREY).flatten(1).all(1)
+    assert 2 < grey.sum() < 14
+    assert torch.equal(blind.frames[~grey], plain.frames[~grey])
+    ahead = np.arange(24, dtype=np.uint8).reshape(1, 4, 6, 1).repeat(2, 0).repeat(3, 3)
+    assert shifted(ahead, 1, 2)[0, :, :, 0].tolist() == [[0, 0, 0, 1, 2, 3]] * 2 + [
+        [6, 6, 6, 7, 8, 9],
+        [12, 12, 12, 13, 14, 15],
+    ]
 
 
 def test_only_samples_with_reasoning_carry_it():

@@ -61,11 +61,17 @@ def decode(tokens: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> np.nd
         raise ValueError(
             f"tokens: codes must lie in 0..{len(codebook) - 1}, got {int(tokens.min())}..{int(tokens.max())}"
         )
-    state = np.zeros((len(tokens), 4))
+    return driven(codebook[tokens], speed)
+
+
+def driven(controls: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    """Controls (N, 8, 2) acceleration m/s^2 and curvature 1/m, half a second each, and speed (N,) m/s in; plan points
+    (N, 8, 3) float32 out."""
+    state = np.zeros((len(controls), 4))
     state[:, 3] = np.maximum(speed, 0.0)
-    out = np.empty((len(tokens), STEPS, 3), np.float32)
+    out = np.empty((len(controls), STEPS, 3), np.float32)
     for k in range(STEPS):
-        state = advance(state, codebook[tokens[:, k]])
+        state = advance(state, controls[:, k])
         out[:, k] = state[:, :3]
     return out
 
@@ -134,7 +140,9 @@ def votes(codebook: np.ndarray, tolerance: float = VOTE_M) -> np.ndarray:
     A planner that takes its likeliest code takes the mode of the codes, not of what they do: at walking pace sixty
     codes all stop the car and share the probability of stopping, while one of a few that roll on is on top.
     Probabilities times this kernel, exp(-(d / tolerance)^2) of the distance d (as in `encode`) between where two codes
-    lead, put the mode where it belongs (minimum Bayes risk decoding, Kumar and Byrne 2004).
+    lead, put the mode where it belongs (minimum Bayes risk decoding, Kumar and Byrne 2004). What is driven is not the
+    elected code itself but the mean of all codes, by probability and by how far each speaks for the elected one: a step
+    of mean shift (Fukunaga and Hostetler 1975), which leaves nothing of the gaps between codes.
     """
     book = codebook.astype(np.float64)
     out = np.empty((VOTE_SPEEDS, len(book), len(book)), np.float32)

@@ -67,7 +67,8 @@ class Runtime:
 
     reason_every: decisions between requests to the reasoner, 0 for never; hint_life: decisions after its observation
     at which a hint expires; reason_cars: only the first so many cars of a batch are reasoned about (a fleet in
-    simulation needs texts of a few).
+    simulation needs texts of a few); patient: the decision after a request waits for the answer, which no car does, so
+    that a simulated drive is the same every time.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Runtime:
         reason_every: int = 4,
         hint_life: int = 6,
         reason_cars: int = 1,
+        patient: bool = False,
     ):
         self.engine = engine
         self.guard = guard or Guard()
@@ -86,6 +88,7 @@ class Runtime:
         self.reason_every = reason_every if reasoner is not None else 0
         self.hint_life = hint_life
         self.reason_cars = reason_cars
+        self.patient = patient
         self.counts = Counts()
         self._worker = ThreadPoolExecutor(1, "reasoner") if self.reason_every else None
         self._asked: Future[list[str]] | None = None
@@ -122,7 +125,7 @@ class Runtime:
         objects: Sequence[np.ndarray | None] | None = None,
         t: float | None = None,
     ) -> Planned:
-        """One observation of S cars in, one guarded decision out; never waits for the reasoner.
+        """One observation of S cars in, one guarded decision out; never waits for the reasoner unless it is patient.
 
         frames (S, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (S, 4, 3) and route (S, 12) as `inputs` makes them;
         objects as `Guard.check` takes them, from the perception channel, None without one; t: time of the newest
@@ -157,7 +160,7 @@ class Runtime:
 
     def _collect(self) -> None:
         """Take the reasoner's answer if there is one."""
-        if self._asked is None or not self._asked.done():
+        if self._asked is None or not (self.patient or self._asked.done()):
             return
         asked, self._asked = self._asked, None
         error = asked.exception()

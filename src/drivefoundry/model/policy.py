@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from drivefoundry.types import Observation, Plan, Scene
-from drivefoundry_car.codec import decode
+from drivefoundry_car.codec import driven
 
 from .checkpoint import load_checkpoint
 from .vla import Vote
@@ -41,10 +41,10 @@ class TorchPolicy:
         device = self.model.embed.device
         arrays = (observation.frames, observation.ego, observation.route)
         frames, ego, route = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
-        tokens = self.model.act(frames, ego, route, vote=self.vote)[:, 0].cpu().numpy()
+        tokens, controls = (x.cpu().numpy() for x in self.model.plan(frames, ego, route, self.vote))
         if self.reason and (self._decision % self.reason_every == 0 or len(self._text) != len(tokens)):
             cache = self.model.start(frames, ego, route, self.model.config.max_text)
             self._text = self.tokenizer.decode(self.model.generate_text(cache).cpu().numpy())
         self._decision += 1
-        points = decode(tokens, self.codebook, observation.ego[:, -1, 0])
+        points = driven(controls, observation.ego[:, -1, 0])
         return Plan(points, tokens, list(self._text) if self.reason else None)

@@ -8,6 +8,7 @@ distance from the image with and without reasoning.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivefoundry_car.codec import STEP_S, VOTE_SPEEDS, VOTE_STEP, votes
+from drivefoundry_car.inputs import LATERAL_GAIN, RATE_CHANGE, RATE_GAIN, SPEED_CHANGE, SPEED_GAIN, SPEED_MIDDLE
 
 from .config import ModelConfig
 from .decoder import FAR, Cache, Decoder, rope_table
@@ -36,27 +38,37 @@ class Vote(NamedTuple):
 
     table: Tensor
     """(V, C, C)."""
-    acceleration: Tensor
-    """(C,) m/s^2."""
+    codebook: Tensor
+    """(C, 2)."""
 
     @staticmethod
     def of(codebook: np.ndarray, device: torch.device | None = None) -> Vote:
         """For a codebook (C, 2)."""
         table, book = torch.from_numpy(votes(codebook)), torch.from_numpy(codebook.astype(np.float32))
-        return Vote(table.to(device), book[:, 0].contiguous().to(device))
+        return Vote(table.to(device), book.to(device))
 
-    def elect(self, logits: Tensor, speed: Tensor) -> tuple[Tensor, Tensor]:
-        """logits (B, n, C) and speed (B, n) m/s in; codes (B, n) and the speed half a second on out."""
-        row = (speed / VOTE_STEP + 0.5).clamp(max=VOTE_SPEEDS - 1).long()
-        code = (self.table[row] @ torch.softmax(logits, -1)[..., None])[..., 0].argmax(-1)
-        return code, (speed + STEP_S * self.acceleration[code]).clamp(min=0.0)
+    def elect(self, logits: Tensor, speed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """logits (B, C) and speed (B,) m/s in; codes (B,), what they drive (B, 2) and the speed 0.5 s on out."""
+        table = self.table[(speed / VOTE_STEP + 0.5).clamp(max=VOTE_SPEEDS - 1).long()]
+        p = torch.softmax(logits, -1)
+        code = (table @ p[..., None])[..., 0].argmax(-1)
+        share = table[torch.arange(len(code), device=code.device), code] * p
+        control = share @ self.codebook / share.sum(-1, keepdim=True)
+        return code, control, (speed + STEP_S * control[:, 0]).clamp(min=0.0)
+
+
+def ego_features(ego: Tensor) -> Tensor:
+    """`drivefoundry_car.inputs.ego_features` of a tensor: (B, 4, 3) in, (B, 12) out."""
+    speed, rate, known = ego[:, -1, 0], ego[:, -1, 1], ego[:, :-1, 2]
+    now = torch.stack([SPEED_GAIN * (speed - SPEED_MIDDLE), RATE_GAIN * rate, LATERAL_GAIN * speed * rate], 1)
+    change = (ego[:, :-1, :2] - ego[:, -1:, :2]) * known[..., None]
+    return torch.cat([now, SPEED_CHANGE * change[..., 0], RATE_CHANGE * change[..., 1], known], 1)
 
 
 class VLA(nn.Module):
     """A vision-language-action model of the given shape, freshly initialised."""
 
     rope: Tensor
-    ego_scale: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -72,7 +84,6 @@ class VLA(nn.Module):
         self.register_buffer(
             "rope", rope_table(config, config.prefix + config.max_text + config.plan), persistent=False
         )
-        self.register_buffer("ego_scale", torch.tensor([0.1, 2.0, 1.0]), persistent=False)
         self._init()
 
     def _init(self) -> None:
@@ -91,7 +102,7 @@ class VLA(nn.Module):
         """frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12), light (B, 2) or None in; prefix embeddings (B,
         P, D) out."""
         dtype = self.embed.dtype
-        e = F.silu(self.ego_in((ego * self.ego_scale).flatten(1).to(dtype)))
+        e = F.silu(self.ego_in(ego_features(ego).to(dtype)))
         r = F.silu(self.route_in(route.to(dtype)))
         task = self.embed[self.config.task_id].expand(len(frames), 1, -1)
         return torch.cat([task, self.stem(frames, light), self.ego_out(e)[:, None], self.route_out(r)[:, None]], 1)
@@ -198,13 +209,46 @@ class VLA(nn.Module):
         n: int = 1,
         text: Tensor | None = None,
         generator: torch.Generator | None = None,
-        vote: Vote | None = None,
     ) -> Tensor:
         """n action sequences for each sample, (B, n, 8) codes; greedy at temperature 0, after the reasoning `text` if
         given.
 
         The prefix is read once; the n sequences of a sample are n query rows against the same keys.
         """
+
+        def choose(logits: Tensor) -> Tensor:
+            if temperature == 0:
+                return logits.argmax(-1)
+            p = torch.softmax(logits / temperature, -1).flatten(0, 1)
+            return torch.multinomial(p, 1, generator=generator).view(-1, n)
+
+        return self._answer(frames, ego, route, n, text, choose)
+
+    @torch.no_grad()
+    def plan(self, frames: Tensor, ego: Tensor, route: Tensor, vote: Vote) -> tuple[Tensor, Tensor]:
+        """What a driver does: elected codes (B, 8), and the controls (B, 8, 2) that they drive; see
+        `drivefoundry_car.codec.votes`."""
+        speed, controls = ego[:, -1, 0].float().clamp(min=0.0), []
+
+        def choose(logits: Tensor) -> Tensor:
+            nonlocal speed
+            code, control, speed = vote.elect(logits[:, 0], speed)
+            controls.append(control)
+            return code[:, None]
+
+        codes = self._answer(frames, ego, route, 1, None, choose)[:, 0]
+        return codes, torch.stack(controls, 1)
+
+    def _answer(
+        self,
+        frames: Tensor,
+        ego: Tensor,
+        route: Tensor,
+        n: int,
+        text: Tensor | None,
+        choose: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Codes (B, n, 8), each chosen from its logits (B, n, C)."""
         c = self.config
         length = 0 if text is None else text.shape[1]
         cache = self.start(frames, ego, route, length + n * c.plan)
@@ -216,21 +260,13 @@ class VLA(nn.Module):
             seen = torch.zeros(len(ids), 1, c.prefix + length, device=seen.device)
             seen[:, 0, c.prefix :].masked_fill_(~real, FAR)
         own = torch.full((n, n), FAR, device=seen.device).fill_diagonal_(0.0)
-        speed = ego[:, -1:, 0].float().clamp(min=0.0).expand(-1, n)
         token = torch.full((len(frames), n), c.act_id, device=self.embed.device)
         out = []
         for k in range(c.plan):
             rope = self.rope[:, c.prefix + c.max_text + k].unsqueeze(1).expand(-1, n, -1)
             mask = torch.cat([seen.expand(-1, n, -1), own.repeat(1, k + 1).expand(len(seen), -1, -1)], -1)
             logits = self.action_logits(self.decoder(self.embed[token], rope, mask, keep=n, cache=cache)).float()
-            if temperature > 0:
-                p = torch.softmax(logits / temperature, -1).flatten(0, 1)
-                code = torch.multinomial(p, 1, generator=generator).view(-1, n)
-            else:
-                code = logits.argmax(-1)
-            if vote is not None:
-                assert temperature == 0, "samples are drawn, not voted on"
-                code, speed = vote.elect(logits, speed)
+            code = choose(logits)
             out.append(code)
             token = code + c.text_vocab
         return torch.stack(out, -1)

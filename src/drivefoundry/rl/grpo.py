@@ -27,7 +27,7 @@ from drivefoundry.model.vla import VLA, Vote
 from drivefoundry.train.corpus import Corpus
 from drivefoundry.train.optim import MasterWeights
 from drivefoundry.types import Episodes, require
-from drivefoundry_car.codec import decode
+from drivefoundry_car.codec import decode, driven
 
 Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Rows (S,) of the episodes and plans (S, N, 8, 3) in, rewards (S, N) in 0 .. 1 out."""
@@ -173,7 +173,7 @@ def _step(
 def _greedy(model: VLA, corpus: Corpus, rows: np.ndarray, reward: Reward, codebook: np.ndarray) -> float:
     """Mean reward of the greedy plan, measured beside the label's progress."""
     vote = Vote.of(codebook, model.embed.device)
-    codes = model.act(*_inputs(model, corpus, rows), vote=vote)[:, 0].cpu().numpy()
+    controls = model.plan(*_inputs(model, corpus, rows), vote)[1].cpu().numpy()
     speed = corpus.ego[rows, -1, 0]
-    plans = np.stack([decode(codes, codebook, speed), decode(corpus.tokens[rows], codebook, speed)], 1)
+    plans = np.stack([driven(controls, speed), decode(corpus.tokens[rows], codebook, speed)], 1)
     return float(reward(rows, plans)[:, 0].mean())

@@ -23,7 +23,7 @@ from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.vla import Vote
 from drivefoundry.shrink.rounding import input_moments, rounded
 from drivefoundry.types import require
-from drivefoundry_car.codec import decode
+from drivefoundry_car.codec import driven
 from drivefoundry_car.engine import Engine, files
 from drivefoundry_car.slots import SELF_TEST, record_self_test
 
@@ -111,13 +111,13 @@ def write(folder: Path, loaded: Loaded, tensors: dict[str, np.ndarray]) -> list[
         blob.write(np.ascontiguousarray(value, files.DTYPES[value.dtype.name]).tobytes())
     (folder / files.WEIGHTS).write_bytes(blob.getvalue())
     np.save(folder / files.CODEBOOK, loaded.codebook)
-    made = contract(loaded.config, loaded.tokenizer.pieces(), loaded.model.ego_scale.tolist(), table)
+    made = contract(loaded.config, loaded.tokenizer.pieces(), table)
     names = [files.WEIGHTS, files.CODEBOOK]
     (folder / files.CONTRACT).write_bytes(files.seal(with_hashes(made, folder, names)))
     return [files.CONTRACT, *names]
 
 
-def contract(c: ModelConfig, pieces: list[str], ego_scale: list[float], table: dict) -> dict:
+def contract(c: ModelConfig, pieces: list[str], table: dict) -> dict:
     """What a car must know to feed this engine and to read its answer."""
     h, w = c.image
     return {
@@ -141,11 +141,10 @@ def contract(c: ModelConfig, pieces: list[str], ego_scale: list[float], table: d
         },
         "outputs": {
             "points": {"shape": ["B", c.plan, 3], "meaning": "x m, y m, yaw rad in the ego frame at 0.5 .. 4.0 s"},
-            "tokens": {"shape": ["B", c.plan], "meaning": "rows of codebook.npy, each held for 0.5 s"},
+            "tokens": {"shape": ["B", c.plan], "meaning": "elected rows of codebook.npy, one for each 0.5 s"},
         },
         "model": asdict(c),
         "plan": c.plan,
-        "ego_scale": ego_scale,
         "vocabulary": {
             "text": [0, c.text_vocab],
             "codes": [c.text_vocab, c.task_id],
@@ -168,12 +167,13 @@ def compared(
 ) -> dict[str, float]:
     """How far the engine's greedy plans are from the float student's on N samples."""
     points, tokens = engine.plan(frames, ego, route)
-    wanted, vote = [], Vote.of(loaded.codebook)
+    codes, controls, vote = [], [], Vote.of(loaded.codebook)
     for i in range(0, len(frames), 128):
         f, e, r = (torch.from_numpy(np.array(a[i : i + 128])) for a in (frames, ego, route))
-        wanted.append(loaded.model.act(f, e, r, vote=vote)[:, 0].numpy())
-    want = np.concatenate(wanted)
-    way = decode(want, loaded.codebook, ego[:, -1, 0]) - points
+        for kept, part in zip((codes, controls), loaded.model.plan(f, e, r, vote), strict=True):
+            kept.append(part.numpy())
+    want = np.concatenate(codes)
+    way = driven(np.concatenate(controls), ego[:, -1, 0]) - points
     return {
         "token_agreement": float((tokens == want).mean()),
         "plan_agreement": float((tokens == want).all(1).mean()),

@@ -124,7 +124,7 @@ def _said(report: TrainReport) -> dict:
 def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
     config = replace(
         PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
-        weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget),
+        weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget, blind=r.blind, shake=r.shake),
     )  # fmt: skip
     with bar("pre-train", r.pretrain_steps) as advance:
         report = pretrain(

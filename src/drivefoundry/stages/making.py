@@ -15,7 +15,8 @@ from drivefoundry.recipes import Recipe
 # A test holds these against what the code imports. CAR is added by hand wherever a car's runtime drives.
 NOUNS = ("drivefoundry.types", "drivefoundry.roadmap", "drivefoundry.route", "drivefoundry_car.inputs")
 SIM = ("drivefoundry.sim", *NOUNS)
-CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.codec")
+CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.codec",
+       "drivefoundry_car.inputs")  # fmt: skip
 LOG = ("drivefoundry_car.log", "drivefoundry_car.channels", "drivefoundry_car.chunks", "drivefoundry_car.video")
 STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.row")
 PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
@@ -25,7 +26,7 @@ HOME = ("drivefoundry.ingest", "drivefoundry.stages.home", *STORE, *PICK, *LOG)
 LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.stages.label", *STORE, *NOUNS, *LOG)
 IMPORT = ("drivefoundry.clips", "drivefoundry.stages.openloop", *NOUNS, *LOG)
 LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry.types",
-         "drivefoundry_car.codec")  # fmt: skip
+         "drivefoundry_car.codec", "drivefoundry_car.inputs")  # fmt: skip
 JUDGE = (
     "drivefoundry.judge",
     "drivefoundry.label.scene",

@@ -55,7 +55,7 @@ def car(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefa
     """The car's whole runtime: engine, guard, and the slow reasoner beside them."""
 
     def policy() -> Driver:
-        return CarPolicy(Runtime.load(built.path, reason_every=2, reason_cars=BATCH), WHOLE_CAR)
+        return CarPolicy(Runtime.load(built.path, reason_every=2, reason_cars=BATCH, patient=True), WHOLE_CAR)
 
     return _driven(line, turn, source, exam, base, WHOLE_CAR, policy, [built], CAR)
 

@@ -18,6 +18,7 @@ from drivefoundry_car.codec import encode, mirror, soft_targets
 ROUTE_Y = (1, 3, 5)
 COMMAND_LEFT, COMMAND_RIGHT = 10, 11
 """Places of the route features that mirroring changes; see drivefoundry_car.inputs.route_features."""
+GREY = 110
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Augment:
     """Spread of brightness gain and offset."""
     forget: float = 0.5
     """Share of samples that see only the present ego state, not its history, lest the model copies its own past."""
+    blind: float = 0.0
+    """Share of samples whose pictures are grey: where pictures are few, the model must not lean on having seen them."""
+    shake: int = 0
+    """Pixels by which both pictures of a sample are shifted at most, sideways, and half as many up or down."""
     text: float = 0.5
     """Share of samples that carry their reasoning text; the rest learn to act without."""
 
@@ -151,6 +156,13 @@ class Order:
         return out
 
 
+def shifted(frames: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Pictures (2, H, W, 3) moved by so many pixels, their edges drawn out."""
+    rows = np.clip(np.arange(frames.shape[1]) - down, 0, frames.shape[1] - 1)
+    cols = np.clip(np.arange(frames.shape[2]) - right, 0, frames.shape[2] - 1)
+    return frames[:, rows][:, :, cols]
+
+
 def batches(
     corpus: Corpus, order: Order, step: int, size: int, augment: Augment, rank: int = 0, world: int = 1
 ) -> list[Batch]:
@@ -164,6 +176,8 @@ def batches(
     flip = rng.random(size) < augment.flip
     light = 1.0 + augment.light * rng.standard_normal((size, 2)).clip(-2, 2) - [0.0, 1.0]
     forget = rng.random(size) < augment.forget
+    blind = rng.random(size) < augment.blind
+    shift = np.rint(rng.uniform(-1.0, 1.0, (size, 2)) * [0.5 * augment.shake, augment.shake]).astype(int)
     talk = (np.arange(size) < round(size * augment.text)) & (corpus.text[rows, 0] != PAD)
     words = np.where(flip[:, None], corpus.text_mirrored[rows], corpus.text[rows])
     action_sum = float(corpus.weight[rows].sum())
@@ -185,6 +199,9 @@ def batches(
         route[f] = turned
         frames = corpus.pictures(r)
         frames[f] = frames[f, :, :, ::-1]
+        for i in np.flatnonzero(shift[at].any(1)):
+            frames[i] = shifted(frames[i], *shift[at[i]])
+        frames[blind[at]] = GREY
         target[f] = target[f][:, :, corpus.mirror]
         tokens = np.where(f[:, None], corpus.mirror[corpus.tokens[r]], corpus.tokens[r])
         out.append(

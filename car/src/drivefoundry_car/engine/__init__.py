@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from drivefoundry_car.codec import decode, votes
+from drivefoundry_car.codec import driven, votes
 from drivefoundry_car.engine import files, kernels
+from drivefoundry_car.inputs import ego_features
 
 EOS = 1
 MARKS = 3
@@ -40,22 +41,21 @@ class Engine:
         self._frames = (model["frames"], *model["image"], 3)
         self._ego = (model["history"], model["ego_features"])
         self._route = (model["route_features"],)
-        self._ego_scale = np.tile(np.array(held.contract["ego_scale"], np.float32), model["history"])
         self._kernels = load(held, instructions)
 
     def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The planner's greedy answer: points (B, 8, 3) float32 x m, y m, yaw rad in the ego frame 0.5 s apart, and
-        tokens (B, 8) int64, action codes.
+        """The planner's answer: points (B, 8, 3) float32 x m, y m, yaw rad in the ego frame 0.5 s apart, and tokens
+        (B, 8) int64, the elected action codes; see `drivefoundry_car.codec.votes`.
 
         frames (B, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (B, 4, 3) and route (B, 12) as `drivefoundry_car.inputs`
         makes them. ValueError for other shapes and for what is not finite.
         """
-        tokens = self._run(frames, ego, route, reason=False).astype(np.int64)
-        return decode(tokens, self.codebook, np.asarray(ego)[:, -1, 0]), tokens
+        tokens, controls = self._run(frames, ego, route, reason=False)
+        return driven(controls, np.asarray(ego)[:, -1, 0]), tokens.astype(np.int64)
 
     def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
         """Why the driver would do what it would do: B texts, greedy. Inputs and errors as for `plan`."""
-        return [self.text(ids) for ids in self._run(frames, ego, route, reason=True)]
+        return [self.text(ids) for ids in self._run(frames, ego, route, reason=True)[0]]
 
     def text(self, ids: np.ndarray) -> str:
         """Ids of one text, read up to its end mark, as the tokenizer would write them."""
@@ -63,7 +63,9 @@ class Engine:
         pieces = [self._pieces[i] for i in ids[: end[0] if len(end) else len(ids)] if MARKS <= i < len(self._pieces)]
         return "".join(p.replace(SPACE, " " if i else "") for i, p in enumerate(pieces))
 
-    def _run(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, reason: bool) -> np.ndarray:
+    def _run(
+        self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, reason: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         frames, ego, route = np.asarray(frames), np.asarray(ego), np.asarray(route)
         n = len(frames) if frames.ndim else 0
         for name, array, shape in (
@@ -77,7 +79,7 @@ class Engine:
             raise ValueError(f"engine input frames: {frames.dtype}, wanted uint8")
         if not (np.isfinite(ego).all() and np.isfinite(route).all()):
             raise ValueError("engine inputs ego and route: must be finite")
-        told = ego.reshape(n, len(self._ego_scale)).astype(np.float32) * self._ego_scale
+        told = ego_features(ego)
         speed = np.ascontiguousarray(ego[:, -1, 0], np.float32)
         return self._kernels.run(np.ascontiguousarray(frames), padded(told), padded(route), speed, reason, self.threads)
 
@@ -117,7 +119,7 @@ def load(held: files.Files, instructions: str) -> kernels.Kernels:
         out.matrix(place, padded(w), scale, bias, kernels.activation_limit(*together))
     embed = [t[f"embed.{k}.weight"] * t[f"embed.{k}.scale"][:, None] for k in ("text", "codes")]
     embed = np.concatenate([*embed, t["embed.marks"]])
-    tables = [embed, t["stem.position"], rope(held.contract), votes(held.codebook), held.codebook[:, 0]]
+    tables = [embed, t["stem.position"], rope(held.contract), votes(held.codebook), held.codebook.T]
     norms = [t[f"blocks.{i}.{n}"] for i in range(model["layers"]) for n in ("norm1", "norm2")]
     for place, values in enumerate([*tables, *norms, t["norm"]]):
         out.floats(place, values)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 CONTRACT, WEIGHTS, CODEBOOK = "engine.json", "weights.bin", "codebook.npy"
 DTYPES = {"int8": "<i1", "int16": "<i2", "float32": "<f4"}
 AGAIN = "the file is damaged; fetch or shrink the engine anew"

@@ -325,9 +325,9 @@ static void block(const Model &m, Work &w, int layer, int scenes, int tokens, in
     for (int r = 0; r < rows; r += STRIP) digest(m, w, layer, r, rows - r < STRIP ? rows - r : STRIP);
 }
 
-// Logits of the n codes in, and the speed; the code out that leads where most of the probability leads (codec.votes).
-// The logits become probabilities.
-static int elected(const Model &m, float *logits, int n, float speed) {
+// Logits of the n codes in, and the speed; the code out that leads where most of the probability leads, and in control
+// (2) the mean of those that speak for it (codec.votes). The logits become probabilities.
+static int elected(const Model &m, float *logits, int n, float speed, float *control) {
     F16 top = at(logits);
     for (int i = 16; i < n; i += 16) top = larger(at(logits + i), top);
     const float high = largest(top);
@@ -342,13 +342,22 @@ static int elected(const Model &m, float *logits, int n, float speed) {
         for (int i = 0; i < 16; i++)
             if (sum[i] > most) most = sum[i], best = to + i;
     }
+    F16 share = {}, acceleration = {}, curvature = {};
+    for (int i = 0; i < n; i += 16) {
+        const F16 voice = at(table + (size_t)best * n + i) * at(logits + i);
+        share += voice;
+        acceleration += voice * at(m.codebook + i);
+        curvature += voice * at(m.codebook + n + i);
+    }
+    control[0] = total(acceleration) / total(share);
+    control[1] = total(curvature) / total(share);
     return best;
 }
 
 // One token a scene in; the best id of the head's, a scene, out (the first of equals). With speeds (scenes), codes are
-// elected, and the speeds move on.
+// elected, the speeds move on, and what is driven is noted (2 floats each `stride`).
 static void next(const Model &m, Work &w, int scenes, int filled, int position, int head, const int *ids, float *speed,
-                 int *best) {
+                 float *control, int stride, int *best) {
     for (int s = 0; s < scenes; s++)
         memcpy(w.x + (size_t)s * m.dim, m.embed + (size_t)ids[s] * m.dim, sizeof(float) * m.dim);
     for (int layer = 0; layer < m.layers; layer++) block(m, w, layer, scenes, 1, filled, position, true);
@@ -361,8 +370,8 @@ static void next(const Model &m, Work &w, int scenes, int filled, int position, 
     for (int s = 0; s < scenes; s++) {
         float *logits = w.wide + (size_t)s * l.blocks * 16;
         if (speed) {
-            best[s] = elected(m, logits, l.out, speed[s]);
-            const float then = speed[s] + STEP_S * m.acceleration[best[s]];
+            best[s] = elected(m, logits, l.out, speed[s], control + (size_t)s * stride);
+            const float then = speed[s] + STEP_S * control[(size_t)s * stride];
             speed[s] = then > 0.f ? then : 0.f;
             continue;
         }
@@ -372,18 +381,20 @@ static void next(const Model &m, Work &w, int scenes, int filled, int position, 
     }
 }
 
-// Scenes [from, from + n) of the inputs, n <= CHUNK: plan codes (n, plan), or reasoning ids (n, max_text).
-static void answer(const Model &m, Work &w, const Inputs &in, int from, int n, bool reason, int32_t *out) {
+// Scenes [from, from + n) of the inputs, n <= CHUNK: plan codes and controls, or reasoning ids.
+static void answer(const Model &m, Work &w, const Inputs &in, int from, int n, bool reason, const Outputs &all) {
     for (int s = 0; s < n; s++) prefix(m, in, from + s, w.x + (size_t)s * m.prefix * m.dim, w);
     for (int layer = 0; layer < m.layers; layer++) block(m, w, layer, n, m.prefix, 0, 0, layer + 1 < m.layers);
     const int steps = reason ? m.max_text : m.plan, head = reason ? TEXT : CODES;
     const int first = m.prefix + (reason ? 0 : m.max_text);  // actions have positions behind the longest text
+    int32_t *out = all.ids + (size_t)from * steps;
+    float *controls = all.controls + (size_t)from * m.plan * 2;
     int ids[CHUNK], best[CHUNK], live = n;
     bool done[CHUNK] = {};
     float speed[CHUNK];
     for (int s = 0; s < n; s++) ids[s] = reason ? m.think : m.act, speed[s] = in.speed[from + s] > 0.f ? in.speed[from + s] : 0.f;
     for (int k = 0; k < steps && live; k++) {
-        next(m, w, n, m.prefix + k, first + k, head, ids, reason ? nullptr : speed, best);
+        next(m, w, n, m.prefix + k, first + k, head, ids, reason ? nullptr : speed, controls + 2 * k, 2 * m.plan, best);
         for (int s = 0; s < n; s++) {
             const bool end = reason && (best[s] == EOS || k + 1 == steps);
             out[(size_t)s * steps + k] = done[s] ? PAD : end ? EOS : best[s];

@@ -43,6 +43,11 @@ struct Inputs {
     const float *ego, *route, *speed;
 };
 
+struct Outputs {
+    int32_t *ids;     // (scenes, plan), or (scenes, max_text) of reasoning
+    float *controls;  // (scenes, plan, 2)
+};
+
 struct Model;
 
 // What one thread works in.
@@ -61,14 +66,14 @@ struct Model {
     int height, width, patch, dim, layers, heads, kv_heads, head_dim, ffn, text_vocab, max_text, plan, task, think, act,
         bidirectional;
     int prefix = 0, positions = 0, room = 0;
-    const float *embed = nullptr, *position = nullptr, *rope = nullptr, *votes = nullptr, *acceleration = nullptr;
+    const float *embed = nullptr, *position = nullptr, *rope = nullptr, *votes = nullptr, *codebook = nullptr;
     const float **norm = nullptr;
     Linear *linear = nullptr;
     std::vector<const float *> norms;
     std::vector<Linear> linears;
     std::vector<std::unique_ptr<float[]>> floats;
     std::vector<std::unique_ptr<int16_t[]>> words;
-    void (*answer)(const Model &, Work &, const Inputs &, int, int, bool, int32_t *) = nullptr;
+    void (*answer)(const Model &, Work &, const Inputs &, int, int, bool, const Outputs &) = nullptr;
 
     std::mutex lock;
     std::vector<std::unique_ptr<Work>> idle;
@@ -207,8 +212,7 @@ void pack(Linear &l, Model &m, const int16_t *w) {
 }
 
 // False where memory ran out.
-bool run(Model &m, const Inputs &in, int scenes, int threads, bool reason, int32_t *out) {
-    const int width = reason ? m.max_text : m.plan;
+bool run(Model &m, const Inputs &in, int scenes, int threads, bool reason, const Outputs &out) {
     threads = std::max(1, std::min(threads, scenes));
     const int chunk = std::min(CHUNK, (scenes + threads - 1) / threads);
     std::atomic<int> taken{0};
@@ -217,7 +221,7 @@ bool run(Model &m, const Inputs &in, int scenes, int threads, bool reason, int32
         try {
             auto w = m.work();
             for (int from; (from = taken.fetch_add(chunk)) < scenes;)
-                m.answer(m, *w, in, from, std::min(chunk, scenes - from), reason, out + (size_t)from * width);
+                m.answer(m, *w, in, from, std::min(chunk, scenes - from), reason, out);
             m.give_back(std::move(w));
         } catch (const std::bad_alloc &) {
             whole = false;
@@ -270,20 +274,22 @@ void engine_linear(void *engine, int place, int out, int in, float limit, const 
     l.bias = m.keep(bias, out, up16(out));
 }
 
-// place 0: embed, 1: position, 2: rope, 3: votes (VOTE_SPEEDS, codes, codes), 4: acceleration (codes); 5 and on: the
-// norms in order.
+// place 0: embed, 1: position, 2: rope, 3: votes (VOTE_SPEEDS, codes, codes), 4: codebook (2, codes); 5 and on: the norms in
+// order.
 void engine_floats(void *engine, int place, const float *values, int64_t n) {
     Model &m = *static_cast<Model *>(engine);
     const float *kept = m.keep(values, n, up16(n));
-    const float **const to[] = {&m.embed, &m.position, &m.rope, &m.votes, &m.acceleration};
+    const float **const to[] = {&m.embed, &m.position, &m.rope, &m.votes, &m.codebook};
     (place < 5 ? *to[place] : m.norm[place - 5]) = kept;
 }
 
-// frames (scenes, 2, H, W, 3), ego and route (scenes, in of their layers), speed (scenes) m/s; out (scenes, plan) or (scenes, max_text)
-// zeros. Returns 0, or 1 where memory ran out.
+// frames (scenes, 2, H, W, 3), ego and route (scenes, in of their layers), speed (scenes) m/s; out (scenes, plan) or
+// (scenes, max_text) zeros; controls (scenes, plan, 2). Returns 0, or 1 where memory ran out.
 int engine_run(void *engine, const uint8_t *frames, const float *ego, const float *route, const float *speed, int scenes,
-               int threads, int reason, int32_t *out) {
-    return run(*static_cast<Model *>(engine), {frames, ego, route, speed}, scenes, threads, reason != 0, out) ? 0 : 1;
+               int threads, int reason, int32_t *out, float *controls) {
+    return run(*static_cast<Model *>(engine), {frames, ego, route, speed}, scenes, threads, reason != 0, {out, controls})
+               ? 0
+               : 1;
 }
 
 // Digest of the sources that this library was built from.

@@ -19,7 +19,7 @@ SHAPE = (
 )  # fmt: skip
 MATRICES = ("stem.cell", "stem.patch", "ego_in", "ego_out", "route_in", "route_out", "embed.text", "embed.codes")
 LAYER = ("q", "kv", "o", "gate_up", "down")
-TABLES = ("embed", "position", "rope", "votes", "acceleration")
+TABLES = ("embed", "position", "rope", "votes", "codebook")
 INT16, INT32 = 32767, 2**31 - 1
 
 
@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL:
     lib.engine_free.restype, lib.engine_free.argtypes = None, [p]
     lib.engine_linear.restype, lib.engine_linear.argtypes = None, [p, i, i, i, ctypes.c_float, p, p, p]
     lib.engine_floats.restype, lib.engine_floats.argtypes = None, [p, i, p, ctypes.c_int64]
-    lib.engine_run.restype, lib.engine_run.argtypes = i, [p, p, p, p, p, i, i, i, p]
+    lib.engine_run.restype, lib.engine_run.argtypes = i, [p, p, p, p, p, i, i, i, p, p]
     return lib
 
 
@@ -77,18 +77,19 @@ class Kernels:
 
     def run(
         self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, speed: np.ndarray, reason: bool, threads: int
-    ) -> np.ndarray:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """frames (B, 2, H, W, 3) uint8, ego and route (B, in of their layers) and speed (B,) m/s float32, all
-        contiguous, in; codes (B, plan), or reasoning ids (B, max_text), int32 out. MemoryError where there is none
-        left."""
+        contiguous, in; codes (B, plan) int32 and the controls (B, plan, 2) float32 that they drive, or reasoning ids
+        (B, max_text) and zeros, out. MemoryError where there is none left."""
         out = np.zeros((len(frames), self.shape["max_text" if reason else "plan"]), np.int32)
+        controls = np.zeros((len(frames), self.shape["plan"], 2), np.float32)
         failed = self._lib.engine_run(
             self._engine, frames.ctypes.data, ego.ctypes.data, route.ctypes.data, speed.ctypes.data, len(frames),
-            threads, int(reason), out.ctypes.data,
+            threads, int(reason), out.ctypes.data, controls.ctypes.data,
         )  # fmt: skip
         if failed:
             raise MemoryError(f"engine: no memory to work in for {len(frames)} scenes")
-        return out
+        return out, controls
 
 
 def activation_limit(*weights: np.ndarray) -> float:
