@@ -41,17 +41,60 @@ CARS, TRUCKS, CLOTHES, WALLS = np.array([0, 8, 12, 18])
 PANE, DARK, SKIN, BRAKE, TAIL, HEADLIGHT, SHADOW, STEEL, HOUSING = np.arange(24, 33)
 
 
+BRAKES, LAMPS, WINDOWS = np.array([1, 2, 3]) << 28
+"""Above a sample's colour stands what shines there by itself, with its strength of 0 to 15 in bits 24 to 27: brake
+lamps whenever lit, other lamps and lit windows (drawn dark) once the lights are on."""
+OWN = 0x3F000000
+"""Bits of a sample that say so."""
+
+
 class Canvas(NamedTuple):
-    """What one view is drawn on and with. zbuf, cbuf (2W, 2H) samples; cam (11,) the camera in samples; scratch: hull
-    (8, 3) in the camera frame, poly (8, 5), tone (H,) int64 and shaded (H,) int64."""
+    """What one view is drawn on and with.
+
+    zbuf, cbuf (2W, 2H) samples; cam (11,) the camera in samples; light (5,) horizontal direction to the sun, a wall's
+    brightness without it and by it, and whether colours fade with distance. touched (2W, 2): rows that anything drew
+    in since the last wipe; roof (2W, 2): rows that walls cover without a gap, none of them beyond 1 / cover (2W,) m.
+    Scratch: hull (8, 3) in the camera frame, poly (8, 5), tone (H,) int64 and shaded (H,) int64.
+    """
 
     zbuf: np.ndarray
     cbuf: np.ndarray
     cam: np.ndarray
+    light: np.ndarray
+    touched: np.ndarray
+    roof: np.ndarray
+    cover: np.ndarray
     hull: np.ndarray
     poly: np.ndarray
     tone: np.ndarray
     shaded: np.ndarray
+
+
+DAYLIGHT = np.array([SUN[0], SUN[1], 0.76, 0.24, 1.0])
+"""`Canvas.light` of a clear day."""
+
+
+@kernel
+def new_canvas(wide, high):
+    """An empty canvas for pictures of this size."""
+    zbuf, cbuf = np.zeros((2 * wide, 2 * high), np.float32), np.empty((2 * wide, 2 * high), np.int32)
+    touched, roof = np.zeros((2 * wide, 2), np.int64), np.zeros((2 * wide, 2), np.int64)
+    tone, shaded = np.empty(high, np.int64), np.empty(high, np.int64)
+    hull, poly = np.empty((8, 3)), np.empty((8, 5))
+    cover = np.zeros(2 * wide, np.float32)
+    return Canvas(zbuf, cbuf, np.empty(11), np.empty(5), touched, roof, cover, hull, poly, tone, shaded)
+
+
+@kernel
+def wipe(canvas):
+    """Clear what was drawn."""
+    touched, zbuf = canvas.touched, canvas.zbuf
+    high = zbuf.shape[1]
+    for col in range(len(touched)):
+        if touched[col, 0] < touched[col, 1]:
+            zbuf[col, touched[col, 0] : touched[col, 1]] = 0.0
+        touched[col, 0], touched[col, 1] = high, 0
+    canvas.roof[:] = 0
 
 
 FACES = np.array([[3, 0, 4, 7], [0, 1, 5, 4], [2, 3, 7, 6], [1, 2, 6, 5], [4, 5, 6, 7]])
@@ -135,17 +178,46 @@ def _wall(s, t, lv, grain, c0, c1, c2):
     mean = mix(c0, c1, 90)
     if grain > 0.9:
         return mean
-    c = c0
+    bay, window = s * 0.2, s * (1.0 / 3.0)
+    shop = 0.12 < bay - int(bay) < 0.88
+    c = _opening(t, shop, int(window), 0.25 < window - int(window) < 0.75, c0, c1, c2)
+    return c if grain < 0.25 else mix(c, mean, int((grain - 0.25) * 393.0)) | c & OWN
+
+
+@kernel
+def _opening(t, shop, bay, glazed, c0, c1, c2):
+    """What a wall shows t m up: c0 the wall, c1 a pane, c2 one lit by day, in column `bay` of the windows."""
     if t < 3.2:
-        bay = s * 0.2
-        if 0.12 < bay - int(bay) < 0.88 and 0.5 < t < 2.6:
-            c = c1
-    else:
-        bay, storey = s * (1.0 / 3.0), t * (1.0 / 3.2)
-        i, j = int(bay), int(storey)
-        if 0.25 < bay - i < 0.75 and 0.25 < storey - j < 0.8:
-            c = c2 if (i * 73 + j * 151 + i * j) & 15 == 0 else c1
-    return c if grain < 0.25 else mix(c, mean, int((grain - 0.25) * 393.0))
+        return c1 | WINDOWS | 8 << 24 if shop and 0.5 < t < 2.6 else c0
+    storey = t * (1.0 / 3.2)
+    j = int(storey)
+    if not glazed or not 0.25 < storey - j < 0.8:
+        return c0
+    h = bay * 73 + j * 151 + bay * j
+    return c2 | WINDOWS | 15 << 24 if h & 15 == 0 else c1 | WINDOWS | 11 << 24 if h & 7 == 3 else c1
+
+
+@kernel
+def _wall_column(depth, colour, tone, shaded, first, last, col, iz, s, t0, z, t_col, tv, lv, grain, haze, c0, c1, c2):
+    """`_wall` down one column of an upright face at one depth: all but the height is settled once."""
+    mean = mix(c0, c1, 90)
+    mixed = int(max(0.0, (grain - 0.25) * 393.0)) if grain <= 0.9 else 256
+    top = mix(c0, HAZE, haze)
+    if mixed > 0:
+        c0, c1, c2 = mix(c0, mean, mixed), mix(c1, mean, mixed), mix(c2, mean, mixed)
+    c0, c1, c2 = mix(c0, HAZE, haze), mix(c1, HAZE, haze), mix(c2, HAZE, haze)
+    bay, window = s * 0.2, s * (1.0 / 3.0)
+    shop = grain <= 0.9 and 0.12 < bay - int(bay) < 0.88
+    i, glazed, pixel_col = int(window), grain <= 0.9 and 0.25 < window - int(window) < 0.75, col >> 1
+    for row in range(first, last):
+        if iz > depth[row]:
+            pixel = row >> 1
+            if shaded[pixel] != pixel_col:
+                t = z * (t_col + row * tv) - t0
+                tone[pixel] = top if t > lv - 0.5 else _opening(t, shop, i, glazed, c0, c1, c2)
+                shaded[pixel] = pixel_col
+            depth[row] = iz
+            colour[row] = tone[pixel]
 
 
 @kernel
@@ -197,10 +269,39 @@ def _plane(hull, face):
 
 
 @kernel
+def _hidden(canvas, col, first, last, least):
+    """End of the rows first..last of a column that may be seen of a face no nearer than 1 / least m."""
+    if least <= canvas.cover[col] and canvas.roof[col, 0] < canvas.roof[col, 1] and last <= canvas.roof[col, 1]:
+        return min(last, canvas.roof[col, 0])
+    return last
+
+
+@kernel
+def _cover(canvas, col, first, last, least):
+    """Note that a wall covers rows first..last of a column, none of it beyond 1 / least m."""
+    roof, cover = canvas.roof, canvas.cover
+    if roof[col, 0] >= roof[col, 1] or (first <= roof[col, 0] and last >= roof[col, 1] and least >= cover[col]):
+        roof[col, 0], roof[col, 1], cover[col] = first, last, least
+    elif first <= roof[col, 1] and last >= roof[col, 0]:
+        roof[col, 0], roof[col, 1] = min(roof[col, 0], first), max(roof[col, 1], last)
+        cover[col] = min(cover[col], least)
+
+
+@kernel
+def _looks_away(hull, face):
+    """True where a face surely looks away from the camera: cheaper than `_plane`, which has the last word."""
+    a, b, d = FACES[face, 0], FACES[face, 1], FACES[face, 3]
+    ax, ay, az = hull[a, 0], hull[a, 1], hull[a, 2]
+    ux, uy, uz = hull[b, 0] - ax, hull[b, 1] - ay, hull[b, 2] - az
+    vx, vy, vz = hull[d, 0] - ax, hull[d, 1] - ay, hull[d, 2] - az
+    return (uy * vz - uz * vy) * ax + (uz * vx - ux * vz) * ay + (ux * vy - uy * vx) * az > 1e-3
+
+
+@kernel
 def draw_face(canvas, face, kind, c0, c1, c2):
     """Draw one face of the canvas's hull, if it looks at the camera: a surface of `kind` in packed colours."""
     zbuf, cbuf, cam, hull, poly = canvas.zbuf, canvas.cbuf, canvas.cam, canvas.hull, canvas.poly
-    tone, shaded = canvas.tone, canvas.shaded
+    tone, shaded, touched, fades = canvas.tone, canvas.shaded, canvas.touched, canvas.light[4] != 0.0
     ux, uy, uz, vx, vy, vz, lu, lv, nx, ny, nz, facing = _plane(hull, face)
     if facing >= -1e-9:
         return
@@ -224,18 +325,32 @@ def draw_face(canvas, face, kind, c0, c1, c2):
     for col in range(int(max(0.0, np.ceil(left - 0.5))), int(min(wide * 1.0, np.ceil(right - 0.5)))):
         top, low = _span(poly, n, col + 0.5)
         first, last = int(max(0.0, np.ceil(top - 0.5))), int(min(high * 1.0, np.ceil(low - 0.5)))
+        if first >= last:
+            continue
         depth, colour = zbuf[col], cbuf[col]
         xn = (col + 0.5 - cam[CX]) * gx
         base = np.float32((nx * xn + ny * y0 + nz) / facing)
+        end = last
+        if kind == WALL:
+            one, other = base + np.float32(first) * slope, base + np.float32(last - 1) * slope
+            end = _hidden(canvas, col, first, last, max(one, other))
+            _cover(canvas, col, first, last, min(one, other))
         seen = 0
-        for row in range(first, last):
+        for row in range(first, end):
             seen += base + np.float32(row) * slope > depth[row]
         if seen == 0:
             continue
+        touched[col, 0], touched[col, 1] = min(touched[col, 0], first), max(touched[col, 1], end)
         s_col, t_col = ux * xn + uy * y0 + uz, vx * xn + vy * y0 + vz
         z = 1.0 / np.float64(base)
-        haze = fade(z)
-        for row in range(first, last):
+        haze = fade(z) if fades else 0
+        if kind == WALL and slope == 0.0 and su == 0.0:
+            _wall_column(
+                depth, colour, tone, shaded, first, end, col, base, z * s_col - s0, t0, z, t_col, tv, lv, z * gx, haze,
+                c0, c1, c2,
+            )  # fmt: skip
+            continue
+        for row in range(first, end):
             iz = base + np.float32(row) * slope
             if iz > depth[row]:
                 # The four samples of a pixel share one look at the surface: it costs more than the depth test.
@@ -243,7 +358,7 @@ def draw_face(canvas, face, kind, c0, c1, c2):
                 if shaded[pixel] != col >> 1:
                     if slope != 0.0:
                         z = 1.0 / np.float64(iz)
-                        haze = fade(z)
+                        haze = fade(z) if fades else 0
                     s, t = z * (s_col + row * su) - s0, z * (t_col + row * tv) - t0
                     if kind == PLAIN:
                         c = c0
@@ -251,7 +366,7 @@ def draw_face(canvas, face, kind, c0, c1, c2):
                         c = _wall(s, t, lv, z * gx, c0, c1, c2)
                     else:
                         c = _surface(kind, s, t, lu, lv, z * gx, c0, c1, c2)
-                    tone[pixel] = mix(c, HAZE, haze) if c >= 0 else c
+                    tone[pixel] = mix(c, HAZE, haze) | c & OWN if c >= 0 else c
                     shaded[pixel] = col >> 1
                 c = tone[pixel]
                 if c >= 0:
@@ -277,17 +392,47 @@ def set_hull(canvas, x, y, cos, sin, rear, front, half, z0, z1, taper_rear, tape
 @kernel
 def draw_hull(canvas, cos, sin, rear, side, front, c0, c1, c2):
     """Draw a hull with a surface each for rear, sides and front; c0, c1, c2 paints. Lamps shine unlit."""
+    sun = canvas.light
     for face in range(5):
+        if _looks_away(canvas.hull, face):
+            continue
         kind, light, second = PLAIN, 1.0, c1
         if face < 4:
             kind = rear if face == 0 else side if face < 3 else front
             along = -1.0 if face == 0 else 1.0 if face == 3 else 0.0
             left = -1.0 if face == 1 else 1.0 if face == 2 else 0.0
-            light = 0.76 + 0.24 * (SUN[0] * (cos * along - sin * left) + SUN[1] * (sin * along + cos * left))
+            light = sun[2] + sun[3] * (sun[0] * (cos * along - sin * left) + sun[1] * (sin * along + cos * left))
         if kind == FRONT:
             second = HEADLIGHT
         a, b = pack(c0, light), pack(second, 1.0 if kind in (FRONT, REAR) else light)
-        draw_face(canvas, face, kind, a, b, pack(c2, 1.0 if kind == REAR_GLASS else light))
+        if kind == FRONT or (kind == REAR and second == TAIL):
+            b |= LAMPS | 12 << 24
+        elif kind == REAR and second == BRAKE:
+            b |= BRAKES | 15 << 24
+        third = pack(c2, 1.0 if kind == REAR_GLASS else light)
+        if kind == REAR_GLASS and c2 == BRAKE:
+            third |= BRAKES | 15 << 24
+        draw_face(canvas, face, kind, a, b, third)
+
+
+@kernel
+def _behind_walls(canvas):
+    """True where walls drawn so far hide all of the canvas's upright hull."""
+    hull, cam, roof, cover = canvas.hull, canvas.cam, canvas.roof, canvas.cover
+    left, right, top, low, near = np.inf, -np.inf, np.inf, -np.inf, np.inf
+    for k in range(8):
+        z = hull[k, 2]
+        if z < NEAR:
+            return False
+        u, v = cam[CX] + cam[FX] * hull[k, 0] / z, cam[CY] + cam[FY] * hull[k, 1] / z
+        left, right, top, low, near = min(left, u), max(right, u), min(top, v), max(low, v), min(near, z)
+    least = np.float32(1.00001 / near)
+    high = canvas.zbuf.shape[1] * 1.0
+    top, low = max(0.0, top - 1.0), min(high, low + 1.0)
+    for col in range(int(max(0.0, left - 1.0)), int(min(len(roof) * 1.0, right + 2.0))):
+        if roof[col, 0] > top or roof[col, 1] < low or cover[col] < least:
+            return False
+    return True
 
 
 @kernel
@@ -295,5 +440,7 @@ def draw_building(canvas, box, index):
     """Draw box (6,) x, y, yaw, length, width, height of the map's building number `index`."""
     cos, sin, half = np.cos(box[2]), np.sin(box[2]), 0.5 * box[3]
     set_hull(canvas, box[0], box[1], cos, sin, -half, half, 0.5 * box[4], 0.0, box[5], 0.0, 0.0, 0.0)
+    if _behind_walls(canvas):
+        return
     wall = WALLS + (index * 5 + int(box[5])) % 6
     draw_hull(canvas, cos, sin, WALL, WALL, WALL, wall, PANE, HEADLIGHT)
