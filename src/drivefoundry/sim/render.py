@@ -48,6 +48,8 @@ SIGHT = 260.0
 """Buildings farther than this are not drawn, m."""
 AGENT_SIGHT = 160.0
 """The same for road users and signals."""
+MOST = 1024
+"""Buildings, and road users, that one view draws at most."""
 BLINK = 8
 """Steps from one blink of an indicator to the next: 75 a minute (UN regulation 48 has 60 to 120)."""
 
@@ -143,7 +145,7 @@ def _near_buildings(world, m, cam, shape, order, far):
                 radius = 0.5 * np.sqrt(box[3] ** 2 + box[4] ** 2 + box[5] ** 2)
                 if (
                     distance < span
-                    and n < len(order)
+                    and n < MOST
                     and in_view(cam, shape[0], shape[1], box[0], box[1], 0.5 * box[5], radius)
                 ):
                     _insert(order, far, n, b, distance - radius)
@@ -204,10 +206,10 @@ def _resolve(out, canvas, world, m, taps, acc, lines):
                     c3 = np.int64(shade2[b]) if far[b] > 0.0 else mean
                     lines[row - first, col] = mean4(c0, c1, c2, c3)
         for row in range(first, last):
-            line, pixels = lines[row - first], out[row]
+            line, pixels = lines[row - first], out[row].reshape(-1)
             for col in range(wide):
                 c = line[col]
-                pixels[col, 0], pixels[col, 1], pixels[col, 2] = c, c >> 8, c >> 16
+                pixels[3 * col], pixels[3 * col + 1], pixels[3 * col + 2] = c, c >> np.int32(8), c >> np.int32(16)
 
 
 @kernel
@@ -217,7 +219,7 @@ def _draw_agents(canvas, order, far, agents, valid, size, kind, brake):
     for i in range(len(agents)):
         x, y = agents[i, 0], agents[i, 1]
         distance = np.sqrt((x - cam[PX]) ** 2 + (y - cam[PY]) ** 2)
-        if not valid[i] or distance > AGENT_SIGHT or n == len(order):
+        if not valid[i] or distance > AGENT_SIGHT or n == MOST:
             continue
         radius = 0.6 * np.sqrt(size[i, 0] ** 2 + size[i, 1] ** 2 + size[i, 2] ** 2) + 0.03 * distance
         if in_view(cam, wide, high, x, y, 0.5 * size[i, 2], radius):
@@ -315,7 +317,7 @@ def _compiled(stamp: int):
         height and row of warps (n, H, W, 2), -1 for none; skies (S, COLUMNS) `Conditions.row`; more as in Camera."""
         if stamp == 0:  # never so; numba keys on closed-over variables only where they are used
             return
-        order, far = np.empty(1024, np.int64), np.empty(1024)
+        order, far = np.empty(MOST, np.int64), np.empty(MOST)
         for v in range(len(lenses)):
             lens = lenses[v]
             wide, high, warp = int(lens[9]), int(lens[10]), int(lens[11])

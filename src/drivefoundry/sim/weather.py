@@ -22,11 +22,11 @@ DEPTHS = 512
 
 @kernel
 def _low_beam(ahead, left, up):
-    """Light of the car's own low beam, 0..1, at a point m in its frame: some 25 m far, cut above the bonnet."""
+    """Light of the car's own low beam, 1 as by day, at a point m in its frame: some 25 m far, cut above the bonnet."""
     if ahead < 1.5:
         return 0.0
     aside, far, over = 2.2 * left / ahead, ahead / 24.0, 2.0 * max(0.0, up - 0.9)
-    return min(1.0, 0.25 * (ahead - 1.5)) / ((1.0 + aside**4) * (1.0 + far * far) * (1.0 + over * over))
+    return 1.7 * min(1.0, 0.25 * (ahead - 1.5)) / ((1.0 + aside**4) * (1.0 + far * far) * (1.0 + over * over))
 
 
 @kernel
@@ -144,7 +144,7 @@ def streaks(out, sky, key):
         x = np.float64(h & np.uint64(0xFFFF)) / 65536.0 * wide
         y = np.float64(h >> np.uint64(16) & np.uint64(0xFFFF)) / 65536.0 * high * 1.2 - 0.2 * high
         near = np.float64(h >> np.uint64(32) & np.uint64(0xFF)) / 255.0
-        length, weight = high * (0.03 + 0.11 * near * near), 0.12 + 0.3 * near
+        length, weight = high * (0.03 + 0.11 * near * near), 0.1 + 0.22 * near
         for step in range(int(length)):
             row, col = int(y) + step, int(np.floor(x + wind * step))
             if 0 <= row < high and 0 <= col < wide:
