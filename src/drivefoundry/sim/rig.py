@@ -71,7 +71,7 @@ class View:
         r = seen.copy()
         for _ in range(20):  # Newton's method; the lens is monotonic where it has an inverse at all
             gain = np.maximum(1 + 3 * self.k1 * r**2 + 5 * self.k2 * r**4, 1e-3)
-            r -= (r * (1 + self.k1 * r**2 + self.k2 * r**4) - seen) / gain
+            r = np.clip(r - (r * (1 + self.k1 * r**2 + self.k2 * r**4) - seen) / gain, 0.0, 10.0)
         wrong = np.abs(r * (1 + self.k1 * r**2 + self.k2 * r**4) - seen).max()
         reach = np.linspace(0.0, float(r.max()), 256)
         folds = (1 + 3 * self.k1 * reach**2 + 5 * self.k2 * reach**4).min() <= 0

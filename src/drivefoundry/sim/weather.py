@@ -26,7 +26,7 @@ def _low_beam(ahead, left, up):
     if ahead < 1.5:
         return 0.0
     aside, far, over = 2.2 * left / ahead, ahead / 24.0, 2.0 * max(0.0, up - 0.9)
-    return 1.7 * min(1.0, 0.25 * (ahead - 1.5)) / ((1.0 + aside**4) * (1.0 + far * far) * (1.0 + over * over))
+    return 1.4 * min(1.0, 0.25 * (ahead - 1.5)) / ((1.0 + aside**4) * (1.0 + far * far) * (1.0 + over * over))
 
 
 @kernel
