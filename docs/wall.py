@@ -1,6 +1,6 @@
 """Write docs/images/wall.png anew: one moment of the embedded city as every camera, hour and weather shows it.
 
-    .venv/bin/python docs/wall.py
+.venv/bin/python docs/wall.py
 """
 
 from pathlib import Path

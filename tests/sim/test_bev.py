@@ -6,7 +6,8 @@ import pytest
 from drivefoundry.sim.bev import BEHIND, CODES, EGO, LINES, ROUTE, USERS, Bev
 from drivefoundry.sim.raster import GROUND, ROAD
 from drivefoundry.types import SIGNAL_RED
-from test_camera import CAR, TOWN, batch, crossroads
+from shots import CAR, TOWN, batch
+from town import crossroads
 
 N, METRES = 96, 0.5
 

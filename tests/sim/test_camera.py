@@ -7,45 +7,16 @@ from drivefoundry.roadmap import make_map
 from drivefoundry.sim.camera import Camera
 from drivefoundry.sim.rig import Rig, View
 from drivefoundry.types import SIGNAL_GREEN, SIGNAL_RED, SIGNAL_YELLOW
+from shots import CAR, FIELD, LANE, TOWN, batch, changed, shoot
 from town import crossroads
 
-LANE = [np.array([[-100.0, 0.0], [300.0, 0.0]])]
-FIELD = make_map(lanes=LANE)
-TOWN = crossroads()
 BIG = View().scaled(640, 320)
-CAR = (4.6, 1.9, 1.5)
-
-
-def shoot(maps, ego, agents=(), view=None, brake=False, signals=(), threads=None, index=0, **more):
-    """One frame: agents is a list of (x, y, yaw, size, kind)."""
-    n = len(agents)
-    state = np.array([(*a[:3], 0.0) for a in agents]).reshape(1, n, 4)
-    return (
-        Camera(maps, Rig((view or View(),)), threads)
-        .render(
-            np.array([index]),
-            np.array([ego], float),
-            state,
-            np.ones((1, n), bool),
-            np.array([a[3] for a in agents], float).reshape(1, n, 3),
-            np.array([a[4] for a in agents], int).reshape(1, n),
-            np.full((1, n), brake),
-            np.array([signals], int).reshape(1, -1),
-            **more,
-        )[0, 0]
-        .astype(int)
-    )
 
 
 def pixel(view, x, y, z):
     """Pinhole projection of a point in the ego frame, pitch 0."""
     depth = x - view.x
     return view.cx - view.fx * y / depth, view.cy + view.fy * (view.z - z) / depth
-
-
-def changed(a, b):
-    rows, cols = np.nonzero(np.abs(a - b).max(-1) > 12)
-    return cols.min(), cols.max() + 1, rows.min(), rows.max() + 1
 
 
 @pytest.mark.parametrize("view", [View(), BIG])
@@ -155,26 +126,6 @@ def test_car_right_ahead_is_clipped_not_dropped():
     assert (np.abs(beside - empty).max(-1) > 12)[40:, :20].mean() > 0.5
     behind = shoot([FIELD], (0, 0, 0), [(-5.0, 0.0, 0.0, CAR, 0)])
     assert np.array_equal(behind, empty)
-
-
-def batch(s=9, a=12, seed=0):
-    rng = np.random.default_rng(seed)
-    ego = np.stack([rng.uniform(-120, 120, s), rng.uniform(-6, 6, s), rng.uniform(-3, 3, s)], 1)
-    agents = np.concatenate(
-        [rng.uniform(-120, 120, (s, a, 1)), rng.uniform(-8, 8, (s, a, 1)), rng.uniform(-3, 3, (s, a, 2))], 2
-    )
-    kind = rng.integers(0, 4, (s, a))
-    size = np.array([CAR, (9.0, 2.5, 3.4), (0.5, 0.6, 1.75), (1.8, 0.6, 1.75)])[kind]
-    return (
-        rng.integers(0, 2, s),
-        ego,
-        agents,
-        rng.random((s, a)) < 0.8,
-        size,
-        kind,
-        rng.random((s, a)) < 0.5,
-        rng.integers(0, 4, (s, 1)),
-    )
 
 
 def test_frames_do_not_depend_on_batch_or_threads():

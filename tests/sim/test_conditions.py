@@ -6,7 +6,7 @@ import pytest
 from drivefoundry.sim.camera import Camera
 from drivefoundry.sim.conditions import Conditions
 from drivefoundry.sim.rig import Rig, View
-from test_camera import CAR, FIELD, TOWN, batch, shoot
+from shots import CAR, FIELD, TOWN, batch, shoot
 
 BIG = View().scaled(256, 128)
 MAPS = [TOWN, FIELD]

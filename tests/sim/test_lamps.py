@@ -2,7 +2,7 @@ import numpy as np
 
 from drivefoundry.sim.lamps import brake_lamps, indicators
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN
-from test_view import scene
+from shots import scene
 
 
 def test_brake_lamps_follow_deceleration():

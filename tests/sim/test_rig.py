@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from drivefoundry.roadmap import make_map
 from drivefoundry.sim.camera import Camera
 from drivefoundry.sim.rig import Rig, View
-from test_camera import CAR, FIELD, LANE, TOWN, batch, changed, make_map, shoot
+from shots import CAR, FIELD, LANE, TOWN, batch, changed, shoot
 
 
 def brown_conrady(view, x, y, z):

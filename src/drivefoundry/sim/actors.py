@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.sim.boxes import (
+from drivefoundry.sim.boxes import draw_hull, set_hull, to_camera
+from drivefoundry.sim.conditions import LAMPS_ON, ON, RAIN, THIN
+from drivefoundry.sim.ground import COS, CX, CY, FX, FY, PX, PY, SIN, kernel, mix
+from drivefoundry.sim.surfaces import (
     BIKE,
     BRAKE,
     CARS,
@@ -24,12 +27,7 @@ from drivefoundry.sim.boxes import (
     STEEL,
     TAIL,
     TRUCKS,
-    draw_hull,
-    set_hull,
-    to_camera,
-)
-from drivefoundry.sim.conditions import LAMPS_ON, ON, RAIN, THIN
-from drivefoundry.sim.ground import COS, CX, CY, FX, FY, PX, PY, SIN, kernel, mix
+)  # fmt: skip
 from drivefoundry.types import (
     AGENT_CYCLIST,
     AGENT_PEDESTRIAN,

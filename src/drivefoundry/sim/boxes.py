@@ -13,39 +13,30 @@ from typing import NamedTuple
 import numpy as np
 
 from drivefoundry.sim.ground import COS, COSP, CX, CY, FX, FY, HAZE, PX, PY, PZ, SIN, SINP, fade, kernel, mix
+from drivefoundry.sim.surfaces import (
+    BRAKE,
+    BRAKES,
+    FRONT,
+    HEADLIGHT,
+    LAMPS,
+    OWN,
+    PANE,
+    PLAIN,
+    REAR,
+    REAR_GLASS,
+    TAIL,
+    WALL,
+    WALLS,
+    opening,
+    pack,
+    surface,
+    wall,
+)  # fmt: skip
 
 NEAR = 0.2
 """Depth below which nothing is drawn, m."""
 SUN = np.array([0.55, -0.83])
 """Horizontal direction towards the sun."""
-
-PLAIN, WALL, SIDE, FRONT, REAR, GLASS, REAR_GLASS, BIKE = np.arange(8)
-"""Surfaces; each picks a sample of three colours. (Numpy integers: numba compiles anew for each Python constant.)"""
-
-PAINTS = np.array(
-    [
-        [int(h[k : k + 2], 16) for k in (0, 2, 4)]
-        for line in (
-            "c42420 1c4aa0 dededc 2c2e34 969aa0 1a7054 d6a024 622a62",  # cars
-            "ceccc4 346096 b27a3c 78827e",  # trucks
-            "d83c3c 2e68be ecc43c f0f0f0 3c9654 aa46a0",  # clothes
-            "b2967c 965c4c c4bcac 80848c a48c60 6c6462",  # walls
-            "3e4e62 1e1e22 d6aa8c ff241a 761012 f6f4e2 2c2d30 54585c 18191c",
-        )
-        for h in line.split()
-    ],
-    np.float64,
-)
-"""(n, 3) every colour that is not the ground's, by the numbers below."""
-CARS, TRUCKS, CLOTHES, WALLS = np.array([0, 8, 12, 18])
-PANE, DARK, SKIN, BRAKE, TAIL, HEADLIGHT, SHADOW, STEEL, HOUSING = np.arange(24, 33)
-
-
-BRAKES, LAMPS, WINDOWS = np.array([1, 2, 3]) << 28
-"""Above a sample's colour stands what shines there by itself, with its strength of 0 to 15 in bits 24 to 27: brake
-lamps whenever lit, other lamps and lit windows (drawn dark) once the lights are on."""
-OWN = 0x3F000000
-"""Bits of a sample that say so."""
 
 
 class Canvas(NamedTuple):
@@ -102,15 +93,6 @@ FACES = np.array([[3, 0, 4, 7], [0, 1, 5, 4], [2, 3, 7, 6], [1, 2, 6, 5], [4, 5,
 
 
 @kernel
-def pack(paint, light):
-    """Number of a paint and a brightness in, packed colour out."""
-    c = 0
-    for k in range(3):
-        c |= int(min(255.0, PAINTS[paint, k] * light)) << (8 * k)
-    return c
-
-
-@kernel
 def to_camera(cam, x, y, z):
     """Map point m in, camera-frame point out."""
     dx, dy, dz = x - cam[PX], y - cam[PY], z - cam[PZ]
@@ -138,68 +120,10 @@ def in_view(cam, wide, high, x, y, z, radius):
 
 
 @kernel
-def _surface(kind, s, t, lu, lv, grain, c0, c1, c2):
-    """Point (s, t) m on a face of lu x lv m in, packed colour out; -1 for a hole. grain: size of a sample there, m."""
-    big = lv > 1.6
-    if kind == SIDE:
-        r = 0.46 if big else 0.33
-        d = min(abs(s - 0.2 * lu), abs(s - 0.8 * lu))
-        return c2 if t < 0.2 or d * d + (t - r) * (t - r) < r * r else c0
-    if kind in (FRONT, REAR):
-        if t < 0.2:
-            return c2
-        w = max(0.42, 2.6 * grain)
-        mid = 0.9 if big else 0.68 * lv
-        half = max(0.1, 1.3 * grain)
-        if abs(t - mid) < half and (s < w or s > lu - w):
-            return c1
-        if abs(s - 0.5 * lu) < 0.3 and abs(t - 0.4) < 0.08 and kind == REAR:
-            return HAZE
-        return c2 if kind == FRONT and abs(s - 0.5 * lu) < 0.5 and abs(t - 0.45) < 0.12 else c0
-    if kind in (GLASS, REAR_GLASS):
-        if kind == REAR_GLASS and t > lv - max(0.14, 2.0 * grain) and abs(s - 0.5 * lu) < max(0.3, 1.5 * grain):
-            return c2
-        pillar = min(s, lu - s, abs(s - 0.5 * lu) + (0.05 if lu > 1.8 else 1.0))
-        return c0 if pillar < 0.08 or t > 0.92 * lv else c1
-    r = 0.33
-    d = min(abs(s - r), abs(s - lu + r))
-    ring = np.sqrt(d * d + (t - r) * (t - r))
-    thick = max(0.06, 0.8 * grain)
-    if abs(ring - r + thick) < thick or (abs(t - 0.62) < thick and r < s < lu - r):
-        return c0
-    return -1
-
-
-@kernel
-def _wall(s, t, lv, grain, c0, c1, c2):
-    """Storeys of 3.2 m with windows every 3 m above a ground floor of shop fronts; far away only their mean."""
-    if t > lv - 0.5:
-        return c0
-    mean = mix(c0, c1, 90)
-    if grain > 0.9:
-        return mean
-    bay, window = s * 0.2, s * (1.0 / 3.0)
-    shop = 0.12 < bay - int(bay) < 0.88
-    c = _opening(t, shop, int(window), 0.25 < window - int(window) < 0.75, c0, c1, c2)
-    return c if grain < 0.25 else mix(c, mean, int((grain - 0.25) * 393.0)) | c & OWN
-
-
-@kernel
-def _opening(t, shop, bay, glazed, c0, c1, c2):
-    """What a wall shows t m up: c0 the wall, c1 a pane, c2 one lit by day, in column `bay` of the windows."""
-    if t < 3.2:
-        return c1 | WINDOWS | 8 << 24 if shop and 0.5 < t < 2.6 else c0
-    storey = t * (1.0 / 3.2)
-    j = int(storey)
-    if not glazed or not 0.25 < storey - j < 0.8:
-        return c0
-    h = bay * 73 + j * 151 + bay * j
-    return c2 | WINDOWS | 15 << 24 if h & 15 == 0 else c1 | WINDOWS | 11 << 24 if h & 7 == 3 else c1
-
-
-@kernel
-def _wall_column(depth, colour, tone, shaded, first, last, col, iz, s, t0, z, t_col, tv, lv, grain, haze, c0, c1, c2):
-    """`_wall` down one column of an upright face at one depth: all but the height is settled once."""
+def _wall_column(canvas, first, last, col, iz, at, lv, grain, haze, c0, c1, c2):
+    """`wall` down one column of an upright face at one depth: all but the height is settled once."""
+    depth, colour, tone, shaded = canvas.zbuf[col], canvas.cbuf[col], canvas.tone, canvas.shaded
+    s, t0, z, t_col, tv = at
     mean = mix(c0, c1, 90)
     mixed = int(max(0.0, (grain - 0.25) * 393.0)) if grain <= 0.9 else 256
     top = mix(c0, HAZE, haze)
@@ -214,7 +138,7 @@ def _wall_column(depth, colour, tone, shaded, first, last, col, iz, s, t0, z, t_
             pixel = row >> 1
             if shaded[pixel] != pixel_col:
                 t = z * (t_col + row * tv) - t0
-                tone[pixel] = top if t > lv - 0.5 else _opening(t, shop, i, glazed, c0, c1, c2)
+                tone[pixel] = top if t > lv - 0.5 else opening(t, shop, i, glazed, c0, c1, c2)
                 shaded[pixel] = pixel_col
             depth[row] = iz
             colour[row] = tone[pixel]
@@ -298,10 +222,39 @@ def _looks_away(hull, face):
 
 
 @kernel
+def _shade_column(canvas, first, last, col, plane, kind, lu, lv, gx, c0, c1, c2):
+    """Draw rows of one column of a face: 1 / z is base + row slope, its place (z (s_col + row su) - s0, likewise t)."""
+    base, slope, z, haze, s_col, su, s0, t_col, tv, t0 = plane
+    depth, colour, tone, shaded = canvas.zbuf[col], canvas.cbuf[col], canvas.tone, canvas.shaded
+    for row in range(first, last):
+        iz = base + np.float32(row) * slope
+        if iz > depth[row]:
+            # The four samples of a pixel share one look at the surface: it costs more than the depth test.
+            pixel = row >> 1
+            if shaded[pixel] != col >> 1:
+                if slope != 0.0:
+                    z = 1.0 / np.float64(iz)
+                    haze = fade(z) if canvas.light[4] != 0.0 else 0
+                s, t = z * (s_col + row * su) - s0, z * (t_col + row * tv) - t0
+                if kind == PLAIN:
+                    c = c0
+                elif kind == WALL:
+                    c = wall(s, t, lv, z * gx, c0, c1, c2)
+                else:
+                    c = surface(kind, s, t, lu, lv, z * gx, c0, c1, c2)
+                tone[pixel] = mix(c, HAZE, haze) | c & OWN if c >= 0 else c
+                shaded[pixel] = col >> 1
+            c = tone[pixel]
+            if c >= 0:
+                depth[row] = iz
+                colour[row] = c
+
+
+@kernel
 def draw_face(canvas, face, kind, c0, c1, c2):
     """Draw one face of the canvas's hull, if it looks at the camera: a surface of `kind` in packed colours."""
-    zbuf, cbuf, cam, hull, poly = canvas.zbuf, canvas.cbuf, canvas.cam, canvas.hull, canvas.poly
-    tone, shaded, touched, fades = canvas.tone, canvas.shaded, canvas.touched, canvas.light[4] != 0.0
+    zbuf, cam, hull, poly = canvas.zbuf, canvas.cam, canvas.hull, canvas.poly
+    touched = canvas.touched
     ux, uy, uz, vx, vy, vz, lu, lv, nx, ny, nz, facing = _plane(hull, face)
     if facing >= -1e-9:
         return
@@ -321,13 +274,13 @@ def draw_face(canvas, face, kind, c0, c1, c2):
     y0 = (0.5 - cam[CY]) * gy
     slope, su, tv = np.float32(ny * gy / facing), uy * gy, vy * gy
     wide, high = zbuf.shape
-    shaded[:] = -1
+    canvas.shaded[:] = -1
     for col in range(int(max(0.0, np.ceil(left - 0.5))), int(min(wide * 1.0, np.ceil(right - 0.5)))):
         top, low = _span(poly, n, col + 0.5)
         first, last = int(max(0.0, np.ceil(top - 0.5))), int(min(high * 1.0, np.ceil(low - 0.5)))
         if first >= last:
             continue
-        depth, colour = zbuf[col], cbuf[col]
+        depth = zbuf[col]
         xn = (col + 0.5 - cam[CX]) * gx
         base = np.float32((nx * xn + ny * y0 + nz) / facing)
         end = last
@@ -343,35 +296,13 @@ def draw_face(canvas, face, kind, c0, c1, c2):
         touched[col, 0], touched[col, 1] = min(touched[col, 0], first), max(touched[col, 1], end)
         s_col, t_col = ux * xn + uy * y0 + uz, vx * xn + vy * y0 + vz
         z = 1.0 / np.float64(base)
-        haze = fade(z) if fades else 0
+        haze = fade(z) if canvas.light[4] != 0.0 else 0
         if kind == WALL and slope == 0.0 and su == 0.0:
-            _wall_column(
-                depth, colour, tone, shaded, first, end, col, base, z * s_col - s0, t0, z, t_col, tv, lv, z * gx, haze,
-                c0, c1, c2,
-            )  # fmt: skip
+            at = z * s_col - s0, t0, z, t_col, tv
+            _wall_column(canvas, first, end, col, base, at, lv, z * gx, haze, c0, c1, c2)
             continue
-        for row in range(first, end):
-            iz = base + np.float32(row) * slope
-            if iz > depth[row]:
-                # The four samples of a pixel share one look at the surface: it costs more than the depth test.
-                pixel = row >> 1
-                if shaded[pixel] != col >> 1:
-                    if slope != 0.0:
-                        z = 1.0 / np.float64(iz)
-                        haze = fade(z) if fades else 0
-                    s, t = z * (s_col + row * su) - s0, z * (t_col + row * tv) - t0
-                    if kind == PLAIN:
-                        c = c0
-                    elif kind == WALL:
-                        c = _wall(s, t, lv, z * gx, c0, c1, c2)
-                    else:
-                        c = _surface(kind, s, t, lu, lv, z * gx, c0, c1, c2)
-                    tone[pixel] = mix(c, HAZE, haze) | c & OWN if c >= 0 else c
-                    shaded[pixel] = col >> 1
-                c = tone[pixel]
-                if c >= 0:
-                    depth[row] = iz
-                    colour[row] = c
+        plane = base, slope, z, haze, s_col, su, s0, t_col, tv, t0
+        _shade_column(canvas, first, end, col, plane, kind, lu, lv, gx, c0, c1, c2)
 
 
 @kernel

@@ -115,7 +115,7 @@ class Camera:
 
 
 def _optics(rig: Rig) -> tuple[np.ndarray, np.ndarray]:
-    """Rig in; lenses (V, 12) and warps (n, H, W, 2) of the n views that are no level pinholes out, as `render` has them."""
+    """Rig in; lenses (V, 12) and warps (n, H, W, 2) of the n views that are warped out, as `render` has them."""
     lenses, warps = [], []
     for view in rig.views:
         drawn, row = view, -1

@@ -155,7 +155,7 @@ def _near_buildings(world, m, cam, shape, order, far):
 
 @kernel
 def _open(roof, row, wide):
-    """Pixels of an image row from the first to the last that walls do not hide whole: those whose ground may be seen."""
+    """Pixels of an image row from the first to the last that walls do not hide whole: whose ground may be seen."""
     left, right = 0, wide
     while left < right and _walled(roof, left, row):
         left += 1
@@ -342,7 +342,8 @@ def _compiled(stamp: int):
 
 def _source_hash() -> int:
     folder = Path(__file__).parent
-    text = b"".join((folder / f"{name}.py").read_bytes() for name in ("conditions", "ground", "boxes", "actors", "weather", "render"))
+    names = ("conditions", "ground", "surfaces", "boxes", "actors", "weather", "render")
+    text = b"".join((folder / f"{name}.py").read_bytes() for name in names)
     return int.from_bytes(sha256(text).digest()[:7], "big") | 1
 
 

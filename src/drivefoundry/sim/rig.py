@@ -88,14 +88,12 @@ class View:
         rays = self.rays()
         low, high = rays.reshape(-1, 2).min(0), rays.reshape(-1, 2).max(0)
         left, top = np.floor(low[0] * self.fx) - 1, np.floor(low[1] * self.fy) - 1
-        wide, tall = (int(np.ceil(h * f) - a) + 1 for h, f, a in zip(high, (self.fx, self.fy), (left, top), strict=True))
+        wide, tall = int(np.ceil(high[0] * self.fx) - left) + 1, int(np.ceil(high[1] * self.fy) - top) + 1
         require(
             wide * tall <= 16 * self.width * self.height,
             "View: k1, k2 bend the picture's corners too far out; take a weaker distortion",
         )
-        level = replace(
-            self, width=wide, height=tall, cx=float(-left), cy=float(-top), roll=0.0, k1=0.0, k2=0.0
-        )
+        level = replace(self, width=wide, height=tall, cx=float(-left), cy=float(-top), roll=0.0, k1=0.0, k2=0.0)
         return level, rays * (self.fx, self.fy) - (left, top)
 
 

@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from drivefoundry.sim.actors import paint_of
 from drivefoundry.sim.bev import Bev
-from drivefoundry.sim.boxes import PAINTS
 from drivefoundry.sim.camera import Camera
 from drivefoundry.sim.conditions import Conditions
 from drivefoundry.sim.ground import PALETTE
@@ -26,6 +25,7 @@ from drivefoundry.sim.lamps import brake_lamps, indicators
 from drivefoundry.sim.raster import ground_raster
 from drivefoundry.sim.render import BLINK
 from drivefoundry.sim.rig import Rig, View
+from drivefoundry.sim.surfaces import PAINTS
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, RoadMap, Scene, require
 from drivefoundry_car.inputs import to_ego
 
@@ -128,7 +128,7 @@ def pictures(scenes: Sequence[Scene], out: Path) -> list[Path]:
 
 
 def wall(scene: Scene, step: int | None = None) -> Image.Image:
-    """Scene in, one picture of its log at `step` (the start where None) out: map, hours, weathers and rigs side by side.
+    """Scene in, one picture of its log at `step` (the start where None) out: maps, hours, weathers and rigs.
 
     Rows: what models and people see from above, day, dusk; night, rain, fog; three cameras; six cameras.
     """

@@ -1,4 +1,4 @@
-"""Samples and conditions in, pixels out: the kernels that light a view by hour and weather, and wear it as a sensor does.
+"""Samples and conditions in, pixels out: the kernels that light a view by hour and weather, and a sensor's noise.
 
 The counterpart of the clear day in `render`. Light falls on each pixel's mean surface: day or night from the sky, the
 car's own low beam ahead, what shines by itself added; then the air takes its share. Letters: H, W rows and columns.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.sim.boxes import BRAKES, WINDOWS
 from drivefoundry.sim.conditions import EXPOSURE, LAMPS_ON, LIGHT, LOW, NOISE, RAIN, SEED, THIN, TOP
 from drivefoundry.sim.ground import COSP, CX, CY, FX, FY, PZ, SINP, ground_row, kernel, row_taps
+from drivefoundry.sim.surfaces import BRAKES, WINDOWS
 
 BEAM = np.array([1.0, 0.95, 0.84])
 """Colour of the low beam's light."""
@@ -41,16 +41,51 @@ def _wet(line, sky, fall):
 
 
 @kernel
+def _gather(canvas, row, col, lamps, colour):
+    """A pixel's four samples in: how many hold a thing, its depth m, its light of its own, and that of lit rooms, 0..1;
+    its mean colour into colour (3,). Brakes shine by day, too, other lamps by as much as `lamps`, 0..1."""
+    near, count, shine, room = 0.0, 0, 0.0, 0.0
+    colour[:] = 0.0
+    for k in range(4):
+        a, b = 2 * col + (k & 1), 2 * row + (k >> 1)
+        if canvas.zbuf[a, b] > 0.0:
+            c = np.int64(canvas.cbuf[a, b])
+            near += canvas.zbuf[a, b]
+            count += 1
+            kind, strength = c & 3 << 28, (c >> 24 & 15) / 15.0
+            if kind == WINDOWS:
+                room += strength
+            elif kind != 0:
+                shine += strength * (1.0 if kind == BRAKES else lamps)
+            colour[0] += c & 255
+            colour[1] += c >> 8 & 255
+            colour[2] += c >> 16 & 255
+    if count > 0:
+        for k in range(3):
+            colour[k] /= count
+    return count, count / max(near, 1e-9), shine / max(count, 1), room / max(count, 1)
+
+
+@kernel
+def _light(colour, sky, beam, shine, room, air):
+    """Light a thing's colour (3,) in place: by the sky and the low beam, by itself (0..1), and fade it into the air."""
+    for k in range(3):
+        lit = min(1.0, sky[LIGHT + k] + beam * BEAM[k])
+        seen = colour[k] * (lit + (1.0 - lit) * shine) * (1.0 - room) + ROOM[k] * room
+        colour[k] = sky[LOW + k] + (seen - sky[LOW + k]) * air
+
+
+@kernel
 def resolve(out, canvas, world, m, taps, acc, sky, mount):
     """Samples of a canvas drawn without haze in, pixels (H, W, 3) under the conditions `sky` (a `Conditions.row`) out.
 
     canvas.cam in pixels; mount (4,) x, y, z m and yaw rad of the view on the car; taps, acc (W,) scratch.
     """
-    zbuf, cbuf, cam = canvas.zbuf, canvas.cbuf, canvas.cam
+    cam = canvas.cam
     base, upper, frame = world.ground.base, world.ground.upper, world.ground.frames[m]
     high, wide = out.shape[0], out.shape[1]
     clear = np.exp(-sky[THIN] * np.arange(DEPTHS))
-    turn_cos, turn_sin = np.cos(mount[3]), np.sin(mount[3])
+    cos, sin = np.cos(mount[3]), np.sin(mount[3])
     lamps = sky[LAMPS_ON] * (1.0 - (sky[LIGHT] + sky[LIGHT + 1] + sky[LIGHT + 2]) / 3.0)
     back, thing = np.empty(3), np.empty(3)
     for row in range(high):
@@ -64,22 +99,7 @@ def resolve(out, canvas, world, m, taps, acc, sky, mount):
             ground_row(base, upper, offset, rows, cols, level, taps, n, 0, acc, 0, wide)
         for col in range(wide):
             xn = (col + 0.5 - cam[CX]) / cam[FX]
-            near, count, shine, room = 0.0, 0, 0.0, 0.0
-            thing[:] = 0.0
-            for k in range(4):
-                a, b = 2 * col + (k & 1), 2 * row + (k >> 1)
-                if zbuf[a, b] > 0.0:
-                    c = np.int64(cbuf[a, b])
-                    near += zbuf[a, b]
-                    count += 1
-                    kind, strength = c & 3 << 28, (c >> 24 & 15) / 15.0
-                    if kind == WINDOWS:
-                        room += strength * lamps
-                    elif kind != 0:
-                        shine += strength * (1.0 if kind == BRAKES else sky[LAMPS_ON])
-                    thing[0] += c & 255
-                    thing[1] += c >> 8 & 255
-                    thing[2] += c >> 16 & 255
+            count, z, shine, room = _gather(canvas, row, col, sky[LAMPS_ON], thing)
             if count < 4:
                 if n == 0:
                     for k in range(3):
@@ -88,28 +108,19 @@ def resolve(out, canvas, world, m, taps, acc, sky, mount):
                     c = acc[col]
                     back[0], back[1], back[2] = c & 255, c >> 8 & 255, c >> 16 & 255
                     mirror = _wet(back, sky, fall) if sky[RAIN] > 0.0 else 0.0
-                    ahead, right = mount[0] + depth * flat * turn_cos, depth * xn
+                    ahead, right = depth * flat, depth * xn
                     beam = lamps * _low_beam(
-                        ahead + right * turn_sin, mount[1] + depth * flat * turn_sin - right * turn_cos, 0.0
+                        mount[0] + ahead * cos + right * sin, mount[1] + ahead * sin - right * cos, 0.0
                     )
                     air = clear[min(DEPTHS - 1, int(depth))]
                     for k in range(3):
                         seen = back[k] * (sky[LIGHT + k] + beam * BEAM[k]) + mirror * sky[LOW + k]
                         back[k] = sky[LOW + k] + (seen - sky[LOW + k]) * air
             if count > 0:
-                share = 1.0 / count
-                z = count / near
-                ahead, right = mount[0] + z * flat * turn_cos, z * xn
-                beam = lamps * _low_beam(
-                    ahead + right * turn_sin, mount[1] + z * flat * turn_sin - right * turn_cos, cam[PZ] - z * fall
-                )
-                air = clear[min(DEPTHS - 1, int(z))]
-                shine, room = shine * share, room * share
-                for k in range(3):
-                    colour = thing[k] * share
-                    lit = min(1.0, sky[LIGHT + k] + beam * BEAM[k])
-                    seen = colour * (lit + (1.0 - lit) * shine) * (1.0 - room) + ROOM[k] * room
-                    thing[k] = sky[LOW + k] + (seen - sky[LOW + k]) * air
+                ahead, right = z * flat, z * xn
+                up = cam[PZ] - z * fall
+                beam = lamps * _low_beam(mount[0] + ahead * cos + right * sin, mount[1] + ahead * sin - right * cos, up)
+                _light(thing, sky, beam, shine, room * lamps, clear[min(DEPTHS - 1, int(z))])
             cover = 0.25 * count
             for k in range(3):
                 value = back[k] * (1.0 - cover) + thing[k] * cover if count > 0 else back[k]
