@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 from drivefoundry.sim.ground import COS, COSP, CX, CY, FX, FY, HAZE, PX, PY, PZ, SIN, SINP, fade, kernel, mix
 from drivefoundry.sim.surfaces import (
@@ -221,8 +222,8 @@ def _looks_away(hull, face):
     return (uy * vz - uz * vy) * ax + (uz * vx - ux * vz) * ay + (ux * vy - uy * vx) * az > 1e-3
 
 
-@kernel
-def _shade_column(canvas, first, last, col, plane, kind, lu, lv, gx, c0, c1, c2):
+@njit(nogil=True, error_model="numpy", inline="always")
+def _shade_column(canvas, first, last, col, plane, fades, kind, lu, lv, gx, c0, c1, c2):
     """Draw rows of one column of a face: 1 / z is base + row slope, its place (z (s_col + row su) - s0, likewise t)."""
     base, slope, z, haze, s_col, su, s0, t_col, tv, t0 = plane
     depth, colour, tone, shaded = canvas.zbuf[col], canvas.cbuf[col], canvas.tone, canvas.shaded
@@ -234,7 +235,7 @@ def _shade_column(canvas, first, last, col, plane, kind, lu, lv, gx, c0, c1, c2)
             if shaded[pixel] != col >> 1:
                 if slope != 0.0:
                     z = 1.0 / np.float64(iz)
-                    haze = fade(z) if canvas.light[4] != 0.0 else 0
+                    haze = fade(z) if fades else 0
                 s, t = z * (s_col + row * su) - s0, z * (t_col + row * tv) - t0
                 if kind == PLAIN:
                     c = c0
@@ -254,7 +255,7 @@ def _shade_column(canvas, first, last, col, plane, kind, lu, lv, gx, c0, c1, c2)
 def draw_face(canvas, face, kind, c0, c1, c2):
     """Draw one face of the canvas's hull, if it looks at the camera: a surface of `kind` in packed colours."""
     zbuf, cam, hull, poly = canvas.zbuf, canvas.cam, canvas.hull, canvas.poly
-    touched = canvas.touched
+    touched, fades = canvas.touched, canvas.light[4] != 0.0
     ux, uy, uz, vx, vy, vz, lu, lv, nx, ny, nz, facing = _plane(hull, face)
     if facing >= -1e-9:
         return
@@ -296,13 +297,13 @@ def draw_face(canvas, face, kind, c0, c1, c2):
         touched[col, 0], touched[col, 1] = min(touched[col, 0], first), max(touched[col, 1], end)
         s_col, t_col = ux * xn + uy * y0 + uz, vx * xn + vy * y0 + vz
         z = 1.0 / np.float64(base)
-        haze = fade(z) if canvas.light[4] != 0.0 else 0
+        haze = fade(z) if fades else 0
         if kind == WALL and slope == 0.0 and su == 0.0:
             at = z * s_col - s0, t0, z, t_col, tv
             _wall_column(canvas, first, end, col, base, at, lv, z * gx, haze, c0, c1, c2)
             continue
         plane = base, slope, z, haze, s_col, su, s0, t_col, tv, t0
-        _shade_column(canvas, first, end, col, plane, kind, lu, lv, gx, c0, c1, c2)
+        _shade_column(canvas, first, end, col, plane, fades, kind, lu, lv, gx, c0, c1, c2)
 
 
 @kernel
