@@ -28,6 +28,8 @@ CODES = np.array(
 )
 """(17, 3) RGB by number: ground classes, route, stop lines by state, road users by kind, the ego."""
 ROUTE, LINES, USERS, EGO = np.array([7, 8, 12, 16])
+_class_at = njit(nogil=True, error_model="numpy", inline="always")(class_at.py_func)
+"""Put into its caller: a call would count references for every pixel."""
 BEHIND = 0.36
 """Share of the picture that lies behind the ego's centre."""
 
@@ -129,7 +131,7 @@ def _draw(
             for col in range(n):
                 right = (col + 0.5 - u0) * metres
                 x, y = x0 + ahead * cos + right * sin, y0 + ahead * sin - right * cos
-                codes[row, col] = class_at(classes, frames, m, x, y)
+                codes[row, col] = _class_at(classes, frames, m, x, y)
         # In the picture a point lies (right, -ahead) of the ego, and a heading h turns to (sin, -cos) of h.
         ax, ay, bx, by = sin * k, -cos * k, -cos * k, -sin * k
         for i in range(route_n[s] - 1):

@@ -11,9 +11,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from drivefoundry.sim.ground import COS, COSP, CX, CY, FX, FY, HAZE, PX, PY, PZ, SIN, SINP, fade, kernel, mix
+from drivefoundry.sim.ground import COS, COSP, CX, CY, FX, FY, HAZE, PX, PY, PZ, SIN, SINP, fade, inlined, kernel, mix
 from drivefoundry.sim.surfaces import (
     BRAKE,
     BRAKES,
@@ -120,7 +119,7 @@ def in_view(cam, wide, high, x, y, z, radius):
     return down - t * ahead <= radius * np.sqrt(1.0 + t * t)
 
 
-@kernel
+@inlined
 def _wall_column(canvas, first, last, col, iz, at, lv, grain, haze, c0, c1, c2):
     """`wall` down one column of an upright face at one depth: all but the height is settled once."""
     depth, colour, tone, shaded = canvas.zbuf[col], canvas.cbuf[col], canvas.tone, canvas.shaded
@@ -145,7 +144,7 @@ def _wall_column(canvas, first, last, col, iz, at, lv, grain, haze, c0, c1, c2):
             colour[row] = tone[pixel]
 
 
-@kernel
+@inlined
 def _clip(hull, face, poly):
     """Face of a hull in, corners of its part beyond NEAR out in poly[:, 2:5] (camera frame); returns how many."""
     n = 0
@@ -163,7 +162,7 @@ def _clip(hull, face, poly):
     return n
 
 
-@kernel
+@inlined
 def _span(poly, n, x):
     """Top and bottom end of a convex polygon (image points poly[:n, :2]) in the column at x."""
     top, low = np.inf, -np.inf
@@ -176,7 +175,7 @@ def _span(poly, n, x):
     return top, low
 
 
-@kernel
+@inlined
 def _plane(hull, face):
     """Unit vectors along and up a face, its lengths m, its normal, and that times its first corner (< 0: seen)."""
     a, b, d = FACES[face, 0], FACES[face, 1], FACES[face, 3]
@@ -193,7 +192,7 @@ def _plane(hull, face):
     return ux, uy, uz, vx, vy, vz, lu, lv, nx, ny, nz, nx * ax + ny * ay + nz * az
 
 
-@kernel
+@inlined
 def _hidden(canvas, col, first, last, least):
     """End of the rows first..last of a column that may be seen of a face no nearer than 1 / least m."""
     if least <= canvas.cover[col] and canvas.roof[col, 0] < canvas.roof[col, 1] and last <= canvas.roof[col, 1]:
@@ -201,7 +200,7 @@ def _hidden(canvas, col, first, last, least):
     return last
 
 
-@kernel
+@inlined
 def _cover(canvas, col, first, last, least):
     """Note that a wall covers rows first..last of a column, none of it beyond 1 / least m."""
     roof, cover = canvas.roof, canvas.cover
@@ -212,7 +211,7 @@ def _cover(canvas, col, first, last, least):
         cover[col] = min(cover[col], least)
 
 
-@kernel
+@inlined
 def _looks_away(hull, face):
     """True where a face surely looks away from the camera: cheaper than `_plane`, which has the last word."""
     a, b, d = FACES[face, 0], FACES[face, 1], FACES[face, 3]
@@ -222,7 +221,7 @@ def _looks_away(hull, face):
     return (uy * vz - uz * vy) * ax + (uz * vx - ux * vz) * ay + (ux * vy - uy * vx) * az > 1e-3
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
+@inlined
 def _shade_column(canvas, first, last, col, plane, fades, kind, lu, lv, gx, c0, c1, c2):
     """Draw rows of one column of a face: 1 / z is base + row slope, its place (z (s_col + row su) - s0, likewise t)."""
     base, slope, z, haze, s_col, su, s0, t_col, tv, t0 = plane
@@ -251,7 +250,7 @@ def _shade_column(canvas, first, last, col, plane, fades, kind, lu, lv, gx, c0, 
                 colour[row] = c
 
 
-@kernel
+@inlined
 def draw_face(canvas, face, kind, c0, c1, c2):
     """Draw one face of the canvas's hull, if it looks at the camera: a surface of `kind` in packed colours."""
     zbuf, cam, hull, poly = canvas.zbuf, canvas.cam, canvas.hull, canvas.poly

@@ -29,6 +29,9 @@ kernel = njit(nogil=True, error_model="numpy")
 """How drawing code is compiled. It is kept on disk as part of the kernels that call it, under a key over its source:
 numba alone would go on using a kept kernel after a change in another file that it calls into."""
 
+inlined = njit(nogil=True, error_model="numpy", inline="always")
+"""The same, put into its callers by numba itself: a call counts references to each array that it is given."""
+
 LEVELS = 6
 TAPS = 8
 FAR = 500.0

@@ -32,6 +32,7 @@ from drivefoundry.sim.ground import (
     Pyramid,
     fade,
     ground_row,
+    inlined,
     kernel,
     mean4,
     pyramid,
@@ -164,7 +165,7 @@ def _open(roof, row, wide):
     return left, right
 
 
-@kernel
+@inlined
 def _walled(roof, col, row):
     a, b = 2 * col, 2 * col + 1
     top, foot = max(roof[a, 0], roof[b, 0]), min(roof[a, 1], roof[b, 1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from drivefoundry.sim.conditions import EXPOSURE, LAMPS_ON, LIGHT, LOW, NOISE, RAIN, SEED, THIN, TOP
-from drivefoundry.sim.ground import COSP, CX, CY, FX, FY, PZ, SINP, ground_row, kernel, row_taps
+from drivefoundry.sim.ground import COSP, CX, CY, FX, FY, PZ, SINP, ground_row, inlined, kernel, row_taps
 from drivefoundry.sim.surfaces import BRAKES, WINDOWS
 
 BEAM = np.array([1.0, 0.95, 0.84])
@@ -20,7 +20,7 @@ DEPTHS = 512
 """Whole metres over which the air's share is tabled."""
 
 
-@kernel
+@inlined
 def _low_beam(ahead, left, up):
     """Light of the car's own low beam, 1 as by day, at a point m in its frame: some 25 m far, cut above the bonnet."""
     if ahead < 1.5:
@@ -29,7 +29,7 @@ def _low_beam(ahead, left, up):
     return 1.4 * min(1.0, 0.25 * (ahead - 1.5)) / ((1.0 + aside**4) * (1.0 + far * far) * (1.0 + over * over))
 
 
-@kernel
+@inlined
 def _wet(line, sky, fall):
     """Ground colour (3,) in place: rain darkens it, and asphalt mirrors the sky the more, the flatter the look."""
     rain = sky[RAIN]
@@ -40,17 +40,17 @@ def _wet(line, sky, fall):
     return mirror
 
 
-@kernel
-def _gather(canvas, row, col, lamps, colour):
+@inlined
+def _gather(zbuf, cbuf, row, col, lamps, colour):
     """A pixel's four samples in: how many hold a thing, its depth m, its light of its own, and that of lit rooms, 0..1;
     its mean colour into colour (3,). Brakes shine by day, too, other lamps by as much as `lamps`, 0..1."""
     near, count, shine, room = 0.0, 0, 0.0, 0.0
     colour[:] = 0.0
     for k in range(4):
         a, b = 2 * col + (k & 1), 2 * row + (k >> 1)
-        if canvas.zbuf[a, b] > 0.0:
-            c = np.int64(canvas.cbuf[a, b])
-            near += canvas.zbuf[a, b]
+        if zbuf[a, b] > 0.0:
+            c = np.int64(cbuf[a, b])
+            near += zbuf[a, b]
             count += 1
             kind, strength = c & 3 << 28, (c >> 24 & 15) / 15.0
             if kind == WINDOWS:
@@ -66,7 +66,7 @@ def _gather(canvas, row, col, lamps, colour):
     return count, count / max(near, 1e-9), shine / max(count, 1), room / max(count, 1)
 
 
-@kernel
+@inlined
 def _light(colour, sky, beam, shine, room, air):
     """Light a thing's colour (3,) in place: by the sky and the low beam, by itself (0..1), and fade it into the air."""
     for k in range(3):
@@ -81,7 +81,7 @@ def resolve(out, canvas, world, m, taps, acc, sky, mount):
 
     canvas.cam in pixels; mount (4,) x, y, z m and yaw rad of the view on the car; taps, acc (W,) scratch.
     """
-    cam = canvas.cam
+    cam, zbuf, cbuf = canvas.cam, canvas.zbuf, canvas.cbuf
     base, upper, frame = world.ground.base, world.ground.upper, world.ground.frames[m]
     high, wide = out.shape[0], out.shape[1]
     clear = np.exp(-sky[THIN] * np.arange(DEPTHS))
@@ -99,7 +99,7 @@ def resolve(out, canvas, world, m, taps, acc, sky, mount):
             ground_row(base, upper, offset, rows, cols, level, taps, n, 0, acc, 0, wide)
         for col in range(wide):
             xn = (col + 0.5 - cam[CX]) / cam[FX]
-            count, z, shine, room = _gather(canvas, row, col, sky[LAMPS_ON], thing)
+            count, z, shine, room = _gather(zbuf, cbuf, row, col, sky[LAMPS_ON], thing)
             if count < 4:
                 if n == 0:
                     for k in range(3):
