@@ -10,7 +10,7 @@ from drivefoundry.fleet.paths import car_route
 from drivefoundry.fleet.places import place_map, place_net
 from drivefoundry.fleet.record import START, ego_states, record_drives, situations
 from drivefoundry.roadmap import arc_length
-from drivefoundry.sim.camera import Rig
+from drivefoundry.sim.rig import Rig
 from drivefoundry_car.log import decode_video, read_drive
 
 

@@ -4,79 +4,52 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivefoundry.roadmap import make_map
-from drivefoundry.sim.camera import Camera, Rig
+from drivefoundry.sim.camera import Camera
+from drivefoundry.sim.rig import Rig, View
 from drivefoundry.types import SIGNAL_GREEN, SIGNAL_RED, SIGNAL_YELLOW
+from shots import CAR, FIELD, LANE, TOWN, batch, changed, shoot
 from town import crossroads
 
-LANE = [np.array([[-100.0, 0.0], [300.0, 0.0]])]
-FIELD = make_map(lanes=LANE)
-TOWN = crossroads()
-BIG = Rig().scaled(640, 320)
-CAR = (4.6, 1.9, 1.5)
+BIG = View().scaled(640, 320)
 
 
-def shoot(maps, ego, agents=(), rig=None, brake=False, signals=(), threads=None, index=0):
-    """One frame: agents is a list of (x, y, yaw, size, kind)."""
-    n = len(agents)
-    state = np.array([(*a[:3], 0.0) for a in agents]).reshape(1, n, 4)
-    return (
-        Camera(maps, rig, threads)
-        .render(
-            np.array([index]),
-            np.array([ego], float),
-            state,
-            np.ones((1, n), bool),
-            np.array([a[3] for a in agents], float).reshape(1, n, 3),
-            np.array([a[4] for a in agents], int).reshape(1, n),
-            np.full((1, n), brake),
-            np.array([signals], int).reshape(1, -1),
-        )[0]
-        .astype(int)
-    )
-
-
-def pixel(rig, x, y, z):
+def pixel(view, x, y, z):
     """Pinhole projection of a point in the ego frame, pitch 0."""
-    depth = x - rig.x
-    return rig.cx - rig.fx * y / depth, rig.cy + rig.fy * (rig.z - z) / depth
+    depth = x - view.x
+    return view.cx - view.fx * y / depth, view.cy + view.fy * (view.z - z) / depth
 
 
-def changed(a, b):
-    rows, cols = np.nonzero(np.abs(a - b).max(-1) > 12)
-    return cols.min(), cols.max() + 1, rows.min(), rows.max() + 1
-
-
-@pytest.mark.parametrize("rig", [Rig(), BIG])
+@pytest.mark.parametrize("view", [View(), BIG])
 @pytest.mark.parametrize("x", [15.0, 40.0, 80.0])
-def test_box_corners_project_as_a_pinhole_says(rig, x):
+def test_box_corners_project_as_a_pinhole_says(view, x):
     house = make_map(lanes=LANE, buildings=[[x, 2.0, 0.0, 6.0, 8.0, 4.0]])
-    left, right, top, bottom = changed(shoot([house], (0, 0, 0), rig=rig), shoot([FIELD], (0, 0, 0), rig=rig))
-    u0, v0 = pixel(rig, x - 3, 6.0, 4.0)
-    u1, v1 = pixel(rig, x - 3, -2.0, 0.0)
+    left, right, top, bottom = changed(shoot([house], (0, 0, 0), view=view), shoot([FIELD], (0, 0, 0), view=view))
+    u0, v0 = pixel(view, x - 3, 6.0, 4.0)
+    u1, v1 = pixel(view, x - 3, -2.0, 0.0)
     for seen, true in ((left, u0), (right, u1), (top, v0), (bottom, v1)):
-        assert abs(seen - np.clip(true, 0, rig.width)) <= 1.0
+        assert abs(seen - np.clip(true, 0, view.width)) <= 1.0
 
 
 def test_pitch_moves_the_view_as_it_should():
-    rig = Rig(pitch=0.1)
+    view = View(pitch=0.1)
     house = make_map(lanes=LANE, buildings=[[33.0, 0.0, 0.0, 6.0, 8.0, 3.0]])
-    _, _, top, bottom = changed(shoot([house], (0, 0, 0), rig=rig), shoot([FIELD], (0, 0, 0), rig=rig))
+    _, _, top, bottom = changed(shoot([house], (0, 0, 0), view=view), shoot([FIELD], (0, 0, 0), view=view))
     for seen, z in ((top, 3.0), (bottom, 0.0)):
-        angle = np.arctan2(rig.z - z, 30.0 - rig.x) - rig.pitch
-        assert abs(seen - (rig.cy + rig.fy * np.tan(angle))) <= 1.0
+        angle = np.arctan2(view.z - z, 30.0 - view.x) - view.pitch
+        assert abs(seen - (view.cy + view.fy * np.tan(angle))) <= 1.0
 
 
-@pytest.mark.parametrize("rig", [Rig(), BIG])
+@pytest.mark.parametrize("view", [View(), BIG])
 @pytest.mark.parametrize("distance", [6.0, 10.0, 20.0, 40.0])
-def test_lane_line_lies_where_a_pinhole_says(rig, distance):
-    frame = shoot([crossroads(blocks=False)], (-100.0, -1.75, 0.0), rig=rig)
-    u, v = pixel(rig, distance + rig.x, 1.75, 0.0)
+def test_lane_line_lies_where_a_pinhole_says(view, distance):
+    frame = shoot([crossroads(blocks=False)], (-100.0, -1.75, 0.0), view=view)
+    u, v = pixel(view, distance + view.x, 1.75, 0.0)
     row = frame[int(v)]
     yellow = row[:, 0] - row[:, 2]
-    window = np.arange(max(0, int(u) - 8), min(rig.width, int(u) + 9))
+    window = np.arange(max(0, int(u) - 8), min(view.width, int(u) + 9))
     weight = np.clip(yellow[window] - 12, 0, None)
     assert weight.max() > 20, "the line is there"
-    true, _ = pixel(rig, rig.x + rig.fy * rig.z / (int(v) + 0.5 - rig.cy), 1.75, 0.0)
+    true, _ = pixel(view, view.x + view.fy * view.z / (int(v) + 0.5 - view.cy), 1.75, 0.0)
     assert abs((weight * (window + 0.5)).sum() / weight.sum() - true) <= 1.0
 
 
@@ -139,7 +112,7 @@ def test_every_road_user_is_seen(kind, distance):
     size = [CAR, (9.0, 2.5, 3.4), (0.5, 0.6, 1.75), (1.8, 0.6, 1.75)][kind]
     frame = shoot([FIELD], (0, 0, 0), [(distance, 1.0, 0.0, size, kind)])
     left, right, top, bottom = changed(frame, shoot([FIELD], (0, 0, 0)))
-    tall = Rig().fy * size[2] / (distance - 1.0 + size[0] / 2)
+    tall = View().fy * size[2] / (distance - 1.0 + size[0] / 2)
     assert bottom - top >= 0.8 * tall - 1
     assert right > left
 
@@ -153,26 +126,6 @@ def test_car_right_ahead_is_clipped_not_dropped():
     assert (np.abs(beside - empty).max(-1) > 12)[40:, :20].mean() > 0.5
     behind = shoot([FIELD], (0, 0, 0), [(-5.0, 0.0, 0.0, CAR, 0)])
     assert np.array_equal(behind, empty)
-
-
-def batch(s=9, a=12, seed=0):
-    rng = np.random.default_rng(seed)
-    ego = np.stack([rng.uniform(-120, 120, s), rng.uniform(-6, 6, s), rng.uniform(-3, 3, s)], 1)
-    agents = np.concatenate(
-        [rng.uniform(-120, 120, (s, a, 1)), rng.uniform(-8, 8, (s, a, 1)), rng.uniform(-3, 3, (s, a, 2))], 2
-    )
-    kind = rng.integers(0, 4, (s, a))
-    size = np.array([CAR, (9.0, 2.5, 3.4), (0.5, 0.6, 1.75), (1.8, 0.6, 1.75)])[kind]
-    return (
-        rng.integers(0, 2, s),
-        ego,
-        agents,
-        rng.random((s, a)) < 0.8,
-        size,
-        kind,
-        rng.random((s, a)) < 0.5,
-        rng.integers(0, 4, (s, 1)),
-    )
 
 
 def test_frames_do_not_depend_on_batch_or_threads():
@@ -204,8 +157,8 @@ def test_any_poses_draw(seed, pitch, size):
     args[2][:, 4, 0] = 1e7
     args[1] = args[1].copy()
     args[1][0, :2] = 1e6
-    frames = Camera([TOWN, FIELD], Rig(*size, cx=size[0] / 2, cy=size[1] / 2, pitch=pitch)).render(*args)
-    assert frames.shape == (3, size[1], size[0], 3)
+    frames = Camera([TOWN, FIELD], Rig((View(*size, cx=size[0] / 2, cy=size[1] / 2, pitch=pitch),))).render(*args)
+    assert frames.shape == (3, 1, size[1], size[0], 3)
     assert frames.dtype == np.uint8
 
 
@@ -230,3 +183,19 @@ def test_heads_without_states_are_dark_not_an_error():
         *[x[:1] * 0 if i == 0 else x[:1] for i, x in enumerate(batch()[:7])], np.zeros((1, 0))
     )
     assert frame.std() > 10
+
+
+def test_a_lane_line_at_40_m_shows_wherever_the_car_stands():
+    view = View().scaled(256, 128)
+    row = int(view.cy + view.fy * view.z / 40.0)
+    town = crossroads(blocks=False)
+    for shift in np.arange(0.0, 0.53, 0.026):  # one pixel is 0.26 m there
+        frame = shoot([town], (-100.0, -1.75 + shift, 0.0), view=view)
+        u, _ = pixel(view, 41.0, 1.75 - shift, 0.0)
+        line = frame[row, int(u) - 4 : int(u) + 5]
+        asphalt = frame[row, int(u) + 9 : int(u) + 11].mean(0)
+        yellow = (line[:, 0] - line[:, 2]) - (asphalt[0] - asphalt[2])
+        assert yellow.max() > 30, f"shifted by {shift:.3f} m the yellow line is gone"
+        edge, _ = pixel(view, 41.0, -5.05 - shift, 0.0)
+        white = frame[row, int(edge) - 3 : int(edge) + 4].mean(-1).max()
+        assert white > asphalt.mean() + 20, f"shifted by {shift:.3f} m the white edge line is gone"

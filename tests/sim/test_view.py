@@ -5,31 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drivefoundry.sim.camera import Rig
-from drivefoundry.sim.view import EGO, FILM_RIG, PLAN, brake_lamps, film, mp4, picture, pictures
-from drivefoundry.types import Scene
-from town import crossroads
-
-TOWN = crossroads()
-STEPS = 186
-
-
-def scene():
-    """The ego drives east at 6 m/s behind a car that brakes, past a person; a truck comes the other way."""
-    t = np.arange(STEPS) * 0.1
-    lead = np.maximum(0.0, np.cumsum(np.where(t < 8, 6.0, np.maximum(0.0, 6.0 - 2 * (t - 8)))) * 0.1)
-    speed = np.gradient(lead, 0.1)
-    xs = [-110 + 6.0 * t, -90 + lead, -60 + 0 * t, 100 - 9 * t]
-    ys, yaws, v = [-1.75, -1.75, -8.5, 1.75], [0, 0, 1.5, np.pi], [6 + 0 * t, speed, 0 * t, 9 + 0 * t]
-    tracks = np.stack([np.stack([x, y + 0 * t, a + 0 * t, s], 1) for x, y, a, s in zip(xs, ys, yaws, v, strict=True)])
-    return Scene(
-        id="s", source="town", place="town", map=TOWN,
-        tracks=tracks.astype(np.float32), valid=np.ones((4, STEPS), bool),
-        size=np.array([[4.6, 1.9, 1.5], [4.6, 1.9, 1.5], [0.5, 0.6, 1.75], [9.0, 2.5, 3.4]], np.float32),
-        kind=np.array([0, 0, 2, 1]), ego=0, start=6,
-        route=np.stack([np.arange(-120.0, 150.0, 2.0), np.full(135, -1.75)], 1), route_speed=np.full(135, 10.0),
-        signals=np.full((1, STEPS), 3, np.uint8),
-    ).validate()  # fmt: skip
+from drivefoundry.sim.rig import View
+from drivefoundry.sim.view import EGO, FILM_VIEW, PLAN, film, mp4, picture, pictures, wall
+from shots import scene
 
 
 def shots(**more):
@@ -45,7 +23,7 @@ def near(image, colour, tolerance=40):
 def test_film_is_a_camera_beside_a_map_with_the_ego_in_it():
     frames = shots()
     assert len(frames) == 90, "18 s at 5 frames a second"
-    high, wide = FILM_RIG.height, FILM_RIG.width
+    high, wide = FILM_VIEW.height, FILM_VIEW.width
     assert {f.shape for f in frames} == {(high, wide + high, 3)}
     above = frames[45][:, wide:]
     middle = above[int(high * 0.64) - 6 : int(high * 0.64) + 6, high // 2 - 3 : high // 2 + 3]
@@ -56,7 +34,7 @@ def test_film_is_a_camera_beside_a_map_with_the_ego_in_it():
 def test_plan_and_words_are_drawn():
     plan = np.stack([np.arange(1, 9) * 3.0, np.zeros(8), np.zeros(8)], 1)
     bare, told = shots(), shots(plans=np.repeat(plan[None], 36, 0), text=["car ahead brakes, keep distance"] * 36)
-    wide = FILM_RIG.width
+    wide = FILM_VIEW.width
     assert near(told[20][:, wide:], PLAN) > near(bare[20][:, wide:], PLAN) + 20
     strip = np.s_[-16:, :wide]
     assert np.abs(told[20][strip].astype(int) - bare[20][strip]).mean() > 10
@@ -69,7 +47,7 @@ def test_plan_moves_with_the_car_between_decisions():
     frames = shots(plans=np.repeat(plan[None], 36, 0), every=1)
     tops = []
     for f in frames[20:25]:
-        rows = np.nonzero((np.abs(f[:, FILM_RIG.width :].astype(int) - PLAN).max(-1) < 60).any(1))[0]
+        rows = np.nonzero((np.abs(f[:, FILM_VIEW.width :].astype(int) - PLAN).max(-1) < 60).any(1))[0]
         tops.append(rows.min())
     assert tops[-1] > tops[0], "an old plan's end comes nearer as the car drives on"
 
@@ -89,8 +67,8 @@ def test_mp4_plays_back_and_is_small():
 
 def test_picture_of_a_step():
     s = scene()
-    assert picture(s).size == (FILM_RIG.width + FILM_RIG.height, FILM_RIG.height)
-    small = Rig().scaled(320, 128)
+    assert picture(s).size == (FILM_VIEW.width + FILM_VIEW.height, FILM_VIEW.height)
+    small = View().scaled(320, 128)
     assert picture(s, 100, small).size == (448, 128)
     with pytest.raises(ValueError, match="step 500: the scene has"):
         picture(s, 500)
@@ -103,15 +81,19 @@ def test_pictures_of_scenes_are_whole_files(tmp_path):
     paths = pictures([scene()], tmp_path / "scenes")
     assert [p.name for p in (tmp_path / "scenes").iterdir()] == ["s.png"]
     with Image.open(paths[0]) as image:
-        assert image.size == (FILM_RIG.width + FILM_RIG.height, FILM_RIG.height)
+        assert image.size == (FILM_VIEW.width + FILM_VIEW.height, FILM_VIEW.height)
 
 
-def test_brake_lamps_follow_deceleration():
-    lamps = brake_lamps(scene().tracks)
-    assert not lamps[1, 10:70].any()
-    assert lamps[1, 85:105].all()
-    assert lamps[1, 140:].all(), "standing"
-    assert not lamps[3].any()
+def test_the_wall_shows_every_rig_and_weather_once():
+    tiles = np.asarray(wall(scene())).astype(float)
+    assert tiles.shape == (160 + 160 + 128 + 180 + 180, 960, 3)
+    day, dusk = tiles[:160, 320:640], tiles[:160, 640:]
+    night, rain, fog = tiles[160:320, :320], tiles[160:320, 320:640], tiles[160:320, 640:]
+    assert night.mean() < 0.6 * dusk.mean() < 0.6 * day.mean()
+    assert fog[:80].std() < 0.8 * day[:80].std()
+    assert rain.mean() < day.mean()
+    with pytest.raises(ValueError, match="step 500: the scene has"):
+        wall(scene(), 500)
 
 
 def test_shapes_that_do_not_fit_are_refused():

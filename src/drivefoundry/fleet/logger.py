@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.sim.camera import Rig
+from drivefoundry.sim.rig import View
 from drivefoundry.types import DT, RoadMap
 from drivefoundry_car.log import Objects, Video, encode_video
 
@@ -45,7 +45,7 @@ def signals_near(road_map: RoadMap, ego: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.hypot(*(middle[:, None] - at[None]).transpose(2, 0, 1)).min(1) < SIGNAL_RANGE)
 
 
-def filmed(frames: np.ndarray, rig: Rig) -> Video:
+def filmed(frames: np.ndarray, view: View) -> Video:
     """Frames (T, H, W, 3) uint8 at 10 Hz from t = 0 as the camera's video."""
-    mount = (rig.x, 0.0, rig.z, rig.pitch)
-    return encode_video(frames, np.arange(len(frames)) * DT, (rig.fx, rig.fy, rig.cx, rig.cy), mount, fps=round(1 / DT))
+    mount, lens = (view.x, view.y, view.z, view.pitch), (view.fx, view.fy, view.cx, view.cy)
+    return encode_video(frames, np.arange(len(frames)) * DT, lens, mount, fps=round(1 / DT))

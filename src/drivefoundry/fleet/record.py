@@ -14,7 +14,8 @@ from drivefoundry.fleet.city import CityLog
 from drivefoundry.fleet.logger import RECORDED_RANGE, filmed, objects_near, signals_near, steering_wheel
 from drivefoundry.fleet.paths import AHEAD, BEHIND, car_route
 from drivefoundry.fleet.places import PlaceNet, place_net
-from drivefoundry.sim.camera import Camera, Rig
+from drivefoundry.sim.camera import Camera
+from drivefoundry.sim.rig import Rig
 from drivefoundry.types import DT, PSPEED, RoadMap, Scene, require
 from drivefoundry_car.log import Drive, write_drive
 
@@ -44,7 +45,7 @@ def record_drives(
     """
     net = place_net(log.place)
     require(map.id == net.map.id, f"record_drives: the log is of {log.place} (map {net.map.id}), given map {map.id}")
-    camera = Camera([map], rig or Rig(), threads=1)
+    camera = Camera([map], Rig((rig or Rig.front()).views[:1]), threads=1)
     out_dir.mkdir(parents=True, exist_ok=True)
 
     def one(car: int) -> Path:
@@ -70,7 +71,7 @@ def as_drive(log: CityLog, net: PlaceNet, car: int, camera: Camera, purpose: str
         t=np.arange(log.steps) * DT,
         ego=ego_states(log.tracks[row]),
         ego_size=(length, width, height),
-        video=filmed(film(log, car, camera), camera.rig),
+        video=filmed(film(log, car, camera), camera.rig.views[0]),
         route=car_route(log, net, car)[0],
         objects=objects_near(log.tracks[row], log.tracks, log.valid, log.kind, log.size, row),
         signal_id=signal_id,
@@ -87,7 +88,7 @@ def ego_states(track: np.ndarray) -> np.ndarray:
 
 
 def film(log: CityLog, car: int, camera: Camera) -> np.ndarray:
-    """All frames of one recording car, (T, H, W, 3) uint8."""
+    """All frames of one recording car's front camera, (T, H, W, 3) uint8."""
     row = int(log.fleet[car])
     frames = []
     for first in range(0, log.steps, CHUNK):
@@ -105,7 +106,7 @@ def film(log: CityLog, car: int, camera: Camera) -> np.ndarray:
                 np.broadcast_to(log.kind[near], (s, a)),
                 np.ascontiguousarray(log.brake[near, part].T),
                 np.ascontiguousarray(log.signals[:, part].T),
-            )
+            )[:, 0]
         )
     return np.concatenate(frames)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from drivefoundry.fleet.logger import filmed, objects_near, signals_near, steering_wheel
-from drivefoundry.sim.camera import Rig
 from drivefoundry.sim.drive import DECISION_STEPS, Supervision, batches, drive_supervised
 from drivefoundry.sim.policies import Driver
+from drivefoundry.sim.rig import Rig
 from drivefoundry.types import DT, PLAN_DT, Rollout, Scene
 from drivefoundry_car.log import Drive, Plans, write_drive
 
@@ -38,7 +38,7 @@ def record_supervised(
     such a recording was chosen by whoever made it, and all of it comes home.
     Rows: vehicle, km, takeovers, dangers by name.
     """
-    rig = rig or Rig()
+    rig = rig or Rig.front()
     rows = []
     for part in batches(scenes, batch):
         rollout, supervision = drive_supervised(policy, part, seconds, rig)
@@ -69,7 +69,7 @@ def as_drive(
         t=np.arange(len(ego)) * DT,
         ego=np.column_stack([ego, steering_wheel(ego[:, 3], ego[:, 5])]),
         ego_size=(length, width, height),
-        video=filmed(supervision.frames[i], rig),
+        video=filmed(supervision.frames[i], rig.views[0]),
         route=np.column_stack([scene.route[:, :2], scene.route_speed]),
         objects=objects_near(
             ego, rollout.agents[i, :n], rollout.agents_valid[i, :n], scene.kind, scene.size, scene.ego

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.sim.boxes import (
+from drivefoundry.sim.boxes import draw_hull, set_hull, to_camera
+from drivefoundry.sim.conditions import LAMPS_ON, ON, RAIN, THIN
+from drivefoundry.sim.ground import COS, CX, CY, FX, FY, PX, PY, SIN, kernel, mix
+from drivefoundry.sim.surfaces import (
     BIKE,
     BRAKE,
     CARS,
@@ -24,11 +27,7 @@ from drivefoundry.sim.boxes import (
     STEEL,
     TAIL,
     TRUCKS,
-    draw_hull,
-    set_hull,
-    to_camera,
-)
-from drivefoundry.sim.ground import COS, CX, CY, FX, FY, PX, PY, SIN, kernel, mix
+)  # fmt: skip
 from drivefoundry.types import (
     AGENT_CYCLIST,
     AGENT_PEDESTRIAN,
@@ -44,6 +43,8 @@ LEAST_RADIUS = 1.4
 """Pixels a lamp's radius never falls below."""
 LAMPS = np.array([[0, 0, 0], [40, 255, 130], [255, 196, 30], [255, 38, 28]], np.float64)
 """Colour by SIGNAL_* state."""
+AMBER, BEAM, GLARE = np.array([255 | 150 << 8 | 12 << 16, 255 | 250 << 8 | 228 << 16, 255 | 30 << 8 | 22 << 16])
+"""Packed colours of indicators, head lamps and tail lamps."""
 
 
 @kernel
@@ -161,36 +162,87 @@ def draw_head(canvas, head, post):
 
 
 @kernel
-def shine(out, canvas, head, state):
-    """Add a lit lamp to the pixels out (H, W, 3), where the head faces the camera and nothing stands before it.
+def _glow(out, canvas, x, y, z, lamp, size, least, strength, tall):
+    """Add a disc of light of packed colour at a point m to the pixels out (H, W, 3), where nothing stands before it.
 
-    Red hangs above, green below the lamp centre; a halo of 2.5 radii surrounds the disc.
+    size, least: twice its radius, m, and pixels it never falls below; a halo of 2.5 radii surrounds it; all of it is
+    stretched `tall` times upright and weakened by `strength`.
     """
+    cam, zbuf = canvas.cam, canvas.zbuf
+    right, down, ahead = to_camera(cam, x, y, z)
+    if ahead < 0.5:
+        return
+    u, v = 0.5 * (cam[CX] + cam[FX] * right / ahead), 0.5 * (cam[CY] + cam[FY] * down / ahead)
+    radius = max(least, 0.5 * size * cam[FX] / ahead)
+    reach = 2.5 * radius
+    nearest = 1.0 / (ahead - min(0.3 * ahead, 0.6))
+    high, wide = out.shape[0], out.shape[1]
+    first, last = int(max(0.0, np.floor(v - reach * tall))), int(min(high * 1.0, np.ceil(v + reach * tall)))
+    for row in range(first, last):
+        for col in range(int(max(0.0, np.floor(u - reach))), int(min(wide * 1.0, np.ceil(u + reach)))):
+            if zbuf[2 * col, 2 * row] > nearest:
+                continue
+            d = np.sqrt((col + 0.5 - u) ** 2 + ((row + 0.5 - v) / tall) ** 2)
+            core = min(1.0, max(0.0, radius + 0.5 - d))
+            glow = max(0.0, 1.0 - d / reach)
+            w = int(256.0 * max(core, 0.55 * glow * glow) * strength)
+            old = np.int64(out[row, col, 0]) | np.int64(out[row, col, 1]) << 8 | np.int64(out[row, col, 2]) << 16
+            new = mix(old, lamp, w)
+            out[row, col, 0], out[row, col, 1], out[row, col, 2] = new & 255, new >> 8 & 255, new >> 16
+
+
+@kernel
+def _through_air(canvas, sky, x, y):
+    """Share of a light at (x, y) that the conditions' air lets through to the camera; all of it on a clear day."""
+    if sky[ON] == 0.0:
+        return 1.0
+    dx, dy = x - canvas.cam[PX], y - canvas.cam[PY]
+    return np.exp(-0.5 * sky[THIN] * np.sqrt(dx * dx + dy * dy))
+
+
+@kernel
+def _lit(out, canvas, sky, x, y, z, lamp, size, least, strength):
+    """A light and, on a wet road, its reflection."""
+    strength *= _through_air(canvas, sky, x, y)
+    _glow(out, canvas, x, y, z, lamp, size, least, strength, 1.0)
+    if sky[RAIN] > 0.0:
+        _glow(out, canvas, x, y, -z, lamp, size, least, 0.35 * sky[RAIN] * strength, 4.0)
+
+
+@kernel
+def shine(out, canvas, sky, head, state):
+    """Add a lit signal to the pixels out (H, W, 3), where its head faces the camera; red hangs above, green below."""
     if state == SIGNAL_OFF:
         return
-    cam, zbuf = canvas.cam, canvas.zbuf
+    cam = canvas.cam
     dx, dy = cam[PX] - head[0], cam[PY] - head[1]
     if np.cos(head[3]) * dx + np.sin(head[3]) * dy < 0.35 * np.sqrt(dx * dx + dy * dy):
         return
     lift = -0.6 if state == SIGNAL_GREEN else 0.0 if state == SIGNAL_YELLOW else 0.6
-    x, y, z = to_camera(cam, head[0], head[1], head[2] + lift)
-    if z < 0.5:
-        return
-    u, v = 0.5 * (cam[CX] + cam[FX] * x / z), 0.5 * (cam[CY] + cam[FY] * y / z)
-    radius = max(LEAST_RADIUS, 0.5 * LAMP_RADIUS * cam[FX] / z)
-    reach = 2.5 * radius
-    nearest = 1.0 / (z - min(0.3 * z, 0.6))
-    high, wide = out.shape[0], out.shape[1]
     colour = LAMPS[state]
-    for row in range(int(max(0.0, np.floor(v - reach))), int(min(high * 1.0, np.ceil(v + reach)))):
-        for col in range(int(max(0.0, np.floor(u - reach))), int(min(wide * 1.0, np.ceil(u + reach)))):
-            if zbuf[2 * col, 2 * row] > nearest:
-                continue
-            d = np.sqrt((col + 0.5 - u) ** 2 + (row + 0.5 - v) ** 2)
-            core = min(1.0, max(0.0, radius + 0.5 - d))
-            glow = max(0.0, 1.0 - d / reach)
-            w = int(256.0 * max(core, 0.55 * glow * glow))
-            old = np.int64(out[row, col, 0]) | np.int64(out[row, col, 1]) << 8 | np.int64(out[row, col, 2]) << 16
-            lamp = int(colour[0]) | int(colour[1]) << 8 | int(colour[2]) << 16
-            new = mix(old, lamp, w)
-            out[row, col, 0], out[row, col, 1], out[row, col, 2] = new & 255, new >> 8 & 255, new >> 16
+    lamp = int(colour[0]) | int(colour[1]) << 8 | int(colour[2]) << 16
+    _lit(out, canvas, sky, head[0], head[1], head[2] + lift, lamp, LAMP_RADIUS, LEAST_RADIUS, 1.0)
+
+
+@kernel
+def shine_agent(out, canvas, sky, state, size, kind, braking, turn):
+    """Add a car's or truck's blinking indicators (turn 1 left, -1 right, 0 none) and, once the lights are on, the glare
+    of its head and tail lamps."""
+    if kind in (AGENT_PEDESTRIAN, AGENT_CYCLIST):
+        return
+    cam, cos, sin = canvas.cam, np.cos(state[2]), np.sin(state[2])
+    up = 0.9 if kind == AGENT_TRUCK else 0.39 * size[2]
+    for corner in range(4):
+        along, left = 1.0 if corner < 2 else -1.0, 1.0 if corner % 2 == 0 else -1.0
+        dx, dy = 0.49 * size[0] * along, 0.44 * size[1] * left
+        x, y = state[0] + cos * dx - sin * dy, state[1] + sin * dx + cos * dy
+        ax, ay = cam[PX] - x, cam[PY] - y
+        far = np.sqrt(ax * ax + ay * ay)
+        ahead, aside = (ax * cos + ay * sin) * along / far, (ay * cos - ax * sin) * left / far
+        if turn == left and ahead + 0.6 * aside > 0.2:
+            _lit(out, canvas, sky, x, y, up, AMBER, 0.22, 1.1, 1.0)
+        elif sky[LAMPS_ON] > 0.0 and ahead > 0.3:
+            if along > 0.0:
+                _lit(out, canvas, sky, x, y, up, BEAM, 0.26, 1.0, sky[LAMPS_ON] * ahead)
+            else:
+                _lit(out, canvas, sky, x, y, up, GLARE, 0.2, 0.7, sky[LAMPS_ON] * (0.9 if braking else 0.45))

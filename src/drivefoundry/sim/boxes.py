@@ -12,59 +12,84 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drivefoundry.sim.ground import COS, COSP, CX, CY, FX, FY, HAZE, PX, PY, PZ, SIN, SINP, fade, kernel, mix
+from drivefoundry.sim.ground import COS, COSP, CX, CY, FX, FY, HAZE, PX, PY, PZ, SIN, SINP, fade, inlined, kernel, mix
+from drivefoundry.sim.surfaces import (
+    BRAKE,
+    BRAKES,
+    FRONT,
+    HEADLIGHT,
+    LAMPS,
+    OWN,
+    PANE,
+    PLAIN,
+    REAR,
+    REAR_GLASS,
+    TAIL,
+    WALL,
+    WALLS,
+    opening,
+    pack,
+    surface,
+    wall,
+)  # fmt: skip
 
 NEAR = 0.2
 """Depth below which nothing is drawn, m."""
 SUN = np.array([0.55, -0.83])
 """Horizontal direction towards the sun."""
 
-PLAIN, WALL, SIDE, FRONT, REAR, GLASS, REAR_GLASS, BIKE = np.arange(8)
-"""Surfaces; each picks a sample of three colours. (Numpy integers: numba compiles anew for each Python constant.)"""
-
-PAINTS = np.array(
-    [
-        [int(h[k : k + 2], 16) for k in (0, 2, 4)]
-        for line in (
-            "c42420 1c4aa0 dededc 2c2e34 969aa0 1a7054 d6a024 622a62",  # cars
-            "ceccc4 346096 b27a3c 78827e",  # trucks
-            "d83c3c 2e68be ecc43c f0f0f0 3c9654 aa46a0",  # clothes
-            "b2967c 965c4c c4bcac 80848c a48c60 6c6462",  # walls
-            "3e4e62 1e1e22 d6aa8c ff241a 761012 f6f4e2 2c2d30 54585c 18191c",
-        )
-        for h in line.split()
-    ],
-    np.float64,
-)
-"""(n, 3) every colour that is not the ground's, by the numbers below."""
-CARS, TRUCKS, CLOTHES, WALLS = np.array([0, 8, 12, 18])
-PANE, DARK, SKIN, BRAKE, TAIL, HEADLIGHT, SHADOW, STEEL, HOUSING = np.arange(24, 33)
-
 
 class Canvas(NamedTuple):
-    """What one view is drawn on and with. zbuf, cbuf (2W, 2H) samples; cam (11,) the camera in samples; scratch: hull
-    (8, 3) in the camera frame, poly (8, 5), tone (H,) int64 and shaded (H,) int64."""
+    """What one view is drawn on and with.
+
+    zbuf, cbuf (2W, 2H) samples; cam (11,) the camera in samples; light (5,) horizontal direction to the sun, a wall's
+    brightness without it and by it, and whether colours fade with distance. touched (2W, 2): rows that anything drew
+    in since the last wipe; roof (2W, 2): rows that walls cover without a gap, none of them beyond 1 / cover (2W,) m.
+    Scratch: hull (8, 3) in the camera frame, poly (8, 5), tone (H,) int64 and shaded (H,) int64.
+    """
 
     zbuf: np.ndarray
     cbuf: np.ndarray
     cam: np.ndarray
+    light: np.ndarray
+    touched: np.ndarray
+    roof: np.ndarray
+    cover: np.ndarray
     hull: np.ndarray
     poly: np.ndarray
     tone: np.ndarray
     shaded: np.ndarray
 
 
-FACES = np.array([[3, 0, 4, 7], [0, 1, 5, 4], [2, 3, 7, 6], [1, 2, 6, 5], [4, 5, 6, 7]])
-"""Corners of the rear, right, left, front and top face: seen from outside, bottom left first, counter-clockwise."""
+DAYLIGHT = np.array([SUN[0], SUN[1], 0.76, 0.24, 1.0])
+"""`Canvas.light` of a clear day."""
 
 
 @kernel
-def pack(paint, light):
-    """Number of a paint and a brightness in, packed colour out."""
-    c = 0
-    for k in range(3):
-        c |= int(min(255.0, PAINTS[paint, k] * light)) << (8 * k)
-    return c
+def new_canvas(wide, high):
+    """An empty canvas for pictures of this size."""
+    zbuf, cbuf = np.zeros((2 * wide, 2 * high), np.float32), np.empty((2 * wide, 2 * high), np.int32)
+    touched, roof = np.zeros((2 * wide, 2), np.int64), np.zeros((2 * wide, 2), np.int64)
+    tone, shaded = np.empty(high, np.int64), np.empty(high, np.int64)
+    hull, poly = np.empty((8, 3)), np.empty((8, 5))
+    cover = np.zeros(2 * wide, np.float32)
+    return Canvas(zbuf, cbuf, np.empty(11), np.empty(5), touched, roof, cover, hull, poly, tone, shaded)
+
+
+@kernel
+def wipe(canvas):
+    """Clear what was drawn."""
+    touched, zbuf = canvas.touched, canvas.zbuf
+    high = zbuf.shape[1]
+    for col in range(len(touched)):
+        if touched[col, 0] < touched[col, 1]:
+            zbuf[col, touched[col, 0] : touched[col, 1]] = 0.0
+        touched[col, 0], touched[col, 1] = high, 0
+    canvas.roof[:] = 0
+
+
+FACES = np.array([[3, 0, 4, 7], [0, 1, 5, 4], [2, 3, 7, 6], [1, 2, 6, 5], [4, 5, 6, 7]])
+"""Corners of the rear, right, left, front and top face: seen from outside, bottom left first, counter-clockwise."""
 
 
 @kernel
@@ -94,61 +119,32 @@ def in_view(cam, wide, high, x, y, z, radius):
     return down - t * ahead <= radius * np.sqrt(1.0 + t * t)
 
 
-@kernel
-def _surface(kind, s, t, lu, lv, grain, c0, c1, c2):
-    """Point (s, t) m on a face of lu x lv m in, packed colour out; -1 for a hole. grain: size of a sample there, m."""
-    big = lv > 1.6
-    if kind == SIDE:
-        r = 0.46 if big else 0.33
-        d = min(abs(s - 0.2 * lu), abs(s - 0.8 * lu))
-        return c2 if t < 0.2 or d * d + (t - r) * (t - r) < r * r else c0
-    if kind in (FRONT, REAR):
-        if t < 0.2:
-            return c2
-        w = max(0.42, 2.6 * grain)
-        mid = 0.9 if big else 0.68 * lv
-        half = max(0.1, 1.3 * grain)
-        if abs(t - mid) < half and (s < w or s > lu - w):
-            return c1
-        if abs(s - 0.5 * lu) < 0.3 and abs(t - 0.4) < 0.08 and kind == REAR:
-            return HAZE
-        return c2 if kind == FRONT and abs(s - 0.5 * lu) < 0.5 and abs(t - 0.45) < 0.12 else c0
-    if kind in (GLASS, REAR_GLASS):
-        if kind == REAR_GLASS and t > lv - max(0.14, 2.0 * grain) and abs(s - 0.5 * lu) < max(0.3, 1.5 * grain):
-            return c2
-        pillar = min(s, lu - s, abs(s - 0.5 * lu) + (0.05 if lu > 1.8 else 1.0))
-        return c0 if pillar < 0.08 or t > 0.92 * lv else c1
-    r = 0.33
-    d = min(abs(s - r), abs(s - lu + r))
-    ring = np.sqrt(d * d + (t - r) * (t - r))
-    thick = max(0.06, 0.8 * grain)
-    if abs(ring - r + thick) < thick or (abs(t - 0.62) < thick and r < s < lu - r):
-        return c0
-    return -1
-
-
-@kernel
-def _wall(s, t, lv, grain, c0, c1, c2):
-    """Storeys of 3.2 m with windows every 3 m above a ground floor of shop fronts; far away only their mean."""
-    if t > lv - 0.5:
-        return c0
+@inlined
+def _wall_column(canvas, first, last, col, iz, at, lv, grain, haze, c0, c1, c2):
+    """`wall` down one column of an upright face at one depth: all but the height is settled once."""
+    depth, colour, tone, shaded = canvas.zbuf[col], canvas.cbuf[col], canvas.tone, canvas.shaded
+    s, t0, z, t_col, tv = at
     mean = mix(c0, c1, 90)
-    if grain > 0.9:
-        return mean
-    c = c0
-    if t < 3.2:
-        bay = s * 0.2
-        if 0.12 < bay - int(bay) < 0.88 and 0.5 < t < 2.6:
-            c = c1
-    else:
-        bay, storey = s * (1.0 / 3.0), t * (1.0 / 3.2)
-        i, j = int(bay), int(storey)
-        if 0.25 < bay - i < 0.75 and 0.25 < storey - j < 0.8:
-            c = c2 if (i * 73 + j * 151 + i * j) & 15 == 0 else c1
-    return c if grain < 0.25 else mix(c, mean, int((grain - 0.25) * 393.0))
+    mixed = int(max(0.0, (grain - 0.25) * 393.0)) if grain <= 0.9 else 256
+    top = mix(c0, HAZE, haze)
+    if mixed > 0:
+        c0, c1, c2 = mix(c0, mean, mixed), mix(c1, mean, mixed), mix(c2, mean, mixed)
+    c0, c1, c2 = mix(c0, HAZE, haze), mix(c1, HAZE, haze), mix(c2, HAZE, haze)
+    bay, window = s * 0.2, s * (1.0 / 3.0)
+    shop = grain <= 0.9 and 0.12 < bay - int(bay) < 0.88
+    i, glazed, pixel_col = int(window), grain <= 0.9 and 0.25 < window - int(window) < 0.75, col >> 1
+    for row in range(first, last):
+        if iz > depth[row]:
+            pixel = row >> 1
+            if shaded[pixel] != pixel_col:
+                t = z * (t_col + row * tv) - t0
+                tone[pixel] = top if t > lv - 0.5 else opening(t, shop, i, glazed, c0, c1, c2)
+                shaded[pixel] = pixel_col
+            depth[row] = iz
+            colour[row] = tone[pixel]
 
 
-@kernel
+@inlined
 def _clip(hull, face, poly):
     """Face of a hull in, corners of its part beyond NEAR out in poly[:, 2:5] (camera frame); returns how many."""
     n = 0
@@ -166,7 +162,7 @@ def _clip(hull, face, poly):
     return n
 
 
-@kernel
+@inlined
 def _span(poly, n, x):
     """Top and bottom end of a convex polygon (image points poly[:n, :2]) in the column at x."""
     top, low = np.inf, -np.inf
@@ -179,7 +175,7 @@ def _span(poly, n, x):
     return top, low
 
 
-@kernel
+@inlined
 def _plane(hull, face):
     """Unit vectors along and up a face, its lengths m, its normal, and that times its first corner (< 0: seen)."""
     a, b, d = FACES[face, 0], FACES[face, 1], FACES[face, 3]
@@ -196,11 +192,69 @@ def _plane(hull, face):
     return ux, uy, uz, vx, vy, vz, lu, lv, nx, ny, nz, nx * ax + ny * ay + nz * az
 
 
-@kernel
+@inlined
+def _hidden(canvas, col, first, last, least):
+    """End of the rows first..last of a column that may be seen of a face no nearer than 1 / least m."""
+    if least <= canvas.cover[col] and canvas.roof[col, 0] < canvas.roof[col, 1] and last <= canvas.roof[col, 1]:
+        return min(last, canvas.roof[col, 0])
+    return last
+
+
+@inlined
+def _cover(canvas, col, first, last, least):
+    """Note that a wall covers rows first..last of a column, none of it beyond 1 / least m."""
+    roof, cover = canvas.roof, canvas.cover
+    if roof[col, 0] >= roof[col, 1] or (first <= roof[col, 0] and last >= roof[col, 1] and least >= cover[col]):
+        roof[col, 0], roof[col, 1], cover[col] = first, last, least
+    elif first <= roof[col, 1] and last >= roof[col, 0]:
+        roof[col, 0], roof[col, 1] = min(roof[col, 0], first), max(roof[col, 1], last)
+        cover[col] = min(cover[col], least)
+
+
+@inlined
+def _looks_away(hull, face):
+    """True where a face surely looks away from the camera: cheaper than `_plane`, which has the last word."""
+    a, b, d = FACES[face, 0], FACES[face, 1], FACES[face, 3]
+    ax, ay, az = hull[a, 0], hull[a, 1], hull[a, 2]
+    ux, uy, uz = hull[b, 0] - ax, hull[b, 1] - ay, hull[b, 2] - az
+    vx, vy, vz = hull[d, 0] - ax, hull[d, 1] - ay, hull[d, 2] - az
+    return (uy * vz - uz * vy) * ax + (uz * vx - ux * vz) * ay + (ux * vy - uy * vx) * az > 1e-3
+
+
+@inlined
+def _shade_column(canvas, first, last, col, plane, fades, kind, lu, lv, gx, c0, c1, c2):
+    """Draw rows of one column of a face: 1 / z is base + row slope, its place (z (s_col + row su) - s0, likewise t)."""
+    base, slope, z, haze, s_col, su, s0, t_col, tv, t0 = plane
+    depth, colour, tone, shaded = canvas.zbuf[col], canvas.cbuf[col], canvas.tone, canvas.shaded
+    for row in range(first, last):
+        iz = base + np.float32(row) * slope
+        if iz > depth[row]:
+            # The four samples of a pixel share one look at the surface: it costs more than the depth test.
+            pixel = row >> 1
+            if shaded[pixel] != col >> 1:
+                if slope != 0.0:
+                    z = 1.0 / np.float64(iz)
+                    haze = fade(z) if fades else 0
+                s, t = z * (s_col + row * su) - s0, z * (t_col + row * tv) - t0
+                if kind == PLAIN:
+                    c = c0
+                elif kind == WALL:
+                    c = wall(s, t, lv, z * gx, c0, c1, c2)
+                else:
+                    c = surface(kind, s, t, lu, lv, z * gx, c0, c1, c2)
+                tone[pixel] = mix(c, HAZE, haze) | c & OWN if c >= 0 else c
+                shaded[pixel] = col >> 1
+            c = tone[pixel]
+            if c >= 0:
+                depth[row] = iz
+                colour[row] = c
+
+
+@inlined
 def draw_face(canvas, face, kind, c0, c1, c2):
     """Draw one face of the canvas's hull, if it looks at the camera: a surface of `kind` in packed colours."""
-    zbuf, cbuf, cam, hull, poly = canvas.zbuf, canvas.cbuf, canvas.cam, canvas.hull, canvas.poly
-    tone, shaded = canvas.tone, canvas.shaded
+    zbuf, cam, hull, poly = canvas.zbuf, canvas.cam, canvas.hull, canvas.poly
+    touched, fades = canvas.touched, canvas.light[4] != 0.0
     ux, uy, uz, vx, vy, vz, lu, lv, nx, ny, nz, facing = _plane(hull, face)
     if facing >= -1e-9:
         return
@@ -220,43 +274,35 @@ def draw_face(canvas, face, kind, c0, c1, c2):
     y0 = (0.5 - cam[CY]) * gy
     slope, su, tv = np.float32(ny * gy / facing), uy * gy, vy * gy
     wide, high = zbuf.shape
-    shaded[:] = -1
+    canvas.shaded[:] = -1
     for col in range(int(max(0.0, np.ceil(left - 0.5))), int(min(wide * 1.0, np.ceil(right - 0.5)))):
         top, low = _span(poly, n, col + 0.5)
         first, last = int(max(0.0, np.ceil(top - 0.5))), int(min(high * 1.0, np.ceil(low - 0.5)))
-        depth, colour = zbuf[col], cbuf[col]
+        if first >= last:
+            continue
+        depth = zbuf[col]
         xn = (col + 0.5 - cam[CX]) * gx
         base = np.float32((nx * xn + ny * y0 + nz) / facing)
+        end = last
+        if kind == WALL:
+            one, other = base + np.float32(first) * slope, base + np.float32(last - 1) * slope
+            end = _hidden(canvas, col, first, last, max(one, other))
+            _cover(canvas, col, first, last, min(one, other))
         seen = 0
-        for row in range(first, last):
+        for row in range(first, end):
             seen += base + np.float32(row) * slope > depth[row]
         if seen == 0:
             continue
+        touched[col, 0], touched[col, 1] = min(touched[col, 0], first), max(touched[col, 1], end)
         s_col, t_col = ux * xn + uy * y0 + uz, vx * xn + vy * y0 + vz
         z = 1.0 / np.float64(base)
-        haze = fade(z)
-        for row in range(first, last):
-            iz = base + np.float32(row) * slope
-            if iz > depth[row]:
-                # The four samples of a pixel share one look at the surface: it costs more than the depth test.
-                pixel = row >> 1
-                if shaded[pixel] != col >> 1:
-                    if slope != 0.0:
-                        z = 1.0 / np.float64(iz)
-                        haze = fade(z)
-                    s, t = z * (s_col + row * su) - s0, z * (t_col + row * tv) - t0
-                    if kind == PLAIN:
-                        c = c0
-                    elif kind == WALL:
-                        c = _wall(s, t, lv, z * gx, c0, c1, c2)
-                    else:
-                        c = _surface(kind, s, t, lu, lv, z * gx, c0, c1, c2)
-                    tone[pixel] = mix(c, HAZE, haze) if c >= 0 else c
-                    shaded[pixel] = col >> 1
-                c = tone[pixel]
-                if c >= 0:
-                    depth[row] = iz
-                    colour[row] = c
+        haze = fade(z) if fades else 0
+        if kind == WALL and slope == 0.0 and su == 0.0:
+            at = z * s_col - s0, t0, z, t_col, tv
+            _wall_column(canvas, first, end, col, base, at, lv, z * gx, haze, c0, c1, c2)
+            continue
+        plane = base, slope, z, haze, s_col, su, s0, t_col, tv, t0
+        _shade_column(canvas, first, end, col, plane, fades, kind, lu, lv, gx, c0, c1, c2)
 
 
 @kernel
@@ -277,17 +323,47 @@ def set_hull(canvas, x, y, cos, sin, rear, front, half, z0, z1, taper_rear, tape
 @kernel
 def draw_hull(canvas, cos, sin, rear, side, front, c0, c1, c2):
     """Draw a hull with a surface each for rear, sides and front; c0, c1, c2 paints. Lamps shine unlit."""
+    sun = canvas.light
     for face in range(5):
+        if _looks_away(canvas.hull, face):
+            continue
         kind, light, second = PLAIN, 1.0, c1
         if face < 4:
             kind = rear if face == 0 else side if face < 3 else front
             along = -1.0 if face == 0 else 1.0 if face == 3 else 0.0
             left = -1.0 if face == 1 else 1.0 if face == 2 else 0.0
-            light = 0.76 + 0.24 * (SUN[0] * (cos * along - sin * left) + SUN[1] * (sin * along + cos * left))
+            light = sun[2] + sun[3] * (sun[0] * (cos * along - sin * left) + sun[1] * (sin * along + cos * left))
         if kind == FRONT:
             second = HEADLIGHT
         a, b = pack(c0, light), pack(second, 1.0 if kind in (FRONT, REAR) else light)
-        draw_face(canvas, face, kind, a, b, pack(c2, 1.0 if kind == REAR_GLASS else light))
+        if kind == FRONT or (kind == REAR and second == TAIL):
+            b |= LAMPS | 12 << 24
+        elif kind == REAR and second == BRAKE:
+            b |= BRAKES | 15 << 24
+        third = pack(c2, 1.0 if kind == REAR_GLASS else light)
+        if kind == REAR_GLASS and c2 == BRAKE:
+            third |= BRAKES | 15 << 24
+        draw_face(canvas, face, kind, a, b, third)
+
+
+@kernel
+def _behind_walls(canvas):
+    """True where walls drawn so far hide all of the canvas's upright hull."""
+    hull, cam, roof, cover = canvas.hull, canvas.cam, canvas.roof, canvas.cover
+    left, right, top, low, near = np.inf, -np.inf, np.inf, -np.inf, np.inf
+    for k in range(8):
+        z = hull[k, 2]
+        if z < NEAR:
+            return False
+        u, v = cam[CX] + cam[FX] * hull[k, 0] / z, cam[CY] + cam[FY] * hull[k, 1] / z
+        left, right, top, low, near = min(left, u), max(right, u), min(top, v), max(low, v), min(near, z)
+    least = np.float32(1.00001 / near)
+    high = canvas.zbuf.shape[1] * 1.0
+    top, low = max(0.0, top - 1.0), min(high, low + 1.0)
+    for col in range(int(max(0.0, left - 1.0)), int(min(len(roof) * 1.0, right + 2.0))):
+        if roof[col, 0] > top or roof[col, 1] < low or cover[col] < least:
+            return False
+    return True
 
 
 @kernel
@@ -295,5 +371,7 @@ def draw_building(canvas, box, index):
     """Draw box (6,) x, y, yaw, length, width, height of the map's building number `index`."""
     cos, sin, half = np.cos(box[2]), np.sin(box[2]), 0.5 * box[3]
     set_hull(canvas, box[0], box[1], cos, sin, -half, half, 0.5 * box[4], 0.0, box[5], 0.0, 0.0, 0.0)
+    if _behind_walls(canvas):
+        return
     wall = WALLS + (index * 5 + int(box[5])) % 6
     draw_hull(canvas, cos, sin, WALL, WALL, WALL, wall, PANE, HEADLIGHT)

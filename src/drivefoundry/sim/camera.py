@@ -1,53 +1,21 @@
-"""Simulator state in, camera frames out: S front cameras drawn at once by compiled code.
+"""Simulator state in, camera frames out: the cameras of S cars drawn at once by compiled code.
 
-Letters: S views, M maps, A agents, G signals, H, W image rows and columns. A view depends on nothing but its own
-inputs: frames are the same whatever the batch or the number of threads.
+Letters: S scenes, V views of each car's rig, M maps, A agents, G signals, H, W image rows and columns. A picture
+depends on nothing but its own inputs: frames are the same whatever the batch or the number of threads.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
+from drivefoundry.sim.conditions import COLUMNS, Conditions
 from drivefoundry.sim.render import World, flatten, render
+from drivefoundry.sim.rig import Rig
 from drivefoundry.types import RoadMap, require
-
-
-@dataclass(frozen=True)
-class Rig:
-    """One pinhole camera on the car.
-
-    width, height px; fx, fy, cx, cy px (pixel i, j spans i..i+1, j..j+1, so a centred axis has cx = width / 2); x, z m
-    ahead of and above the box centre on the ground; pitch rad, positive down.
-    """
-
-    width: int = 160
-    height: int = 64
-    fx: float = 95.3
-    fy: float = 95.3
-    cx: float = 80.0
-    cy: float = 28.0
-    x: float = 1.0
-    z: float = 1.5
-    pitch: float = 0.0
-
-    def scaled(self, width: int, height: int) -> Rig:
-        """The same mount and horizontal field of view on another image; rows are added or cut evenly about the axis."""
-        k = width / self.width
-        return Rig(
-            width,
-            height,
-            self.fx * k,
-            self.fy * k,
-            self.cx * k,
-            self.cy / self.height * height,
-            self.x,
-            self.z,
-            self.pitch,
-        )
 
 
 class Camera:
@@ -57,13 +25,14 @@ class Camera:
     """
 
     def __init__(self, maps: list[RoadMap], rig: Rig | None = None, threads: int | None = None) -> None:
-        """threads: how many views are drawn at once; all cores (or OMP_NUM_THREADS) where None."""
+        """threads: how many scenes are drawn at once; all cores (or OMP_NUM_THREADS) where None."""
         require(len(maps) > 0, "Camera: give at least one map")
-        self.rig = rig or Rig()
-        require(self.rig.width > 0 and self.rig.height > 0, "Rig: width and height must be positive")
+        self.rig = rig or Rig.front()
         self.maps = maps
         self._world, self._index = _world(maps)
+        self._lenses, self._warps = _optics(self.rig)
         self._threads = threads or int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+        self._pool: ThreadPoolExecutor | None = None
 
     def render(
         self,
@@ -75,13 +44,20 @@ class Camera:
         kind: np.ndarray,
         brake: np.ndarray,
         signals: np.ndarray,
+        *,
+        indicator: np.ndarray | None = None,
+        conditions: Sequence[Conditions] | None = None,
+        step: int | np.ndarray = 0,
     ) -> np.ndarray:
-        """State in, (S, H, W, 3) uint8 RGB out.
+        """State in, (S, V, H, W, 3) uint8 RGB out.
 
         map_index (S,) into the camera's maps; ego (S, 3+) x, y m and yaw rad of the box centre; agents (S, A, 4) x, y,
         yaw, speed; valid (S, A) which to draw (not the ego itself); size (S, A, 3) length, width, height m; kind (S, A)
-        AGENT_*; brake (S, A) brake lamps lit; signals (S, G) SIGNAL_* of the map's heads, dark where G falls short.
-        Raises ValueError for a pose that is not finite or a map index out of range.
+        AGENT_*; brake (S, A) brake lamps lit; signals (S, G) SIGNAL_* of the map's heads, dark where G falls short;
+        indicator (S, A) 1 left, -1 right, 0 or None none, blinking with `step`, the 10 Hz step of all scenes or of each
+        (S,); conditions: light and weather of each scene, a clear day where None. Noise and rain hang on a scene's
+        seed, the view and the step alone. Raises ValueError for a pose that is not finite, a map index out of range or
+        shapes that do not fit.
         """
         s, a = valid.shape
         require(
@@ -90,6 +66,9 @@ class Camera:
         require(size.shape == (s, a, 3), f"Camera.render: size {size.shape} for {(s, a, 3)}")
         require(kind.shape == (s, a) and brake.shape == (s, a), "Camera.render: kind and brake need shape (S, A)")
         require(len(signals) == s and signals.ndim == 2, "Camera.render: signals need shape (S, G)")
+        turn = np.zeros((s, a), np.int8) if indicator is None else np.ascontiguousarray(indicator, np.int8)
+        require(turn.shape == (s, a), f"Camera.render: indicator {turn.shape} for {(s, a)}")
+        require(np.ndim(step) == 0 or np.shape(step) == (s,), f"Camera.render: step {np.shape(step)} for {(s,)}")
         maps = np.ascontiguousarray(map_index, np.int64)
         require(maps.shape == (s,), f"Camera.render: map_index {maps.shape} for {(s,)}")
         require(
@@ -99,10 +78,13 @@ class Camera:
         require(bool(np.isfinite(poses).all()), "Camera.render: an ego pose is not finite")
         shown = np.ascontiguousarray(valid, np.bool_)
         require(bool(np.isfinite(agents[shown]).all()), "Camera.render: a valid agent's state is not finite")
-        out = np.empty((s, self.rig.height, self.rig.width, 3), np.uint8)
-        r = self.rig
-        lens = np.array([r.fx, r.fy, r.cx, r.cy, r.x, r.z, r.pitch])
-        state = (
+        skies = np.zeros((s, COLUMNS))
+        if conditions is not None:
+            require(len(conditions) == s, f"Camera.render: {len(conditions)} conditions for {s} scenes")
+            skies[:] = [c.row() for c in conditions]
+        out = np.empty((s, len(self.rig.views), self.rig.height, self.rig.width, 3), np.uint8)
+        self._fill(
+            out,
             self._index[maps],
             poses,
             np.ascontiguousarray(agents, np.float64),
@@ -111,17 +93,38 @@ class Camera:
             np.ascontiguousarray(kind, np.int64),
             np.ascontiguousarray(brake, np.bool_),
             np.ascontiguousarray(signals, np.int64),
+            turn,
+            skies,
+            np.broadcast_to(np.asarray(step, np.int64), (s,)).copy(),
         )
-        if self._threads == 1 or s < 4:
-            render(out, 0, s, self._world, lens, *state)
-            return out
-        # Plain threads over a kernel that lets go of the GIL: no OpenMP pool to spin against torch's or break on fork.
-        chunk = max(1, -(-s // (4 * self._threads)))
-        with ThreadPoolExecutor(self._threads) as pool:
-            parts = [(i, min(s, i + chunk)) for i in range(0, s, chunk)]
-            for job in [pool.submit(render, out, *part, self._world, lens, *state) for part in parts]:
-                job.result()
         return out
+
+    def _fill(self, out: np.ndarray, *state: np.ndarray) -> None:
+        """Draw all scenes, several at once."""
+        s, fixed = len(out), (self._world, self._lenses, self._warps)
+        if self._threads == 1 or s < 4:
+            render(out, 0, s, *fixed, *state)
+            return
+        # Plain threads over a kernel that lets go of the GIL: no OpenMP pool to spin against torch's or break on fork.
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads)
+        chunk = max(1, -(-s // (4 * self._threads)))
+        parts = [(i, min(s, i + chunk)) for i in range(0, s, chunk)]
+        for job in [self._pool.submit(render, out, *part, *fixed, *state) for part in parts]:
+            job.result()
+
+
+def _optics(rig: Rig) -> tuple[np.ndarray, np.ndarray]:
+    """Rig in; lenses (V, 12) and warps (n, H, W, 2) of the n views that are warped out, as `render` has them."""
+    lenses, warps = [], []
+    for view in rig.views:
+        drawn, row = view, -1
+        if view.warped:
+            (drawn, at), row = view.sampling(), len(warps)
+            warps.append(at)
+        lens = (drawn.fx, drawn.fy, drawn.cx, drawn.cy, drawn.x, drawn.y, drawn.z, drawn.yaw, drawn.pitch)
+        lenses.append((*lens, drawn.width, drawn.height, row))
+    return np.array(lenses, np.float64), np.array(warps, np.float32).reshape(-1, rig.height, rig.width, 2)
 
 
 _worlds: dict[tuple[str, ...], World] = {}

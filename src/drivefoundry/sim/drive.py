@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivefoundry.sim.camera import Camera, Rig
+from drivefoundry.sim.camera import Camera
 from drivefoundry.sim.expert import DANGERS, dangers, expert_plan
 from drivefoundry.sim.pack import Packed, pack
 from drivefoundry.sim.policies import Driver
+from drivefoundry.sim.rig import Rig
 from drivefoundry.sim.world import Kind, TrafficOf, World
 from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Rollout, Scene
 from drivefoundry_car.inputs import ego_history, route_features, to_ego
@@ -46,14 +47,14 @@ class Supervision:
 
 
 class Eyes:
-    """Cameras of S cars over one packed batch: world in, frames (S, H, W, 3) out."""
+    """Front cameras (the first view of the rig) of S cars over one packed batch: world in, frames (S, H, W, 3) out."""
 
     def __init__(self, packed: Packed, rig: Rig):
         self.packed = packed
         maps = list({s.map.id: s.map for s in packed.scenes}.values())
         index = {m.id: i for i, m in enumerate(maps)}
         self.map_index = np.array([index[s.map.id] for s in packed.scenes])
-        self.camera = Camera(maps, rig)
+        self.camera = Camera(maps, Rig(rig.views[:1]))
         self._seen: tuple[int, np.ndarray] | None = None
 
     def look(self, world: World) -> np.ndarray:
@@ -63,7 +64,7 @@ class Eyes:
             frames = self.camera.render(
                 self.map_index, world.ego[:, :3], world.agents, world.seen, p.size, p.kind, world.brake,
                 world.signals_now(),
-            )  # fmt: skip
+            )[:, 0]  # fmt: skip
             self._seen = world.step, frames
         return self._seen[1]
 
@@ -76,7 +77,7 @@ class Eyes:
         return self.camera.render(
             self.map_index, world.past[-1 - DECISION_STEPS][:, :3], p.tracks[n, :, t], p.valid[n, :, t], p.size, p.kind,
             brake, p.signals[n, :, t],
-        )  # fmt: skip
+        )[:, 0]  # fmt: skip
 
 
 def observe(world: World, frames: np.ndarray) -> Observation:
@@ -125,7 +126,7 @@ def drive(
     seconds is cut to the shortest log, unless the traffic needs none.
     """
     world = World(pack(scenes), traffic)
-    eyes = None if policy.privileged is True else Eyes(world.packed, rig or Rig())
+    eyes = None if policy.privileged is True else Eyes(world.packed, rig or Rig.front())
     return _loop(policy, world, seconds, eyes, None, on_decision)
 
 
@@ -139,7 +140,7 @@ def drive_supervised(
 ) -> tuple[Rollout, Supervision]:
     """As `drive`, with the safety driver and its record."""
     world = World(pack(scenes))
-    safety = _SafetyDriver(Eyes(world.packed, rig or Rig()))
+    safety = _SafetyDriver(Eyes(world.packed, rig or Rig.front()))
     rollout = _loop(policy, world, seconds, safety.eyes, safety, on_decision)
     return rollout, safety.record()
 

@@ -29,6 +29,9 @@ kernel = njit(nogil=True, error_model="numpy")
 """How drawing code is compiled. It is kept on disk as part of the kernels that call it, under a key over its source:
 numba alone would go on using a kept kernel after a change in another file that it calls into."""
 
+inlined = njit(nogil=True, error_model="numpy", inline="always")
+"""The same, put into its callers by numba itself: a call counts references to each array that it is given."""
+
 LEVELS = 6
 TAPS = 8
 FAR = 500.0
@@ -207,18 +210,19 @@ def _spread(c):
 
 
 @kernel
-def ground_row(base, upper, offset, high, wide, level, taps, n, haze, line):
-    """A row's taps from `row_taps` in; line (W,) int64 packed colours out: their mean, interpolated where few, with
-    `haze` / 256 of haze. base, upper: as in Pyramid; offset, high, wide: the level's place in them and its size.
+def ground_row(base, upper, offset, high, wide, level, taps, n, haze, line, left, right):
+    """A row's taps from `row_taps` in; line (W,) int64 packed colours out of pixels left..right: their mean,
+    interpolated where few, with `haze` / 256 of haze. base, upper: as in Pyramid; offset, high, wide: the level's place
+    in them and its size.
     """
-    line[:] = 0
+    line[left:right] = 0
     outside = _spread(OUTSIDE) * 256
     for k in range(n):
         a, b = _within(taps[k, 0], taps[k, 2], wide, 0.0, len(line) * 1.0)
         a, b = _within(taps[k, 1], taps[k, 3], high, a, b)
-        first, last = int(a), int(b)
-        line[:first] += outside
-        line[last:] += outside
+        first, last = min(right, max(left, int(a))), min(right, max(left, int(b)))
+        line[left:first] += outside
+        line[last:right] += outside
         # Texel coordinates in 1 / 65536: cheap to split into a whole part and a weight.
         blend = n <= 3
         half = 0.5 if blend else 0.0
@@ -245,7 +249,7 @@ def ground_row(base, upper, offset, high, wide, level, taps, n, haze, line):
             x += dx
             y += dy
     share = 65536 // n
-    for i in range(len(line)):
+    for i in range(left, right):
         total = line[i]
         red, green, blue = (total & 0x1FFFFF) * share, (total >> 21 & 0x1FFFFF) * share, (total >> 42) * share
         line[i] = mix(red >> 24 | (green >> 24) << 8 | (blue >> 24) << 16, HAZE, haze)

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from drivefoundry.sim.actors import draw_agent, draw_head, shine
-from drivefoundry.sim.boxes import Canvas, draw_building, in_view
+from drivefoundry.sim.actors import draw_agent, draw_head, shine, shine_agent
+from drivefoundry.sim.boxes import DAYLIGHT, draw_building, in_view, new_canvas, wipe
+from drivefoundry.sim.conditions import DIRECT, EXPOSURE, LAMPS_ON, NOISE, ON, RAIN, SUN_X
 from drivefoundry.sim.ground import (
     COS,
     COSP,
@@ -31,6 +32,7 @@ from drivefoundry.sim.ground import (
     Pyramid,
     fade,
     ground_row,
+    inlined,
     kernel,
     mean4,
     pyramid,
@@ -38,6 +40,7 @@ from drivefoundry.sim.ground import (
     sky_colour,
 )
 from drivefoundry.sim.raster import GROUND, SIDEWALK, ground_raster
+from drivefoundry.sim.weather import key_of, resolve, sensor, streaks
 from drivefoundry.types import RoadMap
 
 CELL = 64.0
@@ -46,6 +49,10 @@ SIGHT = 260.0
 """Buildings farther than this are not drawn, m."""
 AGENT_SIGHT = 160.0
 """The same for road users and signals."""
+MOST = 1024
+"""Buildings, and road users, that one view draws at most."""
+BLINK = 8
+"""Steps from one blink of an indicator to the next: 75 a minute (UN regulation 48 has 60 to 120)."""
 
 
 class World(NamedTuple):
@@ -139,7 +146,7 @@ def _near_buildings(world, m, cam, shape, order, far):
                 radius = 0.5 * np.sqrt(box[3] ** 2 + box[4] ** 2 + box[5] ** 2)
                 if (
                     distance < span
-                    and n < len(order)
+                    and n < MOST
                     and in_view(cam, shape[0], shape[1], box[0], box[1], 0.5 * box[5], radius)
                 ):
                     _insert(order, far, n, b, distance - radius)
@@ -148,8 +155,28 @@ def _near_buildings(world, m, cam, shape, order, far):
 
 
 @kernel
-def _resolve(out, zbuf, cbuf, cam, world, m, taps, lines):
-    """Samples in, pixels out: their mean, over ground or sky where empty. cam is in pixels; lines (8, W) scratch."""
+def _open(roof, row, wide):
+    """Pixels of an image row from the first to the last that walls do not hide whole: whose ground may be seen."""
+    left, right = 0, wide
+    while left < right and _walled(roof, left, row):
+        left += 1
+    while left < right and _walled(roof, right - 1, row):
+        right -= 1
+    return left, right
+
+
+@inlined
+def _walled(roof, col, row):
+    a, b = 2 * col, 2 * col + 1
+    top, foot = max(roof[a, 0], roof[b, 0]), min(roof[a, 1], roof[b, 1])
+    return top <= 2 * row and foot >= 2 * row + 2
+
+
+@kernel
+def _resolve(out, canvas, world, m, taps, acc, lines):
+    """Samples in, pixels out: their mean, over ground or sky where empty. canvas.cam is in pixels; acc (W,) int64 and
+    lines (8, W) int32 are scratch."""
+    zbuf, cbuf, cam, touched = canvas.zbuf, canvas.cbuf, canvas.cam, canvas.touched
     base, upper, frame = world.ground.base, world.ground.upper, world.ground.frames[m]
     high, wide = out.shape[0], out.shape[1]
     # Samples lie by columns, the ground's rows do not: eight rows at a time keep both within the cache.
@@ -162,19 +189,28 @@ def _resolve(out, zbuf, cbuf, cam, world, m, taps, lines):
                 line[:] = sky_colour(cam, row)
             else:
                 rows, cols = int(frame[1]) >> level, int(frame[2]) >> level
-                ground_row(base, upper, world.ground.levels[m, level], rows, cols, level, taps, n, fade(depth), line)
+                left, right = _open(canvas.roof, row, wide)
+                offset = world.ground.levels[m, level]
+                ground_row(base, upper, offset, rows, cols, level, taps, n, fade(depth), acc, left, right)
+                line[left:right] = acc[left:right]
         for col in range(wide):
-            left, right, shade, shade2 = zbuf[2 * col], zbuf[2 * col + 1], cbuf[2 * col], cbuf[2 * col + 1]
-            for row in range(first, last):
+            top = max(first, min(touched[2 * col, 0], touched[2 * col + 1, 0]) >> 1)
+            low = min(last, max(touched[2 * col, 1], touched[2 * col + 1, 1]) + 1 >> 1)
+            near, far, shade, shade2 = zbuf[2 * col], zbuf[2 * col + 1], cbuf[2 * col], cbuf[2 * col + 1]
+            for row in range(top, low):
                 a, b = 2 * row, 2 * row + 1
-                mean = lines[row - first, col]
-                if left[a] + left[b] + right[a] + right[b] > 0.0:
-                    c0 = np.int64(shade[a]) if left[a] > 0.0 else mean
-                    c1 = np.int64(shade[b]) if left[b] > 0.0 else mean
-                    c2 = np.int64(shade2[a]) if right[a] > 0.0 else mean
-                    c3 = np.int64(shade2[b]) if right[b] > 0.0 else mean
-                    mean = mean4(c0, c1, c2, c3)
-                out[row, col, 0], out[row, col, 1], out[row, col, 2] = mean & 255, mean >> 8 & 255, mean >> 16
+                if near[a] + near[b] + far[a] + far[b] > 0.0:
+                    mean = np.int64(lines[row - first, col])
+                    c0 = np.int64(shade[a]) if near[a] > 0.0 else mean
+                    c1 = np.int64(shade[b]) if near[b] > 0.0 else mean
+                    c2 = np.int64(shade2[a]) if far[a] > 0.0 else mean
+                    c3 = np.int64(shade2[b]) if far[b] > 0.0 else mean
+                    lines[row - first, col] = mean4(c0, c1, c2, c3)
+        for row in range(first, last):
+            line, pixels = lines[row - first], out[row].reshape(-1)
+            for col in range(wide):
+                c = line[col]
+                pixels[3 * col], pixels[3 * col + 1], pixels[3 * col + 2] = c, c >> np.int32(8), c >> np.int32(16)
 
 
 @kernel
@@ -184,7 +220,7 @@ def _draw_agents(canvas, order, far, agents, valid, size, kind, brake):
     for i in range(len(agents)):
         x, y = agents[i, 0], agents[i, 1]
         distance = np.sqrt((x - cam[PX]) ** 2 + (y - cam[PY]) ** 2)
-        if not valid[i] or distance > AGENT_SIGHT or n == len(order):
+        if not valid[i] or distance > AGENT_SIGHT or n == MOST:
             continue
         radius = 0.6 * np.sqrt(size[i, 0] ** 2 + size[i, 1] ** 2 + size[i, 2] ** 2) + 0.03 * distance
         if in_view(cam, wide, high, x, y, 0.5 * size[i, 2], radius):
@@ -196,54 +232,119 @@ def _draw_agents(canvas, order, far, agents, valid, size, kind, brake):
 
 
 @kernel
-def _near(head, cam):
-    return (head[0] - cam[PX]) ** 2 + (head[1] - cam[PY]) ** 2 < AGENT_SIGHT * AGENT_SIGHT
+def _near(point, cam):
+    return (point[0] - cam[PX]) ** 2 + (point[1] - cam[PY]) ** 2 < AGENT_SIGHT * AGENT_SIGHT
+
+
+@kernel
+def _aim(canvas, pose, lens, sky):
+    """Set the canvas's camera, in samples, and light for an ego pose (3,), a view's lens and a scene's conditions."""
+    cam, light = canvas.cam, canvas.light
+    cos, sin = np.cos(pose[2]), np.sin(pose[2])
+    cam[PX], cam[PY], cam[PZ] = (
+        pose[0] + cos * lens[4] - sin * lens[5],
+        pose[1] + sin * lens[4] + cos * lens[5],
+        lens[6],
+    )
+    cam[COS], cam[SIN] = np.cos(pose[2] + lens[7]), np.sin(pose[2] + lens[7])
+    cam[COSP], cam[SINP] = np.cos(lens[8]), np.sin(lens[8])
+    cam[FX], cam[FY], cam[CX], cam[CY] = 2 * lens[0], 2 * lens[1], 2 * lens[2], 2 * lens[3]
+    if sky[ON] == 0.0:
+        light[:] = DAYLIGHT
+    else:
+        light[:4], light[4] = sky[SUN_X : DIRECT + 1], 0.0
+
+
+@kernel
+def _rescale(cam, k):
+    for i in range(FX, CY + 1):
+        cam[i] *= k
+
+
+@kernel
+def _draw(out, canvas, scratch, world, m, mount, agents, valid, size, kind, brake, signals, turn, sky, blink, key):
+    """One view, aimed, into the pixels out (H, W, 3)."""
+    taps, acc, lines, order, far = scratch
+    cam, zbuf = canvas.cam, canvas.zbuf
+    wipe(canvas)
+    _draw_agents(canvas, order, far, agents, valid, size, kind, brake)
+    first, last = world.head_start[m], world.head_start[m + 1]
+    for g in range(first, last):
+        head = world.heads[g]
+        if _near(head, cam) and in_view(cam, zbuf.shape[0], zbuf.shape[1], head[0], head[1], 0.5 * head[2], 18.0):
+            draw_head(canvas, head, world.posts[g])
+    n = _near_buildings(world, m, cam, zbuf.shape, order, far)
+    for k in range(n):
+        draw_building(canvas, world.buildings[order[k]], order[k] - world.cell_start[world.cells[m, 0]])
+    _rescale(cam, 0.5)
+    if sky[ON] == 0.0:
+        _resolve(out, canvas, world, m, taps, acc, lines)
+    else:
+        resolve(out, canvas, world, m, taps, acc, sky, mount)
+    _rescale(cam, 2.0)
+    for g in range(first, min(last, first + len(signals))):
+        if _near(world.heads[g], cam):
+            shine(out, canvas, sky, world.heads[g], signals[g - first])
+    for i in range(len(agents)):
+        side = turn[i] if blink else 0
+        if valid[i] and (side != 0 or sky[LAMPS_ON] > 0.0) and _near(agents[i], cam):
+            shine_agent(out, canvas, sky, agents[i], size[i], kind[i], brake[i], side)
+    if sky[RAIN] > 0.0:
+        streaks(out, sky, key)
+
+
+@kernel
+def _warp(out, picture, at):
+    """A picture in, out (H, W, 3) filled from its places at (H, W, 2) px, interpolated."""
+    for row in range(out.shape[0]):
+        for col in range(out.shape[1]):
+            u, v = at[row, col, 0] - np.float32(0.5), at[row, col, 1] - np.float32(0.5)
+            i, j = int(u), int(v)
+            a, b = int((u - i) * 256.0), int((v - j) * 256.0)
+            for k in range(3):
+                top = picture[j, i, k] * (256 - a) + picture[j, i + 1, k] * a
+                low = picture[j + 1, i, k] * (256 - a) + picture[j + 1, i + 1, k] * a
+                out[row, col, k] = top * (256 - b) + low * b + 32768 >> 16
 
 
 def _compiled(stamp: int):
     """Hash of the drawing code in, `render` out. Closed over, the hash is part of numba's key for the kept kernel."""
 
     @njit(cache=True, nogil=True, error_model="numpy")
-    def render(out, start, stop, world, lens, maps, ego, agents, valid, size, kind, brake, signals):
-        """Draw views start..stop into out (S, H, W, 3). lens (7,): fx, fy, cx, cy, x, z, pitch; more as in Camera."""
+    def render(
+        out, start, stop, world, lenses, warps, maps, ego, agents, valid, size, kind, brake, signals, turn, skies, steps
+    ):
+        """Draw scenes start..stop into out (S, V, H, W, 3). lenses (V, 12): fx, fy, cx, cy, x, y, z, yaw, pitch, width,
+        height and row of warps (n, H, W, 2), -1 for none; skies (S, COLUMNS) `Conditions.row`; more as in Camera."""
         if stamp == 0:  # never so; numba keys on closed-over variables only where they are used
             return
-        high, wide = out.shape[1], out.shape[2]
-        zbuf, cbuf = np.empty((2 * wide, 2 * high), np.float32), np.empty((2 * wide, 2 * high), np.int32)
-        tone, shaded = np.empty(high, np.int64), np.empty(high, np.int64)
-        canvas = Canvas(zbuf, cbuf, np.empty(11), np.empty((8, 3)), np.empty((8, 5)), tone, shaded)
-        cam, taps, lines = canvas.cam, np.empty((TAPS, 4)), np.empty((8, wide), np.int64)
-        order, far = np.empty(1024, np.int64), np.empty(1024)
-        for s in range(start, stop):
-            m, yaw = maps[s], ego[s, 2]
-            cam[COS], cam[SIN], cam[COSP], cam[SINP] = np.cos(yaw), np.sin(yaw), np.cos(lens[6]), np.sin(lens[6])
-            cam[PX], cam[PY], cam[PZ] = ego[s, 0] + cam[COS] * lens[4], ego[s, 1] + cam[SIN] * lens[4], lens[5]
-            cam[FX], cam[FY], cam[CX], cam[CY] = 2 * lens[0], 2 * lens[1], 2 * lens[2], 2 * lens[3]
-            zbuf[:] = 0.0
-            _draw_agents(canvas, order, far, agents[s], valid[s], size[s], kind[s], brake[s])
-            first, last = world.head_start[m], world.head_start[m + 1]
-            for g in range(first, last):
-                head = world.heads[g]
-                if _near(head, cam) and in_view(cam, 2 * wide, 2 * high, head[0], head[1], 0.5 * head[2], 18.0):
-                    draw_head(canvas, head, world.posts[g])
-            n = _near_buildings(world, m, cam, zbuf.shape, order, far)
-            for k in range(n):
-                draw_building(canvas, world.buildings[order[k]], order[k] - world.cell_start[world.cells[m, 0]])
-            for k in range(FX, CY + 1):
-                cam[k] *= 0.5
-            _resolve(out[s], zbuf, cbuf, cam, world, m, taps, lines)
-            for k in range(FX, CY + 1):
-                cam[k] *= 2.0
-            for g in range(first, min(last, first + signals.shape[1])):
-                if _near(world.heads[g], cam):
-                    shine(out[s], canvas, world.heads[g], signals[s, g - first])
+        order, far = np.empty(MOST, np.int64), np.empty(MOST)
+        for v in range(len(lenses)):
+            lens = lenses[v]
+            wide, high, warp = int(lens[9]), int(lens[10]), int(lens[11])
+            canvas = new_canvas(wide, high)
+            scratch = np.empty((TAPS, 4)), np.empty(wide, np.int64), np.empty((8, wide), np.int32), order, far
+            picture = np.empty((high if warp >= 0 else 0, wide, 3), np.uint8)
+            for s in range(start, stop):
+                sky, pixels = skies[s], out[s, v]
+                key = key_of(sky, v, steps[s])
+                _aim(canvas, ego[s], lens, sky)
+                _draw(
+                    picture if warp >= 0 else pixels, canvas, scratch, world, maps[s], lens[4:8:1], agents[s], valid[s],
+                    size[s], kind[s], brake[s], signals[s], turn[s], sky, steps[s] % BLINK < BLINK // 2, key,
+                )  # fmt: skip
+                if warp >= 0:
+                    _warp(pixels, picture, warps[warp])
+                if sky[ON] != 0.0 and (sky[NOISE] > 0.0 or sky[EXPOSURE] != 1.0):
+                    sensor(pixels, sky, key)
 
     return render
 
 
 def _source_hash() -> int:
     folder = Path(__file__).parent
-    text = b"".join((folder / f"{name}.py").read_bytes() for name in ("ground", "boxes", "actors", "render"))
+    names = ("conditions", "ground", "surfaces", "boxes", "actors", "weather", "render")
+    text = b"".join((folder / f"{name}.py").read_bytes() for name in names)
     return int.from_bytes(sha256(text).digest()[:7], "big") | 1
 
 

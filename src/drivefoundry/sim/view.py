@@ -1,4 +1,5 @@
-"""A scene and what happened in it in, pictures out: the camera's view beside the map from above; and MP4 bytes of many.
+"""A scene and what happened in it in, pictures out: the camera's view beside the map from above; MP4 bytes of many; and
+a wall of what the cameras can show.
 
 Arrays are laid out as in Rollout: ego (T, 3+), agents (A, T, 4), valid (A, T), step 0 = Scene.start, 10 Hz; SI units.
 """
@@ -16,26 +17,25 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from drivefoundry.sim.actors import paint_of
-from drivefoundry.sim.boxes import PAINTS
-from drivefoundry.sim.camera import Camera, Rig
+from drivefoundry.sim.bev import Bev
+from drivefoundry.sim.camera import Camera
+from drivefoundry.sim.conditions import Conditions
 from drivefoundry.sim.ground import PALETTE
+from drivefoundry.sim.lamps import brake_lamps, indicators
 from drivefoundry.sim.raster import ground_raster
+from drivefoundry.sim.render import BLINK
+from drivefoundry.sim.rig import Rig, View
+from drivefoundry.sim.surfaces import PAINTS
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, RoadMap, Scene, require
 from drivefoundry_car.inputs import to_ego
 
-FILM_RIG = Rig().scaled(480, 240)
+FILM_VIEW = View().scaled(480, 240)
 AHEAD = 40.0
 """Ground shown ahead of the ego in the view from above, m; 5/9 as much lies behind it."""
 SMOOTH = 2
 """The view from above is drawn this much larger and then averaged."""
 EGO, ROUTE, PLAN = (255, 122, 24), (64, 156, 255), (40, 224, 140)
 LIGHTS = [(120, 120, 120), (40, 220, 110), (250, 196, 40), (245, 50, 40)]
-
-
-def brake_lamps(agents: np.ndarray) -> np.ndarray:
-    """States (A, T, 4) in, (A, T) bool out: slowing down by more than 0.8 m/s^2, or standing."""
-    slowing = np.diff(agents[..., PSPEED], axis=1, prepend=agents[:, :1, PSPEED]) < -0.8 * DT
-    return slowing | (agents[..., PSPEED] < 0.2)
 
 
 def film(
@@ -45,7 +45,7 @@ def film(
     valid: np.ndarray,
     plans: np.ndarray | None = None,
     text: Sequence[str] | None = None,
-    rig: Rig = FILM_RIG,
+    view: View = FILM_VIEW,
     every: int = 2,
 ) -> list[np.ndarray]:
     """One drive in, frames (H, W, 3) uint8 out, one for each `every` steps (2: 5 frames a second).
@@ -64,7 +64,7 @@ def film(
     at = np.arange(0, steps, every)
     log = np.minimum(scene.start + at, scene.valid.shape[1] - 1)
     n = len(at)
-    views = Camera([scene.map], rig).render(
+    views = Camera([scene.map], Rig((view,))).render(
         np.zeros(n, np.int64),
         ego[at, :3],
         agents[:, at].transpose(1, 0, 2),
@@ -73,22 +73,24 @@ def film(
         np.broadcast_to(scene.kind, (n, a)),
         brake_lamps(agents)[:, at].T,
         scene.signals[:, log].T,
-    )
+        indicator=indicators(agents, valid, scene.kind)[:, at].T,
+        step=at,
+    )[:, 0]
     frames = []
     for k, step in enumerate(at):
         d = int(step * DT / PLAN_DT)
         since = to_ego(ego[step, :3], ego[int(d * PLAN_DT / DT), :3])
         plan = None if plans is None or d >= len(plans) else to_ego(plans[d][:, :2], since)
         said = "" if text is None or d >= len(text) else text[d]
-        camera = _caption(views[k], rig, ego[step], plan, said)
+        camera = _caption(views[k], view, ego[step], plan, said)
         above = from_above(
-            scene, rig.height, ego[: step + 1], agents[:, step], valid[:, step], scene.signals[:, log[k]], plan
+            scene, view.height, ego[: step + 1], agents[:, step], valid[:, step], scene.signals[:, log[k]], plan
         )
         frames.append(np.concatenate([np.asarray(camera), np.asarray(above)], 1))
     return frames
 
 
-def picture(scene: Scene, step: int | None = None, rig: Rig = FILM_RIG) -> Image.Image:
+def picture(scene: Scene, step: int | None = None, view: View = FILM_VIEW) -> Image.Image:
     """Scene in, one picture of its log at `step` (the start where None) out. ValueError where the ego is not there."""
     step = scene.start if step is None else step
     require(0 <= step < scene.valid.shape[1], f"step {step}: the scene has {scene.valid.shape[1]} steps")
@@ -96,7 +98,7 @@ def picture(scene: Scene, step: int | None = None, rig: Rig = FILM_RIG) -> Image
     past = np.flatnonzero(scene.valid[scene.ego, : step + 1])
     ego, agents, valid = scene.tracks[scene.ego, past], scene.tracks, scene.valid[:, step].copy()
     valid[scene.ego] = False
-    view = Camera([scene.map], rig).render(
+    seen = Camera([scene.map], Rig((view,))).render(
         np.zeros(1, np.int64),
         ego[-1:, :3],
         agents[None, :, step],
@@ -105,9 +107,11 @@ def picture(scene: Scene, step: int | None = None, rig: Rig = FILM_RIG) -> Image
         scene.kind[None],
         brake_lamps(agents)[None, :, step],
         scene.signals[None, :, step],
-    )[0]
-    camera = _caption(view, rig, ego[-1], None, "")
-    above = from_above(scene, rig.height, ego, agents[:, step], valid, scene.signals[:, step], None)
+        indicator=indicators(agents, scene.valid, scene.kind)[None, :, step],
+        step=step,
+    )[0, 0]
+    camera = _caption(seen, view, ego[-1], None, "")
+    above = from_above(scene, view.height, ego, agents[:, step], valid, scene.signals[:, step], None)
     return Image.fromarray(np.concatenate([np.asarray(camera), np.asarray(above)], 1))
 
 
@@ -121,6 +125,65 @@ def pictures(scenes: Sequence[Scene], out: Path) -> list[Path]:
         picture(scene).save(aside, "png")
         os.replace(aside, paths[-1])
     return paths
+
+
+def wall(scene: Scene, step: int | None = None) -> Image.Image:
+    """Scene in, one picture of its log at `step` (the start where None) out: maps, hours, weathers and rigs.
+
+    Rows: what models and people see from above, day, dusk; night, rain, fog; three cameras; six cameras.
+    """
+    step = scene.start if step is None else step
+    require(0 <= step < scene.valid.shape[1], f"step {step}: the scene has {scene.valid.shape[1]} steps")
+    require(bool(scene.valid[scene.ego, step]), f"step {step}: the ego has no state there; choose another")
+    valid = scene.valid[:, step].copy()
+    valid[scene.ego] = False
+    agents, ego = scene.tracks[None, :, step], scene.tracks[scene.ego, step, :3][None]
+    turns, brakes = indicators(scene.tracks, scene.valid, scene.kind), brake_lamps(scene.tracks)
+    signals, kind, size = scene.signals[None, :, step], scene.kind[None], scene.size[None]
+
+    def shoot(rig: Rig, names: Sequence[str], conditions: Conditions) -> np.ndarray:
+        seen = Camera([scene.map], rig).render(
+            np.zeros(1, np.int64), ego, agents, valid[None], size, kind, brakes[None, :, step], signals,
+            indicator=turns[None, :, step], conditions=[conditions], step=step // BLINK * BLINK,
+        )[0]  # fmt: skip
+        return np.concatenate([_named(f, name) for f, name in zip(seen, names, strict=True)], 1)
+
+    one, clear = Rig.front().scaled(320, 160), Conditions.clear()
+    codes = Bev([scene.map], 160, 0.5).render(
+        np.zeros(1, np.int64), ego, scene.size[scene.ego, None], agents, valid[None], size, kind, signals,
+        scene.route[None], np.array([len(scene.route)]),
+    )[0]  # fmt: skip
+    past = np.flatnonzero(scene.valid[scene.ego, : step + 1])
+    above = from_above(scene, 160, scene.tracks[scene.ego, past], scene.tracks[:, step], valid, signals[0], None)
+    maps = np.concatenate([_named(codes, "for models"), _named(np.asarray(above), "for people")], 1)
+    hours = [("day", clear), ("dusk", Conditions(hour=17.75)), ("night", Conditions(hour=22.0))]
+    weathers = [("rain", Conditions(rain=0.7)), ("fog", Conditions(fog=90.0))]
+    tiles = [shoot(one, [name], conditions) for name, conditions in hours + weathers]
+    three = shoot(Rig.three().scaled(320, 128), ["front", "front left", "front right"], clear)
+    names = ["front", "front left", "front right", "rear left", "rear right", "rear"]
+    six = shoot(Rig.six().scaled(320, 180), names, clear)
+    rows = [
+        np.concatenate([maps, *tiles[:2]], 1),
+        np.concatenate(tiles[2:], 1),
+        _order(three, 3, [1, 0, 2]),
+        _order(six, 6, [1, 0, 2]),
+        _order(six, 6, [3, 5, 4]),
+    ]
+    return Image.fromarray(np.concatenate(rows))
+
+
+def _order(row: np.ndarray, n: int, order: list[int]) -> np.ndarray:
+    """Some of the n pictures of a row, side by side."""
+    parts = np.split(row, n, 1)
+    return np.concatenate([parts[i] for i in order], 1)
+
+
+def _named(frame: np.ndarray, name: str) -> np.ndarray:
+    image = Image.fromarray(frame)
+    draw, font = ImageDraw.Draw(image, "RGBA"), ImageFont.load_default(11)
+    draw.rectangle((0, 0, 8 + draw.textlength(name, font), 15), fill=(0, 0, 0, 140))
+    draw.text((4, 1), name, font=font, fill=(255, 255, 255))
+    return np.asarray(image)
 
 
 def mp4(frames: Sequence[np.ndarray], fps: int = 5, quality: int = 30) -> bytes:
@@ -145,27 +208,27 @@ def mp4(frames: Sequence[np.ndarray], fps: int = 5, quality: int = 30) -> bytes:
     return out.getvalue()
 
 
-def _caption(view: np.ndarray, rig: Rig, ego: np.ndarray, plan: np.ndarray | None, said: str) -> Image.Image:
+def _caption(seen: np.ndarray, view: View, ego: np.ndarray, plan: np.ndarray | None, said: str) -> Image.Image:
     """Camera view with the plan as a ribbon on the road, the speed, and what the model said."""
-    image = Image.fromarray(view)
+    image = Image.fromarray(seen)
     draw = ImageDraw.Draw(image, "RGBA")
-    ribbon = [] if plan is None else _ribbon(plan, rig)
+    ribbon = [] if plan is None else _ribbon(plan, view)
     if len(ribbon) > 3:
         draw.polygon(ribbon, fill=(*PLAN, 110))
-    font = ImageFont.load_default(max(10, rig.height // 16))
-    line = round(rig.height / 13)
+    font = ImageFont.load_default(max(10, view.height // 16))
+    line = round(view.height / 13)
     if len(ego) > PSPEED:
         draw.rectangle((0, 0, 4.6 * line, line + 3), fill=(0, 0, 0, 130))
         draw.text((5, 1), f"{ego[PSPEED]:.1f} m/s", font=font, fill=(255, 255, 255))
-    lines = textwrap.wrap(said, max(20, int(rig.width / line * 1.95)))[:3] if said else []
+    lines = textwrap.wrap(said, max(20, int(view.width / line * 1.95)))[:3] if said else []
     if lines:
-        top = rig.height - line * len(lines) - 4
-        draw.rectangle((0, top, rig.width, rig.height), fill=(0, 0, 0, 150))
+        top = view.height - line * len(lines) - 4
+        draw.rectangle((0, top, view.width, view.height), fill=(0, 0, 0, 150))
         draw.multiline_text((6, top + 1), "\n".join(lines), font=font, fill=(255, 255, 255), spacing=2)
     return image
 
 
-def _ribbon(plan: np.ndarray, rig: Rig, width: float = 1.2) -> list[tuple[float, float]]:
+def _ribbon(plan: np.ndarray, view: View, width: float = 1.2) -> list[tuple[float, float]]:
     """Plan points (P, 2) in the ego frame in, image outline of the strip along those ahead of the camera out."""
     points = np.concatenate([[[2.6, 0.0]], plan])
     step = np.diff(points, axis=0)
@@ -173,12 +236,12 @@ def _ribbon(plan: np.ndarray, rig: Rig, width: float = 1.2) -> list[tuple[float,
     kept = (length > 0.1) & (points[1:, 0] > 3.0)
     side = np.stack([-step[:, 1], step[:, 0]], 1)[kept] / length[kept, None] * width / 2
     middle = points[1:][kept]
-    c, s = np.cos(rig.pitch), np.sin(rig.pitch)
+    c, s = np.cos(view.pitch), np.sin(view.pitch)
     outline = np.concatenate([middle + side, (middle - side)[::-1]])
-    ahead = (outline[:, 0] - rig.x) * c + rig.z * s
-    down = rig.z * c - (outline[:, 0] - rig.x) * s
+    ahead = (outline[:, 0] - view.x) * c + view.z * s
+    down = view.z * c - (outline[:, 0] - view.x) * s
     ahead = np.maximum(ahead, 0.3)
-    u, v = rig.cx - rig.fx * outline[:, 1] / ahead, rig.cy + rig.fy * down / ahead
+    u, v = view.cx - view.fx * outline[:, 1] / ahead, view.cy + view.fy * down / ahead
     return [(float(a), float(b)) for a, b in zip(u, v, strict=True)]
 
 
