@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit, prange
 
 from drivefoundry.judge.lanes import JUNCTION, lane_at
+from drivefoundry.judge.nearby import BLOCK, TTC_STEPS, agent_spans, ego_spans, near, reach_of, touch
 from drivefoundry.judge.surroundings import Surroundings, route_feet
 from drivefoundry.sim.geometry import boxes_overlap, project_on_polyline
 from drivefoundry.sim.raster import drivable_at
@@ -22,8 +23,6 @@ from drivefoundry.types import AGENT_CYCLIST, AGENT_PEDESTRIAN, DT, SIGNAL_RED
 STANDING = 0.05
 """Speed up to which a car counts as standing when it is hit, m/s."""
 TTC_STANDING = 0.005
-TTC_STEPS = (0, 3, 6, 9)
-"""Steps of 0.1 s ahead at which the ego, moved on at constant velocity, must not overlap the others."""
 AHEAD_COS = math.cos(math.radians(30.0))
 """Within 30 degrees of the nose is ahead, within 30 of the tail is behind."""
 REAR_AXLE = 0.28
@@ -31,8 +30,6 @@ REAR_AXLE = 0.28
 DDC_STEPS, DDC_FINE, DDC_BAD = 10, 2.0, 6.0
 """Metres against the driving direction within 1 s: below 2 fine, from 6 on bad."""
 LK_OFFSET, LK_STEPS = 0.5, 20
-BLOCK = 8
-"""Steps over which ego and agents are boxed in for the search of those that may meet."""
 
 SLACK = 0.2
 """A corner this near to the road, m, is on it: one texel, no better is the edge known (nuPlan grants 0.3 m)."""
@@ -127,83 +124,17 @@ def _bearing(state, length, x, y):
 
 
 @njit(cache=True, nogil=True)
-def _span(states, seen, first, last, out):
-    """Where an agent is seen in steps first .. last - 1: low x, high x, low y, high y into out; nowhere is (inf, -inf,
-    ..)."""
-    out[0], out[1], out[2], out[3] = math.inf, -math.inf, math.inf, -math.inf
-    for k in range(first, last):
-        if seen[k]:
-            out[0], out[1] = min(out[0], states[k, 0]), max(out[1], states[k, 0])
-            out[2], out[3] = min(out[2], states[k, 1]), max(out[3], states[k, 1])
-
-
-@njit(cache=True, nogil=True, parallel=True)
-def _agent_spans(traffic, seen, out):
-    """Spans of every agent over each block of steps and the second after it, and over all steps (last), into out (S, A,
-    B + 1, 4)."""
-    steps, blocks = traffic.shape[2], out.shape[2] - 1
-    for s in prange(len(traffic)):
-        for a in range(traffic.shape[1]):
-            for b in range(blocks):
-                end = min(steps, (b + 1) * BLOCK + TTC_STEPS[-1])
-                _span(traffic[s, a], seen[s, a], b * BLOCK, end, out[s, a, b])
-            _span(traffic[s, a], seen[s, a], 0, steps, out[s, a, blocks])
-
-
-@njit(cache=True, nogil=True)
-def _ego_spans(states, out):
-    """Span and highest speed of the ego in each block, and over all steps (last), into out (B + 1, 5)."""
-    blocks = len(out) - 1
-    out[:, 0], out[:, 1], out[:, 2], out[:, 3], out[:, 4] = math.inf, -math.inf, math.inf, -math.inf, 0.0
-    for k in range(len(states)):
-        for i in (k // BLOCK, blocks):
-            out[i, 0], out[i, 1] = min(out[i, 0], states[k, 0]), max(out[i, 1], states[k, 0])
-            out[i, 2], out[i, 3] = min(out[i, 2], states[k, 1]), max(out[i, 3], states[k, 1])
-            out[i, 4] = max(out[i, 4], states[k, 3])
-
-
-@njit(cache=True, nogil=True)
-def _touch(x, y, yaw, c, s, length, width, ox, oy, o_yaw, o_length, o_width, reach):
-    """`boxes_overlap` of a box whose heading has cosine c and sine s with an agent: cheap where they are apart."""
-    dx, dy = ox - x, oy - y
-    if dx * dx + dy * dy > reach * reach:
-        return False
-    spare = 0.5 * (o_length + o_width)  # more than half its diagonal
-    if abs(dx * c + dy * s) > 0.5 * length + spare or abs(dy * c - dx * s) > 0.5 * width + spare:
-        return False
-    return boxes_overlap(x, y, yaw, length, width, ox, oy, o_yaw, o_length, o_width)
-
-
-@njit(cache=True, nogil=True)
-def _reach(size, other_size):
-    """Boxes whose centres are further apart than this do not touch, m."""
-    return 0.5 * (math.hypot(size[0], size[1]) + math.hypot(other_size[0], other_size[1])) + 1e-6
-
-
-@njit(cache=True, nogil=True)
-def _near(ego, other, i, reach):
-    """Could boxes that touch within `reach` meet in block i, where the ego may move on for 0.9 s? Spans in."""
-    pad = reach + ego[i, 4] * TTC_STEPS[-1] * DT
-    return (
-        ego[i, 0] - pad <= other[i, 1]
-        and other[i, 0] <= ego[i, 1] + pad
-        and ego[i, 2] - pad <= other[i, 3]
-        and other[i, 2] <= ego[i, 3] + pad
-    )
-
-
-@njit(cache=True, nogil=True)
 def _first_hit(states, trig, size, areas, other, seen, other_size, reach, spans, other_spans, out):
     """First overlap with one agent that did not overlap at the start: step (-1 none) out; out (2,) = at fault, ego
     active."""
     steps = len(states)
     for block in range(len(spans) - 1):
-        if not _near(spans, other_spans, block, reach):
+        if not near(spans, other_spans, block, reach):
             continue
         for k in range(block * BLOCK, min(steps, (block + 1) * BLOCK)):
             if not seen[k]:
                 continue
-            if not _touch(
+            if not touch(
                 states[k, 0], states[k, 1], states[k, 2], trig[k, 0], trig[k, 1], size[0], size[1],
                 other[k, 0], other[k, 1], other[k, 2], other_size[0], other_size[1], reach,
             ):  # fmt: skip
@@ -236,7 +167,7 @@ def _keeps_clear(states, trig, size, areas, other, seen, other_size, reach, span
     """Time to collision with one agent stays within bounds up to step `end`: the ego moved on for up to 0.9 s hits
     nothing."""
     for block in range(len(spans) - 1):
-        if not _near(spans, other_spans, block, reach):
+        if not near(spans, other_spans, block, reach):
             continue
         for k in range(block * BLOCK, min(end - TTC_STEPS[-1], (block + 1) * BLOCK)):
             x, y, v = states[k, 0], states[k, 1], states[k, 3]
@@ -248,7 +179,7 @@ def _keeps_clear(states, trig, size, areas, other, seen, other_size, reach, span
                     continue
                 move = v * f * DT
                 ox, oy = other[k + f, 0], other[k + f, 1]
-                if not _touch(
+                if not touch(
                     x + c * move, y + s * move, states[k, 2], c, s, size[0], size[1],
                     ox, oy, other[k + f, 2], other_size[0], other_size[1], reach,
                 ):  # fmt: skip
@@ -336,40 +267,40 @@ def _along_route(states, areas, end, route, route_s, foot, out):
 
 @njit(cache=True, nogil=True)
 def _judge_one(
-    states, size, traffic, seen, sizes, kind, agent_spans, signals, cells, frames, m, lanes, lane_frames, on_route,
+    states, size, traffic, seen, sizes, kind, other_spans, signals, cells, frames, m, lanes, lane_frames, on_route,
     has_lanes, route, route_s, foot, lines, facing, stop, out,
 ):  # fmt: skip
     """One motion (T, 6) in, FIELDS into out. stop: the drive ends with the first collision at fault."""
-    steps, agents, whole = len(states), len(traffic), agent_spans.shape[1] - 1
+    steps, agents, whole = len(states), len(traffic), other_spans.shape[1] - 1
     out[:] = 0.0
     out[NC], out[TTC] = 1.0, 1.0
     out[COLLISION_AT:END] = math.inf
     areas, trig = np.empty(steps, np.int64), np.empty((steps, 2))
     _areas(states, size, trig, cells, frames, m, lanes, lane_frames, on_route, has_lanes, areas)
     spans = np.empty((whole + 1, 5))
-    _ego_spans(states, spans)
-    near = np.empty(agents, np.int64)
+    ego_spans(states, spans)
+    close = np.empty(agents, np.int64)
     hit_at = np.empty(agents, np.int64)  # -2 overlaps at the start, -1 never hit
     fault = np.zeros((agents, 2))
     count, end = 0, steps
     for a in range(agents):
-        reach = _reach(size, sizes[a])
-        if not _near(spans, agent_spans[a], whole, reach):
+        reach = reach_of(size, sizes[a])
+        if not near(spans, other_spans[a], whole, reach):
             continue
         hit_at[a] = _first_hit(
-            states, trig, size, areas, traffic[a], seen[a], sizes[a], reach, spans, agent_spans[a], fault[a]
+            states, trig, size, areas, traffic[a], seen[a], sizes[a], reach, spans, other_spans[a], fault[a]
         )
-        near[count] = a
+        close[count] = a
         count += 1
         if stop and hit_at[a] >= 0 and fault[a, 0] > 0.0:
             end = min(end, hit_at[a] + 1)
     out[END] = (end - 1) * DT
-    for a in near[:count]:
+    for a in close[:count]:
         if hit_at[a] == -2:
             continue
-        reach = _reach(size, sizes[a])
+        reach = reach_of(size, sizes[a])
         if out[TTC] > 0.0 and not _keeps_clear(
-            states, trig, size, areas, traffic[a], seen[a], sizes[a], reach, spans, agent_spans[a], end
+            states, trig, size, areas, traffic[a], seen[a], sizes[a], reach, spans, other_spans[a], end
         ):
             out[TTC] = 0.0
         if hit_at[a] < 0 or hit_at[a] >= end:
@@ -388,7 +319,7 @@ def _judge_one(
 
 @njit(cache=True, nogil=True, parallel=True)
 def _judge_all(
-    states, size, traffic, seen, sizes, kind, agent_spans, signals, cells, frames, place, lanes, lane_frames, on_route,
+    states, size, traffic, seen, sizes, kind, other_spans, signals, cells, frames, place, lanes, lane_frames, on_route,
     has_lanes, route, route_s, route_n, foot, lines, facing, stop, out,
 ):  # fmt: skip
     per_scene = states.shape[1]
@@ -396,7 +327,7 @@ def _judge_all(
         s, n = i // per_scene, i % per_scene
         r = route_n[s]
         _judge_one(
-            states[s, n], size[s], traffic[s], seen[s], sizes[s], kind[s], agent_spans[s], signals[s], cells, frames,
+            states[s, n], size[s], traffic[s], seen[s], sizes[s], kind[s], other_spans[s], signals[s], cells, frames,
             place[s], lanes, lane_frames, on_route[s], has_lanes[s], route[s, :r], route_s[s, :r], foot[s], lines[s],
             facing[s], stop, out[s, n],
         )  # fmt: skip
@@ -414,7 +345,7 @@ def judge_motions(
     out = np.zeros((*states.shape[:2], len(FIELDS)))
     blocks = -(-states.shape[2] // BLOCK)
     spans = np.empty((*traffic.seen.shape[:2], blocks + 1, 4))
-    _agent_spans(traffic.states, traffic.seen, spans)
+    agent_spans(traffic.states, traffic.seen, spans)
     _judge_all(
         np.ascontiguousarray(states, np.float64), size, traffic.states, traffic.seen, traffic.size, traffic.kind, spans,
         traffic.signals, where.roads.classes, where.roads.frames, where.place, where.lanes.cells, where.lanes.frames,

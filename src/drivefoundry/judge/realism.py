@@ -21,8 +21,6 @@ from drivefoundry.sim.geometry import box_corners, wrap
 from drivefoundry.sim.raster import DRIVABLE, ground_raster
 from drivefoundry.types import AGENT_CAR, AGENT_TRUCK, DT, SIGNAL_RED, Rollout, Scene, require
 
-VERSION = "WOSAC 2025"
-
 
 @dataclass(frozen=True)
 class Feature:

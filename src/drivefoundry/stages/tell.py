@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from drivefoundry.compute import cores
-from drivefoundry.judge.gate import load_verdict
+from drivefoundry.judge.gate import MARGINS, load_verdict
+from drivefoundry.judge.stats import Comparison
+from drivefoundry.judge.versions import VERSIONS
+from drivefoundry.judge.worst import SCORE, worst_scenes
 from drivefoundry.ledger import Artefact
 from drivefoundry.recipes import Recipe
 from drivefoundry.stages.films import films_of
 from drivefoundry.stages.making import TELL, Line
-from drivefoundry.stages.score import ENGINE, SCORE, WHOLE_CAR, YARDSTICK
+from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
 from drivefoundry.types import Verdict
 from drivefoundry.ui.content import (
     Baseline,
@@ -43,10 +46,13 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 Done = Sequence[tuple[int | None, str, Artefact]]
 COLUMNS = {
-    SCORE: "driving score (CARLA 2.1)", "pdms": "PDMS (NAVSIM v1, closed loop)", "collision": "collisions",
-    "at_fault_collision": "at fault", "off_road": "off road", "red_light": "red light run", "progress": "progress",
-    "comfort": "comfort",
+    SCORE: "driving score (CARLA 2.1)", "driving_score_20": "driving score (CARLA 2.0)",
+    "epdms": "EPDMS (NAVSIM v2.2, two stages)", "pdms": "PDMS (NAVSIM v1, closed loop)", "collision": "collisions",
+    "at_fault_collision": "at fault", "off_road": "off road", "red_light": "red light run",
+    "progress": "route completion", "comfort": "comfort",
 }  # fmt: skip
+WORST = 8
+"""Scenes of the table of failures."""
 
 
 def machine() -> str:
@@ -126,7 +132,8 @@ def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
     note = (
         "Every policy drives the same held-out scenes; mean and 95 % bootstrap interval over scenes. The route "
         "follower reads the simulator's state (privileged) and sets the progress that counts as 1; log replay follows "
-        "the recorded person in traffic that reacts. A collision counts whoever is at fault."
+        "the recorded person in traffic that reacts; PDM-Closed style picks the best of 15 scored proposals, with the "
+        "state all around. A collision counts whoever is at fault. Formulas and sources: docs/metrics.md."
     )
     marked = names.index(verdict.candidate) if verdict.candidate in names else None
     return Table("Closed loop, held-out scenes", ["policy", *COLUMNS.values()], rows, note, marked)
@@ -141,6 +148,7 @@ ORDER = (
     ENGINE,
     WHOLE_CAR,
     "log replay",
+    "PDM-Closed style",
     YARDSTICK,
 )
 
@@ -189,6 +197,35 @@ def car_table(done: Done) -> Table:
         "perception tracks, which in simulation is without error, and would hide what the model itself is worth."
     )
     return Table("In the car, guard on", ["release", *COLUMNS.values()], rows, note)
+
+
+def against_table(verdict: Verdict, order: Sequence[str]) -> Table:
+    """The candidate against every other policy, scene by scene."""
+    rows: list[list[Cell]] = []
+    for name in (n for n in order if n in verdict.comparisons):
+        for metric, told in verdict.comparisons[name].items():
+            c = Comparison(**told)
+            apart = (c.difference, c.low, c.high)
+            rows.append([name, COLUMNS[metric], apart, c.p_superior, c.superior, c.p_non_inferior, c.non_inferior])
+    margin = " and ".join(f"{m:g} in {COLUMNS[name]}" for name, m in MARGINS.items())
+    note = (
+        "Differences scene by scene with 95 % bootstrap intervals; one-sided paired bootstrap tests at 5 %. No worse: "
+        f"by less than {margin}. No gate hangs on this table."
+    )
+    heads = ["policy", "metric", "difference", "p (better)", "better", "p (no worse)", "no worse"]
+    return Table(f"{verdict.candidate} against the others", heads, rows, note)
+
+
+def worst_table(verdict: Verdict) -> Table:
+    """The scenes in which the candidate and the car did worst: what failed, and when."""
+    rows: list[list[Cell]] = []
+    for policy in dict.fromkeys((verdict.candidate, WHOLE_CAR)):
+        for f in worst_scenes(verdict.scenes, verdict.scores[policy], WORST):
+            rows.append([policy, f.scene[:12], f.score, f.term, f.at if np.isfinite(f.at) else None])
+    note = (
+        f"What went wrong first in the scenes of the lowest {VERSIONS[SCORE]}. Films of the car's failures are below."
+    )
+    return Table("Worst scenes", ["policy", "scene", "driving score", "what failed", "at, s"], rows, note)
 
 
 def failures(verdict: Verdict) -> list[Note]:
@@ -251,7 +288,7 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
         facts=[*headline(turns), *plain.facts],
         turns=turns,
         baselines=baselines(verdict),
-        tables=[judge_table(verdict, ORDER), car_table(done)],
+        tables=[judge_table(verdict, ORDER), against_table(verdict, ORDER), car_table(done), worst_table(verdict)],
         notes=[*targets(turns, verdict), *failures(verdict), *plain.notes],
         gates=[Gate(name, value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()],
     ).validate()
