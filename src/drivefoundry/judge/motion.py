@@ -234,7 +234,7 @@ def _red_crossings(states, size, span, end, lines, facing, signals, out):
 @njit(cache=True, nogil=True)
 def _along_route(states, areas, end, route, route_s, foot, out):
     """Progress along the route, lane keeping, driving direction, distances and standing up to step `end`, into out."""
-    first, last, beyond, worst, astray = 0.0, 0.0, 0, 0.0, 0.0
+    first, last, beyond, worst = 0.0, 0.0, 0, 0.0
     out[LK] = 1.0
     for k in range(end):
         s, lateral, foot = project_on_polyline(route, route_s, states[k, 0], states[k, 1], foot)
@@ -254,11 +254,12 @@ def _along_route(states, areas, end, route, route_s, foot, out):
             out[DISTANCE] += step
             if areas[k] & OFF_ROAD:
                 out[OFF_ROAD_DISTANCE] += step
-        astray = 0.0
-        for j in range(max(1, k - DDC_STEPS), k + 1):
-            if areas[j] & ONCOMING:
-                astray += math.hypot(states[j, 0] - states[j - 1, 0], states[j, 1] - states[j - 1, 1])
-        worst = max(worst, astray)
+        if areas[k] & ONCOMING:  # elsewhere the sum of the last second does not grow
+            astray = 0.0
+            for j in range(max(1, k - DDC_STEPS), k + 1):
+                if areas[j] & ONCOMING:
+                    astray += math.hypot(states[j, 0] - states[j - 1, 0], states[j, 1] - states[j - 1, 1])
+            worst = max(worst, astray)
     out[PROGRESS] = max(0.0, last - first)
     out[DAC] = 1.0 if out[OFF_ROAD_AT] == math.inf else 0.0
     out[DDC] = 1.0 if worst < DDC_FINE else 0.5 if worst < DDC_BAD else 0.0

@@ -38,5 +38,5 @@ def failure(metrics: Mapping[str, np.ndarray], i: int) -> tuple[str, float]:
 def worst_scenes(scenes: Sequence[str], metrics: Mapping[str, np.ndarray], most: int) -> list[Failure]:
     """Scene ids, metric -> (S,) and how many at most in; those in which something went wrong, the worst first, out."""
     order = np.argsort(metrics[SCORE], kind="stable")
-    failed = [Failure(scenes[i], float(metrics[SCORE][i]), *failure(metrics, int(i))) for i in order]
+    failed = [Failure(scenes[int(i)], float(metrics[SCORE][i]), *failure(metrics, int(i))) for i in order]
     return [f for f in failed if f.term][:most]
