@@ -18,7 +18,6 @@ import numba
 import numpy as np
 
 from benchmarks.figures import report
-from drivefoundry.compute import cores
 from drivefoundry.judge.comfort import comfort
 from drivefoundry.judge.motion import judge_motions
 from drivefoundry.judge.pdm import prepare, score, simulate
@@ -60,10 +59,10 @@ def measure(scenes: list[Scene], plans: np.ndarray, times: int) -> dict[str, flo
     situations, count = prepare(scenes, at), plans.shape[0] * plans.shape[1]
     few, small = scenes[:32], plans[:32, :8]
     rates = {}
-    every = max(2, cores())
+    every = numba.get_num_threads()
     scores = {}
     for threads in (1, every):
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(threads)
         scores[threads] = score(situations, plans)  # compiles, too
         rates[threads] = count / best(lambda: score(situations, plans), times)
     states = simulate(situations.start, plans)

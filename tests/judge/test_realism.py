@@ -15,8 +15,10 @@ from drivefoundry.judge.realism import (
     box_distance,
     likelihood,
     realism,
+    replayed,
     rollout_realism,
     squared_distance,
+    straight_on,
 )
 from drivefoundry.sim.geometry import boxes_overlap
 from drivefoundry.types import AGENT_PEDESTRIAN, Scene
@@ -25,12 +27,10 @@ T = 41
 
 
 def logged(one: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Log replay as one rollout: (1, A, T, 4), (1, A, T)."""
-    window = slice(START, START + T)
-    return one.tracks[None, :, window].astype(np.float64), one.valid[None, :, window]
+    return replayed(one, T)
 
 
-def replayed(one: Scene) -> dict[str, float]:
+def of_log(one: Scene) -> dict[str, float]:
     return realism(one, *logged(one))
 
 
@@ -62,7 +62,7 @@ def test_likelihood_of_a_yes_or_no():
 def test_a_car_alone_replayed():
     # It drives evenly in the middle of the lane: every feature is in one bin at all 40 steps (kinematics of the last or
     # the last two are not known), so n of n + 10 (11) bins x 0.1.
-    r = replayed(scene(moving(0, 0, 8)))
+    r = of_log(scene(moving(0, 0, 8)))
     assert r["linear_speed"] == pytest.approx(39.1 / 40)
     assert r["linear_acceleration"] == pytest.approx(38.1 / 39.1)
     assert r["angular_speed"] == pytest.approx(39.1 / 40.1)
@@ -117,7 +117,7 @@ def test_time_to_collision_with_the_one_ahead():
 def test_only_vehicles_have_a_time_to_collision():
     walker = scene(moving(0, 0, 1), kinds=())
     walker.kind[0] = AGENT_PEDESTRIAN
-    r = replayed(walker)
+    r = of_log(walker)
     assert math.isnan(r["time_to_collision"])
     assert math.isnan(r["red_light"])
     known = [n for n in FEATURES if n not in ("time_to_collision", "red_light")]
@@ -144,18 +144,21 @@ def test_the_log_is_more_real_than_straight_lines(seed):
     others = [weaving(20.0 * i - 40, 3.2 * (i % 2), 6 + i, seed + i) for i in range(1, 5)]
     one = scene(weaving(0, 0, 8, seed), *others)
     states, valid = logged(one)
-    straight = states.copy()
-    ahead = np.arange(T) * 0.1 * states[..., :1, 3]
-    straight[..., 0] = states[..., :1, 0] + np.cos(states[..., :1, 2]) * ahead
-    straight[..., 1] = states[..., :1, 1] + np.sin(states[..., :1, 2]) * ahead
-    straight[..., 2:] = states[..., :1, 2:]
-    assert realism(one, states, valid)["realism"] > realism(one, straight, valid)["realism"] + 0.02
+    assert realism(one, states, valid)["realism"] > realism(one, *straight_on(one, T))["realism"] + 0.02
+
+
+def test_beyond_the_map_the_road_is_far():
+    one = scene(moving(0, 0, 8), moving(30, 3.2, 8))
+    states, valid = logged(one)
+    states[0, 1, :, 1] = 500.0
+    r = realism(one, states, valid)
+    assert r["off_road"] == pytest.approx(math.sqrt(0.001 * 1.001) / 1.002)
 
 
 def test_rollouts_judge_the_ego_as_it_drove():
     one = scene(moving(0, 0, 8), moving(30, 3.2, 8))
     r = rollout_realism([one], [rollout([one], cruise(8, T)[None])])
-    assert r["realism"][0] == pytest.approx(replayed(one)["realism"])
+    assert r["realism"][0] == pytest.approx(of_log(one)["realism"])
     with pytest.raises(ValueError, match="not the rollout's scenes"):
         rollout_realism([scene(moving(0, 0, 8), id="other")], [rollout([one], cruise(8, T)[None])])
 

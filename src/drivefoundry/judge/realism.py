@@ -10,6 +10,7 @@ Letters: R rollouts, A agents, T steps.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from numba import njit
 from drivefoundry.judge.motion import crosses
 from drivefoundry.sim.geometry import box_corners, wrap
 from drivefoundry.sim.raster import DRIVABLE, ground_raster
-from drivefoundry.types import AGENT_CAR, AGENT_TRUCK, DT, SIGNAL_RED, Rollout, Scene, require
+from drivefoundry.types import AGENT_CAR, AGENT_TRUCK, DT, SIGNAL_RED, RoadMap, Rollout, Scene, require
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ HISTORY = 2
 TTC_MAX = 5.0
 FOLLOWS, FOLLOWS_NARROW, NARROW = math.radians(75.0), math.radians(10.0), 0.5
 """Who drives ahead within 75 degrees of one's own heading is followed; where the overlap across is below 0.5 m, 10."""
-FAR = 42.0
-"""Ground around all agents in which the road edge is looked for, m: beyond the last bin."""
+KEPT = 8
+"""Maps whose distances to the road's edge are kept."""
 
 
 def realism(scene: Scene, simulated: np.ndarray, valid: np.ndarray) -> dict[str, float]:
@@ -83,11 +84,10 @@ def realism(scene: Scene, simulated: np.ndarray, valid: np.ndarray) -> dict[str,
     logged, seen = scene.tracks[:, window].astype(np.float64), scene.valid[:, window]
     judged = seen[:, HISTORY]
     require(bool(judged.any()), f"scene {scene.id}: nobody is there at the start; choose another")
-    ground = _ground(scene, np.concatenate([logged[seen][:, :2], simulated[valid][:, :2]]))
-    log = _features(scene, logged, seen, ground)
+    log = _features(scene, logged, seen)
     before = logged[:, :HISTORY]
     sims = [
-        _features(scene, np.concatenate([before, s], 1), np.concatenate([seen[:, :HISTORY], v], 1), ground)
+        _features(scene, np.concatenate([before, s], 1), np.concatenate([seen[:, :HISTORY], v], 1))
         for s, v in zip(simulated, valid, strict=True)
     ]
     vehicles = judged & np.isin(scene.kind, (AGENT_CAR, AGENT_TRUCK))
@@ -120,6 +120,21 @@ def _as_driven(rollout: Rollout, i: int, scene: Scene) -> tuple[np.ndarray, np.n
     return states, valid
 
 
+def straight_on(scene: Scene, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Everyone at constant velocity from the start on, the floor of realism: as `realism` takes it, one rollout."""
+    states = np.repeat(scene.tracks[:, scene.start, None].astype(np.float64), steps, 1)
+    way = states[..., 3] * DT * np.arange(steps)
+    states[..., 0] += np.cos(states[..., 2]) * way
+    states[..., 1] += np.sin(states[..., 2]) * way
+    return states[None], np.repeat(scene.valid[:, scene.start, None], steps, 1)[None]
+
+
+def replayed(scene: Scene, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The log itself from the start on: as `realism` takes it, one rollout."""
+    window = slice(scene.start, scene.start + steps)
+    return scene.tracks[None, :, window].astype(np.float64), scene.valid[None, :, window]
+
+
 def likelihood(feature: Feature, log: np.ndarray, simulated: np.ndarray) -> float:
     """Logged values (A, T) and simulated ones (R, A, T) in, NaN where there is none; exp of the mean log probability of
     the logged values, each under its own agent's histogram of all rollouts and steps, out. NaN where nothing is logged.
@@ -141,9 +156,7 @@ def _bin(feature: Feature, values: np.ndarray) -> np.ndarray:
     return np.minimum((share * feature.bins).astype(np.int64), feature.bins - 1)
 
 
-def _features(
-    scene: Scene, states: np.ndarray, seen: np.ndarray, ground: tuple[np.ndarray, float, float, float]
-) -> dict[str, np.ndarray]:
+def _features(scene: Scene, states: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
     """States (A, 2 + T, 4) from two steps before the start in; each feature (A, T - 1), or (A, 1) of a whole drive, NaN
     where there is none."""
     speed, accel, turn, spin = _kinematics(states, seen)
@@ -152,7 +165,7 @@ def _features(
     distance, ttc = np.full(seen.shape, np.nan), np.full(seen.shape, np.nan)
     _neighbours(np.ascontiguousarray(states), speed, np.ascontiguousarray(seen), size, distance, ttc)
     edge, red = np.full(seen.shape, np.nan), np.full(seen.shape, np.nan)
-    _edges(states, seen, size, *ground, edge)
+    _edges(states, seen, size, *_ground(scene.map), edge)
     steps = np.minimum(scene.start + np.arange(seen.shape[1]), scene.signals.shape[1] - 1)
     facing = np.asarray(scene.map.signal_heads[: len(scene.signals), 3], np.float64) + np.pi
     _reds(states, seen, np.asarray(scene.map.stop_lines, np.float64), facing, scene.signals[:, steps], red)
@@ -292,26 +305,28 @@ def squared_distance(marked):
     return out
 
 
-def _ground(scene: Scene, xy: np.ndarray) -> tuple[np.ndarray, float, float, float]:
-    """Signed distance to the road's edge (H, W), m, around xy (N, 2); origin x, y and resolution of its cells."""
-    raster = ground_raster(scene.map)
-    step = raster.resolution
-    low = np.floor((xy.min(0) - FAR - (raster.origin_x, raster.origin_y)) / step).astype(int)
-    high = np.ceil((xy.max(0) + FAR - (raster.origin_x, raster.origin_y)) / step).astype(int)
-    road = np.zeros((high - low)[::-1], np.bool_)
-    rows, cols = raster.classes.shape
-    first, last = np.clip(low, 0, (cols, rows)), np.clip(high, 0, (cols, rows))
-    part = DRIVABLE[raster.classes[first[1] : last[1], first[0] : last[0]]]
-    road[first[1] - low[1] : last[1] - low[1], first[0] - low[0] : last[0] - low[0]] = part
-    inside, outside = np.sqrt(squared_distance(~road)), np.sqrt(squared_distance(road))
-    signed = np.where(road, 0.5 - inside, outside - 0.5) * step
-    return signed, raster.origin_x + low[0] * step, raster.origin_y + low[1] * step, step
+_kept: OrderedDict[str, tuple[np.ndarray, float, float, float]] = OrderedDict()
+
+
+def _ground(road_map: RoadMap) -> tuple[np.ndarray, float, float, float]:
+    """Signed distance to the road's edge (H, W) float32, m, over a map's raster; origin x, y and resolution of its
+    cells."""
+    if road_map.id not in _kept:
+        raster = ground_raster(road_map)
+        road = DRIVABLE[raster.classes]
+        inside, outside = np.sqrt(squared_distance(~road)), np.sqrt(squared_distance(road))
+        signed = (np.where(road, 0.5 - inside, outside - 0.5) * raster.resolution).astype(np.float32)
+        _kept[road_map.id] = signed, raster.origin_x, raster.origin_y, raster.resolution
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+    return _kept[road_map.id]
 
 
 @njit(cache=True, nogil=True)
 def _edges(states, seen, size, signed, x0, y0, step, out):
     """Distance of the corner that is furthest out to the road's edge, into out (A, T)."""
     corners = np.empty((4, 2))
+    rows, cols = signed.shape
     for a in range(seen.shape[0]):
         for t in range(seen.shape[1]):
             if not seen[a, t]:
@@ -319,7 +334,10 @@ def _edges(states, seen, size, signed, x0, y0, step, out):
             box_corners(states[a, t, 0], states[a, t, 1], states[a, t, 2], size[a, 0], size[a, 1], corners)
             worst = -math.inf
             for j in range(4):
-                worst = max(worst, signed[int((corners[j, 1] - y0) / step), int((corners[j, 0] - x0) / step)])
+                row, col = (corners[j, 1] - y0) / step, (corners[j, 0] - x0) / step
+                r, c = min(max(row, 0.0), rows - 1.0), min(max(col, 0.0), cols - 1.0)
+                beyond = step * math.hypot(row - r, col - c) if row != r or col != c else 0.0
+                worst = max(worst, signed[int(r), int(c)] + beyond)
             out[a, t] = worst
 
 

@@ -13,6 +13,8 @@ from drivefoundry.clips.store import ClipStore
 from drivefoundry.judge.closed_loop import route_progress, score_rollout
 from drivefoundry.judge.gate import Gate, judge, save_verdict, scene_content
 from drivefoundry.judge.pdm_closed import PdmClosed
+from drivefoundry.judge.realism import realism, replayed, rollout_realism, straight_on
+from drivefoundry.judge.stats import mean_interval
 from drivefoundry.judge.two_stage import two_stage
 from drivefoundry.judge.worst import SCORE, worst_scenes
 from drivefoundry.label.scene import scene_from_clip
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 BATCH = 128
 """Scenes driven at once: bounds the memory of a rollout."""
 YARDSTICK = RouteFollower.name
+TRAFFIC_SCENES, TRAFFIC_SECONDS = 32, 8.0
+"""Of the judgement of the traffic; Waymo simulates 8 s."""
 ENGINE, WHOLE_CAR = "int8 engine", "car (engine and guard)"
 
 
@@ -41,6 +45,15 @@ def baselines(line: Line, source: Source, exam: Artefact) -> list[Artefact]:
     yard = _driven(line, None, source, exam, [], YARDSTICK, RouteFollower, [], ())
     rest = (ConstantVelocity, LogReplay, PdmClosed)
     return [yard, *(_driven(line, None, source, exam, [yard], p.name, p, [], ()) for p in rest)]
+
+
+def traffic(line: Line, source: Source, exam: Artefact) -> Artefact:
+    """How real the simulated traffic is, beside the log itself and everyone straight on."""
+    r = line.recipe.judge
+    return line.make(
+        None, "judge", "realism", {"scenes": r.scenes, "seconds": r.seconds}, [exam], JUDGE,
+        lambda d: judge_traffic(source.exam_scenes(line, exam), r, d),
+    )  # fmt: skip
 
 
 def engine(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
@@ -121,6 +134,27 @@ def compare(recipe: Judge, scored: list[Path], out: Path) -> dict:
         "collisions": float(judged.summary[candidate]["collision"][0]),
         "gates": "passed" if judged.passed else "failed",
     }
+
+
+def judge_traffic(scenes: list[Scene], recipe: Judge, out: Path) -> dict:
+    """Held-out scenes in; out/realism.json, traffic -> feature -> mean and interval over scenes."""
+    rows: dict[str, list[dict[str, float]]] = {"constant velocity": [], "reactive traffic": [], "log replay": []}
+    for some in batches(scenes[: min(recipe.scenes, TRAFFIC_SCENES)], BATCH):
+        driven = drive(LogReplay(), some, min(recipe.seconds, TRAFFIC_SECONDS))
+        steps = driven.ego.shape[1]
+        for scene in some:
+            rows["constant velocity"].append(realism(scene, *straight_on(scene, steps)))
+            rows["log replay"].append(realism(scene, *replayed(scene, steps)))
+        per_scene = rollout_realism(some, [driven])
+        rows["reactive traffic"] += [{k: float(v[i]) for k, v in per_scene.items()} for i in range(len(some))]
+    table = {name: {k: _known_mean([row[k] for row in of_one]) for k in of_one[0]} for name, of_one in rows.items()}
+    write_json(out / "realism.json", table)
+    return {name: told["realism"][0] for name, told in table.items() if told["realism"]}
+
+
+def _known_mean(values: list[float]) -> tuple[float, float, float] | None:
+    known = np.array(values)[np.isfinite(values)]
+    return mean_interval(known) if len(known) else None
 
 
 def scenes_of(store_url: str, clip_ids: list[str]) -> list[Scene]:
