@@ -33,7 +33,7 @@ VERBS: dict[str, dict[str, str]] = {
         "rl": "plans sampled in scenes cut from the clips; those that score higher become more likely",
         "distill": "a much smaller student learns from the model",
         "shrink": "the student becomes an int8 engine",
-        "judge": "all models and baselines drive held-out scenes in closed loop",
+        "judge": "all models and baselines drive held-out scenes; `judge compare A B`: two verdicts",
         "release": "sign and publish the engine: to all cars if the gates let it, else to test cars",
     },
     "In the car": {
