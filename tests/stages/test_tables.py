@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from drivefoundry.judge.gate import judge
+from drivefoundry.judge.gate import judge, save_verdict
 from drivefoundry.ledger import Artefact
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR
-from drivefoundry.stages.tables import ORDER, against_table, judge_table, traffic_table, worst_table
+from drivefoundry.stages.tables import ORDER, against_table, car_table, judge_table, traffic_table, worst_table
 
 SCENES = [f"{i}".rjust(14, "s") for i in range(20)]
 BASELINES = ("constant velocity", "log replay", "PDM-Closed style", "rule-based route follower")
@@ -49,13 +49,20 @@ def test_the_candidate_against_every_other_policy():
     assert "0.02" in table.note
 
 
+def test_the_cars_of_all_turns_beside_the_baselines(tmp_path):
+    save_verdict(tmp_path / "verdict.json", verdict())
+    made = [Artefact(str(t), "k", "verdict", tmp_path, (), {}, True, 1.0, 1.0, 1, 0.0) for t in (1, 2)]
+    rows = car_table([(t, "verdict", a) for t, a in zip((1, 2), made, strict=True)]).rows
+    assert [row[0] for row in rows] == ["turn 1", "turn 2", *BASELINES]
+
+
 def test_worst_scenes_name_what_failed_and_when():
     table = worst_table(verdict())
     assert table.rows == [[ENGINE, SCENES[3][:12], 0.0, "collision at fault", 6.2]]
 
 
 def test_traffic_beside_its_log(tmp_path):
-    known = dict.fromkeys(("realism", "kinematic", "interactive"), [0.7, 0.6, 0.8])
+    known = {name: [0.7, 0.6, 0.8] for name in ("realism", "kinematic", "interactive")}
     (tmp_path / "realism.json").write_text(json.dumps({"log replay": {**known, "map_based": None}}))
     artefact = Artefact("i", "k", "realism", tmp_path, (), {}, True, 1.0, 1.0, 1, 0.0)
     (table,) = traffic_table([(None, "realism", artefact)])

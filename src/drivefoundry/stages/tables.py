@@ -25,6 +25,7 @@ COLUMNS = {
 }  # fmt: skip
 WORST = 8
 """Scenes of the table of failures."""
+BASELINES = ("constant velocity", "log replay", "PDM-Closed style", YARDSTICK)
 ORDER = (
     "constant velocity",
     "pre-trained",
@@ -83,12 +84,13 @@ def worst_table(verdict: Verdict) -> Table:
 
 
 def car_table(done: Done) -> Table:
-    """What the guard adds: the car's whole runtime, turn by turn."""
-    rows = []
-    for turn, kind, a in done:
-        if kind == "verdict" and turn is not None:
-            mine = load_verdict(a.path / "verdict.json").summary[WHOLE_CAR]
-            rows.append([f"turn {turn}", *(mine.get(m) for m in COLUMNS)])
+    """What the guard adds: the car's whole runtime, turn by turn, beside the drivers that no turn changes."""
+    verdicts = [(turn, load_verdict(a.path / "verdict.json")) for turn, kind, a in done if kind == "verdict"]
+    rows: list[list[Cell]] = []
+    for turn, verdict in verdicts:
+        rows.append([f"turn {turn}", *(verdict.summary[WHOLE_CAR].get(m) for m in COLUMNS)])
+    last = verdicts[-1][1].summary
+    rows += [[name, *(last[name].get(m) for m in COLUMNS)] for name in BASELINES if name in last]
     note = (
         "The releases as a car runs them. Releases are judged with the guard off: it brakes for what the car's "
         "perception tracks, which in simulation is without error, and would hide what the model itself is worth."
