@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drivefoundry.fleet.nets.build import RECIPES, build
-from drivefoundry.fleet.places import HELD_OUT_PLACES, PLACES, TRAINING_PLACES, place_map, place_net
+from drivefoundry.fleet.places import HELD_OUT_PLACES, LONG_DRIVES, PLACES, TRAINING_PLACES, place_map, place_net
 from drivefoundry.roadmap import arc_length, load_map, resample, save_map
 
 
@@ -52,13 +52,35 @@ def test_stop_lines_cross_the_lane_end_and_lamps_face_it(place):
         assert np.cos(head[3]) * along[0] + np.sin(head[3]) * along[1] < -0.99
 
 
-def test_most_junctions_have_lights_and_limits_are_a_citys():
-    for place in PLACES:
-        road = place_map(place)
-        ends = ~road.lane_junction
-        assert (road.lane_signal[ends] >= 0).mean() > 0.5
-        assert road.lane_speed[ends].min() >= 8.0
-        assert road.lane_speed.max() <= 14.0
+@pytest.mark.parametrize("place", TRAINING_PLACES + HELD_OUT_PLACES)
+def test_most_junctions_have_lights_and_limits_are_a_citys(place):
+    road = place_map(place)
+    ends = ~road.lane_junction
+    assert (road.lane_signal[ends] >= 0).mean() > 0.5
+    assert road.lane_speed[ends].min() >= 8.0
+    assert road.lane_speed.max() <= 14.0
+
+
+def test_the_place_for_long_drives_has_roundabouts_merging_lanes_and_lights():
+    net = place_net(LONG_DRIVES)
+    road = net.map
+    around = {}
+    for lane, edge in enumerate(net.edge):
+        if edge.startswith("o") and not road.lane_junction[lane]:
+            around.setdefault(edge.split("r")[0], []).append(road.lanes[lane])
+    assert len(around) >= 5
+    for lanes in around.values():
+        points = np.concatenate(lanes)
+        radius = np.hypot(*(points - points.mean(0)).T)
+        assert radius.min() > 10
+        assert radius.max() < 25
+        for line in lanes:  # to the right of the island: counter-clockwise
+            arm = line - points.mean(0)
+            assert (arm[:-1, 0] * arm[1:, 1] - arm[:-1, 1] * arm[1:, 0] > 0).all()
+    follow = np.concatenate([road.lane_next[i].ravel() for i in range(len(road.lanes))]).astype(int)
+    into = np.bincount(follow, minlength=len(road.lanes))
+    assert (into[~road.lane_junction] > 1).any()
+    assert (road.lane_signal >= 0).sum() > 50
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -55,7 +55,7 @@ def test_who_comes_up_behind_a_standing_ego_stops_short_of_it():
     assert gap.min() > 0.5
     assert agents[0, 1, -1, 3] < 0.05
     assert gap[-1] < 6.0
-    ghosts, _ = go(World(pack([scene]), reactive=False), stand, 11.0)
+    ghosts, _ = go(World(pack([scene]), "replay"), stand, 11.0)
     assert np.array_equal(ghosts[0, 1], scene.tracks[1, START : START + 111].astype(np.float64))
 
 

@@ -40,7 +40,7 @@ def car_route(log: CityLog, net: PlaceNet, car: int) -> tuple[np.ndarray, np.nda
     limits = net.map.lane_speed[log.lane[car]]
     driven = np.column_stack([front[moved], limits[moved]])
     behind = np.append(front[0] - (BEHIND + log.size[row, 0]) * heading[0], limits[0])
-    ahead = _plan(net, int(log.lane[car, -1]), driven[-1, :2], str(log.ahead[car]).split())
+    ahead = plan(net, int(log.lane[car, -1]), driven[-1, :2], str(log.ahead[car]).split())
     path = np.concatenate([behind[None], driven, ahead])
     route = resample(path, STEP)
     # the arc length of a step: that of the last real step before it
@@ -48,11 +48,11 @@ def car_route(log: CityLog, net: PlaceNet, car: int) -> tuple[np.ndarray, np.nda
     return route, s[np.searchsorted(moved, np.arange(len(front)), "right") - 1]
 
 
-def _plan(net: PlaceNet, lane: int, at: np.ndarray, edges: list[str]) -> np.ndarray:
-    """Where a car that stands at `at` on `lane` goes next along its edges: (P, 3) x, y, limit, AHEAD metres or so."""
+def plan(net: PlaceNet, lane: int, at: np.ndarray, edges: list[str], metres: float = AHEAD) -> np.ndarray:
+    """Where a car that stands at `at` on `lane` goes next along its edges: (P, 3) x, y, limit, `metres` or so."""
     out: list[np.ndarray] = []
     done = 0.0
-    while lane >= 0 and done < AHEAD:
+    while lane >= 0 and done < metres:
         here = net.edge[lane]
         if here in edges:
             edges = edges[edges.index(here) :]
@@ -63,8 +63,8 @@ def _plan(net: PlaceNet, lane: int, at: np.ndarray, edges: list[str]) -> np.ndar
         out.append(np.column_stack([part, np.full(len(part), net.map.lane_speed[lane])]))
         done += float(arc_length(part)[-1])
         lane = after
-    plan = np.concatenate(out)
-    return plan[arc_length(plan) > along(plan, at)[1] + 0.5]
+    way = np.concatenate(out)
+    return way[arc_length(way) > along(way, at)[1] + 0.5]
 
 
 def _rest(line: np.ndarray, first: float) -> np.ndarray:

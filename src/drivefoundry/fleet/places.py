@@ -20,7 +20,9 @@ from drivefoundry.types import LINE_EDGE, LINE_WHITE_DASHED, LINE_YELLOW, RoadMa
 TRAINING_PLACES = ("place_a", "place_b", "place_c")
 HELD_OUT_PLACES = ("place_d",)
 """Never driven before a release is judged."""
-PLACES = TRAINING_PLACES + HELD_OUT_PLACES
+LONG_DRIVES = "place_e"
+"""The largest place, with roundabouts and lanes that merge: for long drives in a live city."""
+PLACES = (*TRAINING_PLACES, *HELD_OUT_PLACES, LONG_DRIVES)
 STOP_GAP = 0.5
 """Painted stop line before the lane's end, m (cars stop 1 m before the end)."""
 HEAD_HEIGHT = 5.0
@@ -190,20 +192,39 @@ def _junctions(net: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
     for node in sorted(net.getNodes(), key=lambda n: n.getID()):
         arms = {edge.getID().lstrip("-"): edge for edge in node.getOutgoing() if edge.getFunction() == ""}
         arrivals = {edge.getID().lstrip("-"): edge for edge in node.getIncoming() if edge.getFunction() == ""}
-        if len(arms) < 2:
+        names = sorted({*arms, *arrivals})
+        if len(names) < 2:
             continue
         center = np.array(node.getCoord()[:2])
-        starts = {name: _shape(_carriageway(edge)[0])[0] - center for name, edge in arms.items()}
-        around = sorted(arms, key=lambda name: np.arctan2(starts[name][1], starts[name][0]))
+        begins = {n: _shape(_carriageway(e)[0])[0] for n, e in arms.items()}
+        begins = {n: _shape(_carriageway(e)[0])[-1] for n, e in arrivals.items()} | begins
+        around = sorted(names, key=lambda name: np.arctan2(*(begins[name] - center)[::-1]))
         ring: list[np.ndarray] = []
         for name, after in zip(around, around[1:] + around[:1], strict=True):
-            out, into = _carriageway(arms[name]), _carriageway(arrivals[name])
-            ring += [_border(out[0], -1)[:1], _border(out[-1], 1)[:1], _border(into[-1], 1)[-1:]]
-            curb = _corner(net, into[0], _carriageway(arms[after])[0])
+            out = _carriageway(arms[name]) if name in arms else []
+            into = _carriageway(arrivals[name]) if name in arrivals else []
+            ring += [_border(out[0], -1)[:1], _border(out[-1], 1)[:1]] if out else []
+            ring += [_border(into[-1], 1)[-1:]] if into else []
+            if into and after in arms:
+                curb = _corner(net, into[0], _carriageway(arms[after])[0])
+            elif not into and after not in arms:  # between two one-way streets, as around the island of a roundabout
+                curb = _inner_curb(net, _carriageway(arrivals[after])[-1], out[-1])[::-1]
+            else:  # from one edge of a one-way street straight to the next street
+                last = _border(into[0], -1)[-1:] if into else ring[-1]
+                first = _border(_carriageway(arms[after])[0], -1)[:1] if after in arms else None
+                first = _border(_carriageway(arrivals[after])[-1], 1)[-1:] if first is None else first
+                curb = np.concatenate([last, first])
             curbs.append(curb)
             ring.append(curb)
         areas.append(np.concatenate(ring))
     return curbs, areas
+
+
+def _inner_curb(net: Any, into: Any, out: Any) -> np.ndarray:
+    """Curb from the left edge of an arriving lane to that of a leaving one, along the way between them."""
+    ways = [c for c in into.getOutgoing() if c.getToLane().getID() == out.getID() and c.getViaLaneID()]
+    via = [_border(net.getLane(c.getViaLaneID()), 1)[1:-1] for c in ways[:1]]
+    return np.concatenate([_border(into, 1)[-1:], *via, _border(out, 1)[:1]])
 
 
 def _border(lane: Any, side: int) -> np.ndarray:

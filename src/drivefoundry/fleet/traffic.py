@@ -24,6 +24,8 @@ WARM_UP = 60.0
 """Driven before the log begins, s: queues form and the cars spread."""
 NEEDS_LIBRARY = 3
 """Exit code where SUMO cannot be loaded."""
+EDGES_DRIVEN = 80
+"""Edges of the route of a car that somebody else drives."""
 EDGES_AHEAD = 5
 """Edges of its route that a car always has before it."""
 SETTLED = 40.0
@@ -127,6 +129,8 @@ class Traffic:
         self.routes: dict[str, list[str]] = {}
         self.kinds: dict[str, Kind] = {}
         self.walkers = 0
+        self.driven: set[str] = set()
+        """Vehicles that somebody else drives."""
         self.events = Events(sumo, np.random.default_rng(demand.seed + 1))
 
     def populate(self) -> None:
@@ -164,18 +168,19 @@ class Traffic:
             return
         length = self.sumo.lane.getLength(f"{start}_0")
         self.sumo.person.add(name, start, float(self.rng.uniform(0, length)), typeID="walker")
-        self.sumo.person.appendWalkingStage(name, stages[0].edges, float(self.rng.uniform(1, 20)))
+        room = self.sumo.lane.getLength(f"{stages[0].edges[-1]}_0") - 0.1
+        self.sumo.person.appendWalkingStage(name, stages[0].edges, min(float(self.rng.uniform(1, 20)), room))
 
     def drive(self, step: int) -> None:
         """One step: routes are lengthened and events begun before SUMO moves everyone."""
         names = sorted(self.sumo.vehicle.getIDList())
         for i, name in enumerate(names):
-            if (i + step) % 10 == 0:
+            if (i + step) % 10 == 0 and name not in self.driven:
                 self._reroute(name, step)
         if step % 10 == 0:
             for _ in range(self.demand.n_pedestrians - self.sumo.person.getIDCount()):
                 self._walk()
-        self.events.step(step, [name for name in names if name.startswith("fleet")])
+        self.events.step(step, [name for name in names if name.startswith("fleet") and name not in self.driven])
         self.sumo.simulationStep()
 
     def _reroute(self, name: str, step: int) -> None:
@@ -200,10 +205,41 @@ class Traffic:
             vehicle.setRoute(name, left)
             self.routes[name] = left
 
+    def settle(self, name: str) -> bool:
+        """Give a car, where it may take one now, the long way that it keeps when somebody else drives it."""
+        vehicle = self.sumo.vehicle
+        here = vehicle.getRoadID(name)
+        if not here or here[0] == ":":
+            return False
+        lane = vehicle.getLaneID(name)
+        if self.sumo.lane.getLength(lane) - vehicle.getLanePosition(name) < SETTLED:
+            return False
+        self.routes[name] = self._onward(self.routes[name][self.routes[name].index(here) :], EDGES_DRIVEN)
+        vehicle.setRoute(name, self.routes[name])
+        self.driven.add(name)
+        return True
+
+    def place(self, name: str, x: float, y: float, angle: float, speed: float) -> None:
+        """Put a driven car where it is: front bumper m, compass angle in degrees, m/s."""
+        vehicle = self.sumo.vehicle
+        vehicle.setSpeedMode(name, 0)
+        vehicle.setSpeed(name, speed)
+        vehicle.moveToXY(name, "", -1, x, y, angle, 2)
+
 
 def run(demand: Demand) -> dict[str, np.ndarray]:
     """Demand in, arrays out (see `city.py` for what becomes of them): SUMO's own poses."""
-    sumo = load_sumo()
+    traffic = begin(load_sumo(), demand)
+    warm = round(WARM_UP / DT)
+    for step in range(warm):
+        traffic.drive(step)
+    out = _record(traffic, warm)
+    traffic.sumo.close()
+    return out
+
+
+def begin(sumo: Any, demand: Demand) -> Traffic:
+    """Start SUMO on a demand: everyone is on the way, nobody has moved yet."""
     with tempfile.TemporaryDirectory() as scratch:
         types = os.path.join(scratch, "types.add.xml")
         with open(types, "w") as file:
@@ -216,12 +252,7 @@ def run(demand: Demand) -> dict[str, np.ndarray]:
         sumo.start(["sumo", *options.split()])
     traffic = Traffic(sumo, demand)
     traffic.populate()
-    warm = round(WARM_UP / DT)
-    for step in range(warm):
-        traffic.drive(step)
-    out = _record(traffic, warm)
-    sumo.close()
-    return out
+    return traffic
 
 
 def _record(traffic: Traffic, warm: int) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from drivefoundry.sim.camera import Camera, Rig
 from drivefoundry.sim.expert import DANGERS, dangers, expert_plan
 from drivefoundry.sim.pack import Packed, pack
 from drivefoundry.sim.policies import Driver
-from drivefoundry.sim.world import World
+from drivefoundry.sim.world import Kind, TrafficOf, World
 from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Rollout, Scene
 from drivefoundry_car.inputs import ego_history, route_features, to_ego
 
@@ -117,11 +117,14 @@ def drive(
     seconds: float = 18.0,
     rig: Rig | None = None,
     *,
-    reactive: bool = True,
+    traffic: Kind | TrafficOf = "reactive",
     on_decision: Callable[[int, int], None] | None = None,
 ) -> Rollout:
-    """S scenes driven by the policy, 10 Hz, decisions at 2 Hz. seconds is cut to the shortest log."""
-    world = World(pack(scenes), reactive)
+    """S scenes driven by the policy, 10 Hz, decisions at 2 Hz; traffic: see `sim.world`.
+
+    seconds is cut to the shortest log, unless the traffic needs none.
+    """
+    world = World(pack(scenes), traffic)
     eyes = None if policy.privileged is True else Eyes(world.packed, rig or Rig())
     return _loop(policy, world, seconds, eyes, None, on_decision)
 
@@ -237,8 +240,7 @@ def _loop(
     on_decision: Callable[[int, int], None] | None,
 ) -> Rollout:
     scenes = world.packed.scenes
-    log_end = min(s.valid.shape[1] - s.start - 1 for s in scenes)
-    decisions = int(min(round(seconds / DT), log_end)) // DECISION_STEPS
+    decisions = min(round(seconds / DT), world.steps_left()) // DECISION_STEPS
     log = _Log(world, decisions * DECISION_STEPS)
     decide = _mind(policy, world, eyes)
     for k in range(decisions):

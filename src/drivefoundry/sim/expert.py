@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from drivefoundry.sim.world import World, idm
+from drivefoundry.sim.idm import idm
+from drivefoundry.sim.world import World
 from drivefoundry.types import AGENT_PEDESTRIAN, PLAN_POINTS, SIGNAL_RED, SIGNAL_YELLOW
 
 RANGE = 60.0

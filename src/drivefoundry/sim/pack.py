@@ -16,7 +16,8 @@ from drivefoundry.types import DT, Scene
 PATH_STEP = 1.0
 """Arc length between points of a resampled route, m."""
 CROSSINGS = 6
-"""Stop lines kept along one path."""
+"""Stop lines kept along one path; along a long route, one each STOPS_APART metres."""
+STOPS_APART = 25
 COMFORT_LATERAL = 2.0
 """Lateral acceleration that the speed profile of a route allows, m/s^2."""
 COMFORT_BRAKE = 1.6
@@ -80,7 +81,7 @@ def speed_profile(route: np.ndarray, limit: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _crossings(path, n, lines, heads, out):
+def crossings(path, n, lines, heads, out):
     """Stop lines that a path crosses in the direction they guard: fills out (C, 2) with path index and signal."""
     found = 0
     for g in range(lines.shape[0]):
@@ -133,7 +134,7 @@ def _agent_stops(tracks, valid, path_s, lines, heads, out):
             continue
         crossing[:, 0] = np.inf
         crossing[:, 1] = -1.0
-        _crossings(tracks[a, first : last + 1], last + 1 - first, lines, heads, crossing)
+        crossings(tracks[a, first : last + 1], last + 1 - first, lines, heads, crossing)
         for c in range(crossing.shape[0]):
             if crossing[c, 1] >= 0:
                 i = int(crossing[c, 0])
@@ -163,7 +164,7 @@ def pack(scenes: list[Scene]) -> Packed:
         route_n=np.array([len(r) for r, _ in routes]),
         route_limit=np.zeros((n, r_max)),
         route_speed=np.zeros((n, r_max)),
-        route_stops=np.full((n, CROSSINGS, 2), np.inf),
+        route_stops=np.full((n, max(CROSSINGS, r_max // STOPS_APART), 2), np.inf),
         path_s=np.zeros((n, a_max, t_max)),
         stops=np.full((n, a_max, CROSSINGS, 2), np.inf),
     )
@@ -192,7 +193,7 @@ def _pack_one(p: Packed, i: int, scene: Scene, route: np.ndarray, along: np.ndar
         p.signals[i, :g, :t] = scene.signals
         p.signals[i, :g, t:] = scene.signals[:, -1:]
         lines, heads = np.asarray(scene.map.stop_lines, np.float64), np.asarray(scene.map.signal_heads, np.float64)
-        _crossings(route, r, lines, heads, p.route_stops[i])
+        crossings(route, r, lines, heads, p.route_stops[i])
     _agent_stops(p.tracks[i], p.valid[i], p.path_s[i], lines, heads, p.stops[i])
 
 

@@ -1,4 +1,4 @@
-"""Seeds in, the four city networks of this folder out: `python -m drivefoundry.fleet.nets.build [folder]`.
+"""Seeds in, the five city networks of this folder out: `python -m drivefoundry.fleet.nets.build [folder]`.
 
 Each place is drawn by SUMO's netgenerate, made less regular here (dead ends cut, streets bent, lanes and limits drawn
 for each street) and compiled by netconvert. Both programs come with `pip install eclipse-sumo` (the extra
@@ -37,6 +37,10 @@ class Recipe:
     lights: float
     """Share of junctions of three and more streets with traffic lights."""
     green: int
+    roundabouts: int = 0
+    """Junctions of three and more streets that become roundabouts."""
+    merges: int = 0
+    """Streets of which half has two lanes that merge, one after the other, into one."""
 
 
 RECIPES = {
@@ -80,6 +84,18 @@ RECIPES = {
         lights=0.95,
         green=8,
     ),
+    "place_e": Recipe(
+        "--rand --rand.iterations=110 --rand.min-distance=90 --rand.max-distance=160 --rand.min-angle=60 "
+        "--rand.connectivity=0.98 --seed=71",
+        seed=55,
+        bend=0.08,
+        two_lanes=0.4,
+        limits=(8.33, 11.11, 13.89),
+        lights=0.7,
+        green=8,
+        roundabouts=8,
+        merges=10,
+    ),
 }
 
 COMPILE = (
@@ -110,6 +126,7 @@ def _place(name: str, recipe: Recipe, folder: Path) -> Path:
         _write_plain(plain, nodes, recipe, _streets(nodes, pairs))
         made = Path(scratch, "made.net.xml")
         files = (f"--node-files={plain}.nod.xml", f"--edge-files={plain}.edg.xml", f"--output-file={made}")
+        files += (f"--connection-files={plain}.con.xml",) if recipe.merges else ()
         _sumo("netconvert", *files, f"--tls.green.time={recipe.green}", *COMPILE.split())
         # the head comment holds the date and the paths of the machine: it would change the bytes at every build
         text = re.sub(r"<!--.*?-->\s*", "", made.read_text(), flags=re.DOTALL)
@@ -173,29 +190,93 @@ def _degree(pairs: list[tuple[str, str]]) -> dict[str, int]:
     return {n: ends.count(n) for n in sorted(set(ends))}
 
 
+RING_RADIUS, RING_SPEED = 17.0, 7.0
+"""Of a roundabout's lane: m, m/s."""
+
+
 def _write_plain(plain: Path, nodes: dict[str, np.ndarray], recipe: Recipe, streets) -> None:
     rng = np.random.default_rng(recipe.seed)
-    out = ET.Element("nodes")
-    for n, degree in _degree([s[:2] for s in streets]).items():
-        kind = "traffic_light" if degree >= 3 and rng.random() < recipe.lights else "priority"
-        ET.SubElement(out, "node", id=n, x=f"{nodes[n][0]:.2f}", y=f"{nodes[n][1]:.2f}", type=kind)
-    ET.ElementTree(out).write(f"{plain}.nod.xml")
-    out = ET.Element("edges")
-    for i, (a, b, control) in enumerate(streets):
+    kinds = {}
+    degrees = _degree([s[:2] for s in streets])
+    for n, degree in degrees.items():
+        kinds[n] = "traffic_light" if degree >= 3 and rng.random() < recipe.lights else "priority"
+    drawn = []
+    for a, b, control in streets:
         shape = _bent(control, rng.uniform(-1, 1, 2) * recipe.bend)
         lanes = 2 if rng.random() < recipe.two_lanes else 1
         limit = min(recipe.limits[int(rng.integers(len(recipe.limits)))], _comfortable(shape, recipe.limits))
-        for sign, source, to, points in (("", a, b, shape), ("-", b, a, shape[::-1])):
-            ET.SubElement(
-                out,
-                "edge",
-                {"id": f"{sign}s{i}", "from": source, "to": to},
-                numLanes=str(lanes),
-                speed=f"{limit:.2f}",
-                priority=str(lanes),
-                shape=" ".join(f"{x:.2f},{y:.2f}" for x, y in points),
-            )
-    ET.ElementTree(out).write(f"{plain}.edg.xml")
+        drawn.append(_Street(a, b, shape, lanes, limit))
+    rings = sorted(rng.permutation(sorted(n for n, d in degrees.items() if d >= 3))[: recipe.roundabouts].tolist())
+    for s in drawn:
+        s.lanes = 1 if s.a in rings or s.b in rings else s.lanes
+    long = [i for i, s in enumerate(drawn) if s.lanes == 2 and arc_length(s.shape)[-1] > 90.0]
+    merging = set(rng.permutation(long)[: recipe.merges].tolist())
+    out_nodes, out_edges, links = ET.Element("nodes"), ET.Element("edges"), ET.Element("connections")
+
+    def node(name: str, at: np.ndarray, kind: str) -> None:
+        ET.SubElement(out_nodes, "node", id=name, x=f"{at[0]:.2f}", y=f"{at[1]:.2f}", type=kind)
+
+    def edge(name: str, source: str, to: str, points: np.ndarray, lanes: int, limit: float) -> None:
+        ET.SubElement(
+            out_edges, "edge", {"id": name, "from": source, "to": to}, numLanes=str(lanes), speed=f"{limit:.2f}",
+            priority=str(lanes), shape=" ".join(f"{x:.2f},{y:.2f}" for x, y in points),
+        )  # fmt: skip
+
+    for n in degrees:
+        if n not in rings:
+            node(n, nodes[n], kinds[n])
+    for k, n in enumerate(rings):
+        _ring(k, nodes[n], [s for s in drawn if n in (s.a, s.b)], n, node, edge)
+    for i, s in enumerate(drawn):
+        halves = [(f"s{i}", s.a, s.b, s.shape, s.lanes, s.lanes)]
+        if i in merging:
+            m = len(s.shape) // 2
+            node(f"m{i}", s.shape[m], "zipper")
+            halves = [(f"s{i}a", s.a, f"m{i}", s.shape[: m + 1], 2, 1), (f"s{i}b", f"m{i}", s.b, s.shape[m:], 1, 2)]
+            for source, to in ((f"s{i}a", f"s{i}b"), (f"-s{i}b", f"-s{i}a")):
+                for lane in ("0", "1"):
+                    ET.SubElement(links, "connection", {"from": source, "to": to}, fromLane=lane, toLane="0")
+        for name, a, b, shape, forth, back in halves:
+            edge(name, a, b, shape, forth, s.limit)
+            edge(f"-{name}", b, a, shape[::-1], back, s.limit)
+    ET.ElementTree(out_nodes).write(f"{plain}.nod.xml")
+    ET.ElementTree(out_edges).write(f"{plain}.edg.xml")
+    ET.ElementTree(links).write(f"{plain}.con.xml")
+
+
+@dataclass
+class _Street:
+    a: str
+    b: str
+    shape: np.ndarray
+    lanes: int
+    limit: float
+
+
+def _ring(k: int, centre: np.ndarray, legs: list[_Street], n: str, node, edge) -> None:
+    """A one-lane roundabout in place of node n: its streets end at it, each at a node of its own."""
+    ends = []
+    for leg in legs:
+        shape = leg.shape if leg.a == n else leg.shape[::-1]
+        shape = shape[np.hypot(*(shape - centre).T) > RING_RADIUS + 4.0]
+        angle = float(np.arctan2(*(shape[0] - centre)[::-1]))
+        ends.append([angle, leg, shape])
+    ends.sort(key=lambda e: e[0])
+    names = [f"o{k}_{j}" for j in range(len(ends))]
+    for name, (angle, leg, shape) in zip(names, ends, strict=True):
+        at = centre + RING_RADIUS * np.array([np.cos(angle), np.sin(angle)])
+        node(name, at, "priority")
+        shape = np.concatenate([at[None], shape])
+        if leg.a == n:
+            leg.a, leg.shape = name, shape
+        else:
+            leg.b, leg.shape = name, shape[::-1]
+    for j, name in enumerate(names):  # counter-clockwise, as cars keep to the right
+        first, last = ends[j][0], ends[(j + 1) % len(ends)][0]
+        turn = (last - first) % (2 * np.pi)
+        at = first + np.linspace(0.0, turn, max(3, round(turn * RING_RADIUS / 4.0)))
+        arc = centre + RING_RADIUS * np.stack([np.cos(at), np.sin(at)], 1)
+        edge(f"o{k}r{j}", name, names[(j + 1) % len(names)], arc, 1, RING_SPEED)
 
 
 def _bent(control: np.ndarray, bow: np.ndarray) -> np.ndarray:

@@ -1,0 +1,55 @@
+"""A live city takes the driven cars as they are: SUMO's drivers keep behind them, and what happened can be judged."""
+
+import numpy as np
+import pytest
+
+from drivefoundry.fleet.live import bumpers, centres, driven, open_city
+from drivefoundry.judge.closed_loop import score_rollout
+from drivefoundry.sim.drive import drive
+from drivefoundry.sim.pack import pack
+from drivefoundry.sim.policies import RouteFollower
+from drivefoundry.sim.world import World
+from drivefoundry.types import PLAN_POINTS
+
+
+def test_poses_go_to_sumo_and_come_back():
+    rng = np.random.default_rng(0)
+    pose, half = np.column_stack([rng.normal(size=(9, 2)) * 50, rng.uniform(-3.1, 3.1, 9)]), rng.uniform(1, 6, 9)
+    front = np.column_stack([bumpers(pose, half), np.ones(9)])
+    assert np.allclose(centres(front, half)[:, :3], pose)
+    east = bumpers(np.array([[0.0, 0.0, 0.0]]), np.array([2.0]))
+    assert np.allclose(east, [[2.0, 0.0, 90.0]])
+
+
+def test_a_drive_through_a_live_city_can_be_judged_and_the_city_drives_once():
+    with open_city("place_d", 3, cars=6, traffic=40, pedestrians=10) as (scenes, traffic):
+        rollout = drive(RouteFollower(), scenes, 15.0, traffic=traffic)
+        with pytest.raises(ValueError, match="open another"):
+            World(pack(scenes), traffic)
+        whole, rollout = driven(scenes, traffic, rollout)
+    assert rollout.ego.shape == (len(scenes), 151, 6)
+    assert np.allclose(rollout.ego[:, 0, :4], [s.tracks[s.ego, s.start] for s in scenes])
+    # each car is in the others' eyes where it is in its own
+    for i, scene in enumerate(whole):
+        assert np.array_equal(scene.tracks[scene.ego, scene.start :], rollout.ego[i, :, :4].astype(np.float32))
+        assert scene.valid.shape[1] == scene.start + 151
+    scores = score_rollout(rollout, whole, np.ones(len(whole)))
+    assert scores["progress_m"].sum() > 100.0
+    assert scores["collision"].sum() == 0
+    assert len(np.unique(np.stack(traffic.lamps), axis=0)) > 1, "the lights go on"
+
+
+def test_sumo_waits_behind_a_driven_car_that_stands():
+    with open_city("place_d", 4, cars=8, traffic=60, pedestrians=0) as (scenes, traffic):
+        world = World(pack(scenes), traffic)
+        for step in range(200):
+            if step % 5 == 0:
+                world.follow(np.zeros((len(scenes), PLAN_POINTS, 3)))
+            world.advance()
+        mine = world.ego[:, :2]
+        others = world.agents[0, :, :4].copy()
+        others[traffic.rows] = np.inf
+        gap = np.hypot(others[None, :, 0] - mine[:, None, 0], others[None, :, 1] - mine[:, None, 1])
+        assert (world.ego[:, 3] < 0.1).all()
+        assert gap.min() > 2.0
+        assert ((gap < 12.0) & (others[None, :, 3] < 0.5)).any(), "somebody stands near one of them"
