@@ -19,7 +19,8 @@ from drivefoundry.judge.motion import Traffic
 from drivefoundry.judge.pdm import Situations, score
 from drivefoundry.judge.surroundings import Surroundings, surroundings
 from drivefoundry.sim.geometry import project_on_polyline
-from drivefoundry.sim.world import World, idm
+from drivefoundry.sim.idm import idm
+from drivefoundry.sim.world import World
 from drivefoundry.types import DT, PLAN_POINTS, SIGNAL_RED, Plan, Scene
 
 OFFSETS = np.array([0.0, 1.0, -1.0])
