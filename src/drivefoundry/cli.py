@@ -33,7 +33,7 @@ VERBS: dict[str, dict[str, str]] = {
         "rl": "plans sampled in scenes cut from the clips; those that score higher become more likely",
         "distill": "a much smaller student learns from the model",
         "shrink": "the student becomes an int8 engine",
-        "judge": "all models and baselines drive held-out scenes in closed loop",
+        "judge": "all models and baselines drive held-out scenes; `judge compare A B`: two verdicts",
         "release": "sign and publish the engine: to all cars if the gates let it, else to test cars",
     },
     "In the car": {
@@ -51,6 +51,7 @@ _EXAMPLES = (
     ("run --recipe tiny --out /tmp/try", "the same line in about a minute"),
     ("run --drives my-drive/", "learn from your own road-camera drive"),
     ("run --set train.sft_steps=300", "any key of the recipe"),
+    ("judge compare out1 out2", "two runs' last verdicts, scene by scene"),
 )
 _USER_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EADDRINUSE, errno.EACCES, errno.EROFS, errno.EPERM}
 
@@ -124,6 +125,8 @@ def _dispatch(argv: list[str]) -> int:
     verb, rest = argv[0], argv[1:]
     if verb not in verbs:
         raise ValueError(f"unknown verb {verb!r}: {nearest(verb, verbs)}")
+    if verb == "judge" and rest[:1] == ["compare"]:
+        return _compare(rest[1:])
     options = _parse(verb, verbs[verb], rest)
     if options is None:
         return 0
@@ -132,6 +135,31 @@ def _dispatch(argv: list[str]) -> int:
         raise ValueError(f"--until {options.until}: no such stage; {nearest(options.until, stages)}")
     _run(options, verb)
     return 0
+
+
+def _compare(paths: Sequence[str]) -> int:
+    """Two verdicts, files or run directories, in; the table of what changed on stdout."""
+    if len(paths) != 2 or any(p.startswith("-") for p in paths):
+        raise ValueError("judge compare: give two verdict.json files or run directories")
+    from drivefoundry.judge.compare import comparison_text
+    from drivefoundry.judge.gate import load_verdict
+
+    first, second = (load_verdict(_verdict_of(Path(p))) for p in paths)
+    print(comparison_text(first, second))
+    return 0
+
+
+def _verdict_of(path: Path) -> Path:
+    """The verdict itself, or the last one of a run directory."""
+    if not (path / "ledger.db").exists():
+        return path / "verdict.json" if path.is_dir() else path
+    from drivefoundry.ledger import Ledger
+
+    with Ledger(path) as ledger:
+        verdicts = [a for a in ledger.history() if a.kind == "verdict"]
+    if not verdicts:
+        raise ValueError(f"{path}: no verdict in this run yet; run `{PROG} judge --out {path}` first")
+    return verdicts[-1].path / "verdict.json"
 
 
 def _run(options: Options, verb: str) -> None:

@@ -46,6 +46,7 @@ def loop(line: Line, source: Source) -> None:
         baselines = baselines or score.baselines(line, source, exam)
         scored = [grade(line, turn, source, exam, baselines, engine) for grade in (score.engine, score.car)]
         if turn == line.recipe.loops:
+            score.traffic(line, source, exam)
             models = {"student": student, "RL": rl, "SFT": sft, "pre-trained": pretrained}
             scored += [score.model(line, turn, source, exam, baselines, k, m) for k, m in models.items()]
         verdict = score.verdict(line, turn, scored, baselines)

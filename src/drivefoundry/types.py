@@ -277,6 +277,12 @@ class Verdict:
     """Policy -> metric -> (mean, low, high) with a 95 % bootstrap interval."""
     gates: dict[str, tuple[float, float, bool]]
     """Name -> (value, bound, ok)."""
+    content: dict[str, str] = field(default_factory=dict)
+    """Scene -> hash of what it holds: a scene of the same name and content is the same exam."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Metric -> the version of the benchmark that it follows."""
+    comparisons: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Other policy -> metric -> the candidate against it (fields of `judge.stats.Comparison`); no gate hangs on it."""
 
     @property
     def passed(self) -> bool:

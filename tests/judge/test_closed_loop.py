@@ -88,7 +88,31 @@ def test_off_road_by_distance():
     share = (np.hypot(0.8, 1.1) + 39 * 0.8) / way
     assert (s["off_road"], s["pdms"]) == (1, 0)
     assert s["off_road_share"] == pytest.approx(share)
-    assert s["driving_score_20"] == s["driving_score_21"] == pytest.approx(1 - share)
+    assert s["off_road_at"] == s["first_infraction"] == pytest.approx(4.1)
+    assert s["driving_score_21"] == pytest.approx(1 - share)
+    assert s["driving_score_20"] == pytest.approx(1.0)  # leaderboard 2.0 as it is stated has no term for it
+
+
+def test_the_time_of_every_event():
+    # Red at 60 m: the front is there after 57.7 / 8 = 7.2 s; the standing car at 70 m after 65.4 / 8 = 8.2 s.
+    s = one(scene(moving(0, 0, 8), moving(70, 0, 0), red=True), cruise(8, 90))
+    assert (s["red_light_at"], s["at_fault_at"], s["collision_at"]) == pytest.approx((7.3, 8.2, 8.2))
+    assert (s["off_road_at"], s["first_infraction"]) == pytest.approx((np.inf, 7.3))
+    assert s["driving_score_20"] == pytest.approx(65.6 / 80 * 0.7 * 0.6)
+    assert s["driving_score_21"] == pytest.approx(65.6 / 80 / (1 + 0.4 + 0.7))
+
+
+def test_a_crossing_car_hit_in_its_flank_is_ours():
+    # It crosses from the right at 4 m/s and is across the lane's middle (y = 0) at 3 s, when the ego's front
+    # (24 + 2.3 m) is at its flank (27.3 - 0.95 m): the front bumper touches it.
+    other = moving(27.3, -12.0, 4.0, np.pi / 2)
+    s = one(scene(moving(0, 0, 8), other), cruise(8))
+    assert (s["at_fault_collision"], s["progress_m"]) == (1, pytest.approx(24.8))
+
+
+def test_oncoming_traffic_hit_while_standing_is_not_ours():
+    s = one(scene(moving(0, 0, 0), moving(30, 0, 8, np.pi)), cruise(0))
+    assert (s["collision"], s["at_fault_collision"], s["pdms"]) == (1, 0, pytest.approx(7 / 12))
 
 
 def test_standing_makes_no_progress():
@@ -114,7 +138,7 @@ def test_driving_scores_exactly():
     counts = {"hit_pedestrians": 1, "hit_vehicles": 2, "hit_static": 1, "red_lights": 1}
     arrays = {k: np.array([float(v)]) for k, v in counts.items()}
     done, off = np.array([0.8]), np.array([0.25])
-    assert driving_score_20(done, arrays, off)[0] == pytest.approx(0.8 * 0.75 * 0.5 * 0.6**2 * 0.65 * 0.7)
+    assert driving_score_20(done, arrays)[0] == pytest.approx(0.8 * 0.5 * 0.6**2 * 0.65 * 0.7)
     assert driving_score_21(done, arrays, off)[0] == pytest.approx(0.8 * 0.75 / (1 + 1.0 + 2 * 0.7 + 0.6 + 0.4))
 
 

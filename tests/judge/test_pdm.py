@@ -123,6 +123,37 @@ def test_time_to_collision_looks_a_second_ahead():
     assert (wide["NC"][0], wide["TTC"][0]) == (1, 1)
 
 
+def test_time_to_collision_to_the_step():
+    # Behind a car as fast as oneself there is no collision ahead; 2 m/s faster, the gap g closes in g / 2 s. The ego is
+    # moved on by up to 0.9 s from any of the first 3.2 s: 10 * (3.1 + 0.9) = 40 m against g + 4.6 + 8 * 4.0 m.
+    def ttc(gap):
+        return scores(scene(moving(0, 0, 10), moving(4.6 + gap, 0, 8)), plan(10))["TTC"][0]
+
+    assert (ttc(7.8), ttc(8.3)) == (0, 1)
+
+
+def test_traffic_from_the_side_counts_in_a_junction_only():
+    # At 2 m/s a car comes from the right and touches the ego's side (y = -0.95 - 2.3) after 2 s, abeam of its middle,
+    # 56 degrees or more off the nose: not ahead. In its lane that is the other's doing, in a junction it counts.
+    crossing = moving(2.0, -7.25, 2.0, np.pi / 2)
+    in_lane = scores(scene(moving(0, 0, 1), crossing), plan(1))
+    in_junction = scores(scene(moving(0, 0, 1), crossing, map=road((True, True, True))), plan(1))
+    assert (in_lane["NC"][0], in_lane["TTC"][0]) == (1, 1)
+    assert (in_junction["NC"][0], in_junction["TTC"][0]) == (1, 0)
+
+
+def test_the_worse_of_two_faults_counts():
+    # A thing is grazed at 10 m and a car hit at 25 m: 1/2 and 0.
+    both = scene(moving(0, 0, 8), moving(12, 1.8, 0), moving(28, 0, 0), kinds=(9, 0))
+    assert scores(both, plan(8))["NC"][0] == 0
+    only = scene(moving(0, 0, 8), moving(12, 1.8, 0), kinds=(9,))
+    assert scores(only, plan(8))["NC"][0] == 0.5
+
+
+def test_driving_direction_is_not_judged_in_a_junction():
+    assert scores(scene(moving(0, 6.4, 8), map=road((True, True, True))), plan(8))["DDC"][0] == 1
+
+
 def test_progress_in_shares_of_the_best():
     s = scores(scene(moving(0, 0, 6)), plan(8), plan(4))
     assert s["EP"][0] == 1
@@ -185,6 +216,24 @@ def test_what_the_logged_driver_broke_is_not_held_against_a_plan():
     assert scores(ours, plan(16))["EPDMS"][0] == 0  # a model drove: it is no excuse for itself
 
 
+def test_a_driver_who_stood_excuses_nobodys_progress():
+    # Judged alone, as NAVSIM does it, the standing driver's progress is no less than anybody's.
+    s = scores(scene(moving(0, 0, 0)), plan(8), plan(2))
+    assert s["EP"][1] == pytest.approx(s["progress"][1] / s["progress"][0])
+    assert s["EPDMS"][1] == pytest.approx((5 + 5 * s["EP"][1] + 2 + 2 * s["HC"][1]) / 14)
+
+
+def test_a_driver_who_changed_their_mind_excuses_that():
+    # From 0.5 s ago until now the driver went 8 m/s straight on, and then stood still: no car could follow that.
+    stopped = moving(0, 0, 8)
+    stopped[START + 1 :, 0] = stopped[START, 0]
+    s = scores(scene(stopped), plan(8, brake=4.0), previous=plan(8))
+    assert s["EC"][0] == 0
+    kept = scores(scene(moving(0, 0, 8)), plan(8, brake=4.0), previous=plan(8))
+    assert kept["EC"][0] == 0
+    assert kept["EPDMS"][0] == pytest.approx((5 + 5 + 2 + 2 * kept["HC"][0]) / 16)
+
+
 def test_formulas():
     terms = {"NC": 0.5, "DAC": 1.0, "DDC": 0.5, "TLC": 1.0, "TTC": 1.0, "EP": 0.4, "C": 0.0, "LK": 1.0, "HC": 0.0}
     arrays = {k: np.array([v]) for k, v in terms.items()}
@@ -227,6 +276,32 @@ def test_scores_are_the_same_in_any_batch_and_on_any_number_of_threads():
     numba.set_num_threads(threads)
     for name, values in together.items():
         assert np.array_equal(values, np.concatenate([a[name] for a in alone])), name
+
+
+# What the plain form of these kernels, every agent tested at every step, gave for batch(7) with previous plans.
+FROZEN = {
+    "PDMS": [
+        [0.5833333333, 0, 0], [0, 0.728975887, 0.714818637], [0, 0, 0], [0.8333333333, 0, 0.5849627719],
+        [0.8333333333, 0, 0], [0, 0.5340901265, 1],
+    ],
+    "EPDMS": [
+        [0.75, 0, 0], [0, 0.7967319152, 0.5361139777], [0, 0, 0], [0.75, 0, 0.5637220789], [0.75, 0, 0],
+        [0, 0.5255675948, 0.875],
+    ],
+    "progress": [
+        [24.2717477254, 37.6110441191, 40.5233400373], [9.6404619735, 14.9908425739, 6.3112945744],
+        [13.8167263725, 19.1339480369, 42.1470624489], [22.4615747492, 22.4357443215, 9.0724693134],
+        [27.7249862977, 11.5062665301, 27.6453119781], [24.201406111, 15.745200409, 55.8704383463],
+    ],
+}  # fmt: skip
+
+
+def test_scores_are_those_of_the_plain_kernels():
+    scenes, plans = batch(7)
+    previous = np.random.default_rng(7).normal(0, 0.3, (6, 8, 3)) + plans[:, 0]
+    s = pdm_scores(scenes, np.full(6, START), plans, np.full(6, 20.0), previous)
+    for name, values in FROZEN.items():
+        assert s[name] == pytest.approx(np.array(values), abs=1e-9), name
 
 
 def test_prepared_situations_score_the_same():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from drivefoundry.judge import stats
-from drivefoundry.judge.stats import block_interval, mean_interval, non_inferior, paired_difference
+from drivefoundry.judge.stats import block_interval, compare_paired, mean_interval, paired_difference
 
 
 def test_interval_of_a_mean_is_the_normal_one_for_many_values():
@@ -44,11 +44,39 @@ def test_pairs_are_sharper_than_the_two_means():
 def test_non_inferiority_needs_the_whole_interval():
     rng = np.random.default_rng(3)
     b = rng.normal(0, 1, 200)
-    a = b - 0.02 + rng.normal(0, 0.05, 200)
-    assert non_inferior(a, b, margin=0.05)
-    assert not non_inferior(a, b, margin=0.02)
+    a = b - 0.02 + rng.normal(0, 0.05, 200)  # worse by 0.02 with a standard error of 0.05 / sqrt(200) = 0.0035
+    assert compare_paired(a, b, margin=0.05).non_inferior
+    near = compare_paired(a, b, margin=0.02)
+    assert not near.non_inferior
+    assert not near.superior
+    assert near.high < 0.0
     with pytest.raises(ValueError, match="margin"):
-        non_inferior(a, b, margin=-1)
+        compare_paired(a, b, margin=-1)
+
+
+def test_p_is_the_share_of_resamples_beyond_the_bound():
+    # One scene of two gains 1, the other nothing: a resample holds no gain in 1 of 4, (2500 + 1) / (10000 + 1).
+    c = compare_paired(np.array([1.0, 0.0]), np.zeros(2), margin=0.1)
+    assert c.difference == 0.5
+    assert c.p_superior == pytest.approx(0.25, abs=0.015)
+    assert c.p_non_inferior == pytest.approx(1 / 10_001)  # no resample lies at -0.1 or below
+    assert (c.superior, c.non_inferior) == (False, True)
+    assert (c.low, c.high) == (0.0, 1.0)
+
+
+def test_equal_policies_are_no_better_and_no_worse():
+    x = np.random.default_rng(5).random(30)
+    c = compare_paired(x, x, margin=0.01)
+    assert (c.difference, c.p_superior) == (0.0, 1.0)
+    assert c.non_inferior
+    assert compare_paired(x, x, margin=0.0).p_non_inferior == 1.0
+
+
+def test_superiority():
+    rng = np.random.default_rng(6)
+    b = rng.random(50)
+    assert compare_paired(b + 0.1 + rng.normal(0, 0.02, 50), b, 0.0).superior
+    assert not compare_paired(b - 0.1, b, 0.0).superior
 
 
 def test_blocks_of_alike_values_are_less_sure():

@@ -16,6 +16,7 @@ from drivefoundry.judge.pdm import pdms, progress_ratio
 from drivefoundry.judge.surroundings import signal_states, surroundings
 from drivefoundry.types import DT, Rollout, Scene, require
 
+TIMES = ("collision_at", "at_fault_at", "off_road_at", "red_light_at")
 COMFORT_EVERY = 10
 """Comfort is judged over 4 s windows that start every second."""
 FACTOR_20 = {"hit_pedestrians": 0.5, "hit_vehicles": 0.6, "hit_static": 0.65, "red_lights": 0.7}
@@ -32,10 +33,12 @@ def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.
     off_road: a corner left the drivable area (by over 0.2 m); red_light; ttc_ok: no time to collision below 1 s;
     comfort: share of 4 s windows within bounds; progress: route completion in shares of the expert's, at most 1 (1
     where the expert makes 5 m or less); pdms: PDM score of NAVSIM v1 with NC, DAC, TTC, EP = progress and C = comfort
-    over the whole drive; driving_score_20 and driving_score_21: route completion x penalty of CARLA's leaderboards,
-    where a collision counts once per agent and those in which the ego stands or is hit from behind do not;
-    off_road_share: by distance; stalled: share of time standing; first_infraction: s until the first collision at
-    fault, red light or leaving of the road, infinite if none; progress_m and distance: m; end: s that counted.
+    over the whole drive; driving_score_20 and driving_score_21: route completion x penalty of CARLA's leaderboards
+    (only 2.1 takes off what was driven off the road), where a collision counts once per agent and those in which the
+    ego stands or is hit from behind do not;
+    off_road_share: by distance; stalled: share of time standing; collision_at, at_fault_at, off_road_at, red_light_at:
+    s until the first of each, infinite if none; first_infraction: the earliest of the last three; progress_m and
+    distance: m; end: s that counted.
     """
     m = _measure(rollout, scenes)
     require(
@@ -45,7 +48,7 @@ def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.
     progress = progress_ratio(m["progress"], np.asarray(reference_progress, np.float64))
     share = np.where(m["distance"] > 0, m["off_road_distance"] / np.maximum(m["distance"], 1e-9), 1.0 - m["DAC"])
     comfortable = _comfort_share(rollout.ego, m["end"])
-    infractions = np.stack([m["at_fault_at"], m["off_road_at"], m["red_light_at"]])
+    infractions = np.stack([m[name] for name in TIMES[1:]])
     return {
         "collision": (m["collision_at"] < np.inf).astype(float),
         "at_fault_collision": (m["at_fault_at"] < np.inf).astype(float),
@@ -55,11 +58,12 @@ def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.
         "comfort": comfortable,
         "progress": progress,
         "pdms": pdms({**m, "EP": progress, "C": comfortable}),
-        "driving_score_20": driving_score_20(progress, m, share),
+        "driving_score_20": driving_score_20(progress, m),
         "driving_score_21": driving_score_21(progress, m, share),
         "off_road_share": share,
         "stalled": m["standing"],
         "first_infraction": infractions.min(0),
+        **{name: m[name] for name in TIMES},
         "progress_m": m["progress"],
         "distance": m["distance"],
         "end": m["end"],
@@ -71,13 +75,12 @@ def route_progress(rollout: Rollout, scenes: list[Scene]) -> np.ndarray:
     return _measure(rollout, scenes)["progress"]
 
 
-def driving_score_20(completion: np.ndarray, counts: dict[str, np.ndarray], off_road: np.ndarray) -> np.ndarray:
-    """CARLA leaderboard 2.0: completion x product of a factor per infraction; what was driven off road does not
-    complete."""
+def driving_score_20(completion: np.ndarray, counts: dict[str, np.ndarray]) -> np.ndarray:
+    """CARLA leaderboard 2.0: completion x product of a factor per infraction."""
     penalty = np.ones_like(completion)
     for name, factor in FACTOR_20.items():
         penalty = penalty * factor ** counts[name]
-    return completion * (1.0 - off_road) * penalty
+    return completion * penalty
 
 
 def driving_score_21(completion: np.ndarray, counts: dict[str, np.ndarray], off_road: np.ndarray) -> np.ndarray:

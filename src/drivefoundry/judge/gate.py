@@ -6,18 +6,23 @@ only where the whole interval does where `certain` is set, else where the mean d
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.judge.stats import mean_interval, paired_difference
-from drivefoundry.types import Verdict, require
+from drivefoundry.judge.stats import compare_paired, mean_interval, paired_difference
+from drivefoundry.judge.versions import VERSIONS
+from drivefoundry.types import Scene, Verdict, require
 
 FORMAT = "drivefoundry verdict 1"
+MARGINS = {"driving_score_21": 0.02, "epdms": 0.02}
+"""Metrics in which the candidate is compared with every other policy, and how much worse counts as no worse."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,14 @@ DEFAULT_GATES = (
 
 
 def judge(
-    candidate: str, scenes: list[str], scores: dict[str, dict[str, np.ndarray]], gates: tuple[Gate, ...] = DEFAULT_GATES
+    candidate: str,
+    scenes: list[str],
+    scores: dict[str, dict[str, np.ndarray]],
+    gates: tuple[Gate, ...] = DEFAULT_GATES,
+    content: Sequence[str] = (),
 ) -> Verdict:
-    """Candidate's name, scene ids and scores (policy -> metric -> (S,)) in, Verdict out.
+    """Candidate's name, scene ids, scores (policy -> metric -> (S,)) and, where known, hashes of the scenes
+    (`scene_content`) in, Verdict out.
 
     All policies must have been scored on the same scenes in the same order. Metrics that hold infinite values (times of
     events that never came) get no summary. ValueError where a gate names a policy or metric that was not scored.
@@ -73,7 +83,26 @@ def judge(
         value, bound, ok = _apply(gate.validate(), candidate, scores)
         require(gate.name not in results, f"gates: two of them are '{gate.name}'; keep the stricter")
         results[gate.name] = (value, bound, ok)
-    return Verdict(candidate, list(scenes), scores, summary, results)
+    mine = scores[candidate]
+    comparisons = {
+        policy: {
+            m: asdict(compare_paired(mine[m], theirs[m], MARGINS[m])) for m in MARGINS if m in mine and m in theirs
+        }
+        for policy, theirs in scores.items()
+        if policy != candidate
+    }
+    versions = {m: told for m, told in VERSIONS.items() if m in mine}
+    known = dict(zip(scenes, content, strict=True)) if len(content) else {}
+    return Verdict(candidate, list(scenes), scores, summary, results, known, versions, comparisons)
+
+
+def scene_content(scene: Scene) -> str:
+    """Scene in, hash (16 hex digits) of all that a drive in it hangs on out."""
+    digest = hashlib.sha256(f"{scene.map.id} {scene.ego} {scene.start}".encode())
+    for part in (scene.tracks, scene.valid, scene.size, scene.kind, scene.route, scene.route_speed, scene.signals):
+        digest.update(f"{part.dtype.str} {part.shape}".encode())
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _apply(gate: Gate, candidate: str, scores: dict[str, dict[str, np.ndarray]]) -> tuple[float, float, bool]:
@@ -102,6 +131,9 @@ def save_verdict(path: Path, verdict: Verdict) -> None:
         "scores": {p: {m: [_number(x) for x in v] for m, v in ms.items()} for p, ms in verdict.scores.items()},
         "summary": verdict.summary,
         "gates": verdict.gates,
+        "content": verdict.content,
+        "versions": verdict.versions,
+        "comparisons": verdict.comparisons,
         "passed": verdict.passed,
     }
     part = path.with_name(path.name + ".part")
@@ -139,4 +171,5 @@ def load_verdict(path: Path) -> Verdict:
             require(fits, f"{path}: field scores.{policy}.{metric} has {values.size} values, not one a scene")
     summary = {p: {m: (v[0], v[1], v[2]) for m, v in ms.items()} for p, ms in body["summary"].items()}
     gates = {name: (v[0], v[1], bool(v[2])) for name, v in body["gates"].items()}
-    return Verdict(body["candidate"], body["scenes"], scores, summary, gates)
+    more = [body.get(name, {}) for name in ("content", "versions", "comparisons")]  # older files lack them
+    return Verdict(body["candidate"], body["scenes"], scores, summary, gates, *more)

@@ -14,16 +14,15 @@ import numpy as np
 from numba import njit, prange
 
 from drivefoundry.judge.lanes import JUNCTION, lane_at
+from drivefoundry.judge.nearby import BLOCK, TTC_STEPS, agent_spans, ego_spans, near, reach_of, touch
 from drivefoundry.judge.surroundings import Surroundings, route_feet
-from drivefoundry.sim.geometry import box_corners, boxes_overlap, project_on_polyline
+from drivefoundry.sim.geometry import boxes_overlap, project_on_polyline
 from drivefoundry.sim.raster import drivable_at
 from drivefoundry.types import AGENT_CYCLIST, AGENT_PEDESTRIAN, DT, SIGNAL_RED
 
 STANDING = 0.05
 """Speed up to which a car counts as standing when it is hit, m/s."""
 TTC_STANDING = 0.005
-TTC_STEPS = (0, 3, 6, 9)
-"""Steps of 0.1 s ahead at which the ego, moved on at constant velocity, must not overlap the others."""
 AHEAD_COS = math.cos(math.radians(30.0))
 """Within 30 degrees of the nose is ahead, within 30 of the tail is behind."""
 REAR_AXLE = 0.28
@@ -89,17 +88,20 @@ def _on_road(cells, frames, m, x, y):
 
 
 @njit(cache=True, nogil=True)
-def _areas(states, size, cells, frames, m, lanes, lane_frames, on_route, has_lanes, out):
-    """Where the ego is at each step: OFF_ROAD | STRADDLING | IN_JUNCTION | ONCOMING flags into out (T,)."""
-    corners = np.empty((4, 2))
+def _areas(states, size, trig, cells, frames, m, lanes, lane_frames, on_route, has_lanes, out):
+    """Where the ego is at each step: OFF_ROAD | STRADDLING | IN_JUNCTION | ONCOMING flags into out (T,); cosine and
+    sine of its heading into trig (T, 2)."""
     beside = np.empty(4, np.int64)
     for k in range(len(states)):
-        box_corners(states[k, 0], states[k, 1], states[k, 2], size[0], size[1], corners)
+        c, s = math.cos(states[k, 2]), math.sin(states[k, 2])
+        trig[k, 0], trig[k, 1] = c, s
         flags = 0
-        for j in range(4):
-            if not _on_road(cells, frames, m, corners[j, 0], corners[j, 1]):
+        for j in range(4):  # front left, rear left, rear right, front right
+            a, b = (0.5 if j in (0, 3) else -0.5) * size[0], (0.5 if j < 2 else -0.5) * size[1]
+            x, y = states[k, 0] + a * c - b * s, states[k, 1] + a * s + b * c
+            if not flags and not _on_road(cells, frames, m, x, y):
                 flags |= OFF_ROAD
-            beside[j] = lane_at(lanes, lane_frames, m, corners[j, 0], corners[j, 1])
+            beside[j] = lane_at(lanes, lane_frames, m, x, y)
         # Left and right corner of one end in two lanes. Front and rear in two lanes is just driving on.
         front = beside[0] >= 0 and beside[3] >= 0 and beside[0] != beside[3]
         rear = beside[1] >= 0 and beside[2] >= 0 and beside[1] != beside[2]
@@ -122,102 +124,107 @@ def _bearing(state, length, x, y):
 
 
 @njit(cache=True, nogil=True)
-def _first_hit(states, size, areas, other, seen, other_size, reach, out):
+def _first_hit(states, trig, size, areas, other, seen, other_size, reach, spans, other_spans, out):
     """First overlap with one agent that did not overlap at the start: step (-1 none) out; out (2,) = at fault, ego
     active."""
-    for k in range(len(states)):
-        if not seen[k]:
+    steps = len(states)
+    for block in range(len(spans) - 1):
+        if not near(spans, other_spans, block, reach):
             continue
-        e, o = states[k], other[k]
-        dx, dy = o[0] - e[0], o[1] - e[1]
-        if dx * dx + dy * dy > reach * reach:
-            continue
-        if not boxes_overlap(e[0], e[1], e[2], size[0], size[1], o[0], o[1], o[2], other_size[0], other_size[1]):
-            continue
-        if k == 0:
-            return -2
-        out[0], out[1] = 0.0, 0.0
-        if e[3] <= STANDING:
+        for k in range(block * BLOCK, min(steps, (block + 1) * BLOCK)):
+            if not seen[k]:
+                continue
+            if not touch(
+                states[k, 0], states[k, 1], states[k, 2], trig[k, 0], trig[k, 1], size[0], size[1],
+                other[k, 0], other[k, 1], other[k, 2], other_size[0], other_size[1], reach,
+            ):  # fmt: skip
+                continue
+            if k == 0:
+                return -2
+            _fault(states[k], size, areas[k], other[k], other_size, out)
             return k
-        if o[3] <= STANDING:
-            out[0], out[1] = 1.0, 1.0
-        elif _bearing(e, size[0], o[0], o[1]) < -AHEAD_COS:
-            out[1] = 0.0
-        else:
-            out[1] = 1.0
-            c, s = 0.5 * size[0] * math.cos(e[2]), 0.5 * size[0] * math.sin(e[2])
-            front = boxes_overlap(
-                e[0] + c, e[1] + s, e[2], 0.0, size[1], o[0], o[1], o[2], other_size[0], other_size[1]
-            )
-            if front or areas[k] & (OFF_ROAD | STRADDLING):
-                out[0] = 1.0
-        return k
     return -1
 
 
 @njit(cache=True, nogil=True)
-def _keeps_clear(states, size, areas, other, seen, other_size, reach, end):
+def _fault(e, size, area, o, other_size, out):
+    """Ego and agent at first contact in; out (2,) = at fault, ego active (neither standing nor hit from behind)."""
+    out[0], out[1] = 0.0, 0.0
+    if e[3] <= STANDING:
+        return
+    if o[3] <= STANDING:
+        out[0], out[1] = 1.0, 1.0
+    elif _bearing(e, size[0], o[0], o[1]) >= -AHEAD_COS:
+        out[1] = 1.0
+        c, s = 0.5 * size[0] * math.cos(e[2]), 0.5 * size[0] * math.sin(e[2])
+        front = boxes_overlap(e[0] + c, e[1] + s, e[2], 0.0, size[1], o[0], o[1], o[2], other_size[0], other_size[1])
+        if front or area & (OFF_ROAD | STRADDLING):
+            out[0] = 1.0
+
+
+@njit(cache=True, nogil=True)
+def _keeps_clear(states, trig, size, areas, other, seen, other_size, reach, spans, other_spans, end):
     """Time to collision with one agent stays within bounds up to step `end`: the ego moved on for up to 0.9 s hits
     nothing."""
-    for k in range(end - TTC_STEPS[-1]):
-        e = states[k]
-        if e[3] < TTC_STANDING:
+    for block in range(len(spans) - 1):
+        if not near(spans, other_spans, block, reach):
             continue
-        far = reach + e[3] * TTC_STEPS[-1] * DT
-        c, s = math.cos(e[2]), math.sin(e[2])
-        for f in TTC_STEPS:
-            if not seen[k + f]:
+        for k in range(block * BLOCK, min(end - TTC_STEPS[-1], (block + 1) * BLOCK)):
+            x, y, v = states[k, 0], states[k, 1], states[k, 3]
+            if v < TTC_STANDING:
                 continue
-            o = other[k + f]
-            dx, dy = o[0] - e[0], o[1] - e[1]
-            if dx * dx + dy * dy > far * far:
-                continue
-            move = e[3] * f * DT
-            if not boxes_overlap(
-                e[0] + c * move, e[1] + s * move, e[2], size[0], size[1], o[0], o[1], o[2], other_size[0], other_size[1]
-            ):
-                continue
-            ahead = _bearing(e, size[0], o[0], o[1])
-            if ahead > AHEAD_COS:
-                return False
-            # From the side it is the ego's doing only where it is not simply in its lane. An agent whose doing it is
-            # stays out of the count from here on.
-            return not (areas[k] & (OFF_ROAD | STRADDLING | IN_JUNCTION) and ahead >= -AHEAD_COS)
+            c, s = trig[k, 0], trig[k, 1]
+            for f in TTC_STEPS:
+                if not seen[k + f]:
+                    continue
+                move = v * f * DT
+                ox, oy = other[k + f, 0], other[k + f, 1]
+                if not touch(
+                    x + c * move, y + s * move, states[k, 2], c, s, size[0], size[1],
+                    ox, oy, other[k + f, 2], other_size[0], other_size[1], reach,
+                ):  # fmt: skip
+                    continue
+                ahead = _bearing(states[k], size[0], ox, oy)
+                if ahead > AHEAD_COS:
+                    return False
+                # From the side it is the ego's doing only where it is not simply in its lane. An agent whose doing it
+                # is stays out of the count from here on.
+                return not (areas[k] & (OFF_ROAD | STRADDLING | IN_JUNCTION) and ahead >= -AHEAD_COS)
     return True
 
 
 @njit(cache=True, nogil=True)
-def _red_crossings(states, size, end, lines, facing, signals, out):
+def crosses(before, now, half, line, facing):
+    """Does a point `half` m ahead of a car's centre cross a stop line (x0, y0, x1, y1), in the direction that it stops,
+    between two states?"""
+    if math.cos(now[2] - facing) < 0.3:
+        return False
+    x0, y0, x1, y1 = line
+    ax, ay = before[0] + half * math.cos(before[2]), before[1] + half * math.sin(before[2])
+    bx, by = now[0] + half * math.cos(now[2]), now[1] + half * math.sin(now[2])
+    ex, ey = x1 - x0, y1 - y0
+    was, is_ = ex * (ay - y0) - ey * (ax - x0), ex * (by - y0) - ey * (bx - x0)
+    if was == is_ or (was < 0.0) == (is_ < 0.0):
+        return False
+    u = was / (was - is_)
+    px, py = ax + u * (bx - ax), ay + u * (by - ay)
+    along = ((px - x0) * ex + (py - y0) * ey) / (ex * ex + ey * ey)
+    return 0.0 <= along <= 1.0
+
+
+@njit(cache=True, nogil=True)
+def _red_crossings(states, size, span, end, lines, facing, signals, out):
     """Stop lines that the front of the ego crosses, in their direction, on red: counted into out, with the first
-    step."""
+    step. span: of the ego over all steps."""
     half = 0.5 * size[0]
-    low_x, high_x, low_y, high_y = math.inf, -math.inf, math.inf, -math.inf
-    for k in range(end):
-        low_x, high_x = min(low_x, states[k, 0]), max(high_x, states[k, 0])
-        low_y, high_y = min(low_y, states[k, 1]), max(high_y, states[k, 1])
     for g in range(len(lines)):
         x0, y0, x1, y1 = lines[g]
-        if not (min(x0, x1) < high_x + half and max(x0, x1) > low_x - half):
+        if not (min(x0, x1) < span[1] + half and max(x0, x1) > span[0] - half):
             continue
-        if not (min(y0, y1) < high_y + half and max(y0, y1) > low_y - half):
+        if not (min(y0, y1) < span[3] + half and max(y0, y1) > span[2] - half):
             continue
         for k in range(1, end):
-            if signals[g, k] != SIGNAL_RED:
-                continue
-            if math.cos(states[k, 2] - facing[g]) < 0.3:
-                continue
-            ax = states[k - 1, 0] + half * math.cos(states[k - 1, 2])
-            ay = states[k - 1, 1] + half * math.sin(states[k - 1, 2])
-            bx, by = states[k, 0] + half * math.cos(states[k, 2]), states[k, 1] + half * math.sin(states[k, 2])
-            ex, ey = x1 - x0, y1 - y0
-            before = ex * (ay - y0) - ey * (ax - x0)
-            after = ex * (by - y0) - ey * (bx - x0)
-            if before == after or (before < 0.0) == (after < 0.0):
-                continue
-            u = before / (before - after)
-            px, py = ax + u * (bx - ax), ay + u * (by - ay)
-            along = ((px - x0) * ex + (py - y0) * ey) / (ex * ex + ey * ey)
-            if 0.0 <= along <= 1.0:
+            if signals[g, k] == SIGNAL_RED and crosses(states[k - 1], states[k], half, lines[g], facing[g]):
                 out[RED_LIGHTS] += 1.0
                 out[RED_LIGHT_AT] = min(out[RED_LIGHT_AT], k * DT)
                 break
@@ -227,7 +234,7 @@ def _red_crossings(states, size, end, lines, facing, signals, out):
 @njit(cache=True, nogil=True)
 def _along_route(states, areas, end, route, route_s, foot, out):
     """Progress along the route, lane keeping, driving direction, distances and standing up to step `end`, into out."""
-    first, last, beyond, worst, astray = 0.0, 0.0, 0, 0.0, 0.0
+    first, last, beyond, worst = 0.0, 0.0, 0, 0.0
     out[LK] = 1.0
     for k in range(end):
         s, lateral, foot = project_on_polyline(route, route_s, states[k, 0], states[k, 1], foot)
@@ -247,11 +254,12 @@ def _along_route(states, areas, end, route, route_s, foot, out):
             out[DISTANCE] += step
             if areas[k] & OFF_ROAD:
                 out[OFF_ROAD_DISTANCE] += step
-        astray = 0.0
-        for j in range(max(1, k - DDC_STEPS), k + 1):
-            if areas[j] & ONCOMING:
-                astray += math.hypot(states[j, 0] - states[j - 1, 0], states[j, 1] - states[j - 1, 1])
-        worst = max(worst, astray)
+        if areas[k] & ONCOMING:  # elsewhere the sum of the last second does not grow
+            astray = 0.0
+            for j in range(max(1, k - DDC_STEPS), k + 1):
+                if areas[j] & ONCOMING:
+                    astray += math.hypot(states[j, 0] - states[j - 1, 0], states[j, 1] - states[j - 1, 1])
+            worst = max(worst, astray)
     out[PROGRESS] = max(0.0, last - first)
     out[DAC] = 1.0 if out[OFF_ROAD_AT] == math.inf else 0.0
     out[DDC] = 1.0 if worst < DDC_FINE else 0.5 if worst < DDC_BAD else 0.0
@@ -260,46 +268,41 @@ def _along_route(states, areas, end, route, route_s, foot, out):
 
 @njit(cache=True, nogil=True)
 def _judge_one(
-    states, size, traffic, seen, sizes, kind, signals, cells, frames, m, lanes, lane_frames, on_route, has_lanes,
-    route, route_s, foot, lines, facing, stop, out,
+    states, size, traffic, seen, sizes, kind, other_spans, signals, cells, frames, m, lanes, lane_frames, on_route,
+    has_lanes, route, route_s, foot, lines, facing, stop, out,
 ):  # fmt: skip
     """One motion (T, 6) in, FIELDS into out. stop: the drive ends with the first collision at fault."""
-    steps = len(states)
+    steps, agents, whole = len(states), len(traffic), other_spans.shape[1] - 1
     out[:] = 0.0
     out[NC], out[TTC] = 1.0, 1.0
     out[COLLISION_AT:END] = math.inf
-    areas = np.empty(steps, np.int64)
-    _areas(states, size, cells, frames, m, lanes, lane_frames, on_route, has_lanes, areas)
-
-    low_x, high_x, low_y, high_y, fastest = math.inf, -math.inf, math.inf, -math.inf, 0.0
-    for k in range(steps):
-        low_x, high_x = min(low_x, states[k, 0]), max(high_x, states[k, 0])
-        low_y, high_y = min(low_y, states[k, 1]), max(high_y, states[k, 1])
-        fastest = max(fastest, states[k, 3])
-    agents = len(traffic)
-    hit_at = np.full(agents, -3, np.int64)  # -3 far away, -2 overlaps at the start, -1 never hit
+    areas, trig = np.empty(steps, np.int64), np.empty((steps, 2))
+    _areas(states, size, trig, cells, frames, m, lanes, lane_frames, on_route, has_lanes, areas)
+    spans = np.empty((whole + 1, 5))
+    ego_spans(states, spans)
+    close = np.empty(agents, np.int64)
+    hit_at = np.empty(agents, np.int64)  # -2 overlaps at the start, -1 never hit
     fault = np.zeros((agents, 2))
-    end = steps
+    count, end = 0, steps
     for a in range(agents):
-        reach = 0.5 * (size[0] + size[1] + sizes[a, 0] + sizes[a, 1])
-        pad = reach + fastest * TTC_STEPS[-1] * DT
-        near = False
-        for k in range(steps):
-            x, y = traffic[a, k, 0], traffic[a, k, 1]
-            if seen[a, k] and low_x - pad < x < high_x + pad and low_y - pad < y < high_y + pad:
-                near = True
-                break
-        if not near:
+        reach = reach_of(size, sizes[a])
+        if not near(spans, other_spans[a], whole, reach):
             continue
-        hit_at[a] = _first_hit(states, size, areas, traffic[a], seen[a], sizes[a], reach, fault[a])
+        hit_at[a] = _first_hit(
+            states, trig, size, areas, traffic[a], seen[a], sizes[a], reach, spans, other_spans[a], fault[a]
+        )
+        close[count] = a
+        count += 1
         if stop and hit_at[a] >= 0 and fault[a, 0] > 0.0:
             end = min(end, hit_at[a] + 1)
     out[END] = (end - 1) * DT
-    for a in range(agents):
-        if hit_at[a] <= -2:
+    for a in close[:count]:
+        if hit_at[a] == -2:
             continue
-        reach = 0.5 * (size[0] + size[1] + sizes[a, 0] + sizes[a, 1])
-        if out[TTC] > 0.0 and not _keeps_clear(states, size, areas, traffic[a], seen[a], sizes[a], reach, end):
+        reach = reach_of(size, sizes[a])
+        if out[TTC] > 0.0 and not _keeps_clear(
+            states, trig, size, areas, traffic[a], seen[a], sizes[a], reach, spans, other_spans[a], end
+        ):
             out[TTC] = 0.0
         if hit_at[a] < 0 or hit_at[a] >= end:
             continue
@@ -311,23 +314,23 @@ def _judge_one(
         if fault[a, 1] > 0.0:
             which = HIT_PEDESTRIANS if kind[a] == AGENT_PEDESTRIAN else HIT_VEHICLES
             out[which if kind[a] <= AGENT_CYCLIST else HIT_STATIC] += 1.0
-    _red_crossings(states, size, end, lines, facing, signals, out)
+    _red_crossings(states, size, spans[whole], end, lines, facing, signals, out)
     _along_route(states, areas, end, route, route_s, foot, out)
 
 
 @njit(cache=True, nogil=True, parallel=True)
 def _judge_all(
-    states, size, traffic, seen, sizes, kind, signals, cells, frames, place, lanes, lane_frames, on_route, has_lanes,
-    route, route_s, route_n, foot, lines, facing, stop, out,
+    states, size, traffic, seen, sizes, kind, other_spans, signals, cells, frames, place, lanes, lane_frames, on_route,
+    has_lanes, route, route_s, route_n, foot, lines, facing, stop, out,
 ):  # fmt: skip
     per_scene = states.shape[1]
     for i in prange(states.shape[0] * per_scene):
         s, n = i // per_scene, i % per_scene
         r = route_n[s]
         _judge_one(
-            states[s, n], size[s], traffic[s], seen[s], sizes[s], kind[s], signals[s], cells, frames, place[s],
-            lanes, lane_frames, on_route[s], has_lanes[s], route[s, :r], route_s[s, :r], foot[s], lines[s], facing[s],
-            stop, out[s, n],
+            states[s, n], size[s], traffic[s], seen[s], sizes[s], kind[s], other_spans[s], signals[s], cells, frames,
+            place[s], lanes, lane_frames, on_route[s], has_lanes[s], route[s, :r], route_s[s, :r], foot[s], lines[s],
+            facing[s], stop, out[s, n],
         )  # fmt: skip
 
 
@@ -341,8 +344,11 @@ def judge_motions(
     motion depends on nothing but itself, whatever the batch or the number of threads.
     """
     out = np.zeros((*states.shape[:2], len(FIELDS)))
+    blocks = -(-states.shape[2] // BLOCK)
+    spans = np.empty((*traffic.seen.shape[:2], blocks + 1, 4))
+    agent_spans(traffic.states, traffic.seen, spans)
     _judge_all(
-        np.ascontiguousarray(states, np.float64), size, traffic.states, traffic.seen, traffic.size, traffic.kind,
+        np.ascontiguousarray(states, np.float64), size, traffic.states, traffic.seen, traffic.size, traffic.kind, spans,
         traffic.signals, where.roads.classes, where.roads.frames, where.place, where.lanes.cells, where.lanes.frames,
         where.on_route, where.has_lanes, where.route, where.route_s, where.route_n, route_feet(where, states[:, 0, 0,
         :2]), where.lines, where.facing, stop, out,

@@ -1,7 +1,8 @@
 """Scenes and proposed plans in, PDM scores out: 4 s of tracked driving among replayed agents (NAVSIM).
 
-Versions: PDMS as in NAVSIM v1, EPDMS as in v2 with its human filter; both use v2's ego progress, whose numerator keeps
-the progress of a plan that breaks a rule. Letters: S scenes, N plans a scene, A agents.
+Versions: PDMS as in NAVSIM v1 (Dauner et al., NeurIPS 2024), EPDMS as in v2.2 with its human filter (Cao et al., CoRL
+2025); both use v2's ego progress, whose numerator keeps the progress of a plan that breaks a rule. Formulas, sources
+and what differs: docs/metrics.md. Letters: S scenes, N plans a scene, A agents.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Situations:
 
     start (S, 6) ego state; past (S, 15, 6) the states before it, of which the last past_n (S,) are known; human (S, 8,
     3) the logged drive as a plan, where human_known (S,), which a drive by a release is not; before (S, 6) the state
-    one decision (0.5 s) earlier.
+    one decision (0.5 s) earlier, human_before (S, 8, 3) the logged drive from there.
     """
 
     start: np.ndarray
@@ -41,6 +42,7 @@ class Situations:
     past_n: np.ndarray
     human: np.ndarray
     human_known: np.ndarray
+    human_before: np.ndarray
     before: np.ndarray
     traffic: Traffic
     where: Surroundings
@@ -103,7 +105,8 @@ def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
     require(steps.shape == (n,), f"at: one step a scene wanted, got shape {steps.shape} for {n} scenes")
     require(n > 0, "scenes: none given; give at least one")
     start, past, past_n = np.zeros((n, 6)), np.zeros((n, PAST, 6)), np.zeros(n, np.int64)
-    before, human, known = np.zeros((n, 6)), np.zeros((n, PLAN_POINTS, 3)), np.zeros(n, np.bool_)
+    before, known = np.zeros((n, 6)), np.zeros(n, np.bool_)
+    human, human_before = np.zeros((n, PLAN_POINTS, 3)), np.zeros((n, PLAN_POINTS, 3))
     kept: list[np.ndarray] = []
     for i, (scene, t) in enumerate(zip(scenes, steps, strict=True)):
         inside = 0 <= t < scene.valid.shape[1] and scene.valid[scene.ego, t]
@@ -113,7 +116,9 @@ def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
         ahead = t + STRIDE * np.arange(1, PLAN_POINTS + 1)
         logged = ahead[-1] < scene.valid.shape[1] and bool(scene.valid[scene.ego, ahead].all())
         if logged and not scene.meta.get("release"):
-            human[i] = to_ego(scene.tracks[scene.ego, ahead, :3].astype(np.float64), start[i, :3])
+            drove = scene.tracks[scene.ego, :, :3].astype(np.float64)
+            human[i] = to_ego(drove[ahead], start[i, :3])
+            human_before[i] = to_ego(drove[ahead - STRIDE], before[i, :3])
             known[i] = True
         near = np.empty(len(scene.kind), np.int64)
         kept.append(near[: _near(scene.tracks, scene.valid, t, scene.ego, NEAR + 4.0 * start[i, 3], near)])
@@ -126,7 +131,7 @@ def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
         _future(scene.tracks, scene.valid, steps[i], near, traffic.states[i], traffic.seen[i])
         traffic.size[i, : len(near)], traffic.kind[i, : len(near)] = scene.size[near, :2], scene.kind[near]
     size = np.array([s.size[s.ego, :2] for s in scenes], np.float64)
-    return Situations(start, size, past, past_n, human, known, before, traffic, surroundings(scenes))
+    return Situations(start, size, past, past_n, human, known, human_before, before, traffic, surroundings(scenes))
 
 
 @njit(cache=True, nogil=True, parallel=True)
@@ -171,8 +176,21 @@ def score(
     EP compares with the furthest of the scene's plans, counting those that break rules by their multipliers, and with
     reference_progress (S,) m, what a rule-based planner achieves. previous (S, 8, 3), the plan made 0.5 s earlier in
     the ego frame of then, adds EC, the comfort of changing one's mind; without it EPDMS leaves EC out (weights sum to
-    14). EPDMS does not hold against a plan what the logged driver broke too, unless a release drove (meta); EC is not
-    filtered, as there is one log only.
+    14). EPDMS does not hold against a plan what the logged driver broke too, unless a release drove (meta).
+    """
+    terms, filtered = filtered_terms(situations, plans, reference_progress, previous)
+    return {**terms, "PDMS": pdms(terms), "EPDMS": epdms(filtered)}
+
+
+def filtered_terms(
+    situations: Situations,
+    plans: np.ndarray,
+    reference_progress: np.ndarray | None = None,
+    previous: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """As `score`: the terms (S, N) as they are, and those of EPDMS, 1 where the logged driver's is 0.
+
+    The driver is judged alone, as in NAVSIM: there is nobody whose progress could make theirs 0.
     """
     n = len(situations)
     shaped = plans.ndim == 4 and plans.shape[0] == n and plans.shape[2:] == (PLAN_POINTS, 3)
@@ -189,14 +207,17 @@ def score(
     if reference_progress is not None:
         best = np.maximum(best, reference_progress)
     terms["EP"] = progress_ratio(terms["progress"], best[:, None])
+    known = {name: situations.human_known for name in terms if name not in ("EP", "progress")}
     if previous is not None:
         require(previous.shape == (n, PLAN_POINTS, 3), f"previous: shape ({n}, 8, 3) wanted, got {previous.shape}")
-        earlier = simulate(situations.before, previous[:, None])
-        terms["EC"] = extended_comfort(earlier[:, :, STRIDE:], states[:, :, :-STRIDE])
-    broken = {name: (value[:, -1:] == 0.0) & situations.human_known[:, None] for name, value in terms.items()}
+        earlier = simulate(situations.before, np.stack([previous, situations.human_before], 1))[:, :, STRIDE:]
+        now = states[:, :, :-STRIDE]
+        both = (extended_comfort(earlier[:, :1], now[:, :-1]), extended_comfort(earlier[:, 1:], now[:, -1:]))
+        terms["EC"] = np.concatenate(both, 1)
+        known["EC"] = situations.human_known & (situations.past_n >= STRIDE)
+    excused = {name: (terms[name][:, -1] == 0.0) & sure for name, sure in known.items()}
     terms = {name: value[:, :-1].copy() for name, value in terms.items()}
-    lenient = {k: np.where(broken[k], 1.0, v) if k != "EC" else v for k, v in terms.items()}
-    return {**terms, "PDMS": pdms(terms), "EPDMS": epdms(lenient)}
+    return terms, {k: np.where(excused[k][:, None], 1.0, v) if k in excused else v for k, v in terms.items()}
 
 
 def progress_ratio(progress: np.ndarray, best: np.ndarray) -> np.ndarray:

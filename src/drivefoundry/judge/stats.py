@@ -1,8 +1,9 @@
-"""Per-scene values in, means with intervals out: seeded bootstraps over scenes or over blocks of time."""
+"""Per-scene values in, means with intervals and paired tests out: seeded bootstraps over scenes or blocks of time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from drivefoundry.types import require
 
 RESAMPLES = 10_000
+LEVEL = 0.05
+"""Of the one-sided tests."""
 KEPT_DRAWS = 8_000_000
 """Draws (resamples x scenes) up to which the resamples are kept for the next metric, and made at once."""
 
@@ -36,11 +39,16 @@ def _draws(n: int, seed: int) -> Iterator[np.ndarray]:
         left -= rows
 
 
-def _bootstrap(values: np.ndarray, weights: np.ndarray, confidence: float, seed: int) -> tuple[float, float, float]:
-    """Weighted mean of values (S,) and its percentile interval, resampling the S entries (Efron 1979)."""
+def _resampled(values: np.ndarray, weights: np.ndarray, seed: int) -> np.ndarray:
+    """Weighted means (RESAMPLES,) of values (S,) over resamples of the S entries."""
     both = np.stack([values * weights, weights], 1)
     sums = np.concatenate([counts @ both for counts in _draws(len(values), seed)])
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return sums[:, 0] / sums[:, 1]
+
+
+def _bootstrap(values: np.ndarray, weights: np.ndarray, confidence: float, seed: int) -> tuple[float, float, float]:
+    """Weighted mean of values (S,) and its percentile interval, resampling the S entries (Efron 1979)."""
+    low, high = np.quantile(_resampled(values, weights, seed), [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float((values * weights).sum() / weights.sum()), float(low), float(high)
 
 
@@ -66,11 +74,44 @@ def paired_difference(
     return mean_interval(a - b, confidence, seed)
 
 
-def non_inferior(a: np.ndarray, b: np.ndarray, margin: float, confidence: float = 0.95, seed: int = 0) -> bool:
-    """Is a, paired with b, not worse than b by more than `margin`? True where the interval of a - b lies above
-    -margin."""
+@dataclass(frozen=True)
+class Comparison:
+    """A policy against another on the same scenes. difference, low, high: mean of theirs taken from ours, with its 95 %
+    interval. p_superior, p_non_inferior: of the hypotheses that we are no better, and that we are worse by `margin` or
+    more. Higher values are better."""
+
+    difference: float
+    low: float
+    high: float
+    margin: float
+    p_superior: float
+    p_non_inferior: float
+
+    @property
+    def superior(self) -> bool:
+        return self.p_superior < LEVEL
+
+    @property
+    def non_inferior(self) -> bool:
+        return self.p_non_inferior < LEVEL
+
+
+def compare_paired(ours: np.ndarray, theirs: np.ndarray, margin: float, seed: int = 0) -> Comparison:
+    """Values of two policies on the same scenes (S,) each and the margin that is still acceptable in, Comparison out.
+
+    One-sided bootstrap tests: p is the share of resampled mean differences at or below 0, or -margin, where none can
+    be below 1 / (resamples + 1). The same level of 5 % serves both; non-inferior is what Schuirmann (1987) tests.
+    ValueError on a negative margin or where the scenes do not fit.
+    """
+    ours, theirs = _checked(ours, "ours"), _checked(theirs, "theirs")
+    require(ours.shape == theirs.shape, f"ours and theirs: the same scenes wanted, got {len(ours)} and {len(theirs)}")
     require(margin >= 0.0, f"margin: {margin} is negative; give how much worse is still acceptable")
-    return paired_difference(a, b, confidence, seed)[1] > -margin
+    means = _resampled(ours - theirs, np.ones(len(ours)), seed)
+    low, high = np.quantile(means, [0.025, 0.975])
+    p_superior, p_non_inferior = ((1 + (means <= bound).sum()) / (1 + len(means)) for bound in (0.0, -margin))
+    return Comparison(
+        float((ours - theirs).mean()), float(low), float(high), margin, float(p_superior), float(p_non_inferior)
+    )
 
 
 def block_interval(

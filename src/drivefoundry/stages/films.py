@@ -1,4 +1,5 @@
-"""Rollouts kept by the judge in, films for the report out: the first release and the last one on the same scenes."""
+"""Rollouts kept by the judge in, films for the report out: the last release, where it failed worst and elsewhere, and
+the first release on the same scenes."""
 
 from __future__ import annotations
 
@@ -7,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from drivefoundry.judge.worst import failure
 from drivefoundry.ledger import Artefact
 from drivefoundry.sim.view import film, mp4
 from drivefoundry.stages.score import WHOLE_CAR, load_scores
 from drivefoundry.types import PLAN_DT, Scene
 from drivefoundry.ui.content import Film
+
+FINE = "no infraction"
 
 
 def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Artefact]]) -> list[Film]:
@@ -23,32 +27,26 @@ def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Arte
     by_id = {s.id: s for s in scenes}
     cars = [a for turn, a in scored if turn == last and load_scores(a.path)[0] == WHOLE_CAR]
     firsts = [a for turn, a in scored if turn == 1 and turn != last and load_scores(a.path)[0] == WHOLE_CAR]
+    fates = [(a.path, turn, _fates(a.path)) for a, turn in [(a, last) for a in cars] + [(a, 1) for a in firsts]]
+    shown = fates[0][2] if fates else {}
     out = []
-    for artefact, turn in [(a, last) for a in cars] + [(a, 1) for a in firsts]:
-        for scene_id, how in _fates(artefact.path).items():
-            if scene_id in by_id and not (turn == 1 and how == "no infraction"):
-                out.append(_film(artefact.path, by_id[scene_id], turn, how))
+    for path, turn, filmed in fates:
+        for scene_id, how in filmed.items():
+            if scene_id in by_id and (turn == last or (how != FINE and scene_id in shown)):
+                out.append(_film(path, by_id[scene_id], turn, how))
     return sorted(out, key=lambda f: f.title)
 
 
 def _fates(path: Path) -> dict[str, str]:
     """Filmed scene -> how it ended."""
-    _, ids, m = load_scores(path)
+    _, ids, metrics = load_scores(path)
     with np.load(path / "film.npz") as data:
         filmed = {name.rpartition("/")[0] for name in data.files}
     out = {}
     for i, scene in enumerate(ids):
         if scene in filmed:
-            bad = [
-                what
-                for key, what in (
-                    ("collision", "collision"),
-                    ("off_road", "off the road"),
-                    ("red_light", "red light run"),
-                )
-                if m[key][i] > 0
-            ]
-            out[scene] = ", ".join(bad) or "no infraction"
+            term, at = failure(metrics, i)
+            out[scene] = f"{term} at {at:.1f} s" if np.isfinite(at) else term or FINE
     return out
 
 

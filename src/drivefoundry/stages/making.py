@@ -36,10 +36,12 @@ JUDGE = (
     *LOG,
 )
 SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry.judge.gate", "drivefoundry.judge.stats",
-        "drivefoundry.types", "drivefoundry_car.update", "drivefoundry_car.slots", *CAR)  # fmt: skip
+        "drivefoundry.judge.versions", "drivefoundry.types", "drivefoundry_car.update", "drivefoundry_car.slots",
+        *CAR)  # fmt: skip
 SCENES = ("drivefoundry.clips.importers", *NOUNS, *LOG)
-TELL = ("drivefoundry.ui", "drivefoundry.stages.tell", "drivefoundry.stages.films", "drivefoundry.judge.gate",
-        "drivefoundry.judge.stats", *SIM)  # fmt: skip
+TELL = ("drivefoundry.ui", "drivefoundry.stages.tell", "drivefoundry.stages.tables", "drivefoundry.stages.films",
+        "drivefoundry.judge.gate", "drivefoundry.judge.stats", "drivefoundry.judge.versions",
+        "drivefoundry.judge.worst", *SIM)  # fmt: skip
 
 
 class Reached(Exception):

@@ -11,7 +11,12 @@ import numpy as np
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.judge.closed_loop import route_progress, score_rollout
-from drivefoundry.judge.gate import Gate, judge, save_verdict
+from drivefoundry.judge.gate import Gate, judge, save_verdict, scene_content
+from drivefoundry.judge.pdm_closed import PdmClosed
+from drivefoundry.judge.realism import realism, replayed, rollout_realism, straight_on
+from drivefoundry.judge.stats import mean_interval
+from drivefoundry.judge.two_stage import two_stage
+from drivefoundry.judge.worst import SCORE, worst_scenes
 from drivefoundry.label.scene import scene_from_clip
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
@@ -30,16 +35,25 @@ if TYPE_CHECKING:
 BATCH = 128
 """Scenes driven at once: bounds the memory of a rollout."""
 YARDSTICK = RouteFollower.name
+TRAFFIC_SCENES, TRAFFIC_SECONDS = 32, 8.0
+"""Of the judgement of the traffic; Waymo simulates 8 s."""
 ENGINE, WHOLE_CAR = "int8 engine", "car (engine and guard)"
-SCORE = "driving_score_21"
-"""The headline: CARLA's driving score, leaderboard 2.1."""
 
 
 def baselines(line: Line, source: Source, exam: Artefact) -> list[Artefact]:
     """The drivers that no turn changes; the first is the yardstick of everybody's progress."""
     yard = _driven(line, None, source, exam, [], YARDSTICK, RouteFollower, [], ())
-    rest = {"constant velocity": ConstantVelocity, "log replay": LogReplay}
-    return [yard, *(_driven(line, None, source, exam, [yard], k, p, [], ()) for k, p in rest.items())]
+    rest = (ConstantVelocity, LogReplay, PdmClosed)
+    return [yard, *(_driven(line, None, source, exam, [yard], p.name, p, [], ()) for p in rest)]
+
+
+def traffic(line: Line, source: Source, exam: Artefact) -> Artefact:
+    """How real the simulated traffic is, beside the log itself and everyone straight on."""
+    r = line.recipe.judge
+    return line.make(
+        None, "judge", "realism", {"scenes": r.scenes, "seconds": r.seconds}, [exam], JUDGE,
+        lambda d: judge_traffic(source.exam_scenes(line, exam), r, d),
+    )  # fmt: skip
 
 
 def engine(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
@@ -105,11 +119,14 @@ def compare(recipe: Judge, scored: list[Path], out: Path) -> dict:
     loaded = [load_scores(path) for path in scored]
     candidate, scenes, _ = loaded[0]
     assert all(ids == scenes for _, ids, _ in loaded), "all policies of a verdict drive the same scenes"
+    content = json.loads((scored[0] / "scenes.json").read_text())
     gates = (
         Gate("collision", at_most=recipe.gate_collisions),
         Gate(SCORE, at_least=recipe.gate_over_baseline, against="constant velocity", certain=True),
     )
-    judged = judge(candidate, scenes, {name: metrics for name, _, metrics in loaded}, gates)
+    judged = judge(
+        candidate, scenes, {name: metrics for name, _, metrics in loaded}, gates, [content[i] for i in scenes]
+    )
     save_verdict(out / "verdict.json", judged)
     mean, low, high = judged.summary[candidate][SCORE]
     return {
@@ -117,6 +134,27 @@ def compare(recipe: Judge, scored: list[Path], out: Path) -> dict:
         "collisions": float(judged.summary[candidate]["collision"][0]),
         "gates": "passed" if judged.passed else "failed",
     }
+
+
+def judge_traffic(scenes: list[Scene], recipe: Judge, out: Path) -> dict:
+    """Held-out scenes in; out/realism.json, traffic -> feature -> mean and interval over scenes."""
+    rows: dict[str, list[dict[str, float]]] = {"constant velocity": [], "reactive traffic": [], "log replay": []}
+    for some in batches(scenes[: min(recipe.scenes, TRAFFIC_SCENES)], BATCH):
+        driven = drive(LogReplay(), some, min(recipe.seconds, TRAFFIC_SECONDS))
+        steps = driven.ego.shape[1]
+        for scene in some:
+            rows["constant velocity"].append(realism(scene, *straight_on(scene, steps)))
+            rows["log replay"].append(realism(scene, *replayed(scene, steps)))
+        per_scene = rollout_realism(some, [driven])
+        rows["reactive traffic"] += [{k: float(v[i]) for k, v in per_scene.items()} for i in range(len(some))]
+    table = {name: {k: _known_mean([row[k] for row in of_one]) for k in of_one[0]} for name, of_one in rows.items()}
+    write_json(out / "realism.json", table)
+    return {name: told["realism"][0] for name, told in table.items() if told["realism"]}
+
+
+def _known_mean(values: list[float]) -> tuple[float, float, float] | None:
+    known = np.array(values)[np.isfinite(values)]
+    return mean_interval(known) if len(known) else None
 
 
 def scenes_of(store_url: str, clip_ids: list[str]) -> list[Scene]:
@@ -134,7 +172,8 @@ def scenes_of(store_url: str, clip_ids: list[str]) -> list[Scene]:
 
 
 def score(policy: Driver, scenes: list[Scene], recipe: Judge, yardstick: Path | None, out: Path) -> dict:
-    """One policy on the held-out scenes: scores.npz (metric -> (S,)) and the rollout of the first scenes as film.npz.
+    """One policy on the held-out scenes: scores.npz (metric -> (S,)), scenes.json (id -> content hash) and the rollouts
+    of a few scenes as film.npz.
 
     yardstick: the artefact of the rule-based route follower, whose progress is the measure; None for itself.
     """
@@ -151,24 +190,25 @@ def score(policy: Driver, scenes: list[Scene], recipe: Judge, yardstick: Path | 
         np.save(out / "progress.npy", goal)
     pieces, first = [], 0
     for rollout, some in parts:
-        pieces.append(score_rollout(rollout, some, goal[first : first + len(some)]))
+        drives = score_rollout(rollout, some, goal[first : first + len(some)])
+        pieces.append(drives | two_stage(rollout, some, lambda others, seconds: drive(policy, others, seconds), BATCH))
         first += len(some)
     scores = {m: np.concatenate([p[m] for p in pieces]) for m in pieces[0]}
-    np.savez(out / "scores.npz", scenes=np.array([s.id for _, some in parts for s in some]), **scores)  # type: ignore[arg-type]
-    _save_films([r for r, _ in parts], goal, recipe.films, out)
+    ids = [s.id for _, some in parts for s in some]
+    np.savez(out / "scores.npz", scenes=np.array(ids), **scores)  # type: ignore[arg-type]
+    write_json(out / "scenes.json", {s.id: scene_content(s) for _, some in parts for s in some})
+    failed = [ids.index(f.scene) for f in worst_scenes(ids, scores, recipe.films)]
+    _save_films([r for r, _ in parts], goal, recipe.films, failed, out)
     write_json(out / "policy.json", {"policy": policy.name})
-    shown = ("driving_score_21", "collision", "off_road", "red_light", "pdms", "progress")
+    shown = ("driving_score_21", "epdms", "collision", "off_road", "red_light", "pdms", "progress")
     return {"policy": policy.name, "scenes": len(scenes)} | {m: float(scores[m].mean()) for m in shown}
 
 
-def _save_films(rollouts: list[Rollout], goal: np.ndarray, films: int, out: Path) -> None:
-    """What a film needs, of `films` scenes in which there is a way to go: the same scenes for every policy."""
+def _save_films(rollouts: list[Rollout], goal: np.ndarray, films: int, failed: list[int], out: Path) -> None:
+    """What a film needs, of `films` scenes in which there is a way to go, alike for every policy, and of `failed`."""
     moving = np.flatnonzero(goal >= np.median(goal))
-    chosen = (
-        {int(i) for i in moving[np.linspace(0, len(moving) - 1, min(films, len(moving))).round().astype(int)]}
-        if films
-        else set()
-    )
+    alike = moving[np.linspace(0, len(moving) - 1, min(films, len(moving))).round().astype(int)]
+    chosen = {*alike.tolist(), *failed}
     kept: dict[str, np.ndarray] = {}
     first = 0
     for r in rollouts:

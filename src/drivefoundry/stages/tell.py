@@ -15,15 +15,25 @@ import numpy as np
 
 from drivefoundry.compute import cores
 from drivefoundry.judge.gate import load_verdict
+from drivefoundry.judge.worst import SCORE
 from drivefoundry.ledger import Artefact
 from drivefoundry.recipes import Recipe
 from drivefoundry.stages.films import films_of
 from drivefoundry.stages.making import TELL, Line
-from drivefoundry.stages.score import ENGINE, SCORE, WHOLE_CAR, YARDSTICK
+from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
+from drivefoundry.stages.tables import (
+    ORDER,
+    Done,
+    against_table,
+    car_table,
+    judge_table,
+    open_loop_table,
+    traffic_table,
+    worst_table,
+)
 from drivefoundry.types import Verdict
 from drivefoundry.ui.content import (
     Baseline,
-    Cell,
     Curve,
     Fact,
     Film,
@@ -41,12 +51,6 @@ if TYPE_CHECKING:
     from drivefoundry.stages.record import Source
 
 PAGE = "report.html"
-Done = Sequence[tuple[int | None, str, Artefact]]
-COLUMNS = {
-    SCORE: "driving score (CARLA 2.1)", "pdms": "PDMS (NAVSIM v1, closed loop)", "collision": "collisions",
-    "at_fault_collision": "at fault", "off_road": "off road", "red_light": "red light run", "progress": "progress",
-    "comfort": "comfort",
-}  # fmt: skip
 
 
 def machine() -> str:
@@ -119,32 +123,6 @@ def turns_of(done: Done) -> list[Turn]:
     return out
 
 
-def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
-    """All policies of the last verdict, side by side on the same scenes."""
-    names = [n for n in order if n in verdict.summary]
-    rows = [[n, *(verdict.summary[n].get(m) for m in COLUMNS)] for n in names]
-    note = (
-        "Every policy drives the same held-out scenes; mean and 95 % bootstrap interval over scenes. The route "
-        "follower reads the simulator's state (privileged) and sets the progress that counts as 1; log replay follows "
-        "the recorded person in traffic that reacts. A collision counts whoever is at fault."
-    )
-    marked = names.index(verdict.candidate) if verdict.candidate in names else None
-    return Table("Closed loop, held-out scenes", ["policy", *COLUMNS.values()], rows, note, marked)
-
-
-ORDER = (
-    "constant velocity",
-    "pre-trained",
-    "SFT",
-    "RL",
-    "student",
-    ENGINE,
-    WHOLE_CAR,
-    "log replay",
-    YARDSTICK,
-)
-
-
 def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Note]:
     """What the run set out to reach, and whether it did."""
     out: list[Note] = []
@@ -175,20 +153,6 @@ def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Note]:
         kept = s[ENGINE][0] / max(s["student"][0], 1e-9)
         say(kept >= 0.95, f"Int8 engine keeps at least 95 % of the float student's driving score: {100 * kept:.1f} %.")
     return out
-
-
-def car_table(done: Done) -> Table:
-    """What the guard adds: the car's whole runtime, turn by turn."""
-    rows = []
-    for turn, kind, a in done:
-        if kind == "verdict" and turn is not None:
-            mine = load_verdict(a.path / "verdict.json").summary[WHOLE_CAR]
-            rows.append([f"turn {turn}", *(mine.get(m) for m in COLUMNS)])
-    note = (
-        "The releases as a car runs them. Releases are judged with the guard off: it brakes for what the car's "
-        "perception tracks, which in simulation is without error, and would hide what the model itself is worth."
-    )
-    return Table("In the car, guard on", ["release", *COLUMNS.values()], rows, note)
 
 
 def failures(verdict: Verdict) -> list[Note]:
@@ -251,7 +215,13 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
         facts=[*headline(turns), *plain.facts],
         turns=turns,
         baselines=baselines(verdict),
-        tables=[judge_table(verdict, ORDER), car_table(done)],
+        tables=[
+            judge_table(verdict, ORDER),
+            against_table(verdict, ORDER),
+            car_table(done),
+            worst_table(verdict),
+            *traffic_table(done),
+        ],
         notes=[*targets(turns, verdict), *failures(verdict), *plain.notes],
         gates=[Gate(name, value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()],
     ).validate()
@@ -306,18 +276,6 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
         lacks = json.loads((by["import"].path / "notes.json").read_text())
         notes += [Note("lacks", f"{field}: {what}.") for field, what in lacks.items()]
     return replace(_plain(recipe, done, source, notes), tables=tables).validate()
-
-
-def open_loop_table(samples: int, table: dict[str, dict[str, list[float]]]) -> Table:
-    """Errors of the model (last) and of the baselines: policy -> metric -> mean, low, high."""
-    metrics = list(table["model"])
-    heads = [m.replace("_", " ") + (" rad/s" if m == "yaw_rate" else " m") for m in metrics]
-    rows: list[list[Cell]] = []
-    for name, values in table.items():
-        spans = [(mean, low, high) for mean, low, high in (values[m] for m in metrics)]
-        rows.append([name, *spans])
-    note = f"{samples} decisions of the last part of the drive, held out by time; 95 % intervals over blocks of time."
-    return Table("Open loop, held-out part of the drive", ["policy", *heads], rows, note, len(rows) - 1)
 
 
 def report(line: Line, source: Source | None, folder: Path | None) -> Path:

@@ -1,0 +1,91 @@
+"""Two verdicts in, what changed between them out: paired differences on the scenes that both judged, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drivefoundry.judge.gate import MARGINS
+from drivefoundry.judge.stats import Comparison, compare_paired
+from drivefoundry.judge.versions import VERSIONS
+from drivefoundry.judge.worst import SCORE, failure
+from drivefoundry.types import Verdict, require
+
+CHANGED = 8
+"""Scenes named, those that changed most."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one policy in both verdicts: means, and the second against the first."""
+
+    policy: str
+    metric: str
+    first: float
+    second: float
+    change: Comparison
+
+
+def shared_scenes(a: Verdict, b: Verdict) -> tuple[np.ndarray, np.ndarray]:
+    """Where the scenes that both verdicts judged are in each of them: the same id and the same content. ValueError
+    where there are none."""
+    known = {(scene, a.content.get(scene)): i for i, scene in enumerate(a.scenes)}
+    pairs = [(known[key], j) for j, scene in enumerate(b.scenes) if (key := (scene, b.content.get(scene))) in known]
+    require(len(pairs) > 0, "judge compare: the verdicts share no scene; judge both on the same held-out scenes")
+    return np.array([i for i, _ in pairs]), np.array([j for _, j in pairs])
+
+
+def compare_verdicts(a: Verdict, b: Verdict, metrics: Sequence[str] = tuple(MARGINS)) -> list[Row]:
+    """Verdicts in, the second's scores against the first's on shared scenes out: the candidates, then every policy that
+    both know. Policies whose metric is missing or not finite are left out."""
+    at_a, at_b = shared_scenes(a, b)
+    pairs = [(a.candidate, b.candidate)] + [(p, p) for p in a.scores if p in b.scores and p != a.candidate]
+    rows = []
+    for one, other in pairs:
+        name = one if one == other else f"{one} -> {other}"
+        for metric in metrics:
+            if metric not in a.scores[one] or metric not in b.scores[other]:
+                continue
+            first, second = a.scores[one][metric][at_a], b.scores[other][metric][at_b]
+            change = compare_paired(second, first, MARGINS.get(metric, 0.0))
+            rows.append(Row(name, metric, float(first.mean()), float(second.mean()), change))
+    return rows
+
+
+def comparison_text(a: Verdict, b: Verdict) -> str:
+    """Verdicts in, the table that `drivefoundry judge compare` prints out: means, paired differences with 95 %
+    intervals and what they show, and the candidate's scenes that changed most, each with what went wrong in it."""
+    at_a, at_b = shared_scenes(a, b)
+    lines = [f"{len(at_a)} scenes in both ({len(a.scenes)} in the first, {len(b.scenes)} in the second verdict)"]
+    for name in MARGINS:
+        lines.append(f"{name}: {VERSIONS[name]}; no worse means by less than {MARGINS[name]:g}")
+    if a.versions != b.versions:
+        lines.append("the two follow different versions of the metrics: differences may come from that")
+    lines += ["", f"{'policy':<34}{'metric':<18}{'first':>7}{'second':>8}{'change':>9}  95 % interval       shown"]
+    for row in compare_verdicts(a, b):
+        c = row.change
+        lines.append(
+            f"{row.policy:<34}{row.metric:<18}{row.first:>7.3f}{row.second:>8.3f}{c.difference:>+9.3f}"
+            f"  [{c.low:+.3f}, {c.high:+.3f}]    {shown(c)}"
+        )
+    mine, theirs = a.scores[a.candidate], b.scores[b.candidate]
+    change = theirs[SCORE][at_b] - mine[SCORE][at_a]
+    most = [k for k in np.argsort(-np.abs(change), kind="stable") if change[k] != 0.0][:CHANGED]
+    lines += ["", f"scenes of {b.candidate} that changed most in {SCORE}:" if most else "no scene changed"]
+    for k in most:
+        was, now = mine[SCORE][at_a[k]], theirs[SCORE][at_b[k]]
+        fates = f"{_fate(mine, int(at_a[k]))} -> {_fate(theirs, int(at_b[k]))}"
+        lines.append(f"  {a.scenes[at_a[k]][:16]:<18}{was:.3f} -> {now:.3f}  {fates}")
+    return "\n".join(lines)
+
+
+def shown(c: Comparison) -> str:
+    """What the one-sided tests at 5 % show."""
+    return "superior" if c.superior else "no worse" if c.non_inferior else "worse" if c.high < 0.0 else "not decided"
+
+
+def _fate(metrics: dict[str, np.ndarray], i: int) -> str:
+    term, at = failure(metrics, i)
+    return (f"{term} at {at:.1f} s" if np.isfinite(at) else term) or "nothing wrong"
