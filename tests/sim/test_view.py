@@ -3,10 +3,9 @@ import io
 import av
 import numpy as np
 import pytest
-from PIL import Image
 
 from drivefoundry.sim.camera import Rig
-from drivefoundry.sim.view import EGO, FILM_RIG, PLAN, brake_lamps, film, mp4, picture, pictures
+from drivefoundry.sim.view import EGO, FILM_RIG, PLAN, brake_lamps, film, mp4, picture
 from drivefoundry.types import Scene
 from town import crossroads
 
@@ -97,13 +96,6 @@ def test_picture_of_a_step():
     s.valid[0, 50] = False
     with pytest.raises(ValueError, match="no state there"):
         picture(s, 50)
-
-
-def test_pictures_of_scenes_are_whole_files(tmp_path):
-    paths = pictures([scene()], tmp_path / "scenes")
-    assert [p.name for p in (tmp_path / "scenes").iterdir()] == ["s.png"]
-    with Image.open(paths[0]) as image:
-        assert image.size == (FILM_RIG.width + FILM_RIG.height, FILM_RIG.height)
 
 
 def test_brake_lamps_follow_deceleration():

@@ -6,10 +6,8 @@ Arrays are laid out as in Rollout: ego (T, 3+), agents (A, T, 4), valid (A, T), 
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import av
 import numpy as np
@@ -109,18 +107,6 @@ def picture(scene: Scene, step: int | None = None, rig: Rig = FILM_RIG) -> Image
     camera = _caption(view, rig, ego[-1], None, "")
     above = from_above(scene, rig.height, ego, agents[:, step], valid, scene.signals[:, step], None)
     return Image.fromarray(np.concatenate([np.asarray(camera), np.asarray(above)], 1))
-
-
-def pictures(scenes: Sequence[Scene], out: Path) -> list[Path]:
-    """Scenes in; out/<scene id>.png of each at its start, written whole or not at all; their paths out."""
-    out.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for scene in scenes:
-        paths.append(out / f"{scene.id}.png")
-        aside = paths[-1].with_suffix(".tmp")
-        picture(scene).save(aside, "png")
-        os.replace(aside, paths[-1])
-    return paths
 
 
 def mp4(frames: Sequence[np.ndarray], fps: int = 5, quality: int = 30) -> bytes:
