@@ -40,7 +40,6 @@ def calls(monkeypatch):
         return Recipe()
 
     line.run, recipes.named = run, named  # pyright: ignore[reportAttributeAccessIssue]
-    line.pictures = lambda folder, path: out.append((str(folder), str(path)))  # pyright: ignore[reportAttributeAccessIssue]
     import drivefoundry
 
     for name, module in (("line", line), ("recipes", recipes)):
@@ -67,7 +66,7 @@ def test_help_names_every_verb(capsys):
     assert max(map(len, lines)) <= 100
 
 
-@pytest.mark.parametrize("verb", [v for group in cli.VERBS.values() for v in group])
+@pytest.mark.parametrize("verb", [v for group in cli.VERBS.values() for v in group if v != "scene"])
 def test_every_verb_has_help_with_its_options(capsys, verb):
     assert cli.main([verb, "--help"]) == 0
     out = capsys.readouterr().out
@@ -97,7 +96,10 @@ def test_help_imports_nothing_heavy():
         (["run", "--recipe", "huge"], "recipe 'huge': known: default, tiny"),
         (["run", "--recipe", "no/such.toml"], "no/such.toml: No such file or directory"),
         (["run", "--drives", "no/such"], "--drives no/such: no such file or directory"),
-        (["scene"], "scene: give --scenes PATH"),
+        (["scene", "shwo"], "scene shwo: did you mean 'show'?"),
+        (["scene", "show"], "scene show: "),
+        (["scene", "list", "no/such"], "no/such: no such folder"),
+        (["scene", "show", "no/such", "--at", "x"], "scene show: Error parsing --at"),
         (["import"], "import: give --drives PATH or --scenes PATH"),
         (["run", "--set", "seed=28"], "out: disk full while making clips"),
         (["run", "--set", "seed=98"], "port 8000 is in use"),
@@ -121,10 +123,19 @@ def test_stages_before_the_judge_end_in_the_first_turn(calls):
     assert [recipe.loops for recipe, *_ in calls] == [1, 2, 2, 3, 3, 3]
 
 
-def test_things_to_look_at(calls, tmp_path):
+def test_things_to_look_at(calls):
     assert cli.main(["report", "--out", "here"]) == 0
-    assert cli.main(["scene", "--scenes", str(tmp_path), "--out", "there"]) == 0
-    assert calls == [(Recipe(), "here", "look"), (str(tmp_path), "there")]
+    assert calls == [(Recipe(), "here", "look")]
+
+
+def test_scene_verbs_explain_themselves(capsys):
+    assert cli.main(["scene"]) == 0
+    assert "scene show WHAT" in capsys.readouterr().out
+    for verb in ("show", "list"):
+        assert cli.main(["scene", verb, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert "WHAT" in out
+        assert ("--at STEP" in out) == (verb == "show")
 
 
 def test_recipe_file(calls, tmp_path):

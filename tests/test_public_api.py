@@ -21,7 +21,7 @@ def test_names():
     assert public(compute) == ["cores", "pmap"]
     assert public(progress) == ["Clock", "bar", "cpu_seconds", "say", "stage"]
     assert public(settings) == ["canonical", "nearest", "with_file", "with_settings"]
-    assert public(cli) == ["Options", "RunOptions", "main"]
+    assert public(cli) == ["ListOptions", "Options", "RunOptions", "ShowOptions", "main"]
     assert public(report) == ["render_report"]
     assert "ReportContent" in public(content)
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 from tyro.conf import arg
@@ -18,6 +18,7 @@ from tyro.conf import arg
 from drivefoundry.settings import nearest, with_file, with_settings
 
 PROG = "drivefoundry"
+T = TypeVar("T", "Options", "RunOptions", "ListOptions", "ShowOptions")
 
 VERBS: dict[str, dict[str, str]] = {
     "The whole loop": {
@@ -40,9 +41,13 @@ VERBS: dict[str, dict[str, str]] = {
         "car": "update to the release: verify it, test it, activate it",
     },
     "To look at": {
-        "scene": "pictures of recorded traffic (--scenes): what the camera would see, and the map",
+        "scene": "show or list the scenes of recorded traffic, or of a run's exam",
         "report": "write report.html of what the run has made, and make nothing else",
     },
+}
+_SCENE = {
+    "show": "a scene as the camera would see it, beside the map: a picture, or a film (.mp4, .gif)",
+    "list": "a table of scenes: id, source, seconds, agents, lights, ego",
 }
 _ONE_TURN = ("fleet", "ingest", "curate", "label", "train", "rl", "distill", "shrink")
 """Stages that end in the first turn, unless --loops says otherwise."""
@@ -82,6 +87,26 @@ class RunOptions(Options):
     """Last stage to run."""
 
 
+@dataclass(frozen=True)
+class ListOptions:
+    """What `scene list` understands."""
+
+    what: Annotated[tyro.conf.Positional[Path], arg(metavar="WHAT")]
+    """File or folder of recorded traffic (CommonRoad, Waymo Open Motion, ScenarioNet), or directory of a run."""
+
+
+@dataclass(frozen=True)
+class ShowOptions(ListOptions):
+    """What `scene show` understands."""
+
+    scene: Annotated[str, arg(metavar="N|ID")] = "0"
+    """Which of its scenes, as `scene list` names them."""
+    at: Annotated[int | None, arg(metavar="STEP", help_behavior_hint="(default: its start)")] = None
+    """Step of the recording that a picture shows, 10 a second."""
+    out: Annotated[Path, arg(metavar="FILE")] = Path("scene.png")
+    """*.png: a picture; *.mp4 or *.gif: a film."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Arguments in (default: the process's), exit code out: 0 done, 2 refused with one line on stderr, 130 stopped."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -93,6 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("DRIVEFOUNDRY_TRACEBACK"):
             raise
         return _refuse(str(error))
+    except BrokenPipeError:  # who reads our output has seen enough; what is still to be flushed goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError))
         if os.environ.get("DRIVEFOUNDRY_TRACEBACK") or not (missing or error.errno in _USER_ERRNO):
@@ -127,7 +155,10 @@ def _dispatch(argv: list[str]) -> int:
         raise ValueError(f"unknown verb {verb!r}: {nearest(verb, verbs)}")
     if verb == "judge" and rest[:1] == ["compare"]:
         return _compare(rest[1:])
-    options = _parse(verb, verbs[verb], rest)
+    if verb == "scene":
+        _scene(rest)
+        return 0
+    options = _parse(RunOptions if verb == "run" else Options, verb, verbs[verb], rest)
     if options is None:
         return 0
     stages = [v for v in verbs if v not in ("run", "scene", "report")]
@@ -171,16 +202,11 @@ def _run(options: Options, verb: str) -> None:
             raise ValueError(f"--{name} {path}: no such file or directory")
     if until == "import" and options.drives is None and options.scenes is None:
         raise ValueError("import: give --drives PATH or --scenes PATH")
-    if verb == "scene" and options.scenes is None:
-        raise ValueError("scene: give --scenes PATH")
 
     # Threads that spin while they wait slow down whatever shares the cores, several-fold; those that sleep cost little.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from drivefoundry import line, recipes  # torch and the rest come in here, not with --help
 
-    if verb == "scene" and options.scenes is not None:
-        line.pictures(options.scenes, options.out)
-        return
     if options.recipe.endswith(".toml"):
         recipe = with_file(recipes.named("default"), Path(options.recipe))
     else:
@@ -193,9 +219,32 @@ def _run(options: Options, verb: str) -> None:
     line.run(recipe, options.out, until=until, drives=options.drives, scenes=options.scenes, look=verb == "report")
 
 
-def _parse(verb: str, what: str, rest: list[str]) -> Options | None:
+def _scene(rest: list[str]) -> None:
+    """`scene show` and `scene list`."""
+    if not rest or rest[0] in ("-h", "--help"):
+        verbs = "\n".join(f"  {PROG} scene {name} WHAT   {what}" for name, what in _SCENE.items())
+        print(f"usage:\n{verbs}\n\n{PROG} scene show --help shows the options.")
+        return
+    if rest[0] not in _SCENE:
+        raise ValueError(f"scene {rest[0]}: {nearest(rest[0], _SCENE)}")
+    shape = ShowOptions if rest[0] == "show" else ListOptions
+    options = _parse(shape, f"scene {rest[0]}", _SCENE[rest[0]], rest[1:])
+    if options is None:
+        return
+    from drivefoundry.stages import look
+
+    scenes, refused = look.scenes_at(options.what)
+    if isinstance(options, ShowOptions):
+        look.show(look.chosen(scenes, options.scene), options.at, options.out)
+        print(options.out)
+    else:
+        print(look.table(scenes))
+        for file, why in refused.items():
+            print(f"no scene of {file}: {why}", file=sys.stderr)
+
+
+def _parse(shape: type[T], verb: str, what: str, rest: list[str]) -> T | None:
     """Options of a verb, or None if its help was asked for (and shown). ValueError for anything not understood."""
-    shape = RunOptions if verb == "run" else Options
     wrong = io.StringIO()
     try:
         with contextlib.redirect_stderr(wrong):
@@ -212,7 +261,7 @@ def _parse(verb: str, what: str, rest: list[str]) -> Options | None:
             return None
         raise ValueError(f"{verb}: {_first_sentence(wrong.getvalue())}") from None
     if unknown:
-        flags = [f"--{f.name}" for f in fields(shape)]
+        flags = [f"--{f.name}" for f in fields(shape) if f.name != "what"]
         raise ValueError(f"{verb}: unknown option {unknown[0]!r}: {nearest(unknown[0].partition('=')[0], flags)}")
     return options
 

@@ -71,18 +71,6 @@ CAMERA_STAGES = ("import", "curate", "label", "train", "judge")
 """What `camera` goes through."""
 
 
-def pictures(folder: Path, out: Path, most: int = 12) -> None:
-    """Folder of recorded traffic in; out/scenes/<id>.png of its first scenes."""
-    from drivefoundry.clips.importers.folder import scenes_in
-    from drivefoundry.sim import view
-
-    scenes, refused = scenes_in(folder)
-    if not scenes:
-        raise ValueError(f"{folder}: no scene in it; " + "; ".join(f"{file}: {why}" for file, why in refused.items()))
-    paths = view.pictures(scenes[:most], out / "scenes")
-    progress.say(f"{len(paths)} of {len(scenes)} scenes drawn: {out / 'scenes'}/*.png")
-
-
 def run(
     recipe: Recipe,
     out: Path,

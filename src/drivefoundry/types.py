@@ -20,11 +20,17 @@ PLAN_POINTS = 8
 """Plan points: 8 x 0.5 s = a 4 s horizon (NAVSIM)."""
 
 AGENT_CAR, AGENT_TRUCK, AGENT_PEDESTRIAN, AGENT_CYCLIST = 0, 1, 2, 3
+THINGS = 16
+"""Codes from the agents' up to here are static things."""
 SIGNAL_OFF, SIGNAL_GREEN, SIGNAL_YELLOW, SIGNAL_RED = 0, 1, 2, 3
 COMMAND_UNKNOWN, COMMAND_STRAIGHT, COMMAND_LEFT, COMMAND_RIGHT = 0, 1, 2, 3
 LINE_WHITE, LINE_WHITE_DASHED, LINE_YELLOW, LINE_EDGE = 0, 1, 2, 3
 PX, PY, PYAW, PSPEED = 0, 1, 2, 3
 """Columns of a track or ego state: x m, y m, yaw rad, speed m/s."""
+FARTHEST = 1e5
+"""Positions lie within this distance of the origin, m: tracks are float32, which there still tells centimetres."""
+FASTEST = 150.0
+"""No road user is faster, m/s."""
 
 
 def require(ok: bool | np.bool_, message: str) -> None:
@@ -96,19 +102,62 @@ class RoadMap:
     """(B, 6) x, y, yaw, length, width, height of boxes."""
 
     def validate(self) -> RoadMap:
-        n = len(self.lanes)
+        n, g = len(self.lanes), len(self.signal_heads)
         for name in ("lane_width", "lane_speed", "lane_left", "lane_right", "lane_junction", "lane_signal"):
             require(
-                len(getattr(self, name)) == n,
+                np.shape(getattr(self, name)) == (n,),
                 f"RoadMap.{name}: one entry a lane, got {len(getattr(self, name))} for {n}",
             )
         require(len(self.lane_next) == n, f"RoadMap.lane_next: one list a lane, got {len(self.lane_next)} for {n}")
-        require(np.isfinite(self.lanes.points).all(), "RoadMap.lanes: points must be finite")
-        require(len(self.line_kind) == len(self.lines), "RoadMap.line_kind: one entry a line")
+        for name in ("lanes", "lane_next", "drivable", "lines", "crosswalks", "sidewalks"):
+            _require_parts(name, getattr(self, name))
+        _require_lengths(self.lanes)
+        wide, fast = np.asarray(self.lane_width), np.asarray(self.lane_speed)
+        require(bool(((wide > 0) & (wide < 100)).all()), "RoadMap.lane_width: metres above 0 wanted")
+        require(
+            bool(((fast > 0) & (fast < FASTEST)).all()), f"RoadMap.lane_speed: m/s above 0, below {FASTEST}, wanted"
+        )
+        for name, most, what in (
+            ("lane_next", n, "lanes"), ("lane_left", n, "lanes"), ("lane_right", n, "lanes"),
+            ("lane_signal", g, "signal heads"),
+        ):  # fmt: skip
+            value = np.asarray(self.lane_next.points if name == "lane_next" else getattr(self, name))
+            least = 0 if name == "lane_next" else -1
+            known = bool(((value >= least) & (value < most)).all())
+            require(known, f"RoadMap.{name}: an index past the {most} {what}")
+        require(np.shape(self.line_kind) == (len(self.lines),), "RoadMap.line_kind: one entry a line")
         require(
             self.stop_lines.shape == (len(self.signal_heads), 4), "RoadMap.stop_lines: shape (G, 4), one a signal head"
         )
+        for name, columns in (("stop_lines", 4), ("signal_heads", 4), ("buildings", 6)):
+            value = getattr(self, name)
+            require(value.shape[1:] == (columns,), f"RoadMap.{name}: {columns} columns wanted, got {value.shape}")
+            require(bool((np.abs(value) < FARTHEST).all()), f"RoadMap.{name}: must be finite and near the origin")
         return self
+
+
+def _require_parts(name: str, parts: Ragged) -> None:
+    """Offsets that cover the points, and points that are numbers within FARTHEST."""
+    at = np.asarray(parts.offsets)
+    whole = at.ndim == 1 and len(at) > 0 and at[0] == 0 and at[-1] == len(parts.points)
+    require(whole and bool((np.diff(at) >= 0).all()), f"RoadMap.{name}: offsets must rise from 0 to the points' number")
+    flat = parts.points.ndim == 2 and (name == "lane_next" or parts.points.shape[1] >= 2)
+    require(flat, f"RoadMap.{name}: points (P, 2) wanted, got {parts.points.shape}")
+    near = bool((np.abs(parts.points) < FARTHEST).all())
+    require(
+        near, f"RoadMap.{name}: points must be finite and within {FARTHEST:.0f} m; move the origin near the recording"
+    )
+
+
+def _require_lengths(lanes: Ragged) -> None:
+    """Every lane leads somewhere."""
+    step = np.abs(np.diff(lanes.points[:, :2], axis=0)).sum(1)
+    along = np.concatenate([[0.0], np.cumsum(step), [0.0]])
+    first, last = np.asarray(lanes.offsets[:-1]), np.asarray(lanes.offsets[1:])
+    long = (last - first > 1) & (along[last - 1] > along[first])
+    require(
+        bool(long.all()), f"RoadMap.lanes: lane {int(np.argmin(long)) if len(long) else 0} has no length; remove it"
+    )
 
 
 @dataclass(frozen=True)
@@ -142,23 +191,51 @@ class Scene:
     meta: dict[str, str] = field(default_factory=dict)
 
     def validate(self) -> Scene:
+        require(bool(self.id), "Scene.id: a name wanted")
+        flat = self.valid.ndim == 2 and self.valid.dtype == bool
+        require(flat, f"Scene.valid: (A, T) bool wanted, got {self.valid.shape} {self.valid.dtype}")
         a, t = self.valid.shape
         require(
             self.tracks.shape == (a, t, 4),
             f"Scene.tracks: shape {self.tracks.shape} does not fit valid {self.valid.shape}",
         )
         require(self.size.shape == (a, 3), f"Scene.size: shape (A, 3) wanted, got {self.size.shape}")
+        known = np.shape(self.kind) == (a,) and bool(np.isin(self.kind, range(THINGS)).all())
+        require(known, "Scene.kind: one AGENT_* code an agent wanted")
         require(0 <= self.ego < a, f"Scene.ego: index {self.ego} is not among {a} agents")
         require(5 <= self.start < t, f"Scene.start: step {self.start} must leave 5 steps of history and lie before {t}")
         require(bool(self.valid[self.ego, self.start]), "Scene.ego: the ego has no state at the start step")
         require(
             bool(np.isfinite(self.tracks).all()), "Scene.tracks: NaN or infinite value; mark such steps invalid instead"
         )
+        near = bool((np.abs(self.tracks[..., :2]) < FARTHEST).all())
+        require(near, f"Scene.tracks: positions within {FARTHEST:.0f} m wanted; move the origin near the recording")
+        slow = bool((np.abs(self.tracks[..., PSPEED]) < FASTEST).all())
+        require(slow, f"Scene.tracks: speeds below {FASTEST} m/s wanted; mark such steps invalid instead")
         require(bool((self.size > 0).all()), "Scene.size: every length, width and height must be positive")
-        require(len(self.route) >= 2 and self.route.shape[1] == 2, "Scene.route: at least two (x, y) points wanted")
-        require(len(self.route_speed) == len(self.route), "Scene.route_speed: one entry a route point")
-        require(self.signals.shape[1] == t, f"Scene.signals: {self.signals.shape[1]} steps where tracks have {t}")
+        require(bool((self.size < 100).all()), "Scene.size: metres wanted, below 100")
+        self._require_route()
+        require(
+            self.signals.ndim == 2 and self.signals.shape[1] == t,
+            f"Scene.signals: shape {self.signals.shape} where tracks have {t} steps; (G, T) wanted",
+        )
+        known = len(self.signals) in (0, len(self.map.stop_lines))
+        require(known, f"Scene.signals: {len(self.signals)} where the map has {len(self.map.stop_lines)} stop lines")
+        require(bool(np.isin(self.signals, range(SIGNAL_RED + 1)).all()), "Scene.signals: SIGNAL_* states wanted")
+        self.map.validate()
         return self
+
+    def _require_route(self) -> None:
+        route, limit = np.asarray(self.route), np.asarray(self.route_speed)
+        flat = route.ndim == 2 and len(route) >= 2 and route.shape[1] == 2
+        require(flat, "Scene.route: at least two (x, y) points wanted")
+        require(bool((np.abs(route) < FARTHEST).all()), f"Scene.route: must be finite and within {FARTHEST:.0f} m")
+        long = float(np.hypot(*np.diff(route, axis=0).T).sum())
+        require(0.0 < long < FARTHEST, f"Scene.route: {long:.0f} m long; a way to drive wanted, below {FARTHEST:.0f} m")
+        require(limit.shape == (len(route),), "Scene.route_speed: one entry a route point")
+        require(
+            bool(((limit > 0) & (limit < FASTEST)).all()), f"Scene.route_speed: m/s above 0, below {FASTEST}, wanted"
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from PIL import Image
 
 from drivefoundry.clips.importers import clips_in, commonroad, kind_of, maps_in, scenes_in, udacity
 from drivefoundry.clips.importers.pieces import pieces
+from drivefoundry.clips.importers.recording import is_short
+from drivefoundry.clips.importers.roads import crossing
 from drivefoundry.roadmap import make_map, save_map
 from drivefoundry.types import LINE_EDGE, LINE_WHITE_DASHED
 from drivefoundry_car.log import read_drive, write_drive
@@ -168,7 +170,7 @@ def traffic():
 def test_scenario_becomes_map_and_scenes(tmp_path, traffic):
     path = tmp_path / "a.xml.gz"
     path.write_bytes(gzip.compress(scenario(traffic).encode()))
-    assert kind_of(tmp_path) == "commonroad"
+    assert kind_of(tmp_path) == "scenes"
     recording = commonroad.read(path)
     m = recording.map
     assert len(m.lanes) == 3
@@ -178,7 +180,7 @@ def test_scenario_becomes_map_and_scenes(tmp_path, traffic):
     assert m.lane_right.tolist() == [-1, 0, -1]
     assert m.lane_next[0].ravel().tolist() == [2]
     assert m.lane_speed[1] == pytest.approx(10.0)  # absent: from the traffic
-    assert "1 of 3 lanelets" in recording.speed_note
+    assert "1 of 3 lanelets" in recording.notes["speed_limit"]
     assert sorted(m.line_kind.tolist()) == sorted([LINE_EDGE] * 4 + [LINE_WHITE_DASHED])
     assert len(m.signal_heads) == 0
 
@@ -200,11 +202,21 @@ def test_scenario_becomes_map_and_scenes(tmp_path, traffic):
     assert abs(first.route[-1, 1]) < 0.1
 
 
-def test_short_recordings_give_no_scene_and_say_so(tmp_path):
+def test_short_recordings_give_a_short_scene_or_say_why_not(tmp_path):
     (tmp_path / "short.xml").write_text(scenario([vehicle("1", 0, 0, 14.0, 30)]))
-    scenes, without = scenes_in(tmp_path)
-    assert scenes == []
-    assert without == {"short.xml": "3.0 s long: no vehicle is seen long enough and moves 20 m"}
+    (tmp_path / "shorter.xml").write_text(scenario([vehicle("1", 0, 0, 14.0, 8)]))
+    (scene,), without = scenes_in(tmp_path)
+    assert is_short(scene)
+    assert scene.start == 5
+    assert without == {"shorter.xml": "0.8 s long: no vehicle is seen for 1.1 s without a break"}
+
+
+def test_the_road_goes_on_where_the_map_is_cut(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text(scenario([vehicle("1", 0, 0, 14.0, 60)]))
+    x = commonroad.read(path).map.drivable.points[:, 0]
+    assert x.min() == -commonroad.BEYOND
+    assert x.max() == 250 + commonroad.BEYOND
 
 
 @pytest.mark.parametrize(
@@ -235,15 +247,16 @@ def test_damaged_gzip_is_refused(tmp_path):
     path.write_bytes(gzip.compress(scenario([]).encode())[:-20])
     with pytest.raises(ValueError, match=r"a\.xml\.gz: cannot be read"):
         commonroad.read(path)
-    with pytest.raises(ValueError, match=r"a\.xml\.gz: cannot be read"):
-        scenes_in(tmp_path)
+    scenes, refused = scenes_in(tmp_path)
+    assert not scenes
+    assert refused["a.xml.gz"].startswith("cannot be read")
 
 
 def test_lanes_that_cross_are_junctions_and_those_that_merge_are_not():
     through, across = np.array([[0.0, 0], [40, 0]]), np.array([[20.0, -20], [20, 20]])
     merging = np.array([[0.0, 5], [40, 0]])
-    assert commonroad.crossing([through, across, merging]).tolist() == [True, True, True]
-    assert commonroad.crossing([through, merging]).tolist() == [False, False]
+    assert crossing([through, across, merging]).tolist() == [True, True, True]
+    assert crossing([through, merging]).tolist() == [False, False]
 
 
 def test_folders_of_the_wrong_kind_are_refused_in_one_line(tmp_path):

@@ -2,7 +2,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drivefoundry.clips.importers import scenes_in
 from drivefoundry.curate.split import SPLITS, Origin, by_place, by_time, check, groups_of, place_of
+from drivefoundry.stages.record import held_out_places
+from handmade import changed, womd, write
 
 
 def origin(drive="d", place="p/1", route="", t0=0.0, t1=20.0):
@@ -119,3 +122,27 @@ def test_a_place_names_its_seed_once():
     assert place_of({"place": "town/3", "seed": "3"}) == "town/3"
     assert place_of({"map": "m"}) == "m"
     assert place_of({}) == "unknown"
+
+
+def test_scenes_of_one_recording_or_place_are_never_on_both_sides(tmp_path):
+    for n in range(12):
+        whole = changed(womd(), ("scenario_id",), f"r{n}")
+        for road in whole["roads"]:  # every third recording is another window of the same street
+            for point in road["geometry"]:
+                point["y"] += 1000.0 * (n // 3)
+        for thing in whole["objects"]:
+            for point in thing["position"]:
+                point["y"] += 1000.0 * (n // 3)
+        write(tmp_path / f"{n}.json", whole)
+    scenes, refused = scenes_in(tmp_path)
+    assert not refused
+    assert len(scenes) == 24  # two egos each
+    assert len({s.place for s in scenes}) == 4
+    origins = {s.id: Origin(s.id, s.place, s.id, 0.0, 9.0) for s in scenes}
+    split = by_place(origins, shares=(0.5, 0.25, 0.25))
+    assert len(set(split.values())) > 1
+    sides = {}
+    for s in scenes:
+        assert sides.setdefault(int(s.meta["recording"].removeprefix("womd-r")) // 3, split[s.id]) == split[s.id]
+    held_out = held_out_places([s.place for s in scenes])
+    assert 0 < sum(s.place in held_out for s in scenes) < len(scenes)

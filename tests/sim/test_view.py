@@ -3,10 +3,9 @@ import io
 import av
 import numpy as np
 import pytest
-from PIL import Image
 
 from drivefoundry.sim.rig import View
-from drivefoundry.sim.view import EGO, FILM_VIEW, PLAN, film, mp4, picture, pictures, wall
+from drivefoundry.sim.view import EGO, FILM_VIEW, PLAN, film, mp4, picture, wall
 from shots import scene
 
 
@@ -75,13 +74,6 @@ def test_picture_of_a_step():
     s.valid[0, 50] = False
     with pytest.raises(ValueError, match="no state there"):
         picture(s, 50)
-
-
-def test_pictures_of_scenes_are_whole_files(tmp_path):
-    paths = pictures([scene()], tmp_path / "scenes")
-    assert [p.name for p in (tmp_path / "scenes").iterdir()] == ["s.png"]
-    with Image.open(paths[0]) as image:
-        assert image.size == (FILM_VIEW.width + FILM_VIEW.height, FILM_VIEW.height)
 
 
 def test_the_wall_shows_every_rig_and_weather_once():

@@ -13,6 +13,12 @@ from drivefoundry_car.inputs import to_ego
 from drivefoundry_car.runtime import Runtime
 
 TIMES = PLAN_DT * np.arange(1, PLAN_POINTS + 1)
+DECISION = round(PLAN_DT / DT)
+CATCH_UP_S = 2.0
+"""Time in which log replay comes back to the log, s."""
+TANGENT, SLOWEST = 3, 0.3
+"""The direction of a logged way at a step is that from so many steps before it to as many after it, if these lie so far
+apart, m."""
 
 
 class Privileged(Protocol):
@@ -58,7 +64,11 @@ class RouteFollower:
 
 
 class LogReplay:
-    """What the recorded driver did, as plans that the simulated ego tracks; beyond the log, standing still."""
+    """What the recorded driver did, as plans that the simulated ego tracks; beyond the log, standing still.
+
+    What the ego is off the log by now fades out over CATCH_UP_S, so that the plan can be driven. Its heading is the
+    direction of the way: the simulated car has no side slip, and recorded headings are off by some degrees.
+    """
 
     name = "log replay"
     privileged: Literal[True] = True
@@ -68,11 +78,17 @@ class LogReplay:
 
     def plan(self, world: World) -> Plan:
         points = np.zeros((len(world.ego), PLAN_POINTS, 3))
+        ahead = np.arange(len(TIMES) * DECISION + TANGENT + 1)
         for i, scene in enumerate(world.packed.scenes):
             track, ok = scene.tracks[scene.ego].astype(np.float64), scene.valid[scene.ego]
             last = len(ok) - 1 - int(np.argmax(ok[::-1]))
-            t = np.minimum(scene.start + world.step + np.round(TIMES / DT).astype(int), last)
-            points[i] = to_ego(track[t, :3], world.ego[i, :3])
+            way = track[np.minimum(scene.start + world.step + ahead, last), :3]
+            way[:, :2] += (world.ego[i, :2] - way[0, :2]) * np.maximum(0.0, 1.0 - ahead * DT / CATCH_UP_S)[:, None]
+            at = DECISION * np.arange(1, PLAN_POINTS + 1)
+            step = way[at + TANGENT, :2] - way[at - TANGENT, :2]
+            forward = step[:, 0] * np.cos(way[at, 2]) + step[:, 1] * np.sin(way[at, 2]) > SLOWEST
+            way[at, 2] = np.where(forward, np.arctan2(step[:, 1], step[:, 0]), way[at, 2])
+            points[i] = to_ego(way[at], world.ego[i, :3])
         return Plan(points)
 
 

@@ -7,10 +7,8 @@ Arrays are laid out as in Rollout: ego (T, 3+), agents (A, T, 4), valid (A, T), 
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import av
 import numpy as np
@@ -113,18 +111,6 @@ def picture(scene: Scene, step: int | None = None, view: View = FILM_VIEW) -> Im
     camera = _caption(seen, view, ego[-1], None, "")
     above = from_above(scene, view.height, ego, agents[:, step], valid, scene.signals[:, step], None)
     return Image.fromarray(np.concatenate([np.asarray(camera), np.asarray(above)], 1))
-
-
-def pictures(scenes: Sequence[Scene], out: Path) -> list[Path]:
-    """Scenes in; out/<scene id>.png of each at its start, written whole or not at all; their paths out."""
-    out.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for scene in scenes:
-        paths.append(out / f"{scene.id}.png")
-        aside = paths[-1].with_suffix(".tmp")
-        picture(scene).save(aside, "png")
-        os.replace(aside, paths[-1])
-    return paths
 
 
 def wall(scene: Scene, step: int | None = None) -> Image.Image:

@@ -24,7 +24,7 @@ PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car
 FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
 HOME = ("drivefoundry.ingest", "drivefoundry.stages.home", *STORE, *PICK, *LOG)
 LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.stages.label", *STORE, *NOUNS, *LOG)
-IMPORT = ("drivefoundry.clips", "drivefoundry.stages.openloop", *NOUNS, *LOG)
+IMPORT = ("drivefoundry.clips", "drivefoundry.sim.geometry", "drivefoundry.stages.openloop", *NOUNS, *LOG)
 LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry.types",
          "drivefoundry_car.codec", "drivefoundry_car.inputs")  # fmt: skip
 JUDGE = (
@@ -38,7 +38,7 @@ JUDGE = (
 SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry.judge.gate", "drivefoundry.judge.stats",
         "drivefoundry.judge.versions", "drivefoundry.types", "drivefoundry_car.update", "drivefoundry_car.slots",
         *CAR)  # fmt: skip
-SCENES = ("drivefoundry.clips.importers", *NOUNS, *LOG)
+SCENES = ("drivefoundry.clips.importers", "drivefoundry.sim.geometry", "drivefoundry.stages.record", *NOUNS, *LOG)
 TELL = ("drivefoundry.ui", "drivefoundry.stages.tell", "drivefoundry.stages.tables", "drivefoundry.stages.films",
         "drivefoundry.judge.gate", "drivefoundry.judge.stats", "drivefoundry.judge.versions",
         "drivefoundry.judge.worst", *SIM)  # fmt: skip

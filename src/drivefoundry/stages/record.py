@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from drivefoundry.clips.importers.folder import fingerprint, scenes_in, wanted
+from drivefoundry.clips.importers.recording import AHEAD_S, is_short
 from drivefoundry.compute import pmap
 from drivefoundry.fleet.city import CityLog, run_city
 from drivefoundry.fleet.places import place_map
@@ -187,20 +188,22 @@ class Recorded:
 
     @cached_property
     def read(self) -> tuple[list[Scene], dict[str, str], int]:
-        """All scenes, each once; why some files gave none; how many scenes came again.
+        """All scenes with time to drive, each once; why some files gave none; how many scenes came again.
 
         It takes seconds: nothing that is made already asks for it. Files that differ only in their planning problem
         hold the same traffic: as two scenes it would count twice.
         """
-        scenes, refused = scenes_in(self.folder, egos=EGOS)
+        every, refused = scenes_in(self.folder, egos=EGOS)
+        scenes = [s for s in every if not is_short(s)]
+        refused |= {s.id: f"under {AHEAD_S:.0f} s to drive" for s in every if is_short(s)}
         why = "; ".join(f"{file}: {reason}" for file, reason in list(refused.items())[:3])
         require(len(scenes) > 0, f"{self.folder}: none of its files gives a scene ({why})")
         once = {scene_hash(s): s for s in reversed(scenes)}
         return list(reversed(once.values())), refused, len(scenes) - len(once)
 
     @cached_property
-    def held_out(self) -> str:
-        return held_out_place([s.place for s in self.read[0]])
+    def held_out(self) -> list[str]:
+        return held_out_places([s.place for s in self.read[0]])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -213,7 +216,8 @@ class Recorded:
         if not any(len(s.signals) for s in scenes):
             out.append("No traffic lights were recorded: people stop at lights that neither camera nor map can show.")
         out.append(
-            f"Held out by place: {self.held_out}. The ego of a scene is a recorded vehicle, named in the scene's id."
+            f"Held out by place: {_few(self.held_out)}. "
+            "The ego of a scene is a recorded vehicle, named in the scene's id."
         )
         if again:
             out.append(f"{again} of {len(scenes) + again} scenes are in several files; they count once.")
@@ -225,7 +229,7 @@ class Recorded:
         def build(out: Path) -> dict:
             scenes = self._scenes(held_out=True)
             write_json(out / "exam.json", {"scenes": {s.id: scene_hash(s) for s in scenes}})
-            return {"scenes": len(scenes), "place": self.held_out, "of": len(self.read[0])}
+            return {"scenes": len(scenes), "place": _few(self.held_out), "of": len(self.read[0])}
 
         return line.make(None, "import", "exam", {"folder": self.fingerprint}, [], SCENES, build)
 
@@ -246,7 +250,7 @@ class Recorded:
         return line.make(turn, "fleet", kind, made_from, parents, (*FLEET, *CAR, *SCENES), build)
 
     def _scenes(self, held_out: bool) -> list[Scene]:
-        return [s for s in self.read[0] if (s.place == self.held_out) == held_out]
+        return [s for s in self.read[0] if (s.place in self.held_out) == held_out]
 
 
 def scene_hash(scene: Scene) -> str:
@@ -257,8 +261,9 @@ def scene_hash(scene: Scene) -> str:
     return digest.hexdigest()
 
 
-def held_out_place(places: list[str]) -> str:
-    """The place with the fewest scenes among those with at least a tenth of all (else the rarest).
+def held_out_places(places: list[str]) -> list[str]:
+    """Place of every scene in, the places that are held out: the one with the fewest scenes among those with at least a
+    tenth of all; where no place has so many, several that together do, in an order that hangs on nothing but names.
 
     ValueError where there is one place only.
     """
@@ -266,5 +271,16 @@ def held_out_place(places: list[str]) -> str:
     require(
         len(counts) > 1, f"all scenes are of one place ({places[0]}): give recordings of two places, one is held out"
     )
-    enough = [p for p in counts if counts[p] >= len(places) / 10] or list(counts)
-    return min(enough, key=lambda p: (counts[p], p))
+    enough = [p for p in counts if counts[p] >= len(places) / 10]
+    if enough:
+        return [min(enough, key=lambda p: (counts[p], p))]
+    out: list[str] = []
+    for place in sorted(counts, key=lambda p: hashlib.sha256(p.encode()).hexdigest()):
+        out.append(place)
+        if sum(counts[p] for p in out) >= len(places) / 10:
+            break
+    return out
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -8,17 +8,13 @@ roads", IV 2017.
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
-from drivefoundry import route as routes
-from drivefoundry.compute import pmap
+from drivefoundry.clips.importers.recording import HEIGHT, Recording, head, unpacked
+from drivefoundry.clips.importers.roads import crossing
 from drivefoundry.roadmap import make_map
 from drivefoundry.types import (
     AGENT_CAR,
@@ -26,11 +22,11 @@ from drivefoundry.types import (
     AGENT_PEDESTRIAN,
     AGENT_TRUCK,
     DT,
+    FARTHEST,
     LINE_EDGE,
     LINE_WHITE_DASHED,
     LINE_YELLOW,
     RoadMap,
-    Scene,
     require,
 )
 
@@ -39,132 +35,20 @@ KINDS = {
     "parkedVehicle": AGENT_CAR, "truck": AGENT_TRUCK, "bus": AGENT_TRUCK, "train": AGENT_TRUCK,
     "bicycle": AGENT_CYCLIST, "pedestrian": AGENT_PEDESTRIAN,
 }  # fmt: skip
-HEIGHT = {AGENT_CAR: 1.6, AGENT_TRUCK: 3.2, AGENT_CYCLIST: 1.7, AGENT_PEDESTRIAN: 1.75}
-"""Heights by kind, m: the format has none."""
-MOVES_M = 20.0
-"""A vehicle must move this far to become an ego."""
-MIN_START, MAX_START = 5, 15
-"""Steps of history of a Scene; fewer where the recording is short."""
-MOST_BYTES = 1 << 28
-"""Unpacked size at which a file is refused: no scenario comes near it."""
+
+BEYOND = 10.0
+"""Road that is taken to go on where the map is cut off, m: a car's nose passes the end before its middle does."""
+
+MOST_STEPS = 10_000
+"""Steps of a recording, at most: what claims more is damaged."""
 
 
-@dataclass(frozen=True)
-class Recording:
-    """One file: map; N recorded vehicles as ids, kind (N,), size (N, 3), tracks (N, T, 4), valid (N, T)."""
-
-    benchmark: str
-    map: RoadMap
-    ids: list[str]
-    kind: np.ndarray
-    size: np.ndarray
-    tracks: np.ndarray
-    valid: np.ndarray
-    speed_note: str
-
-    @property
-    def place(self) -> str:
-        """Country and town of the benchmark id, without map and recording number: USA_US101-3_1_T-1 -> USA_US101."""
-        return self.benchmark.split("-")[0]
-
-
-def files_in(folder: Path) -> list[Path]:
-    """The CommonRoad files of a folder, or of its subfolder `scenarios`; by their names and first bytes."""
-    found = [p for d in (folder, folder / "scenarios") if d.is_dir() for p in d.iterdir()]
-    return sorted(p for p in found if p.name.endswith((".xml", ".xml.gz")) and b"<commonRoad" in _head(p))
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
-            return f.read(2000)
-    except (OSError, EOFError, zlib.error):
-        return b"<commonRoad"  # a damaged file: reading it says so in one line
-
-
-def scenes_in(
-    folder: Path, *, egos: int = 4, on_file: Callable[[Path], None] | None = None
-) -> tuple[list[Scene], dict[str, str]]:
-    """Folder in, Scenes of all its files out, and for each file that gave none the reason. Files are read side by
-    side."""
-    files = files_in(folder)
-    require(len(files) > 0, f"{folder}: no CommonRoad *.xml or *.xml.gz in it")
-    done = None if on_file is None else lambda i, _: on_file(files[i])
-    found = pmap(_read_scenes, [(f, egos) for f in files], on_done=done)
-    none = {f.name: reason for f, (scenes, reason) in zip(files, found, strict=True) if not scenes}
-    return [scene for scenes, _ in found for scene in scenes], none
-
-
-def _read_scenes(task: tuple[Path, int]) -> tuple[list[Scene], str]:
-    path, egos = task
-    recording = read(path)
-    scenes = scenes_of(recording, egos=egos)
-    seconds = recording.valid.shape[1] * DT
-    return scenes, "" if scenes else f"{seconds:.1f} s long: no vehicle is seen long enough and moves {MOVES_M:.0f} m"
-
-
-def scenes_of(recording: Recording, *, egos: int = 4, ahead_s: float = 4.0) -> list[Scene]:
-    """Recording in, up to `egos` Scenes out, each with another recorded vehicle as ego.
-
-    A vehicle qualifies when it is seen without a break for at least 0.5 s of history and `ahead_s` to drive, and moves
-    20 m in that time; those seen longest come first. A Scene spans exactly the time its ego is seen.
-    """
-    need = MIN_START + round(ahead_s / DT) + 1
-    fit = []
-    for n in range(len(recording.ids)):
-        a, b = longest_run(recording.valid[n])
-        path = recording.tracks[n, a:b, :2]
-        if (
-            b - a >= need
-            and np.hypot(*(path[-1] - path[0])) > MOVES_M
-            and recording.kind[n] in (AGENT_CAR, AGENT_TRUCK)
-        ):
-            fit.append((a - b, n, a, b))
-    return [_scene(recording, n, a, b, need) for _, n, a, b in sorted(fit)[:egos]]
-
-
-def longest_run(valid: np.ndarray) -> tuple[int, int]:
-    """(T,) bool in, [first, past the last) of the longest stretch of True out; (0, 0) where there is none."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], valid.astype(np.int8), [0]])))
-    starts, ends = edges[::2], edges[1::2]
-    if not len(starts):
-        return 0, 0
-    i = int((ends - starts).argmax())
-    return int(starts[i]), int(ends[i])
-
-
-def _scene(r: Recording, ego: int, a: int, b: int, need: int) -> Scene:
-    there = np.asarray(r.valid[:, a:b].any(1))
-    there[ego] = False
-    order = np.concatenate([[ego], np.flatnonzero(there)])
-    valid = r.valid[order, a:b]
-    tracks = np.where(valid[..., None], r.tracks[order, a:b], 0).astype(np.float32)
-    route = routes.driven(
-        r.tracks[ego, a:b, :2], float(np.median(r.map.lane_speed)), r.map, yaw=float(r.tracks[ego, a, 2])
-    )
-    return Scene(
-        id=f"{r.benchmark}:{r.ids[ego]}",
-        source="commonroad",
-        place=r.place,
-        map=r.map,
-        tracks=tracks,
-        valid=valid,
-        size=r.size[order].astype(np.float32),
-        kind=r.kind[order],
-        ego=0,
-        start=int(np.clip(MIN_START + (b - a) - need, MIN_START, MAX_START)),
-        route=route[:, :2],
-        route_speed=route[:, 2],
-        signals=np.zeros((0, b - a), np.uint8),
-        meta={
-            "ego": f"recorded vehicle {r.ids[ego]}",
-            "recording": r.benchmark,
-            "route": "its driven path, extended along the lanelets",
-            "speed_limit": r.speed_note,
-            "height": "by kind: absent in the source",
-            "signals": "absent in the source",
-        },
-    ).validate()
+def fits(path: Path) -> bool:
+    """True for a file of this format, by its name and first bytes; also for a damaged gzip of such a name."""
+    if not path.name.endswith((".xml", ".xml.gz")):
+        return False
+    first = head(path, path.suffix == ".gz")
+    return first is None or b"<commonRoad" in first
 
 
 def read(path: Path) -> Recording:
@@ -184,17 +68,20 @@ def read(path: Path) -> Recording:
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
     benchmark = root.get("benchmarkID") or path.name.removesuffix(".gz").removesuffix(".xml")
-    return Recording(benchmark, map, ids, kind, size, tracks, valid, speed_note)
+    # Country and town of the benchmark id, without map and recording number: USA_US101-3_1_T-1 -> USA_US101.
+    place = benchmark.split("-")[0]
+    notes = {
+        "speed_limit": speed_note,
+        "height": "by kind: absent in the source",
+        "drivable": f"the lanelets, and {BEYOND:.0f} m where the map is cut off",
+        "signals": "absent in the source",
+    }
+    return Recording(benchmark, "commonroad", place, map, ids, kind, size, tracks, valid, notes=notes)
 
 
 def _root(path: Path) -> ElementTree.Element:
     """Parse without document types: scenarios need no entities, and entities are how XML attacks its reader."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
-            data = f.read(MOST_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); get the file again") from None
-    require(len(data) <= MOST_BYTES, f"{path}: over {MOST_BYTES >> 20} MB unpacked; not a scenario")
+    data = unpacked(path, path.suffix == ".gz")
     require(
         b"<!DOCTYPE" not in data and b"<!ENTITY" not in data, f"{path}: has a DOCTYPE; remove it, scenarios need none"
     )
@@ -216,10 +103,20 @@ def _vehicles(root: ElementTree.Element) -> tuple[list[str], np.ndarray, np.ndar
         rows = [row for row in rows if row is not None]
         if not rows:
             continue
+        at = np.array([row[0] for row in rows])
+        rising = bool((at >= 0).all() and (at < MOST_STEPS).all() and (at % 1 == 0).all() and (np.diff(at) > 0).all())
+        require(
+            rising,
+            f"obstacle {obstacle.get('id')}: time steps must be whole, rise and begin at 0 or later; sort its states",
+        )
+        known = bool((np.abs(np.array(rows)) < FARTHEST).all())
+        require(known, f"obstacle {obstacle.get('id')}: a state is no number or far off the origin; remove that state")
         kind = KINDS.get(obstacle.findtext("type", ""), AGENT_CAR)
         ids.append(obstacle.attrib["id"])
         kinds.append(kind)
         sizes.append((_number(obstacle, box, "length"), _number(obstacle, box, "width"), HEIGHT[kind]))
+        sound = min(sizes[-1]) > 0.0 and max(sizes[-1]) < 100.0
+        require(sound, f"obstacle {obstacle.get('id')}: length and width in metres above 0 wanted; remove it")
         states.append((obstacle.findtext("role") == "static", np.array(rows)))
         last = max(last, int(rows[-1][0]))
     tracks, valid = np.zeros((len(ids), last + 1, 4)), np.zeros((len(ids), last + 1), bool)
@@ -274,16 +171,33 @@ def _map(root: ElementTree.Element, tracks: np.ndarray, valid: np.ndarray) -> tu
         lane_left=[other if same else -1 for other, same in beside["adjacentLeft"]],
         lane_right=[other if same else -1 for other, same in beside["adjacentRight"]],
         lane_junction=junction,
-        drivable=[np.concatenate([a, b[::-1]]) for a, b in zip(left, right, strict=True)],
+        drivable=[
+            *(np.concatenate([a, b[::-1]]) for a, b in zip(left, right, strict=True)),
+            *_beyond(lanelets, left, right),
+        ],
         lines=lines,
         line_kind=kinds,
     )
     return road, note
 
 
+def _beyond(lanelets: list[ElementTree.Element], left: list[np.ndarray], right: list[np.ndarray]) -> list[np.ndarray]:
+    """Where the map is cut off the road goes on: each lanelet without a successor (predecessor), BEYOND further."""
+    out = []
+    for lanelet, a, b in zip(lanelets, left, right, strict=True):
+        for tag, end, inner in (("successor", -1, -2), ("predecessor", 0, 1)):
+            way = a[end] - a[inner] + b[end] - b[inner]
+            if lanelet.find(tag) is None and way.any():
+                on = BEYOND * way / np.hypot(*way)
+                out.append(np.array([a[end], a[end] + on, b[end] + on, b[end]]))
+    return out
+
+
 def _bound(lanelet: ElementTree.Element, side: str) -> np.ndarray:
     points = [(_number(lanelet, p, "x"), _number(lanelet, p, "y")) for p in lanelet.iterfind(f"{side}/point")]
     require(len(points) > 1, f"lanelet {lanelet.get('id')}: {side} has {len(points)} points, at least two wanted")
+    near = bool((np.abs(np.array(points)) < FARTHEST).all())
+    require(near, f"lanelet {lanelet.get('id')}: {side} has a point that is no number or far off the origin; remove it")
     return np.array(points)
 
 
@@ -311,20 +225,3 @@ def _neighbour(lanelet: ElementTree.Element, side: str, index: dict[str, int]) -
     if element is None or element.attrib["ref"] not in index:
         return -1, False
     return index[element.attrib["ref"]], element.get("drivingDir") == "same"
-
-
-def crossing(centre: list[np.ndarray]) -> np.ndarray:
-    """L centre lines in, (L,) bool out: the line crosses another one inside both (lanes that merge or split only touch
-    ends)."""
-    p = np.concatenate([c[:-1] for c in centre])
-    d = np.concatenate([np.diff(c, axis=0) for c in centre])
-    lane = np.repeat(np.arange(len(centre)), [len(c) - 1 for c in centre])
-    cross = d[:, None, 0] * d[None, :, 1] - d[:, None, 1] * d[None, :, 0]
-    rel = p[None] - p[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        u = (rel[..., 0] * d[None, :, 1] - rel[..., 1] * d[None, :, 0]) / cross
-        v = (rel[..., 0] * d[:, None, 1] - rel[..., 1] * d[:, None, 0]) / cross
-    hit = (u > 0.02) & (u < 0.98) & (v > 0.02) & (v < 0.98) & (lane[:, None] != lane[None])
-    out = np.zeros(len(centre), bool)
-    out[lane[hit.any(1)]] = True
-    return out

@@ -4,37 +4,44 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from drivefoundry.clips.importers import commonroad, udacity
+from drivefoundry.clips.importers import commonroad, scenarionet, udacity, womd
 from drivefoundry.clips.importers.pieces import pieces
+from drivefoundry.clips.importers.recording import none_of, same_places, scenes_of
+from drivefoundry.compute import pmap
 from drivefoundry.roadmap import load_map
 from drivefoundry.types import Scene, require
 from drivefoundry_car.log import cut, read_drive, write_drive
 
-Kind = Literal["mcap", "udacity", "commonroad"]
+Kind = Literal["mcap", "udacity", "scenes"]
+READERS = {"CommonRoad": commonroad, "WOMD": womd, "ScenarioNet": scenarionet}
+"""Formats of recorded traffic: `fits(path)` knows a file, `read(path)` gives its Recording."""
+DEEP = 3
+"""Levels of folders in which files of recorded traffic are looked for."""
 MAPS = "maps"
 """Subfolder beside own drives that holds their road maps, one `<map id>.npz` each."""
 
 
 def kind_of(path: Path | str) -> Kind:
-    """Folder in, what it holds out: "mcap" (our own drives), "udacity" or "commonroad". ValueError in one line for
-    anything else."""
+    """Folder in, what it holds out: "mcap" (our own drives), "udacity", or "scenes" (files of recorded traffic, see
+    READERS). ValueError in one line for anything else."""
     path = Path(path)
     require(path.exists(), f"{path}: no such folder; give the path of a folder of recordings")
     require(path.is_dir(), f"{path}: a file; give the folder that holds the recordings")
     if udacity.fits(path):
         return "udacity"
-    if commonroad.files_in(path):
-        return "commonroad"
+    if scene_files(path):
+        return "scenes"
     if drives_in(path):
         return "mcap"
     found = sorted(p.name for p in path.iterdir())
     holds = f"it holds {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}" if found else "it is empty"
     raise ValueError(
         f"{path}: no recordings that can be imported ({holds}); wanted *.mcap drives, labels.csv with center_* frames "
-        "(Udacity), or CommonRoad *.xml / *.xml.gz"
+        "(Udacity), CommonRoad *.xml, Waymo Open Motion *.json (both also .gz), or ScenarioNet sd_*.pkl"
     )
 
 
@@ -42,16 +49,26 @@ def wanted(path: Path | str, what: Literal["drives", "scenes"]) -> Kind:
     """Folder in, its kind out where it can give camera drives or scenes of recorded traffic; ValueError where not."""
     kind = kind_of(path)
     if what == "drives":
-        require(
-            kind != "commonroad",
-            f"{path}: CommonRoad scenarios have no camera drives; import them as scenes (--scenes)",
-        )
+        require(kind != "scenes", f"{path}: recorded traffic has no camera drives; import it as scenes (--scenes)")
     else:
         require(
-            kind == "commonroad",
-            f"{path}: a folder of {kind} drives; scenes come from CommonRoad files (or from labelled clips)",
+            kind == "scenes",
+            f"{path}: a folder of {kind} drives; scenes come from {', '.join(READERS)} files (or from labelled clips)",
         )
     return kind
+
+
+def format_of(file: Path) -> str | None:
+    """File in, its name among READERS out; None for a file that is no recorded traffic."""
+    return next((name for name, reader in READERS.items() if reader.fits(file)), None)
+
+
+def scene_files(path: Path) -> list[Path]:
+    """The files of recorded traffic of a folder and the folders in it, DEEP levels; or the one file that is given."""
+    if path.is_file():
+        return [path] if format_of(path) else []
+    found = [p for level in range(DEEP) for p in path.glob("*/" * level + "*")]
+    return sorted(p for p in found if p.is_file() and format_of(p))
 
 
 def drives_in(path: Path) -> list[Path]:
@@ -98,10 +115,37 @@ def maps_in(path: Path | str) -> dict[str, bytes]:
 def scenes_in(
     path: Path | str, *, egos: int = 4, on_file: Callable[[Path], None] | None = None
 ) -> tuple[list[Scene], dict[str, str]]:
-    """Folder of recorded traffic in, Scenes out, and for each file that gave none the reason. See
-    `commonroad.scenes_of`."""
-    wanted(path, "scenes")
-    return commonroad.scenes_in(Path(path), egos=egos, on_file=on_file)
+    """Folder (or one file) of recorded traffic in, Scenes out, and for each file that gave none the reason.
+
+    Each file gives up to `egos` scenes (see `recording.scenes_of`); files are read side by side, and a bad one does not
+    stop the others. Recordings whose maps have lanes in common get one place. ValueError where no such file is there.
+    """
+    path = Path(path)
+    if not path.is_file():
+        wanted(path, "scenes")
+    files = scene_files(path)
+    require(len(files) > 0, f"{path}: no file of recorded traffic; {', '.join(READERS)} can be read")
+    done = None if on_file is None else lambda i, _: on_file(files[i])
+    found = pmap(_read_scenes, [(f, egos) for f in files], "processes" if len(files) > 1 else "serial", on_done=done)
+    named: dict[int, str] = {}
+    scenes: list[Scene] = []
+    for group, (some, _, _) in zip(same_places([marks for _, _, marks in found]), found, strict=True):
+        scenes += [replace(s, place=named.setdefault(group, s.place)) for s in some]
+    names = [f.relative_to(path).as_posix() if f != path else f.name for f in files]
+    return scenes, {name: why for name, (_, why, _) in zip(names, found, strict=True) if why}
+
+
+def _read_scenes(task: tuple[Path, int]) -> tuple[list[Scene], str, frozenset[tuple[int, int]]]:
+    """Scenes, else why there are none, and the marks of the place."""
+    path, egos = task
+    kind = format_of(path)
+    assert kind is not None, "only files of a known format are read"
+    try:
+        recording = READERS[kind].read(path)
+        scenes = scenes_of(recording, egos=egos)
+    except ValueError as error:
+        return [], str(error).removeprefix(f"{path}: "), frozenset()
+    return scenes, "" if scenes else none_of(recording), recording.marks
 
 
 def fingerprint(path: Path | str) -> str:

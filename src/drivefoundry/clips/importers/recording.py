@@ -1,0 +1,266 @@
+"""Recorded traffic of any source in, Scenes out: which road users become the ego, and what is theirs alone."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry import route as routes
+from drivefoundry.roadmap import resample
+from drivefoundry.sim.geometry import boxes_overlap
+from drivefoundry.types import (
+    AGENT_CAR,
+    AGENT_CYCLIST,
+    AGENT_PEDESTRIAN,
+    AGENT_TRUCK,
+    DT,
+    FASTEST,
+    RoadMap,
+    Scene,
+    require,
+)
+
+HEIGHT = {AGENT_CAR: 1.6, AGENT_TRUCK: 3.2, AGENT_CYCLIST: 1.7, AGENT_PEDESTRIAN: 1.75}
+"""Heights by kind, m, for sources that have none."""
+MOVES_M = 20.0
+"""A vehicle must move this far to become an ego; one that the source names as its own car need not."""
+AHEAD_S = 4.0
+"""Seconds to drive that an ego must have after the start; a file that has no such vehicle gives one shorter scene."""
+MIN_START = 5
+"""Steps of history that a Scene has at least."""
+LEAST = MIN_START + 6
+"""Steps of the shortest scene: its history, the start, and one decision of 0.5 s."""
+OFF_MAP = 16.0
+"""An ego this far from every lane, m, has left the map."""
+TOUCHING = 10
+"""Steps for which boxes overlap that cannot be two vehicles: a trailer, or one vehicle tracked twice."""
+FAR = 1e7
+"""Coordinates of sources, m, and headings are below this (as northings of UTM are); what is not is damaged."""
+MOST_BYTES = 1 << 28
+"""Unpacked size at which a file is refused: no scenario comes near it."""
+
+
+@dataclass(frozen=True)
+class Lights:
+    """Which lanes share a stop line, and their states. G stop lines of the map, N controlled lanes.
+
+    ways: N lines (P, 2), how each controlled lane goes on behind its stop line; group (N,) the stop line of each;
+    states (N, T) uint8.
+    """
+
+    ways: list[np.ndarray]
+    group: np.ndarray
+    states: np.ndarray
+
+    def along(self, route: np.ndarray) -> np.ndarray:
+        """Route (R, 2) in, (G, T) states out: at each stop line those for the lane that the route follows behind it.
+
+        An arrow counts for its own lane only, yet a stop line has one state in a Scene.
+        """
+        count = int(self.group.max()) + 1 if len(self.group) else 0
+        out = np.zeros((count, self.states.shape[1]), np.uint8)
+        away = [np.hypot(*(way[:, None] - route[None]).transpose(2, 0, 1)).min(1).mean() for way in self.ways]
+        for g in range(count):
+            members = np.flatnonzero(self.group == g)
+            out[g] = self.states[members[int(np.argmin(np.array(away)[members]))]]
+        return out
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One file: map; N recorded road users as ids, kind (N,), size (N, 3), tracks (N, T, 4), valid (N, T).
+
+    ego: index of the car that the source names as its own, -1 where it names none. history: steps before the start, if
+    there is time for them. notes: what the source lacks and how it was made up for, for the scenes' meta. marks: points
+    of the map in the source's own frame, by which two recordings of one place know each other.
+    """
+
+    id: str
+    source: str
+    place: str
+    map: RoadMap
+    ids: list[str]
+    kind: np.ndarray
+    size: np.ndarray
+    tracks: np.ndarray
+    valid: np.ndarray
+    ego: int = -1
+    history: int = 15
+    lights: Lights | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+    marks: frozenset[tuple[int, int]] = frozenset()
+
+
+def scenes_of(recording: Recording, *, egos: int = 4) -> list[Scene]:
+    """Recording in, up to `egos` Scenes out, each with another recorded vehicle as ego; the named one first.
+
+    A car qualifies when it is seen on the map without a break for at least 0.5 s of history and 4 s to drive, and moves
+    20 m in that time; those seen longest come first. A truck, which does not turn as a car does, is taken only where no
+    car qualifies. A Scene spans exactly the time its ego is seen. A recording without such a vehicle gives one scene of
+    the one that is seen longest, if for 1.1 s (see `is_short`).
+    """
+    need = MIN_START + round(AHEAD_S / DT) + 1
+    near = _near_lanes(recording)
+    fit: dict[int, list[tuple[bool, int, int, int, int]]] = {AGENT_CAR: [], AGENT_TRUCK: []}
+    short = []
+    for n in np.flatnonzero(np.isin(recording.kind, (AGENT_CAR, AGENT_TRUCK))):
+        a, b = longest_run(near[n])
+        path = recording.tracks[n, a:b, :2]
+        moved = float(np.hypot(*(path[-1] - path[0]))) if b > a else 0.0
+        named = bool(n == recording.ego)
+        if b - a >= need and (moved > MOVES_M or named):
+            fit[AGENT_CAR if named else int(recording.kind[n])].append((not named, a - b, int(n), a, b))
+        elif b - a >= LEAST:
+            short.append((a - b, -moved, int(n), a, b))
+    for found in (fit[AGENT_CAR], fit[AGENT_TRUCK], sorted(short)[:1]):
+        if found:
+            return [_scene(recording, n, a, b) for *_, n, a, b in sorted(found)[:egos]]
+    return []
+
+
+def _near_lanes(r: Recording) -> np.ndarray:
+    """(N, T) bool: seen, no further than OFF_MAP from a lane, and not just after a jump that no road user makes.
+
+    What is driven beyond the map cannot be judged.
+    """
+    lanes = np.concatenate([resample(r.map.lanes[i], OFF_MAP / 2) for i in range(len(r.map.lanes))])
+    out = np.array(r.valid)
+    n, t = np.nonzero(out)
+    cell = np.floor(r.tracks[n, t, :2] / (OFF_MAP / 4)).astype(np.int64)
+    cells, which = np.unique(cell, axis=0, return_inverse=True)
+    middle = (cells + 0.5) * (OFF_MAP / 4)
+    away = np.array([((lanes - p) ** 2).sum(1).min() for p in middle])
+    out[n, t] = away[which.reshape(-1)] < OFF_MAP**2
+    step = np.diff(r.tracks[..., :2], axis=1)
+    out[:, 1:] &= (np.hypot(step[..., 0], step[..., 1]) < FASTEST * DT) | ~r.valid[:, :-1]
+    return out
+
+
+def none_of(recording: Recording) -> str:
+    """Why a recording gives no scene."""
+    seconds = recording.valid.shape[1] * DT
+    return f"{seconds:.1f} s long: no vehicle is seen for {LEAST * DT:.1f} s without a break"
+
+
+def is_short(scene: Scene) -> bool:
+    """Too little time to drive, to learn from or to be judged by."""
+    return scene.valid.shape[1] - scene.start <= round(AHEAD_S / DT)
+
+
+def longest_run(valid: np.ndarray) -> tuple[int, int]:
+    """(T,) bool in, [first, past the last) of the longest stretch of True out; (0, 0) where there is none."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], valid.astype(np.int8), [0]])))
+    starts, ends = edges[::2], edges[1::2]
+    if not len(starts):
+        return 0, 0
+    i = int((ends - starts).argmax())
+    return int(starts[i]), int(ends[i])
+
+
+def _scene(r: Recording, ego: int, a: int, b: int) -> Scene:
+    one = _same_vehicle(r, ego, a, b)
+    there = np.asarray(r.valid[:, a:b].any(1)) & ~one
+    order = np.concatenate([[ego], np.flatnonzero(there)])
+    valid = r.valid[order, a:b]
+    tracks = np.where(valid[..., None], r.tracks[order, a:b], 0).astype(np.float32)
+    route = routes.driven(
+        r.tracks[ego, a:b, :2], float(np.median(r.map.lane_speed)), r.map, yaw=float(r.tracks[ego, a, 2])
+    )
+    signals = np.zeros((0, b - a), np.uint8) if r.lights is None else r.lights.along(route[:, :2])[:, a:b]
+    meta = {"ego": f"recorded vehicle {r.ids[ego]}", "recording": r.id, **r.notes}
+    meta["route"] = "its driven path, extended along the lanes"
+    one[ego] = False
+    if one.any():
+        names = ", ".join(r.ids[i] for i in np.flatnonzero(one))
+        meta["left_out"] = f"in the recording they overlap the ego for a second: {names}"
+    spare = b - a - MIN_START - round(AHEAD_S / DT) - 1
+    return Scene(
+        id=f"{r.id}:{r.ids[ego]}",
+        source=r.source,
+        place=r.place,
+        map=r.map,
+        tracks=tracks,
+        valid=valid,
+        size=r.size[order].astype(np.float32),
+        kind=r.kind[order],
+        ego=0,
+        start=int(np.clip(MIN_START + spare, MIN_START, r.history)),
+        route=route[:, :2],
+        route_speed=route[:, 2],
+        signals=signals,
+        meta=meta,
+    ).validate()
+
+
+def _same_vehicle(r: Recording, ego: int, a: int, b: int) -> np.ndarray:
+    """(N,) bool: the ego itself, and tracks whose box overlaps the ego's for a second: no two vehicles can."""
+    tracks, size = r.tracks[:, a:b], r.size
+    both = r.valid[:, a:b] & (np.hypot(*(tracks[..., :2] - tracks[ego, :, :2]).transpose(2, 0, 1)) < 30.0)
+    out = np.zeros(len(r.ids), bool)
+    for n in np.flatnonzero(both.sum(1) >= TOUCHING):
+        hits = 0
+        for e, o in zip(tracks[ego, both[n]], tracks[n, both[n]], strict=True):
+            hits += boxes_overlap(
+                e[0], e[1], e[2], size[ego, 0], size[ego, 1], o[0], o[1], o[2], size[n, 0], size[n, 1]
+            )
+        out[n] = hits >= TOUCHING
+    out[ego] = True
+    return out
+
+
+def states(xy: np.ndarray, yaw: np.ndarray, velocity: np.ndarray, valid: np.ndarray, where: str) -> np.ndarray:
+    """Positions (T, 2), headings (T,), velocities (T, 2) and valid (T,) in; (T, 4) x, y, yaw, speed out, zero where not
+    valid. ValueError names the first valid step without a sound number."""
+    rows = np.column_stack([xy, yaw, velocity])
+    bad = np.flatnonzero(valid & ~(np.abs(rows) < FAR).all(1))
+    require(not len(bad), f"{where}position, heading, velocity: no number at step {bad[:1]}; mark the step invalid")
+    rows = np.where(valid[:, None], rows, 0.0)
+    return np.column_stack([rows[:, :3], np.hypot(rows[:, 3], rows[:, 4])])
+
+
+def unpacked(path: Path, packed: bool) -> bytes:
+    """File in, its bytes out, gunzipped where packed; ValueError where it cannot be read whole or is far too large."""
+    try:
+        with gzip.open(path) if packed else path.open("rb") as f:
+            data = f.read(MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); get the file again") from None
+    require(len(data) <= MOST_BYTES, f"{path}: over {MOST_BYTES >> 20} MB unpacked; not a scenario")
+    return data
+
+
+def head(path: Path, packed: bool, size: int = 2000) -> bytes | None:
+    """The first bytes of a file, gunzipped where packed; None where it is damaged."""
+    try:
+        with gzip.open(path) if packed else path.open("rb") as f:
+            return f.read(size)
+    except (OSError, EOFError, zlib.error):
+        return None
+
+
+def marks_of(lines: Iterable[np.ndarray]) -> frozenset[tuple[int, int]]:
+    """Lines (P, 2+) in the source's own frame in, their points to a decimetre out."""
+    return frozenset((round(10 * x), round(10 * y)) for line in lines for x, y in line[:, :2].tolist())
+
+
+def same_places(marks: list[frozenset[tuple[int, int]]]) -> list[int]:
+    """Marks of N recordings in, N group numbers out: maps that share a tenth of the smaller one's points are one
+    place."""
+    parent = list(range(len(marks)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for i in range(len(marks)):
+        for j in range(i):
+            common = len(marks[i] & marks[j])
+            if common and common >= 0.1 * min(len(marks[i]), len(marks[j])):
+                parent[max(root(i), root(j))] = min(root(i), root(j))
+    return [root(i) for i in range(len(marks))]

@@ -1,0 +1,163 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from drivefoundry.clips.importers import scenarionet, scenes_in
+from drivefoundry.clips.importers.recording import scenes_of
+from drivefoundry.clips.importers.roads import rings_with_holes
+from drivefoundry.judge.surroundings import surroundings
+from drivefoundry.sim.raster import drivable_at
+from drivefoundry.types import LINE_YELLOW, SIGNAL_GREEN, SIGNAL_RED
+from handmade import changed, write
+from handmade import scenarionet as scenario
+
+
+def test_waymo_scenario(tmp_path):
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", scenario()))
+    m = r.map
+    assert m.lane_next[0].ravel().tolist() == [2]
+    assert m.lane_speed[0] == pytest.approx(50 / 3.6)
+    assert m.lane_speed[1] == pytest.approx(10.0)  # absent: from the traffic
+    assert LINE_YELLOW in m.line_kind
+    assert r.ids == ["ego", "a", "p"]
+    assert "1 cones, barriers" in r.notes["others"]
+    assert r.place == "womd-s1"
+    ego, other = scenes_of(r)
+    assert [ego.id, other.id] == ["waymo-s1:ego", "waymo-s1:a"]
+    assert ego.start == 10
+    np.testing.assert_allclose(ego.size[0], [4.0, 1.8, 1.5])  # the recording car had them the wrong way
+    assert ego.signals[0, [0, -1]].tolist() == [SIGNAL_RED, SIGNAL_GREEN]
+
+
+def test_nuscenes_scenario_has_an_outline_and_a_rear_axle(tmp_path):
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", scenario(nuscenes=True)))
+    plain = scenarionet.read(write(tmp_path / "sd_b.pkl", scenario()))
+    assert r.place == "nuscenes-town"
+    gap = r.tracks[1, 0, 0] - r.tracks[0, 0, 0]
+    assert gap == pytest.approx(plain.tracks[1, 0, 0] - plain.tracks[0, 0, 0] - scenarionet.REAR_AXLE)
+    assert (r.map.lane_speed == r.map.lane_speed[0]).all()  # the converter's limit is no limit
+    where = surroundings([scenes_of(r)[0]])
+    y, m = float(r.tracks[0, 0, 1]), int(where.place[0])
+    assert drivable_at(where.roads.classes, where.roads.frames, m, 0.0, y + 6.3)
+    assert not drivable_at(where.roads.classes, where.roads.frames, m, 0.0, y + 6.8)
+
+
+@pytest.mark.parametrize("hz", [2.0, 5.0, 20.0, 12.0])
+def test_any_clock_becomes_ten_hertz(tmp_path, hz):
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", scenario(hz)))
+    assert r.tracks.shape[1] == 91
+    assert r.valid.all()
+    np.testing.assert_allclose(np.diff(r.tracks[0, :, 0]), 1.0, atol=0.021)
+    np.testing.assert_allclose(r.tracks[0, :, 3], 10.0)
+
+
+def test_gaps_stay_gaps(tmp_path):
+    whole = scenario(5.0)
+    whole["tracks"]["a"]["state"]["valid"][20:30] = 0
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", whole))
+    assert r.valid[1, :39].all()
+    assert not r.valid[1, 39:60].any()
+    assert r.valid[1, 60:].all()
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_runs_nothing(tmp_path, protocol):
+    path = tmp_path / "sd_a.pkl"
+    path.write_bytes(pickle.dumps({**scenario(), "x": Bomb()}, protocol))
+    with pytest.raises(ValueError, match=r"sd_a\.pkl: holds the class (posix|os)\.system"):
+        scenarionet.read(path)
+
+
+@pytest.mark.parametrize("what", ["eval", "exec", "getattr", "__import__", "open", "type", "bytearray", "range"])
+def test_builtins_that_are_no_data_are_refused(tmp_path, what):
+    path = tmp_path / "sd_a.pkl"
+    path.write_bytes(f"cbuiltins\n{what}\n.".encode())
+    with pytest.raises(ValueError, match=rf"holds the class builtins\.{what}"):
+        scenarionet.read(path)
+
+
+def test_an_array_cannot_claim_memory(tmp_path):
+    path = tmp_path / "sd_a.pkl"
+    path.write_bytes(b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I999999999999\ntS'd'\ntR.")
+    with pytest.raises(ValueError, match="not a whole pickle"):
+        scenarionet.read(path)
+    path.write_bytes(b"cnumpy\nndarray\n((I999999999999\nttR.")
+    with pytest.raises(ValueError, match="not a whole pickle"):
+        scenarionet.read(path)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_of_every_protocol_load(tmp_path, protocol):
+    path = tmp_path / "sd_a.pkl"
+    whole = scenario()
+    whole["metadata"] |= {"words": {"a", "b"}, "scalar": np.float32(3.0), "flags": np.array(["x", "y"], object)}
+    path.write_bytes(pickle.dumps(whole if protocol > 2 else scenario(), protocol))
+    assert len(scenarionet.read(path).ids) == 3
+
+
+def test_one_recording_in_two_files_is_one_place(tmp_path):
+    write(tmp_path / "sd_a.pkl", changed(scenario(), ("metadata", "scenario_id"), "s2"))
+    write(tmp_path / "sd_b.pkl", scenario())
+    (tmp_path / "dataset_summary.pkl").write_bytes(b"what we do not read")
+    scenes, refused = scenes_in(tmp_path)
+    assert not refused
+    assert {s.id.split(":")[0] for s in scenes} == {"waymo-s1", "waymo-s2"}
+    assert len({s.place for s in scenes}) == 1
+
+
+def test_rings_and_their_holes():
+    def square(x, y, half):
+        return np.array([[x - half, y - half], [x + half, y - half], [x + half, y + half], [x - half, y + half]], float)
+
+    polygons = rings_with_holes([square(0, 0, 10), square(5, 5, 2), square(5, 5, 1), square(40, 0, 3)])
+    assert len(polygons) == 3
+
+    def inside(x, y):
+        return any(_even_odd(p, x, y) for p in polygons)
+
+    assert inside(0, 0)
+    assert not inside(5, 6.5)
+    assert inside(5.1, 5.2)
+    assert inside(40, 0)
+
+
+def _even_odd(polygon, x, y):
+    a, b = polygon, np.roll(polygon, -1, axis=0)
+    spans = (a[:, 1] > y) != (b[:, 1] > y)
+    return (
+        spans & (x < a[:, 0] + (y - a[:, 1]) * (b[:, 0] - a[:, 0]) / np.where(spans, b[:, 1] - a[:, 1], 1))
+    ).sum() % 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "says"),
+    [
+        (("metadata", "ts"), np.array([0.0, 0.1, 0.05]), "metadata.ts: time must rise"),
+        (("metadata", "ts"), np.array([0.0, np.nan]), "metadata.ts: times wanted"),
+        (("metadata", "ts"), np.array([0.0, 1e9]), "metadata.ts: .* no scenario is so long"),
+        (("metadata", "sdc_id"), "nobody", "metadata.sdc_id: 'nobody' is no road user"),
+        (
+            ("tracks", "ego", "state", "valid"),
+            np.zeros(91),
+            "metadata.sdc_id: 'ego' is no road user that is seen",
+        ),
+        (("tracks", "a", "state", "heading"), np.zeros(7), r"tracks\[a\].state.heading: shape \(7,\) for 91 times"),
+        (("tracks", "a", "state", "heading"), np.full(91, np.nan), r"tracks\[a\].state.position.*no number at step"),
+        (("tracks", "a", "state", "length"), np.zeros(91), r"tracks\[a\].state.length: 0.0, metres above 0"),
+        (("tracks",), None, "tracks: a dict wanted"),
+        (("map_features",), {}, "map_features: no lane in it"),
+        (("map_features", "1", "polyline"), [[0, np.inf], [1, 2]], r"map_features\[1\].polyline: .*numbers wanted"),
+        (("dynamic_map_states", "3", "state", "object_state"), ["GO"], "object_state: 91 states wanted"),
+    ],
+)
+def test_damage_is_named(tmp_path, keys, value, says):
+    path = write(tmp_path / "sd_a.pkl", changed(scenario(), keys, value))
+    with pytest.raises(ValueError, match=rf"sd_a\.pkl: .*{says}"):
+        scenarionet.read(path)

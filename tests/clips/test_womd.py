@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+
+from drivefoundry.clips.importers import scenes_in, womd
+from drivefoundry.clips.importers.recording import scenes_of
+from drivefoundry.judge.surroundings import surroundings
+from drivefoundry.sim.raster import drivable_at
+from drivefoundry.types import LINE_EDGE, LINE_WHITE_DASHED, SIGNAL_GREEN, SIGNAL_RED
+from handmade import ORIGIN, STEPS, changed, write
+from handmade import womd as scenario
+
+
+def test_scenario_becomes_a_map_with_widths_and_neighbours(tmp_path):
+    r = womd.read(write(tmp_path / "a.json", scenario()))
+    m = r.map
+    assert len(m.lanes) == 3  # the lane of one point leads nowhere
+    np.testing.assert_allclose(m.lane_width[:2], [2.5 + 1.75, 1.75 + 2.5], atol=0.01)
+    assert m.lane_left.tolist()[:2] == [1, -1]
+    assert m.lane_right.tolist()[:2] == [-1, 0]
+    assert m.lane_next[0].ravel().tolist() == [2]
+    assert not m.lane_junction.any()
+    assert sorted(m.line_kind.tolist()) == [LINE_WHITE_DASHED, LINE_EDGE, LINE_EDGE]
+    assert len(m.crosswalks) == 1
+    assert np.abs(m.lanes.points).max() < 200  # near the origin, whatever the source's frame
+    moved = np.array(r.notes["origin"].split()[:2], float)
+    np.testing.assert_allclose(r.tracks[0, 0, :2] + moved, ORIGIN + np.array([5, 0]))
+
+
+@pytest.mark.parametrize("wide", [2.5, 6.0])
+def test_the_road_reaches_to_its_edges_and_no_further(tmp_path, wide):
+    scene = scenes_of(womd.read(write(tmp_path / "a.json", scenario(wide=wide))))[0]
+    where = surroundings([scene])
+    x, y = (float(v) for v in scene.tracks[0, 10, :2])
+
+    def on(offset):
+        return drivable_at(where.roads.classes, where.roads.frames, int(where.place[0]), x, y + offset)
+
+    assert on(-wide + 0.3)
+    assert not on(-wide - 0.3)
+    assert on(3.5 + wide - 0.3)
+    assert not on(3.5 + wide + 0.3)
+
+
+def test_scenes_have_their_own_egos_and_start_at_the_present(tmp_path):
+    recording = womd.read(write(tmp_path / "a.json.gz", scenario()))
+    first, second = scenes_of(recording)
+    assert [first.id, second.id] == ["womd-abc:100", "womd-abc:101"]
+    assert first.start == 10
+    assert first.valid.shape == (4, STEPS)
+    assert second.valid.shape == (4, STEPS - 20)
+    assert first.place == second.place == "womd-abc"
+    np.testing.assert_allclose(first.tracks[0, :, 3], 10.0)
+    assert (first.tracks[~first.valid] == 0).all()
+    assert first.route[-1, 0] > first.tracks[0, -1, 0] + 50  # on along the lane
+    assert len(first.signals) == 0
+    assert first.meta["signals"] == "absent in the source"
+    assert len(scenes_of(recording, egos=1)) == 1
+
+
+def test_the_named_car_comes_first_even_if_it_stands(tmp_path):
+    scenes = scenes_of(womd.read(write(tmp_path / "a.json", scenario(named=True))))
+    assert [s.id.split(":")[1] for s in scenes] == ["102", "100", "101"]
+
+
+def test_degrees_are_told_from_radians(tmp_path):
+    turned = scenario(degrees=True)
+    for o in turned["objects"][:2]:  # north instead of east
+        o["position"] = [{"x": p["y"] + 8000, "y": p["x"] - 8000} if p["x"] > 0 else p for p in o["position"]]
+        o["heading"] = [90.0] * STEPS
+    turned["roads"] += [{"type": "lane", "geometry": [{"x": 5000.0, "y": y} for y in (-3000.0, -2800.0)]}]
+    r = womd.read(write(tmp_path / "a.json", turned))
+    np.testing.assert_allclose(r.tracks[0, :, 2], np.pi / 2)
+    wrong = scenario()
+    for o in wrong["objects"]:
+        o["heading"] = [60.0] * STEPS
+    with pytest.raises(ValueError, match=r"objects\[\].heading: fits the motion neither"):
+        womd.read(write(tmp_path / "b.json", wrong))
+
+
+def test_lights_stand_at_the_end_of_the_lane_before(tmp_path):
+    r = womd.read(write(tmp_path / "a.json", scenario(lights=True)))
+    assert r.map.lane_signal.tolist() == [0, -1, -1]
+    (scene, _) = scenes_of(r)
+    assert scene.signals[0, [0, 49, 50, 90]].tolist() == [SIGNAL_RED, SIGNAL_RED, SIGNAL_GREEN, SIGNAL_GREEN]
+    x0, y0, x1, y1 = r.map.stop_lines[0]
+    assert x0 == pytest.approx(x1)
+    assert y0 > y1  # left of it first: it stops those who go east
+    assert abs(np.cos(r.map.signal_heads[0, 3]) + 1) < 1e-6
+
+
+def test_a_trailer_is_no_other_vehicle(tmp_path):
+    whole = scenario()
+    whole["objects"].append({**whole["objects"][0], "id": 999, "length": 8.0})
+    scene = scenes_of(womd.read(write(tmp_path / "a.json", whole)))[0]
+    assert len(scene.kind) == 4
+    assert scene.meta["left_out"].endswith(": 999")
+
+
+def test_bad_files_do_not_stop_the_others(tmp_path):
+    write(tmp_path / "good.json", scenario())
+    write(tmp_path / "cut.json", b'{"objects": [')
+    write(tmp_path / "half.json.gz", write(tmp_path / "whole.json.gz", scenario()).read_bytes()[:-100])
+    (tmp_path / "whole.json.gz").unlink()
+    (tmp_path / "settings.json").write_text('{"colour": 1}')
+    scenes, refused = scenes_in(tmp_path)
+    assert len(scenes) == 2
+    assert sorted(refused) == ["cut.json", "half.json.gz"]
+    assert refused["cut.json"].startswith("not whole JSON")
+    assert "get the file again" in refused["half.json.gz"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "says"),
+    [
+        (("objects",), [], "objects: a list wanted"),
+        (("objects", 0, "valid"), [True], r"objects\[0\].valid: 1 steps where the first object has 91"),
+        (("objects", 0, "position", 5), None, r"objects\[0\].position, heading, velocity: no number at step \[5\]"),
+        (("objects", 0, "heading", 5), "east", r"objects\[0\].heading: numbers wanted"),
+        (("objects", 0, "length"), 0, r"objects\[0\].length: 0, metres above 0 wanted"),
+        (("roads",), [], "roads: a list wanted"),
+        (("roads", 0, "geometry", 0), {"x": float("nan"), "y": 0}, r"roads\[0\].geometry: a point is no number"),
+        (("metadata",), {"sdc_track_index": 77}, "metadata.sdc_track_index: 77 is not among 4 objects"),
+        (("metadata",), {"sdc_track_index": 3}, None),
+        (
+            ("tl_states",),
+            {"3": {"state": ["go"], "time_index": [300], "x": [0], "y": [0]}},
+            r"tl_states\[3\].time_index",
+        ),
+        (("tl_states",), {"3": {"state": ["go"], "time_index": [3], "x": [0], "y": [0]}}, "m from the lane"),
+    ],
+)
+def test_damage_is_named(tmp_path, keys, value, says):
+    path = write(tmp_path / "a.json", changed(scenario(), keys, value))
+    if says is None:  # a pedestrian as the recording car: nobody drives it
+        assert all(s.id != "womd-abc:103" for s in scenes_of(womd.read(path)))
+        return
+    with pytest.raises(ValueError, match=rf"a\.json: .*{says}"):
+        womd.read(path)

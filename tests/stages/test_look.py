@@ -1,0 +1,79 @@
+"""Pictures, films and tables of recorded traffic."""
+
+import subprocess
+import sys
+
+import av
+import pytest
+from PIL import Image
+
+from drivefoundry import cli
+from drivefoundry.stages import look
+from handmade import womd, write
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "traffic").mkdir()
+    write(tmp_path / "traffic" / "a.json", womd(lights=True))
+    write(tmp_path / "traffic" / "b.json", b'{"objects": ')
+    return tmp_path / "traffic"
+
+
+def test_table(folder, capsys):
+    assert cli.main(["scene", "list", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    head, *rows = [line.split(maxsplit=6) for line in out.splitlines()]
+    assert tuple(head) == look.COLUMNS
+    assert rows[0] == ["0", "womd-abc:100", "womd", "8.0", "3", "1", "recorded vehicle 100"]
+    assert len(rows) == 2
+    assert err.startswith("no scene of b.json: not whole JSON")
+
+
+def test_pictures_and_films(folder, tmp_path, capsys):
+    file = str(folder / "a.json")
+    for name, more in (("a.png", ["--at", "30"]), ("b.gif", ["--scene", "1"]), ("c.mp4", ["--scene", "womd-abc:101"])):
+        assert cli.main(["scene", "show", file, "--out", str(tmp_path / name), *more]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"traffic", "a.png", "b.gif", "c.mp4"}
+    with Image.open(tmp_path / "b.gif") as film, Image.open(tmp_path / "a.png") as picture:
+        assert film.n_frames == 31  # 6.1 s after the start, five a second
+        assert film.size == picture.size
+    with av.open(tmp_path / "c.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == 31
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--scene", "7"], "--scene 7: there are 2, from 0 on"),
+        (["--scene", "nobody"], "--scene nobody: no such scene"),
+        (["--at", "500"], "step 500: the scene has 91 steps"),
+        (["--out", "a.jpg"], "--out a.jpg: a file *.png, *.mp4 or *.gif wanted"),
+        (["--out", "no/such/a.png"], "no such folder"),
+        (["--out", "a.gif", "--at", "3"], "--at 3: a film shows all steps"),
+    ],
+)
+def test_refusals_in_one_line(folder, capsys, more, says):
+    assert cli.main(["scene", "show", str(folder), *more]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_nothing_to_show(tmp_path, capsys):
+    write(tmp_path / "b.json", b'{"objects": ')
+    assert cli.main(["scene", "list", str(tmp_path)]) == 2
+    assert "no scene in it (b.json: not whole JSON" in capsys.readouterr().err
+
+
+def test_a_reader_may_stop_reading(folder):
+    code = "import sys; from drivefoundry.cli import main; sys.exit(main(['scene', 'list', sys.argv[1]]))"
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", code, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        err = process.stderr.read().decode()
+    assert process.returncode == 0
+    assert "Broken" not in err
