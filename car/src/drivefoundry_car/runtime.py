@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -98,7 +98,7 @@ class Runtime:
 
     @classmethod
     def load(
-        cls, engine_dir: str | Path, guard: Guard | None = None, *, reason_every: int = 4, **options: int
+        cls, engine_dir: str | Path, guard: Guard | None = None, *, reason_every: int = 4, **options: Any
     ) -> Runtime:
         """Engine directory in, Runtime out. The reasoner gets an engine of its own, so that the two share no
         buffers.
