@@ -52,7 +52,8 @@ def test_camera_drive(tmp_path, capsys):
     table = json.loads((made["open_loop"].path / "open_loop.json").read_text())
     assert set(table["table"]) == {"model", "constant velocity", "constant yaw rate"}
     assert table["samples"] > 10
-    curated = load_curated(made["curate"].path / "curated")
+    with Ledger(out) as ledger:
+        curated = load_curated(next(a for a in ledger.history() if a.kind == "curate").path / "curated")
     ends = [curated.origins[i].t1 for i in curated.of("train")]
     begins = [curated.origins[i].t0 for i in curated.of("held_out")]
     assert len(begins) > 0

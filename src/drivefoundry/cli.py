@@ -18,7 +18,7 @@ from tyro.conf import arg
 from drivefoundry.settings import nearest, with_file, with_settings
 
 PROG = "drivefoundry"
-T = TypeVar("T", "Options", "RunOptions", "ListOptions", "ShowOptions")
+T = TypeVar("T", "Options", "RunOptions", "ListOptions", "ShowOptions", "CityOptions")
 
 VERBS: dict[str, dict[str, str]] = {
     "The whole loop": {
@@ -42,6 +42,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "To look at": {
         "scene": "show or list the scenes of recorded traffic, or of a run's exam",
+        "city": "many cars of one driver at once in a live city: what they did wrong a kilometre, and a film",
         "report": "write report.html of what the run has made, and make nothing else",
     },
 }
@@ -107,6 +108,28 @@ class ShowOptions(ListOptions):
     """*.png: a picture; *.mp4 or *.gif: a film."""
 
 
+@dataclass(frozen=True)
+class CityOptions:
+    """What `city` understands."""
+
+    who: Annotated[tyro.conf.Positional[str], arg(metavar="DRIVER")]
+    """rules, constant-velocity, or a run directory, an engine or a checkpoint directory."""
+    place: Annotated[str, arg(metavar="NAME")] = "place_e"
+    """A city that comes with the package."""
+    seed: int = 1
+    """Of everything that the city draws."""
+    cars: int = 24
+    """That the driver drives."""
+    others: int = 200
+    """Vehicles that SUMO drives."""
+    people: int = 80
+    """Who walk."""
+    seconds: float = 120.0
+    """Of driving."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("city")
+    """Gets city.json (what each car did) and city.mp4."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Arguments in (default: the process's), exit code out: 0 done, 2 refused with one line on stderr, 130 stopped."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -155,13 +178,13 @@ def _dispatch(argv: list[str]) -> int:
         raise ValueError(f"unknown verb {verb!r}: {nearest(verb, verbs)}")
     if verb == "judge" and rest[:1] == ["compare"]:
         return _compare(rest[1:])
-    if verb == "scene":
-        _scene(rest)
+    if verb in ("scene", "city"):
+        (_scene if verb == "scene" else _city)(rest)
         return 0
     options = _parse(RunOptions if verb == "run" else Options, verb, verbs[verb], rest)
     if options is None:
         return 0
-    stages = [v for v in verbs if v not in ("run", "scene", "report")]
+    stages = [v for v in verbs if v not in ("run", "scene", "city", "report")]
     if isinstance(options, RunOptions) and options.until is not None and options.until not in stages:
         raise ValueError(f"--until {options.until}: no such stage; {nearest(options.until, stages)}")
     _run(options, verb)
@@ -241,6 +264,24 @@ def _scene(rest: list[str]) -> None:
         print(look.table(scenes))
         for file, why in refused.items():
             print(f"no scene of {file}: {why}", file=sys.stderr)
+
+
+def _city(rest: list[str]) -> None:
+    """`city`."""
+    options = _parse(CityOptions, "city", VERBS["To look at"]["city"], rest)
+    if options is None:
+        return
+    if min(options.cars, options.seconds) < 1 or min(options.others, options.people, options.seed) < 0:
+        raise ValueError("city: at least one car and one second wanted, and no negative number")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from drivefoundry.stages import city
+
+    made = city.drives(
+        options.who, options.place, options.seed, options.cars, options.others, options.people, options.seconds
+    )
+    print(city.table(made))
+    city.write(made, options.out)
+    print(options.out / "city.mp4")
 
 
 def _parse(shape: type[T], verb: str, what: str, rest: list[str]) -> T | None:

@@ -56,15 +56,24 @@ def loop(line: Line, source: Source) -> None:
 
 
 def camera(line: Line, folder: Path) -> None:
-    """Real drives: clips, labels from the car's own motion, a model, its errors on the last part of the drive."""
+    """Real drives: clips, labels from the car's own motion, the fleet's model adapted to them, its errors on the last
+    part of the drive."""
     from drivefoundry.stages import label, learn, openloop
 
     r = line.recipe
-    line = replace(line, recipe=replace(r, train=r.camera, curate=replace(r.curate, phases=r.camera_phases)))
-    clips = openloop.imported(line, folder)
-    kept = label.curated_by_time(line, clips)
-    train, held_out = (label.shard(line, None, clips, kept, split) for split in ("train", "held_out"))
-    openloop.scored(line, learn.pretrained(line, [train]), held_out)
+    real = replace(line, recipe=replace(r, train=r.camera, curate=replace(r.curate, phases=r.camera_phases)))
+    clips = openloop.imported(real, folder)
+    kept = label.curated_by_time(real, clips)
+    train, held_out = (label.shard(real, None, clips, kept, split) for split in ("train", "held_out"))
+    openloop.scored(real, learn.adapted(real, fleet_base(line), train), held_out)
+
+
+def fleet_base(line: Line) -> Artefact:
+    """What the embedded fleet's first turn teaches a model: minutes of a real camera teach too little from scratch."""
+    from drivefoundry.stages import home, label, learn, record
+
+    clips = home.ingest(line, 1, record.City().drives(line, 1, None))
+    return learn.pretrained(line, [label.shard(line, 1, clips, label.curated(line, 1, clips, None, None, []))])
 
 
 CAMERA_STAGES = ("import", "curate", "label", "train", "judge")

@@ -135,8 +135,9 @@ class Recipe:
     rl: Rl = field(default_factory=Rl)
     distil: Distil = field(default_factory=Distil)
     judge: Judge = field(default_factory=Judge)
-    camera: Train = field(default_factory=lambda: Train("0.3M", 64, 400, 2e-3, 0.5, forget=0.0, blind=0.5, shake=8))
-    """In place of `train` where minutes of a real camera are all there is to learn from."""
+    camera: Train = field(default_factory=lambda: Train("4M", 64, 80, 1e-3, 0.1, forget=0.0, blind=0.5, shake=8))
+    """In place of `train` where the fleet's base model learns on from minutes of a real camera; its size is that
+    model's."""
     camera_phases: int = 5
 
     def validate(self) -> Recipe:
@@ -181,7 +182,7 @@ def tiny() -> Recipe:
             places=("place_a",), cars=6, seconds=60, held_out_seconds=60, traffic=40, pedestrians=20, outings=12
         ),
         curate=Curate(phases=1),
-        camera=Train(size="0.1M", batch=32, pretrain_steps=20),
+        camera=Train(size="0.3M", batch=32, pretrain_steps=20, forget=0.0, blind=0.5, shake=8),
         train=Train(size="0.3M", batch=32, pretrain_steps=20, sft_steps=8, turn_steps=10),
         rl=Rl(steps=2, scenes=8, samples=8),
         distil=Distil(steps=15, turn_steps=10, batch=32, polish_steps=2),

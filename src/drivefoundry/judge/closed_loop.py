@@ -40,7 +40,7 @@ def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.
     s until the first of each, infinite if none; first_infraction: the earliest of the last three; progress_m and
     distance: m; end: s that counted.
     """
-    m = _measure(rollout, scenes)
+    m = measure(rollout, scenes)
     require(
         np.shape(reference_progress) == (len(scenes),),
         f"reference_progress: shape ({len(scenes)},), one a scene, wanted; got {np.shape(reference_progress)}",
@@ -72,7 +72,7 @@ def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.
 
 def route_progress(rollout: Rollout, scenes: list[Scene]) -> np.ndarray:
     """Metres (S,) that each drive got along its route before its first collision at fault."""
-    return _measure(rollout, scenes)["progress"]
+    return measure(rollout, scenes)["progress"]
 
 
 def driving_score_20(completion: np.ndarray, counts: dict[str, np.ndarray]) -> np.ndarray:
@@ -89,8 +89,8 @@ def driving_score_21(completion: np.ndarray, counts: dict[str, np.ndarray], off_
     return completion * (1.0 - off_road) / (1.0 + cost)
 
 
-def _measure(rollout: Rollout, scenes: list[Scene]) -> dict[str, np.ndarray]:
-    """FIELDS of `judge.motion` by name, (S,) each."""
+def measure(rollout: Rollout, scenes: list[Scene], stop: bool = True) -> dict[str, np.ndarray]:
+    """FIELDS of `judge.motion` by name, (S,) each; with `stop` a drive ends with its first collision at fault."""
     require(
         rollout.scenes == [s.id for s in scenes],
         "scenes: not the rollout's scenes in the rollout's order; pass the list that was driven",
@@ -109,7 +109,7 @@ def _measure(rollout: Rollout, scenes: list[Scene]) -> dict[str, np.ndarray]:
         signal_states(scenes, np.array([s.start for s in scenes]), steps),
     )
     ego_size = np.array([s.size[s.ego, :2] for s in scenes], np.float64)
-    out = judge_motions(rollout.ego[:, None], ego_size, traffic, surroundings(scenes), True)[:, 0]
+    out = judge_motions(rollout.ego[:, None], ego_size, traffic, surroundings(scenes), stop)[:, 0]
     return {name: out[:, i] for i, name in enumerate(FIELDS)}
 
 

@@ -65,6 +65,17 @@ def mean_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -
     return _bootstrap(values, np.ones(len(values)), confidence, seed)
 
 
+def ratio_interval(
+    counts: np.ndarray, amounts: np.ndarray, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Counts and amounts (S,), such as events and kilometres of each car, in; sum over sum and its interval out."""
+    counts, amounts = _checked(counts, "counts"), _checked(amounts, "amounts")
+    require(counts.shape == amounts.shape, f"counts and amounts: got {len(counts)} and {len(amounts)} values")
+    require(bool((amounts >= 0).all()) and amounts.sum() > 0, "amounts: all 0 or more, and some above 0, wanted")
+    weights = np.maximum(amounts, 1e-12)
+    return _bootstrap(counts / weights, weights, confidence, seed)
+
+
 def paired_difference(
     a: np.ndarray, b: np.ndarray, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drivefoundry.roadmap import arc_length
 from drivefoundry.sim.camera import Camera
 from drivefoundry.sim.expert import DANGERS, dangers, expert_plan
 from drivefoundry.sim.pack import Packed, pack
@@ -23,6 +24,8 @@ from drivefoundry_car.inputs import ego_history, route_features, to_ego
 DECISION_STEPS = round(PLAN_DT / DT)
 PERCEPTION_RANGE = 60.0
 """Radius within which the car's perception tracks objects for the guard, m."""
+ROUTE_BACK, ROUTE_ON = 30.0, 120.0
+"""How much of its route the navigator tells a car, behind it and ahead, m."""
 MANUAL_DECISIONS = 6
 """A takeover lasts at least this many decisions (3 s)."""
 STALL_DECISIONS = 5
@@ -84,7 +87,7 @@ def observe(world: World, frames: np.ndarray) -> Observation:
     """World and the frames (S, 2, H, W, 3) of half a second ago and now in, what the policies may know out."""
     past = np.stack(world.past[-16:], 1)
     ego = np.stack([ego_history(p[:, 3], p[:, 5]) for p in past])
-    route = np.stack([route_features(r, e) for r, e in zip(_routes(world.packed), world.ego[:, :3], strict=True)])
+    route = np.stack([route_features(r, e) for r, e in zip(_routes(world), world.ego[:, :3], strict=True)])
     objects = []
     for i, e in enumerate(world.ego):
         near = world.seen[i] & (np.hypot(world.agents[i, :, 0] - e[0], world.agents[i, :, 1] - e[1]) < PERCEPTION_RANGE)
@@ -93,8 +96,14 @@ def observe(world: World, frames: np.ndarray) -> Observation:
     return Observation(frames, ego, route.astype(np.float32), objects)
 
 
-def _routes(packed: Packed) -> list[np.ndarray]:
-    return [np.column_stack([s.route[:, :2], s.route_speed]) for s in packed.scenes]
+def _routes(world: World) -> list[np.ndarray]:
+    """The part of each ego's route that it is on: x, y, limit; the whole may pass the same place twice."""
+    out = []
+    for scene, at in zip(world.packed.scenes, world.along, strict=True):
+        s = arc_length(scene.route)
+        part = slice(int(np.searchsorted(s, at - ROUTE_BACK)), int(np.searchsorted(s, at + ROUTE_ON, "right")) + 1)
+        out.append(np.column_stack([scene.route[part, :2], scene.route_speed[part]]))
+    return out
 
 
 def batches(scenes: list[Scene], most: int) -> list[list[Scene]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from drivefoundry.sim.geometry import route_foot
 from drivefoundry.sim.idm import idm
 from drivefoundry.sim.world import World
 from drivefoundry.types import AGENT_PEDESTRIAN, PLAN_POINTS, SIGNAL_RED, SIGNAL_YELLOW
@@ -21,22 +22,6 @@ HALF_VIEW = 0.75
 LEADS = 16
 GAP, LINE_GAP = 4.0, 1.5
 """Standing distance behind what stands ahead (its wheels stay in the picture), and before a stop line, m."""
-
-
-@njit(cache=True, nogil=True)
-def _foot(route, n, x, y, lo, hi):
-    """Nearest route segment between indices lo and hi: arc length (1 m points) and lateral offset (left positive)."""
-    best, s_best, lat = 1e18, 0.0, 0.0
-    for i in range(max(0, lo), min(n - 1, hi)):
-        ax, ay = route[i, 0], route[i, 1]
-        bx, by = route[i + 1, 0] - ax, route[i + 1, 1] - ay
-        u = min(1.0, max(0.0, ((x - ax) * bx + (y - ay) * by) / (bx * bx + by * by + 1e-9)))
-        dx, dy = x - ax - u * bx, y - ay - u * by
-        d = dx * dx + dy * dy
-        if d < best:
-            best, s_best = d, i + u
-            lat = np.sqrt(d) if bx * dy - by * dx > 0 else -np.sqrt(d)
-    return s_best, lat
 
 
 @njit(cache=True, nogil=True)
@@ -65,7 +50,7 @@ def _conflict(ego, ego_size, s0, agent, size, kind, route, n, out):
         t = 0.5 * k
         x = agent[0] + agent[3] * np.cos(agent[2]) * t
         y = agent[1] + agent[3] * np.sin(agent[2]) * t
-        s, lat = _foot(route, n, x, y, lo, hi)
+        s, lat = route_foot(route, n, x, y, lo, hi)
         turn = agent[2] - route[min(n - 1, int(s + 0.5)), 2]
         ct, st = abs(np.cos(turn)), abs(np.sin(turn))
         across = size[0] / 2 * st + size[1] / 2 * ct
@@ -130,9 +115,8 @@ def _leads(ego, ego_size, s0, agents, seen, size, kind, route, n, stops, signals
 
 
 @njit(cache=True, nogil=True)
-def _plan_one(ego, ego_size, agents, seen, size, kind, route, n, wish, stops, signals, points):
+def _plan_one(ego, ego_size, s0, agents, seen, size, kind, route, n, wish, stops, signals, points):
     """4 s of driving along the route behind whatever is ahead; fills points (8, 3) in the ego frame."""
-    s0, _ = _foot(route, n, ego[0], ego[1], 0, n)
     leads = np.empty((LEADS, 3))
     count = _leads(ego, ego_size, s0, agents, seen, size, kind, route, n, stops, signals, leads)
     x, y, yaw, v = ego[0], ego[1], ego[2], ego[3]
@@ -160,7 +144,7 @@ def _plan_one(ego, ego_size, agents, seen, size, kind, route, n, wish, stops, si
         x += d * np.cos(yaw + bend * d / 2)
         y += d * np.sin(yaw + bend * d / 2)
         yaw += bend * d
-        s, _ = _foot(route, n, x, y, int(s) - 2, int(s) + 6)
+        s, _ = route_foot(route, n, x, y, int(s) - 2, int(s) + 6)
         if k % 5 == 4:
             p = k // 5
             points[p, 0] = c0 * (x - ego[0]) + sn0 * (y - ego[1])
@@ -169,10 +153,10 @@ def _plan_one(ego, ego_size, agents, seen, size, kind, route, n, wish, stops, si
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _plan_all(ego, slot, agents, seen, size, kind, route, n, wish, stops, signals, points):
+def _plan_all(ego, slot, along, agents, seen, size, kind, route, n, wish, stops, signals, points):
     for i in prange(ego.shape[0]):
         _plan_one(
-            ego[i], size[i, slot[i]], agents[i], seen[i], size[i], kind[i], route[i], n[i], wish[i], stops[i],
+            ego[i], size[i, slot[i]], along[i], agents[i], seen[i], size[i], kind[i], route[i], n[i], wish[i], stops[i],
             signals[i], points[i],
         )  # fmt: skip
 
@@ -182,24 +166,24 @@ def expert_plan(world: World) -> np.ndarray:
     p = world.packed
     points = np.zeros((len(world.ego), PLAN_POINTS, 3))
     _plan_all(
-        world.ego, p.ego, world.agents, world.seen, p.size, p.kind, p.route, p.route_n, p.route_speed, p.route_stops,
-        world.signals_now(), points,
+        world.ego, p.ego, world.along, world.agents, world.seen, p.size, p.kind, p.route, p.route_n, p.route_speed,
+        p.route_stops, world.signals_now(), points,
     )  # fmt: skip
     return points
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _danger_all(ego, slot, agents, seen, size, route, n, stops, signals, plan, right, out):
+def _danger_all(ego, slot, along, agents, seen, size, route, n, stops, signals, plan, right, out):
     for i in prange(ego.shape[0]):
         mine = size[i, slot[i]]
         c, sn = np.cos(ego[i, 2]), np.sin(ego[i, 2])
-        s0, lat0 = _foot(route[i], n[i], ego[i, 0], ego[i, 1], 0, n[i])
+        s0, lat0 = route_foot(route[i], n[i], ego[i, 0], ego[i, 1], int(along[i]) - 2, int(along[i]) + 3)
         out[i] = 0
         for k in range(4):
             t = 0.5 * (k + 1)
             x = ego[i, 0] + c * plan[i, k, 0] - sn * plan[i, k, 1]
             y = ego[i, 1] + sn * plan[i, k, 0] + c * plan[i, k, 1]
-            s, lat = _foot(route[i], n[i], x, y, int(s0) - 3, int(s0) + 45)
+            s, lat = route_foot(route[i], n[i], x, y, int(s0) - 3, int(s0) + 45)
             if k < 3 and abs(lat) > 1.3 and abs(lat) > abs(lat0) + 0.1:
                 out[i] = 2
             for j in range(stops.shape[1]):
@@ -241,7 +225,7 @@ def dangers(world: World, plan: np.ndarray, right: np.ndarray) -> np.ndarray:
     p = world.packed
     out = np.zeros(len(world.ego), np.int64)
     _danger_all(
-        world.ego, p.ego, world.agents, world.seen, p.size, p.route, p.route_n, p.route_stops, world.signals_now(),
-        plan, right, out,
+        world.ego, p.ego, world.along, world.agents, world.seen, p.size, p.route, p.route_n, p.route_stops,
+        world.signals_now(), plan, right, out,
     )  # fmt: skip
     return out

@@ -99,3 +99,19 @@ def project_on_polyline(points, s, x, y, hint):
     else:
         lateral = math.copysign(math.hypot(rx - u * ex, ry - u * ey), cross)
     return s[i] + u * (s[i + 1] - s[i]), lateral, i
+
+
+@njit(cache=True, nogil=True)
+def route_foot(route, n, x, y, lo, hi):
+    """Nearest route segment between indices lo and hi: arc length (1 m points) and lateral offset (left positive)."""
+    best, s_best, lat = 1e18, 0.0, 0.0
+    for i in range(max(0, lo), min(n - 1, hi)):
+        ax, ay = route[i, 0], route[i, 1]
+        bx, by = route[i + 1, 0] - ax, route[i + 1, 1] - ay
+        u = min(1.0, max(0.0, ((x - ax) * bx + (y - ay) * by) / (bx * bx + by * by + 1e-9)))
+        dx, dy = x - ax - u * bx, y - ay - u * by
+        d = dx * dx + dy * dy
+        if d < best:
+            best, s_best = d, i + u
+            lat = math.sqrt(d) if bx * dy - by * dx > 0 else -math.sqrt(d)
+    return s_best, lat

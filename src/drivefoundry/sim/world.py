@@ -14,10 +14,13 @@ from numba import njit, prange
 
 from drivefoundry.sim.ego import REF_COLUMNS, REF_POINTS, bicycle_step, plan_in_map, prepare_reference, track
 from drivefoundry.sim.free import FreeTraffic
+from drivefoundry.sim.geometry import route_foot
 from drivefoundry.sim.logged import LoggedTraffic, ReactiveTraffic
 from drivefoundry.sim.pack import Packed, logged_ego
 from drivefoundry.types import DT, PLAN_DT, require
 
+BACK, ONWARD = 10, 40
+"""How far back and on along its route an ego is looked for after a step, m."""
 PAST = 15
 """Steps of log that a world remembers before its start."""
 
@@ -60,9 +63,17 @@ def _references(ego, points, ref):
         prepare_reference(ref[i])
 
 
+@njit(cache=True, nogil=True)
+def _along(ego, route, n, behind, ahead, along):
+    for i in range(ego.shape[0]):
+        at = int(along[i])
+        along[i], _ = route_foot(route[i], n[i], ego[i, 0], ego[i, 1], at - behind, at + ahead)
+
+
 class World:
     """S scenes stepped together. Public arrays (read only): ego (S, 6) x, y, yaw, speed, acceleration, yaw rate;
-    agents (S, A, 4); seen (S, A) bool (ego's slot False); brake (S, A) bool; step: steps since the start."""
+    agents (S, A, 4); seen (S, A) bool (ego's slot False); brake (S, A) bool; along (S,) how far on its route the ego
+    is, m; step: steps since the start."""
 
     def __init__(self, packed: Packed, traffic: Kind | TrafficOf = "reactive"):
         if isinstance(traffic, str):
@@ -81,6 +92,8 @@ class World:
         self.seen = np.zeros((n, a), np.bool_)
         self.brake = np.zeros((n, a), np.bool_)
         self._begin = p.start.copy()
+        self.along = np.zeros(n)
+        _along(self.ego, p.route, p.route_n, 0, p.route.shape[1], self.along)
         self.traffic = traffic(packed, self.agents, self.seen, self.brake)
         self.traffic.advance(self.now, self.ego)
         first = np.arange(n)
@@ -89,7 +102,7 @@ class World:
         self.brake |= self.agents[..., 3] < 0.2
         self._ref = np.zeros((n, REF_POINTS, REF_COLUMNS))
         self._since = 0.0
-        self._first = [x.copy() for x in self.traffic.state], [x.copy() for x in self.past]
+        self._first = [x.copy() for x in self.traffic.state], [x.copy() for x in self.past], self.along.copy()
 
     @property
     def now(self) -> np.ndarray:
@@ -104,12 +117,12 @@ class World:
 
     def restart(self, rows: np.ndarray) -> None:
         """Set the scenes `rows` back to their start; the others go on."""
-        state, past = self._first
+        state, past, along = self._first
         for array, first in zip(self.traffic.state, state, strict=True):
             array[rows] = first[rows]
         for array, first in zip(self.past[-len(past) :], past, strict=True):
             array[rows] = first[rows]
-        self.ego[rows] = past[-1][rows]
+        self.ego[rows], self.along[rows] = past[-1][rows], along[rows]
         self._begin[rows] = self.packed.start[rows] - self.step
 
     def follow(self, points: np.ndarray) -> None:
@@ -120,6 +133,8 @@ class World:
     def advance(self) -> None:
         """One 0.1 s step of everything: the ego along its plan, then the agents, who see where the ego is now."""
         _step_ego(self.ego, self._ref, self._since)
+        # Near where it was: a route may pass the same place twice.
+        _along(self.ego, self.packed.route, self.packed.route_n, BACK, ONWARD, self.along)
         self._since = min(self._since + DT, PLAN_DT * 8)
         self.step += 1
         self.traffic.advance(self.now, self.ego)

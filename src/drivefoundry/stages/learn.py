@@ -38,7 +38,15 @@ CALIBRATION = 512
 def pretrained(line: Line, shards: list[Artefact]) -> Artefact:
     """The base model, from scratch on the first shard."""
     r, paths = line.recipe.train, [s.path for s in shards]
-    return line.make(None, "train", "pretrain", r, shards, LEARN, lambda d: _pretrain(r, paths, d))
+    return line.make(None, "train", "pretrain", r, shards, LEARN, lambda d: _pretrain(r, paths, None, d))
+
+
+def adapted(line: Line, base: Artefact, shard: Artefact) -> Artefact:
+    """The base model, trained on with another camera's clips."""
+    r = line.recipe.train
+    return line.make(
+        None, "train", "adapt", r, [base, shard], LEARN, lambda d: _pretrain(r, [shard.path], base.path, d)
+    )
 
 
 def fine_tuned(line: Line, turn: int, base: Artefact, shards: list[Artefact]) -> Artefact:
@@ -121,15 +129,15 @@ def _said(report: TrainReport) -> dict:
     }
 
 
-def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
+def _pretrain(r: Train, shards: list[Path], base: Path | None, out: Path) -> dict:
     config = replace(
         PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
         weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget, blind=r.blind, shake=r.shake),
     )  # fmt: skip
     with bar("pre-train", r.pretrain_steps) as advance:
         report = pretrain(
-            _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
-            on_step=_to(advance),
+            _shards(shards), out / "checkpoint", config, r.size, base / "checkpoint" if base else None, out / STATE,
+            out / "metrics.jsonl", _to(advance),
         )  # fmt: skip
     return _said(report)
 
