@@ -42,7 +42,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "To look at": {
         "scene": "show or list the scenes of recorded traffic, or of a run's exam",
-        "city": "many cars of one driver at once in a live city: what they did wrong a kilometre, and a film",
+        "city": "many cars of one driver at once in a live city: faults a kilometre, and a film",
         "report": "write report.html of what the run has made, and make nothing else",
     },
 }

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from drivefoundry.judge.city import drive_city, summary
 from drivefoundry.sim.policies import ConstantVelocity, RouteFollower
 from drivefoundry.stages import city
+from drivefoundry.stages.city import drive_city, summary
 
 
 @pytest.fixture(scope="module")
