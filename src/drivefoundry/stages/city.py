@@ -1,7 +1,7 @@
 """A driver in, its long drives through a live city out: what it did wrong a kilometre, and a film.
 
-Many of its cars drive at once among hundreds of others. Nothing ends a drive: what a car did wrong counts, and it drives
-on. Rates are a kilometre, so that drives of any length compare.
+Many of its cars drive at once among hundreds of others. Nothing ends a drive: what a car did wrong counts, and it
+drives on. Rates are a kilometre, so that drives of any length compare.
 """
 
 from __future__ import annotations
