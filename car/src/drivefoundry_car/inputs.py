@@ -13,6 +13,8 @@ ROUTE_AHEAD_M = (10.0, 20.0, 40.0)
 """Arc lengths at which the navigator's lane-level route is sampled ahead of the ego, m."""
 ROUTE_FEATURES = 12
 LEFT, RIGHT, STRAIGHT, UNKNOWN = 2, 3, 1, 0
+REAR_AXLE = 1.3
+"""The rear axle lies so far behind the box centre, m: 0.28 lengths of 4.6 m."""
 
 
 def to_ego(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -35,6 +37,14 @@ def to_map(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
     out[..., 1] = pose[1] + s * points[..., 0] + c * points[..., 1]
     if points.shape[-1] == 3:
         out[..., 2] = np.arctan2(np.sin(points[..., 2] + pose[2]), np.cos(points[..., 2] + pose[2]))
+    return out
+
+
+def shift(poses: np.ndarray, ahead: float) -> np.ndarray:
+    """Poses (..., 3) of one point of a car in, those of the point `ahead` m in front of it out."""
+    out = np.array(poses, np.float64, copy=True)
+    out[..., 0] += ahead * np.cos(poses[..., 2])
+    out[..., 1] += ahead * np.sin(poses[..., 2])
     return out
 
 
