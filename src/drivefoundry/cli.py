@@ -6,11 +6,13 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import arg
@@ -38,6 +40,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "In the car": {
         "car": "update to the release: verify it, test it, activate it",
+        "serve": "an engine (--engine) as AlpaSim's driver: the simulator asks it over gRPC",
     },
     "To look at": {
         "scene": "pictures of recorded traffic (--scenes): what the camera would see, and the map",
@@ -79,6 +82,26 @@ class RunOptions(Options):
 
     until: Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="(default: all of them)")] = None
     """Last stage to run."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What `serve` understands."""
+
+    engine: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Engine directory: what `shrink` made, or a car's slot holds."""
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Where to listen; 0.0.0.0 for other machines, unix:///PATH for a socket."""
+    port: Annotated[int, arg(metavar="N")] = 50051
+    """The port there."""
+    mode: Literal["alpasim", "carla"] = "alpasim"
+    """Who asks: AlpaSim's runtime, or a CARLA one that speaks its contract."""
+    camera: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """The simulator's name of the front camera, where there are several."""
+    speed_limit: Annotated[float, arg(metavar="M/S")] = 13.9
+    """What the navigator says where the simulator names no limit."""
+    rear_axle: Annotated[float, arg(metavar="M")] = 1.3
+    """How far the rear axle, the simulator's origin of the car, lies behind the middle of its box."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,7 +150,10 @@ def _dispatch(argv: list[str]) -> int:
     options = _parse(verb, verbs[verb], rest)
     if options is None:
         return 0
-    stages = [v for v in verbs if v not in ("run", "scene", "report")]
+    if isinstance(options, ServeOptions):
+        _serve(options)
+        return 0
+    stages = [v for v in verbs if v not in ("run", "scene", "report", "serve")]
     if isinstance(options, RunOptions) and options.until is not None and options.until not in stages:
         raise ValueError(f"--until {options.until}: no such stage; {nearest(options.until, stages)}")
     _run(options, verb)
@@ -165,9 +191,31 @@ def _run(options: Options, verb: str) -> None:
     line.run(recipe, options.out, until=until, drives=options.drives, scenes=options.scenes, look=verb == "report")
 
 
-def _parse(verb: str, what: str, rest: list[str]) -> Options | None:
+def _serve(options: ServeOptions) -> None:
+    """An engine behind AlpaSim's contract, until the process is stopped."""
+    if options.engine is None:
+        raise ValueError("serve: give --engine DIR")
+    try:
+        from drivefoundry_car.egodriver import EngineDriver, serving
+    except ImportError as error:
+        raise ValueError(f"serve: {error}") from None
+    from drivefoundry_car.engine import Engine
+
+    engine = Engine(options.engine)
+    high, wide = engine.contract["model"]["image"]
+    driver = EngineDriver(
+        engine, (high, wide), camera=options.camera, speed_limit=options.speed_limit, axle=options.rear_axle
+    )
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with serving(driver, options.host, options.port, options.mode):
+        print(f"{options.engine} answers at {options.host}, port {options.port}, until it is stopped", flush=True)
+        stop.wait()
+
+
+def _parse(verb: str, what: str, rest: list[str]) -> Options | ServeOptions | None:
     """Options of a verb, or None if its help was asked for (and shown). ValueError for anything not understood."""
-    shape = RunOptions if verb == "run" else Options
+    shape = {"run": RunOptions, "serve": ServeOptions}.get(verb, Options)
     wrong = io.StringIO()
     try:
         with contextlib.redirect_stderr(wrong):
@@ -184,7 +232,7 @@ def _parse(verb: str, what: str, rest: list[str]) -> Options | None:
             return None
         raise ValueError(f"{verb}: {_first_sentence(wrong.getvalue())}") from None
     if unknown:
-        flags = [f"--{f.name}" for f in fields(shape)]
+        flags = [f"--{f.name.replace('_', '-')}" for f in fields(shape)]
         raise ValueError(f"{verb}: unknown option {unknown[0]!r}: {nearest(unknown[0].partition('=')[0], flags)}")
     return options
 

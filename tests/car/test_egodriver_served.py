@@ -2,6 +2,8 @@
 
 import io
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,9 +18,13 @@ from carla_driver_interface.protocol import CarlaRendererData, DynamicState, Vec
 from carla_driver_interface.server import serving
 from carla_driver_interface.testing import FakeCamera, FakeLoop, render_road
 
+from drivefoundry import cli
+from drivefoundry.shrink.export import export_engine
 from drivefoundry.sim.camera import Rig
-from drivefoundry_car.egodriver import CAMERA, FOCAL, HORIZON, EngineDriver, motion, sampling, serve
+from drivefoundry_car import egodriver
+from drivefoundry_car.egodriver import CAMERA, FOCAL, HORIZON, EngineDriver, motion, sampling
 from drivefoundry_car.inputs import REAR_AXLE, route_features
+from student import samples
 
 IMAGE = (64, 160)
 MS = 1000
@@ -222,5 +228,27 @@ def test_a_lens_that_bends_is_refused():
 
 
 def test_nobody_can_listen_at_an_address_that_is_not_ours():
-    with pytest.raises(ValueError, match="cannot listen"):
-        serve(EngineDriver(Follower(), IMAGE), "192.0.2.1", 50051, "alpasim")
+    nowhere = egodriver.serving(EngineDriver(Follower(), IMAGE), "192.0.2.1", 50051, "alpasim")
+    with pytest.raises(ValueError, match="cannot listen"), nowhere:
+        pass
+
+
+def test_the_command_serves_an_engine_until_it_is_told_to_stop(student, tmp_path):
+    export_engine(student, tmp_path / "engine", *samples(64, seed=3)[:3], self_test=4)
+    address = f"unix://{tmp_path}/driver"
+    command = [sys.executable, "-m", "drivefoundry", "serve", "--engine", str(tmp_path / "engine"), "--host", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert address in process.stdout.readline()
+        with FakeLoop(address, [ours(width=48, height=40)], step_s=0.5, initial_speed_mps=5.0) as loop:
+            result = loop.run(4)
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+    assert result.steps == 4
+    assert len(result.ego) == 4
+
+
+def test_the_commands_defaults_are_the_drivers():
+    options = cli.ServeOptions()
+    driver = EngineDriver(Follower(), IMAGE)
+    assert (options.speed_limit, options.rear_axle, options.camera) == (driver.speed_limit, driver.axle, driver.camera)

@@ -8,7 +8,8 @@ the guard knows the car's limits, but as the contract carries no perception, no 
 
 from __future__ import annotations
 
-import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -216,15 +217,15 @@ def sampling(camera, image: tuple[int, int]) -> np.ndarray:
     return inside.reshape(high, n, wide, n)
 
 
-def serve(driver: EngineDriver, host: str, port: int, mode: Literal["alpasim", "carla"]) -> None:
-    """Answer until the process is stopped. ValueError where nobody can listen at host and port."""
+@contextmanager
+def serving(driver: EngineDriver, host: str, port: int, mode: Literal["alpasim", "carla"]) -> Iterator[None]:
+    """Answer while the block runs. ValueError where nobody can listen at host and port."""
     try:
         server, _ = build_server(driver, port=port, host=host, mode=mode)
     except RuntimeError:
         raise ValueError(f"--host {host} --port {port}: cannot listen there; choose another") from None
     server.start()
-    signal.signal(signal.SIGTERM, lambda *_: server.stop(1.0))
     try:
-        server.wait_for_termination()
+        yield
     finally:
-        server.stop(1.0)
+        server.stop(1.0).wait()

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 try:
-    import grpc  # pyright: ignore[reportMissingImports]
+    import grpc  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
     from carla_driver_interface import protocol as wire  # pyright: ignore[reportMissingImports]
     from carla_driver_interface.contract import (  # pyright: ignore[reportMissingImports]
         CONTRACT_REVISION,
