@@ -196,16 +196,11 @@ def _serve(options: ServeOptions) -> None:
     if options.engine is None:
         raise ValueError("serve: give --engine DIR")
     try:
-        from drivefoundry_car.egodriver import EngineDriver, serving
+        from drivefoundry_car.egodriver import load, serving
     except ImportError as error:
         raise ValueError(f"serve: {error}") from None
-    from drivefoundry_car.engine import Engine
 
-    engine = Engine(options.engine)
-    high, wide = engine.contract["model"]["image"]
-    driver = EngineDriver(
-        engine, (high, wide), camera=options.camera, speed_limit=options.speed_limit, axle=options.rear_axle
-    )
+    driver = load(options.engine, camera=options.camera, speed_limit=options.speed_limit, axle=options.rear_axle)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with serving(driver, options.host, options.port, options.mode):

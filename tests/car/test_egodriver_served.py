@@ -14,6 +14,7 @@ pytest.importorskip("carla_driver_interface", reason="drivefoundry-car[alpasim] 
 import grpc
 from carla_driver_interface.driver import CameraFrame, DriveContext, SessionState
 from carla_driver_interface.geometry import Pose, Trajectory
+from carla_driver_interface.policies import load_policy
 from carla_driver_interface.protocol import CarlaRendererData, DynamicState, Vec3
 from carla_driver_interface.server import serving
 from carla_driver_interface.testing import FakeCamera, FakeLoop, render_road
@@ -24,7 +25,7 @@ from drivefoundry.sim.camera import Rig
 from drivefoundry_car import egodriver
 from drivefoundry_car.egodriver import CAMERA, FOCAL, HORIZON, EngineDriver, motion, sampling
 from drivefoundry_car.inputs import REAR_AXLE, route_features
-from student import samples
+from student import TINY, samples
 
 IMAGE = (64, 160)
 MS = 1000
@@ -195,6 +196,7 @@ def test_motion_without_dynamic_states_is_taken_from_the_poses():
     [
         (None, [ours(fov_deg=52.0)], "misses"),
         (None, [ours(yaw_left_deg=120.0)], "misses 100%"),
+        (None, [ours(height=40)], "misses"),
         (None, [ours(logical_id="a"), ours(logical_id="b")], f"no camera '{CAMERA}' among a, b"),
         ("c", [ours(logical_id="a")], "no camera 'c' among a"),
     ],
@@ -220,6 +222,11 @@ def test_of_several_cameras_the_one_that_looks_ahead_is_taken():
         assert loop.run(2).steps == 2
 
 
+def test_the_camera_that_the_docs_ask_for_is_wide_enough():
+    camera = FakeCamera(width=320, height=160, fov_deg=80.0).available_camera()
+    assert sampling(camera, IMAGE).shape == (64, 2, 160, 2)
+
+
 def test_a_lens_that_bends_is_refused():
     camera = ours().available_camera()
     camera.intrinsics.opencv_pinhole_param.radial_coeffs.extend([0.1])
@@ -236,6 +243,9 @@ def test_nobody_can_listen_at_an_address_that_is_not_ours():
 def test_the_command_serves_an_engine_until_it_is_told_to_stop(student, tmp_path):
     export_engine(student, tmp_path / "engine", *samples(64, seed=3)[:3], self_test=4)
     address = f"unix://{tmp_path}/driver"
+    packaged = load_policy("drivefoundry_car.egodriver:load", path=str(tmp_path / "engine"), axle=1.5)
+    assert isinstance(packaged, EngineDriver)
+    assert (packaged.image, packaged.axle) == (TINY.image, 1.5)
     command = [sys.executable, "-m", "drivefoundry", "serve", "--engine", str(tmp_path / "engine"), "--host", address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

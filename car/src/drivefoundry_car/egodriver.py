@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,6 +31,7 @@ except ModuleNotFoundError:
         "drivefoundry_car.egodriver needs AlpaSim's contract: pip install 'drivefoundry-car[alpasim]'"
     ) from None
 
+from drivefoundry_car.engine import Engine
 from drivefoundry_car.guard import FINE_DT, PLAN_DT, fine_path
 from drivefoundry_car.inputs import REAR_AXLE, ego_history, route_features, shift
 from drivefoundry_car.runtime import Model, Runtime
@@ -199,7 +201,7 @@ def sampling(camera, image: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"camera {camera.logical_id}: an undistorted pinhole is wanted; have the simulator render one")
     high, wide = image
     focal = FOCAL * wide
-    n = max(1, int(np.ceil(max(lens.focal_length_x, lens.focal_length_y) / focal - 1e-6)))
+    n = max(1, int(np.ceil(max(lens.focal_length_x, lens.focal_length_y) / focal - 0.01)))
     u, v = (np.arange(wide * n) + 0.5) / n, (np.arange(high * n) + 0.5) / n
     y, z = np.meshgrid((wide / 2 - u) / focal, (HORIZON * high - v) / focal)
     rays = np.stack([np.ones_like(y), y, z], -1) @ Pose.from_proto(camera.rig_to_camera).rotation_matrix
@@ -215,6 +217,13 @@ def sampling(camera, image: tuple[int, int]) -> np.ndarray:
         )
     inside = np.clip(row, 0, size[0] - 1).astype(int) * size[1] + np.clip(column, 0, size[1] - 1).astype(int)
     return inside.reshape(high, n, wide, n)
+
+
+def load(path: str | Path, **options: Any) -> EngineDriver:
+    """Engine directory in, EngineDriver out; options are its own. What carla-driver-interface's `--policy` names."""
+    engine = Engine(path)
+    high, wide = engine.contract["model"]["image"]
+    return EngineDriver(engine, (high, wide), **options)
 
 
 @contextmanager
