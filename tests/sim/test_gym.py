@@ -156,7 +156,7 @@ def test_the_same_actions_give_the_same_bytes_on_any_number_of_threads():
     def bytes_of(threads):
         before = numba.get_num_threads()
         numba.set_num_threads(threads)
-        env = Driving(scenes() * 3, "free", rig=Rig(width=80, height=32))
+        env = Driving(scenes() * 3, "free", rig=Rig().scaled(80, 32))
         env.action_space.seed(5)
         out = [env.reset(seed=3)]
         out += [env.step(env.action_space.sample()) for _ in range(12)]
