@@ -70,7 +70,8 @@ def test_help_names_every_verb(capsys):
 def test_every_verb_has_help_with_its_options(capsys, verb):
     assert cli.main([verb, "--help"]) == 0
     out = capsys.readouterr().out
-    assert "--out DIR" in out
+    assert ("--out DIR" in out) == (verb != "serve")
+    assert ("--engine DIR" in out) == (verb == "serve")
     assert ("--until" in out) == (verb == "run")
 
 
@@ -101,6 +102,10 @@ def test_help_imports_nothing_heavy():
         (["scene", "list", "no/such"], "no/such: no such folder"),
         (["scene", "show", "no/such", "--at", "x"], "scene show: Error parsing --at"),
         (["import"], "import: give --drives PATH or --scenes PATH"),
+        (["run", "--until", "serve"], "--until serve: no such stage"),
+        (["serve"], "serve: give --engine DIR"),
+        (["serve", "--speed-limt", "9"], "serve: unknown option '--speed-limt': did you mean '--speed-limit'?"),
+        (["serve", "--mode", "kart"], "serve: invalid choice 'kart' for argument '--mode'"),
         (["run", "--set", "seed=28"], "out: disk full while making clips"),
         (["run", "--set", "seed=98"], "port 8000 is in use"),
         (["run", "--set", "seed=9"], "libGLU.so.1 is missing on this machine"),
@@ -108,6 +113,13 @@ def test_help_imports_nothing_heavy():
 )
 def test_refusals(capsys, calls, argv, line):
     assert line in refused(capsys, *argv)
+
+
+def test_what_serving_needs_is_said(capsys, monkeypatch):
+    for name in ("carla_driver_interface", "carla_driver_interface.driver"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "drivefoundry_car.egodriver", raising=False)
+    assert "pip install 'drivefoundry-car[alpasim]'" in refused(capsys, "serve", "--engine", "here")
 
 
 def test_settings_reach_the_line(calls):

@@ -6,11 +6,13 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 from tyro.conf import arg
@@ -18,7 +20,7 @@ from tyro.conf import arg
 from drivefoundry.settings import nearest, with_file, with_settings
 
 PROG = "drivefoundry"
-T = TypeVar("T", "Options", "RunOptions", "ListOptions", "ShowOptions", "CityOptions")
+T = TypeVar("T", "Options", "RunOptions", "ListOptions", "ShowOptions", "CityOptions", "ServeOptions")
 
 VERBS: dict[str, dict[str, str]] = {
     "The whole loop": {
@@ -39,6 +41,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "In the car": {
         "car": "update to the release: verify it, test it, activate it",
+        "serve": "an engine (--engine) as AlpaSim's driver: the simulator asks it over gRPC",
     },
     "To look at": {
         "scene": "show or list the scenes of recorded traffic, or of a run's exam",
@@ -130,6 +133,26 @@ class CityOptions:
     """Gets city.json (what each car did) and city.mp4."""
 
 
+@dataclass(frozen=True)
+class ServeOptions:
+    """What `serve` understands."""
+
+    engine: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Engine directory: what `shrink` made, or a car's slot holds."""
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Where to listen; 0.0.0.0 for other machines, unix:///PATH for a socket."""
+    port: Annotated[int, arg(metavar="N")] = 50051
+    """The port there."""
+    mode: Literal["alpasim", "carla"] = "alpasim"
+    """Who asks: AlpaSim's runtime, or a CARLA one that speaks its contract."""
+    camera: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """The simulator's name of the front camera, where there are several."""
+    speed_limit: Annotated[float, arg(metavar="M/S")] = 13.9
+    """What the navigator says where the simulator names no limit."""
+    rear_axle: Annotated[float, arg(metavar="M")] = 1.3
+    """How far the rear axle, the simulator's origin of the car, lies behind the middle of its box."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Arguments in (default: the process's), exit code out: 0 done, 2 refused with one line on stderr, 130 stopped."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -178,13 +201,14 @@ def _dispatch(argv: list[str]) -> int:
         raise ValueError(f"unknown verb {verb!r}: {nearest(verb, verbs)}")
     if verb == "judge" and rest[:1] == ["compare"]:
         return _compare(rest[1:])
-    if verb in ("scene", "city"):
-        (_scene if verb == "scene" else _city)(rest)
+    others = {"scene": _scene, "city": _city, "serve": _serve}
+    if verb in others:
+        others[verb](rest)
         return 0
     options = _parse(RunOptions if verb == "run" else Options, verb, verbs[verb], rest)
     if options is None:
         return 0
-    stages = [v for v in verbs if v not in ("run", "scene", "city", "report")]
+    stages = [v for v in verbs if v not in ("run", "scene", "city", "report", "serve")]
     if isinstance(options, RunOptions) and options.until is not None and options.until not in stages:
         raise ValueError(f"--until {options.until}: no such stage; {nearest(options.until, stages)}")
     _run(options, verb)
@@ -284,6 +308,26 @@ def _city(rest: list[str]) -> None:
     print(options.out / "city.mp4")
 
 
+def _serve(rest: list[str]) -> None:
+    """`serve`: an engine behind AlpaSim's contract, until the process is stopped."""
+    options = _parse(ServeOptions, "serve", VERBS["In the car"]["serve"], rest)
+    if options is None:
+        return
+    if options.engine is None:
+        raise ValueError("serve: give --engine DIR")
+    try:
+        from drivefoundry_car.egodriver import load, serving
+    except ImportError as error:
+        raise ValueError(f"serve: {error}") from None
+
+    driver = load(options.engine, camera=options.camera, speed_limit=options.speed_limit, axle=options.rear_axle)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with serving(driver, options.host, options.port, options.mode):
+        print(f"{options.engine} answers at {options.host}, port {options.port}, until it is stopped", flush=True)
+        stop.wait()
+
+
 def _parse(shape: type[T], verb: str, what: str, rest: list[str]) -> T | None:
     """Options of a verb, or None if its help was asked for (and shown). ValueError for anything not understood."""
     wrong = io.StringIO()
@@ -302,7 +346,7 @@ def _parse(shape: type[T], verb: str, what: str, rest: list[str]) -> T | None:
             return None
         raise ValueError(f"{verb}: {_first_sentence(wrong.getvalue())}") from None
     if unknown:
-        flags = [f"--{f.name}" for f in fields(shape) if f.name != "what"]
+        flags = [f"--{f.name.replace('_', '-')}" for f in fields(shape) if f.name not in ("what", "who")]
         raise ValueError(f"{verb}: unknown option {unknown[0]!r}: {nearest(unknown[0].partition('=')[0], flags)}")
     return options
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivefoundry.sim.pack import pack
-from drivefoundry.sim.world import World
+from drivefoundry.sim.world import KINDS, World
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, DT, PLAN_POINTS, SIGNAL_GREEN, SIGNAL_RED
 from situation import EAST, START, situation, straight
 
@@ -101,3 +101,42 @@ def test_padding_and_the_ego_are_never_seen():
     for _ in range(3):
         assert world.seen.tolist() == [[False, True, False, False, False], [False, True, True, True, True]]
         world.advance()
+
+
+def course(world, points, steps):
+    """What the scenes do in so many steps along one plan: a list of (ego, agents, seen, brake, past) of each step."""
+    out = []
+    for step in range(steps):
+        if step % 5 == 0:
+            world.follow(points)
+        world.advance()
+        past = np.stack(world.past[-16:], 1)
+        out.append([x.copy() for x in (world.ego, world.agents, world.seen, world.brake, past, world.signals_now())])
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scene_that_starts_anew_drives_as_a_fresh_one_and_the_others_go_on(kind):
+    walker = (AGENT_PEDESTRIAN, straight(-30.0, -8.0, np.pi / 2, 1.4))
+    light = np.where(np.arange(140) < START + 20, SIGNAL_RED, SIGNAL_GREEN)
+    scenes = [
+        situation(straight(-55.0, EAST, 0.0, 5.0), [(AGENT_CAR, straight(-70.0, EAST, 0.0, 9.0)), walker]),
+        situation(
+            straight(-55.0, EAST, 0.0, 5.0), [(AGENT_CAR, straight(-40.0, EAST, 0.0, 8.0)), walker], signal=light
+        ),
+        crowd(4, 170),
+    ]
+    points = np.zeros((3, PLAN_POINTS, 3))
+    points[..., 0] = 2.0 * np.arange(1, PLAN_POINTS + 1)
+    world, calm = World(pack(scenes), kind), World(pack(scenes), kind)
+    course(world, points, 35)
+    course(calm, points, 35)
+    for _ in range(2):  # once after 3.5 s, once after 3 s more
+        world.restart(np.array([1]))
+        got, undisturbed = course(world, points, 30), course(calm, points, 30)
+        fresh = course(World(pack(scenes[1:2]), kind), points[1:2], 30)
+        for step, alone in enumerate(fresh):
+            for a, b, c in zip(got[step], alone, undisturbed[step], strict=True):
+                n = b.shape[1]
+                assert np.array_equal(a[1, :n], b[0])
+                assert np.array_equal(a[[0, 2]], c[[0, 2]])

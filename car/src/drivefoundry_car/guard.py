@@ -102,7 +102,7 @@ class Guard:
                 break
             slowed |= slow
             s = np.cumsum(allowed[slow] * PLAN_DT, 1)
-            points[slow] = _along(_sample(points[slow]), s)
+            points[slow] = _along(fine_path(points[slow]), s)
             ds[slow], turn[slow], _ = _stretches(points[slow])
         return points, lost | redo | slowed
 
@@ -125,7 +125,7 @@ class Guard:
         self, points: np.ndarray, speed: np.ndarray, rows: np.ndarray, scene: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Brake along the path where a contact is foreseen and waiting for the next decision would be too late."""
-        fine = _sample(points)
+        fine = fine_path(points)
         first, harm = self._harm(fine, rows, scene)
         step = np.hypot(*np.moveaxis(np.diff(fine[..., :2], axis=1), -1, 0))
         run = np.concatenate([np.zeros((len(fine), 1)), np.cumsum(step, 1)], 1)
@@ -146,7 +146,7 @@ class Guard:
             v = np.minimum(step[act] / FINE_DT, np.maximum(speed[act, None] - b * t, 0.0))
             s = np.cumsum(v * FINE_DT, 1)[:, FINE - 1 :: FINE]
             tried = _along(fine[act], s)
-            _, h = self._harm(_sample(tried), rows, scene)
+            _, h = self._harm(fine_path(tried), rows, scene)
             better = h < best - 1e-9  # the mildest of equals stays
             out[better], best[better] = tried[better], h[better]
             changed[act[better]] = True
@@ -246,7 +246,7 @@ def _stretches(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.where(back, -arc, arc), turn, np.where(back, _wrap(slip + np.pi), slip)
 
 
-def _sample(points: np.ndarray) -> np.ndarray:
+def fine_path(points: np.ndarray) -> np.ndarray:
     """Plans (S, 8, 3) in, paths every 0.1 s (S, 41, 3) out, from the origin: cubic Hermite with the planned headings;
     yaw unwrapped.
     """

@@ -9,13 +9,12 @@ import numpy as np
 
 HISTORY = 4
 """Ego history entries, 0.5 s apart, the last one now."""
-SPEED_MIDDLE, SPEED_GAIN, RATE_GAIN, LATERAL_GAIN = 8.0, 0.15, 8.0, 0.5
-SPEED_CHANGE, RATE_CHANGE = 0.7, 15.0
-"""What brings speeds (m/s), yaw rates (rad/s) and their changes within a history to like sizes; see `ego_features`."""
 ROUTE_AHEAD_M = (10.0, 20.0, 40.0)
 """Arc lengths at which the navigator's lane-level route is sampled ahead of the ego, m."""
 ROUTE_FEATURES = 12
 LEFT, RIGHT, STRAIGHT, UNKNOWN = 2, 3, 1, 0
+REAR_AXLE = 1.3
+"""The rear axle lies so far behind the box centre, m: 0.28 lengths of 4.6 m."""
 
 
 def to_ego(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -38,6 +37,14 @@ def to_map(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
     out[..., 1] = pose[1] + s * points[..., 0] + c * points[..., 1]
     if points.shape[-1] == 3:
         out[..., 2] = np.arctan2(np.sin(points[..., 2] + pose[2]), np.cos(points[..., 2] + pose[2]))
+    return out
+
+
+def shift(poses: np.ndarray, ahead: float) -> np.ndarray:
+    """Poses (..., 3) of one point of a car in, those of the point `ahead` m in front of it out."""
+    out = np.array(poses, np.float64, copy=True)
+    out[..., 0] += ahead * np.cos(poses[..., 2])
+    out[..., 1] += ahead * np.sin(poses[..., 2])
     return out
 
 
@@ -84,19 +91,6 @@ def route_features(route: np.ndarray | None, pose: np.ndarray) -> np.ndarray:
     out[7] = 1.0
     out[8 + command(route, s, at)] = 1.0
     return out
-
-
-def ego_features(history: np.ndarray) -> np.ndarray:
-    """Ego history (N, 4, 3) in, (N, 12) float32 of like sizes out, as the model's first layer reads it.
-
-    0-2: present speed, yaw rate and lateral acceleration; 3-5 and 6-8: how the last three speeds and yaw rates differ
-    from the present, where they are known; 9-11: whether they are. `drivefoundry.model.vla.ego_features` is the same.
-    """
-    h = np.asarray(history, np.float32)
-    speed, rate, known = h[:, -1, 0], h[:, -1, 1], h[:, :-1, 2]
-    now = np.stack([SPEED_GAIN * (speed - SPEED_MIDDLE), RATE_GAIN * rate, LATERAL_GAIN * speed * rate], 1)
-    change = (h[:, :-1, :2] - h[:, -1:, :2]) * known[..., None] * np.array([SPEED_CHANGE, RATE_CHANGE], np.float32)
-    return np.concatenate([now, change[..., 0], change[..., 1], known], 1)
 
 
 def ego_history(speed: np.ndarray, yaw_rate: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivefoundry_car.codec import STEP_S, VOTE_SPEEDS, VOTE_STEP, votes
-from drivefoundry_car.inputs import LATERAL_GAIN, RATE_CHANGE, RATE_GAIN, SPEED_CHANGE, SPEED_GAIN, SPEED_MIDDLE
 
 from .config import ModelConfig
 from .decoder import FAR, Cache, Decoder, rope_table
@@ -57,18 +56,11 @@ class Vote(NamedTuple):
         return code, control, (speed + STEP_S * control[:, 0]).clamp(min=0.0)
 
 
-def ego_features(ego: Tensor) -> Tensor:
-    """`drivefoundry_car.inputs.ego_features` of a tensor: (B, 4, 3) in, (B, 12) out."""
-    speed, rate, known = ego[:, -1, 0], ego[:, -1, 1], ego[:, :-1, 2]
-    now = torch.stack([SPEED_GAIN * (speed - SPEED_MIDDLE), RATE_GAIN * rate, LATERAL_GAIN * speed * rate], 1)
-    change = (ego[:, :-1, :2] - ego[:, -1:, :2]) * known[..., None]
-    return torch.cat([now, SPEED_CHANGE * change[..., 0], RATE_CHANGE * change[..., 1], known], 1)
-
-
 class VLA(nn.Module):
     """A vision-language-action model of the given shape, freshly initialised."""
 
     rope: Tensor
+    ego_scale: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -84,6 +76,7 @@ class VLA(nn.Module):
         self.register_buffer(
             "rope", rope_table(config, config.prefix + config.max_text + config.plan), persistent=False
         )
+        self.register_buffer("ego_scale", torch.tensor([0.1, 2.0, 1.0]), persistent=False)
         self._init()
 
     def _init(self) -> None:
@@ -102,7 +95,7 @@ class VLA(nn.Module):
         """frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12), light (B, 2) or None in; prefix embeddings (B,
         P, D) out."""
         dtype = self.embed.dtype
-        e = F.silu(self.ego_in(ego_features(ego).to(dtype)))
+        e = F.silu(self.ego_in((ego * self.ego_scale).flatten(1).to(dtype)))
         r = F.silu(self.route_in(route.to(dtype)))
         task = self.embed[self.config.task_id].expand(len(frames), 1, -1)
         return torch.cat([task, self.stem(frames, light), self.ego_out(e)[:, None], self.route_out(r)[:, None]], 1)

@@ -111,13 +111,13 @@ def write(folder: Path, loaded: Loaded, tensors: dict[str, np.ndarray]) -> list[
         blob.write(np.ascontiguousarray(value, files.DTYPES[value.dtype.name]).tobytes())
     (folder / files.WEIGHTS).write_bytes(blob.getvalue())
     np.save(folder / files.CODEBOOK, loaded.codebook)
-    made = contract(loaded.config, loaded.tokenizer.pieces(), table)
+    made = contract(loaded.config, loaded.tokenizer.pieces(), loaded.model.ego_scale.tolist(), table)
     names = [files.WEIGHTS, files.CODEBOOK]
     (folder / files.CONTRACT).write_bytes(files.seal(with_hashes(made, folder, names)))
     return [files.CONTRACT, *names]
 
 
-def contract(c: ModelConfig, pieces: list[str], table: dict) -> dict:
+def contract(c: ModelConfig, pieces: list[str], ego_scale: list[float], table: dict) -> dict:
     """What a car must know to feed this engine and to read its answer."""
     h, w = c.image
     return {
@@ -145,6 +145,7 @@ def contract(c: ModelConfig, pieces: list[str], table: dict) -> dict:
         },
         "model": asdict(c),
         "plan": c.plan,
+        "ego_scale": ego_scale,
         "vocabulary": {
             "text": [0, c.text_vocab],
             "codes": [c.text_vocab, c.task_id],

@@ -83,17 +83,22 @@ class Eyes:
         )[:, 0]  # fmt: skip
 
 
-def observe(world: World, frames: np.ndarray) -> Observation:
-    """World and the frames (S, 2, H, W, 3) of half a second ago and now in, what the policies may know out."""
+def told(world: World) -> tuple[np.ndarray, np.ndarray]:
+    """World in, what every policy is told besides pixels out: Observation.ego (S, 4, 3) and .route (S, 12)."""
     past = np.stack(world.past[-16:], 1)
     ego = np.stack([ego_history(p[:, 3], p[:, 5]) for p in past])
     route = np.stack([route_features(r, e) for r, e in zip(_routes(world), world.ego[:, :3], strict=True)])
+    return ego, route
+
+
+def observe(world: World, frames: np.ndarray) -> Observation:
+    """World and the frames (S, 2, H, W, 3) of half a second ago and now in, what the policies may know out."""
     objects = []
     for i, e in enumerate(world.ego):
         near = world.seen[i] & (np.hypot(world.agents[i, :, 0] - e[0], world.agents[i, :, 1] - e[1]) < PERCEPTION_RANGE)
         a = world.agents[i, near]
         objects.append(np.column_stack([to_ego(a[:, :3], e[:3]), a[:, 3], world.size[i, near, :2]]))
-    return Observation(frames, ego, route.astype(np.float32), objects)
+    return Observation(frames, *told(world), objects)
 
 
 def _routes(world: World) -> list[np.ndarray]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from drivefoundry_car.codec import driven, votes
 from drivefoundry_car.engine import files, kernels
-from drivefoundry_car.inputs import ego_features
 
 EOS = 1
 MARKS = 3
@@ -41,6 +40,7 @@ class Engine:
         self._frames = (model["frames"], *model["image"], 3)
         self._ego = (model["history"], model["ego_features"])
         self._route = (model["route_features"],)
+        self._ego_scale = np.tile(np.array(held.contract["ego_scale"], np.float32), model["history"])
         self._kernels = load(held, instructions)
 
     def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +79,7 @@ class Engine:
             raise ValueError(f"engine input frames: {frames.dtype}, wanted uint8")
         if not (np.isfinite(ego).all() and np.isfinite(route).all()):
             raise ValueError("engine inputs ego and route: must be finite")
-        told = ego_features(ego)
+        told = ego.reshape(n, len(self._ego_scale)).astype(np.float32) * self._ego_scale
         speed = np.ascontiguousarray(ego[:, -1, 0], np.float32)
         return self._kernels.run(np.ascontiguousarray(frames), padded(told), padded(route), speed, reason, self.threads)
 

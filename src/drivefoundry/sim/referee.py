@@ -1,0 +1,140 @@
+"""A stepped world in, what its egos do wrong out, step by step: contacts, leaving the road, stop lines run on red.
+
+By the judge's definitions, so that who learns from these events learns for the judge: a contact is the first overlap
+with an agent that did not overlap at the start, off the road is a corner more than 0.2 m beyond the drivable area, and
+a red light is run where the front crosses its stop line in the direction it guards. Letters: S scenes, A agents, R
+route points, G signals.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from drivefoundry.sim.geometry import box_corners, boxes_overlap, project_on_polyline
+from drivefoundry.sim.raster import drivable_at, stack_rasters
+from drivefoundry.sim.world import World
+from drivefoundry.types import SIGNAL_RED
+
+SLACK = 0.2
+"""A corner this near to the road, m, is on it: one texel, no better is the edge known."""
+CONTACT, OFF_ROAD, RED_LIGHT = range(3)
+"""Columns of `Referee.events`."""
+
+
+@njit(cache=True, nogil=True)
+def _on_road(classes, frames, m, ego, size):
+    """Do all four corners lie on drivable ground, or one texel away from it?"""
+    corners = np.empty((4, 2))
+    box_corners(ego[0], ego[1], ego[2], size[0], size[1], corners)
+    for i in range(4):
+        x, y = corners[i]
+        if not (
+            drivable_at(classes, frames, m, x, y)
+            or drivable_at(classes, frames, m, x + SLACK, y)
+            or drivable_at(classes, frames, m, x - SLACK, y)
+            or drivable_at(classes, frames, m, x, y + SLACK)
+            or drivable_at(classes, frames, m, x, y - SLACK)
+        ):
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _runs_red(before, ego, length, lines, facing, signals):
+    """Has the front of the ego crossed a stop line of a red light, in its direction, since the step before?"""
+    half = 0.5 * length
+    ax, ay = before[0] + half * math.cos(before[2]), before[1] + half * math.sin(before[2])
+    bx, by = ego[0] + half * math.cos(ego[2]), ego[1] + half * math.sin(ego[2])
+    for g in range(len(lines)):
+        if signals[g] != SIGNAL_RED or math.cos(ego[2] - facing[g]) < 0.3:
+            continue
+        x0, y0, x1, y1 = lines[g]
+        ex, ey = x1 - x0, y1 - y0
+        start, end = ex * (ay - y0) - ey * (ax - x0), ex * (by - y0) - ey * (bx - x0)
+        if start == end or (start < 0.0) == (end < 0.0):
+            continue
+        u = start / (start - end)
+        px, py = ax + u * (bx - ax), ay + u * (by - ay)
+        along = ((px - x0) * ex + (py - y0) * ey) / (ex * ex + ey * ey)
+        if 0.0 <= along <= 1.0:
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _watch(
+    first, before, ego, ego_slot, agents, seen, size, touched, classes, frames, place, on_road, lines, facing, signals,
+    route, route_s, route_n, foot, s, events,
+):  # fmt: skip
+    for i in prange(len(ego)):
+        e, mine = ego[i], size[i, ego_slot[i]]
+        for a in range(seen.shape[1]):
+            o, its = agents[i, a], size[i, a]
+            if not seen[i, a] or not boxes_overlap(
+                e[0], e[1], e[2], mine[0], mine[1], o[0], o[1], o[2], its[0], its[1]
+            ):
+                continue
+            if first:
+                touched[i, a] = True
+            elif not touched[i, a]:
+                events[i, CONTACT] = True
+        now_on = _on_road(classes, frames, place[i], e, mine)
+        if on_road[i] and not now_on:
+            events[i, OFF_ROAD] = True
+        on_road[i] |= now_on
+        if not first and _runs_red(before[i], e, mine[0], lines[i], facing[i], signals[i]):
+            events[i, RED_LIGHT] = True
+        n = route_n[i]
+        s[i], _, foot[i] = project_on_polyline(route[i, :n], route_s[:n], e[0], e[1], foot[i])
+
+
+class Referee:
+    """Watches one world from its start. Public arrays (read only): events (S, 3) bool, those since the last `clear`; s
+    (S,) m, how far along its route each ego is.
+
+    A scene that starts beside the drawn road has to get onto it before it can leave it.
+    """
+
+    def __init__(self, world: World):
+        p, n = world.packed, len(world.ego)
+        self.world = world
+        maps = list({s.map.id: s.map for s in p.scenes}.values())
+        index = {m.id: i for i, m in enumerate(maps)}
+        self._place, self._roads = np.array([index[s.map.id] for s in p.scenes]), stack_rasters(maps)
+        signals = p.signals.shape[1]
+        self._lines, self._facing = np.full((n, signals, 4), np.nan), np.zeros((n, signals))
+        for i, scene in enumerate(p.scenes):
+            g = len(scene.signals)
+            self._lines[i, :g] = scene.map.stop_lines[:g]
+            self._facing[i, :g] = scene.map.signal_heads[:g, 3] + np.pi  # a head looks at the traffic it stops
+        self._route, self._route_s = p.route[..., :2].copy(), np.arange(p.route.shape[1], dtype=np.float64)
+        self._touched, self._on_road = np.zeros(p.kind.shape, np.bool_), np.zeros(n, np.bool_)
+        self._foot, self.s = np.full(n, -1), np.zeros(n)
+        self.events = np.zeros((n, 3), np.bool_)
+        self._look(True)
+        self._first = self._on_road.copy(), self._foot.copy(), self.s.copy()
+
+    def watch(self) -> None:
+        """Look at the step that the world has just made."""
+        self._look(False)
+
+    def clear(self) -> None:
+        """Forget the events so far."""
+        self.events[:] = False
+
+    def restart(self, rows: np.ndarray) -> None:
+        """The scenes `rows` have been set back to their start."""
+        for array, first in zip((self._on_road, self._foot, self.s), self._first, strict=True):
+            array[rows] = first[rows]
+        self.events[rows] = False
+
+    def _look(self, first: bool) -> None:
+        w, p = self.world, self.world.packed
+        _watch(
+            first, w.past[-2], w.ego, p.ego, w.agents, w.seen, p.size, self._touched, self._roads.classes,
+            self._roads.frames, self._place, self._on_road, self._lines, self._facing, w.signals_now(), self._route,
+            self._route_s, p.route_n, self._foot, self.s, self.events,
+        )  # fmt: skip
