@@ -61,7 +61,7 @@ def camera(line: Line, folder: Path) -> None:
     from drivefoundry.stages import label, learn, openloop
 
     r = line.recipe
-    real = replace(line, recipe=replace(r, train=r.camera, curate=replace(r.curate, phases=r.camera_phases)))
+    real = replace(line, recipe=replace(r, curate=replace(r.curate, phases=r.camera.phases)))
     clips = openloop.imported(real, folder)
     kept = label.curated_by_time(real, clips)
     train, held_out = (label.shard(real, None, clips, kept, split) for split in ("train", "held_out"))
@@ -69,9 +69,11 @@ def camera(line: Line, folder: Path) -> None:
 
 
 def fleet_base(line: Line) -> Artefact:
-    """What the embedded fleet's first turn teaches a model: minutes of a real camera teach too little from scratch."""
+    """What the embedded fleet's first turn teaches a model that is to copy a driver: minutes of a real camera teach too
+    little from scratch."""
     from drivefoundry.stages import home, label, learn, record
 
+    line = replace(line, recipe=replace(line.recipe, train=replace(line.recipe.train, ego_changes=True)))
     clips = home.ingest(line, 1, record.City().drives(line, 1, None))
     return learn.pretrained(line, [label.shard(line, 1, clips, label.curated(line, 1, clips, None, None, []))])
 

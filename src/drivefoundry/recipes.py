@@ -62,9 +62,8 @@ class Train:
     weight_decay: float = 0.1
     forget: float = 0.5
     """Share of pre-training samples that see the present ego state alone, not its history."""
-    blind: float = 0.0
-    shake: int = 0
-    """See train.corpus.Augment."""
+    ego_changes: bool = False
+    """See model.config.ModelConfig."""
     sft_steps: int = 90
     """Supervised fine-tuning with reasoning, in the first turn."""
     turn_steps: int = 260
@@ -76,6 +75,22 @@ class Train:
     """The same in later turns: with the reasoning in sight, actions are learnt from it rather than from the picture."""
     new_share: float = 0.5
     """Share of a later turn's samples that comes from cars which a model drove."""
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Camera:
+    """How the fleet's base model learns on from minutes of a real camera; blind, shake: see train.corpus.Augment."""
+
+    batch: int = 64
+    steps: int = 80
+    rate: float = 1e-3
+    weight_decay: float = 0.1
+    forget: float = 0.0
+    blind: float = 0.5
+    shake: int = 8
+    phases: int = 5
+    """As in Curate, for the part that is learnt."""
     seed: int = 1
 
 
@@ -135,16 +150,13 @@ class Recipe:
     rl: Rl = field(default_factory=Rl)
     distil: Distil = field(default_factory=Distil)
     judge: Judge = field(default_factory=Judge)
-    camera: Train = field(default_factory=lambda: Train("4M", 64, 80, 1e-3, 0.1, forget=0.0, blind=0.5, shake=8))
-    """In place of `train` where the fleet's base model learns on from minutes of a real camera; its size is that
-    model's."""
-    camera_phases: int = 5
+    camera: Camera = field(default_factory=Camera)
 
     def validate(self) -> Recipe:
         """Itself, or ValueError naming the key whose value no stage could work with."""
         for key, value in leaves(self):
             name = key.rpartition(".")[2]
-            if isinstance(value, (int, float)) and name != "gate_over_baseline":
+            if type(value) in (int, float) and name != "gate_over_baseline":
                 least = "0 or more" if name in MAY_BE_ZERO else "above 0"
                 require(value > 0 or (value == 0 and name in MAY_BE_ZERO), f"{key}: {least} wanted, got {value}")
             require(name not in SHARES or value <= 1, f"{key}: a share, at most 1, wanted, got {value}")
@@ -182,7 +194,7 @@ def tiny() -> Recipe:
             places=("place_a",), cars=6, seconds=60, held_out_seconds=60, traffic=40, pedestrians=20, outings=12
         ),
         curate=Curate(phases=1),
-        camera=Train(size="0.3M", batch=32, pretrain_steps=20, forget=0.0, blind=0.5, shake=8),
+        camera=Camera(batch=32, steps=20),
         train=Train(size="0.3M", batch=32, pretrain_steps=20, sft_steps=8, turn_steps=10),
         rl=Rl(steps=2, scenes=8, samples=8),
         distil=Distil(steps=15, turn_steps=10, batch=32, polish_steps=2),

@@ -61,7 +61,7 @@ def test_reasoning_is_the_float_student_s(student, folder):
         ModelConfig(dim=48, layers=1, heads=3, kv_heads=3, head_dim=16, ffn=80, image=(16, 48), stem=16,
                     text_vocab=130),
         ModelConfig(dim=64, layers=3, heads=5, kv_heads=1, head_dim=32, ffn=64, image=(24, 40), patch=8, stem=20,
-                    text_vocab=130, codes=48, max_text=20, bidirectional=False, rope_theta=500.0),
+                    text_vocab=130, codes=48, max_text=20, bidirectional=False, rope_theta=500.0, ego_changes=True),
     ],
 )  # fmt: skip
 def test_any_shape_runs_like_the_float_model(config, tmp_path):

@@ -10,6 +10,7 @@ from drivefoundry_car.inputs import (
     RIGHT,
     STRAIGHT,
     UNKNOWN,
+    ego_changes,
     ego_history,
     route_features,
     to_ego,
@@ -77,3 +78,17 @@ def test_history_reaches_as_far_back_as_the_log():
     np.testing.assert_array_equal(ego_history(speed, rate), [[0, 0, 1], [5, -5, 1], [10, -10, 1], [15, -15, 1]])
     np.testing.assert_array_equal(ego_history(speed[-8:], rate[-8:])[:, 2], [0, 0, 1, 1])
     assert not ego_history(speed[-8:], rate[-8:])[:2].any()
+
+
+def test_changes_are_told_only_where_the_past_is_known():
+    history = np.array([[[7.0, 0.1, 1], [8.0, 0.2, 1], [9.0, 0.2, 1], [9.0, 0.3, 1]]], np.float32)
+    known = ego_changes(history)[0]
+    assert (known[:3] > 0).all()
+    assert (known[3:5] < 0).all()
+    assert known[5] == 0
+    assert (known[6:9] < 0).all()
+    assert known[9:].tolist() == [1, 1, 1]
+    history[0, :3] = 0.0
+    forgotten = ego_changes(history)[0]
+    assert np.array_equal(forgotten[:3], known[:3])
+    assert not forgotten[3:].any()

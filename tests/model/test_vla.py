@@ -9,7 +9,8 @@ import torch
 from drivefoundry.model.config import SIZES, ModelConfig, preset
 from drivefoundry.model.decoder import FAR
 from drivefoundry.model.text import EOS, PAD
-from drivefoundry.model.vla import VLA, Vote
+from drivefoundry.model.vla import VLA, Vote, ego_changes
+from drivefoundry_car import inputs as car_inputs
 
 TINY = ModelConfig(dim=48, layers=2, heads=4, kv_heads=2, head_dim=16, ffn=64, stem=16, image=(32, 48), max_text=10)
 
@@ -120,6 +121,12 @@ def test_config_round_trip_and_refusals():
         preset("5M")
     with pytest.raises(ValueError, match="whole 16 px patches"):
         preset("0.3M", image=(60, 160))
+
+
+def test_changes_of_a_tensor_are_those_of_the_car():
+    history = np.random.default_rng(0).normal(3.0, 4.0, (20, 4, 3)).astype(np.float32)
+    history[..., 2] = np.random.default_rng(1).random((20, 4)) < 0.5
+    assert np.allclose(ego_changes(torch.from_numpy(history)).numpy(), car_inputs.ego_changes(history), atol=1e-5)
 
 
 def test_what_is_driven_is_the_mean_of_those_who_speak_for_the_elected_code():

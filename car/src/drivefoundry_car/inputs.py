@@ -9,6 +9,9 @@ import numpy as np
 
 HISTORY = 4
 """Ego history entries, 0.5 s apart, the last one now."""
+SPEED_MIDDLE, SPEED_GAIN, RATE_GAIN, LATERAL_GAIN = 8.0, 0.15, 8.0, 0.5
+SPEED_CHANGE, RATE_CHANGE = 0.7, 15.0
+"""What brings speeds (m/s), yaw rates (rad/s) and their changes within a history to like sizes; see `ego_changes`."""
 ROUTE_AHEAD_M = (10.0, 20.0, 40.0)
 """Arc lengths at which the navigator's lane-level route is sampled ahead of the ego, m."""
 ROUTE_FEATURES = 12
@@ -91,6 +94,19 @@ def route_features(route: np.ndarray | None, pose: np.ndarray) -> np.ndarray:
     out[7] = 1.0
     out[8 + command(route, s, at)] = 1.0
     return out
+
+
+def ego_changes(history: np.ndarray) -> np.ndarray:
+    """Ego history (N, 4, 3) in, (N, 12) float32 of like sizes out, as a model with `ego_changes` reads it.
+
+    0-2: present speed, yaw rate and lateral acceleration; 3-5 and 6-8: how the last three speeds and yaw rates differ
+    from the present, where they are known; 9-11: whether they are. `drivefoundry.model.vla.ego_changes` is the same.
+    """
+    h = np.asarray(history, np.float32)
+    speed, rate, known = h[:, -1, 0], h[:, -1, 1], h[:, :-1, 2]
+    now = np.stack([SPEED_GAIN * (speed - SPEED_MIDDLE), RATE_GAIN * rate, LATERAL_GAIN * speed * rate], 1)
+    change = (h[:, :-1, :2] - h[:, -1:, :2]) * known[..., None] * np.array([SPEED_CHANGE, RATE_CHANGE], np.float32)
+    return np.concatenate([now, change[..., 0], change[..., 1], known], 1)
 
 
 def ego_history(speed: np.ndarray, yaw_rate: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivefoundry_car.codec import STEP_S, VOTE_SPEEDS, VOTE_STEP, votes
+from drivefoundry_car.inputs import LATERAL_GAIN, RATE_CHANGE, RATE_GAIN, SPEED_CHANGE, SPEED_GAIN, SPEED_MIDDLE
 
 from .config import ModelConfig
 from .decoder import FAR, Cache, Decoder, rope_table
@@ -54,6 +55,14 @@ class Vote(NamedTuple):
         share = table[torch.arange(len(code), device=code.device), code] * p
         control = share @ self.codebook / share.sum(-1, keepdim=True)
         return code, control, (speed + STEP_S * control[:, 0]).clamp(min=0.0)
+
+
+def ego_changes(ego: Tensor) -> Tensor:
+    """`drivefoundry_car.inputs.ego_changes` of a tensor: (B, 4, 3) in, (B, 12) out."""
+    speed, rate, known = ego[:, -1, 0], ego[:, -1, 1], ego[:, :-1, 2]
+    now = torch.stack([SPEED_GAIN * (speed - SPEED_MIDDLE), RATE_GAIN * rate, LATERAL_GAIN * speed * rate], 1)
+    change = (ego[:, :-1, :2] - ego[:, -1:, :2]) * known[..., None]
+    return torch.cat([now, SPEED_CHANGE * change[..., 0], RATE_CHANGE * change[..., 1], known], 1)
 
 
 class VLA(nn.Module):
@@ -95,7 +104,8 @@ class VLA(nn.Module):
         """frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12), light (B, 2) or None in; prefix embeddings (B,
         P, D) out."""
         dtype = self.embed.dtype
-        e = F.silu(self.ego_in((ego * self.ego_scale).flatten(1).to(dtype)))
+        told = ego_changes(ego) if self.config.ego_changes else (ego * self.ego_scale).flatten(1)
+        e = F.silu(self.ego_in(told.to(dtype)))
         r = F.silu(self.route_in(route.to(dtype)))
         task = self.embed[self.config.task_id].expand(len(frames), 1, -1)
         return torch.cat([task, self.stem(frames, light), self.ego_out(e)[:, None], self.route_out(r)[:, None]], 1)

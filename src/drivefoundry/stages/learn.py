@@ -16,7 +16,7 @@ from drivefoundry.judge.pdm import pdm_scores
 from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
-from drivefoundry.recipes import Distil, Rl, Train
+from drivefoundry.recipes import Camera, Distil, Rl, Train
 from drivefoundry.rl.grpo import GrpoConfig, grpo
 from drivefoundry.shrink.export import export_engine
 from drivefoundry.stages.making import CAR, JUDGE, LEARN, Line
@@ -38,15 +38,13 @@ CALIBRATION = 512
 def pretrained(line: Line, shards: list[Artefact]) -> Artefact:
     """The base model, from scratch on the first shard."""
     r, paths = line.recipe.train, [s.path for s in shards]
-    return line.make(None, "train", "pretrain", r, shards, LEARN, lambda d: _pretrain(r, paths, None, d))
+    return line.make(None, "train", "pretrain", r, shards, LEARN, lambda d: _pretrain(r, paths, d))
 
 
 def adapted(line: Line, base: Artefact, shard: Artefact) -> Artefact:
     """The base model, trained on with another camera's clips."""
-    r = line.recipe.train
-    return line.make(
-        None, "train", "adapt", r, [base, shard], LEARN, lambda d: _pretrain(r, [shard.path], base.path, d)
-    )
+    r = line.recipe.camera
+    return line.make(None, "train", "adapt", r, [base, shard], LEARN, lambda d: _adapt(r, base.path, shard.path, d))
 
 
 def fine_tuned(line: Line, turn: int, base: Artefact, shards: list[Artefact]) -> Artefact:
@@ -129,15 +127,29 @@ def _said(report: TrainReport) -> dict:
     }
 
 
-def _pretrain(r: Train, shards: list[Path], base: Path | None, out: Path) -> dict:
+def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
     config = replace(
         PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
-        weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget, blind=r.blind, shake=r.shake),
+        weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget),
     )  # fmt: skip
     with bar("pre-train", r.pretrain_steps) as advance:
         report = pretrain(
-            _shards(shards), out / "checkpoint", config, r.size, base / "checkpoint" if base else None, out / STATE,
-            out / "metrics.jsonl", _to(advance),
+            _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
+            on_step=_to(advance), ego_changes=r.ego_changes,
+        )  # fmt: skip
+    return _said(report)
+
+
+def _adapt(r: Camera, base: Path, shard: Path, out: Path) -> dict:
+    augment = replace(PRETRAIN.augment, forget=r.forget, blind=r.blind, shake=r.shake)
+    config = replace(
+        PRETRAIN, seconds=0.0, steps=r.steps, batch=r.batch, lr=r.rate, seed=r.seed, weight_decay=r.weight_decay,
+        augment=augment,
+    )  # fmt: skip
+    with bar("adapt", r.steps) as advance:
+        report = pretrain(
+            _shards([shard]), out / "checkpoint", config, init=base / "checkpoint", state=out / STATE,
+            log=out / "metrics.jsonl", on_step=_to(advance),
         )  # fmt: skip
     return _said(report)
 

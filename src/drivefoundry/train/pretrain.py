@@ -67,8 +67,10 @@ def pretrain(
     state: Path | None = None,
     log: Path | None = None,
     on_step: OnStep | None = None,
+    ego_changes: bool = False,
 ) -> TrainReport:
-    """Train a model of `size`, or go on from the checkpoint `init` (its codebook and tokenizer stay), into directory
-    `out`."""
-    start = load_checkpoint(init) if init is not None else fresh(episodes, preset(size), config.seed)
+    """Train a model of `size` that reads its ego's history so (see ModelConfig), or go on from the checkpoint `init`
+    (its codebook and tokenizer stay), into directory `out`."""
+    shape = replace(preset(size), ego_changes=ego_changes)
+    start = load_checkpoint(init) if init is not None else fresh(episodes, shape, config.seed)
     return fit(start, episodes, out, config, state, log, on_step)

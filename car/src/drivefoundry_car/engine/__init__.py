@@ -14,6 +14,7 @@ import numpy as np
 
 from drivefoundry_car.codec import driven, votes
 from drivefoundry_car.engine import files, kernels
+from drivefoundry_car.inputs import ego_changes
 
 EOS = 1
 MARKS = 3
@@ -80,6 +81,8 @@ class Engine:
         if not (np.isfinite(ego).all() and np.isfinite(route).all()):
             raise ValueError("engine inputs ego and route: must be finite")
         told = ego.reshape(n, len(self._ego_scale)).astype(np.float32) * self._ego_scale
+        if self.contract["model"]["ego_changes"]:
+            told = ego_changes(ego)
         speed = np.ascontiguousarray(ego[:, -1, 0], np.float32)
         return self._kernels.run(np.ascontiguousarray(frames), padded(told), padded(route), speed, reason, self.threads)
 
