@@ -12,12 +12,17 @@ from pathlib import Path
 PACKAGES = ("drivefoundry", "torch", "numpy", "numba", "pylance", "libsumo", "av", "tuf")
 
 
-def report(figures: Mapping[str, float], targets: Mapping[str, tuple[float, float, bool]]) -> str:
-    """One line: figures (units in their names), targets name -> [value, bound, met], versions, machine."""
+def report(
+    figures: Mapping[str, float],
+    targets: Mapping[str, tuple[float, float, bool]],
+    peers: Mapping[str, str] | None = None,
+) -> str:
+    """One line: figures (units in their names), targets name -> [value, bound, met], versions (with those of peers that
+    ran elsewhere), machine."""
     told = {
         "figures": {k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in figures.items()},
         "targets": {k: [float(f"{value:.6g}"), bound, met] for k, (value, bound, met) in targets.items()},
-        "versions": versions(),
+        "versions": versions() | dict(peers or {}),
         "machine": machine(),
     }
     return json.dumps(told)
