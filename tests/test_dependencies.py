@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+NAMES = {"grpc": "grpcio", "carla_driver_interface": "carla-driver-interface"}
+"""Distributions of modules that extras bring, which need not be installed."""
 BEHIND = {"securesystemslib"}
 """Never imported in the car: with its extra `crypto` tuf checks ed25519 signatures."""
 
@@ -36,13 +38,13 @@ def declared(project: str, *extras: str) -> set[str]:
     [("pyproject.toml", "drivefoundry", "src"), ("car/pyproject.toml", "drivefoundry_car", "car/src")],
 )
 def test_imports_and_declarations_agree(project, own, folder):
-    extras = ("ray",) if own == "drivefoundry" else ()
+    extras = ("ray", "gym", "alpasim") if own == "drivefoundry" else ("alpasim",)
     wanted, providers = declared(project, *extras), packages_distributions()
     used = set()
     for module, file in imported(folder).items():
         if module == own:
             continue
-        sources = {name.lower() for name in providers.get(module, [module])}
+        sources = {name.lower() for name in providers.get(module, [NAMES.get(module, module)])}
         assert sources & wanted, f"{file.relative_to(ROOT)} imports {module}; {project} does not declare {sources}"
         used |= sources
     assert wanted - used <= BEHIND, f"{project} declares what nothing imports"

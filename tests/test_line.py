@@ -265,8 +265,8 @@ def test_folders_of_the_wrong_kind(tmp_path, capsys):
     (traffic / "scene.xml").write_text('<?xml version="1.0"?><commonRoad commonRoadVersion="2018b"></commonRoad>')
     out = ["--out", str(tmp_path / "out"), *SMALL]
     assert "no recordings that can be imported (it is empty)" in refused(capsys, "run", "--drives", str(empty), *out)
-    assert "scenes come from CommonRoad files" in refused(capsys, "run", "--scenes", str(camera), *out)
-    assert "import them as scenes (--scenes)" in refused(capsys, "run", "--drives", str(traffic), *out)
+    assert "scenes come from CommonRoad, WOMD, ScenarioNet files" in refused(capsys, "run", "--scenes", str(camera), *out)
+    assert "import it as scenes (--scenes)" in refused(capsys, "run", "--drives", str(traffic), *out)
     assert "give one" in refused(capsys, "run", "--drives", str(camera), "--scenes", str(traffic), *out)
     assert not (tmp_path / "out").exists()
     assert "column steering_wheel_angle_rad is missing" in refused(capsys, "run", "--drives", str(camera), *out)

@@ -102,6 +102,15 @@ def extend(route: np.ndarray, metres: float, map: RoadMap | None = None) -> np.n
     return resample(np.concatenate([route, more]), STEP)
 
 
+def moved(xy: np.ndarray) -> list[int]:
+    """Positions (T, 2) in, the steps that make a path out, the first among them: standing still jitters."""
+    steps = [0]
+    for i in range(1, len(xy)):
+        if np.hypot(*(xy[i] - xy[steps[-1]])) > 0.7:
+            steps.append(i)
+    return steps
+
+
 def driven(
     xy: np.ndarray, limit: float, map: RoadMap | None = None, *, yaw: float = 0.0, on: float = 60.0
 ) -> np.ndarray:
@@ -110,12 +119,9 @@ def driven(
     `limit` m/s is the speed limit where the map has no lane under the path; `yaw` the heading where the path has no
     length.
     """
-    moved = [0]
-    for i in range(1, len(xy)):  # standing still jitters: only real steps make a path
-        if np.hypot(*(xy[i] - xy[moved[-1]])) > 0.7:
-            moved.append(i)
+    steps = moved(xy)
     path = (
-        smooth(resample(xy[moved], STEP)) if len(moved) > 1 else xy[:1] + np.array([[0, 0], [np.cos(yaw), np.sin(yaw)]])
+        smooth(resample(xy[steps], STEP)) if len(steps) > 1 else xy[:1] + np.array([[0, 0], [np.cos(yaw), np.sin(yaw)]])
     )
     back = path[0] - 10.0 * np.array([np.cos(h := _heading(path[:3])), np.sin(h)])
     path = resample(np.concatenate([back[None], path]), STEP)

@@ -80,7 +80,7 @@ def test_other_recorded_traffic_loads_and_log_replay_stays_on_the_road(folder):
     assert len({s.meta["recording"] for s in scenes}) >= 3
     clean = 0
     for scene in scenes:
-        rollout = drive(LogReplay(), [scene], reactive=False)
+        rollout = drive(LogReplay(), [scene], traffic="replay")
         clean += score_rollout(rollout, [scene], np.ones(1))["off_road"][0] == 0.0
         steps = rollout.ego.shape[1]
         log = scene.tracks[scene.ego, scene.start : scene.start + steps, :2]
