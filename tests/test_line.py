@@ -265,7 +265,8 @@ def test_folders_of_the_wrong_kind(tmp_path, capsys):
     (traffic / "scene.xml").write_text('<?xml version="1.0"?><commonRoad commonRoadVersion="2018b"></commonRoad>')
     out = ["--out", str(tmp_path / "out"), *SMALL]
     assert "no recordings that can be imported (it is empty)" in refused(capsys, "run", "--drives", str(empty), *out)
-    assert "scenes come from CommonRoad, WOMD, ScenarioNet files" in refused(capsys, "run", "--scenes", str(camera), *out)
+    said = refused(capsys, "run", "--scenes", str(camera), *out)
+    assert "scenes come from CommonRoad, WOMD, ScenarioNet files" in said
     assert "import it as scenes (--scenes)" in refused(capsys, "run", "--drives", str(traffic), *out)
     assert "give one" in refused(capsys, "run", "--drives", str(camera), "--scenes", str(traffic), *out)
     assert not (tmp_path / "out").exists()
