@@ -17,7 +17,6 @@ whole machine. Ends with exit code 1 if a target is missed.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
@@ -136,10 +135,8 @@ def cut(scene: Scene, agents: int) -> Scene:
 
 
 def view(width: int, height: int) -> View:
-    """The front camera at another size: at half the default's fineness of samples where a view says how fine."""
-    one = View().scaled(width, height)
-    finer = width > View().width and "samples" in {f.name for f in dataclasses.fields(View)}
-    return replace(one, **{"samples": 1}) if finer else one
+    """The front camera at another size."""
+    return View().scaled(width, height)
 
 
 def run(packed: Packed, traffic: Kind, steps: int, look: Look | None = None) -> Times:
