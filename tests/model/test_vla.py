@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from drivefoundry.model.config import SIZES, ModelConfig, preset
+from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.decoder import FAR
+from drivefoundry.model.presets import SIZES, preset
 from drivefoundry.model.text import EOS, PAD
 from drivefoundry.model.vla import VLA, Vote, ego_changes
 from drivefoundry_car import inputs as car_inputs
