@@ -236,7 +236,7 @@ def adopt(backbone: Backbone, seed: int = 0, **changes: object) -> tuple[VLA, Te
             mine.copy_(backbone.weights[f"decoder.{name}"])
         for name in ("embed",) if config.tied else ("embed", "own_head"):
             mine, words = getattr(model, name), backbone.weights[name]
-            mine.mul_(words.std() / (2 * mine.std())).add_(words.mean(0))
+            mine.mul_(0.1 * words.std() / mine.std()).add_(words.mean(0))
             mine[OWN : config.text_vocab], mine[EOS] = words, words[backbone.end]
         size, stem = backbone.weights["embed"].std(), model.stem
         last = stem.patch if stem.tower is None else stem.tower.project_out

@@ -31,6 +31,8 @@ from .config import ModelConfig
 ACCELERATION = 2.0
 """m/s^2 that count as 1; curvatures count on the codebook's asinh scale."""
 EULER_STEPS = 10
+DRAWS = 8
+"""Times and noises that a plan is learnt from at once: the head costs little beside the state that it reads."""
 SHARPEST = 0.2
 """Greatest curvature, 1/m: a circle of 5 m."""
 CREEP_M = 0.05
@@ -77,14 +79,14 @@ class FlowHead(nn.Module):
         return self.out(y)
 
     def loss(self, state: Tensor, controls: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """state (..., D), controls (..., 8, 2) m/s^2 and 1/m; mean squared error of the velocity at a random time, (...),
-        out."""
-        goal = to_units(controls.float()).flatten(-2)
+        """state (B, D), controls (B, 8, 2) m/s^2 and 1/m in; (B,) mean squared error of the velocity out, over DRAWS
+        random times and noises of each plan."""
+        goal = to_units(controls.float()).flatten(1).repeat_interleave(DRAWS, 0)
         noise = torch.randn(goal.shape, generator=generator, device=goal.device)
-        time = torch.rand(goal[..., :1].shape, generator=generator, device=goal.device)
+        time = torch.rand(len(goal), 1, generator=generator, device=goal.device)
         x = (noise + time * (goal - noise)).to(state.dtype)
-        off = self.velocity(x, time.to(state.dtype), state).float() - (goal - noise)
-        return off.square().mean(-1)
+        way = self.velocity(x, time.to(state.dtype), state.repeat_interleave(DRAWS, 0)).float()
+        return (way - (goal - noise)).square().mean(-1).view(-1, DRAWS).mean(-1)
 
     def plan(self, state: Tensor, noise: Tensor | None = None, steps: int = EULER_STEPS) -> Tensor:
         """state (B, D) and where to start, noise (B, N) or None for its middle; controls (B, 8, 2) float32 after Euler

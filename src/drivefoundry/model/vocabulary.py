@@ -29,7 +29,7 @@ def _split(digits: str) -> pre_tokenizers.PreTokenizer:
 
 
 _GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
-_CUTS: dict[str, pre_tokenizers.PreTokenizer] = {
+CUTS: dict[str, pre_tokenizers.PreTokenizer] = {
     "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _GPT2]),
     "llama-bpe": _split("{1,3}"),
     "qwen2": _split(""),
@@ -44,7 +44,7 @@ def from_gguf(fields: Mapping[str, Value], path: object) -> bytes:
         require(f"tokenizer.ggml.{key}" in fields, f"{path}: no tokenizer.ggml.{key}; a byte-level BPE is wanted")
     model, pre = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "gpt-2")
     require(model == "gpt2", f"{path}: tokenizer {model!r}; only byte-level BPE ('gpt2') can be read")
-    require(pre in _CUTS, f"{path}: tokenizer.ggml.pre {pre!r}; known are {', '.join(_CUTS)}")
+    require(pre in CUTS, f"{path}: tokenizer.ggml.pre {pre!r}; known are {', '.join(CUTS)}")
     tokens, kinds, merges = (fields[f"tokenizer.ggml.{k}"] for k in ("tokens", "token_type", "merges"))
     assert isinstance(tokens, list)
     assert isinstance(kinds, list)
@@ -54,7 +54,7 @@ def from_gguf(fields: Mapping[str, Value], path: object) -> bytes:
     out = Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=pre == "llama-bpe"))
     if pre == "qwen2":
         out.normalizer = normalizers.NFC()  # type: ignore[assignment]
-    out.pre_tokenizer, out.decoder = _CUTS[str(pre)], decoders.ByteLevel()  # type: ignore[assignment]
+    out.pre_tokenizer, out.decoder = CUTS[str(pre)], decoders.ByteLevel()  # type: ignore[assignment]
     for token, kind in zip(tokens, kinds, strict=True):
         if kind in (CONTROL, GIVEN):
             out.add_tokens([AddedToken(token, special=kind == CONTROL, normalized=False)])
@@ -73,8 +73,8 @@ def to_gguf(raw: bytes, rows: int) -> dict[str, Value]:
     require(bpe, "tokenizer.json: GGUF takes a byte-level BPE; export this one as a Hugging Face directory")
     assert tokenizer.pre_tokenizer is not None
     pieces = tokenizer.pre_tokenizer.pre_tokenize_str(_PROBE)
-    name = next((k for k, cut in _CUTS.items() if cut.pre_tokenize_str(_PROBE) == pieces), None)
-    require(name is not None, f"tokenizer.json: its pre_tokenizer cuts text otherwise than {', '.join(_CUTS)}")
+    name = next((k for k, cut in CUTS.items() if cut.pre_tokenize_str(_PROBE) == pieces), None)
+    require(name is not None, f"tokenizer.json: its pre_tokenizer cuts text otherwise than {', '.join(CUTS)}")
     given = {t["id"]: CONTROL if t["special"] else GIVEN for t in told["added_tokens"]}
     words = [tokenizer.id_to_token(i) for i in range(rows)]
     kinds = [given.get(i, UNUSED if word is None else NORMAL) for i, word in enumerate(words)]
