@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import transformers
-import xllamacpp
+import transformers  # pyright: ignore[reportMissingImports]
+import xllamacpp  # pyright: ignore[reportMissingImports]
 
 
 def random_model(folder: Path, family: str, words: int = 304) -> None:

@@ -46,7 +46,7 @@ def test_units_go_back_and_nearest_finds_itself():
 
 
 def test_controls_of_a_plan_drive_it():
-    controls, speed, future = smooth(200)
+    _, speed, future = smooth(200)
     off = np.linalg.norm(driven(controls_of(future, speed), speed)[..., :2] - future[..., :2], axis=-1)
     assert off.mean() < 0.03
     assert off.max() < 0.3

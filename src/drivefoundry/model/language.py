@@ -17,9 +17,7 @@ from .vla import drawn
 
 
 class Language(nn.Module):
-    """Embeddings, decoder and head over the tokenizer's own ids (those of a backbone, without PAD, EOS and UNK of ours).
-
-    The weights are left as they come: load them."""
+    """Embeddings, decoder and head over the tokenizer's own ids, without PAD, EOS and UNK of ours; to be loaded."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -30,8 +28,9 @@ class Language(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(self, ids: Tensor, cache: Cache | None = None, hidden: Tensor | None = None) -> Tensor:
-        """ids (B, T) in, which go on from the cache if there is one; logits (B, T, V) out. hidden (B, S): positions, from
-        the first on, that nobody may see."""
+        """ids (B, T) in, which go on from the cache if there is one; logits (B, T, V) out.
+
+        hidden (B, S): positions, counted from the first, that nobody may see."""
         t, at = ids.shape[1], 0 if cache is None else cache.filled
         rope = rope_table(self.config, at + t)[:, at:].to(ids.device)
         late = torch.arange(at + t, device=ids.device) > torch.arange(at, at + t, device=ids.device)[:, None]

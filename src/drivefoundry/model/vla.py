@@ -1,8 +1,8 @@
 """VLA: frames, ego history and route in; logits of reasoning text and action codes out.
 
 One sequence: [task][image patches][ego][route] [think, text ...]? [act, 7 action codes], the text only where there is
-reasoning. With a flow head (`ModelConfig.action`) the sequence ends with the act mark, whose state is all that the head
-reads, and what is a code below is a pair of controls. Axes: B batch, T tokens, D model width, L text tokens, G action groups a sample, V text vocabulary, C codes.
+reasoning. With a flow head (`ModelConfig.action`) it ends at the act mark, whose state is all that the head reads.
+Axes: B batch, T tokens, D model width, L text tokens, G action groups a sample, V text vocabulary, C codes.
 Action tokens have rotary positions of their own, behind the longest possible text, so that they stand at the same
 distance from the image with and without reasoning.
 """

@@ -39,7 +39,8 @@ CUTS: dict[str, pre_tokenizers.PreTokenizer] = {
 
 
 def from_gguf(fields: Mapping[str, Value], path: object) -> bytes:
-    """A GGUF file's metadata in, tokenizer.json bytes out. Raises ValueError for other tokenizers than byte-level BPE."""
+    """A GGUF file's metadata in, tokenizer.json bytes out. Raises ValueError for tokenizers other than byte-level
+    BPE."""
     for key in ("model", "tokens", "merges", "token_type"):
         require(f"tokenizer.ggml.{key}" in fields, f"{path}: no tokenizer.ggml.{key}; a byte-level BPE is wanted")
     model, pre = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "gpt-2")
@@ -66,8 +67,8 @@ def from_gguf(fields: Mapping[str, Value], path: object) -> bytes:
 
 
 def to_gguf(raw: bytes, rows: int) -> dict[str, Value]:
-    """tokenizer.json bytes and the rows of the embedding in, GGUF metadata out. Raises ValueError where the tokenizer is
-    no byte-level BPE, or cuts text into words in a way that GGUF has no name for."""
+    """tokenizer.json bytes and the rows of the embedding in, GGUF metadata out. Raises ValueError where the tokenizer
+    is no byte-level BPE, or cuts text into words in a way that GGUF has no name for."""
     told, tokenizer = json.loads(raw), Tokenizer.from_str(raw.decode())
     bpe = told["model"]["type"] == "BPE" and "ByteLevel" in json.dumps(told["pre_tokenizer"])
     require(bpe, "tokenizer.json: GGUF takes a byte-level BPE; export this one as a Hugging Face directory")
