@@ -57,6 +57,23 @@ def test_large_decoders_are_the_public_models(size, public):
     assert sum(p.numel() for p in model.decoder.parameters()) + rows - more == public
 
 
+def test_a_model_from_the_meta_device_is_reset_like_any_other():
+    config = replace(PRESETS["0.1M"], vision="vit", vit_dim=32, vit_layers=1, vit_heads=2, vit_ffn=48, action="flow")
+    with torch.device("meta"):
+        late = VLA(config)
+    late.to_empty(device="cpu")
+    for tensor in (*late.parameters(), *late.buffers()):
+        tensor.data.fill_(torch.nan)
+    early = VLA(config)
+    for m in (early, late):
+        torch.manual_seed(1)
+        m.reset()
+    for (name, a), b in zip(early.named_parameters(), late.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    for a, b in zip(early.buffers(), late.buffers(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_memory_is_what_the_tensors_weigh():
     config = preset("0.3M")
     model = VLA(config)

@@ -59,19 +59,18 @@ class Tower(nn.Module):
     and a projector of two layers as in LLaVA-1.5 (Liu 2024).
     """
 
-    still: Tensor
-
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.blocks = Decoder(config.tower)
+        self.config = config.tower
+        self.blocks = Decoder(self.config)
         self.project_in = nn.Linear(config.vit_dim, config.dim)
         self.project_out = nn.Linear(config.dim, config.dim)
-        self.register_buffer("still", rope_table(config.tower, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, P, vit_dim) in, (B, P, D) out."""
         p = x.shape[1]
-        y = self.blocks(x, self.still.expand(-1, p, -1), self.still.new_zeros(1, p, p), keep=p)
+        still = rope_table(self.config, 1).to(x.device).expand(-1, p, -1)
+        y = self.blocks(x, still, still.new_zeros(1, p, p), keep=p)
         return self.project_out(F.gelu(self.project_in(y), approximate="tanh"))
 
 

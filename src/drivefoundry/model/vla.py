@@ -94,19 +94,24 @@ class VLA(nn.Module):
         self.decoder = Decoder(config)
         self.own_head = None if config.tied else nn.Parameter(torch.empty(config.vocab, d))
         self.flow = FlowHead(config) if config.action == "flow" else None
-        self.register_buffer(
-            "rope", rope_table(config, config.prefix + config.max_text + config.plan), persistent=False
-        )
-        self.register_buffer("ego_scale", torch.tensor([0.1, 2.0, 1.0]), persistent=False)
-        self._init()
+        positions = config.prefix + config.max_text + config.plan
+        self.register_buffer("rope", torch.empty(2, positions, config.head_dim // 2), persistent=False)
+        self.register_buffer("ego_scale", torch.empty(config.ego_features), persistent=False)
+        self.reset()
 
-    def _init(self) -> None:
-        """Normal(0, 1/sqrt(fan in)); what adds to the residual stream starts smaller with depth (GPT-2)."""
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Fresh weights and tables, also after `to_empty` from the meta device. Normal(0, 1/sqrt(fan in)); what adds to
+        the residual stream starts smaller with depth (GPT-2)."""
+        self.rope.copy_(rope_table(self.config, self.rope.shape[1]))
+        self.ego_scale.copy_(torch.tensor([0.1, 2.0, 1.0]))
         for name, p in self.named_parameters():
             if p.ndim == 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
+            else:
+                nn.init.ones_(p)
             if name.endswith(("o.weight", "down.weight")):
                 p.data.mul_((2 * self.config.layers) ** -0.5)
         nn.init.normal_(self.stem.position, std=0.5)

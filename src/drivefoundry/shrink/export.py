@@ -81,7 +81,9 @@ def check(config: ModelConfig) -> None:
         require(value % WIDTH == 0, f"ModelConfig.{name}: the engine wants a multiple of {WIDTH}, got {value}")
     for name in PLAIN:
         value, wanted = getattr(config, name), getattr(ModelConfig, name)
-        require(value == wanted, f"ModelConfig.{name}: the engine runs {wanted!r} alone, got {value!r}; distil a student")
+        require(
+            value == wanted, f"ModelConfig.{name}: the engine runs {wanted!r} alone, got {value!r}; distil a student"
+        )
     longest = config.prefix + max(config.max_text, config.plan)
     require(
         longest <= LONGEST, f"ModelConfig: {longest} positions, the engine has room for {LONGEST}; use larger patches"
