@@ -88,6 +88,28 @@ def test_refusals_name_the_file_and_what_is_wrong(tmp_path):
         (hf / "config.json").write_text(json.dumps(told | change))
         with pytest.raises(ValueError, match=message):
             load_backbone(hf)
+    (hf / "config.json").write_text(json.dumps(told | {"vocab_size": 299}))
+    with pytest.raises(ValueError, match=r"embed_tokens\.weight has shape \(304, 48\), wanted \(299, 48\)"):
+        load_backbone(hf)
+    (hf / "config.json").write_text(json.dumps(told))
+    weights, tensors = hf / "model.safetensors", read_tensors(hf / "model.safetensors")
+    few = {k: v[:299] if "embed" in k or "lm_head" in k else v for k, v in tensors.items()}
+    write_tensors(weights, few)
+    (hf / "config.json").write_text(json.dumps(told | {"vocab_size": 299}))
+    with pytest.raises(ValueError, match="the tokenizer has 300 ids, the embedding 299 rows"):
+        load_backbone(hf)
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors: tensor .* is cut short"):
+        load_backbone(hf)
+    (hf / "model.safetensors.index.json").write_text('{"weight_map": {"model.embed_tokens.weight": "x.safetensors"}}')
+    with pytest.raises(ValueError, match=r"x\.safetensors: no such file"):
+        load_backbone(hf)
+    (hf / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"tokenizer\.json: no model"):
+        load_backbone(hf)
+    (hf / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: no JSON"):
+        load_backbone(hf)
     (hf / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"no tokenizer\.json; not a Hugging Face model directory"):
         load_backbone(hf)

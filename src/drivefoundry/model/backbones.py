@@ -100,7 +100,10 @@ def load_backbone(where: str | Path) -> Backbone:
     """
     path = _smollm2() if where == SMOLLM2 else Path(where)
     require(path.exists(), f"{path}: no such backbone; give a .gguf file, a Hugging Face directory or '{SMOLLM2}'")
-    return _from_hf(path) if path.is_dir() else _from_gguf(path)
+    out = _from_hf(path) if path.is_dir() else _from_gguf(path)
+    ids, rows = len(TextCodec(out.tokenizer, OWN)), out.config.text_vocab
+    require(ids <= rows, f"{path}: the tokenizer has {ids - OWN} ids, the embedding {rows - OWN} rows")
+    return out
 
 
 def _smollm2() -> Path:
@@ -128,22 +131,35 @@ def _checked(path: Path, config: ModelConfig, of: int, fetch: Callable[[str], np
 def _from_hf(folder: Path) -> Backbone:
     for name in ("config.json", "tokenizer.json"):
         require((folder / name).is_file(), f"{folder}: no {name}; not a Hugging Face model directory")
-    told = json.loads((folder / "config.json").read_text())
+    told = _told(folder / "config.json")
     config = _hf_shape(folder / "config.json", told)
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     require(index.is_file() or single.is_file(), f"{folder}: no model.safetensors; save the model as safetensors")
-    shards = json.loads(index.read_text())["weight_map"] if index.is_file() else None
+    shards = _told(index, "weight_map")["weight_map"] if index.is_file() else None
 
     def fetch(name: str) -> np.ndarray:
         require(shards is None or name in shards, f"{index}: no tensor {name}")
-        return read_tensors(single if shards is None else folder / shards[name], [name])[name]
+        shard = single if shards is None else folder / shards[name]
+        require(shard.is_file(), f"{shard}: no such file; {index.name} wants it")
+        return read_tensors(shard, [name])[name]
 
     about = folder / "tokenizer_config.json"
-    chat = json.loads(about.read_text()).get("chat_template", "") if about.is_file() else ""
+    chat = _told(about).get("chat_template", "") if about.is_file() else ""
+    _told(folder / "tokenizer.json", "model")
     raw = (folder / "tokenizer.json").read_bytes()
     weights = _checked(folder, config, HF, fetch)
     context = told.get("max_position_embeddings", 2048)
     return Backbone(config, weights, raw, told.get("bos_token_id"), context, chat if isinstance(chat, str) else "")
+
+
+def _told(path: Path, key: str | None = None) -> dict:
+    """A JSON file's object, with `key` in it."""
+    try:
+        out = json.loads(path.read_text())
+    except ValueError:
+        raise ValueError(f"{path}: no JSON; the file is damaged, fetch it again") from None
+    require(isinstance(out, dict) and (key is None or key in out), f"{path}: no {key or 'object'}; fetch it again")
+    return out
 
 
 def _hf_shape(path: Path, told: dict) -> ModelConfig:
