@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from drivefoundry.model.checkpoint import save_checkpoint
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.flow import FlowHead, controls_of, floors, from_units, nearest, to_units
+from drivefoundry.model.policy import TorchPolicy
+from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA, Vote
+from drivefoundry.types import Observation
 from drivefoundry_car.codec import driven, fit_codebook
 
 TINY = ModelConfig(
@@ -101,6 +105,24 @@ def test_the_state_is_the_same_with_and_without_a_cache():
     text = torch.tensor([[5, 6, 1], [0, 0, 0]])
     state = m(*inputs, text, torch.zeros(2, 8, dtype=torch.long)).action
     assert torch.allclose(m.act(*inputs, text=text)[:, 0], m.flow.plan(state), atol=1e-5)
+
+
+def test_a_policy_drives_by_flow(tmp_path):
+    torch.manual_seed(0)
+    book = fit_codebook(np.zeros((0, 8, 3)), np.zeros(0), TINY.codes)
+    save_checkpoint(tmp_path / "flow", VLA(TINY), book, TextCodec(train_tokenizer(["turn left"])))
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (5, 2, 32, 48, 3), dtype=np.uint8)
+    seen = Observation(frames, np.full((5, 4, 3), 5.0, np.float32), rng.normal(size=(5, 12)).astype(np.float32))
+    policy = TorchPolicy(tmp_path / "flow", "flow", reason=True)
+    policy.reset([])
+    plan = policy.plan(seen)
+    assert plan.tokens is not None
+    assert plan.points.shape == (5, 8, 3)
+    assert (plan.tokens >= 0).all()
+    assert (plan.tokens < TINY.codes).all()
+    alone = Observation(seen.frames[2:3], seen.ego[2:3], seen.route[2:3])
+    assert np.allclose(policy.plan(alone).points[0], plan.points[2], atol=1e-2)
 
 
 def test_codes_lose_by_cross_entropy_behind_the_same_door():

@@ -30,6 +30,11 @@ class Loaded:
     tokenizer: TextCodec
     config: ModelConfig
 
+    def __post_init__(self) -> None:
+        own, wanted = self.tokenizer.shift, self.config.text_shift
+        mend = "shapes above 64M begin with a backbone and its tokenizer (drivefoundry.model.backbones.adopt)"
+        require(own == wanted, f"ModelConfig.text_shift: {wanted}, the tokenizer's is {own}; {mend}")
+
 
 def save_checkpoint(folder: Path, model: VLA, codebook: np.ndarray, tokenizer: TextCodec) -> None:
     """Write the checkpoint aside and move it into place; an older one of that name is replaced."""
