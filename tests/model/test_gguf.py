@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from drivefoundry.model.gguf import _IDS, _KINDS, read_gguf, write_gguf
+from drivefoundry.model.tensors import read_tensors, write_tensors
 
 RNG = np.random.default_rng(0)
 
@@ -63,6 +64,24 @@ def test_round_trip(form, off, tmp_path):
     assert got.fields == fields
     assert np.array_equal(got.tensors["vector"], tensors["vector"])
     assert np.abs(got.tensors["matrix"] - tensors["matrix"]).max() <= off
+
+
+def test_any_flipped_byte_is_read_or_refused(tmp_path):
+    path, dice = tmp_path / "x", np.random.default_rng(0)
+    for write, read in ((lambda t: write_gguf(path, {"a": "b", "general.alignment": 32, "c": [1, 2]}, t), read_gguf),
+                        (lambda t: write_tensors(path, t), read_tensors)):  # fmt: skip
+        write({"w": np.ones((4, 32), np.float32), "v": np.ones(3, np.float32)})
+        whole, refused = path.read_bytes(), []
+        for _ in range(400):
+            raw = bytearray(whole)
+            raw[dice.integers(0, len(raw) - 500)] = dice.integers(0, 256)
+            path.write_bytes(raw)
+            try:
+                read(path)
+            except ValueError as why:
+                refused.append(str(why))
+        assert len(refused) > 40
+        assert all(line.startswith(str(path)) for line in refused)
 
 
 def test_damage_is_named(tmp_path):

@@ -6,6 +6,7 @@ The container is GGUF v2/v3 (ggml's docs/gguf.md); the block formats are those o
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -145,6 +146,7 @@ def read_gguf(path: Path) -> Gguf:
         shape = tuple(head.number("<Q") for _ in range(dims))[::-1]
         table.append((name, shape, head.number("<I"), head.number("<Q")))
     align = fields.get("general.alignment", ALIGN)
+    require(isinstance(align, int) and align > 0, f"{path}: general.alignment is {align!r}; the file is damaged")
     assert isinstance(align, int)
     start = -(-head.at // align) * align
     return Gguf(fields, {name: _tensor(path, raw, start, name, *rest) for name, *rest in table})
@@ -154,7 +156,7 @@ def _tensor(
     path: Path, raw: np.ndarray, start: int, name: str, shape: tuple[int, ...], kind: int, at: int
 ) -> np.ndarray:
     require(kind in _KINDS, f"{path}: tensor {name} has block format {kind}; readable are {', '.join(_IDS)}")
-    form, size = _KINDS[kind], int(np.prod(shape))
+    form, size = _KINDS[kind], math.prod(shape)
     require(size % form.numbers == 0, f"{path}: tensor {name} is no whole number of {form.name} blocks")
     end = start + at + size // form.numbers * form.bytes
     require(end <= len(raw), f"{path}: tensor {name} is cut short; fetch the file again")

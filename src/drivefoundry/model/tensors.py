@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,17 +41,20 @@ def read_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, np
     require(10 <= start <= len(raw), f"{path}: truncated header; the file is damaged, make it again")
     try:
         header = json.loads(raw[8:start].tobytes())
-    except ValueError:
-        raise ValueError(f"{path}: the header is no JSON; the file is damaged, make it again") from None
+        header.pop("__metadata__", None)
+        table = {
+            k: (str(v["dtype"]), tuple(map(int, v["shape"])), *map(int, v["data_offsets"])) for k, v in header.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path}: the header is no table of tensors; the file is damaged, make it again") from None
     out = {}
-    for name in header if names is None else names:
-        if name == "__metadata__":
-            continue
-        require(name in header, f"{path}: no tensor {name}")
-        kind, shape, (lo, hi) = (header[name][k] for k in ("dtype", "shape", "data_offsets"))
+    for name in table if names is None else names:
+        require(name in table, f"{path}: no tensor {name}")
+        kind, shape, lo, hi = table[name]
         require(kind in WIDTHS, f"{path}: tensor {name} is {kind}, wanted one of {', '.join(WIDTHS)}")
-        require(start + hi <= len(raw), f"{path}: tensor {name} is cut short; the file is damaged, make it again")
-        require(hi - lo == WIDTHS[kind] * int(np.prod(shape)), f"{path}: tensor {name} does not fill its shape {shape}")
+        require(0 <= lo <= hi and start + hi <= len(raw), f"{path}: tensor {name} is cut short; make the file again")
+        full = min(shape, default=0) >= 0 and hi - lo == WIDTHS[kind] * math.prod(shape)
+        require(full, f"{path}: tensor {name} does not fill its shape {shape}; the file is damaged, make it again")
         out[name] = _float32(raw[start + lo : start + hi], kind).reshape(shape)
     return out
 
