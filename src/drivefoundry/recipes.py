@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from drivefoundry.model.backbones import backbone_path
 from drivefoundry.model.presets import FROM_NOTHING
 from drivefoundry.types import require
 
@@ -56,6 +57,9 @@ class Curate:
 @dataclass(frozen=True)
 class Train:
     size: str = "4M"
+    backbone: str | None = None
+    """A language model to build the model around, in place of one of `size` from nothing: "smollm2", a .gguf file, a
+    Hugging Face directory, or what `drivefoundry model import` wrote."""
     batch: int = 64
     pretrain_steps: int = 450
     pretrain_rate: float = 4e-3
@@ -165,6 +169,8 @@ class Recipe:
                 f"{key}: {value!r} is no size; known: {', '.join(FROM_NOTHING)}",
             )
             require(not name.endswith("phases") or value <= 5, f"{key}: at most 5 wanted, got {value}")
+        if self.train.backbone is not None:
+            backbone_path(self.train.backbone)
         f = self.fleet
         require(len(f.places) > 0, "fleet.places: at least one wanted")
         require(f.held_out not in f.places, f"fleet.held_out: {f.held_out!r} is one of fleet.places; hold out another")

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tinybackbone import SAYINGS, SHAPE, WORDS, tiny_backbone
 from tokenizers import Tokenizer
 
 from drivefoundry.model.backbones import Backbone, adopt, load_backbone
@@ -16,6 +15,7 @@ from drivefoundry.model.gguf import read_gguf, write_gguf
 from drivefoundry.model.tensors import read_tensors, write_tensors
 from drivefoundry.model.text import EOS, OWN
 from drivefoundry_car.codec import fit_codebook
+from tinybackbone import SAYINGS, SHAPE, WORDS, tiny_backbone
 
 LLAMA = tiny_backbone()
 QWEN = tiny_backbone(replace(SHAPE, qkv_bias=True, tied=True, rope_scaling=None, rope_theta=1e6), "qwen2")

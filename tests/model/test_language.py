@@ -1,9 +1,9 @@
 """The decoder as a language model: cache, padding, sampling."""
 
 import torch
-from tinybackbone import tiny_backbone
 
 from drivefoundry.model.decoder import Cache
+from tinybackbone import tiny_backbone
 
 MODEL = tiny_backbone().language()
 PROMPTS = [[5, 9, 33], [80], [12, 7, 7, 250, 301]]

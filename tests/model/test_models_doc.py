@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from tinybackbone import tiny_backbone
 
 from drivefoundry.model.backbones import load_backbone
 from drivefoundry.model.exports import save_hf
 from drivefoundry.model.presets import PRESETS, memory, parameters
+from tinybackbone import tiny_backbone
 
 DOC = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}

@@ -28,10 +28,11 @@ VERBS: dict[str, dict[str, str]] = {
     "To look at": {
         "scene": "show or list the scenes of recorded traffic, or of a run's exam",
         "city": "many cars of one driver at once in a live city: faults a kilometre, and a film",
+        "model": "language models in, what a size or a model is, trained ones out: import, show, export",
         "report": "write report.html of what the run has made, and make nothing else",
     },
 }
-OWN = ("scene", "city", "serve")
+OWN = ("scene", "city", "serve", "model")
 """Verbs that make nothing of the line; each is `run` of the module of its name."""
 WITHIN = {("judge", "compare"): "compare"}
 """A verb's own verbs -> module."""

@@ -98,12 +98,18 @@ def load_backbone(where: str | Path) -> Backbone:
 
     Raises ValueError, naming the file, where it is damaged or of a family or tokenizer that cannot be read.
     """
-    path = _smollm2() if where == SMOLLM2 else Path(where)
-    require(path.exists(), f"{path}: no such backbone; give a .gguf file, a Hugging Face directory or '{SMOLLM2}'")
+    path = backbone_path(where)
     out = _from_hf(path) if path.is_dir() else _from_gguf(path)
     ids, rows = len(TextCodec(out.tokenizer, OWN)), out.config.text_vocab
     require(ids <= rows, f"{path}: the tokenizer has {ids - OWN} ids, the embedding {rows - OWN} rows")
     return out
+
+
+def backbone_path(where: str | Path) -> Path:
+    """The file or directory that a backbone's name or path means. Raises ValueError where there is none."""
+    path = _smollm2() if where == SMOLLM2 else Path(where)
+    require(path.exists(), f"{path}: no such backbone; give a .gguf file, a Hugging Face directory or '{SMOLLM2}'")
+    return path
 
 
 def _smollm2() -> Path:

@@ -5,6 +5,7 @@ Each artefact holds checkpoint/ (model, codec, tokenizer) and metrics.jsonl; tha
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 from drivefoundry.judge.pdm import pdm_scores
 from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
+from drivefoundry.model.backbones import backbone_path
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Camera, Distil, Rl, Train
 from drivefoundry.rl.grpo import GrpoConfig, grpo
@@ -36,9 +38,10 @@ CALIBRATION = 512
 
 
 def pretrained(line: Line, shards: list[Artefact]) -> Artefact:
-    """The base model, from scratch on the first shard."""
+    """The base model, from scratch or around a language model, on the first shard."""
     r, paths = line.recipe.train, [s.path for s in shards]
-    return line.make(None, "train", "pretrain", r, shards, LEARN, lambda d: _pretrain(r, paths, d))
+    made_from = r if r.backbone is None else {"train": r, "backbone": _print(backbone_path(r.backbone))}
+    return line.make(None, "train", "pretrain", made_from, shards, LEARN, lambda d: _pretrain(r, paths, d))
 
 
 def adapted(line: Line, base: Artefact, shard: Artefact) -> Artefact:
@@ -80,6 +83,16 @@ def quantised(line: Line, turn: int, student: Artefact, shards: list[Artefact]) 
     return line.make(
         turn, "shrink", "shrink", {}, [student, shards[-1]], code, lambda d: _quantise(student.path, newest, d)
     )
+
+
+def _print(backbone: Path) -> str:
+    """A file, or a directory of files, in, the hash of all its bytes out."""
+    files = sorted(p for p in backbone.iterdir() if p.is_file()) if backbone.is_dir() else [backbone]
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _shards(paths: list[Path]) -> list[Episodes]:
@@ -135,7 +148,7 @@ def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
     with bar("pre-train", r.pretrain_steps) as advance:
         report = pretrain(
             _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
-            on_step=_to(advance), ego_changes=r.ego_changes,
+            on_step=_to(advance), ego_changes=r.ego_changes, backbone=r.backbone,
         )  # fmt: skip
     return _said(report)
 
