@@ -1,10 +1,12 @@
 """Backbones in and out against transformers and llama.cpp, as one line of JSON.
 
-    python -m benchmarks.backbones [--quick]
+    python -m benchmarks.backbones [--quick] [--shard DIR]
 
 Logits in fp32 of the same weights, and the greedy tokens of every export under both peers, for tiny random Llama and
-Qwen2 models, for SmolLM2-135M-Instruct out of its 4-bit GGUF file, and for the language model of a VLA around it.
-Needs the extra `interop`; --quick leaves SmolLM2 out. Ends with exit code 1 if a target is missed.
+Qwen2 models, for SmolLM2-135M-Instruct out of its 4-bit GGUF file, and for the language model of a VLA around it; with
+--shard, also of one that was fine-tuned for 200 steps on such a shard of episodes (artefacts/label-*/shard of a run),
+none of which it sees twice. Needs the extra `interop`; --quick leaves SmolLM2 out. Ends with exit code 1 if a target is
+missed.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,14 +24,22 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from benchmarks.figures import report
 from benchmarks.peers.language import llama_cpp_greedy, random_model, transformers_greedy, transformers_model
+from drivefoundry.label.episodes import load_shard
 from drivefoundry.model.backbones import SMOLLM2, Backbone, adopt, load_backbone
+from drivefoundry.model.checkpoint import load_checkpoint
 from drivefoundry.model.exports import extract, save_gguf, save_hf
 from drivefoundry.model.vocabulary import CUTS
+from drivefoundry.train.pretrain import around, fit
+from drivefoundry.train.sft import SFT
 
 PROMPTS = ("The car ahead brakes, so", "A red light at 30 m: the driver", "Once upon a time")
 LIMIT = 64
 NEAR = 1e-4
 """Logits that differ by less are equal in fp32."""
+STEPS, BATCH, RATE = 200, 4, 3e-4
+"""Of fine-tuning: half of the samples carry their reasoning."""
+FALLEN = 0.8
+"""The loss of the last tenth of the steps, over that of the first ten steps, at most."""
 
 
 def main() -> int:
@@ -36,7 +47,9 @@ def main() -> int:
         prog="python -m benchmarks.backbones", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--quick", action="store_true", help="tiny random models only")
-    quick = parser.parse_args().quick
+    parser.add_argument("--shard", type=Path, help="episodes to fine-tune SmolLM2 on")
+    given = parser.parse_args()
+    quick = given.quick
     torch.set_num_threads(1)
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as made:
@@ -47,12 +60,16 @@ def main() -> int:
             figures |= measure("smollm2", backbone, Path(made))
             vla, tokenizer = adopt(backbone)
             figures |= measure("smollm2_vla", extract(vla, tokenizer), Path(made))
+            if given.shard is not None:
+                figures |= fine_tuned(given.shard, Path(made))
     targets = {}
     for name, value in figures.items():
         if name.endswith("logit_difference"):
             targets[name] = (value, NEAR, value <= NEAR)
         elif name.endswith("same_tokens_share"):
             targets[name] = (value, 1.0, value == 1.0)
+        elif name.endswith("loss_after_over_before"):
+            targets[name] = (value, FALLEN, value <= FALLEN)
     peers = {name: version(name) for name in ("transformers", "xllamacpp")}
     print(report(figures, targets, peers), flush=True)
     return 0 if all(met for *_, met in targets.values()) else 1
@@ -71,6 +88,40 @@ def tiny(folder: Path, family: str) -> Backbone:
     tokenizer.train_from_iterator(PROMPTS * 4, trainer)
     (folder / "tokenizer.json").write_text(tokenizer.to_str())
     return load_backbone(folder)
+
+
+def fine_tuned(shard: Path, folder: Path) -> dict[str, float]:
+    """Fine-tune a VLA around SmolLM2 in bf16, as the line does; loss before and after, time, and the trained exports'
+    figures as of `measure`."""
+    episodes, out = [load_shard(shard)], folder / "tuned"
+    config = replace(SFT, seconds=0.0, steps=STEPS, batch=BATCH, lr=RATE, optimiser="adamw", compile=False)
+    parts: list[dict[str, float]] = []
+    begun = time.process_time()
+    done = fit(
+        around(episodes, SMOLLM2, ego_changes=False), episodes, out, config, None, None, lambda *a: told(parts, *a)
+    )
+    spent = time.process_time() - begun
+    before, after = done.losses[:10].mean(), done.losses[-STEPS // 10 :].mean()
+    figures = {
+        "loss_first_10_steps": before, "loss_last_20_steps": after, "loss_after_over_before": after / before,
+        "action_loss_step_10": parts[0]["action"], "action_loss_step_200": parts[-1]["action"],
+        "text_loss_step_10": parts[0]["text"], "text_loss_step_200": parts[-1]["text"],
+        "s_per_step": done.seconds / done.steps, "cpu_s_per_step": spent / done.steps,
+        "samples_skipped": done.skipped * BATCH,
+    }  # fmt: skip
+    loaded = load_checkpoint(out)
+    exported = measure("smollm2_tuned", extract(loaded.model, loaded.tokenizer), folder)
+    return {f"smollm2_tuned_{k}": float(v) for k, v in figures.items()} | exported
+
+
+def told(parts: list[dict[str, float]], step: int, total: int, metrics: dict[str, float]) -> None:
+    """Keep what a step's loss was made of, and say it."""
+    if "action" in metrics:
+        parts.append(metrics)
+        print(
+            f"step {step} of {total}: " + ", ".join(f"{k} {metrics[k]:.3f}" for k in ("loss", "action", "text")),
+            file=sys.stderr,
+        )
 
 
 @torch.no_grad()

@@ -60,6 +60,8 @@ class Train:
     backbone: str | None = None
     """A language model to build the model around, in place of one of `size` from nothing: "smollm2", a .gguf file, a
     Hugging Face directory, or what `drivefoundry model import` wrote."""
+    backbone_rate: float = 3e-4
+    """Highest learning rate of pre-training and fine-tuning where there is one, both by AdamW."""
     batch: int = 64
     pretrain_steps: int = 450
     pretrain_rate: float = 4e-3

@@ -26,7 +26,7 @@ from drivefoundry.stages.score import scenes_of
 from drivefoundry.train.distil import DISTIL, distil
 from drivefoundry.train.pretrain import PRETRAIN, pretrain
 from drivefoundry.train.sft import SFT, sft
-from drivefoundry.train.trainer import OnStep, TrainReport
+from drivefoundry.train.trainer import OnStep, TrainConfig, TrainReport
 from drivefoundry.types import DT, Episodes
 
 STATE = "state.tmp"
@@ -145,12 +145,18 @@ def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
         PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
         weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget),
     )  # fmt: skip
+    config = _gently(config, r)
     with bar("pre-train", r.pretrain_steps) as advance:
         report = pretrain(
             _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
             on_step=_to(advance), ego_changes=r.ego_changes, backbone=r.backbone,
         )  # fmt: skip
     return _said(report)
+
+
+def _gently(config: TrainConfig, r: Train) -> TrainConfig:
+    """A backbone is trained on as it was made, by AdamW: Muon's steps would cost more than reading the samples."""
+    return config if r.backbone is None else replace(config, optimiser="adamw", lr=r.backbone_rate)
 
 
 def _adapt(r: Camera, base: Path, shard: Path, out: Path) -> dict:
@@ -173,6 +179,7 @@ def _sft(r: Train, base: Path, shards: list[Path], out: Path) -> dict:
     config = replace(
         SFT, seconds=0.0, steps=steps, batch=r.batch, lr=r.sft_rate, seed=r.seed + len(shards), augment=augment
     )
+    config = _gently(config, r)
     episodes = mixed(shards, r.new_share, r.seed)
     with bar("fine-tune", steps) as advance:
         report = sft(

@@ -34,7 +34,8 @@ class Objective:
 def batch_loss(model: VLA, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, float]]:
     """This batch's part of the step's loss (the parts of all batches and ranks add up), and what it is made of.
 
-    agree: the share of likeliest codes that are the label's; only where plans are codes."""
+    agree: the share of likeliest codes that are the label's; only where plans are codes.
+    """
     logits = model(batch.frames, batch.ego, batch.route, batch.text, batch.tokens, batch.light)
     dice = None if model.flow is None else torch.Generator(batch.frames.device).manual_seed(batch.dice)
     share = batch.weight / batch.action_sum
