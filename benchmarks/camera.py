@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -167,13 +168,13 @@ def asked(net: PilotNet, episodes: Episodes) -> np.ndarray:
 
 
 def blocks(clip: list[str]) -> np.ndarray:
-    """The clip of each sample, in order of time, in; which block each is of, (N,), out."""
-    labels, last, count = [], None, 0
-    for name in clip:
-        count = 0 if name != last else count + 1
-        last = name
-        labels.append((name, count // BLOCK))
-    return np.unique([f"{name} {k}" for name, k in labels], return_inverse=True)[1]
+    """The clip of each sample, in order of time, in; which block each is of, (N,), out: equal parts of each clip of
+    BLOCK samples or a few more."""
+    labels: list[int] = []
+    for _, members in groupby(clip):
+        n, first = len(list(members)), max(labels, default=-1) + 1
+        labels += [first + i * max(1, n // BLOCK) // n for i in range(n)]
+    return np.array(labels)
 
 
 def judged(
