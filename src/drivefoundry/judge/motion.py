@@ -214,8 +214,8 @@ def crosses(before, now, half, line, facing):
 
 @njit(cache=True, nogil=True)
 def _red_crossings(states, size, span, end, lines, facing, signals, out):
-    """Stop lines that the front of the ego crosses, in their direction, on red: counted into out, with the first
-    step. span: of the ego over all steps."""
+    """Stop lines that the front of the ego crosses, in their direction, on red: every time counted into out, with the
+    first step. span: of the ego over all steps."""
     half = 0.5 * size[0]
     for g in range(len(lines)):
         x0, y0, x1, y1 = lines[g]
@@ -227,7 +227,6 @@ def _red_crossings(states, size, span, end, lines, facing, signals, out):
             if signals[g, k] == SIGNAL_RED and crosses(states[k - 1], states[k], half, lines[g], facing[g]):
                 out[RED_LIGHTS] += 1.0
                 out[RED_LIGHT_AT] = min(out[RED_LIGHT_AT], k * DT)
-                break
     out[TLC] = 0.0 if out[RED_LIGHTS] > 0.0 else 1.0
 
 
