@@ -61,7 +61,7 @@ def drive_city(
     counts of contacts (those that happen to a standing ego are none of its) and red lights run; shares of the way off
     the road and of the time standing; 0 or 1: stuck, faultless. ValueError as `fleet.live.open_city`.
     """
-    with open_city(place, seed, cars, others, people) as (scenes, traffic):
+    with open_city(place, seed, cars, others, people, seconds) as (scenes, traffic):
         rollout = drive(policy, scenes, seconds, traffic=traffic, on_decision=on_decision)
         scenes, rollout = driven(scenes, traffic, rollout)
     m = measure(rollout, scenes, stop=False)
