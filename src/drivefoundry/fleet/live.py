@@ -85,8 +85,8 @@ class LiveTraffic:
 def open_city(
     place: str, seed: int, cars: int = 24, traffic: int = 200, pedestrians: int = 80, seconds: float = 300.0
 ) -> Iterator[tuple[list[Scene], LiveTraffic]]:
-    """A running city with `cars` to be driven for `seconds`: one Scene a car, with all road users and no future, and the
-    traffic of `World(pack(scenes), traffic)`, for one drive.
+    """A running city with `cars` to be driven for `seconds`: one Scene a car, with all road users and no future, and
+    the traffic of `World(pack(scenes), traffic)`, for one drive.
 
     ValueError: unknown place, or a library that SUMO needs is missing (with mend).
     """

@@ -24,6 +24,8 @@ WARM_UP = 60.0
 """Driven before the log begins, s: queues form and the cars spread."""
 NEEDS_LIBRARY = 3
 """Exit code where SUMO cannot be loaded."""
+BLOCKER_PATIENCE = 15
+"""SUMO's drivers wait so long, s, for a driven car that stands within a junction, then go by it as their way lies."""
 EDGES_AHEAD = 5
 """Edges of its route that a car always has before it."""
 SETTLED = 40.0
@@ -254,6 +256,8 @@ def begin(sumo: Any, demand: Demand) -> Traffic:
             "--no-warnings --no-step-log --time-to-teleport -1 --collision.action none --lanechange.duration 3 "
             "--max-depart-delay -1 --pedestrian.striping.jamtime -1 --xml-validation never --duration-log.disable"
         )
+        if demand.way:  # a car that somebody else drives may wait for ever in the middle of a junction
+            options += f" --ignore-junction-blocker {BLOCKER_PATIENCE}"
         sumo.start(["sumo", *options.split()])
     traffic = Traffic(sumo, demand)
     traffic.populate()

@@ -51,6 +51,8 @@ FIELDS = (
     "hit_vehicles",
     "hit_static",
     "red_lights",
+    "contacts",
+    "at_fault_contacts",
     "collision_at",
     "at_fault_at",
     "off_road_at",
@@ -59,7 +61,7 @@ FIELDS = (
 )
 (
     NC, DAC, DDC, TLC, TTC, LK, PROGRESS, DISTANCE, OFF_ROAD_DISTANCE, STOOD, HIT_PEDESTRIANS, HIT_VEHICLES, HIT_STATIC,
-    RED_LIGHTS, COLLISION_AT, AT_FAULT_AT, OFF_ROAD_AT, RED_LIGHT_AT, END,
+    RED_LIGHTS, CONTACTS, AT_FAULT_CONTACTS, COLLISION_AT, AT_FAULT_AT, OFF_ROAD_AT, RED_LIGHT_AT, END,
 ) = range(len(FIELDS))  # fmt: skip
 
 
@@ -306,6 +308,8 @@ def _judge_one(
         if hit_at[a] < 0 or hit_at[a] >= end:
             continue
         at = hit_at[a] * DT
+        out[CONTACTS] += 1.0
+        out[AT_FAULT_CONTACTS] += fault[a, 0]
         out[COLLISION_AT] = min(out[COLLISION_AT], at)
         if fault[a, 0] > 0.0:
             out[AT_FAULT_AT] = min(out[AT_FAULT_AT], at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,21 @@ from drivefoundry.ledger import Ledger
 from drivefoundry.progress import bar
 from drivefoundry.sim import view
 from drivefoundry.sim.drive import drive
+from drivefoundry.sim.geometry import project_on_polyline
+from drivefoundry.sim.pack import PATH_STEP, crossings, resample
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, RouteFollower
-from drivefoundry.types import DT, PLAN_DT, PSPEED, Rollout, Scene, require
+from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, SIGNAL_GREEN, Rollout, Scene, require
 from drivefoundry_car.engine import files
+from drivefoundry_car.inputs import to_ego
 from drivefoundry_car.runtime import Runtime
 
 STUCK_S = 60.0
 """A car that has stood for so long at the end of its drive is stuck: no light keeps a car so long."""
+STILL = 0.3
+"""m/s."""
+NEAR, BESIDE = 8.0, 1.5
+"""Who stands less than NEAR ahead, m, and less than BESIDE to a side is in the way; a car so far off its route has left
+its lane."""
 BASELINES: dict[str, type[Driver]] = {"rules": RouteFollower, "constant-velocity": ConstantVelocity}
 FILM_S = 40.0
 EVERY = 2
@@ -36,12 +45,14 @@ EVERY = 2
 
 @dataclass(frozen=True)
 class CityDrive:
-    """scenes: one a car, with all that happened; rollout: the same cars; events: name -> (S,), see `drive_city`."""
+    """scenes: one a car, with all that happened; rollout: the same cars; events: name -> (S,), see `drive_city`; why:
+    what keeps each car that is stuck, "" for the others, see `why_stuck`."""
 
     policy: str
     scenes: list[Scene]
     rollout: Rollout
     events: dict[str, np.ndarray]
+    why: list[str]
 
 
 def drive_city(
@@ -57,35 +68,76 @@ def drive_city(
 ) -> CityDrive:
     """All `cars` driven by the policy at once for `seconds`, each along a route of its own through the live city.
 
-    SUMO moves the others and the lights; contacts, red lights and roads left are found here. Events a car: km driven;
-    counts of contacts (those that happen to a standing ego are none of its) and red lights run; shares of the way off
-    the road and of the time standing; 0 or 1: stuck, faultless. ValueError as `fleet.live.open_city`.
+    SUMO moves the others and the lights; contacts, red lights and roads left are found here. Events a car: km driven,
+    and along its route; counts of contacts at its own fault and other ones (see `judge.motion`) and of red lights run;
+    shares of the way off the road and of the time standing; 0 or 1: stuck, faultless. ValueError as
+    `fleet.live.open_city`.
     """
     with open_city(place, seed, cars, others, people, seconds) as (scenes, traffic):
         rollout = drive(policy, scenes, seconds, traffic=traffic, on_decision=on_decision)
         scenes, rollout = driven(scenes, traffic, rollout)
     m = measure(rollout, scenes, stop=False)
     last = rollout.ego[:, -round(STUCK_S / DT) :, PSPEED]
+    stuck = (last.max(1) < STILL) & (last.shape[1] * DT >= STUCK_S)
     events = {
         "km": m["distance"] / 1000,
-        "contacts": m["hit_pedestrians"] + m["hit_vehicles"] + m["hit_static"],
+        "route km": m["progress"] / 1000,
+        "contacts at fault": m["at_fault_contacts"],
+        "other contacts": m["contacts"] - m["at_fault_contacts"],
         "red lights": m["red_lights"],
         "off road": m["off_road_distance"] / np.maximum(m["distance"], 1.0),
         "standing": m["standing"],
-        "stuck": (last.max(1) < 0.3).astype(float) if last.shape[1] * DT >= STUCK_S else np.zeros(len(scenes)),
+        "stuck": stuck.astype(float),
         "faultless": ((m["at_fault_at"] == np.inf) & (m["TLC"] > 0) & (m["DAC"] > 0)).astype(float),
     }
-    return CityDrive(policy.name, scenes, rollout, events)
+    return CityDrive(
+        policy.name,
+        scenes,
+        rollout,
+        events,
+        [why_stuck(scenes[i], rollout, i) if s else "" for i, s in enumerate(stuck)],
+    )
+
+
+def why_stuck(scene: Scene, rollout: Rollout, car: int) -> str:
+    """What stands before a car at the end of its drive: "beside its lane", "behind a vehicle", "behind a person", "at a
+    red light", "at a light that was green" while it stood, or "free way"."""
+    ego, now = rollout.ego[car], rollout.ego[car, -1]
+    way, _ = resample(scene.route)
+    s, at, off, foot = np.arange(len(way)) * PATH_STEP, 0.0, 0.0, -1
+    for x, y in ego[:, :2]:
+        at, off, foot = project_on_polyline(way[:, :2], s, x, y, foot)
+    if abs(off) > BESIDE:
+        return "beside its lane"
+    n = len(scene.kind)
+    there = to_ego(rollout.agents[car, :n, -1, :2].astype(float), now[:3])
+    gap = there[:, 0] - (scene.size[:, 0] + scene.size[scene.ego, 0]) / 2
+    ahead = rollout.agents_valid[car, :n, -1] & (there[:, 0] > 0) & (gap < NEAR) & (np.abs(there[:, 1]) < BESIDE)
+    if ahead.any():
+        nearest = np.flatnonzero(ahead)[gap[ahead].argmin()]
+        return "behind a person" if scene.kind[nearest] == AGENT_PEDESTRIAN else "behind a vehicle"
+    stops = np.full((len(way), 2), np.inf)
+    crossings(way, len(way), scene.map.stop_lines, scene.map.signal_heads, stops)
+    gap = stops[:, 0] - at - scene.size[scene.ego, 0] / 2
+    lights = stops[(gap > -BESIDE) & (gap < NEAR), 1].astype(int)
+    if not len(lights):
+        return "free way"
+    green = (scene.signals[lights[0], -round(STUCK_S / DT) :] == SIGNAL_GREEN).any()
+    return "at a light that was green" if green else "at a red light"
 
 
 def summary(drives: CityDrive) -> dict[str, tuple[float, float, float]]:
     """Mean and 95 % interval (bootstrap over cars) of: contacts and red lights a km, share of the way off the road,
-    share of time standing, share of cars stuck, and of cars that did nothing wrong; and km driven in all, thrice."""
+    share of time standing, share of cars stuck, and of cars that did nothing wrong; and km driven in all, and along the
+    routes, thrice."""
     e = drives.events
-    km, total = e["km"], float(e["km"].sum())
-    out = {f"{name} / km": ratio_interval(e[name], km) for name in ("contacts", "red lights")}
+    out = {
+        f"{name} / km": ratio_interval(e[name], e["km"])
+        for name in ("contacts at fault", "other contacts", "red lights")
+    }
     out |= {name: mean_interval(e[name]) for name in ("off road", "standing", "stuck", "faultless")}
-    return out | {"km": (total, total, total)}
+    km, route = float(e["km"].sum()), float(e["route km"].sum())
+    return out | {"km": (km, km, km), "route km": (route, route, route)}
 
 
 def driver(who: str) -> Driver:
@@ -125,17 +177,21 @@ def table(made: CityDrive) -> str:
     """Means with 95 % intervals, one line each."""
     rows = summary(made)
     wide = max(len(name) for name in rows)
-    km = rows.pop("km")[0]
+    km, route = rows.pop("km")[0], rows.pop("route km")[0]
     hours = len(made.scenes) * (made.rollout.ego.shape[1] - 1) * DT / 3600
-    lines = [f"{made.policy}: {len(made.scenes)} cars, {hours:.2f} h, {km:.1f} km"]
-    return "\n".join(lines + [f"  {name:{wide}}  {m:6.3f} [{a:.3f}, {b:.3f}]" for name, (m, a, b) in rows.items()])
+    lines = [f"{made.policy}: {len(made.scenes)} cars, {hours:.2f} h, {km:.1f} km, {route:.1f} km of their routes"]
+    lines += [f"  {name:{wide}}  {m:6.3f} [{a:.3f}, {b:.3f}]" for name, (m, a, b) in rows.items()]
+    why = Counter(w for w in made.why if w).most_common()
+    return "\n".join(lines + ["  stuck: " + ", ".join(f"{n} {what}" for what, n in why)] * bool(why))
 
 
 def write(made: CityDrive, out: Path) -> None:
     """out/city.json: what every car did; out/city.mp4: the first car that did something wrong, or the one that went
     farthest, around its worst moment. Written whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    each = {s.id: {k: float(v[i]) for k, v in made.events.items()} for i, s in enumerate(made.scenes)}
+    each = {
+        s.id: {k: float(v[i]) for k, v in made.events.items()} | {"why": made.why[i]} for i, s in enumerate(made.scenes)
+    }
     body = json.dumps({"policy": made.policy, "summary": summary(made), "cars": each}, indent=1)
     aside = out / ".city.part"
     aside.write_text(body)
