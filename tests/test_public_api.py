@@ -3,6 +3,7 @@
 import inspect
 
 from drivefoundry import cli, compute, ledger, progress, settings
+from drivefoundry.cli.verbs import VERBS
 from drivefoundry.ui import content, report
 
 
@@ -21,7 +22,7 @@ def test_names():
     assert public(compute) == ["cores", "pmap"]
     assert public(progress) == ["Clock", "bar", "cpu_seconds", "say", "stage"]
     assert public(settings) == ["canonical", "nearest", "with_file", "with_settings"]
-    assert public(cli) == ["CityOptions", "ListOptions", "Options", "RunOptions", "ServeOptions", "ShowOptions", "main"]
+    assert public(cli) == ["main"]
     assert public(report) == ["render_report"]
     assert "ReportContent" in public(content)
 
@@ -33,6 +34,6 @@ def test_signatures():
 
 
 def test_verbs():
-    verbs = [verb for group in cli.VERBS.values() for verb in group]
+    verbs = [verb for group in VERBS.values() for verb in group]
     stages = ["fleet", "ingest", "import", "curate", "label", "train", "rl", "distill", "shrink", "judge", "release"]
     assert verbs == ["run", *stages, "car", "serve", "scene", "city", "report"]

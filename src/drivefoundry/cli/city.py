@@ -1,0 +1,54 @@
+"""`city`: a driver and a city in; what many cars of it did at once, and a film, out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import arg
+
+from drivefoundry.cli.options import parse
+from drivefoundry.cli.verbs import VERBS
+
+
+@dataclass(frozen=True)
+class CityOptions:
+    """What `city` understands."""
+
+    who: Annotated[tyro.conf.Positional[str], arg(metavar="DRIVER")]
+    """rules, constant-velocity, or a run directory, an engine or a checkpoint directory."""
+    place: Annotated[str, arg(metavar="NAME")] = "place_e"
+    """A city that comes with the package."""
+    seed: int = 1
+    """Of everything that the city draws."""
+    cars: int = 24
+    """That the driver drives."""
+    others: int = 200
+    """Vehicles that SUMO drives."""
+    people: int = 80
+    """Who walk."""
+    seconds: float = 120.0
+    """Of driving."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("city")
+    """Gets city.json (what each car did) and city.mp4."""
+
+
+def run(rest: list[str]) -> None:
+    """`city`."""
+    options = parse(CityOptions, "city", VERBS["To look at"]["city"], rest)
+    if options is None:
+        return
+    if min(options.cars, options.seconds) < 1 or min(options.others, options.people, options.seed) < 0:
+        raise ValueError("city: at least one car and one second wanted, and no negative number")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from drivefoundry.stages import city
+
+    made = city.drives(
+        options.who, options.place, options.seed, options.cars, options.others, options.people, options.seconds
+    )
+    print(city.table(made))
+    city.write(made, options.out)
+    print(options.out / "city.mp4")

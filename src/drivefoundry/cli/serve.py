@@ -1,0 +1,54 @@
+"""`serve`: an engine behind AlpaSim's contract, until the process is stopped."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from drivefoundry.cli.options import parse
+from drivefoundry.cli.verbs import VERBS
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What `serve` understands."""
+
+    engine: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Engine directory: what `shrink` made, or a car's slot holds."""
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Where to listen; 0.0.0.0 for other machines, unix:///PATH for a socket."""
+    port: Annotated[int, arg(metavar="N")] = 50051
+    """The port there."""
+    mode: Literal["alpasim", "carla"] = "alpasim"
+    """Who asks: AlpaSim's runtime, or a CARLA one that speaks its contract."""
+    camera: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """The simulator's name of the front camera, where there are several."""
+    speed_limit: Annotated[float, arg(metavar="M/S")] = 13.9
+    """What the navigator says where the simulator names no limit."""
+    rear_axle: Annotated[float, arg(metavar="M")] = 1.3
+    """How far the rear axle, the simulator's origin of the car, lies behind the middle of its box."""
+
+
+def run(rest: list[str]) -> None:
+    """`serve`: an engine behind AlpaSim's contract, until the process is stopped."""
+    options = parse(ServeOptions, "serve", VERBS["In the car"]["serve"], rest)
+    if options is None:
+        return
+    if options.engine is None:
+        raise ValueError("serve: give --engine DIR")
+    try:
+        from drivefoundry_car.egodriver import load, serving
+    except ImportError as error:
+        raise ValueError(f"serve: {error}") from None
+
+    driver = load(options.engine, camera=options.camera, speed_limit=options.speed_limit, axle=options.rear_axle)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with serving(driver, options.host, options.port, options.mode):
+        print(f"{options.engine} answers at {options.host}, port {options.port}, until it is stopped", flush=True)
+        stop.wait()
