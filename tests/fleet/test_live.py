@@ -53,3 +53,12 @@ def test_sumo_waits_behind_a_driven_car_that_stands():
         assert (world.ego[:, 3] < 0.1).all()
         assert gap.min() > 2.0
         assert ((gap < 12.0) & (others[None, :, 3] < 0.5)).any(), "somebody stands near one of them"
+
+
+def test_every_car_asked_for_is_handed_over_with_way_for_its_whole_time():
+    with open_city("place_e", 1, cars=24, traffic=200, pedestrians=0, seconds=400.0) as (scenes, _):
+        assert len(scenes) == 24
+        for scene in scenes:
+            step = np.hypot(*np.diff(scene.route, axis=0).T)
+            assert step.max() < 3.0, "no jump"
+            assert step.sum() > 400.0 * scene.map.lane_speed.max()
