@@ -154,7 +154,7 @@ def test_a_route_that_comes_back_has_its_stop_line_each_time_and_begins_on_the_f
     packed = pack([situation(straight(-50.0, EAST, 0.0, 8.0), route=round_and_round())])
     stops = packed.route_stops[0]
     assert stops[stops[:, 1] >= 0, 0] == pytest.approx([48.0, 48.0 + 363.5, 48.0 + 2 * 363.5], abs=1.0)
-    late = round_and_round() + [0.0, 0.4]
+    late = np.add(round_and_round(), [0.0, 0.4])
     late[180:, 1] -= 0.4  # the first pass is not the nearest
     world = World(pack([situation(straight(-50.0, EAST, 0.0, 8.0), route=late)]))
     assert world.along[0] < 363.5
