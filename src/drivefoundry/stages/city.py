@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,14 @@ from drivefoundry.judge.closed_loop import measure
 from drivefoundry.judge.stats import mean_interval, ratio_interval
 from drivefoundry.ledger import Ledger
 from drivefoundry.progress import bar
-from drivefoundry.sim import view
-from drivefoundry.sim.drive import drive
+from drivefoundry.roadmap import arc_length
+from drivefoundry.sim import view as pictures
+from drivefoundry.sim.drive import DECISION_STEPS, drive
 from drivefoundry.sim.geometry import project_on_polyline
-from drivefoundry.sim.pack import PATH_STEP, crossings, resample
+from drivefoundry.sim.pack import crossings, resample
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, RouteFollower
+from drivefoundry.sim.rig import View
+from drivefoundry.sim.view import FILM_VIEW
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, SIGNAL_GREEN, Rollout, Scene, require
 from drivefoundry_car.engine import files
 from drivefoundry_car.inputs import to_ego
@@ -39,6 +42,8 @@ NEAR, BESIDE = 8.0, 1.5
 its lane."""
 BASELINES: dict[str, type[Driver]] = {"rules": RouteFollower, "constant-velocity": ConstantVelocity}
 FILM_S = 40.0
+ROUTE_SHOWN = 60.0
+"""Of its route a film shows so much behind where it begins and ahead of where it ends, m."""
 EVERY = 2
 """Steps between two pictures of a film."""
 
@@ -46,13 +51,15 @@ EVERY = 2
 @dataclass(frozen=True)
 class CityDrive:
     """scenes: one a car, with all that happened; rollout: the same cars; events: name -> (S,), see `drive_city`; why:
-    what keeps each car that is stuck, "" for the others, see `why_stuck`."""
+    what keeps each car that is stuck, "" for the others, see `why_stuck`; first: (S,) s of each car's first fault,
+    infinite where there is none."""
 
     policy: str
     scenes: list[Scene]
     rollout: Rollout
     events: dict[str, np.ndarray]
     why: list[str]
+    first: np.ndarray
 
 
 def drive_city(
@@ -79,6 +86,7 @@ def drive_city(
     m = measure(rollout, scenes, stop=False)
     last = rollout.ego[:, -round(STUCK_S / DT) :, PSPEED]
     stuck = (last.max(1) < STILL) & (last.shape[1] * DT >= STUCK_S)
+    first = np.minimum.reduce([m["at_fault_at"], m["red_light_at"], m["off_road_at"]])
     events = {
         "km": m["distance"] / 1000,
         "route km": m["progress"] / 1000,
@@ -88,25 +96,17 @@ def drive_city(
         "off road": m["off_road_distance"] / np.maximum(m["distance"], 1.0),
         "standing": m["standing"],
         "stuck": stuck.astype(float),
-        "faultless": ((m["at_fault_at"] == np.inf) & (m["TLC"] > 0) & (m["DAC"] > 0)).astype(float),
+        "faultless": (first == np.inf).astype(float),
     }
-    return CityDrive(
-        policy.name,
-        scenes,
-        rollout,
-        events,
-        [why_stuck(scenes[i], rollout, i) if s else "" for i, s in enumerate(stuck)],
-    )
+    why = [why_stuck(scene, rollout, i) if stuck[i] else "" for i, scene in enumerate(scenes)]
+    return CityDrive(policy.name, scenes, rollout, events, why, first)
 
 
 def why_stuck(scene: Scene, rollout: Rollout, car: int) -> str:
     """What stands before a car at the end of its drive: "beside its lane", "behind a vehicle", "behind a person", "at a
     red light", "at a light that was green" while it stood, or "free way"."""
-    ego, now = rollout.ego[car], rollout.ego[car, -1]
-    way, _ = resample(scene.route)
-    s, at, off, foot = np.arange(len(way)) * PATH_STEP, 0.0, 0.0, -1
-    for x, y in ego[:, :2]:
-        at, off, foot = project_on_polyline(way[:, :2], s, x, y, foot)
+    now = rollout.ego[car, -1]
+    at, off = _on_route(scene, rollout.ego[car])
     if abs(off) > BESIDE:
         return "beside its lane"
     n = len(scene.kind)
@@ -116,6 +116,7 @@ def why_stuck(scene: Scene, rollout: Rollout, car: int) -> str:
     if ahead.any():
         nearest = np.flatnonzero(ahead)[gap[ahead].argmin()]
         return "behind a person" if scene.kind[nearest] == AGENT_PEDESTRIAN else "behind a vehicle"
+    way, _ = resample(scene.route)
     stops = np.full((len(way), 2), np.inf)
     crossings(way, len(way), scene.map.stop_lines, scene.map.signal_heads, stops)
     gap = stops[:, 0] - at - scene.size[scene.ego, 0] / 2
@@ -124,6 +125,16 @@ def why_stuck(scene: Scene, rollout: Rollout, car: int) -> str:
         return "free way"
     green = (scene.signals[lights[0], -round(STUCK_S / DT) :] == SIGNAL_GREEN).any()
     return "at a light that was green" if green else "at a red light"
+
+
+def _on_route(scene: Scene, ego: np.ndarray) -> tuple[float, float]:
+    """A car's scene and its states (T, 2+) in, how far along its route it has come and how far to the left of it it is
+    at their end, m, out."""
+    route = np.asarray(scene.route, np.float64)
+    s, at, off, foot = arc_length(route), 0.0, 0.0, -1
+    for x, y in ego[:, :2]:
+        at, off, foot = project_on_polyline(route, s, x, y, foot)
+    return at, off
 
 
 def summary(drives: CityDrive) -> dict[str, tuple[float, float, float]]:
@@ -187,7 +198,7 @@ def table(made: CityDrive) -> str:
 
 def write(made: CityDrive, out: Path) -> None:
     """out/city.json: what every car did; out/city.mp4: the first car that did something wrong, or the one that went
-    farthest, around its worst moment. Written whole or not at all."""
+    farthest, around its first fault. Written whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     each = {
         s.id: {k: float(v[i]) for k, v in made.events.items()} | {"why": made.why[i]} for i, s in enumerate(made.scenes)
@@ -196,20 +207,31 @@ def write(made: CityDrive, out: Path) -> None:
     aside = out / ".city.part"
     aside.write_text(body)
     os.replace(aside, out / "city.json")
-    aside.write_bytes(film(made))
+    aside.write_bytes(pictures.mp4(film(made, *worst(made)), round(1 / (EVERY * DT))))
     os.replace(aside, out / "city.mp4")
 
 
-def film(made: CityDrive, car: int | None = None, seconds: float = FILM_S) -> bytes:
-    """MP4 of one car's drive."""
-    if car is None:
-        wrong = np.flatnonzero(made.events["faultless"] < 1)
-        car = int(wrong[0]) if len(wrong) else int(made.events["km"].argmax())
-    part = slice(0, 1 + round(seconds / DT))
+def worst(made: CityDrive) -> tuple[int, float]:
+    """The first car that did something wrong, or else the one that went farthest, and when, s: FILM_S around its first
+    fault, or else the begin."""
+    wrong = np.flatnonzero(made.events["faultless"] < 1)
+    car = int(wrong[0]) if len(wrong) else int(made.events["km"].argmax())
+    lasts = (made.rollout.ego.shape[1] - 1) * DT
+    return car, float(np.clip(made.first[car] - FILM_S / 2, 0.0, max(0.0, lasts - FILM_S))) if len(wrong) else 0.0
+
+
+def film(
+    made: CityDrive, car: int, begin: float, seconds: float = FILM_S, view: View = FILM_VIEW, every: int = EVERY
+) -> list[np.ndarray]:
+    """Pictures (H, W, 3) uint8 of one car's drive from `begin` s on, one each `every` steps; see `sim.view.film`."""
     r, scene = made.rollout, made.scenes[car]
-    text = r.text[car] if r.text else None
-    n = len(scene.kind)
-    frames = view.film(
-        scene, r.ego[car, part], r.agents[car, :n, part], r.agents_valid[car, :n, part], r.plans[car], text, every=EVERY
-    )
-    return view.mp4(frames, round(1 / (EVERY * DT)))
+    first = round(begin / PLAN_DT)
+    part = slice(first * DECISION_STEPS, 1 + first * DECISION_STEPS + round(seconds / DT))
+    ego, n = r.ego[car, part], len(scene.kind)
+    # Only what lies around it of a route that may pass here again.
+    s, at = arc_length(np.asarray(scene.route)), _on_route(scene, r.ego[car, : part.start + 1])[0]
+    near = (s > at - ROUTE_SHOWN) & (s < at + np.hypot(*np.diff(ego[:, :2], axis=0).T).sum() + ROUTE_SHOWN)
+    now = replace(scene, start=scene.start + part.start, route=scene.route[near], route_speed=scene.route_speed[near])
+    text = r.text[car][first:] if r.text else None
+    agents, valid = r.agents[car, :n, part], r.agents_valid[car, :n, part]
+    return pictures.film(now, ego, agents, valid, r.plans[car, first:], text, view, every)
