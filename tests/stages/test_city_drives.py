@@ -82,3 +82,14 @@ def test_who_is_stuck_is_said_with_the_reason(made):
     stuck = replace(made[0], why=["free way", "", "behind a vehicle", "free way", ""])
     assert city.table(stuck).endswith("stuck: 2 free way, 1 behind a vehicle")
     assert "behind" not in city.table(made[0]), "nobody stands for a minute in 20 s"
+
+
+def test_a_film_shows_the_same_from_any_moment_on_and_the_first_fault(made):
+    car, begin = city.worst(made[1])
+    assert begin <= made[1].first[car] <= begin + city.FILM_S
+    whole, later = city.film(made[1], car, 0.0, 8.0), city.film(made[1], car, 5.0, 3.0)
+    camera = slice(0, 2 * whole[0].shape[0])  # from above the way driven so far is drawn
+    assert len(later) == 16
+    for a, b in zip(whole[25:], later, strict=True):
+        assert np.array_equal(a[:, camera], b[:, camera])
+    assert city.worst(replace(made[0], first=np.full(5, np.inf)))[1] == 0.0
