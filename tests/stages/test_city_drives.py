@@ -80,6 +80,7 @@ def test_what_keeps_a_car():
 
 def test_who_is_stuck_is_said_with_the_reason(made):
     stuck = replace(made[0], why=["free way", "", "behind a vehicle", "free way", ""])
+    assert city.reasons(stuck) == {"free way": 2, "behind a vehicle": 1}
     assert city.table(stuck).endswith("stuck: 2 free way, 1 behind a vehicle")
     assert "behind" not in city.table(made[0]), "nobody stands for a minute in 20 s"
 

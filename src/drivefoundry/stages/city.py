@@ -184,6 +184,11 @@ def drives(who: str, place: str, seed: int, cars: int, others: int, people: int,
         )  # fmt: skip
 
 
+def reasons(made: CityDrive) -> dict[str, int]:
+    """What keeps the cars that are stuck -> how many of them, most first."""
+    return dict(Counter(w for w in made.why if w).most_common())
+
+
 def table(made: CityDrive) -> str:
     """Means with 95 % intervals, one line each."""
     rows = summary(made)
@@ -192,8 +197,8 @@ def table(made: CityDrive) -> str:
     hours = len(made.scenes) * (made.rollout.ego.shape[1] - 1) * DT / 3600
     lines = [f"{made.policy}: {len(made.scenes)} cars, {hours:.2f} h, {km:.1f} km, {route:.1f} km of their routes"]
     lines += [f"  {name:{wide}}  {m:6.3f} [{a:.3f}, {b:.3f}]" for name, (m, a, b) in rows.items()]
-    why = Counter(w for w in made.why if w).most_common()
-    return "\n".join(lines + ["  stuck: " + ", ".join(f"{n} {what}" for what, n in why)] * bool(why))
+    why = [f"{n} {what}" for what, n in reasons(made).items()]
+    return "\n".join(lines + ["  stuck: " + ", ".join(why)] * bool(why))
 
 
 def write(made: CityDrive, out: Path) -> None:
@@ -203,7 +208,8 @@ def write(made: CityDrive, out: Path) -> None:
     each = {
         s.id: {k: float(v[i]) for k, v in made.events.items()} | {"why": made.why[i]} for i, s in enumerate(made.scenes)
     }
-    body = json.dumps({"policy": made.policy, "summary": summary(made), "cars": each}, indent=1)
+    told = {"policy": made.policy, "summary": summary(made), "stuck": reasons(made), "cars": each}
+    body = json.dumps(told, indent=1)
     aside = out / ".city.part"
     aside.write_text(body)
     os.replace(aside, out / "city.json")
