@@ -98,8 +98,19 @@ class Assumptions:
         self.shape.validate()
         self.chip.validate()
         for key, value, _ in leaves(self):
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and not key.startswith(("shape.", "chip.")):
-                low = key in ("work.text", "work.signals_mbit_s", "reserve_gb", "overlap", "snapshot_seconds", "kwh_cny")
+            if (
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and not key.startswith(("shape.", "chip."))
+            ):
+                low = key in (
+                    "work.text",
+                    "work.signals_mbit_s",
+                    "reserve_gb",
+                    "overlap",
+                    "snapshot_seconds",
+                    "kwh_cny",
+                )
                 require(value > 0 or (low and value == 0), f"{key}: above 0 wanted, got {value:g}")
         for key in ("mfu", "scheduling", "overlap", "link_share"):
             require(getattr(self, key) <= 1.0, f"{key}: a share, at most 1, wanted, got {getattr(self, key):g}")

@@ -57,7 +57,7 @@ class Layout:
     """A step, of each data rank."""
     memory: Memory
     traffic: float
-    """Share of a step that waits for the network."""
+    """Share of a step that waits for the network, or for memory while weights are updated."""
     bubble: float
     """Share of a step that pipeline stages wait for each other."""
     again: float
@@ -84,12 +84,12 @@ def choose(a: Assumptions, cards: int) -> Layout:
         worth = found.cards * max(found.left, LEAST_LEFT / 2) * (1.0 - 0.001 * _pieces(found))
         if found.memory.total <= room and found.left > LEAST_LEFT and worth > score:
             best, score = found, worth
-    least = f"the leanest layout needs {leanest / GIGA:,.0f} GB a card" if leanest < float("inf") else "no layout at all"
+    where = f"{cards:,} cards of {a.chip.name}: no layout"
     require(
-        best is not None,
-        f"{cards} cards of {a.chip.name}: no layout fits {a.chip.memory_gb:g} GB and leaves time to compute ({least}); "
-        "give more cards, a larger batch_tokens or a chip with more memory",
+        leanest <= room or leanest == float("inf"),
+        f"{where} fits {a.chip.memory_gb:g} GB a card, the leanest needs {leanest / GIGA:,.0f} GB; give more cards",
     )
+    require(best is not None, f"{where} leaves time to compute: too many for {a.batch_tokens:,.0f} batch_tokens a step")
     assert best is not None
     return best
 
@@ -156,7 +156,8 @@ def _memory(a, t, p, shard, sharded, samples, recompute, micro) -> Memory:
 
 
 def _traffic(a, data, t, p, shard, sharded, samples, recompute, micro, step) -> float:
-    """Seconds of a step that compute does not hide: gathering and scattering of shards, sums over groups, tensor ranks."""
+    """Seconds of a step that compute does not hide: gathering and scattering of shards, sums over groups, tensor ranks,
+    and the optimiser's pass over its memory."""
     link = a.chip.link_gb_s / 2 * GIGA * a.link_share
     net = a.chip.network_gbit_s / 8 * GIGA * a.link_share
     mine = stage_parameters(a, t, p)
@@ -171,4 +172,5 @@ def _traffic(a, data, t, p, shard, sharded, samples, recompute, micro, step) -> 
     tokens = samples * a.work.decision_tokens
     rounds = 12 if recompute else 8
     tensor = micro * a.shape.layers / p * rounds * tokens * a.shape.width * 2 * (t - 1) / t / link
-    return hidden + tensor
+    update = 2 * (a.optimiser_bytes + a.weight_bytes) * mine / shard / (a.chip.memory_tb_s * TERA)
+    return hidden + tensor + update

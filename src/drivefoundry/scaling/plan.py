@@ -125,7 +125,8 @@ def plan(a: Assumptions, days: float | None = None, cards: int | None = None) ->
     for _ in range(TRIES):
         made = _planned(a, count)
         if made.days <= days:
-            return made
+            lean = _planned(a, _whole(made.layout.cards, a.chip.cards))  # without cards that the layout leaves over
+            return lean if lean.days <= days else made
         require(made.goodput.runtime > LEAST_RUNTIME and count < 1e7, _too_soon(days, made))
         count = max(_whole(count * made.days / days, a.chip.cards), _more(count, a.chip.cards))
     raise ValueError(_too_soon(days, made))
