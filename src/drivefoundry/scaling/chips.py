@@ -68,7 +68,7 @@ class Fleet:
 
 
 def fleet_of(eflops: float, chip: Chip) -> Fleet:
-    """Peak EFLOPS in, cards, modules and CNY out, not rounded: 1 EFLOPS of A800 is 3,125 cards, 390.6 modules, 371 M."""
+    """Peak EFLOPS in, cards, modules and CNY out, not rounded: 1 of A800 is 3,125 cards, 390.6 modules, 371 M."""
     require(eflops > 0, f"EFLOPS: above 0 wanted, got {eflops:g}")
     chip.validate()
     cards = eflops * EXA / (chip.tflops * TERA)

@@ -1,12 +1,12 @@
 """The nouns of a simulated cluster: what it is and what befalls it, its jobs, and what came of them.
 
-Modules (servers) fail and are repaired, become slow and are found, lose their links for a while; jobs wait for all their
-modules at once (gang scheduling), run as fast as their slowest one, write checkpoints, lose what came after the last safe
-one, and start again. Time in seconds from 0; module-time in module-seconds.
+Modules (servers) fail and are repaired, become slow and are found, lose their links for a while; jobs wait for all
+their modules at once (gang scheduling), run as fast as their slowest one, write checkpoints, lose what came after the
+last safe one, and start again. They are not elastic: none goes on with a module less.
 
 Goodput = scheduling x runtime x program. scheduling: share of all module-time in which a job had all its modules;
-runtime: share of that in which steps were taken that lasted; program: their speed against that of healthy modules (times
-the MFU it is the program's share of the chips' peak). The causes of loss and the useful share add up to 1.
+runtime: share of that in which steps were taken that lasted; program: their speed against that of healthy modules
+(times the MFU it is the program's share of the chips' peak). The causes of loss and the goodput add up to 1.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Cluster:
     repair_hours: float = 24.0
     spares: float = 0.01
     """Share of the modules that no job starts on: they replace what fails."""
-    restart_minutes: float = 15.0
+    restart_minutes: float = 10.0
     """Fixed: from a failure, or a job's start, to its first step."""
     checkpoint_minutes: float | None = None
     """Fixed; None: each job's own optimum (Daly 2006)."""
@@ -70,14 +70,8 @@ class Cluster:
         require(self.modules >= 1, f"cards: at least a module of {self.module} wanted, got {self.cards}")
         for name in ("days", "card_mtbf_hours", "slow_mtbf_hours", "link_mtbf_hours", "timeout_seconds"):
             require(getattr(self, name) > 0, f"{name}: above 0 wanted, got {getattr(self, name):g}")
-        for name in (
-            "repair_hours",
-            "restart_minutes",
-            "snapshot_seconds",
-            "write_seconds",
-            "slow_hours",
-            "link_seconds",
-        ):
+        times = ("repair_hours", "restart_minutes", "snapshot_seconds", "write_seconds", "slow_hours", "link_seconds")
+        for name in times:
             require(getattr(self, name) >= 0, f"{name}: 0 or more wanted, got {getattr(self, name):g}")
         for name in ("checkpoint_minutes", "detect_minutes"):
             value = getattr(self, name)

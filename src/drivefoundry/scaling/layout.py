@@ -1,8 +1,8 @@
 """Assumptions and a number of cards in, the parallel layout that fits and costs least out, by formula.
 
 Data ranks x tensor ranks x pipeline stages; groups of data ranks share ("shard") the optimiser's state, or weights and
-gradients as well (ZeRO, Rajbhandari et al. 2020). Activations: what this project's block keeps for its backward pass with
-fused attention, split over tensor ranks (sequence parallelism, Korthikanti et al. 2022). Pipeline: 1F1B, bubble
+gradients as well (ZeRO, Rajbhandari et al. 2020). Activations: what this project's block keeps for its backward pass
+with fused attention, split over tensor ranks (sequence parallelism, Korthikanti et al. 2022). Pipeline: 1F1B, bubble
 (p - 1) / (m + p - 1) (Narayanan et al. 2021).
 """
 

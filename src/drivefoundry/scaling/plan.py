@@ -1,7 +1,7 @@
-"""Assumptions and a deadline, or a number of cards, in; the plan of a training run out: compute, cluster, layout, money.
+"""Assumptions and a deadline, or a number of cards, in; the plan of a training run out.
 
-Runtime goodput follows Daly, "A higher order estimate of the optimum checkpoint interval" (2006): failures come at random
-with mean M between them, a checkpoint stops the run for d after each W of work, a failure costs a restart R.
+Runtime goodput follows Daly, "A higher order estimate of the optimum checkpoint interval" (2006): failures come at
+random with mean M between them, a checkpoint stops the run for d after each W of work, a failure costs a restart R.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def young(stall: float, mtbf: float) -> float:
 
 
 def daly(stall: float, mtbf: float) -> float:
-    """Work between checkpoints, s, after Daly (2006), eq. 37; the mean time between failures where the stall is longer."""
+    """Work between checkpoints, s, after Daly (2006), eq. 37; where a checkpoint takes longer than 2 M: M."""
     if stall >= 2.0 * mtbf:
         return mtbf
     x = stall / (2.0 * mtbf)
@@ -112,7 +112,7 @@ def runtime_goodput(work: float, stall: float, restart: float, mtbf: float) -> f
 
 
 def plan(a: Assumptions, days: float | None = None, cards: int | None = None) -> Plan:
-    """The run within so many days, or on so many cards. ValueError where it cannot be, saying what stands in the way."""
+    """The run within so many days, or on so many cards. ValueError where it cannot be, saying what is in the way."""
     a.validate()
     require((days is None) != (cards is None), "plan: give either a deadline in days or a number of cards")
     if cards is not None:
@@ -157,7 +157,7 @@ def _more(cards: int, module: int) -> int:
 def _too_soon(days: float, made: Plan) -> str:
     mtbf = DAY / made.checkpoints.failures_a_day / 3600
     return (
-        f"plan: {days:g} days cannot be met: {made.cards:,} cards fail every {mtbf:.2g} h and take {made.days:.3g} days; "
+        f"plan: {days:g} days cannot be met: {made.cards:,} cards fail every {mtbf:.2g} h, take {made.days:.3g} days; "
         "give more days, a longer card_mtbf_hours, a shorter restart_minutes or a larger batch_tokens"
     )
 

@@ -1,6 +1,6 @@
 """A decoder's shape in, its parameters, FLOP and bytes out; no weights are made.
 
-Axes and names as in `model.config`: `layers` blocks of `heads` x `head_dim` queries on `kv_heads` keys, SwiGLU of `ffn`.
+Names as in `model.config`: `layers` blocks of `heads` x `head_dim` queries on `kv_heads` keys, SwiGLU of `ffn`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def known() -> list[str]:
 
 
 def named(name: str) -> Shape:
-    """A size's shape by name, in any case ("8B", "72b"), or one of so many parameters ("3e9", "13B"). ValueError else."""
+    """A size's shape by name, in any case ("8B"), or one of so many parameters ("3e9", "13B"). ValueError else."""
     names = {known_name.lower(): known_name for known_name in known()}
     found = names.get(name.lower())
     if found is not None:

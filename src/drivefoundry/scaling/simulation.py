@@ -56,9 +56,8 @@ class _Simulation:
             return max(60.0 * c.checkpoint_minutes, self.book.lag, 1e-3)
         mtbf = c.card_mtbf_hours * HOUR / (job.modules * c.module)
         longest = c.days * DAY
-        return min(
-            max(daly(max(self.book.stall, 1e-3), mtbf) if math.isfinite(mtbf) else longest, self.book.lag), longest
-        )
+        best = daly(max(self.book.stall, 1e-3), mtbf) if math.isfinite(mtbf) else longest
+        return min(max(best, self.book.lag), longest)
 
     def go(self) -> Outcome:
         c = self.c
@@ -69,9 +68,10 @@ class _Simulation:
         for i in range(1, SAMPLES):
             self._push(self.end * i / SAMPLES, "sample")
         act = {
-            what: getattr(self, f"_{what}") for what in ("fail", "cut", "repaired", "found", "eased", "job", "submit")
-        }
-        act |= {"slow": self._slowed, "sample": self._sample}
+            "fail": self._fail, "slow": self._slowed, "cut": self._cut, "repaired": self._repaired,
+            "found": self._found, "eased": self._eased, "job": self._job, "submit": self._submit,
+            "sample": self._sample,
+        }  # fmt: skip
         while self.heap and self.heap[0][0] < self.end:
             time, _, what, about, turn = heapq.heappop(self.heap)
             self._clock(time)
@@ -138,11 +138,10 @@ class _Simulation:
         low = 2 * self.c.slow_speed - 1
         self.slow[module] = max(0.05, float(self.rng.uniform(low, 1.0)))
         self.spell[module] += 1
-        self._push(
-            self.now + float(self.rng.exponential(self.c.slow_hours * HOUR)), "eased", module, self.spell[module]
-        )
+        spell, lasts = self.spell[module], float(self.rng.exponential(self.c.slow_hours * HOUR))
+        self._push(self.now + lasts, "eased", module, spell)
         if self.c.detect_minutes is not None:
-            self._push(self.now + 60 * self.c.detect_minutes, "found", module, self.spell[module])
+            self._push(self.now + 60 * self.c.detect_minutes, "found", module, spell)
         self._pace(module)
 
     def _eased(self, module: int, spell: int) -> None:
@@ -161,8 +160,7 @@ class _Simulation:
                 return
             task = self.tasks[held]
             self.book.count(task, self.now)
-            if task.state == RUNNING:
-                self.book.save(task)
+            self.book.save(task)
         self._remove(module)
 
     def _pace(self, module: int) -> None:
@@ -236,7 +234,7 @@ class _Simulation:
             task.modules.append(module)
 
     def _refill(self, task: Task) -> None:
-        """A task that lacks modules gets them from the free ones, spares among them, or from tasks of lower priority."""
+        """A task that lacks modules gets them from the free ones, spares among them, or from lower priorities."""
         lacks = task.job.modules - len(task.modules)
         self._preempt(task, lacks)
         self._enter(task, WAITING)
@@ -264,14 +262,12 @@ class _Simulation:
     def _dispatch(self) -> None:
         """Free modules go to tasks that lack some, then to the queue; what fits may overtake what does not."""
         for task in sorted(self.waiting, key=lambda t: -t.job.priority):
-            if self.free:
+            if self.free and task in self.waiting:
                 self.waiting.remove(task)
                 self._refill(task)
-        tried = 0
-        for task in list(self.queue):
+        for task in self.queue[:LOOK_AHEAD]:
             room = len(self.free) - self.reserve
-            tried += 1
-            if room <= 0 or tried > LOOK_AHEAD:
+            if room <= 0:
                 return
             if task.job.modules <= room:
                 self.queue.remove(task)

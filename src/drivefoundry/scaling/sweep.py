@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,9 +37,7 @@ KNOBS = (
     Knob("spares", "share of modules kept spare", (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)),
     Knob("repair_hours", "hours of repair", (1, 6, 12, 24, 48, 96, 168)),
     Knob("link_seconds", "seconds that a cut link lasts", (5, 20, 60, 120, 300, 600)),
-    Knob(
-        "share", "share of the cards for one large job, many small ones on the rest", (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
-    ),
+    Knob("share", "share of the cards for one large job, small ones on the rest", (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)),
 )
 
 
@@ -104,7 +103,7 @@ def sweep(base: Cluster, seeds: int = 4, knobs: Sequence[Knob] = KNOBS) -> list[
 def crossings(points: Sequence[Point]) -> tuple[float, ...]:
     """Values at which the goodput crosses BOUND, straight between points (on a log scale where it can be)."""
     out = []
-    for a, b in zip(points, points[1:], strict=False):
+    for a, b in pairwise(points):
         if (a.goodput - BOUND) * (b.goodput - BOUND) >= 0:
             continue
         if b.value == NEVER:
@@ -123,8 +122,8 @@ def sweep_text(base: Cluster, at: Point, rows: Sequence[Turned]) -> str:
     for name, share in sorted(at.causes.items(), key=lambda kv: -kv[1]):
         lines.append(f"  {name:14}{_pct(share):>8}  {'#' * round(400 * share)}".rstrip())
     for row in rows:
-        lines += ["", f"{row.knob.name[0].upper()}{row.knob.name[1:]}   (--set {row.knob.field}=)" if row.knob.field != "share"
-                  else f"{row.knob.name[0].upper()}{row.knob.name[1:]}"]  # fmt: skip
+        key = "" if row.knob.field == "share" else f"   (--set {row.knob.field}=)"
+        lines += ["", f"{row.knob.name[0].upper()}{row.knob.name[1:]}{key}"]
         for p in row.points:
             mark = " " if p.goodput >= BOUND else "x"
             lines.append(f"  {_value(p.value):>9} {mark} {_pct(p.goodput)} = {_factors(p)}")

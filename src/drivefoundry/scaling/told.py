@@ -81,14 +81,11 @@ def _layout(p: Plan) -> list[Row]:
     laid, a = p.layout, p.assumptions
     memory = laid.memory
     again = ", activations computed again" if laid.recompute else ""
+    micro = f"{laid.micro_batches:.1f} a step on each data rank{again}"
     return [
         ("ranks", count(laid.cards), f"{laid.data} data x {laid.tensor} tensor x {laid.pipeline} pipeline"),
         ("sharded", laid.sharded, _sharded(laid)),
-        (
-            "micro-batch",
-            f"{laid.samples} decision{'s' * (laid.samples > 1)}",
-            f"{laid.micro_batches:.1f} a step on each data rank{again}",
-        ),
+        ("micro-batch", f"{laid.samples} decision{'s' * (laid.samples > 1)}", micro),
         ("memory a rank", f"{memory.total / GIGA:.1f} GB", f"of {a.chip.memory_gb:g} GB; the fullest rank"),
         ("  weights", _gb(memory.weights + memory.gathered), "with blocks gathered for the moment"),
         ("  gradients", _gb(memory.gradients), ""),
@@ -116,9 +113,9 @@ def _waits(laid: Layout) -> str:
 
 def _failures(p: Plan) -> list[Row]:
     a, saved = p.assumptions, p.checkpoints
-    between = 24.0 / saved.failures_a_day
+    between = f"one every {span(86_400 / saved.failures_a_day)}: {a.card_mtbf_hours:,.0f} h a card"
     return [
-        ("failures", f"{saved.failures_a_day:.2f} a day", f"one every {span(3600 * between)}: {a.card_mtbf_hours:,.0f} h a card"),
+        ("failures", f"{saved.failures_a_day:.2f} a day", between),
         ("checkpoint", size(saved.bytes), f"{a.optimiser_bytes:g} bytes a parameter"),
         ("  all stop for", span(saved.stall_s), "copy to the hosts' memory"),
         ("  written within", span(saved.write_s), "while training goes on"),
