@@ -34,7 +34,7 @@ class Cluster:
     days: float = 30.0
     card_mtbf_hours: float = 50_000.0
     repair_hours: float = 24.0
-    spares: float = 0.01
+    spares: float = 0.015
     """Share of the modules that no job starts on: they replace what fails."""
     restart_minutes: float = 10.0
     """Fixed: from a failure, or a job's start, to its first step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import insort
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,10 @@ def simulate(c: Cluster, jobs: Sequence[Job], seed: int = 0) -> Outcome:
     most = max((job.modules for job in jobs), default=0)
     require(most <= c.modules, f"a job of {most} modules on a cluster of {c.modules}; give more cards")
     return _Simulation(c, jobs, np.random.default_rng(seed)).go()
+
+
+def _rank(task: Task) -> tuple[float, float]:
+    return -task.job.priority, task.job.submitted
 
 
 class _Simulation:
@@ -212,8 +217,7 @@ class _Simulation:
             self._dispatch()
 
     def _submit(self, number: int, _: int) -> None:
-        self.queue.append(self.tasks[number])
-        self.queue.sort(key=lambda t: (-t.job.priority, t.job.submitted))
+        insort(self.queue, self.tasks[number], key=_rank)
         self._dispatch()
 
     def _start(self, task: Task) -> None:
@@ -256,8 +260,7 @@ class _Simulation:
             self._release(victim)
             if victim in self.waiting:
                 self.waiting.remove(victim)
-            self.queue.insert(0, victim)
-            self.queue.sort(key=lambda t: (-t.job.priority, t.job.submitted))
+            insort(self.queue, victim, key=_rank)
 
     def _dispatch(self) -> None:
         """Free modules go to tasks that lack some, then to the queue; what fits may overtake what does not."""

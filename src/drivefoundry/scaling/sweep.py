@@ -34,7 +34,7 @@ KNOBS = (
     Knob("checkpoint_minutes", "minutes between checkpoints", (0.5, 1, 2, 5, 10, 20, 40, 60, 120)),
     Knob("write_seconds", "seconds a checkpoint stops training, not asynchronous", (1, 3, 10, 30, 60, 120, 300)),
     Knob("detect_minutes", "minutes until a slow module is swapped", (5, 15, 30, 60, 120, 240, NEVER)),
-    Knob("spares", "share of modules kept spare", (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)),
+    Knob("spares", "share of modules kept spare", (0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.05, 0.1)),
     Knob("repair_hours", "hours of repair", (1, 6, 12, 24, 48, 96, 168)),
     Knob("link_seconds", "seconds that a cut link lasts", (5, 20, 60, 120, 300, 600)),
     Knob("share", "share of the cards for one large job, small ones on the rest", (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)),
