@@ -140,7 +140,12 @@ class ScoreLaw:
         """The finding in one plain sentence."""
         share = f"{100 * self.explained:.0f} % of the scores' spread, p = {self.p:.3f} by {PERMUTATIONS} permutations"
         if self.holds:
-            return f"A law holds for the closed-loop score: it takes away {share}."
+            held, said = self.law.held_out, f"A law holds for the closed-loop score: it takes away {share}."
+            if held is None:
+                return said
+            mean, low, high = (1.0 - v for v in held.predicted)
+            foretold = f"foretold {mean:.3f} ({high:.3f} to {low:.3f}), measured {1 - held.measured:.3f}"
+            return f"{said} The largest run's score was held out: {foretold}."
         return f"No law holds for the closed-loop score: a constant does as well (the law takes away {share})."
 
 
@@ -187,17 +192,12 @@ def fit_score(runs: Sequence[Run], hold_out: bool = True, seed: int = 0) -> Scor
     flat = minimise.huber(target - np.median(target)).sum()
     rng = np.random.default_rng(seed + 1)
     dealt = np.stack([rng.permutation(target) for _ in range(PERMUTATIONS)])
-    by_chance = minimise.best(np.log(n), np.log(d), dealt, np.ones_like(dealt), few=True)[1]
-    reached = minimise.huber(law_residuals(law.value, n, d, target)).sum()
+    every = np.concatenate([target[None], dealt])
+    reached, *by_chance = minimise.best(np.log(n), np.log(d), every, np.ones_like(every), few=True)[1]
     if flat < 1e-12:  # all scores alike: nothing to explain
         return ScoreLaw(law, 0.0, 1.0)
-    p = (1 + int((by_chance <= reached).sum())) / (1 + PERMUTATIONS)
+    p = (1 + int((np.array(by_chance) <= reached).sum())) / (1 + PERMUTATIONS)
     return ScoreLaw(law, float(max(0.0, 1.0 - reached / flat)), float(p))
-
-
-def law_residuals(value: np.ndarray, n: np.ndarray, d: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(runs,) target minus log of the law with coefficients (5,)."""
-    return target - np.log(value_at(value, n, d))
 
 
 def value_at(value: np.ndarray, n: np.ndarray, d: np.ndarray) -> np.ndarray:

@@ -41,6 +41,7 @@ class _Simulation:
         late = c.write_seconds
         self.book = Book(c.snapshot_seconds + (0.0 if c.asynchronous else late), late if c.asynchronous else 0.0)
         self.tasks = [Task(job, self._interval(job)) for job in jobs]
+        self.lowest = min((job.priority for job in jobs), default=0)
         self.reserve = round(c.spares * c.modules)
         self.owner = [FREE] * c.modules
         self.free = list(range(c.modules - 1, -1, -1))
@@ -249,12 +250,13 @@ class _Simulation:
             self.waiting.append(task)
 
     def _preempt(self, task: Task, wanted: int) -> None:
-        """Stop small tasks of lower priority, until so many modules are free or none is left to stop."""
-        while len(self.free) < wanted:
-            lower = [t for t in self.tasks if t.modules and t.job.priority < task.job.priority]
-            if not lower:
+        """Stop tasks of lower priority, the smallest first, for so many free modules; none if that is too few."""
+        lower = [t for t in self.tasks if t.modules and t.job.priority < task.job.priority]
+        if len(self.free) + sum(len(t.modules) for t in lower) < wanted:
+            return
+        for victim in sorted(lower, key=lambda t: (t.job.priority, len(t.modules))):
+            if len(self.free) >= wanted:
                 return
-            victim = min(lower, key=lambda t: (t.job.priority, len(t.modules)))
             self.book.count(victim, self.now)
             self.book.save(victim)
             self._release(victim)
@@ -270,7 +272,10 @@ class _Simulation:
                 self._refill(task)
         for task in self.queue[:LOOK_AHEAD]:
             room = len(self.free) - self.reserve
-            if room <= 0:
+            if task.job.modules > room and task.job.priority > self.lowest:
+                self._preempt(task, task.job.modules + self.reserve)
+                room = len(self.free) - self.reserve
+            elif room <= 0:
                 return
             if task.job.modules <= room:
                 self.queue.remove(task)

@@ -32,7 +32,7 @@ KNOBS = (
     Knob("card_mtbf_hours", "hours between failures of a card", (5e3, 1e4, 2e4, 3e4, 5e4, 1e5, 2e5)),
     Knob("restart_minutes", "minutes to restart", (1, 3, 5, 10, 15, 20, 30, 60)),
     Knob("checkpoint_minutes", "minutes between checkpoints", (0.5, 1, 2, 5, 10, 20, 40, 60, 120)),
-    Knob("write_seconds", "seconds a checkpoint stops training, not asynchronous", (1, 3, 10, 30, 60, 120, 300)),
+    Knob("write_seconds", "seconds that a checkpoint stops training", (1, 3, 10, 30, 60, 120, 300)),
     Knob("detect_minutes", "minutes until a slow module is swapped", (5, 15, 30, 60, 120, 240, NEVER)),
     Knob("spares", "share of modules kept spare", (0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.05, 0.1)),
     Knob("repair_hours", "hours of repair", (1, 6, 12, 24, 48, 96, 168)),
@@ -126,7 +126,7 @@ def sweep_text(base: Cluster, at: Point, rows: Sequence[Turned]) -> str:
         lines += ["", f"{row.knob.name[0].upper()}{row.knob.name[1:]}{key}"]
         for p in row.points:
             mark = " " if p.goodput >= BOUND else "x"
-            lines.append(f"  {_value(p.value):>9} {mark} {_pct(p.goodput)} = {_factors(p)}")
+            lines.append(f"  {_value(p.value, row.knob):>9} {mark} {_pct(p.goodput)} = {_factors(p)}")
         lines.append(f"  {broken(row)}")
     return "\n".join(lines)
 
@@ -136,7 +136,7 @@ def broken(row: Turned) -> str:
     first, last = row.points[0].goodput >= BOUND, row.points[-1].goodput >= BOUND
     if not row.breaks:
         return f"{'above' if first else 'below'} {_pct(BOUND, 0)} throughout"
-    at = " and ".join(_value(float(f"{b:.2g}")) for b in row.breaks)
+    at = " and ".join(_value(float(f"{b:.2g}"), row.knob) for b in row.breaks)
     if len(row.breaks) > 1:
         return f"crosses {_pct(BOUND, 0)} at about {at}"
     return f"{'breaks above' if first and not last else 'needs at least'} about {at}"
@@ -150,5 +150,7 @@ def _pct(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def _value(value: float) -> str:
+def _value(value: float, knob: Knob) -> str:
+    if knob.field in ("spares", "share"):
+        return f"{100 * value:.3g} %"
     return "never" if value == NEVER else f"{value:,.6g}"

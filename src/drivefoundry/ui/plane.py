@@ -53,7 +53,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """Points drawn one way. colour: of the style sheet's eight; name: said at the end of a line, or of a point's tip."""
+    """Points drawn one way. colour: of the style sheet's eight; name: at the end of a line, or in a dot's tip."""
 
     points: Points
     look: Literal["line", "dashed", "dots", "rings"] = "line"
@@ -81,32 +81,34 @@ def plane(series: Sequence[Series], x: Axis, y: Axis, label: str, right: float =
     )
     for one in series:
         kept = [i for i, (a, b) in enumerate(one.points) if x.holds(a) and y.holds(b)]
+        places = [(at_x(one.points[i][0]), at_y(one.points[i][1])) for i in kept]
         if one.look in ("line", "dashed"):
-            parts.append(_line(one, [(at_x(one.points[i][0]), at_y(one.points[i][1])) for i in kept]))
+            parts.append(_line(one, places, WIDTH - right))
             continue
-        for i in kept:
-            a, b = one.points[i]
-            parts.append(_dot(one, at_x(a), at_y(b), f"{one.name} {x.label} {x.show(a)}, {y.label} {y.show(b)}"))
+        for i, (a, b) in zip(kept, places, strict=True):
+            said = f"{one.name} {x.label} {x.show(one.points[i][0])}, {y.label} {y.show(one.points[i][1])}"
+            parts.append(_dot(one, a, b, said))
             if one.bars:
                 low, high = (at_x(min(max(v, x.low), x.high)) for v in one.bars[i])
-                parts.append(
-                    f'<line class="line s{one.colour}" x1="{low:.1f}" x2="{high:.1f}" y1="{at_y(b):.1f}" y2="{at_y(b):.1f}"/>'
-                )  # noqa: E501
+                bar = f'x1="{low:.1f}" x2="{high:.1f}" y1="{b:.1f}" y2="{b:.1f}"'
+                parts.append(f'<line class="line s{one.colour}" {bar}/>')
     head = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
     return Markup(head + "".join(parts) + "</svg>")
 
 
-def _line(one: Series, places: Points) -> str:
+def _line(one: Series, places: Points, edge: float) -> str:
+    """A line with its name where it leaves the drawing at the right, or else beside its beginning."""
     if not places:
         return ""
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
     dash = ' stroke-dasharray="5 5"' if one.look == "dashed" else ""
-    a, b = places[-1]
-    said = f'<text class="tick" x="{a + 6:.1f}" y="{b + 4:.1f}">{escape(one.name)}</text>' if one.name else ""
+    (a, b), down = (places[-1], 4) if places[-1][0] > edge - 8 else (places[0], 13)
+    said = f'<text class="tick" x="{a + 6:.1f}" y="{b + down:.1f}">{escape(one.name)}</text>' if one.name else ""
     return f'<polyline class="line s{one.colour}"{dash} points="{path}"/>{said}'
 
 
 def _dot(one: Series, a: float, b: float, said: str) -> str:
-    fill = f'style="fill: var(--s{one.colour})"' if one.look == "dots" else 'style="fill: var(--card)"'
-    ring = f' class="line s{one.colour}"' if one.look == "rings" else ""
-    return f'<circle{ring} {fill} cx="{a:.1f}" cy="{b:.1f}" r="{4 if one.look == "dots" else 6}"><title>{escape(said)}</title></circle>'  # noqa: E501
+    ring = one.look == "rings"
+    fill = f'style="fill: var(--{"card" if ring else f"s{one.colour}"})" r="{6 if ring else 4}"'
+    look = f' class="line s{one.colour}"' if ring else ""
+    return f'<circle{look} {fill} cx="{a:.1f}" cy="{b:.1f}"><title>{escape(said.strip())}</title></circle>'

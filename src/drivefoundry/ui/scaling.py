@@ -41,7 +41,7 @@ def write_scaling(path: Path, law: Law, score: ScoreLaw | None = None) -> Path:
     figures = [isoflop(law), isoloss(law), against(law)]
     facts = [(name, plain(v[0]), f"{plain(v[1])} to {plain(v[2])}") for name, v in law.coefficients().items()]
     grows = law.exponents()
-    facts += [(f"best {k} grow as", f"C^{v[0]:.2f}", f"{v[1]:.2f} to {v[2]:.2f}") for k, v in grows.items()]
+    facts += [(f"best {k}", f"C^{v[0]:.2f}", f"{v[1]:.2f} to {v[2]:.2f}") for k, v in grows.items()]
     said = "L = E + A / N^alpha + B / D^beta, 95 % intervals from a bootstrap over runs."
     if law.held_out is not None:
         said += f" {foretold(law)}"
@@ -73,7 +73,7 @@ def write_cluster(path: Path, base: Cluster, at: Point, rows: Sequence[Turned], 
 
 
 def isoflop(law: Law) -> Figure:
-    """Loss over size along budgets of equal compute: lines are the law, dots the runs near the budget, rings its best."""
+    """Loss over size for equal compute: lines are the law, dots the runs near the budget, rings its best."""
     everything = _everything(law)
     flop = np.array([run.flop for run in everything])
     budgets = np.geomspace(flop.min() * 1.2, flop.max(), BUDGETS)
@@ -96,7 +96,7 @@ def isoflop(law: Law) -> Figure:
 
 
 def isoloss(law: Law) -> Figure:
-    """Sizes and data of equal loss, exactly: D = (B / (L - E - A / N^alpha))^(1 / beta); and the best for each budget."""
+    """Sizes and data of equal loss, D = (B / (L - E - A / N^alpha))^(1 / beta); and the best for each budget."""
     everything = _everything(law)
     n, d = (np.array([getattr(r, k) for r in everything]) for k in ("parameters", "tokens"))
     x, y = (Axis(k, v.min() / 2, v.max() * 2, log=True) for k, v in (("parameters", n), ("tokens", d)))
