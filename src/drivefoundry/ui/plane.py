@@ -46,7 +46,7 @@ class Axis:
     def show(self, value: float) -> str:
         if self.percent:
             return f"{100 * value:.0f} %"
-        if self.log and (value >= 1e5 or value < 1e-2):
+        if self.log and (value >= 1e6 or value < 1e-2):
             return f"{value:.0e}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
         return plain(value)
 
