@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -63,14 +64,12 @@ def main() -> int:
 
 def daly_difference(days: float) -> float:
     """The largest relative difference of the runtime goodput from the closed form, over intervals around the best."""
-    quiet = dict(
-        slow_mtbf_hours=math.inf, link_mtbf_hours=math.inf, spares=0.0, repair_hours=0.0, cards=8000, days=days
-    )
+    quiet = Cluster(8000, days=days, slow_mtbf_hours=math.inf, link_mtbf_hours=math.inf, spares=0.0, repair_hours=0.0)
     mtbf, stall = 50_000 * 3600 / 8000, 60.0
     found = []
     for share in (0.3, 1.0, 3.0):
         work = share * daly(stall, mtbf)
-        c = Cluster(checkpoint_minutes=work / 60, snapshot_seconds=stall, write_seconds=0.0, **quiet)
+        c = replace(quiet, checkpoint_minutes=work / 60, snapshot_seconds=stall, write_seconds=0.0)
         reached = simulate(c, [Job(1000)]).runtime
         found.append(abs(reached / runtime_goodput(work, stall, 60 * c.restart_minutes, mtbf) - 1))
     return max(found)

@@ -38,6 +38,6 @@ def run(rest: list[str]) -> None:
     rows = sweep.sweep(base, options.seeds)
     print(sweep.sweep_text(base, at, rows))
     if options.out is not None:
-        from drivefoundry.ui import scaling
+        from drivefoundry.stages import scaling
 
         print(scaling.write_cluster(options.out / "cluster.html", base, at, rows, sweep.one_run(base).course))

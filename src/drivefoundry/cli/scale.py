@@ -29,7 +29,7 @@ def run(rest: list[str]) -> None:
     if options is None:
         return
     from drivefoundry.scaling import law
-    from drivefoundry.ui import scaling
+    from drivefoundry.stages import scaling
 
     runs = law.read_runs(options.what)
     found = law.fit(runs)

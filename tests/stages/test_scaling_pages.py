@@ -10,8 +10,8 @@ import pytest
 from drivefoundry.scaling.cluster import Cluster
 from drivefoundry.scaling.law import Run, fit, fit_score, value_at
 from drivefoundry.scaling.sweep import Knob, one_run, point, turned
+from drivefoundry.stages.scaling import against, foretold, isoflop, isoloss, write_cluster, write_scaling
 from drivefoundry.ui.plane import Axis, Series, plane
-from drivefoundry.ui.scaling import against, foretold, isoflop, isoloss, write_cluster, write_scaling
 
 
 def runs(score):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from drivefoundry.scaling.cluster import Cluster
 from drivefoundry.scaling.law import FLOP_PER_PARAMETER_AND_TOKEN, Interval, Law, Run, ScoreLaw
 from drivefoundry.scaling.sweep import BOUND, NEVER, Point, Turned, broken, sweep_text
 from drivefoundry.ui.charts import plain
+from drivefoundry.ui.page import Figure, write_page
 from drivefoundry.ui.plane import Axis, Series, plane
 
 BUDGETS = 6
@@ -24,16 +22,6 @@ LEVELS = 8
 """Curves of equal loss."""
 STEPS = 120
 FACTORS = (("goodput", 0), ("scheduling", 1), ("runtime", 2), ("program", 3))
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One drawing of a page. legend: (name, colour)."""
-
-    title: str
-    note: str
-    drawing: Markup
-    legend: Sequence[tuple[str, int]] = ()
 
 
 def write_scaling(path: Path, law: Law, score: ScoreLaw | None = None) -> Path:
@@ -48,7 +36,7 @@ def write_scaling(path: Path, law: Law, score: ScoreLaw | None = None) -> Path:
     if score is not None:
         figures.append(scores(score))
         said += f" {score.said()}"
-    return _write(path, f"Scaling law of {len(law.runs)} runs", said, facts, figures, "")
+    return write_page(path, f"Scaling law of {len(law.runs)} runs", said, facts, figures)
 
 
 def foretold(law: Law) -> str:
@@ -208,16 +196,3 @@ def _causes(at: Point) -> Figure:
 def interval_text(v: Interval) -> str:
     """A value and its interval, short."""
     return f"{plain(v[0])} ({plain(v[1])} to {plain(v[2])})"
-
-
-def _write(path: Path, title: str, subtitle: str, facts: list, figures: list[Figure], text: str) -> Path:
-    loader = PackageLoader("drivefoundry.ui", "templates")
-    look = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = look.get_template("figures.html").render(
-        title=title, subtitle=subtitle, facts=facts, figures=figures, text=text, foot="Made by drivefoundry."
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)
-    return path
