@@ -40,6 +40,8 @@ def test_intervals_hold_the_truth():
         ]
         best = found.exponents()["parameters"]
         inside.append(best[1] <= 0.28 / 0.62 <= best[2])
+        assert found.held_out is not None
+        inside.append(found.held_out.predicted[1] <= found.held_out.measured <= found.held_out.predicted[2])
     assert np.mean(inside) >= 0.8  # of 95 % intervals, by a bootstrap of 24 runs
 
 
@@ -51,6 +53,8 @@ def test_the_largest_run_is_held_out_and_foretold():
     assert runs[-1] not in found.runs
     mean, low, high = found.held_out.predicted
     assert low < mean < high
+    of_the_law = found.predict(found.held_out.run.parameters, found.held_out.run.tokens)
+    assert high - low > of_the_law[2] - of_the_law[1]  # a single run scatters, too
     assert mean == pytest.approx(runs[-1].loss, rel=0.02)
     assert fit(runs, hold_out=False).held_out is None
 
@@ -126,6 +130,15 @@ def test_where_no_law_holds_it_says_so(scores):
 def test_runs_that_tell_no_law_are_refused(runs, line):
     with pytest.raises(ValueError, match=line):
         fit(runs)
+
+
+@pytest.mark.parametrize("loss", [lambda r: 3.0, lambda r: 2 + r.random(), lambda r: np.exp(r.standard_normal())])
+def test_runs_without_a_law_give_finite_numbers(loss):
+    rng = np.random.default_rng(0)
+    found = fit([Run(n, d, float(loss(rng))) for n in (1e5, 1e6, 4e6) for d in (1e6, 5e6, 3e7)])
+    best = found.optimum(1e14)
+    assert all(math.isfinite(v) for value in (*best.values(), *found.coefficients().values()) for v in value)
+    assert 1 <= best["parameters"][0] <= 1e14 / 6
 
 
 def test_runs_are_read_from_lines(tmp_path):

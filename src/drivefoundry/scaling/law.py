@@ -56,7 +56,7 @@ class Run:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The largest run, which the law has not seen, and what the law says of it."""
+    """The largest run, which the law has not seen, and what the law says of it; the interval is that of a single run."""
 
     run: Run
     measured: float
@@ -93,7 +93,7 @@ class Law:
 
     def optimum(self, flop: float) -> dict[str, Interval]:
         """Parameters, tokens and loss that a budget of 6 N D = flop buys at best, with intervals."""
-        require(flop > 0, f"flop: a budget above 0 wanted, got {flop}")
+        require(flop > FLOP_PER_PARAMETER_AND_TOKEN, f"flop: a budget above 6 wanted, got {flop}")
         best, others = _optimum(self.value, flop), _optimum(self.samples, flop)
         return {key: _interval(float(best[key]), others[key]) for key in best}
 
@@ -207,10 +207,11 @@ def value_at(value: np.ndarray, n: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 def _optimum(value: np.ndarray, flop: float) -> dict[str, np.ndarray]:
-    """Least loss on 6 N D = flop: where alpha A / N^alpha = beta B / D^beta."""
+    """Least loss on 6 N D = flop: where alpha A / N^alpha = beta B / D^beta, with N and D at least 1."""
     _, a, b, alpha, beta = np.moveaxis(value, -1, 0)
     product = flop / FLOP_PER_PARAMETER_AND_TOKEN
-    n = np.exp((np.log(alpha * a) - np.log(beta * b) + beta * np.log(product)) / (alpha + beta))
+    log_n = (np.log(alpha * a) - np.log(beta * b) + beta * np.log(product)) / (alpha + beta)
+    n = np.exp(np.clip(log_n, 0.0, np.log(product)))
     return {"parameters": n, "tokens": product / n, "loss": value_at(value, n, product / n)}
 
 
@@ -251,7 +252,17 @@ def _fit(kept: Sequence[Run], held: Run | None, what: str, seed: int) -> Law:
     if held is None:
         return law
     measured = float(_columns([held], what)[2][0])
-    return Law(value, samples, law.runs, HeldOut(held, measured, law.predict(held.parameters, held.tokens)))
+    return Law(value, samples, law.runs, HeldOut(held, measured, _foretold(law, held, logs, seed)))
+
+
+def _foretold(law: Law, run: Run, logs: tuple[np.ndarray, ...], seed: int) -> Interval:
+    """What the law says of one more run, the scatter of single runs in its interval (as wide as five fitted numbers
+    ask for)."""
+    off = logs[2] - np.log(law.at(np.exp(logs[0]), np.exp(logs[1])))
+    off = off * np.sqrt(len(off) / (len(off) - len(COEFFICIENTS)))
+    scatter = np.random.default_rng(seed + 2).choice(off, len(law.samples))
+    n, d = np.array(run.parameters), np.array(run.tokens)
+    return _interval(float(law.at(n, d)), value_at(law.samples, n, d) * np.exp(scatter))
 
 
 def _resamples(n: np.ndarray, d: np.ndarray, rng: np.random.Generator) -> np.ndarray:

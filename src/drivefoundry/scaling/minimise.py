@@ -18,6 +18,8 @@ EXPONENTS = (0.08, 0.2, 0.35, 0.6, 1.0)
 STEPS = 150
 MOST_AT_ONCE = 400_000
 """Residuals worked on at once."""
+LARGEST = 60.0
+"""Of the logs of E, A N^-alpha and B D^-beta: a part that the runs do not show goes no further down."""
 SMALLEST = -12.0
 """Log of the smallest E, A N^-alpha or B D^-beta, as a share of the loss, that a start may have."""
 
@@ -132,6 +134,7 @@ def _polish(theta, x, goal, weight):
         scale = np.einsum("psii->psi", curve) + 1e-9 * np.trace(curve, axis1=-2, axis2=-1)[..., None] + 1e-300
         step = np.linalg.solve(curve + damping[..., None, None] * scale[..., None] * eye, slope[..., None])[..., 0]
         tried = theta - np.clip(step, -1.5, 1.5)
+        tried[..., :3] = np.clip(tried[..., :3], -LARGEST, LARGEST)
         tried[..., 3:] = np.clip(tried[..., 3:], np.log(1e-3), np.log(5.0))
         value, new_rate = _model(tried, x)
         new = (weight * huber(value - goal)).sum(-1)

@@ -55,7 +55,7 @@ def write_cluster(path: Path, base: Cluster, at: Point, rows: Sequence[Turned], 
     facts = [(name, f"{100 * getattr(at, name):.1f} %", "") for name, _ in FACTORS]
     figures = [_causes(at), _course(course), *(_knob(row) for row in rows)]
     said = f"goodput = scheduling x runtime x program; a job of all cards but the spares, {base.days:g} days simulated"
-    return _write(
+    return write_page(
         path, f"{base.cards:,} cards: what keeps them useful", said, facts, figures, sweep_text(base, at, rows)
     )
 
