@@ -56,7 +56,7 @@ class Run:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The largest run, which the law has not seen, and what the law says of it; the interval is that of a single run."""
+    """The largest run, which the law has not seen, and what the law says of it, with the interval of a single run."""
 
     run: Run
     measured: float

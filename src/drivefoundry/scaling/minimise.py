@@ -15,7 +15,9 @@ DELTA = 1e-3
 """Of the Huber loss, in log loss (Hoffmann et al. 2022)."""
 EXPONENTS = (0.08, 0.2, 0.35, 0.6, 1.0)
 """Where alpha and beta start."""
-STEPS = 150
+STEPS, ROUND = 180, 15
+GAIN = 1e-5
+"""Of a round, as a share of the loss, below which a start is done."""
 MOST_AT_ONCE = 400_000
 """Residuals worked on at once."""
 LARGEST = 60.0
@@ -121,30 +123,45 @@ def _model(theta, x):
 
 
 def _polish(theta, x, goal, weight):
-    """Levenberg-Marquardt with Huber weights, each start with its own damping: theta (P, S, 5) and losses (P, S)."""
+    """Levenberg-Marquardt with Huber weights, each start with its own damping: theta (P, S, 5) and losses (P, S).
+
+    Every ROUND steps those starts are put aside that no longer gain."""
+    problems, starts = theta.shape[:2]
+    out, loss = theta.reshape(-1, 5), np.zeros(problems * starts)
+    left = np.arange(len(out))
+    damping = np.full(len(out), 1e-2)
+    before = np.full(len(out), np.inf)
+    for _ in range(STEPS // ROUND):
+        of = left // starts
+        out[left], loss[left], damping[left] = _steps(out[left], x, goal[of, 0], weight[of, 0], damping[left])
+        left = left[before[left] - loss[left] > GAIN * loss[left] + 1e-18]
+        before[left] = loss[left]
+        if not len(left):
+            break
+    return out.reshape(theta.shape), loss.reshape(problems, starts)
+
+
+def _steps(theta, x, goal, weight, damping):
+    """ROUND steps of all starts (S, 5), their goals and weights (S, R); theta, losses and damping (S,) out."""
     value, rate = _model(theta, x)
     residual = value - goal
     loss = (weight * huber(residual)).sum(-1)
-    damping = np.full(loss.shape, 1e-2)
     eye = np.eye(5)
-    for _ in range(STEPS):
+    for _ in range(ROUND):
         w = weight * DELTA / np.maximum(np.abs(residual), DELTA)
-        slope = np.einsum("psri,psr->psi", rate, w * residual)
+        slope = np.einsum("sri,sr->si", rate, w * residual)
         curve = np.matmul(np.swapaxes(rate * w[..., None], -1, -2), rate)
-        scale = np.einsum("psii->psi", curve) + 1e-9 * np.trace(curve, axis1=-2, axis2=-1)[..., None] + 1e-300
-        step = np.linalg.solve(curve + damping[..., None, None] * scale[..., None] * eye, slope[..., None])[..., 0]
+        scale = np.einsum("sii->si", curve) + 1e-9 * np.trace(curve, axis1=-2, axis2=-1)[..., None] + 1e-300
+        step = np.linalg.solve(curve + damping[:, None, None] * scale[..., None] * eye, slope[..., None])[..., 0]
         tried = theta - np.clip(step, -1.5, 1.5)
-        tried[..., :3] = np.clip(tried[..., :3], -LARGEST, LARGEST)
-        tried[..., 3:] = np.clip(tried[..., 3:], np.log(1e-3), np.log(5.0))
+        tried[:, :3] = np.clip(tried[:, :3], -LARGEST, LARGEST)
+        tried[:, 3:] = np.clip(tried[:, 3:], np.log(1e-3), np.log(5.0))
         value, new_rate = _model(tried, x)
         new = (weight * huber(value - goal)).sum(-1)
         better = new < loss
-        gain = np.where(better, loss - new, 0.0)
-        theta = np.where(better[..., None], tried, theta)
-        residual = np.where(better[..., None], value - goal, residual)
-        rate = np.where(better[..., None, None], new_rate, rate)
+        theta = np.where(better[:, None], tried, theta)
+        residual = np.where(better[:, None], value - goal, residual)
+        rate = np.where(better[:, None, None], new_rate, rate)
         loss = np.where(better, new, loss)
         damping = np.clip(np.where(better, damping / 4, damping * 5), 1e-9, 1e9)
-        if bool(((gain <= 1e-9 * loss) & (damping > 1e6)).all()):
-            break
-    return theta, loss
+    return theta, loss, damping
