@@ -46,8 +46,9 @@ class Shape:
         return self.layers * self.block() + (1 if self.tied else 2) * self.table() + self.width + self.other
 
     def training_flop_per_token(self, context: float) -> float:
-        """6 for each parameter that multiplies, and attention over `context` tokens (PaLM, appendix B): FLOP."""
-        working = self.layers * self.block() + self.table()
+        """6 for each parameter that multiplies, and attention over `context` tokens (PaLM, appendix B): FLOP. What
+        stands beside the decoder counts for every token, as nearly all are of images."""
+        working = self.layers * self.block() + self.table() + self.other
         return 6.0 * working + 12.0 * self.layers * self.heads * self.head_dim * context
 
     def validate(self) -> Shape:
