@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from drivefoundry.model.config import SIZES
+from drivefoundry.model.presets import SIZES
 from drivefoundry.types import require
 
 MAY_BE_ZERO = {"traffic", "pedestrians", "weight_decay", "forget", "blind", "shake", "reasoned", "turn_reasoned", "kl",

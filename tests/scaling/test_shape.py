@@ -2,7 +2,7 @@
 
 import pytest
 
-from drivefoundry.model.config import preset
+from drivefoundry.model.presets import SIZES, parameters, preset
 from drivefoundry.model.vla import VLA
 from drivefoundry.scaling import shape
 
@@ -15,10 +15,15 @@ def test_a_config_counts_as_its_model(size):
     assert shape.of(other).parameters() == sum(p.numel() for p in VLA(other).parameters())
 
 
-def test_public_shapes_count_as_published():
-    assert shape.named("72B").parameters() == 72_706_203_648  # Qwen2.5-72B
-    assert shape.named("32b").parameters() == 32_763_876_352  # Qwen2.5-32B
-    assert shape.named("8B").parameters() == 8_030_261_248  # Llama-3.1-8B
+@pytest.mark.parametrize("size", SIZES)
+def test_named_sizes_are_the_models(size):
+    assert shape.named(size.lower()).parameters() == parameters(preset(size))
+
+
+def test_the_largest_decoder_counts_as_published():
+    largest = shape.named("72B")
+    more = 2 * (largest.vocab - 152_064) * largest.width  # rows of ours
+    assert largest.parameters() - largest.other - more == 72_706_203_648  # Qwen2.5-72B
 
 
 @pytest.mark.parametrize("wanted", ["5e6", "40M", "350M", "1.3B", "13B", "70e9", "200B", "1e12"])

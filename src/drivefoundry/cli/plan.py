@@ -42,13 +42,13 @@ def run(rest: list[str]) -> None:
     given = [f"--{name}" for name in ("days", "cards", "eflops") if getattr(options, name) is not None]
     if len(given) > 1:
         raise ValueError(f"plan: {' and '.join(given)}: give one of them")
-    from drivefoundry.model import config
+    from drivefoundry.model import presets
     from drivefoundry.scaling import chips, plan, shape, told
     from drivefoundry.scaling.assumptions import Assumptions, Work
     from drivefoundry.settings import with_settings
 
-    size = next((name for name in config.SIZES if name.lower() == options.model.lower()), None)
-    work = Work() if size is None else Work.reading(config.preset(size))
+    size = shape.size(options.model)
+    work = Work() if size is None else Work.reading(presets.preset(size))
     if options.clips is not None:
         work = replace(work, clips=options.clips)
     assumed = Assumptions(shape.named(options.model), chips.CHIPS[options.chip], work)

@@ -40,9 +40,10 @@ class Work:
 
     @staticmethod
     def reading(config: ModelConfig) -> Work:
-        """What a model of this project sees."""
+        """What a model of this project sees; those with a vision tower through as many cameras as a car has."""
         h, w = config.image
-        return Work(cameras=1, image_height=h, image_width=w, patch=config.patch, text=config.max_text)
+        cameras = config.cameras * (config.frames - 1) if config.vision == "patch" else Work.cameras
+        return Work(cameras=cameras, image_height=h, image_width=w, patch=config.patch, text=config.max_text)
 
     @property
     def patches(self) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from drivefoundry.model import config as model
+from drivefoundry.model import presets
+from drivefoundry.model.config import ModelConfig
 from drivefoundry.settings import nearest
 from drivefoundry.types import require
 
@@ -58,45 +59,31 @@ class Shape:
         return self
 
 
-def of(config: model.ModelConfig) -> Shape:
+def of(config: ModelConfig) -> Shape:
     """The shape of a VLA's config; `parameters()` counts every weight of that VLA."""
-    d = config.dim
-    cells = (config.patch // 8) ** 2
-    stem = (config.frames * 3 * 64 + 1) * config.stem + (cells * config.stem + 1) * d + config.patches * d
-    ego = (config.history * config.ego_features + 1) * d + (d + 1) * d
-    route = (config.route_features + 1) * d + (d + 1) * d
-    return Shape(
-        config.layers, d, config.heads, config.kv_heads, config.head_dim, config.ffn, config.vocab,
-        tied=True, other=stem + ego + route,
+    c = config
+    decoder = Shape(
+        c.layers, c.dim, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab, tied=c.tied, bias=c.qkv_bias
     )  # fmt: skip
+    return replace(decoder, other=presets.parameters(c) - decoder.parameters())
 
 
-LARGE = {
-    "2B": Shape(28, 2048, 16, 8, 128, 6144, 151_936),
-    "8B": Shape(32, 4096, 32, 8, 128, 14_336, 128_256),
-    "32B": Shape(64, 5120, 40, 8, 128, 27_648, 152_064, bias=True),
-    "72B": Shape(80, 8192, 64, 8, 128, 29_568, 152_064, bias=True),
-}
-"""Public shapes: Qwen3-1.7B with a head of its own, Llama-3.1-8B, Qwen2.5-32B, Qwen2.5-72B."""
-
-
-def known() -> list[str]:
-    """Names that `named` takes."""
-    return [*model.SIZES, *(name for name in LARGE if name not in model.SIZES)]
+def size(name: str) -> str | None:
+    """The project's own name of a size, in any case, or None."""
+    return next((known for known in presets.SIZES if known.lower() == name.lower()), None)
 
 
 def named(name: str) -> Shape:
     """A size's shape by name, in any case ("8B"), or one of so many parameters ("3e9", "13B"). ValueError else."""
-    names = {known_name.lower(): known_name for known_name in known()}
-    found = names.get(name.lower())
+    found = size(name)
     if found is not None:
-        return of(model.preset(found)) if found in model.SIZES else LARGE[found]
+        return of(presets.preset(found))
     number, unit = name[:-1], {"m": 1e6, "b": 1e9}.get(name[-1:].lower(), 0.0)
     try:
         wanted = float(number) * unit if unit else float(name)
     except ValueError:
         wanted = 0.0
-    message = f"model {name!r}: {nearest(name, known())}; or so many parameters: 3e9, 13B"
+    message = f"model {name!r}: {nearest(name, presets.SIZES)}; or so many parameters: 3e9, 13B"
     require(1e6 <= wanted <= 1e13, message)
     return sized(wanted)
 
