@@ -77,7 +77,7 @@ class Plan:
     """Bytes a second that each module reads."""
     cluster_cny: float
     run_cny: float
-    """The modules' share of their life, and electricity."""
+    """The cards' share of their life, and electricity."""
 
     def to_dict(self) -> dict:
         """Everything, with the products that the dataclasses compute."""
@@ -175,7 +175,7 @@ def _planned(a: Assumptions, cards: int) -> Plan:
     modules = math.ceil(cards / a.chip.cards)
     work, samples = a.work, a.work.clips * a.work.decisions
     power = cards * a.chip.watts * a.pue / 1000.0
-    price = modules * a.chip.module_cny
+    price = a.chip.module_cny / a.chip.cards
     return Plan(
         assumptions=a,
         parameters=a.shape.parameters(),
@@ -195,8 +195,8 @@ def _planned(a: Assumptions, cards: int) -> Plan:
         shard_bytes=samples * work.sample_bytes * work.copies,
         checkpoint_store_bytes=3 * saved.bytes * work.copies,
         node_feed=samples * work.epochs * work.sample_bytes / (flop / speed) / modules,
-        cluster_cny=price,
-        run_cny=price * seconds / DAY / 365.0 / a.life_years + power * seconds / 3600.0 * a.kwh_cny,
+        cluster_cny=modules * a.chip.module_cny,
+        run_cny=cards * price * seconds / DAY / 365.0 / a.life_years + power * seconds / 3600.0 * a.kwh_cny,
     )
 
 

@@ -16,7 +16,7 @@ Row = tuple[str, str, str]
 def plan_text(p: Plan, name: str) -> str:
     """A plan in, its page of text out."""
     a = p.assumptions
-    head = f"{name} on {amount(a.work.clips)} clips: {count(p.cards)} {a.chip.name} for {p.days:.1f} days"
+    head = f"{name} on {amount(a.work.clips)} clips: {count(p.cards)} {a.chip.name} for {span(86_400 * p.days)}"
     groups = (
         ("The work", _work(p)),
         ("The cluster", _cluster(p)),
@@ -65,14 +65,18 @@ def _cluster(p: Plan) -> list[Row]:
     spared = f", {p.idle} of them spare" if p.idle else ""
     good = p.goodput
     return [
-        ("cards", count(p.cards), f"{count(p.modules)} modules of {a.chip.cards}{spared}"),
+        ("cards", count(p.cards), f"{count(p.modules)} module{'s' * (p.modules > 1)} of {a.chip.cards}{spared}"),
         ("peak", f"{p.eflops:.3g} EFLOPS", f"x {a.chip.tflops:g} TFLOPS; {told}"),
         ("goodput", f"{100 * good.total:.1f} % of peak", "scheduling x runtime x program"),
         ("  scheduling", f"{100 * good.scheduling:.1f} %", "assumed"),
         ("  runtime", f"{100 * good.runtime:.1f} %", "from failures and checkpoints, below"),
         ("  program", f"{100 * good.program:.1f} %", "MFU, assumed"),
         ("useful", f"{100 * good.useful:.1f} %", "scheduling x runtime: what makers keep above 90 %"),
-        ("days", f"{p.days:.2f}", f"{p.flop:.3g} / ({p.layout.cards * a.chip.tflops * TERA:.3g} x {good.total:.3f}) s"),
+        (
+            "time",
+            span(86_400 * p.days),
+            f"{p.flop:.3g} / ({p.layout.cards * a.chip.tflops * TERA:.3g} x {good.total:.3f}) s",
+        ),
         ("a step", f"{p.step_s:.1f} s", f"{amount(a.batch_tokens)} tokens"),
     ]
 
@@ -81,7 +85,7 @@ def _layout(p: Plan) -> list[Row]:
     laid, a = p.layout, p.assumptions
     memory = laid.memory
     again = ", activations computed again" if laid.recompute else ""
-    micro = f"{laid.micro_batches:.1f} a step on each data rank{again}"
+    micro = f"{laid.micro_batches:,.1f} a step on each data rank{again}"
     return [
         ("ranks", count(laid.cards), f"{laid.data} data x {laid.tensor} tensor x {laid.pipeline} pipeline"),
         ("sharded", laid.sharded, _sharded(laid)),
@@ -174,6 +178,8 @@ def size(value: float) -> str:
 def span(seconds: float) -> str:
     """A stretch of time as people say it."""
     for unit, long in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 999.5 * long:
+            return f"{seconds / long:,.0f} {unit}"
         if seconds >= 1.5 * long:
             return f"{seconds / long:.3g} {unit}"
     return f"{seconds:.2g} s"
