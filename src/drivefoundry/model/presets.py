@@ -56,6 +56,8 @@ PRESETS = {
     "72B": _with_tower(_qwen(8192, 80, 64, 8, 29_568, 152_064)),
 }  # fmt: skip
 SIZES = tuple(PRESETS)
+FROM_NOTHING = tuple(name for name, shape in PRESETS.items() if not shape.text_shift)
+"""The sizes that need no backbone."""
 
 
 def preset(name: str, **changes: object) -> ModelConfig:
