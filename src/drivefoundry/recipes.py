@@ -145,7 +145,7 @@ class Scale:
     """The grid of the scaling law: every size with every amount of data, each sample seen once."""
 
     sizes: tuple[str, ...] = ("0.1M", "0.3M", "1M", "4M", "16M")
-    samples: tuple[int, ...] = (2_000, 4_000, 8_000, 16_000, 32_000)
+    samples: tuple[int, ...] = (1_250, 2_500, 5_000, 10_000, 20_000)
     batch: int = 64
     rate: float = 4e-3
     """Of the 4M model; others take it times the square root of 320 / width."""
