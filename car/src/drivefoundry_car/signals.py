@@ -106,8 +106,7 @@ def signals_of(drive: Drive, beside: Beside | None = None) -> dict[str, np.ndarr
         if drive.correction is not None:
             out["disagreement"] = _disagreement(drive.t, drive.plan, drive.correction)
     if "picks" in drive.meta:
-        times = np.array(drive.meta["picks"].split(), np.float64)[:, None]
-        out["pick"] = ((drive.t >= times - 1e-6) & (drive.t < times + HOLD_S)).any(axis=0)
+        out["pick"] = _picked(drive.t, drive.meta["picks"])
     if beside.sent is not None:
         out["novelty"] = beside.sent.distance(embedding(out))
     return out
@@ -119,6 +118,15 @@ def latest(drive: Drive, names: list[str], beside: Beside | None = None) -> np.n
     recent = cut(drive, float(drive.t[-1]) - LOOKBACK_S, np.inf)
     values = signals_of(recent, beside)
     return np.array([values[name][-1] if name in values else np.nan for name in names], np.float64)
+
+
+def _picked(t: np.ndarray, picks: str) -> np.ndarray:
+    """(T,) bool; picks: seconds, apart by spaces."""
+    try:
+        times = np.array(picks.split(), np.float64)[:, None]
+    except ValueError:
+        raise ValueError(f"Drive.meta['picks']: {picks!r}; seconds on the drive's clock, apart by spaces, wanted") from None
+    return ((t >= times - 1e-6) & (t < times + HOLD_S - 1e-6)).any(axis=0)
 
 
 def _rate(x: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -136,6 +144,8 @@ def _on_route(drive: Drive, stop_lines: np.ndarray | None) -> dict[str, np.ndarr
     if stop_lines is None or drive.signal_id is None or drive.signal_state is None:
         return out
     ids = drive.signal_id
+    if len(ids) and int(ids.max()) >= len(stop_lines):
+        raise ValueError(f"stop lines: {len(stop_lines)} of them, the drive has a signal {ids.max()}; another map's")
     at = _crossings(route[:, :2], stop_lines[ids]) if len(ids) else np.zeros(0)
     half = drive.ego_size[0] / 2
     gap = np.full(len(drive.t), np.inf)

@@ -88,7 +88,7 @@ inline void around(const double *ego, int64_t steps, double length, double width
 }
 
 struct Place {
-    double along, left;  // m
+    double along, left;  // m; left is unknown before the line begins and after it ends
     int64_t piece;
 };
 
@@ -119,12 +119,13 @@ inline void place_on(const double *line, int64_t points, const double *xy, int64
             for (int64_t i = g * GROUP, end = std::min(i + GROUP, pieces); i < end; ++i) {
                 double ax = line[2 * i], ay = line[2 * i + 1], ux = line[2 * i + 2] - ax, uy = line[2 * i + 3] - ay;
                 double size = ux * ux + uy * uy, dx = x - ax, dy = y - ay;
-                double f = size > 0 ? std::min(1.0, std::max(0.0, (dx * ux + dy * uy) / size)) : 0;
+                double at = size > 0 ? (dx * ux + dy * uy) / size : 0, f = std::min(1.0, std::max(0.0, at));
                 double ex = dx - f * ux, ey = dy - f * uy, far = ex * ex + ey * ey;
                 if (far < best || (far == best && i < found.piece)) {
-                    double side = ux * dy - uy * dx;
+                    double left = ux * dy - uy * dx < 0 ? -std::sqrt(far) : std::sqrt(far);
+                    bool beyond = (i == 0 && at < 0) || (i == pieces - 1 && at > 1);
                     best = far;
-                    found = {start[i] + f * std::sqrt(size), side < 0 ? -std::sqrt(far) : std::sqrt(far), i};
+                    found = {start[i] + f * std::sqrt(size), beyond ? std::nan("") : left, i};
                     near = g;
                 }
             }

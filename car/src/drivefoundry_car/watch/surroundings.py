@@ -31,7 +31,8 @@ def around(ego: np.ndarray, ego_size: tuple[float, float, float], objects: Objec
 
 
 def place_on(line: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """line (R, 2), R > 1, and points (T, 2) in; m along it, m to its left, and the index of the nearest piece, out."""
+    """line (R, 2), R > 1, and points (T, 2) in; m along it, m to its left (NaN beyond its ends), and the index of the
+    nearest piece out."""
     line, xy = np.ascontiguousarray(line, np.float64), np.ascontiguousarray(xy, np.float64)
     out = np.empty((len(xy), 3))
     failed = library().watch_place(line.ctypes.data, len(line), xy.ctypes.data, len(xy), out.ctypes.data)
