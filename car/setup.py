@@ -1,5 +1,5 @@
-"""The kernels of the engine and of the rules: plain shared libraries, without a tie to any Python version. All else is in
-pyproject.toml.
+"""The kernels of the engine and of the rules: plain shared libraries, without a tie to any Python version. All else is
+in pyproject.toml.
 
 Their digest of the sources lets `drivefoundry_car.engine` and `.watch` notice that they have changed since: then
 `pip install -e car` builds them anew.
@@ -53,6 +53,4 @@ def kernels(part: str) -> Extension:
     )
 
 
-setup(
-    ext_modules=[kernels(part) for part in SOURCES], cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython}
-)
+setup(ext_modules=[kernels(part) for part in SOURCES], cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython})

@@ -7,7 +7,7 @@ import pytest
 from drivefoundry_car.novelty import Sent, embedding
 from drivefoundry_car.signals import SIGNALS, Beside, signals_of
 from drivefoundry_car.trigger import LIBRARY, firings, load_campaigns, not_evaluable
-from scenes import SCENES, STOP_LINES, picked
+from watched import SCENES, STOP_LINES, picked
 
 CAMPAIGNS = {c.name: c for c in load_campaigns(LIBRARY)}
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry_car.rules import MAX_COST, UNITS, cost, parse, signals_in
+from drivefoundry_car.rules import _WORDS, MAX_COST, UNITS, cost, parse, signals_in
 from drivefoundry_car.signals import SIGNALS
 from drivefoundry_car.watch import Rules, program
 
@@ -187,9 +187,7 @@ def test_a_rule_means_what_numpy_means(condition, seed):
     np.testing.assert_array_equal(holds(tree, T, values), meaning(values))
 
 
-words = st.sampled_from(
-    [*SIGNALS, *UNITS, *"<>()+-*/^?", "<=", *"and or not for until rising abs max over count in 1.5 2".split()]
-)
+words = st.sampled_from([*SIGNALS, *UNITS, *_WORDS, *"<>()+-*/^?", "<=", "1.5", "2"])
 
 
 @settings(max_examples=200, deadline=None)

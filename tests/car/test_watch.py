@@ -1,8 +1,9 @@
-"""However samples are cut into blocks, rules fire at the same ones: where a plain, slow reading of the language says."""
+"""However samples are cut into blocks, rules fire at the same ones: where a plain, slow reading of them says."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -115,7 +116,9 @@ def times():
 
 @st.composite
 def conditions(draw, depth=3):
-    kind = draw(st.sampled_from(["compare", "and", "or", "not", "for", "edge", "until", "count"])) if depth else "compare"
+    kind = (
+        draw(st.sampled_from(["compare", "and", "or", "not", "for", "edge", "until", "count"])) if depth else "compare"
+    )
     if kind == "compare":
         if draw(st.integers(0, 4)) == 0:
             return "engaged"
@@ -185,15 +188,19 @@ def test_long_drives_in_blocks_agree(seed, longest):
     rows = np.cumsum(rng.normal(0, 0.5, (3, 2000)), axis=1)
     rows[:, rng.random(2000) < 0.1] = np.nan
     rows[2] = rng.random(2000) < 0.5
-    texts = ["mean(speed) over 30 s > 0 m/s", "max(gap) over 9 s - min(gap) over 20 s < 4 m and engaged",
-             "count(engaged) in 15 s > 60 until delta(speed) over 3 s > 0 m/s", "range(speed) over 0.5 s > 1 m/s for 0.2 s"]  # fmt: skip
+    texts = [
+        "mean(speed) over 30 s > 0 m/s",
+        "max(gap) over 9 s - min(gap) over 20 s < 4 m and engaged",
+        "count(engaged) in 15 s > 60 until delta(speed) over 3 s > 0 m/s",
+        "range(speed) over 0.5 s > 1 m/s for 0.2 s",
+    ]
     trees = [parse(text, SIGNALS) for text in texts]
     whole, truth = Rules(program(trees, list(SIGNALS)), [0, 0, 5, 1]).run(t, rows, truth=True)
     assert truth.any()
     assert not truth.all()
     blocks, found = Rules(program(trees, list(SIGNALS)), [0, 0, 5, 1]), []
     edges = [0, *sorted(rng.integers(0, 2000, 2000 // longest).tolist()), 2000]
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         found += [(r, a + i) for r, i in blocks.run(t[a:b], rows[:, a:b])[0].tolist()]
     assert sorted(found) == sorted(map(tuple, whole.tolist()))
 

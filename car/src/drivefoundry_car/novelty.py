@@ -1,8 +1,8 @@
 """Signals in, how unlike each moment is to all that the fleet has sent so far, out.
 
 A moment's embedding is DIMS numbers in -1 .. 1, one for each of SCALES: quantities divided by their scale and squashed
-(tanh), distances turned into nearness (exp(-m / scale)); what is not known, or not there, is 0. Novelty is the Euclidean
-distance to the nearest embedding that was sent: 0.1 is the same situation, 0.5 another one, above 1 hardly seen.
+(tanh), distances turned into nearness (exp(-m / scale)); what is not known, or not there, is 0. Novelty is the
+Euclidean distance to the nearest embedding that was sent: 0.1 is the same situation, 0.5 another, above 1 hardly seen.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Sent:
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{path}: not what `drivefoundry campaign sent` writes ({error})") from None
         if kept.ndim != 2 or kept.shape[1] != DIMS or kept.dtype != np.float32 or not np.isfinite(kept).all():
-            raise ValueError(f"{path}: embeddings (N, {DIMS}) float32 wanted, got {kept.shape} {kept.dtype}; make it anew")
+            raise ValueError(
+                f"{path}: embeddings (N, {DIMS}) float32 wanted, got {kept.shape} {kept.dtype}; make it anew"
+            )
         return Sent(kept)
 
     def save(self, path: Path | str) -> None:
@@ -77,6 +79,8 @@ class Sent:
 
     def add(self, x: np.ndarray) -> None:
         """Embeddings (T, DIMS) that have been sent: those that are new are kept, in order, while there is room."""
-        while len(self.kept) < MOST and len(new := np.flatnonzero(self.distance(x) >= APART)):
-            self.kept = np.concatenate([self.kept, x[new[:1]]])
-            x = x[new[0] + 1 :]
+        far, new = self.distance(x), []
+        while len(self.kept) + len(new) < MOST and far.max(initial=0.0) >= APART:
+            new.append(x[int(np.argmax(far >= APART))])
+            far = np.minimum(far, nearest(x, new[-1][:, None]))
+        self.kept = np.concatenate([self.kept, *(e[None] for e in new)])

@@ -32,12 +32,12 @@ class Window:
 def clips_of(drive: Drive, campaigns: list[Campaign], seed: int, length_s: float = LENGTH_S) -> list[Drive]:
     """A drive in; its clips, in time order, out: non-overlapping windows around what the campaigns want.
 
-    The higher priority takes its window first (its before_s and after_s around the trigger), shifted to fit into the drive and
-    beside windows already taken; a firing inside a taken window is on that clip already, one that finds no room is left
-    out. A campaign's random windows of length_s lie anywhere still free, those of pick = "all" end to end. A drive shorter
-    than a window is one clip if anything wants it; end to end, the last clip may be shorter, down to half. Same drive,
-    campaigns and seed: same clips. Each clip's meta gains campaign, trigger (the rule, 'random' or 'all'), trigger_t
-    (s) and clip_index.
+    The higher priority takes its window first (its before_s and after_s around the trigger), shifted to fit into the
+    drive and beside windows already taken; a firing inside a taken window is on that clip already, one that finds no
+    room is left out. A campaign's random windows of length_s lie anywhere still free, those of pick = "all" end to end.
+    A drive shorter than a window is one clip if anything wants it; end to end, the last clip may be shorter, down to
+    half. Same drive, campaigns and seed: same clips. Each clip's meta gains campaign, trigger (the rule, 'random' or
+    'all'), trigger_t (s) and clip_index.
     """
     steps = len(drive.t)
     if not steps:

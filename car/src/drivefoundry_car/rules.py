@@ -262,11 +262,15 @@ class _Parser:
     def function(self, name: str, column: int) -> Node:
         """The rest of abs(x), count(a) in d, max(x) over d."""
         ending = {"abs": "", "count": "in"}.get(name, "over")
-        example = {"abs": "abs(yaw_rate)", "count": "count(accel < -3 m/s^2) in 10 s"}.get(name, f"{name}(speed) over 2 s")
+        example = {"abs": "abs(yaw_rate)", "count": "count(accel < -3 m/s^2) in 10 s"}.get(
+            name, f"{name}(speed) over 2 s"
+        )
         kind = "a condition" if name == "count" else "a quantity"
         self.want(self.take("(") is not None, f"'{name}' wants {kind} in parentheses, for example {example}")
         inner = self.closed()
-        self.want((inner.type == FLAG) == (name == "count"), f"'{name}' wants {kind}, not {_called(inner.type)}", column)
+        self.want(
+            (inner.type == FLAG) == (name == "count"), f"'{name}' wants {kind}, not {_called(inner.type)}", column
+        )
         if not ending:
             return Node(name, inner.type, (inner,))
         self.want(self.take(ending) is not None, f"'{ending}' and a duration wanted: {example}")

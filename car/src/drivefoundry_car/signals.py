@@ -1,7 +1,7 @@
 """A Drive in, the named signals that rules speak of out: (T,) arrays on the drive's own clock, SI units.
 
-No signal looks ahead, and none further back than LOOKBACK_S: a running car derives the signals of its newest sample from
-the last LOOKBACK_S alone (`latest`), and gets what `signals_of` gives for the stored drive.
+No signal looks ahead, and none further back than LOOKBACK_S: a running car derives the signals of its newest sample
+from the last LOOKBACK_S alone (`latest`), and gets what `signals_of` gives for the stored drive.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def signals_of(drive: Drive, beside: Beside | None = None) -> dict[str, np.ndarr
     jerk, steer_rate: change of accel and steering_wheel_angle since the last sample.
     ttc: s until the ego, at both present speeds along its heading, touches an object in its own corridor; gap,
     pedestrian_gap, cyclist_gap: m to the nearest object's box (boxes widened to the ego's axes).
-    On the ego's way, bent as its yaw rate says, m from bumper to box: lead_gap to who drives or stands ahead (lead_speed
-    along the way; headway: lead_gap over speed), stopped_gap to what stands, cut_in_gap to who has come in from the
-    side at this sample, crossing_gap to a pedestrian in it or a pedestrian or cyclist coming into it; oncoming_gap to
-    who comes towards the ego, up to 12 m beside it. objects_near: how many are within 30 m.
+    On the ego's way, bent as its yaw rate says, m from bumper to box: lead_gap to who drives or stands ahead
+    (lead_speed along the way; headway: lead_gap over speed), stopped_gap to what stands, cut_in_gap to who has come in
+    from the side at this sample, crossing_gap to a pedestrian in it or a pedestrian or cyclist coming into it;
+    oncoming_gap to who comes towards the ego, up to 12 m beside it. objects_near: how many are within 30 m.
     On the route: route_offset: m left of it; speed_limit; red_gap: m to the next stop line under a red light, down to
     minus half the ego's length when the front is over it (needs beside.stop_lines).
     disagreement: the largest distance (m) between the points of plan and correction, held 0.5 s. plan_error: m between
@@ -89,9 +89,7 @@ def signals_of(drive: Drive, beside: Beside | None = None) -> dict[str, np.ndarr
     out = {"speed": speed, "accel": accel, "accel_lon": accel, "yaw_rate": yaw_rate, "lat_accel": speed * yaw_rate}
     out |= {"jerk": _rate(accel, drive.t), "steering_wheel_angle": wheel, "steer_rate": _rate(wheel, drive.t)}
     # A column that no sensor filled is a signal the drive lacks, not one that is briefly unknown.
-    lacks = np.isnan(drive.ego[:, 3:7]).all(axis=0)
-    needs = {"speed": 0, "yaw_rate": 2, "lat_accel": 2, "steering_wheel_angle": 3, "steer_rate": 3}
-    out = {name: value for name, value in out.items() if not lacks[needs.get(name, 1)]}
+    out = {name: value for name, value in out.items() if not np.isnan(value).all()}
     if drive.objects is not None:
         out |= around(drive.ego, drive.ego_size, drive.objects)
         out["headway"] = np.divide(out["lead_gap"], speed, out=np.full(len(speed), np.inf), where=speed > HOLD_S)
@@ -123,15 +121,18 @@ def latest(drive: Drive, names: list[str], beside: Beside | None = None) -> np.n
 def _picked(t: np.ndarray, picks: str) -> np.ndarray:
     """(T,) bool; picks: seconds, apart by spaces."""
     try:
-        times = np.array(picks.split(), np.float64)[:, None]
+        times = np.array(picks.split(), np.float64).reshape(-1, 1)
     except ValueError:
-        raise ValueError(f"Drive.meta['picks']: {picks!r}; seconds on the drive's clock, apart by spaces, wanted") from None
-    return ((t >= times - 1e-6) & (t < times + HOLD_S - 1e-6)).any(axis=0)
+        raise ValueError(
+            f"Drive.meta['picks']: {picks!r}; seconds on the drive's clock, apart by spaces, wanted"
+        ) from None
+    near = (t >= times - 1e-6) & (t < times + HOLD_S - 1e-6)
+    return np.any(near, axis=0)
 
 
 def _rate(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Change a second since the last sample; 0 at the first."""
-    return np.concatenate([[0.0], np.diff(x) / np.diff(t)])
+    """Change a second since the last sample; not known at the first."""
+    return np.concatenate([[np.nan], np.diff(x) / np.diff(t)])
 
 
 def _on_route(drive: Drive, stop_lines: np.ndarray | None) -> dict[str, np.ndarray]:

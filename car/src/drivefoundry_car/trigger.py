@@ -45,9 +45,9 @@ class Campaign:
     rule: text of the rule, '' where pick is not 'firing'; pick: 'firing' windows around firings, 'random' windows
     anywhere, 'all' of the drive; purpose: only in drives whose meta["purpose"] is this ('' for all); share: of the
     firings, or with 'random' of the driven time, 0..1; cooldown_s: no second firing within it; priority: the higher
-    takes its window first; before_s, after_s: the clip's window around a firing; bytes_per_day: what a car may send for
-    it in a day (None: what the car may send at all); cohort: names of vehicles or of their groups, * and ? allowed (none:
-    all); until: the last day on which it holds.
+    takes its window first; before_s, after_s: the clip's window around a firing; bytes_per_day: what a car may send
+    for it in a day (None: what the car may send at all); cohort: names of vehicles or of their groups, * and ? allowed
+    (none: all); until: the last day on which it holds.
     """
 
     name: str

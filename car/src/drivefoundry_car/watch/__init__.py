@@ -59,8 +59,8 @@ class Rules:
         return self._fired(count)[:, 0].tolist() if count else []
 
     def run(self, t: np.ndarray, values: np.ndarray, truth: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-        """A block: t (n,) s and values (S, n) in; firings (F, 2) int32, rule and sample, by rule within each 64 samples,
-        out; with truth also (R, n) bool, where each rule certainly holds. ValueError as in `push`."""
+        """A block: t (n,) s and values (S, n) in; firings (F, 2) int32, rule and sample, by rule within each 64
+        samples, out; with truth also (R, n) bool, where each rule certainly holds. ValueError as in `push`."""
         t, values = np.ascontiguousarray(t, np.float64), np.ascontiguousarray(values, np.float64)
         if values.shape != (len(self._row), len(t)):
             raise ValueError(f"values: shape {values.shape}; ({len(self._row)}, {len(t)}) wanted")

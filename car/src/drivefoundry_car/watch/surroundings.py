@@ -1,6 +1,6 @@
-"""A drive's arrays in, what surrounds the car at each of its T samples out. Compiled; nothing is remembered between calls.
+"""A drive's arrays in, what surrounds the car at each of its T samples out. Compiled.
 
-A sample's result hangs on it and the sample before it alone.
+A sample's result hangs on it and the sample before it alone; nothing is remembered between calls.
 """
 
 from __future__ import annotations
