@@ -26,7 +26,8 @@ class Rules:
     """
 
     def __init__(self, made: Program, cooldown_s: Sequence[float]) -> None:
-        self._lib, self.signals, self.rules = library(), made.signals, len(made.rules)
+        self._lib, self.signals = library(), made.signals
+        self.rules, self.operations = len(made.rules), len(made.steps)
         wait = np.ascontiguousarray(cooldown_s, np.float64)
         assert len(wait) == self.rules
         handle = self._lib.watch_new(
