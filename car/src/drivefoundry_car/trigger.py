@@ -20,8 +20,8 @@ from drivefoundry_car.signals import SIGNALS, Beside, signals_of
 from drivefoundry_car.watch import Program, Rules, program
 
 PICKS = ("firing", "random", "all")
-LIBRARY = "library.toml"
-"""The campaigns to choose from that ship beside the fleet's own (campaigns.toml)."""
+FLEET, LIBRARY = "campaigns.toml", "library.toml"
+"""The campaigns that ship: what the embedded fleet sends, and those to choose from."""
 _FIELDS: dict[str, tuple[type, ...]] = {
     "rule": (str,),
     "pick": (str,),
@@ -115,12 +115,10 @@ def _program(rules: tuple[str, ...], signals: tuple[str, ...]) -> Program:
 
 
 def load_campaigns(path: Path | str | None = None) -> list[Campaign]:
-    """A TOML file (None: the one that ships for the fleet; LIBRARY: those to choose from) in, checked campaigns out.
-
-    ValueError names file, campaign, column.
-    """
-    name = "campaigns.toml" if path is None else str(path)
-    ships = path is None or (name == LIBRARY and not Path(name).exists())
+    """A TOML file (None: FLEET; FLEET and LIBRARY where there is no such file here: those that ship) in, checked
+    campaigns out. ValueError names file, campaign, column."""
+    name = FLEET if path is None else str(path)
+    ships = path is None or (name in (FLEET, LIBRARY) and not Path(name).exists())
     if not ships and not Path(name).is_file():
         raise ValueError(f"{name}: no such file")
     text = (files("drivefoundry_car") / name if ships else Path(name)).read_text("utf-8")

@@ -24,6 +24,7 @@ VERBS: dict[str, dict[str, str]] = {
     "In the car": {
         "car": "update to the release: verify it, test it, activate it",
         "serve": "an engine (--engine) as AlpaSim's driver: the simulator asks it over gRPC",
+        "campaign": "what cars shall send home: check it, test it on old drives, see what it brought",
     },
     "To look at": {
         "scene": "show or list the scenes of recorded traffic, or of a run's exam",
@@ -31,7 +32,7 @@ VERBS: dict[str, dict[str, str]] = {
         "report": "write report.html of what the run has made, and make nothing else",
     },
 }
-OWN = ("scene", "city", "serve")
+OWN = ("scene", "city", "serve", "campaign")
 """Verbs that make nothing of the line; each is `run` of the module of its name."""
 WITHIN = {("judge", "compare"): "compare"}
 """A verb's own verbs -> module."""
@@ -40,6 +41,7 @@ EXAMPLES = (
     ("run --recipe tiny --out /tmp/try", "the same line in about a minute"),
     ("run --drives my-drive/", "learn from your own road-camera drive"),
     ("run --set train.sft_steps=300", "any key of the recipe"),
+    ("campaign test my.toml out", "where a run's drives would have fired these rules"),
     ("judge compare out1 out2", "two runs' last verdicts, scene by scene"),
 )
 
