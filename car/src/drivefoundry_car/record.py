@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from drivefoundry_car.log import Drive, cut
+from drivefoundry_car.signals import Beside
 from drivefoundry_car.trigger import Campaign, applies, firings
 
 LENGTH_S = 20.0
@@ -29,7 +30,9 @@ class Window:
     trigger: str
 
 
-def clips_of(drive: Drive, campaigns: list[Campaign], seed: int, length_s: float = LENGTH_S) -> list[Drive]:
+def clips_of(
+    drive: Drive, campaigns: list[Campaign], seed: int, length_s: float = LENGTH_S, beside: Beside | None = None
+) -> list[Drive]:
     """A drive in; its clips, in time order, out: non-overlapping windows around what the campaigns want.
 
     The higher priority takes its window first (its before_s and after_s around the trigger), shifted to fit into the
@@ -44,7 +47,7 @@ def clips_of(drive: Drive, campaigns: list[Campaign], seed: int, length_s: float
         return []
     period = float(np.median(np.diff(drive.t))) if steps > 1 else 0.1
     length = min(max(1, round(length_s / period)), steps)
-    fired = firings(campaigns, drive)
+    fired = firings(campaigns, drive, beside)
     taken: list[Window] = []
     for c in sorted((c for c in campaigns if applies(c, drive)), key=lambda c: (-c.priority, c.name)):
         rng = np.random.default_rng([seed, zlib.crc32(f"{drive.meta.get('drive', '')}/{c.name}".encode())])

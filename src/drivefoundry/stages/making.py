@@ -23,7 +23,8 @@ PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car
         "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
         "drivefoundry_car.upload")  # fmt: skip
 FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
-HOME = ("drivefoundry.ingest", "drivefoundry.stages.home", *STORE, *PICK, *LOG)
+HOME = ("drivefoundry.ingest", "drivefoundry.stages.home", "drivefoundry.types", "drivefoundry.roadmap", *STORE, *PICK,
+        *LOG)  # fmt: skip
 LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.stages.label", *STORE, *NOUNS, *LOG)
 IMPORT = ("drivefoundry.clips", "drivefoundry.sim.geometry", "drivefoundry.stages.openloop", *NOUNS, *LOG)
 LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry.types",
