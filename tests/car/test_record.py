@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivefoundry_car.record import RingBuffer, around, at_random, clips_of, end_to_end
-from drivefoundry_car.trigger import campaign, load_campaigns
+from drivefoundry_car.trigger import load_campaigns
 
 CAMPAIGNS = load_campaigns()
 RULES = [c for c in CAMPAIGNS if c.pick == "firing"]
@@ -132,11 +132,3 @@ def test_a_snapshot_is_a_window_of_every_channel():
     assert window["b"][0][1] == b"yy"
     with pytest.raises(ValueError, match="must be positive"):
         RingBuffer(0)
-
-
-def test_a_campaign_has_its_own_window(make_drive):
-    drive = make_drive(steps=600)
-    drive.takeover[300:320] = True
-    short = campaign("short", {"rule": "takeover rising", "priority": 1, "before_s": 2.0, "after_s": 3})
-    (clip,) = clips_of(drive, [short], seed=0)
-    assert (round(float(clip.t[0]), 1), len(clip.t)) == (28.0, 50)

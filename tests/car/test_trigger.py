@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from drivefoundry_car.log import Plans
+from drivefoundry_car.record import clips_of
 from drivefoundry_car.signals import SIGNALS, signals_of
 from drivefoundry_car.trigger import applies, campaign, firings, load_campaigns, not_evaluable
 
@@ -200,3 +201,11 @@ def test_a_bad_campaign_file_is_refused(tmp_path, text, says):
     assert says in str(error.value)
     with pytest.raises(ValueError, match="no such file"):
         load_campaigns(tmp_path / "none.toml")
+
+
+def test_a_campaign_has_its_own_window(make_drive):
+    drive = make_drive(steps=600)
+    drive.takeover[300:320] = True
+    short = campaign("short", {"rule": "takeover rising", "priority": 1, "before_s": 2.0, "after_s": 3})
+    (clip,) = clips_of(drive, [short], seed=0)
+    assert (round(float(clip.t[0]), 1), len(clip.t)) == (28.0, 50)
