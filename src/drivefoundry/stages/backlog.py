@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.clips.importers.folder import MAPS, drives_in, kind_of
+from drivefoundry.clips.importers.folder import MAPS, kind_of
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.curate.curated import load_curated
 from drivefoundry.ledger import Ledger
@@ -60,7 +60,7 @@ def drives_at(what: Path) -> Iterator[Recorded]:
     if (what / "ledger.db").exists():
         with Ledger(what) as ledger:
             folders = [a.path for a in ledger.history() if a.kind in ("fleet", "outings", "import")]
-        files = [f for folder in folders for f in drives_in(folder)]
+        files = [f for folder in folders for f in _files(folder)]
         require(len(files) > 0, f"{what}: this run has recorded no drives yet; give its clips ({what}/clips)")
         yield from map(_recorded, files)
     elif (what / "clips.lance").exists():
@@ -72,9 +72,14 @@ def drives_at(what: Path) -> Iterator[Recorded]:
             yield Recorded(name, drive, size, _stops_in_store(store, drive.meta.get("map", "")))
     else:
         require(what.exists(), f"{what}: no such file or folder; give drives, a run or a clip store")
-        files = [what] if what.is_file() else drives_in(what)
+        files = [what] if what.is_file() else _files(what)
         require(len(files) > 0 or kind_of(what) == "mcap", f"{what}: no drives in it; import them first")
         yield from map(_recorded, files)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The MCAP files of a folder, or of its subfolder `drives`."""
+    return sorted(p for inner in (folder, folder / "drives") for p in inner.glob("*.mcap"))
 
 
 def _recorded(file: Path) -> Recorded:
@@ -186,15 +191,16 @@ def fired_table(tested: Tested, most: int) -> str:
 
 
 def totals_table(campaigns: Sequence[Campaign], tested: Tested, hours_a_day: float) -> str:
-    """One line a campaign: how often it fired, what its clips would cost a car, and what it could not see.
+    """One line a campaign, the busiest first: how often it fired, what its clips would cost a car, and what it lacked.
 
     Bytes a day: firings an hour x the share wanted x the clip's window x what these drives take a second; clips that
     overlap are sent once, so it is the most that they can come to.
     """
     rows = [("campaign", "fired", "in drives", "an hour", "a day", "of", "lacks")]
     rate = tested.bytes / max(tested.hours * 3600, 1e-9)
-    for c in (c for c in campaigns if c.tree):
-        fired = [f for f in tested.fired if f.campaign == c.name]
+    of = {c.name: [f for f in tested.fired if f.campaign == c.name] for c in campaigns if c.tree}
+    for c in sorted((c for c in campaigns if c.tree), key=lambda c: (-len(of[c.name]), c.name in tested.lacking)):
+        fired = of[c.name]
         hourly = len(fired) / max(tested.hours, 1e-9)
         daily = hourly * hours_a_day * c.share * (c.before_s + c.after_s) * rate
         lacks = ", ".join(f"{s} ({n} of {tested.drives})" for s, n in sorted(tested.lacking.get(c.name, {}).items()))
