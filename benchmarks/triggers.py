@@ -93,6 +93,7 @@ def measure(rules: list[Campaign], drives: list[Drive], beside: Beside, times: i
         "stored_us_a_sample": 1e6 * whole / samples,
         "rules_us_a_sample": 1e6 * ruled / samples,
         "signals_us_a_sample": 1e6 * signals / samples,
+        "signals_share_of_stored": signals / whole,
         "fires_otherwise": float(sum(a != b for a, b in zip(found, stored, strict=True))),
     }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -218,6 +220,19 @@ def test_equal_parts_are_computed_once():
     made = program([parse(text, SIGNALS), parse(f"engaged or ({text})", SIGNALS)], list(SIGNALS))
     # speed, max, 3, >, min, -, 1, >, and; engaged, or
     assert len(made.steps) == 11
+
+
+def test_a_library_of_other_sources_is_refused(tmp_path, monkeypatch):
+    library = sys.modules["drivefoundry_car.watch.library"]
+    for name in ("_kernels.so", *library.SOURCES):
+        shutil.copy(library.HERE / name, tmp_path)
+    (tmp_path / "rules.h").write_text("// another\n")
+    monkeypatch.setattr(library, "HERE", tmp_path)
+    with pytest.raises(ImportError, match="built from other sources than those beside it; build it with `pip install"):
+        library.library.__wrapped__()
+    (tmp_path / "_kernels.so").unlink()
+    with pytest.raises(ImportError, match="the rules' kernels are not built"):
+        library.library.__wrapped__()
 
 
 CAMPAIGNS = [

@@ -45,7 +45,8 @@ def embedding(values: Mapping[str, np.ndarray]) -> np.ndarray:
     for i, (name, (how, scale)) in enumerate(SCALES.items()):
         if name in values:
             x = np.asarray(values[name], np.float64) / scale
-            out[:, i] = np.nan_to_num(np.tanh(x) if how == "tanh" else np.exp(-np.abs(x)), nan=0.0)
+            out[:, i] = np.tanh(x) if how == "tanh" else np.exp(-np.abs(x))
+    out[np.isnan(out)] = 0.0
     return out
 
 

@@ -144,15 +144,16 @@ def _on_route(drive: Drive, stop_lines: np.ndarray | None) -> dict[str, np.ndarr
     out = {"route_offset": np.where(on, left, np.nan), "speed_limit": np.where(on, route[piece, 2], np.nan)}
     if stop_lines is None or drive.signal_id is None or drive.signal_state is None:
         return out
-    ids = drive.signal_id
-    if len(ids) and int(ids.max()) >= len(stop_lines):  # another map's
+    if (drive.signal_id >= len(stop_lines)).any():  # another map's
         return out
-    at = _crossings(route[:, :2], stop_lines[ids]) if len(ids) else np.zeros(0)
+    red = drive.signal_state == RED
+    shown = np.flatnonzero(red.any(axis=1))
+    at = _crossings(route[:, :2], stop_lines[drive.signal_id[shown]])
     half = drive.ego_size[0] / 2
     gap = np.full(len(drive.t), np.inf)
-    for g in np.flatnonzero(np.isfinite(at)):
-        ahead = at[g] - along - half
-        gap = np.where((drive.signal_state[g] == RED) & (ahead >= -half), np.minimum(gap, ahead), gap)
+    for g, where in zip(shown, at, strict=True):
+        ahead = where - along - half
+        gap = np.where(red[g] & (ahead >= -half), np.minimum(gap, ahead), gap)
     out["red_gap"] = np.where(on, gap, np.nan)
     return out
 
