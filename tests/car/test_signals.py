@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from drivefoundry_car.log import Drive, Objects, Plans, cut
 from drivefoundry_car.novelty import DIMS, MOST, Sent, embedding
 from drivefoundry_car.signals import SIGNALS, Beside, latest, signals_of
+from drivefoundry_car.trigger import LIBRARY, Watch, firings, load_campaigns
 from drivefoundry_car.watch.surroundings import nearest, place_on
 from watched import CAR, CYCLIST, PEDESTRIAN, STOP_LINES, comes_in, picked, with_object
 
@@ -185,3 +186,18 @@ def test_nearest_is_the_least_distance():
     x, reference = rng.normal(0, 1, (50, 5)).astype(np.float32), rng.normal(0, 1, (5, 33)).astype(np.float32)
     expected = np.linalg.norm(x[:, :, None] - reference, axis=1).min(axis=1)
     np.testing.assert_allclose(nearest(x, reference), expected, rtol=1e-5)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**32 - 1))
+def test_a_car_fires_what_its_stored_drive_does(seed):
+    """The whole library, from a car's last seconds to its firings, against the stored drive at once."""
+    drive, campaigns = random_drive(seed), load_campaigns(LIBRARY)
+    beside = Beside(STOP_LINES, Sent(embedding(signals_of(random_drive(seed + 1), Beside(STOP_LINES)))[:20]))
+    names = list(SIGNALS)
+    watch = Watch(campaigns, names)
+    online = [
+        f for i in range(len(drive.t)) for f in watch.push(float(drive.t[i]), latest(part(drive, i), names, beside))
+    ]
+    assert len(online) > 5
+    assert online == firings(campaigns, drive, beside)
