@@ -188,10 +188,12 @@ def picked(picks: str) -> Change:
 hard = accel(-3.5, 135, 142)
 SCENES: dict[str, tuple[Change, Change]] = {
     "hard_brake": (accel(-5, 100, 105), accel(-5, 100, 102)),
+    "firm_brake": (accel(-2.5, 100, 108), accel(-2.5, 100, 104)),
     "phantom_brake": (all_of(alone, accel(-3, 100, 106)), accel(-3, 100, 106)),
     "harsh_start": (accel(4, 100, 108), accel(4, 100, 104)),
     "jolt": (pulses(100, 110), pulses(100, 150)),
     "hard_corner": (column(5, 0.45, 100, 106), column(5, 0.3, 100, 106)),
+    "bend": (all_of(speed(12), column(5, 0.25, 100, 115)), all_of(speed(12), column(5, 0.25, 100, 106))),
     "swerve": (steers(4), all_of(steers(4), speed(5))),
     "evasion": (all_of(steers(2), beside(3.5)), steers(2)),
     "wobble": (weaves(0.5), weaves(0.2)),

@@ -122,7 +122,7 @@ def test_from_the_command_line(folder, tmp_path, capsys):
     assert "... and 3 more" in out
     assert "2 drives, 1.0 minutes; a day has 8 hours of driving" in out
     assert cli.main(["campaign", "check", "library.toml"]) == 0
-    assert "33 campaigns" in capsys.readouterr().out
+    assert "35 campaigns" in capsys.readouterr().out
     assert cli.main(["campaign", "--help"]) == 0
     assert cli.main(["campaign", "test", "--help"]) == 0
 
