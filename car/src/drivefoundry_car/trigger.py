@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from fnmatch import fnmatchcase
@@ -103,7 +103,8 @@ class Watch:
         """Forget everything: the next sample is the first of another drive."""
         self.rules.reset()
 
-    def _told(self, fired) -> list[Firing]:
+    def _told(self, fired: Iterable[tuple[int, float]]) -> list[Firing]:
+        """Campaign and time of each."""
         found = [Firing(self.campaigns[c].name, t, self.campaigns[c].priority) for c, t in fired]
         return sorted(found, key=lambda f: (f.t, -f.priority, f.campaign))
 
@@ -199,5 +200,6 @@ def not_evaluable(
     return {name: names for name, names in lacking.items() if names}
 
 
-def _lacks(c: Campaign, signals) -> tuple[str, ...]:
+def _lacks(c: Campaign, signals: Iterable[str]) -> tuple[str, ...]:
+    """The signals that its rule needs and that are not there."""
     return tuple(sorted(signals_in(c.tree) - set(signals))) if c.tree is not None else ()
