@@ -28,7 +28,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "To plan": {
         "plan": "cards, layout, days, storage and money of a training run; `plan cluster`: its goodput",
-        "scale": "a scaling law of training runs (a file of them), and whether one holds for the score",
+        "scale": "a grid of sizes and data trained, its scaling law; `scale fit RUNS`: that of other runs",
     },
     "To look at": {
         "scene": "show or list the scenes of recorded traffic, or of a run's exam",
@@ -38,7 +38,7 @@ VERBS: dict[str, dict[str, str]] = {
 }
 OWN = ("scene", "city", "serve", "campaign", "plan", "scale")
 """Verbs that make nothing of the line; each is `run` of the module of its name."""
-WITHIN = {("judge", "compare"): "compare", ("plan", "cluster"): "cluster"}
+WITHIN = {("judge", "compare"): "compare", ("plan", "cluster"): "cluster", ("scale", "fit"): "law"}
 """A verb's own verbs -> module."""
 EXAMPLES = (
     ("run", "all turns of the default recipe, in ./out"),
