@@ -158,6 +158,8 @@ class Scale:
 class Recipe:
     name: str
     loops: int = 3
+    campaigns: str = ""
+    """A file of campaigns (TOML) that the cars have besides those that ship; one of the same name takes its place."""
     fleet: Fleet = field(default_factory=Fleet)
     curate: Curate = field(default_factory=Curate)
     train: Train = field(default_factory=Train)
