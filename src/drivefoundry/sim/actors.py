@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.sim.boxes import draw_hull, set_hull, to_camera
+from drivefoundry.sim.boxes import draw_face, draw_hull, set_hull, to_camera
 from drivefoundry.sim.conditions import LAMPS_ON, ON, RAIN, THIN
 from drivefoundry.sim.ground import COS, CX, CY, FX, FY, PX, PY, SIN, kernel, mix
 from drivefoundry.sim.surfaces import (
@@ -27,6 +27,7 @@ from drivefoundry.sim.surfaces import (
     STEEL,
     TAIL,
     TRUCKS,
+    pack,
 )  # fmt: skip
 from drivefoundry.types import (
     AGENT_CYCLIST,
@@ -37,6 +38,8 @@ from drivefoundry.types import (
     SIGNAL_YELLOW,
 )
 
+SHADE = 0.12
+"""How far a shadow reaches beyond what casts it, m."""
 LAMP_RADIUS = 0.3
 """m, larger than life so that its state is a few pixels across at 60 m."""
 LEAST_RADIUS = 1.4
@@ -69,9 +72,9 @@ def draw_agent(canvas, state, size, kind, braking, index):
     x, y = state[0], state[1]
     cos, sin = np.cos(state[2]), np.sin(state[2])
     half, side = 0.5 * size[0], 0.5 * size[1]
-    shade = 0.12
-    set_hull(canvas, x, y, cos, sin, -half - shade, half + shade, side + shade, 0.0, 0.015, 0.0, 0.0, 0.0)
-    draw_hull(canvas, cos, sin, PLAIN, PLAIN, PLAIN, SHADOW, SHADOW, SHADOW)
+    if canvas.fine:
+        set_hull(canvas, x, y, cos, sin, -half - SHADE, half + SHADE, side + SHADE, 0.0, 0.015, 0.0, 0.0, 0.0)
+        draw_hull(canvas, cos, sin, PLAIN, PLAIN, PLAIN, SHADOW, SHADOW, SHADOW)
     grain = _grain(canvas, x, y)
     if kind == AGENT_PEDESTRIAN:
         _draw_person(canvas, x, y, cos, sin, 0.0, size[2], 2.2 * grain, kind, index)
@@ -83,6 +86,20 @@ def draw_agent(canvas, state, size, kind, braking, index):
         _draw_truck(canvas, x, y, cos, sin, half, side, size[2], kind, braking, index)
     else:
         _draw_car(canvas, x, y, cos, sin, half, side, size[2], kind, braking, index)
+    if not canvas.fine:  # no thickness, and last, for most of it lies behind what casts it: half the cost
+        _draw_shadow(canvas, x, y, cos, sin, half + SHADE, side + SHADE)
+
+
+@kernel
+def _draw_shadow(canvas, x, y, cos, sin, half, side):
+    """Darken the ground within half m ahead of and behind (x, y) and side m to each side."""
+    hull, cam = canvas.hull, canvas.cam
+    for k in range(4):
+        dx, dy = half if k == 1 or k == 2 else -half, side if k >= 2 else -side
+        px, py = x + cos * dx - sin * dy, y + sin * dx + cos * dy
+        hull[4 + k, 0], hull[4 + k, 1], hull[4 + k, 2] = to_camera(cam, px, py, 0.015)
+    c = pack(SHADOW, 1.0)
+    draw_face(canvas, 4, PLAIN, c, c, c)
 
 
 @kernel

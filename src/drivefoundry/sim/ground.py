@@ -248,13 +248,13 @@ def _blend(base, upper, level, wide, at, x, y, dx, dy, total):
 
 
 @kernel
-def ground_row(base, upper, offset, high, wide, level, taps, n, haze, total, line, left, right):
+def ground_row(base, upper, offset, high, wide, level, taps, n, haze, fine, total, line, left, right):
     """A row's taps from `row_taps` in; line (W,) int32 packed colours out of pixels left..right: their mean,
-    interpolated where few, with `haze` / 256 of haze. base, upper: as in Pyramid; offset, high, wide: the level's place
-    in them and its size; total (W,) int64 scratch.
+    interpolated where few (one, or in a `fine` picture up to three), with `haze` / 256 of haze. base, upper: as in
+    Pyramid; offset, high, wide: the level's place in them and its size; total (W,) int64 scratch.
     """
     total[left:right] = 0
-    blend = n <= 3
+    blend = n <= 1 + 2 * fine
     half, outside = (0.5, _spread(OUTSIDE) * 256) if blend else (0.0, _spread(OUTSIDE))
     for k in range(n):
         a, b = _within(taps[k, 0], taps[k, 2], wide, 0.0, len(line) * 1.0)

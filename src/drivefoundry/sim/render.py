@@ -220,7 +220,9 @@ def _resolve(out, canvas, world, m, taps, acc, lines):
                 rows, cols = int(frame[1]) >> level, int(frame[2]) >> level
                 left, right = _open(canvas.roof, canvas.fine, row, wide)
                 offset = world.ground.levels[m, level]
-                ground_row(base, upper, offset, rows, cols, level, taps, n, fade(depth), acc, line, left, right)
+                ground_row(
+                    base, upper, offset, rows, cols, level, taps, n, fade(depth), canvas.fine, acc, line, left, right
+                )
         if canvas.fine:
             _lay_means(canvas, lines, first, last)
         else:

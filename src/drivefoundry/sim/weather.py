@@ -98,7 +98,7 @@ def resolve(out, canvas, world, m, taps, acc, sky, mount):
         if n > 0:
             rows, cols = int(frame[1]) >> level, int(frame[2]) >> level
             offset = world.ground.levels[m, level]
-            ground_row(base, upper, offset, rows, cols, level, taps, n, 0, acc, line, 0, wide)
+            ground_row(base, upper, offset, rows, cols, level, taps, n, 0, canvas.fine, acc, line, 0, wide)
         for col in range(wide):
             xn = (col + 0.5 - cam[CX]) / cam[FX]
             count, z, shine, room = _gather(canvas, row, col, sky[LAMPS_ON], thing)
