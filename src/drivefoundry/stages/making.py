@@ -20,9 +20,11 @@ CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.
 LOG = ("drivefoundry_car.log", "drivefoundry_car.channels", "drivefoundry_car.chunks", "drivefoundry_car.video")
 STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.row")
 PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
-        "drivefoundry_car.signals", "drivefoundry_car.upload")  # fmt: skip
+        "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
+        "drivefoundry_car.upload")  # fmt: skip
 FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
-HOME = ("drivefoundry.ingest", "drivefoundry.stages.home", *STORE, *PICK, *LOG)
+HOME = ("drivefoundry.ingest", "drivefoundry.stages.home", "drivefoundry.types", "drivefoundry.roadmap", *STORE, *PICK,
+        *LOG)  # fmt: skip
 LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.stages.label", *STORE, *NOUNS, *LOG)
 IMPORT = ("drivefoundry.clips", "drivefoundry.sim.geometry", "drivefoundry.stages.openloop", *NOUNS, *LOG)
 LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry.types",
@@ -35,6 +37,7 @@ JUDGE = (
     *SIM,
     *LOG,
 )
+GRID = ("drivefoundry.stages.grid", *LEARN, *JUDGE)
 SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry.judge.gate", "drivefoundry.judge.stats",
         "drivefoundry.judge.versions", "drivefoundry.types", "drivefoundry_car.update", "drivefoundry_car.slots",
         *CAR)  # fmt: skip
