@@ -113,8 +113,8 @@ def test_a_flow_head_learns_repeats_itself_and_teaches_codes(tmp_path, monkeypat
 
     e = EPISODES[0]
     loaded = load_checkpoint(teacher)
-    seen = [torch.from_numpy(a) for a in (e.frames[e.frame_index], e.ego, e.route)]
-    plan = driven(loaded.model.act(*seen)[:, 0].numpy(), e.ego[:, -1, 0])
+    frames, ego, route = (torch.from_numpy(a) for a in (e.frames[e.frame_index], e.ego, e.route))
+    plan = driven(loaded.model.act(frames, ego, route)[:, 0].numpy(), e.ego[:, -1, 0])
     still = e.ego[:, -1, 0, None] * np.arange(1, 9) * 0.5
     straight = np.hypot(still - e.future[..., 0], e.future[..., 1]).mean()
     assert np.linalg.norm((plan - e.future)[..., :2], axis=-1).mean() < 0.5 * straight
