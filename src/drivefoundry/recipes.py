@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from drivefoundry.model.config import SIZES
+from drivefoundry.model.presets import FROM_NOTHING
 from drivefoundry.types import require
 
 MAY_BE_ZERO = {"traffic", "pedestrians", "weight_decay", "forget", "blind", "shake", "reasoned", "turn_reasoned", "kl",
@@ -160,7 +160,10 @@ class Recipe:
                 least = "0 or more" if name in MAY_BE_ZERO else "above 0"
                 require(value > 0 or (value == 0 and name in MAY_BE_ZERO), f"{key}: {least} wanted, got {value}")
             require(name not in SHARES or value <= 1, f"{key}: a share, at most 1, wanted, got {value}")
-            require(name != "size" or value in SIZES, f"{key}: {value!r} is no size; known: {', '.join(SIZES)}")
+            require(
+                name != "size" or value in FROM_NOTHING,
+                f"{key}: {value!r} is no size; known: {', '.join(FROM_NOTHING)}",
+            )
             require(not name.endswith("phases") or value <= 5, f"{key}: at most 5 wanted, got {value}")
         f = self.fleet
         require(len(f.places) > 0, "fleet.places: at least one wanted")

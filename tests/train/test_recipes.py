@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toys import toy_episodes
 
-from drivefoundry.model import config as shapes
+from drivefoundry.model import presets as shapes
 from drivefoundry.model.checkpoint import load_checkpoint
 from drivefoundry.train.corpus import Augment
 from drivefoundry.train.distil import DISTIL, distil
@@ -18,8 +18,8 @@ EPISODES = [toy_episodes(64)]
 
 def test_from_nothing_to_a_student_that_talks(tmp_path, monkeypatch):
     small = shapes.ModelConfig(dim=48, layers=2, heads=3, kv_heads=1, head_dim=16, ffn=96, stem=16, max_text=12)
-    monkeypatch.setitem(shapes._PRESETS, "0.3M", small)
-    monkeypatch.setitem(shapes._PRESETS, "0.1M", replace(small, layers=1))
+    monkeypatch.setitem(shapes.PRESETS, "0.3M", small)
+    monkeypatch.setitem(shapes.PRESETS, "0.1M", replace(small, layers=1))
     base, tuned, student = tmp_path / "base", tmp_path / "tuned", tmp_path / "student"
     brief = {"seconds": 0.0, "steps": 80, "batch": 32, "lr": 4e-3}
     first = pretrain(EPISODES, base, replace(PRETRAIN, **brief), "0.3M", state=tmp_path / "s", log=tmp_path / "log")

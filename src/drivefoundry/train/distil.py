@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint, save_checkpoint
-from drivefoundry.model.config import preset
+from drivefoundry.model.presets import preset
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import Episodes, require
 

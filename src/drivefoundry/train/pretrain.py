@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint, save_checkpoint
-from drivefoundry.model.config import ModelConfig, preset
+from drivefoundry.model.config import ModelConfig
+from drivefoundry.model.presets import preset
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import Episodes, require
