@@ -33,6 +33,8 @@ def test_never_above_the_bound_and_what_remains_is_the_newest_from_a_key_on(boun
     for i, (size, key) in enumerate(items):
         if i == begun:
             ring.want(float(i))
+            while taken == 5 and ring.next() < float("inf"):
+                ring.take()
         if ring.push(float(i), bytes(size), key):
             accepted.append((float(i), key))
         for _ in range(taken):
