@@ -14,12 +14,17 @@ import pytest
 from drivefoundry.clips.objects import Objects
 from drivefoundry.clips.store import NAMED, SCHEMA, ClipStore
 from drivefoundry_car.log import decode_video, read_drive, write_drive
+from drivefoundry_car.recorder import Camera, Recorder
 
 
 def same(a, b):
     if is_dataclass(a):
         for f in fields(a):
             same(getattr(a, f.name), getattr(b, f.name))
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            same(a[name], b[name])
     elif isinstance(a, np.ndarray):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
@@ -66,6 +71,23 @@ def test_all_cameras_of_a_car_land_and_jpeg_becomes_video(make_drive, tmp_path):
     was, now = (decode_video(v, some).astype(int) for v in (front, back.others["rear"]))
     assert np.abs(was - now).mean() < 6
     assert store.drive(clip, video=False).others == {}
+
+
+def test_what_a_running_car_recorded_lands_like_any_clip(make_drive, tmp_path):
+    drive = make_drive(steps=300, frames=True)
+    v = drive.video
+    camera = Camera(v.width, v.height, v.intrinsics, v.mount)
+    with Recorder(tmp_path / "car", {"front": camera, "rear": camera}, drive.meta) as recording:
+        for i, t in enumerate(drive.t.tolist()):
+            recording.push_ego(t, drive.ego[i])
+            for name in ("front", "rear"):
+                recording.push(name, t, v.packets[i])
+        recording.trigger("takeover", 15.0, "takeover rising")
+    (file,) = (tmp_path / "car").iterdir()
+    store = ClipStore(tmp_path / "store")
+    (clip,) = store.land([file])
+    same(store.drive(clip), read_drive(file))
+    assert store.rows(["campaign", "frames"]).to_pylist() == [{"campaign": "takeover", "frames": 200}]
 
 
 def test_what_a_drive_lacks_stays_lacking(make_drive, tmp_path):
