@@ -141,9 +141,25 @@ class Judge:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """The grid of the scaling law: every size with every amount of data, each sample seen once."""
+
+    sizes: tuple[str, ...] = ("0.1M", "0.3M", "1M", "4M", "16M")
+    samples: tuple[int, ...] = (1_250, 2_500, 5_000, 10_000, 20_000)
+    batch: int = 64
+    rate: float = 4e-3
+    """Of the 4M model; others take it times the square root of 320 / width."""
+    scenes: int = 64
+    """Held-out scenes that each model drives."""
+    seed: int = 1
+
+
+@dataclass(frozen=True)
 class Recipe:
     name: str
     loops: int = 3
+    campaigns: str = ""
+    """A file of campaigns (TOML) that the cars have besides those that ship; one of the same name takes its place."""
     fleet: Fleet = field(default_factory=Fleet)
     curate: Curate = field(default_factory=Curate)
     train: Train = field(default_factory=Train)
@@ -151,6 +167,7 @@ class Recipe:
     distil: Distil = field(default_factory=Distil)
     judge: Judge = field(default_factory=Judge)
     camera: Camera = field(default_factory=Camera)
+    scale: Scale = field(default_factory=Scale)
 
     def validate(self) -> Recipe:
         """Itself, or ValueError naming the key whose value no stage could work with."""
@@ -165,6 +182,10 @@ class Recipe:
                 f"{key}: {value!r} is no size; known: {', '.join(FROM_NOTHING)}",
             )
             require(not name.endswith("phases") or value <= 5, f"{key}: at most 5 wanted, got {value}")
+        for size in self.scale.sizes:
+            require(size in FROM_NOTHING, f"scale.sizes: {size!r} is no size; known: {', '.join(FROM_NOTHING)}")
+        least = self.scale.batch
+        require(min(self.scale.samples, default=0) >= least, f"scale.samples: each at least a batch ({least}) wanted")
         f = self.fleet
         require(len(f.places) > 0, "fleet.places: at least one wanted")
         require(f.held_out not in f.places, f"fleet.held_out: {f.held_out!r} is one of fleet.places; hold out another")
@@ -202,6 +223,7 @@ def tiny() -> Recipe:
         rl=Rl(steps=2, scenes=8, samples=8),
         distil=Distil(steps=15, turn_steps=10, batch=32, polish_steps=2),
         judge=Judge(scenes=12, films=1),
+        scale=Scale(sizes=("0.1M", "0.3M", "1M"), samples=(64, 128, 256), batch=16, scenes=4),
     )
 
 

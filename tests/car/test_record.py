@@ -32,7 +32,7 @@ def test_windows_never_overlap(steps, length, groups, share, whole):
     length = min(length, steps)
     taken = []
     for i, group in enumerate(groups):
-        taken += around(steps, length, taken, [s for s in group if s < steps], f"c{i}", "rule")
+        taken += around(steps, length, 0.6, taken, [s for s in group if s < steps], f"c{i}", "rule")
     fired = len(taken)
     taken += at_random(steps, length, taken, share, "random", np.random.default_rng(0))
     if whole:

@@ -8,6 +8,8 @@ from typing import Literal
 
 from drivefoundry.types import PLAN_POINTS, require
 
+CELL = 8
+"""Side of the vision stem's first, shared patches, px."""
 SPECIALS = 8
 """Ids kept after the action codes: task, think, act and room for later tasks."""
 
@@ -108,7 +110,7 @@ class ModelConfig:
             h % self.patch == 0 and w % self.patch == 0,
             f"ModelConfig.image: {h}x{w} is not whole {self.patch} px patches",
         )
-        require(self.patch % 8 == 0, f"ModelConfig.patch: a multiple of 8 px wanted, got {self.patch}")
+        require(self.patch % CELL == 0, f"ModelConfig.patch: a multiple of 8 px wanted, got {self.patch}")
         require(
             self.heads % self.kv_heads == 0, f"ModelConfig.kv_heads: {self.kv_heads} does not divide {self.heads} heads"
         )

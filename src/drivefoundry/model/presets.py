@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 from drivefoundry.types import require
 
-from .config import ModelConfig
+from .config import CELL, ModelConfig
 from .text import OWN
-from .vision import CELL
 
 
 def _own(dim: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, stem: int) -> ModelConfig:

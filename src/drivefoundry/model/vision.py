@@ -9,11 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import ModelConfig
+from .config import CELL, ModelConfig
 from .decoder import Decoder, rope_table
-
-CELL = 8
-"""Side of the stem's first, shared patches, px."""
 
 
 class PatchStem(nn.Module):

@@ -273,3 +273,9 @@ def _resamples(n: np.ndarray, d: np.ndarray, rng: np.random.Generator) -> np.nda
         if min(len(np.unique(n[counts > 0])), len(np.unique(d[counts > 0]))) >= 3:
             out.append(counts.astype(float))
     return np.stack(out)
+
+
+def laws(runs: Sequence[Run]) -> tuple[Law, ScoreLaw | None]:
+    """The law of the losses, the largest run held out; that of the driving scores where enough of the runs drove."""
+    drove = [run for run in runs if run.score is not None]
+    return fit(runs), fit_score(drove) if len(drove) >= FEWEST else None

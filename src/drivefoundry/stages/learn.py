@@ -105,7 +105,7 @@ def taken(episodes: Episodes, rows: np.ndarray) -> Episodes:
     return replace(episodes, **{name: getattr(episodes, name)[rows] for name in arrays}, **texts)
 
 
-def _to(advance: Callable[..., None]) -> OnStep:
+def moving(advance: Callable[..., None]) -> OnStep:
     """A trainer's callback, which comes every few steps, as one that moves a bar."""
     last = 0
 
@@ -135,7 +135,7 @@ def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
     with bar("pre-train", r.pretrain_steps) as advance:
         report = pretrain(
             _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
-            on_step=_to(advance), ego_changes=r.ego_changes,
+            on_step=moving(advance), ego_changes=r.ego_changes,
         )  # fmt: skip
     return _said(report)
 
@@ -149,7 +149,7 @@ def _adapt(r: Camera, base: Path, shard: Path, out: Path) -> dict:
     with bar("adapt", r.steps) as advance:
         report = pretrain(
             _shards([shard]), out / "checkpoint", config, init=base / "checkpoint", state=out / STATE,
-            log=out / "metrics.jsonl", on_step=_to(advance),
+            log=out / "metrics.jsonl", on_step=moving(advance),
         )  # fmt: skip
     return _said(report)
 
@@ -164,7 +164,7 @@ def _sft(r: Train, base: Path, shards: list[Path], out: Path) -> dict:
     with bar("fine-tune", steps) as advance:
         report = sft(
             episodes, out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            _to(advance),
+            moving(advance),
         )  # fmt: skip
     return _said(report)
 
@@ -178,20 +178,20 @@ def _distil(r: Distil, rl: Rl, store: str, teacher: Path, before: Path | None, s
     with bar("distil", steps + r.polish_steps) as advance:
         report = distil(
             mixed(shards, r.new_share, 0), out / "told.tmp", teacher / "checkpoint", config, r.size, init,
-            out / STATE, out / "metrics.jsonl", _to(advance),
+            out / STATE, out / "metrics.jsonl", moving(advance),
         )  # fmt: skip
         if not r.polish_steps:
             os.replace(out / "told.tmp", out / "checkpoint")
             return _said(report)
         polish = replace(rl, rate=r.polish_rate)
-        return _said(report) | _polish(polish, r.polish_steps, store, out / "told.tmp", shards, out, _to(advance))
+        return _said(report) | _polish(polish, r.polish_steps, store, out / "told.tmp", shards, out, moving(advance))
 
 
 def _reinforce(r: Rl, store: str, model: Path, shards: list[Path], out: Path) -> dict:
     """Dr. GRPO on situations of all clips."""
     fresh(out)
     with bar("reinforce", r.steps) as advance:
-        return _polish(r, r.steps, store, model / "checkpoint", shards, out, _to(advance))
+        return _polish(r, r.steps, store, model / "checkpoint", shards, out, moving(advance))
 
 
 def _polish(r: Rl, steps: int, store: str, model: Path, shards: list[Path], out: Path, on_step: OnStep) -> dict:

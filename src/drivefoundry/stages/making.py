@@ -21,9 +21,11 @@ LOG = ("drivefoundry_car.log", "drivefoundry_car.live", "drivefoundry_car.channe
        "drivefoundry_car.video")  # fmt: skip
 STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.row")
 PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
-        "drivefoundry_car.signals", "drivefoundry_car.upload")  # fmt: skip
+        "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
+        "drivefoundry_car.upload")  # fmt: skip
 FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
-HOME = ("drivefoundry.ingest", "drivefoundry.stages.home", *STORE, *PICK, *LOG)
+HOME = ("drivefoundry.ingest", "drivefoundry.stages.home", "drivefoundry.types", "drivefoundry.roadmap", *STORE, *PICK,
+        *LOG)  # fmt: skip
 LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.stages.label", *STORE, *NOUNS, *LOG)
 IMPORT = ("drivefoundry.clips", "drivefoundry.sim.geometry", "drivefoundry.stages.openloop", *NOUNS, *LOG)
 LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry.types",
@@ -36,6 +38,7 @@ JUDGE = (
     *SIM,
     *LOG,
 )
+GRID = ("drivefoundry.stages.grid", *LEARN, *JUDGE)
 SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry.judge.gate", "drivefoundry.judge.stats",
         "drivefoundry.judge.versions", "drivefoundry.types", "drivefoundry_car.update", "drivefoundry_car.slots",
         *CAR)  # fmt: skip
