@@ -1,10 +1,8 @@
-"""A Drive and campaigns in, the clips worth sending out; and the ring buffer that a running car records into."""
+"""A Drive and campaigns in, the clips worth sending out. (A running car records its clips with `recorder`.)"""
 
 from __future__ import annotations
 
 import zlib
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -119,43 +117,3 @@ def end_to_end(steps: int, length: int, taken: Sequence[Window], campaign: str) 
             if min(length, end - start) >= max(1, length // 2):
                 new.append(Window(start, min(length, end - start), start, campaign, "all"))
     return new
-
-
-class RingBuffer:
-    """Timed byte strings per channel, bounded in bytes; the oldest fall out, and what is lost is counted.
-
-    Push in time order. `dropped` counts per channel the items that alone exceed the bound or come before the last one.
-    """
-
-    def __init__(self, bytes_per_channel: int) -> None:
-        if bytes_per_channel <= 0:
-            raise ValueError(f"bytes_per_channel: must be positive, not {bytes_per_channel}")
-        self.bound = bytes_per_channel
-        self.dropped: dict[str, int] = {}
-        self._items: dict[str, deque[tuple[float, bytes]]] = {}
-        self._size: dict[str, int] = {}
-
-    def push(self, channel: str, t: float, data: bytes) -> None:
-        """Keep data of time t (s); never blocks, never grows beyond the bound."""
-        items = self._items.setdefault(channel, deque())
-        if len(data) > self.bound or (items and t < items[-1][0]):
-            self.dropped[channel] = self.dropped.get(channel, 0) + 1
-            return
-        items.append((t, data))
-        size = self._size.get(channel, 0) + len(data)
-        while size > self.bound:
-            size -= len(items.popleft()[1])
-        self._size[channel] = size
-
-    def snapshot(self, t0: float, t1: float) -> dict[str, list[tuple[float, bytes]]]:
-        """What each channel still holds of t0 <= t < t1, in time order."""
-        out = {}
-        for channel, items in self._items.items():
-            kept = list(items)
-            times = [t for t, _ in kept]
-            out[channel] = kept[bisect_left(times, t0) : bisect_left(times, t1)]
-        return out
-
-    def size(self, channel: str) -> int:
-        """Bytes held for a channel."""
-        return self._size.get(channel, 0)

@@ -35,7 +35,7 @@ class TestOptions:
 
     who: Annotated[tyro.conf.Positional[str], arg(metavar="FILE", help=_FILE)]
     what: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="WHAT")]
-    """Drives (MCAP files or folders of them), clip stores or run directories."""
+    """Drives (MCAP files, folders of them or of logs that can be imported), clip stores or run directories."""
     sent: Annotated[Path | None, arg(metavar="NPY", help_behavior_hint="(default: nothing is novel)")] = None
     """What the fleet has sent (`campaign sent`)."""
     hours_a_day: float = 8.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import lance
 import pyarrow as pa
 
 from drivefoundry.clips.objects import Objects
-from drivefoundry.clips.row import pack, unpack
+from drivefoundry.clips.row import others_of, pack, unpack
 from drivefoundry_car import log
 from drivefoundry_car.log import Drive
 
@@ -79,9 +79,11 @@ class ClipStore:
     def prepare(self, path: Path) -> Prepared:
         """One clip file in; checked, its video stored, its row built. Nothing shows until `append`."""
         drive = log.read_drive(path)
+        others = {name: log.as_h264(v) for name, v in drive.others.items()}
+        drive = replace(drive, video=None if drive.video is None else log.as_h264(drive.video), others=others)
         data = path.read_bytes()
         video = "" if drive.video is None else self.objects.put(log.to_mp4(drive.video))
-        texts, signals = pack(drive)
+        texts, signals = pack(drive, {name: self.objects.put(log.to_mp4(v)) for name, v in others.items()})
         row: dict[str, Any] = {name: drive.meta.get(name, "") for name in NAMED}
         row |= {
             "id": hashlib.sha256(data).hexdigest(),
@@ -138,7 +140,8 @@ class ClipStore:
         assert data is not None
         row = data.take([place], columns=["video", "meta", "signals"]).to_pylist()[0]
         mp4 = self.objects.get(row["video"]) if video and row["video"] else None
-        return unpack(row["meta"], row["signals"], mp4)
+        others = others_of(row["meta"]) if video else {}
+        return unpack(row["meta"], row["signals"], mp4, {name: self.objects.get(sha) for name, sha in others.items()})
 
     def put_map(self, map_id: str, data: bytes) -> str:
         """Keep a map's bytes (`roadmap.save_map`) under its id, by which drives name it; returns their SHA-256."""

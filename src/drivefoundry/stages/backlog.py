@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.clips.importers.folder import MAPS, kind_of
+from drivefoundry.clips.importers.folder import MAPS, drive_files, drives_in
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.curate.curated import load_curated
 from drivefoundry.ledger import Ledger
@@ -55,12 +55,12 @@ class Tested:
 
 
 def drives_at(what: Path) -> Iterator[Recorded]:
-    """A drive's file, a folder of drives, a clip store or a run (the drives that its fleet recorded) in; its drives,
-    without pictures, out. ValueError in one line where there is none."""
+    """A drive's file, a folder of drives or of logs that an importer knows, a clip store or a run (the drives that its
+    fleet recorded) in; its drives, without pictures, out. ValueError in one line where there is none."""
     if (what / "ledger.db").exists():
         with Ledger(what) as ledger:
             folders = [a.path for a in ledger.history() if a.kind in ("fleet", "outings", "import")]
-        files = [f for folder in folders for f in _files(folder)]
+        files = [f for folder in folders for f in drive_files(folder)]
         require(len(files) > 0, f"{what}: this run has recorded no drives yet; give its clips ({what}/clips)")
         yield from map(_recorded, files)
     elif (what / "clips.lance").exists():
@@ -72,14 +72,10 @@ def drives_at(what: Path) -> Iterator[Recorded]:
             yield Recorded(name, drive, size, _stops_in_store(store, drive.meta.get("map", "")))
     else:
         require(what.exists(), f"{what}: no such file or folder; give drives, a run or a clip store")
-        files = [what] if what.is_file() else _files(what)
-        require(len(files) > 0 or kind_of(what) == "mcap", f"{what}: no drives in it; import them first")
+        files = [what] if what.is_file() else drive_files(what)
+        if not files:  # logs of another kind
+            yield from (Recorded(d.meta.get("drive", ""), d, 0, None) for d in drives_in(what, video=False))
         yield from map(_recorded, files)
-
-
-def _files(folder: Path) -> list[Path]:
-    """The MCAP files of a folder, or of its subfolder `drives`."""
-    return sorted(p for inner in (folder, folder / "drives") for p in inner.glob("*.mcap"))
 
 
 def _recorded(file: Path) -> Recorded:

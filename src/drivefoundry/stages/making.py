@@ -17,7 +17,8 @@ NOUNS = ("drivefoundry.types", "drivefoundry.roadmap", "drivefoundry.route", "dr
 SIM = ("drivefoundry.sim", "drivefoundry_car.codec", *NOUNS)
 CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.codec",
        "drivefoundry_car.inputs")  # fmt: skip
-LOG = ("drivefoundry_car.log", "drivefoundry_car.channels", "drivefoundry_car.chunks", "drivefoundry_car.video")
+LOG = ("drivefoundry_car.log", "drivefoundry_car.live", "drivefoundry_car.channels", "drivefoundry_car.chunks",
+       "drivefoundry_car.video")  # fmt: skip
 STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.row")
 PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
         "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
