@@ -16,6 +16,7 @@ from av.error import FFmpegError
 from drivefoundry.clips.objects import Objects
 from drivefoundry.clips.row import pack
 from drivefoundry_car import log
+from drivefoundry_car.log import Drive
 
 NAMED = ("vehicle", "drive", "source", "place", "campaign", "trigger", "map", "release")
 """Keys of a drive's meta that are columns of their own, to filter by."""
@@ -43,14 +44,38 @@ class WrongVehicle(ValueError):
     """The drive is another vehicle's than was said."""
 
 
+def check(path: Path, sha256: str, vehicle: str) -> None:
+    """One clip file in; nothing out where `prepare` will take it, else its ValueError."""
+    _read(path, sha256, vehicle)
+
+
 def prepare(path: Path, objects: Objects, sha256: str | None = None, vehicle: str | None = None) -> Prepared:
     """One clip file in; checked, its video stored in objects, its row built.
 
     WrongHash or WrongVehicle, both ValueErrors, if another hash or vehicle was promised; ValueError of one line if it
     is no drive or its video is none; OSError if the objects cannot be kept. Nothing is stored of what is refused.
     """
+    found, drive, mp4 = _read(path, sha256, vehicle)
+    texts, signals = pack(drive)
+    row: dict[str, Any] = {name: drive.meta.get(name, "") for name in NAMED}
+    row |= {
+        "id": found,
+        "landed": datetime.now(UTC),
+        "t0": float(drive.t[0]),
+        "duration": float(drive.t[-1] - drive.t[0]),
+        "bytes": path.stat().st_size,
+        "frames": 0 if drive.video is None else len(drive.video.t),
+        "video": "" if mp4 is None else objects.put(mp4),
+        "meta": texts,
+        "signals": signals,
+    }
+    return Prepared(row)
+
+
+def _read(path: Path, sha256: str | None, vehicle: str | None) -> tuple[str, Drive, bytes | None]:
+    """The file's hash, its drive and, if any, its video as MP4."""
     with path.open("rb") as file:
-        size, found = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 is not None and found != sha256:
         raise WrongHash("the bytes do not have the promised SHA-256; send the file again")
     try:
@@ -58,21 +83,7 @@ def prepare(path: Path, objects: Objects, sha256: str | None = None, vehicle: st
         owner = drive.meta.get("vehicle", "")
         if vehicle is not None and owner != vehicle:
             raise WrongVehicle(f"the clip is of vehicle '{owner}', the token of '{vehicle}'")
-        texts, signals = pack(drive)
-        mp4 = None if drive.video is None else log.to_mp4(drive.video)
+        return found, drive, None if drive.video is None else log.to_mp4(drive.video)
     except _DAMAGE as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{path}: damaged MCAP ({why}); copy or record it again") from error
-    row: dict[str, Any] = {name: drive.meta.get(name, "") for name in NAMED}
-    row |= {
-        "id": found,
-        "landed": datetime.now(UTC),
-        "t0": float(drive.t[0]),
-        "duration": float(drive.t[-1] - drive.t[0]),
-        "bytes": size,
-        "frames": 0 if drive.video is None else len(drive.video.t),
-        "video": "" if mp4 is None else objects.put(mp4),
-        "meta": texts,
-        "signals": signals,
-    }
-    return Prepared(row)

@@ -1,4 +1,4 @@
-"""Uploaded files in, checked rows out, made by processes of bounded memory and time: what cars send is not trusted.
+"""Uploaded files in, verdicts and rows out, made by processes of bounded memory and time: what cars send is not trusted.
 
 A file that makes its checker grow, hang or die is refused; the next one finds a new checker.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import queue
 import resource
 import signal
@@ -15,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from drivefoundry.clips.objects import Objects
-from drivefoundry.clips.prepared import Prepared, prepare
+from drivefoundry.clips.prepared import Prepared, check, prepare
 
 MEMORY = 2 << 30
 """Bytes that a check may take beyond what an idle checker has: a clip of the largest size takes half of it."""
@@ -25,27 +26,40 @@ _START_S = 60.0
 
 
 class Checkers:
-    """`prepare` behind processes of their own, one check at a time each; threads may share them.
+    """`prepared.check` and `prepared.prepare` in processes of their own, one file at a time each; threads may share them.
 
-    objects: URL of the object store that keeps the clips' videos; memory, seconds: bounds of one check.
+    objects: URL of the object store that keeps the clips' videos; idle: they work only while the machine has nothing
+    else to do; memory, seconds: bounds of one file, the time not where idle.
     """
 
-    def __init__(self, objects: str, count: int = 2, memory: int = MEMORY, seconds: float = SECONDS) -> None:
-        self.objects, self.memory, self.seconds = objects, memory, seconds
+    def __init__(
+        self, objects: str, count: int = 2, *, idle: bool = False, memory: int = MEMORY, seconds: float = SECONDS
+    ) -> None:
+        self.seconds = None if idle else seconds
+        self._settings = (objects, memory, idle)
         self._idle: queue.LifoQueue[_Checker] = queue.LifoQueue()
         for _ in range(count):
-            self._idle.put(_Checker(objects, memory))
+            self._idle.put(_Checker(*self._settings))
         self._count = count
 
-    def __call__(self, path: Path, sha256: str, vehicle: str) -> Prepared:
-        """See `prepared.prepare`. ValueError as well where the check takes too much memory or time."""
+    def check(self, path: Path, sha256: str, vehicle: str) -> None:
+        """See `prepared.check`. ValueError as well where the check takes too much memory or time."""
+        self._ask(path, sha256, vehicle)
+
+    def prepare(self, path: Path, sha256: str) -> Prepared:
+        """See `prepared.prepare`, with the same bounds."""
+        prepared = self._ask(path, sha256, None)
+        assert prepared is not None
+        return prepared
+
+    def _ask(self, path: Path, sha256: str, vehicle: str | None) -> Prepared | None:
         checker = self._idle.get()
         try:
-            return checker.check(path, sha256, vehicle, self.seconds)
+            return checker.ask((path, sha256, vehicle), self.seconds)
         finally:
             if not checker.process.is_alive():
                 checker.close()
-                checker = _Checker(self.objects, self.memory)
+                checker = _Checker(*self._settings)
             self._idle.put(checker)
 
     def close(self) -> None:
@@ -57,21 +71,21 @@ class Checkers:
 class _Checker:
     """One process and the pipe to it."""
 
-    def __init__(self, objects: str, memory: int) -> None:
+    def __init__(self, objects: str, memory: int, idle: bool) -> None:
         spawn = multiprocessing.get_context("spawn")  # never fork: lance holds threads
         self._pipe, theirs = spawn.Pipe()
-        self.process: BaseProcess = spawn.Process(target=_work, args=(theirs, objects, memory), daemon=True)
+        self.process: BaseProcess = spawn.Process(target=_work, args=(theirs, objects, memory, idle), daemon=True)
         self.process.start()
         theirs.close()
         self._started = False
 
-    def check(self, path: Path, sha256: str, vehicle: str, seconds: float) -> Prepared:
+    def ask(self, task: tuple[Path, str, str | None], seconds: float | None) -> Prepared | None:
         try:
             self._started = self._started or self._pipe.poll(_START_S) and self._pipe.recv()
         except (EOFError, ConnectionError) as error:
             raise OSError("no checker starts") from error
         try:
-            self._pipe.send((path, sha256, vehicle))
+            self._pipe.send(task)
             if not self._pipe.poll(seconds):
                 self.process.kill()
                 self.process.join()
@@ -93,10 +107,12 @@ class _Checker:
         self.process.join()
 
 
-def _work(pipe: Connection, objects: str, memory: int) -> None:
+def _work(pipe: Connection, objects: str, memory: int, idle: bool) -> None:
     """A checker's life: until its parent closes the pipe, or dies."""
     for stop in (signal.SIGINT, signal.SIGTERM):  # whoever stops the service lets its checkers finish
         signal.signal(stop, signal.SIG_IGN)
+    if idle:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     store = Objects(objects)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     bound = pages * resource.getpagesize() + memory
@@ -107,9 +123,9 @@ def _work(pipe: Connection, objects: str, memory: int) -> None:
             pipe.send(_answer(store, *pipe.recv()))
 
 
-def _answer(store: Objects, path: Path, sha256: str, vehicle: str) -> Prepared | Exception:
+def _answer(store: Objects, path: Path, sha256: str, vehicle: str | None) -> Prepared | Exception | None:
     try:
-        return prepare(path, store, sha256, vehicle)
+        return prepare(path, store, sha256) if vehicle is None else check(path, sha256, vehicle)
     except (ValueError, OSError) as error:
         error.__cause__ = error.__context__ = None  # the line is all that is told
         return error.with_traceback(None)

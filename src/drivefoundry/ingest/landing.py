@@ -17,20 +17,27 @@ from drivefoundry.clips.store import ClipStore
 
 BATCH, EVERY_S = 128, 2.0
 """Rows are appended once so many wait, or after this time: each append is a version of the table."""
-Check = Callable[[Path, str, str], Prepared]
-"""`prepared.prepare` of a file, its promised hash and its vehicle: here, or in a process of its own (`checking`)."""
+MOST = 1000
+"""So many clips may wait; then nothing more is taken until some have landed."""
+Check = Callable[[Path, str, str], Prepared | None]
+"""A file, its promised hash and its vehicle in; its row out, or None where it is to be made later."""
+Prepare = Callable[[Path, str], Prepared]
+"""A checked file and its hash in, its row out."""
 _log = logging.getLogger(__name__)
 
 
 class Landing:
     """The landing folder of one store, and the thread that empties it."""
 
-    def __init__(self, store: ClipStore, folder: Path, check: Check | None = None) -> None:
+    def __init__(
+        self, store: ClipStore, folder: Path, check: Check | None = None, make: Prepare | None = None
+    ) -> None:
         self.store, self.folder = store, folder
-        self.check: Check = check or (lambda path, sha, vehicle: prepare(path, store.objects, sha, vehicle))
+        self._check: Check = check or (lambda path, sha, vehicle: prepare(path, store.objects, sha, vehicle))
+        self._make: Prepare = make or (lambda path, sha: prepare(path, store.objects, sha))
         folder.mkdir(parents=True, exist_ok=True)
         self._lock, self._landing = threading.Lock(), threading.Lock()
-        self._waiting: dict[str, Prepared] = {}
+        self._waiting: dict[str, tuple[str, Prepared | None]] = {}  # by hash: vehicle and, if it is made, row
         rows = store.rows(["id", "vehicle"]).to_pydict()
         self._landed: dict[str, str] = dict(zip(rows["id"], rows["vehicle"], strict=True))
         self._acknowledged: dict[str, None] = {}
@@ -38,15 +45,16 @@ class Landing:
         """Why clips do not get into the table at present."""
         self._wake, self._stop = threading.Event(), threading.Event()
         for file in sorted(folder.glob("*.mcap")):  # acknowledged before the last stop, not yet in the table
-            self._recover(file)
+            row = self._made(file.stem)
+            if row is not None:
+                self._waiting[file.stem] = row.row["vehicle"], row
         self._thread = threading.Thread(target=self._run, name="landing", daemon=True)
         self._thread.start()
 
     def has(self, sha: str, vehicle: str) -> bool:
         """Whether this clip of this vehicle is here for good; if so, it counts as acknowledged."""
         with self._lock:
-            waiting = self._waiting.get(sha)
-            owner = self._landed.get(sha) if waiting is None else waiting.row["vehicle"]
+            owner = self._waiting[sha][0] if sha in self._waiting else self._landed.get(sha)
             if owner != vehicle:
                 return False
             self._acknowledged[sha] = None
@@ -55,9 +63,11 @@ class Landing:
     def take(self, part: Path, sha: str, vehicle: str) -> None:
         """A whole upload in; on return it is durable and may be acknowledged.
 
-        Errors: see `prepared.prepare`; OSError as well if the file cannot be kept.
+        Errors: see `prepared.prepare`; OSError as well if the file cannot be kept, or too many wait already.
         """
-        prepared = self.check(part, sha, vehicle)
+        if len(self._waiting) >= MOST:
+            raise OSError(f"{MOST} clips wait for the store")
+        row = self._check(part, sha, vehicle)
         with part.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part, self.folder / f"{sha}.mcap")
@@ -67,7 +77,7 @@ class Landing:
         finally:
             os.close(directory)
         with self._lock:
-            self._waiting[sha] = prepared
+            self._waiting[sha] = vehicle, row
             self._acknowledged[sha] = None
             if len(self._waiting) >= BATCH:
                 self._wake.set()
@@ -76,16 +86,21 @@ class Landing:
         """Land all that waits; returns the ids of the clips acknowledged since the start, in that order."""
         with self._landing:
             with self._lock:
-                batch = dict(self._waiting)
-            self.store.append(list(batch.values()))
-            with self._lock:
-                for sha, prepared in batch.items():
-                    self._landed[sha] = prepared.row["vehicle"]
-                    del self._waiting[sha]
-            for sha in batch:
-                (self.folder / f"{sha}.mcap").unlink(missing_ok=True)
+                waiting = list(self._waiting.items())
+            for i in range(0, len(waiting), BATCH):
+                rows = {sha: row or self._made(sha) for sha, (_, row) in waiting[i : i + BATCH]}
+                self._append({sha: row for sha, row in rows.items() if row is not None})
         with self._lock:
             return list(self._acknowledged)
+
+    def _append(self, rows: dict[str, Prepared]) -> None:
+        """Rows in the table, their files gone."""
+        self.store.append(list(rows.values()))
+        with self._lock:
+            for sha in rows:
+                self._landed[sha] = self._waiting.pop(sha)[0]
+        for sha in rows:
+            (self.folder / f"{sha}.mcap").unlink(missing_ok=True)
 
     def counts(self) -> dict[str, int]:
         """How many clips are in the table and how many wait."""
@@ -99,15 +114,19 @@ class Landing:
         self._thread.join()
         self.flush()
 
-    def _recover(self, file: Path) -> None:
-        """Take up a file again that was acknowledged; what the disk has damaged since is kept apart and told."""
+    def _made(self, sha: str) -> Prepared | None:
+        """The row of a clip that waits. What the disk has damaged since it came is kept apart and told."""
+        file = self.folder / f"{sha}.mcap"
         try:
-            self._waiting[file.stem] = prepare(file, self.store.objects, file.stem)
+            return self._make(file, sha)
         except ValueError as error:
             aside = self.folder / "damaged"
             aside.mkdir(exist_ok=True)
             os.replace(file, aside / file.name)
             _log.error("an acknowledged clip is damaged, its file is now in %s: %s", aside, error)
+            with self._lock:
+                self._waiting.pop(sha, None)
+            return None
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -61,8 +61,11 @@ def running(
     with ExitStack() as stack:
         listener = stack.enter_context(closing(_listen(host, port)))
         vehicles = stack.enter_context(closing(Vehicles(folder / "vehicles.db")))
-        check = stack.enter_context(closing(Checkers(store.objects.url))) if apart else None
-        landing = stack.enter_context(closing(Landing(store, folder / "landing", check)))
+        check = make = None
+        if apart:
+            check = stack.enter_context(closing(Checkers(store.objects.url))).check
+            make = stack.enter_context(closing(Checkers(store.objects.url, 1, idle=True))).prepare
+        landing = stack.enter_context(closing(Landing(store, folder / "landing", check, make)))
         accounts = Accounts(vehicles, vehicles.secret() if secret is None else secret, limits or Limits())
         app = make_app(landing, accounts, Uploads(folder / "uploads"))
         config = uvicorn.Config(app, log_level="error", access_log=False, ws="none", lifespan="off")
