@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from drivefoundry.clips.store import ClipStore
 
 BATCH, EVERY_S = 128, 2.0
 """Rows are appended once so many wait, or after this time: each append is a version of the table."""
+QUIET_S, LONGEST_S = 1.0, 30.0
+"""Rows that are yet to be made wait until no clip has come for so long, or some has waited for so long."""
 MOST = 1000
 """So many clips may wait; then nothing more is taken until some have landed."""
 Check = Callable[[Path, str, str], Prepared | None]
@@ -35,6 +38,7 @@ class Landing:
         self.store, self.folder = store, folder
         self._check: Check = check or (lambda path, sha, vehicle: prepare(path, store.objects, sha, vehicle))
         self._make: Prepare = make or (lambda path, sha: prepare(path, store.objects, sha))
+        self._makes_later, self._last_came, self._first_waits = make is not None, 0.0, 0.0
         folder.mkdir(parents=True, exist_ok=True)
         self._lock, self._landing = threading.Lock(), threading.Lock()
         self._waiting: dict[str, tuple[str, Prepared | None]] = {}  # by hash: vehicle and, if it is made, row
@@ -67,6 +71,7 @@ class Landing:
         """
         if len(self._waiting) >= MOST:
             raise OSError(f"{MOST} clips wait for the store")
+        self._last_came = time.monotonic()
         row = self._check(part, sha, vehicle)
         with part.open("rb") as file:
             os.fsync(file.fileno())
@@ -77,6 +82,7 @@ class Landing:
         finally:
             os.close(directory)
         with self._lock:
+            self._first_waits = self._first_waits if self._waiting else time.monotonic()
             self._waiting[sha] = vehicle, row
             self._acknowledged[sha] = None
             if len(self._waiting) >= BATCH:
@@ -132,9 +138,18 @@ class Landing:
         while not self._stop.is_set():
             self._wake.wait(EVERY_S)
             self._wake.clear()
+            if self._makes_later and not self._quiet():
+                continue
             try:
                 self.flush()
                 self.trouble = ""
             except OSError as error:  # a full disk: what waits stays in the folder and is tried again
                 self.trouble = f"clips wait for the store: {' '.join(str(error).split())}"
                 _log.warning(self.trouble)
+
+    def _quiet(self) -> bool:
+        """Whether now is the time to make rows: while cars wait for their clips to be checked, that comes first."""
+        now = time.monotonic()
+        return (
+            now - self._last_came > QUIET_S or now - self._first_waits > LONGEST_S or len(self._waiting) > MOST // 2
+        )

@@ -15,7 +15,7 @@ import uvicorn
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest.accounts import Accounts
 from drivefoundry.ingest.app import make_app
-from drivefoundry.ingest.checking import Checkers
+from drivefoundry.clips.checking import Checkers
 from drivefoundry.ingest.landing import Landing
 from drivefoundry.ingest.limits import Limits
 from drivefoundry.ingest.uploads import Uploads
@@ -63,8 +63,8 @@ def running(
         vehicles = stack.enter_context(closing(Vehicles(folder / "vehicles.db")))
         check = make = None
         if apart:
-            check = stack.enter_context(closing(Checkers(store.objects.url))).check
-            make = stack.enter_context(closing(Checkers(store.objects.url, 1, idle=True))).prepare
+            checkers = stack.enter_context(closing(Checkers(store.objects.url)))
+            check, make = checkers.check, checkers.prepare
         landing = stack.enter_context(closing(Landing(store, folder / "landing", check, make)))
         accounts = Accounts(vehicles, vehicles.secret() if secret is None else secret, limits or Limits())
         app = make_app(landing, accounts, Uploads(folder / "uploads"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import queue
 import resource
 import signal
@@ -28,15 +27,12 @@ _START_S = 60.0
 class Checkers:
     """`prepared.check` and `prepared.prepare` in processes of their own, one file at a time each; threads may share them.
 
-    objects: URL of the object store that keeps the clips' videos; idle: they work only while the machine has nothing
-    else to do; memory, seconds: bounds of one file, the time not where idle.
+    objects: URL of the object store that keeps the clips' videos; memory, seconds: bounds of one file.
     """
 
-    def __init__(
-        self, objects: str, count: int = 2, *, idle: bool = False, memory: int = MEMORY, seconds: float = SECONDS
-    ) -> None:
-        self.seconds = None if idle else seconds
-        self._settings = (objects, memory, idle)
+    def __init__(self, objects: str, count: int = 2, *, memory: int = MEMORY, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
+        self._settings = (objects, memory)
         self._idle: queue.LifoQueue[_Checker] = queue.LifoQueue()
         for _ in range(count):
             self._idle.put(_Checker(*self._settings))
@@ -71,15 +67,15 @@ class Checkers:
 class _Checker:
     """One process and the pipe to it."""
 
-    def __init__(self, objects: str, memory: int, idle: bool) -> None:
+    def __init__(self, objects: str, memory: int) -> None:
         spawn = multiprocessing.get_context("spawn")  # never fork: lance holds threads
         self._pipe, theirs = spawn.Pipe()
-        self.process: BaseProcess = spawn.Process(target=_work, args=(theirs, objects, memory, idle), daemon=True)
+        self.process: BaseProcess = spawn.Process(target=_work, args=(theirs, objects, memory), daemon=True)
         self.process.start()
         theirs.close()
         self._started = False
 
-    def ask(self, task: tuple[Path, str, str | None], seconds: float | None) -> Prepared | None:
+    def ask(self, task: tuple[Path, str, str | None], seconds: float) -> Prepared | None:
         try:
             self._started = self._started or self._pipe.poll(_START_S) and self._pipe.recv()
         except (EOFError, ConnectionError) as error:
@@ -107,12 +103,10 @@ class _Checker:
         self.process.join()
 
 
-def _work(pipe: Connection, objects: str, memory: int, idle: bool) -> None:
+def _work(pipe: Connection, objects: str, memory: int) -> None:
     """A checker's life: until its parent closes the pipe, or dies."""
     for stop in (signal.SIGINT, signal.SIGTERM):  # whoever stops the service lets its checkers finish
         signal.signal(stop, signal.SIG_IGN)
-    if idle:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     store = Objects(objects)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     bound = pages * resource.getpagesize() + memory
