@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def issue_token(
     if unknown or not scopes:
         raise ValueError(f"scopes: {' and '.join(SCOPES)} are known, not '{' '.join(unknown)}'")
     now = time.time()
-    claims = {"sub": vehicle, "aud": AUDIENCE, "iat": int(now), "exp": int(now + ttl)}
+    claims = {"sub": vehicle, "aud": AUDIENCE, "iat": int(now), "exp": int(now + ttl), "jti": secrets.token_hex(8)}
     return jwt.encode({"alg": "HS256"}, {**claims, "scope": " ".join(scopes), "life": life}, OctKey.import_key(secret))
 
 
