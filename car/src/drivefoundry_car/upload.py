@@ -243,9 +243,10 @@ class Uploader:
         """A request with the vehicle's token; once more with a new one if the service refuses that."""
         token = self._token or self._other_than("")
         answer = _ask(connection, method, path, {**headers, "Authorization": f"Bearer {token}"}, body)
-        if answer.status == 401 and self._renew is not None:
-            token = self._other_than(token)
-            answer = _ask(connection, method, path, {**headers, "Authorization": f"Bearer {token}"}, body)
+        for _ in range(2):  # the first may be one that another process has fetched, and be stale as well
+            if answer.status == 401 and self._renew is not None:
+                token = self._other_than(token)
+                answer = _ask(connection, method, path, {**headers, "Authorization": f"Bearer {token}"}, body)
         return answer
 
     def _other_than(self, stale: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from drivefoundry.ingest.contract import SECRET
 from drivefoundry.ingest.limits import Buckets, Limits
 from drivefoundry.ingest.tokens import TTL_S, bearer_of, issue_token
 from drivefoundry.ingest.vehicles import Vehicle, Vehicles
@@ -76,8 +78,8 @@ class Accounts:
     async def _account(self, request: Request, field: str) -> Response:
         self._slow_down(f"address {request.client.host if request.client else ''}")
         given = (await document(request)).get(field)
-        if not isinstance(given, str) or not given.isascii():
-            raise Refused(400, f"{field}: text wanted")
+        if not isinstance(given, str) or not re.fullmatch(SECRET["pattern"], given):
+            raise Refused(400, f"{field}: 1 to 128 letters, digits, - and _ wanted")
         try:
             vehicle, refresh = self.vehicles.enrol(given) if field == "code" else self.vehicles.rotate(given)
         except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 TUS = "1.0.0"
+SECRET = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,128}$"}
 HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _LINE = {
     200: "done",
@@ -89,9 +90,9 @@ ROUTES: dict[str, dict[str, Any]] = {
     "metrics": _route("metrics", {200: {"description": "counts, for Prometheus",
                                         "content": {"text/plain": {"schema": {"type": "string"}}}}}),
     "enrol": _route("enrol", _answers(400, 401, 413, 415, 429, json={200: _ACCOUNT}),
-                    requestBody=_body(_object(code={"type": "string"}))),
+                    requestBody=_body(_object(code=SECRET))),
     "token": _route("token", _answers(400, 401, 413, 415, 429, json={200: _ACCOUNT}),
-                    requestBody=_body(_object(refresh={"type": "string"}))),
+                    requestBody=_body(_object(refresh=SECRET))),
     "status": _route("status", _answers(401, 403, 429, json={200: _object(
         vehicle={"type": "string"}, bytes_today=_COUNT, bytes_left={"type": ["integer", "null"]}, resets_in_s=_COUNT)}),
         security=_LOCKED),
