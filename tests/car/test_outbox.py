@@ -6,7 +6,7 @@ import json
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivefoundry_car.outbox import DAYS, Note, Outbox
@@ -94,6 +94,7 @@ def test_without_budgets_nothing_is_booked(tmp_path):
     assert not (tmp_path / "spent.json").exists()
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), max_size=12))
 def test_never_more_than_the_budget(tmp_path_factory, asked):
     box, note, spent = Outbox(tmp_path_factory.mktemp("q"), clock=lambda: 0.0), Note("c", 0, 500), 0

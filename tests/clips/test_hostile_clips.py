@@ -112,8 +112,12 @@ def test_damaged_files(data):
     told(bytes(file))
 
 
-JUNK = st.one_of(st.binary(max_size=40), st.sampled_from([b"{}", b"[]", b"null", b"1e999", b"{\"points\": []}", b"[" * 5000]))
-TEXTS = st.one_of(st.text(max_size=5), st.sampled_from(["", "[]", "{}", "nan", "1e999", "[1]", "-1", "[[]]", "[" * 5000]))
+JUNK = st.one_of(
+    st.binary(max_size=40), st.sampled_from([b"{}", b"[]", b"null", b"1e999", b'{"points": []}', b"[" * 5000])
+)
+TEXTS = st.one_of(
+    st.text(max_size=5), st.sampled_from(["", "[]", "{}", "nan", "1e999", "[1]", "-1", "[[]]", "[" * 5000])
+)
 
 
 @settings(max_examples=300)

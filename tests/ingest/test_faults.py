@@ -15,13 +15,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-
 from broken_link import broken_link
+from serving import BODY, Service, about, free_port, invited, landed, preloaded, serving, sha_of
+
 from drivefoundry_car.enrol import Credential
 from drivefoundry_car.link import Link, Window
 from drivefoundry_car.log import write_drive
 from drivefoundry_car.upload import Uploader
-from serving import BODY, Service, about, free_port, invited, landed, preloaded, serving, sha_of
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,9 @@ def clips(make_drive, tmp_path_factory) -> list[Path]:
     folder, rng = tmp_path_factory.mktemp("made"), np.random.default_rng(0)
     for i in range(3):
         drive = make_drive(steps=30, seed=i, frames=True)
-        padded = [p + b"\x00\x00\x00\x01\x06" + rng.bytes(10_000).replace(b"\x00", b"\x01") for p in drive.video.packets]
+        padded = [
+            p + b"\x00\x00\x00\x01\x06" + rng.bytes(10_000).replace(b"\x00", b"\x01") for p in drive.video.packets
+        ]
         write_drive(folder / f"{i}.mcap", replace(drive, video=replace(drive.video, packets=padded)))
     return [folder / f"{i}.mcap" for i in range(3)]
 
@@ -232,7 +234,7 @@ def test_a_full_disk_at_the_service(own, tmp_path):
     full = {"LD_PRELOAD": preloaded("full_disk", tmp_path), "FULL_UNDER": str(tmp_path / "store/incoming/uploads")}
     with serving(tmp_path / "store", **full, FULL_BYTES="400000") as service:
         uploader = car(service, tmp_path, attempts=2)
-        with pytest.raises(ValueError, match="507 no room for the upload .No space left on device"):
+        with pytest.raises(ValueError, match=r"507 no room for the upload .No space left on device"):
             uploader.send_all(own)
         kept = {sha_of(p) for p in own if p.exists()} | {q.sha256 for q in uploader.outbox.waiting()}
         assert httpx.get(f"{service.url}/health").status_code == 200

@@ -1,4 +1,4 @@
-"""What the service says of itself is true: requests made from its OpenAPI get the answers that it names, never a 5xx."""
+"""What the service says of itself is true: requests made from its OpenAPI get the answers that it names."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from serving import about
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
 from drivefoundry.ingest.limits import Limits
 from drivefoundry.ingest.vehicles import Vehicles
-from serving import about
 
 schemathesis = pytest.importorskip("schemathesis")
 from schemathesis import GenerationMode  # noqa: E402

@@ -1,9 +1,10 @@
-"""Vehicles enrol once, renew their tokens, are revoked at once; scopes and limits hold; the command line is the door."""
+"""Vehicles enrol once, renew their tokens, are revoked at once; scopes and limits hold."""
 
 from __future__ import annotations
 
 import httpx
 import pytest
+from serving import BODY, about
 
 from drivefoundry import cli
 from drivefoundry.clips.store import ClipStore
@@ -14,7 +15,6 @@ from drivefoundry.ingest.vehicles import CODE_S, Vehicles
 from drivefoundry_car.enrol import Credential
 from drivefoundry_car.log import write_drive
 from drivefoundry_car.upload import Uploader
-from serving import BODY, about
 
 SECRET = "0123456789abcdef" * 2
 
@@ -65,7 +65,7 @@ def test_revocation_lasts_and_a_new_life_begins_with_a_new_code(vehicles, tmp_pa
     again = Vehicles(tmp_path / "vehicles.db")
     assert again.life("car-1") == 1
     for use in (lambda: again.rotate(refresh), lambda: again.enrol(pending)):
-        with pytest.raises(ValueError, match="again|new one"):
+        with pytest.raises(ValueError, match=r"again|new one"):
             use()
     again.close()
     vehicle, _ = vehicles.enrol(vehicles.invite("car-1", ["upload"]))
@@ -221,7 +221,7 @@ def test_a_days_bytes_and_a_clips_bytes_are_bounded(tmp_path):
         (tmp_path / "a.mcap").write_bytes(b"3" * 600)
         if status["bytes_left"]:
             put(b"4" * status["bytes_left"])
-        with pytest.raises(ValueError, match="429 the day's 1000 bytes are sent; .* clips wait in"):
+        with pytest.raises(ValueError, match=r"429 the day's 1000 bytes are sent; .* clips wait in"):
             Uploader(service.url, issue_token(SECRET, "car-1"), tmp_path / "queue").send_all([tmp_path / "a.mcap"])
 
 

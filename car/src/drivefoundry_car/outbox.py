@@ -65,7 +65,7 @@ class Outbox:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, path: Path | str, note: Note | None = None) -> str:
-        """Move a file into the queue, whole or not at all; its SHA-256 out. Without a note, the one beside it counts."""
+        """Move a file into the queue, whole or not at all; its SHA-256 out. Without a note the one beside it counts."""
         path = Path(path)
         try:
             with path.open("rb") as file:
@@ -158,7 +158,7 @@ class Outbox:
             if booked:
                 spent["all"] += booked
                 spent["campaigns"][note.campaign] = ours + booked
-                write_json(book, {**dict(list(days.items())[1 - DAYS :]), today: spent})
+                write_json(book, {**dict(list(days.items())[1 - DAYS :]), today: spent}, durable=False)
         return booked
 
 
@@ -181,11 +181,12 @@ def _read_days(book: Path) -> dict[str, Any]:
         return {}
 
 
-def write_json(file: Path, value: object) -> None:
-    """Value in, file out, whole or not at all, readable by its owner only."""
+def write_json(file: Path, value: object, durable: bool = True) -> None:
+    """Value in, file out, whole or not at all, readable by its owner only; if durable, it outlives a power cut."""
     aside = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.part")
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
         json.dump(value, out)
         out.flush()
-        os.fsync(out.fileno())
+        if durable:
+            os.fsync(out.fileno())
     os.replace(aside, file)

@@ -149,7 +149,9 @@ class Uploader:
             for i in range(0, len(clips), ASKED):
                 some = clips[i : i + ASKED]
                 body = json.dumps({"sha256": [clip.sha256 for clip in some]}).encode()
-                answer = self._authorised(connection, "POST", f"{self._base}/have", {"Content-Type": "application/json"}, body)
+                answer = self._authorised(
+                    connection, "POST", f"{self._base}/have", {"Content-Type": "application/json"}, body
+                )
                 have = set(json.loads(answer.text)["have"]) if answer.status == 200 else set()
                 for clip in some:
                     with self.outbox.held(clip) as file:
@@ -290,9 +292,7 @@ class _Body:
             self.sent += gone
 
 
-def _ask(
-    connection: HTTPConnection, method: str, path: str, headers: dict[str, str], body: bytes | _Body
-) -> _Answer:
+def _ask(connection: HTTPConnection, method: str, path: str, headers: dict[str, str], body: bytes | _Body) -> _Answer:
     """One request and its answer. OSError or HTTPException if the link breaks."""
     connection.putrequest(method, path, skip_accept_encoding=True)
     for name, value in ({"Tus-Resumable": TUS, "Content-Length": str(len(body))} | headers).items():

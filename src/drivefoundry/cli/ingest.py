@@ -25,7 +25,9 @@ class Place:
 
     store: Annotated[str, arg(metavar="DIR|URL")] = "clips"
     """Clip store: a directory or s3://bucket/prefix (credentials from AWS_*)."""
-    folder: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: DIR/incoming of a local store)")] = None
+    folder: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: DIR/incoming of a local store)")
+    ] = None
     """Uploads under way, and the vehicles; on a local disk."""
 
 

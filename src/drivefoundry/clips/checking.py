@@ -1,4 +1,4 @@
-"""Uploaded files in, verdicts and rows out, made by processes of bounded memory and time: what cars send is not trusted.
+"""Uploaded files in, verdicts and rows out, made by processes of bounded memory and time: nothing sent is trusted.
 
 A file that makes its checker grow, hang or die is refused; the next one finds a new checker.
 """
@@ -25,7 +25,7 @@ _START_S = 60.0
 
 
 class Checkers:
-    """`prepared.check` and `prepared.prepare` in processes of their own, one file at a time each; threads may share them.
+    """`prepared.check` and `prepared.prepare` in processes of their own, a file at a time each; threads may share them.
 
     objects: URL of the object store that keeps the clips' videos; memory, seconds: bounds of one file.
     """
@@ -77,7 +77,7 @@ class _Checker:
 
     def ask(self, task: tuple[Path, str, str | None], seconds: float) -> Prepared | None:
         try:
-            self._started = self._started or self._pipe.poll(_START_S) and self._pipe.recv()
+            self._started = self._started or (self._pipe.poll(_START_S) and self._pipe.recv())
         except (EOFError, ConnectionError) as error:
             raise OSError("no checker starts") from error
         try:

@@ -11,6 +11,7 @@ import base64
 import binascii
 import os
 import re
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -63,6 +64,11 @@ def make_app(landing: Landing, accounts: Accounts, uploads: Uploads) -> FastAPI:
     @app.exception_handler(Refused)
     async def refuse(_: Request, error: Refused) -> Response:
         return PlainTextResponse(str(error), error.status, {"Tus-Resumable": TUS, **error.headers})
+
+    @app.exception_handler(sqlite3.OperationalError)
+    async def no_table(_: Request, error: sqlite3.OperationalError) -> Response:
+        line = f"the table of vehicles cannot be written ({error}); try again later"
+        return PlainTextResponse(line, 507, {"Tus-Resumable": TUS})
 
     plain = app.openapi
 

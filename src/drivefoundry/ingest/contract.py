@@ -50,7 +50,7 @@ def _answers(
 ) -> dict[int | str, dict[str, Any]]:
     """Responses: plain lines for errors, schemas of JSON and names of headers by status for the rest."""
     line = {"text/plain": {"schema": {"type": "string"}}}
-    out: dict[int | str, dict[str, Any]] = {s: {"description": _LINE[s], "content": line} for s in errors}
+    out: dict[int | str, dict[str, Any]] = {s: {"description": _LINE[s], "content": line} for s in (*errors, 507)}
     for status, schema in (json or {}).items():
         out[status] = {"description": _LINE[status], "content": {"application/json": {"schema": schema}}}
     for status, names in (headers or {}).items():
@@ -100,11 +100,12 @@ ROUTES: dict[str, dict[str, Any]] = {
                                     json={200: _object(have={"type": "array", "items": HASH})}), security=_LOCKED,
                    requestBody=_body(_object(sha256={"type": "array", "items": HASH, "maxItems": 1000}))),
     "options": _route("options", _answers(headers={204: ("Tus-Version", "Tus-Extension", "Tus-Max-Size")})),
-    "create": _route("create", _answers(400, 401, 403, 412, 413, 429, 507, headers={201: ("Location", "Upload-Offset")}),
+    "create": _route("create", _answers(400, 401, 403, 412, 413, 429,
+                                        headers={201: ("Location", "Upload-Offset")}),
                      security=_LOCKED, parameters=[_VERSION, _LENGTH, _ABOUT]),
     "head": _route("head", _answers(401, 403, 404, 412, 429, headers={200: ("Upload-Offset", "Upload-Length")}),
                    security=_LOCKED, parameters=[_VERSION]),
-    "patch": _route("patch", _answers(400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 423, 429, 460, 507,
+    "patch": _route("patch", _answers(400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 423, 429, 460,
                                       headers={204: ("Upload-Offset",)}),
                     security=_LOCKED, parameters=[_VERSION, _OFFSET],
                     requestBody=_body({"type": "string", "format": "binary"}, "application/offset+octet-stream")),

@@ -32,9 +32,7 @@ _log = logging.getLogger(__name__)
 class Landing:
     """The landing folder of one store, and the thread that empties it."""
 
-    def __init__(
-        self, store: ClipStore, folder: Path, check: Check | None = None, make: Prepare | None = None
-    ) -> None:
+    def __init__(self, store: ClipStore, folder: Path, check: Check | None = None, make: Prepare | None = None) -> None:
         self.store, self.folder = store, folder
         self._check: Check = check or (lambda path, sha, vehicle: prepare(path, store.objects, sha, vehicle))
         self._make: Prepare = make or (lambda path, sha: prepare(path, store.objects, sha))
@@ -150,6 +148,4 @@ class Landing:
     def _quiet(self) -> bool:
         """Whether now is the time to make rows: while cars wait for their clips to be checked, that comes first."""
         now = time.monotonic()
-        return (
-            now - self._last_came > QUIET_S or now - self._first_waits > LONGEST_S or len(self._waiting) > MOST // 2
-        )
+        return now - self._last_came > QUIET_S or now - self._first_waits > LONGEST_S or len(self._waiting) > MOST // 2

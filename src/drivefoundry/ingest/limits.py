@@ -11,7 +11,7 @@ _KEPT = 10_000
 
 @dataclass(frozen=True)
 class Limits:
-    """clip: bytes of the largest clip; requests: a second, in the long run, `burst` at once; day: bytes, None for any."""
+    """clip: bytes of the largest; requests: a second in the long run, `burst` at once; day: bytes, None for any."""
 
     clip: int = 256 << 20
     requests: float = 100.0

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import uvicorn
 
+from drivefoundry.clips.checking import Checkers
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest.accounts import Accounts
 from drivefoundry.ingest.app import make_app
-from drivefoundry.clips.checking import Checkers
 from drivefoundry.ingest.landing import Landing
 from drivefoundry.ingest.limits import Limits
 from drivefoundry.ingest.uploads import Uploads

@@ -28,10 +28,8 @@ class Bearer:
     life: int
 
 
-def issue_token(
-    secret: str, vehicle: str, ttl: float = TTL_S, scopes: Sequence[str] = SCOPES, life: int = 0
-) -> str:
-    """A signed token that lets one vehicle do what the scopes say for ttl seconds. The secret: at least 16 characters."""
+def issue_token(secret: str, vehicle: str, ttl: float = TTL_S, scopes: Sequence[str] = SCOPES, life: int = 0) -> str:
+    """A signed token that lets one vehicle do what the scopes say for ttl seconds. secret: 16 characters or more."""
     if len(secret) < 16:
         raise ValueError("secret: at least 16 characters wanted; make one with `openssl rand -hex 32`")
     if not vehicle:

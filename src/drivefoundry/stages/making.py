@@ -21,7 +21,8 @@ LOG = ("drivefoundry_car.log", "drivefoundry_car.channels", "drivefoundry_car.ch
 STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.row",
          "drivefoundry.clips.prepared")  # fmt: skip
 PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
-        "drivefoundry_car.signals", "drivefoundry_car.upload", "drivefoundry_car.outbox", "drivefoundry_car.link")  # fmt: skip
+        "drivefoundry_car.signals", "drivefoundry_car.upload", "drivefoundry_car.outbox",
+        "drivefoundry_car.link")  # fmt: skip
 FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
 HOME = ("drivefoundry.ingest", "drivefoundry.clips.checking", "drivefoundry.stages.home", *STORE, *PICK, *LOG)
 LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.stages.label", *STORE, *NOUNS, *LOG)
