@@ -6,8 +6,8 @@
 serve`; every twentieth connection is cut at some byte of a clip. Ours ends when each clip is hashed, checked, made
 durable and acknowledged; rows are made when cars are quiet, and `stop_and_land_s` is what was left to do. The peer, a
 plain tuspyserver with tuspy clients, receives the same files over whole connections and checks nothing; each tuspy
-client sends its file in one request, which is its default and its fastest. Both get the same number of client processes;
-queues are filled and vehicles enrolled before the clock starts. Rounds of the two alternate, the ratio is the median of
+client sends its file in one request, which is its default and its fastest. Both get as many client processes; queues
+are filled and vehicles enrolled before the clock starts. Rounds of the two alternate, the ratio is the median of
 the rounds. CPU seconds are those of all processes of a side, their start included. Ends with exit code 1 if a target is
 missed.
 """

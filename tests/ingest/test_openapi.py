@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from serving import about
 
@@ -68,10 +68,11 @@ def test_answers_are_those_of_the_contract(method, path, contract, service):
         assert signed or "security" not in route.definition.raw or answer.status_code == 401
 
     def wrong(case):
-        answer = case.call_and_validate(headers=bearer(), excluded_checks=[negative_data_rejection])
+        headers = {} if "Authorization" in (case.headers or {}) else bearer()  # that may be what is wrong
+        answer = case.call_and_validate(headers=headers, excluded_checks=[negative_data_rejection])
         assert 400 <= answer.status_code < 500
 
-    few = settings(max_examples=25, suppress_health_check=list(HealthCheck))
+    few = settings(max_examples=25, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     cases = route.as_strategy(generation_mode=GenerationMode.POSITIVE)
     few(given(case=cases, known=st.booleans(), signed=st.sampled_from([True, True, False]))(right))()
     if "parameters" in route.definition.raw or "requestBody" in route.definition.raw:
