@@ -73,18 +73,21 @@ class Landing:
         row = self._check(part, sha, vehicle)
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(part, self.folder / f"{sha}.mcap")
+        with self._lock:
+            self._acknowledged[sha] = None
+            if sha in self._landed:  # by another upload, meanwhile
+                part.unlink()
+                return
+            os.replace(part, self.folder / f"{sha}.mcap")
+            self._first_waits = self._first_waits if self._waiting else time.monotonic()
+            self._waiting[sha] = vehicle, row
+            if len(self._waiting) >= BATCH:
+                self._wake.set()
         directory = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
-        with self._lock:
-            self._first_waits = self._first_waits if self._waiting else time.monotonic()
-            self._waiting[sha] = vehicle, row
-            self._acknowledged[sha] = None
-            if len(self._waiting) >= BATCH:
-                self._wake.set()
 
     def flush(self) -> list[str]:
         """Land all that waits; returns the ids of the clips acknowledged since the start, in that order."""
