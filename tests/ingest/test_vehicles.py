@@ -94,6 +94,13 @@ def test_a_file_that_is_no_table_of_vehicles(tmp_path):
         Vehicles(tmp_path / "vehicles.db")
 
 
+def test_only_its_owner_reads_what_is_kept(vehicles):
+    vehicles.secret()
+    files = list(vehicles.file.parent.glob("vehicles.db*"))
+    assert len(files) == 3  # the log beside it holds what was written last
+    assert not any(file.stat().st_mode & 0o077 for file in files)
+
+
 def test_the_bytes_of_a_day(vehicles):
     vehicles.spend("car-1", 700)
     vehicles.spend("car-1", 300)

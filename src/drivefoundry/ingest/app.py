@@ -190,7 +190,8 @@ class _Service:
 
     async def _receive(self, request: Request, upload: Upload, begin: int) -> int:
         """Append what comes; what came before the link broke is kept. Returns the bytes now here."""
-        left, room = self.accounts.left(upload.vehicle), upload.length - begin
+        room = upload.length - begin
+        left = self.accounts.left(upload.vehicle) if room else 0
         if int(request.headers.get("Content-Length") or 0) > room:
             raise Refused(413, f"more than the promised {upload.length} bytes")
         count, clock = 0, asyncio.get_running_loop().time

@@ -7,6 +7,7 @@ line, the service sees with the next request.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 import sqlite3
@@ -53,13 +54,13 @@ class Vehicles:
     def __init__(self, file: Path | str, clock: Callable[[], float] = time.time) -> None:
         self.file, self._clock, self._lock = Path(file), clock, threading.Lock()
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))  # what SQLite puts beside it gets the same rights
         try:
             self._db, self._book = self._opened("FULL"), self._opened("NORMAL")
             self._db.executescript(_TABLES)
             self._do("DELETE FROM spent WHERE day < ?", self._day(-7))
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{self.file}: cannot keep the vehicles ({error}); name another folder") from error
-        self.file.chmod(0o600)
 
     def close(self) -> None:
         self._db.close()
