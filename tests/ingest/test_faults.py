@@ -100,12 +100,19 @@ def test_a_slow_link_is_given_time_and_a_window_that_closes_stops_at_once(servic
     def clock():
         return now[0] + zone
 
-    slow = Link([Window("22:00", "06:00"), Window("09:00", "10:00", rate=400_000)], clock=clock)
+    slow = Link([Window("22:00", "06:00"), Window("09:00", "10:00", rate=100_000)], clock=clock)
     with broken_link(service.port, rate=2_000_000) as link:
         uploader = car(service, tmp_path, link.url, link=slow)
-        threading.Timer(0.3, lambda: now.__setitem__(0, 10 * 3600.0)).start()
+
+        def close_the_window():
+            on_its_way(link, 20_000)
+            now[0] = 10 * 3600.0
+
+        closing = threading.Thread(target=close_the_window)
+        closing.start()
         assert uploader.send_all(own[:1]) == []
-        assert 20_000 < link.carried < 300_000
+        closing.join()
+        assert 20_000 <= link.carried < 300_000
         assert len(uploader.outbox.waiting()) == 1
         now[0] = 22.5 * 3600
         (receipt,) = uploader.send_all()
