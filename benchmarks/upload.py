@@ -264,23 +264,22 @@ def compared(folder: Path, clips: list[Path], receipts: list[str]) -> tuple[int,
 
 def peer(python: str, clips: list[Path], folder: Path) -> dict[str, Any]:
     """The same files to a plain tuspyserver; nothing where the peers are not installed, and a line says so."""
-    folder.mkdir()
-    try:
-        return _peer(python, clips, folder)
-    finally:
-        shutil.rmtree(folder)
-
-
-def _peer(python: str, clips: list[Path], folder: Path) -> dict[str, Any]:
-    command = [python, "-P", str(PEER)]
-    server = subprocess.Popen([*command, "serve", str(folder)], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    said = server.stdout.readline()
-    if not said:
-        server.wait()
+    if subprocess.run([python, "-c", "import tuspyserver, tusclient"], capture_output=True).returncode:
         say(INSTALL)
         return {}
-    url = json.loads(said)["url"]
+    folder.mkdir()
+    command = [python, "-P", str(PEER)]
+    with subprocess.Popen([*command, "serve", str(folder)], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            return _peer(command, server, clips, folder)
+        finally:
+            server.kill()
+            shutil.rmtree(folder)
+
+
+def _peer(command: list[str], server: subprocess.Popen[str], clips: list[Path], folder: Path) -> dict[str, Any]:
+    assert server.stdout is not None
+    url = json.loads(server.stdout.readline())["url"]
     senders = []
     for k in range(cores()):
         files = [str(clip) for clip in clips[k :: cores()]]
@@ -296,8 +295,6 @@ def _peer(python: str, clips: list[Path], folder: Path) -> dict[str, Any]:
     seconds, cpu = time.perf_counter() - start, cpu_of(server.pid) - before
     for sender in senders:
         sender.communicate(timeout=PEER_S)
-    server.terminate()
-    server.wait(60)
     came = sorted(f.stat().st_size for f in folder.iterdir() if f.is_file() and not f.suffix)
     assert came == sorted(clip.stat().st_size for clip in clips), "the peer has not received every file"
     return {"seconds": seconds, "cpu_s": cpu + sum(t["cpu_s"] for t in told), "versions": told[0]["versions"]}
