@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NAMES = {"grpc": "grpcio", "carla_driver_interface": "carla-driver-interface"}
 """Distributions of modules that extras bring, which need not be installed."""
-BEHIND = {"securesystemslib"}
-"""Never imported in the car: with its extra `crypto` tuf checks ed25519 signatures."""
+BEHIND = {"securesystemslib", "httptools", "uvloop"}
+"""Never imported here: tuf needs the first, with its extra `crypto`, to check ed25519 signatures; uvicorn the rest."""
 
 
 def imported(*folders: str) -> dict[str, Path]:

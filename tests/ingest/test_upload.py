@@ -192,9 +192,9 @@ def test_a_clip_of_another_vehicle_is_refused(service, make_drive, tmp_path):
 
 def test_another_vehicles_upload_can_be_neither_seen_nor_changed(service):
     location = created(service.url, b"x" * 100, vehicle="car-7").headers["Location"]
-    assert httpx.head(service.url + location, headers=headers("car-8")).status_code == 403
+    assert httpx.head(service.url + location, headers=headers("car-8")).status_code == 404
     foreign = headers("car-8", Upload_Offset="0") | BODY
-    assert httpx.patch(service.url + location, content=b"y" * 10, headers=foreign).status_code == 403
+    assert httpx.patch(service.url + location, content=b"y" * 10, headers=foreign).status_code == 404
     assert httpx.head(service.url + location, headers=headers("car-7")).headers["Upload-Offset"] == "0"
     assert created(service.url, b"x" * 100, vehicle="car-8").headers["Location"] != location
 

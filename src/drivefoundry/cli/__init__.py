@@ -62,7 +62,8 @@ def _dispatch(argv: list[str]) -> int:
     if verb not in verbs:
         raise ValueError(f"unknown verb {verb!r}: {nearest(verb, verbs)}")
     if (verb, *rest[:1]) in WITHIN:
-        import_module(f"{__name__}.{WITHIN[verb, rest[0]]}").run(rest[1:])
+        module, _, function = WITHIN[verb, rest[0]].partition(".")
+        getattr(import_module(f"{__name__}.{module}"), function or "run")(rest[1:])
     elif verb in OWN:
         import_module(f"{__name__}.{verb}").run(rest)
     else:

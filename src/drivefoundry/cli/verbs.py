@@ -10,7 +10,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "One stage, and whatever it stands on that is not made yet": {
         "fleet": "a city full of cars records drives",
-        "ingest": "clips around the triggers travel from the cars into the clip store",
+        "ingest": "clips around the triggers travel into the clip store; `ingest serve --help`: a service",
         "import": "drives or scenes from elsewhere (--drives, --scenes) enter instead of the fleet's",
         "curate": "broken and near-duplicate clips out; training and test places kept apart",
         "label": "clips become episodes: scene facts, reasoning, decisions, future trajectory; and scenes",
@@ -39,8 +39,16 @@ VERBS: dict[str, dict[str, str]] = {
 }
 OWN = ("scene", "city", "serve", "campaign", "plan", "scale", "model")
 """Verbs that make nothing of the line; each is `run` of the module of its name."""
-WITHIN = {("judge", "compare"): "compare", ("plan", "cluster"): "cluster", ("scale", "fit"): "law"}
-"""A verb's own verbs -> module."""
+WITHIN = {
+    ("judge", "compare"): "compare",
+    ("plan", "cluster"): "cluster",
+    ("scale", "fit"): "law",
+    ("ingest", "serve"): "ingest.serve",
+    ("ingest", "enrol"): "ingest.enrol",
+    ("ingest", "revoke"): "ingest.revoke",
+    ("ingest", "vehicles"): "ingest.listed",
+}
+"""A verb's own verbs -> module, with its function where that is not `run`."""
 EXAMPLES = (
     ("run", "all turns of the default recipe, in ./out"),
     ("run --recipe tiny --out /tmp/try", "the same line in about a minute"),

@@ -5,24 +5,18 @@ Lance's threads do not survive a fork: start worker processes with spawn, and op
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import lance
 import pyarrow as pa
 
 from drivefoundry.clips.objects import Objects
-from drivefoundry.clips.row import others_of, pack, unpack
-from drivefoundry_car import log
+from drivefoundry.clips.prepared import NAMED, Prepared, prepare
+from drivefoundry.clips.row import others_of, unpack
 from drivefoundry_car.log import Drive
 
-NAMED = ("vehicle", "drive", "source", "place", "campaign", "trigger", "map", "release")
-"""Keys of a drive's meta that are columns of their own, to filter by."""
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"}),
@@ -39,17 +33,6 @@ SCHEMA = pa.schema(
 )
 """id: SHA-256 of the clip's MCAP file; t0, duration: s; bytes: of that file; video: SHA-256 of the MP4, '' if none;
 meta, signals: the rest of the drive, see `clips.row`."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One clip, read and checked, its video already in the object store: ready to become a row."""
-
-    row: dict[str, Any]
-
-    @property
-    def id(self) -> str:
-        return self.row["id"]
 
 
 class ClipStore:
@@ -78,25 +61,7 @@ class ClipStore:
 
     def prepare(self, path: Path) -> Prepared:
         """One clip file in; checked, its video stored, its row built. Nothing shows until `append`."""
-        drive = log.read_drive(path)
-        others = {name: log.as_h264(v) for name, v in drive.others.items()}
-        drive = replace(drive, video=None if drive.video is None else log.as_h264(drive.video), others=others)
-        data = path.read_bytes()
-        video = "" if drive.video is None else self.objects.put(log.to_mp4(drive.video))
-        texts, signals = pack(drive, {name: self.objects.put(log.to_mp4(v)) for name, v in others.items()})
-        row: dict[str, Any] = {name: drive.meta.get(name, "") for name in NAMED}
-        row |= {
-            "id": hashlib.sha256(data).hexdigest(),
-            "landed": datetime.now(UTC),
-            "t0": float(drive.t[0]),
-            "duration": float(drive.t[-1] - drive.t[0]),
-            "bytes": len(data),
-            "frames": 0 if drive.video is None else len(drive.video.t),
-            "video": video,
-            "meta": texts,
-            "signals": signals,
-        }
-        return Prepared(row)
+        return prepare(path, self.objects)
 
     def append(self, prepared: Sequence[Prepared]) -> None:
         """Prepared clips in, rows out, in one version of the table; clips that are already here are left out."""

@@ -1,8 +1,7 @@
 """Requests of cars in, answers out: tus 1.0 (core, creation) with a token per vehicle and a SHA-256 per file.
 
-Answers: 201 created (Upload-Offset says how far it has come), 204 taken, 401 token refused, 403 another vehicle's, 404
-no such upload, 409 wrong offset, 412 other tus version, 413 too large, 415 wrong type, 422 no drive, 423 in use, 460
-wrong hash, 507 no room. The header Clip-Sha256 acknowledges: the file with this hash is here for good.
+What each route answers stands in `contract` and in /openapi.json. The header Clip-Sha256 acknowledges: the file with
+this hash is here for good. A vehicle sees its own uploads and clips only; another's are as if they were not.
 """
 
 from __future__ import annotations
@@ -10,83 +9,157 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import os
 import re
-from collections import defaultdict
+import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from drivefoundry.clips.prepared import WrongHash, WrongVehicle
+from drivefoundry.ingest.accounts import Accounts, Refused, document
+from drivefoundry.ingest.contract import ROUTES, SECURITY, TUS
 from drivefoundry.ingest.landing import Landing
-from drivefoundry.ingest.tokens import vehicle_of
+from drivefoundry.ingest.metrics import CONTENT_TYPE, Metrics
 from drivefoundry.ingest.uploads import Upload, Uploads
 
-TUS = "1.0.0"
-MAX_BYTES = 256 << 20
-"""Largest clip that is taken."""
 SILENCE_S = 30.0
 """A request that sends nothing for this long loses its hold on the upload."""
+HASHES = 1000
+"""Most hashes that may be asked for at once."""
+_SHA = re.compile(r"[0-9a-f]{64}")
+_COUNTERS = {
+    "requests_total": "Requests by route and status.",
+    "received_bytes_total": "Bytes of clips received, those of broken requests included.",
+    "acknowledged_total": "Clips checked, kept and acknowledged.",
+    "refused_total": "Uploads whose bytes were refused, by reason.",
+}
 
 
-class Refused(Exception):
-    """A request that is answered with an error status and one line of text."""
-
-    def __init__(self, status: int, line: str) -> None:
-        super().__init__(line)
-        self.status = status
-
-
-def make_app(landing: Landing, secret: str, folder: Path) -> FastAPI:
-    """The service over one landing; unfinished uploads are kept in folder."""
-    app = FastAPI(title="drivefoundry ingest", docs_url=None, redoc_url=None)
-    service = _Service(landing, secret, Uploads(folder))
-    app.add_api_route("/health", service.health, methods=["GET"])
-    app.add_api_route("/uploads", service.options, methods=["OPTIONS"], status_code=204)
-    app.add_api_route("/uploads", service.create, methods=["POST"], status_code=201)
-    app.add_api_route("/uploads/{name}", service.head, methods=["HEAD"])
-    app.add_api_route("/uploads/{name}", service.patch, methods=["PATCH"], status_code=204)
+def make_app(landing: Landing, accounts: Accounts, uploads: Uploads) -> FastAPI:
+    """The service over one landing; unfinished uploads are kept in uploads."""
+    app = FastAPI(title="drivefoundry ingest", version="1", docs_url=None, redoc_url=None)
+    metrics = Metrics(_COUNTERS)
+    service = _Service(landing, accounts, uploads, metrics)
+    for method, path, handler, status in (
+        ("GET", "/health", service.health, 200),
+        ("GET", "/metrics", service.metrics_text, 200),
+        ("POST", "/enrol", accounts.enrol, 200),
+        ("POST", "/token", accounts.token, 200),
+        ("GET", "/status", accounts.status, 200),
+        ("POST", "/have", service.have, 200),
+        ("OPTIONS", "/uploads", service.options, 204),
+        ("POST", "/uploads", service.create, 201),
+        ("HEAD", "/uploads/{name}", service.head, 200),
+        ("PATCH", "/uploads/{name}", service.patch, 204),
+    ):
+        about = ROUTES[handler.__name__.removesuffix("_text")]
+        app.add_api_route(path, handler, methods=[method], status_code=status, response_class=Response, **about)
 
     @app.exception_handler(Refused)
     async def refuse(_: Request, error: Refused) -> Response:
-        return PlainTextResponse(str(error), error.status, {"Tus-Resumable": TUS})
+        return PlainTextResponse(str(error), error.status, {"Tus-Resumable": TUS, **error.headers})
 
+    @app.exception_handler(sqlite3.OperationalError)
+    async def no_table(_: Request, error: sqlite3.OperationalError) -> Response:
+        line = f"the table of vehicles cannot be written ({error}); try again later"
+        return PlainTextResponse(line, 507, {"Tus-Resumable": TUS})
+
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        text = plain()
+        text.setdefault("components", {})["securitySchemes"] = SECURITY
+        return text
+
+    app.openapi = described
+    app.add_middleware(_Counted, metrics=metrics)
     return app
 
 
-class _Service:
-    """The routes and what they share."""
+class _Counted:
+    """ASGI middleware: counts requests by route and status."""
 
-    def __init__(self, landing: Landing, secret: str, uploads: Uploads) -> None:
-        self.landing, self.secret, self.uploads = landing, secret, uploads
-        self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                self.metrics.add("requests_total", route=route, status=str(message["status"]))
+            await send(message)
+
+        await self.app(scope, receive, counted)
+
+
+class _Service:
+    """The routes of clips and what they share; all but the checks runs on the event loop."""
+
+    def __init__(self, landing: Landing, accounts: Accounts, uploads: Uploads, metrics: Metrics) -> None:
+        self.landing, self.accounts, self.uploads, self.metrics = landing, accounts, uploads, metrics
+        self.busy: set[str] = set()
         # Checking a clip is work for the processor: two at a time, away from the event loop.
-        self.checkers = ThreadPoolExecutor(2, thread_name_prefix="check")
+        self.checks = ThreadPoolExecutor(2, thread_name_prefix="check")
 
     async def health(self) -> Response:
-        return JSONResponse({"status": "ok", **self.landing.counts()})
+        counts = self.landing.counts()
+        if self.landing.trouble:
+            return JSONResponse({"status": self.landing.trouble, **counts}, 503)
+        return JSONResponse({"status": "ok", **counts})
+
+    async def metrics_text(self) -> Response:
+        counts = self.landing.counts()
+        gauges = {
+            "landed": ("Clips in the table.", counts["landed"]),
+            "waiting": ("Clips acknowledged, not yet in the table.", counts["waiting"]),
+            "unfinished": ("Uploads that have begun and not ended.", len(self.uploads)),
+            "receiving": ("Requests that add to an upload now.", len(self.busy)),
+        }
+        return Response(self.metrics.text(gauges), media_type=CONTENT_TYPE)
 
     async def options(self) -> Response:
-        extensions = {"Tus-Version": TUS, "Tus-Extension": "creation", "Tus-Max-Size": str(MAX_BYTES)}
+        size = str(self.accounts.limits.clip)
+        extensions = {"Tus-Version": TUS, "Tus-Extension": "creation", "Tus-Max-Size": size}
         return Response(status_code=204, headers={"Tus-Resumable": TUS, **extensions})
+
+    async def have(self, request: Request) -> Response:
+        vehicle = self.accounts.vehicle(request, "upload")
+        asked = (await document(request)).get("sha256")
+        if not isinstance(asked, list) or not all(isinstance(s, str) and _SHA.fullmatch(s) for s in asked):
+            raise Refused(400, "sha256: a list of hashes of 64 hex digits wanted")
+        if len(asked) > HASHES:
+            raise Refused(413, f"sha256: {len(asked)} hashes are more than the {HASHES} that may be asked for at once")
+        return JSONResponse({"have": [sha for sha in dict.fromkeys(asked) if self.landing.has(sha, vehicle)]})
 
     async def create(self, request: Request) -> Response:
         vehicle = self._vehicle(request)
-        length = _number(request, "Upload-Length")
-        if length > MAX_BYTES:
-            raise Refused(413, f"Upload-Length: {length} bytes are more than the {MAX_BYTES} that are taken; cut it")
+        length, most = _number(request, "Upload-Length"), self.accounts.limits.clip
         sha = _metadata(request.headers.get("Upload-Metadata", "")).get("sha256", "")
-        if not re.fullmatch(r"[0-9a-f]{64}", sha):
+        if not _SHA.fullmatch(sha):
             raise Refused(400, "Upload-Metadata: sha256 of the file is missing; send it as 64 hex digits in base64")
-        upload = self.uploads.create(vehicle, sha, length)
-        headers = {"Tus-Resumable": TUS, "Location": f"/uploads/{upload.id}"}
-        if self.landing.has(sha):
-            self.uploads.forget(upload)
-            headers |= {"Upload-Offset": str(length), "Clip-Sha256": sha}
-        else:
-            headers["Upload-Offset"] = str(self.uploads.offset(upload))
-        return Response(status_code=201, headers=headers)
+        if length > most:
+            raise Refused(413, f"Upload-Length: {length} bytes are more than the {most} that are taken; cut it")
+        name = self.uploads.name(vehicle, sha, length)
+        headers = {"Tus-Resumable": TUS, "Location": f"{request.scope.get('root_path', '')}/uploads/{name}"}
+        if self.landing.has(sha, vehicle):
+            left = self.uploads.get(name, vehicle)
+            if left is not None and name not in self.busy:  # it had landed when the service was killed
+                self.uploads.forget(left)
+            return Response(status_code=201, headers={**headers, "Upload-Offset": str(length), "Clip-Sha256": sha})
+        self.accounts.left(vehicle)
+        try:
+            upload = self.uploads.create(vehicle, sha, length)
+        except OSError as error:
+            raise _full(error) from error
+        if upload is None:
+            raise Refused(429, "too many uploads are unfinished; finish some first", {"Retry-After": "60"})
+        return Response(status_code=201, headers={**headers, "Upload-Offset": str(self.uploads.offset(upload))})
 
     async def head(self, name: str, request: Request) -> Response:
         upload = self._own(name, self._vehicle(request))
@@ -97,76 +170,105 @@ class _Service:
         vehicle = self._vehicle(request)
         if request.headers.get("Content-Type") != "application/offset+octet-stream":
             raise Refused(415, "Content-Type: application/offset+octet-stream wanted")
-        lock = self.locks[name]
-        if lock.locked():
+        began = _number(request, "Upload-Offset")
+        upload = self._own(name, vehicle)
+        if name in self.busy:
             raise Refused(423, "another request adds to this upload; try again later")
-        async with lock:
-            upload = self._own(name, vehicle)
+        self.busy.add(name)
+        try:
             offset = self.uploads.offset(upload)
-            if _number(request, "Upload-Offset") != offset:
+            if began != offset:
                 raise Refused(409, f"Upload-Offset: {offset} bytes are here; go on from there")
             offset = await self._receive(request, upload, offset)
             headers = {"Tus-Resumable": TUS, "Upload-Offset": str(offset)}
             if offset == upload.length:
-                await asyncio.get_running_loop().run_in_executor(self.checkers, self._finish, upload)
+                await self._finish(upload)
                 headers["Clip-Sha256"] = upload.sha256
-                del self.locks[name]
             return Response(status_code=204, headers=headers)
+        finally:
+            self.busy.discard(name)
 
-    async def _receive(self, request: Request, upload: Upload, offset: int) -> int:
+    async def _receive(self, request: Request, upload: Upload, begin: int) -> int:
         """Append what comes; what came before the link broke is kept. Returns the bytes now here."""
-        pieces = aiter(request.stream())
-        with self.uploads.part(upload).open("ab") as file:
-            while True:
-                try:
-                    piece = await asyncio.wait_for(anext(pieces, None), SILENCE_S)
-                except (ClientDisconnect, TimeoutError) as error:
-                    raise Refused(408, f"the link broke after {offset} bytes; go on from there") from error
-                if piece is None:
-                    return offset
-                if offset + len(piece) > upload.length:
-                    raise Refused(413, f"more than the promised {upload.length} bytes")
-                try:
-                    file.write(piece)
-                    file.flush()
-                except OSError as error:
-                    raise Refused(507, f"no room for the upload ({error.strerror}); try again later") from error
-                offset += len(piece)
-
-    def _finish(self, upload: Upload) -> None:
-        """Verify, check and hand over a whole upload; on return it may be acknowledged."""
-        if not self.uploads.verified(upload):
-            raise Refused(460, "the bytes do not have the promised SHA-256; send the file again")
+        room = upload.length - begin
+        left = self.accounts.left(upload.vehicle) if room else 0
+        if int(request.headers.get("Content-Length") or 0) > room:
+            raise Refused(413, f"more than the promised {upload.length} bytes")
+        count, clock = 0, asyncio.get_running_loop().time
         try:
-            self.landing.take(self.uploads.part(upload), upload.sha256, upload.vehicle)
-        except ValueError as error:
-            self.uploads.forget(upload)
-            raise Refused(422, f"not a clip: {str(error).split('.part: ')[-1]}") from error
-        except PermissionError as error:
+            part = os.open(self.uploads.part(upload), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise _full(error) from error
+        try:
+            async with asyncio.timeout(SILENCE_S) as silence:
+                async for piece in request.stream():
+                    silence.reschedule(clock() + SILENCE_S)
+                    if count + len(piece) > room:
+                        raise Refused(413, f"more than the promised {upload.length} bytes")
+                    if count + len(piece) > left:
+                        self.accounts.left(upload.vehicle, count + len(piece))
+                    view = memoryview(piece)
+                    while view:
+                        wrote = os.write(part, view)
+                        view, count = view[wrote:], count + wrote
+        except (ClientDisconnect, TimeoutError) as error:
+            raise Refused(408, f"the link broke after {begin + count} bytes; go on from there") from error
+        except OSError as error:
+            raise _full(error) from error
+        finally:
+            os.close(part)
+            if count:
+                self.metrics.add("received_bytes_total", count)
+                self.accounts.vehicles.spend(upload.vehicle, count)
+        return begin + count
+
+    async def _finish(self, upload: Upload) -> None:
+        """Check and hand over a whole upload; on return it may be acknowledged."""
+        take: Callable[..., None] = self.landing.take
+        part = self.uploads.part(upload)
+        reason = ""
+        try:
+            if not upload.length:
+                part.touch()
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self.checks, take, part, upload.sha256, upload.vehicle)
+        except WrongHash as error:
+            reason = "hash"
+            self.uploads.restart(upload)
+            raise Refused(460, str(error)) from error
+        except WrongVehicle as error:
+            reason = "vehicle"
             self.uploads.forget(upload)
             raise Refused(403, str(error)) from error
+        except ValueError as error:
+            reason = "clip"
+            self.uploads.forget(upload)
+            raise Refused(422, f"not a clip: {' '.join(str(error).split('.part: ')[-1].split())}") from error
         except OSError as error:
-            raise Refused(507, f"no room for the clip ({error}); try again later") from error
+            reason = "room"
+            raise _full(error) from error
+        finally:
+            if reason:
+                self.metrics.add("refused_total", reason=reason)
+        self.metrics.add("acknowledged_total")
         self.uploads.forget(upload)
 
     def _vehicle(self, request: Request) -> str:
+        vehicle = self.accounts.vehicle(request, "upload")
         if request.headers.get("Tus-Resumable") != TUS:
-            raise Refused(412, f"Tus-Resumable: {TUS} wanted")
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            raise Refused(401, "Authorization: a bearer token wanted")
-        try:
-            return vehicle_of(self.secret, token.strip())
-        except ValueError as error:
-            raise Refused(401, str(error)) from error
+            raise Refused(412, f"Tus-Resumable: {TUS} wanted", {"Tus-Version": TUS})
+        return vehicle
 
     def _own(self, name: str, vehicle: str) -> Upload:
-        upload = self.uploads.get(name)
+        upload = self.uploads.get(name, vehicle)
         if upload is None:
             raise Refused(404, "no such upload; create it")
-        if upload.vehicle != vehicle:
-            raise Refused(403, "this upload is another vehicle's")
         return upload
+
+
+def _full(error: OSError) -> Refused:
+    why = " ".join(str(error.strerror or error).split())
+    return Refused(507, f"no room for the upload ({why}); try again later")
 
 
 def _number(request: Request, header: str) -> int:

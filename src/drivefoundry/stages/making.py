@@ -19,13 +19,14 @@ CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.
        "drivefoundry_car.inputs")  # fmt: skip
 LOG = ("drivefoundry_car.log", "drivefoundry_car.live", "drivefoundry_car.channels", "drivefoundry_car.chunks",
        "drivefoundry_car.video")  # fmt: skip
-STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.row")
+STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.row",
+         "drivefoundry.clips.prepared")  # fmt: skip
 PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
         "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
-        "drivefoundry_car.upload")  # fmt: skip
+        "drivefoundry_car.upload", "drivefoundry_car.outbox", "drivefoundry_car.link")  # fmt: skip
 FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
-HOME = ("drivefoundry.ingest", "drivefoundry.stages.home", "drivefoundry.types", "drivefoundry.roadmap", *STORE, *PICK,
-        *LOG)  # fmt: skip
+HOME = ("drivefoundry.ingest", "drivefoundry.clips.checking", "drivefoundry.stages.home", "drivefoundry.types",
+        "drivefoundry.roadmap", *STORE, *PICK, *LOG)  # fmt: skip
 LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.stages.label", *STORE, *NOUNS, *LOG)
 IMPORT = ("drivefoundry.clips", "drivefoundry.sim.geometry", "drivefoundry.stages.openloop", *NOUNS, *LOG)
 LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry.types",

@@ -172,7 +172,7 @@ def shifted(frames: np.ndarray, down: int, right: int) -> np.ndarray:
 
 def mirrored(target: np.ndarray, mirror: np.ndarray) -> np.ndarray:
     """Targets (N, 8, K) or controls (N, 8, 2) in, those of the mirrored scenes out."""
-    return target[:, :, mirror] if target.shape[-1] == len(mirror) else target * np.float32([1.0, -1.0])
+    return target[:, :, mirror] if target.shape[-1] == len(mirror) else target * np.array([1.0, -1.0], np.float32)
 
 
 def batches(

@@ -1,0 +1,141 @@
+"""`ingest serve`, `enrol`, `revoke`, `vehicles`: the ingest service for cars that are not this machine's."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import arg
+
+from drivefoundry.cli.options import parse
+
+if TYPE_CHECKING:
+    from drivefoundry.ingest.vehicles import Vehicles
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a service is."""
+
+    store: Annotated[str, arg(metavar="DIR|URL")] = "clips"
+    """Clip store: a directory or s3://bucket/prefix (credentials from AWS_*)."""
+    folder: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: DIR/incoming of a local store)")
+    ] = None
+    """Uploads under way, and the vehicles; on a local disk."""
+
+
+@dataclass(frozen=True)
+class ServeOptions(Place):
+    """What `ingest serve` understands."""
+
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Where to listen; 0.0.0.0 for other machines, behind a proxy that speaks TLS."""
+    port: Annotated[int, arg(metavar="N")] = 8080
+    """The port there; 0 for a free one."""
+    clip: Annotated[int, arg(metavar="BYTES")] = 256 << 20
+    """Largest clip that is taken."""
+    day: Annotated[int | None, arg(metavar="BYTES", help_behavior_hint="(default: any)")] = None
+    """Most that one vehicle may send a day (UTC)."""
+    requests: Annotated[float, arg(metavar="N")] = 100.0
+    """Most requests a second of one vehicle, in the long run."""
+
+
+@dataclass(frozen=True)
+class EnrolOptions(Place):
+    """What `ingest enrol` understands."""
+
+    who: Annotated[tyro.conf.Positional[str], arg(metavar="VEHICLE", help_behavior_hint="")] = ""
+    """The vehicle's name, as its drives carry it."""
+    scopes: Annotated[tuple[str, ...], arg(metavar="SCOPE", help_behavior_hint="(default: upload and status)")] = ()
+    """What its tokens are good for."""
+
+
+@dataclass(frozen=True)
+class RevokeOptions(Place):
+    """What `ingest revoke` understands."""
+
+    who: Annotated[tyro.conf.Positional[str], arg(metavar="VEHICLE", help_behavior_hint="")] = ""
+    """The vehicle's name."""
+
+
+def serve(rest: list[str]) -> None:
+    """The ingest service until it is stopped; then it finishes what is under way and lands what it acknowledged."""
+    options = parse(ServeOptions, "ingest serve", "take clips of enrolled vehicles into a clip store", rest)
+    if options is None:
+        return
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    from drivefoundry.clips.store import ClipStore
+    from drivefoundry.ingest.limits import Limits
+    from drivefoundry.ingest.server import running
+
+    limits = Limits(clip=options.clip, requests=options.requests, day=options.day).validate()
+    folder = _folder(options)
+    store = ClipStore(options.store)
+    with running(store, None, options.port, options.host, folder, limits=limits, apart=True) as service:
+        print(f"{service.url} takes clips into {options.store} until it is stopped", flush=True)
+        stop.wait()
+
+
+def enrol(rest: list[str]) -> None:
+    """A vehicle's name in, its one-time code on stdout."""
+    options = parse(EnrolOptions, "ingest enrol", "print a one-time code by which a vehicle enrols itself", rest)
+    if options is None:
+        return
+    from drivefoundry.ingest.tokens import SCOPES
+    from drivefoundry.ingest.vehicles import Vehicles
+
+    with closing(Vehicles(_folder(options) / "vehicles.db")) as vehicles:
+        print(vehicles.invite(_named(options.who, "enrol"), options.scopes or SCOPES))
+
+
+def revoke(rest: list[str]) -> None:
+    """A vehicle's name in; nothing that it holds is good any more."""
+    options = parse(RevokeOptions, "ingest revoke", "end a vehicle's tokens, secrets and codes, at once", rest)
+    if options is None:
+        return
+    with closing(_vehicles(options)) as vehicles:
+        vehicles.revoke(_named(options.who, "revoke"))
+
+
+def listed(rest: list[str]) -> None:
+    """The vehicles, one a line: name, scopes, bytes of today, how it stands."""
+    options = parse(Place, "ingest vehicles", "list the vehicles, their scopes, bytes of today and standing", rest)
+    if options is None:
+        return
+    with closing(_vehicles(options)) as vehicles:
+        for v in vehicles.all():
+            how = "invited"
+            if v.revoked is not None or v.enrolled is not None:
+                at = datetime.fromtimestamp(v.revoked or v.enrolled or 0.0)
+                how = f"{'revoked' if v.revoked else 'enrolled'} {at:%Y-%m-%d %H:%M}"
+            print(f"{v.name:24} {','.join(v.scopes):16} {vehicles.spent(v.name):14} {how}")
+
+
+def _folder(options: Place) -> Path:
+    from drivefoundry.ingest.server import default_folder
+
+    return options.folder or default_folder(options.store)
+
+
+def _vehicles(options: Place) -> Vehicles:
+    from drivefoundry.ingest.vehicles import Vehicles
+
+    file = _folder(options) / "vehicles.db"
+    if not file.exists():
+        raise ValueError(f"{file}: no vehicles here; name the service's --store or --folder")
+    return Vehicles(file)
+
+
+def _named(who: str, verb: str) -> str:
+    if not who:
+        raise ValueError(f"ingest {verb}: give the vehicle's name")
+    return who

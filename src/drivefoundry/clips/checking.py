@@ -1,0 +1,125 @@
+"""Uploaded files in, verdicts and rows out, made by processes of bounded memory and time: nothing sent is trusted.
+
+A file that makes its checker grow, hang or die is refused; the next one finds a new checker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import queue
+import resource
+import signal
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from drivefoundry.clips.objects import Objects
+from drivefoundry.clips.prepared import Prepared, check, prepare
+
+MEMORY = 2 << 30
+"""Bytes that a check may take beyond what an idle checker has: a clip of the largest size takes half of it."""
+SECONDS = 30.0
+"""How long a check may take: the largest clip takes a second or two."""
+_START_S = 60.0
+
+
+class Checkers:
+    """`prepared.check` and `prepared.prepare` in processes of their own, a file at a time each; threads may share them.
+
+    objects: URL of the object store that keeps the clips' videos; memory, seconds: bounds of one file.
+    """
+
+    def __init__(self, objects: str, count: int = 2, *, memory: int = MEMORY, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
+        self._settings = (objects, memory)
+        self._idle: queue.LifoQueue[_Checker] = queue.LifoQueue()
+        for _ in range(count):
+            self._idle.put(_Checker(*self._settings))
+        self._count = count
+
+    def check(self, path: Path, sha256: str, vehicle: str) -> None:
+        """See `prepared.check`. ValueError as well where the check takes too much memory or time."""
+        self._ask(path, sha256, vehicle)
+
+    def prepare(self, path: Path, sha256: str) -> Prepared:
+        """See `prepared.prepare`, with the same bounds."""
+        prepared = self._ask(path, sha256, None)
+        assert prepared is not None
+        return prepared
+
+    def _ask(self, path: Path, sha256: str, vehicle: str | None) -> Prepared | None:
+        checker = self._idle.get()
+        try:
+            return checker.ask((path, sha256, vehicle), self.seconds)
+        finally:
+            if not checker.process.is_alive():
+                checker.close()
+                checker = _Checker(*self._settings)
+            self._idle.put(checker)
+
+    def close(self) -> None:
+        """End the processes, each after the check it is at."""
+        for _ in range(self._count):
+            self._idle.get().close()
+
+
+class _Checker:
+    """One process and the pipe to it."""
+
+    def __init__(self, objects: str, memory: int) -> None:
+        spawn = multiprocessing.get_context("spawn")  # never fork: lance holds threads
+        self._pipe, theirs = spawn.Pipe()
+        self.process: BaseProcess = spawn.Process(target=_work, args=(theirs, objects, memory), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._started = False
+
+    def ask(self, task: tuple[Path, str, str | None], seconds: float) -> Prepared | None:
+        try:
+            self._started = self._started or (self._pipe.poll(_START_S) and self._pipe.recv())
+        except (EOFError, ConnectionError) as error:
+            raise OSError("no checker starts") from error
+        try:
+            self._pipe.send(task)
+            if not self._pipe.poll(seconds):
+                self.process.kill()
+                self.process.join()
+                raise ValueError(f"checking it takes more than {seconds:g} s; cut it into shorter clips")
+            told = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            self.process.join()
+            if self.process.exitcode == -signal.SIGKILL:  # by the machine or its operator: not the file's doing
+                raise OSError("the checker was killed") from error
+            raise ValueError(f"its checker died of it (exit code {self.process.exitcode}); record it again") from error
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    def close(self) -> None:
+        self._pipe.close()
+        self.process.join(SECONDS)
+        self.process.kill()
+        self.process.join()
+
+
+def _work(pipe: Connection, objects: str, memory: int) -> None:
+    """A checker's life: until its parent closes the pipe, or dies."""
+    for stop in (signal.SIGINT, signal.SIGTERM):  # whoever stops the service lets its checkers finish
+        signal.signal(stop, signal.SIG_IGN)
+    store = Objects(objects)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    bound = pages * resource.getpagesize() + memory
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+    with contextlib.suppress(EOFError, ConnectionError):
+        pipe.send(True)
+        while True:
+            pipe.send(_answer(store, *pipe.recv()))
+
+
+def _answer(store: Objects, path: Path, sha256: str, vehicle: str | None) -> Prepared | Exception | None:
+    try:
+        return prepare(path, store, sha256) if vehicle is None else check(path, sha256, vehicle)
+    except (ValueError, OSError) as error:
+        error.__cause__ = error.__context__ = None  # the line is all that is told
+        return error.with_traceback(None)

@@ -1,0 +1,92 @@
+"""A clip file in, a checked row of the clip store out, its video kept: all of landing but the table.
+
+Imports no lance, so that a process that checks what cars send starts in an instant and holds little.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from av.error import FFmpegError
+
+from drivefoundry.clips.objects import Objects
+from drivefoundry.clips.row import pack
+from drivefoundry_car import log
+from drivefoundry_car.log import Drive
+
+NAMED = ("vehicle", "drive", "source", "place", "campaign", "trigger", "map", "release")
+"""Keys of a drive's meta that are columns of their own, to filter by."""
+_DAMAGE = (AssertionError, ArithmeticError, AttributeError, EOFError, FFmpegError, LookupError, MemoryError,
+           RecursionError, TypeError)  # fmt: skip
+"""What readers and muxers raise, besides ValueError, on values that no recorder writes."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One clip, read and checked, its video already in the object store: ready to become a row."""
+
+    row: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return self.row["id"]
+
+
+class WrongHash(ValueError):
+    """The file is not the one that was promised."""
+
+
+class WrongVehicle(ValueError):
+    """The drive is another vehicle's than was said."""
+
+
+def check(path: Path, sha256: str, vehicle: str) -> None:
+    """One clip file in; nothing out where `prepare` will take it, else its ValueError."""
+    _read(path, sha256, vehicle)
+
+
+def prepare(path: Path, objects: Objects, sha256: str | None = None, vehicle: str | None = None) -> Prepared:
+    """One clip file in; checked, its video stored in objects, its row built.
+
+    WrongHash or WrongVehicle, both ValueErrors, if another hash or vehicle was promised; ValueError of one line if it
+    is no drive or its video is none; OSError if the objects cannot be kept. Nothing is stored of what is refused.
+    """
+    found, drive, mp4, others = _read(path, sha256, vehicle)
+    texts, signals = pack(drive, {name: objects.put(data) for name, data in others.items()})
+    row: dict[str, Any] = {name: drive.meta.get(name, "") for name in NAMED}
+    row |= {
+        "id": found,
+        "landed": datetime.now(UTC),
+        "t0": float(drive.t[0]),
+        "duration": float(drive.t[-1] - drive.t[0]),
+        "bytes": path.stat().st_size,
+        "frames": 0 if drive.video is None else len(drive.video.t),
+        "video": "" if mp4 is None else objects.put(mp4),
+        "meta": texts,
+        "signals": signals,
+    }
+    return Prepared(row)
+
+
+def _read(path: Path, sha256: str | None, vehicle: str | None) -> tuple[str, Drive, bytes | None, dict[str, bytes]]:
+    """The file's hash, its drive, and as MP4 the video of its front camera, if any, and of each further one."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 is not None and found != sha256:
+        raise WrongHash("the bytes do not have the promised SHA-256; send the file again")
+    try:
+        drive = log.read_drive(path)
+        owner = drive.meta.get("vehicle", "")
+        if vehicle is not None and owner != vehicle:
+            raise WrongVehicle(f"the clip is of vehicle '{owner}', the token of '{vehicle}'")
+        others = {name: log.as_h264(video) for name, video in drive.others.items()}
+        drive = replace(drive, video=None if drive.video is None else log.as_h264(drive.video), others=others)
+        mp4 = None if drive.video is None else log.to_mp4(drive.video)
+        return found, drive, mp4, {name: log.to_mp4(video) for name, video in others.items()}
+    except _DAMAGE as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{path}: damaged MCAP ({why}); copy or record it again") from error

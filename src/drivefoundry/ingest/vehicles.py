@@ -1,0 +1,169 @@
+"""Vehicles that may upload: enrolment codes, refresh secrets, revocations and the bytes of the day, in SQLite.
+
+Of codes and secrets only hashes are kept. Several processes may share the file: what an operator does by the command
+line, the service sees with the next request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from drivefoundry.ingest.tokens import SCOPES
+
+CODE_S = 24 * 3600.0
+"""How long a one-time enrolment code is good."""
+_NAME = re.compile(r"[\w.:@-]{1,64}", re.ASCII)
+_TABLES = """
+CREATE TABLE IF NOT EXISTS vehicles (
+  name TEXT PRIMARY KEY, scopes TEXT NOT NULL, life INTEGER NOT NULL DEFAULT 0, code TEXT, code_until REAL,
+  refresh TEXT, before TEXT, enrolled REAL, revoked REAL);
+CREATE INDEX IF NOT EXISTS by_code ON vehicles (code);
+CREATE INDEX IF NOT EXISTS by_refresh ON vehicles (refresh);
+CREATE INDEX IF NOT EXISTS by_before ON vehicles (before);
+CREATE TABLE IF NOT EXISTS spent (
+  vehicle TEXT NOT NULL, day TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (vehicle, day));
+CREATE TABLE IF NOT EXISTS secret (id INTEGER PRIMARY KEY CHECK (id = 0), value TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Vehicle:
+    """One row. life: how often it was revoked; enrolled, revoked: s since 1970 or None."""
+
+    name: str
+    scopes: tuple[str, ...]
+    life: int
+    enrolled: float | None
+    revoked: float | None
+
+
+class Vehicles:
+    """The table of vehicles in one file. Threads may share it. clock: s since 1970."""
+
+    def __init__(self, file: Path | str, clock: Callable[[], float] = time.time) -> None:
+        self.file, self._clock, self._lock = Path(file), clock, threading.Lock()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))  # what SQLite puts beside it gets the same rights
+        try:
+            self._db, self._book = self._opened("FULL"), self._opened("NORMAL")
+            self._db.executescript(_TABLES)
+            self._do("DELETE FROM spent WHERE day < ?", self._day(-7))
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{self.file}: cannot keep the vehicles ({error}); name another folder") from error
+
+    def close(self) -> None:
+        self._db.close()
+        self._book.close()
+
+    def secret(self) -> str:
+        """The key that signs this service's tokens, made at the first call."""
+        self._do("INSERT OR IGNORE INTO secret VALUES (0, ?)", secrets.token_hex(32))
+        return self._do("SELECT value FROM secret")[0][0]
+
+    def invite(self, name: str, scopes: Sequence[str] = SCOPES) -> str:
+        """A one-time code by which the vehicle enrols itself; a code from before dies. A revoked one may come back."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"vehicle '{name}': 1 to 64 letters, digits and . : @ _ - wanted")
+        unknown = sorted(set(scopes) - set(SCOPES))
+        if unknown or not scopes:
+            raise ValueError(f"scopes: {' and '.join(SCOPES)} are known, not '{' '.join(unknown)}'")
+        code = secrets.token_urlsafe(24)
+        self._do(
+            "INSERT INTO vehicles (name, scopes, code, code_until) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE "
+            "SET scopes = excluded.scopes, code = excluded.code, code_until = excluded.code_until",
+            name, " ".join(scopes), _hash(code), self._clock() + CODE_S,
+        )  # fmt: skip
+        return code
+
+    def enrol(self, code: str) -> tuple[Vehicle, str]:
+        """A one-time code in, its vehicle and refresh secret out; secrets from before die. ValueError if refused."""
+        refresh = secrets.token_urlsafe(32)
+        rows = self._do(
+            "UPDATE vehicles SET code = NULL, refresh = ?, before = NULL, enrolled = ?, revoked = NULL "
+            "WHERE code = ? AND code_until >= ? RETURNING name",
+            _hash(refresh), self._clock(), _hash(code), self._clock(),
+        )  # fmt: skip
+        if not rows:
+            raise ValueError("the code is unknown, used or too old; ask the operator for a new one")
+        return self._named(rows[0][0]), refresh
+
+    def rotate(self, refresh: str) -> tuple[Vehicle, str]:
+        """A refresh secret in, its vehicle and the next secret out. ValueError if it is refused.
+
+        The one before the newest stays good until the newest is used: the answer that brought that may be lost.
+        """
+        new, old = secrets.token_urlsafe(32), _hash(refresh)
+        rows = self._do(
+            "UPDATE vehicles SET refresh = ?, before = ? WHERE refresh = ? OR before = ? RETURNING name",
+            _hash(new), old, old, old,
+        )  # fmt: skip
+        if not rows:
+            raise ValueError("the refresh secret is unknown, replaced or revoked; enrol the vehicle again")
+        return self._named(rows[0][0]), new
+
+    def revoke(self, name: str) -> None:
+        """End all tokens, secrets and codes of a vehicle, at once and for good; it may be invited again."""
+        rows = self._do(
+            "UPDATE vehicles SET life = life + 1, code = NULL, refresh = NULL, before = NULL, revoked = ? "
+            "WHERE name = ? RETURNING name",
+            self._clock(), name,
+        )  # fmt: skip
+        if not rows:
+            raise ValueError(f"vehicle '{name}': not enrolled here; `drivefoundry ingest vehicles` lists them")
+
+    def life(self, name: str) -> int:
+        """How often a vehicle was revoked: tokens of an earlier life are dead."""
+        rows = self._do("SELECT life FROM vehicles WHERE name = ?", name)
+        return rows[0][0] if rows else 0
+
+    def all(self) -> list[Vehicle]:
+        """By name."""
+        return [self._named(name) for (name,) in self._do("SELECT name FROM vehicles ORDER BY name")]
+
+    def spent(self, name: str) -> int:
+        """Bytes received from a vehicle today (UTC)."""
+        rows = self._do("SELECT bytes FROM spent WHERE vehicle = ? AND day = ?", name, self._day())
+        return rows[0][0] if rows else 0
+
+    def spend(self, name: str, count: int) -> None:
+        """Count bytes that have come from a vehicle. Survives a kill; a power cut may forgive the last seconds."""
+        sql = "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes"
+        with self._lock:
+            self._book.execute(sql, (name, self._day(), count))
+
+    def tomorrow_in(self) -> int:
+        """Seconds until the next day (UTC) begins."""
+        return 24 * 3600 - int(self._clock()) % (24 * 3600)
+
+    def _opened(self, synchronous: str) -> sqlite3.Connection:
+        db = sqlite3.connect(self.file, timeout=30.0, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute(f"PRAGMA synchronous={synchronous}")
+        return db
+
+    def _day(self, later: int = 0) -> str:
+        return f"{datetime.fromtimestamp(self._clock(), UTC) + timedelta(days=later):%Y-%m-%d}"
+
+    def _named(self, name: str) -> Vehicle:
+        columns = "scopes, life, enrolled, revoked"
+        scopes, life, enrolled, revoked = self._do(f"SELECT {columns} FROM vehicles WHERE name = ?", name)[0]
+        return Vehicle(name, tuple(scopes.split()), life, enrolled, revoked)
+
+    def _do(self, sql: str, *values: object) -> list[tuple]:
+        with self._lock, closing(self._db.execute(sql, values)) as cursor:
+            return cursor.fetchall()
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
