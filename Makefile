@@ -1,4 +1,4 @@
-# make run, make test, make check: each first makes .venv if it is not there or pyproject.toml or the engine's C++ has changed.
+# make run, make test, make check: each first makes .venv if it is not there or pyproject.toml or the car's C++ has changed.
 PYTHON ?= python3
 # What pip is asked for. Where plain pip would fetch a CUDA build, take the CPU one from PyTorch's own index:
 #   make TORCH='torch --index-url https://download.pytorch.org/whl/cpu'
@@ -13,7 +13,7 @@ READY := .venv/.ready
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml car/pyproject.toml car/setup.py $(wildcard car/src/drivefoundry_car/engine/*.cpp car/src/drivefoundry_car/engine/*.h)
+$(READY): pyproject.toml car/pyproject.toml car/setup.py $(wildcard car/src/drivefoundry_car/*/*.cpp car/src/drivefoundry_car/*/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --editable car --editable '.[dev]'

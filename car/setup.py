@@ -1,7 +1,8 @@
-"""The engine's kernels: one plain shared library, without a tie to any Python version. All else is in pyproject.toml.
+"""The kernels of the engine and of the rules: plain shared libraries, without a tie to any Python version. All else is
+in pyproject.toml.
 
-Its digest of the sources lets `drivefoundry_car.engine` notice that they have changed since: then
-`pip install -e car` builds it anew.
+Their digest of the sources lets `drivefoundry_car.engine` and `.watch` notice that they have changed since: then
+`pip install -e car` builds them anew.
 """
 
 import hashlib
@@ -12,8 +13,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
-ENGINE = "src/drivefoundry_car/engine"
-SOURCES = [f"{ENGINE}/kernels.cpp", f"{ENGINE}/forward.h"]
+SOURCES = {"engine": ("kernels.cpp", "forward.h"), "watch": ("kernels.cpp", "rules.h", "around.h")}
 # No contraction of a * b + c: results must not hang on whether a CPU has fused multiply-add.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-pthread", "-Wall", "-Wno-psabi"]
 
@@ -24,7 +24,7 @@ class BuildKernels(build_ext):
             super().build_extension(ext)
         except (CompileError, LinkError) as e:
             raise SystemExit(
-                f"drivefoundry-car: its engine did not build ({e}); a C++17 compiler is needed, g++ 11 or newer "
+                f"drivefoundry-car: its kernels did not build ({e}); a C++17 compiler is needed, g++ 11 or newer "
                 "(Debian: apt install g++; Fedora: dnf install gcc-c++)"
             ) from None
 
@@ -37,19 +37,20 @@ class AnyPython(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-def source_digest() -> str:
+def kernels(part: str) -> Extension:
+    """The library of one part of the car."""
+    files = [f"src/drivefoundry_car/{part}/{name}" for name in SOURCES[part]]
     here = Path(__file__).parent
-    return hashlib.sha256(b"".join((here / name).read_bytes() for name in SOURCES)).hexdigest()
+    digest = hashlib.sha256(b"".join((here / name).read_bytes() for name in files)).hexdigest()
+    return Extension(
+        f"drivefoundry_car.{part}._kernels",
+        files[:1],
+        depends=files,
+        language="c++",
+        define_macros=[(f"{part.upper()}_SOURCE", f'"{digest}"')],
+        extra_compile_args=FLAGS,
+        extra_link_args=["-pthread", "-s"],
+    )
 
 
-kernels = Extension(
-    "drivefoundry_car.engine._kernels",
-    SOURCES[:1],
-    depends=SOURCES,
-    language="c++",
-    define_macros=[("ENGINE_SOURCE", f'"{source_digest()}"')],
-    extra_compile_args=FLAGS,
-    extra_link_args=["-pthread", "-s"],
-)
-
-setup(ext_modules=[kernels], cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython})
+setup(ext_modules=[kernels(part) for part in SOURCES], cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython})

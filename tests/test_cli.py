@@ -1,6 +1,7 @@
 """The command line: help without waiting, one line and exit code 2 for what it does not understand."""
 
 import errno
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -68,11 +69,13 @@ def test_help_names_every_verb(capsys):
     assert max(map(len, lines)) <= 100
 
 
-@pytest.mark.parametrize("verb", [v for group in VERBS.values() for v in group if v != "scene"])
+@pytest.mark.parametrize(
+    "verb", [v for group in VERBS.values() for v in group if v not in ("scene", "campaign", "model")]
+)
 def test_every_verb_has_help_with_its_options(capsys, verb):
     assert cli.main([verb, "--help"]) == 0
     out = capsys.readouterr().out
-    assert ("--out DIR" in out) == (verb != "serve")
+    assert ("--out DIR" in out) == (verb not in ("serve", "plan"))
     assert ("--engine DIR" in out) == (verb == "serve")
     assert ("--until" in out) == (verb == "run")
 
@@ -103,9 +106,23 @@ def test_help_imports_nothing_heavy():
         (["scene", "show"], "scene show: "),
         (["scene", "list", "no/such"], "no/such: no such folder"),
         (["scene", "show", "no/such", "--at", "x"], "scene show: Error parsing --at"),
+        (["model", "exprot"], "model exprot: did you mean 'export'?"),
+        (["model", "show", "9M"], "9M: neither a checkpoint directory nor one of the sizes 0.1M"),
+        (["model", "import", "no/such.gguf"], "no/such.gguf: no such backbone"),
+        (["model", "export", "no/such"], "model export: give --hf DIR or --gguf FILE"),
+        (["model", "export", "no/such", "--hf", "x"], "no/such: no model.safetensors; not a checkpoint"),
+        (["model", "export", "no/such", "--form", "Q4_1"], "model export: invalid choice 'Q4_1'"),
         (["import"], "import: give --drives PATH or --scenes PATH"),
         (["run", "--until", "serve"], "--until serve: no such stage"),
         (["serve"], "serve: give --engine DIR"),
+        (["plan", "--days", "3", "--cards", "8"], "plan: --days and --cards: give one of them"),
+        (["plan", "--model", "huge"], "model 'huge': "),
+        (["plan", "--chip", "own"], "chip.tflops: above 0 wanted, got 0; give it with --set chip.tflops=..."),
+        (["plan", "--set", "mffu=0.5"], "unknown key 'mffu': did you mean 'mfu'?"),
+        (["plan", "--crads", "8"], "plan: unknown option '--crads': did you mean '--cards'?"),
+        (["plan", "cluster", "--set", "spares=2"], "spares: a share below 1 wanted, got 2"),
+        (["plan", "cluster", "--seeds", "0"], "seeds: at least 1 wanted, got 0"),
+        (["scale", "fit", "no/such.jsonl"], "no/such.jsonl: No such file or directory"),
         (["serve", "--speed-limt", "9"], "serve: unknown option '--speed-limt': did you mean '--speed-limit'?"),
         (["serve", "--mode", "kart"], "serve: invalid choice 'kart' for argument '--mode'"),
         (["run", "--set", "seed=28"], "out: disk full while making clips"),
@@ -150,6 +167,33 @@ def test_scene_verbs_explain_themselves(capsys):
         out = capsys.readouterr().out
         assert "WHAT" in out
         assert ("--at STEP" in out) == (verb == "show")
+
+
+def test_plan(capsys):
+    assert cli.main(["plan", "--model", "8b", "--cards", "512", "--clips", "1e6", "--set", "mfu=0.45"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("8B on 1 M clips: 512 A800 for ")
+    assert "1 EFLOPS = 3,125 cards = 391 modules = 371 M CNY" in out
+    assert cli.main(["plan", "--cards", "64", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cards"] == 64
+    assert cli.main(["plan", "--eflops", "2.51"]) == 0
+    assert "7,844" in capsys.readouterr().out
+    assert cli.main(["plan", "--model", "0.3m", "--cards", "1"]) == 0
+    assert "1 x 40 patches" in capsys.readouterr().out
+    assert cli.main(["plan", "cluster", "--help"]) == 0
+    assert "--seeds" in capsys.readouterr().out
+
+
+def test_scale_fit(capsys, tmp_path):
+    path = tmp_path / "runs.jsonl"
+    runs = [(n, d, 1.7 + 400 / n**0.34 + 410 / d**0.28) for n in (1e7, 4e7, 2e8, 1e9) for d in (1e9, 1e10, 1e11)]
+    path.write_text("".join(json.dumps(dict(parameters=n, tokens=d, loss=v)) + "\n" for n, d, v in runs))
+    assert cli.main(["scale", "fit", str(path), "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "alpha  0.34 (0.34 to 0.34)" in out
+    assert "No score law: 0 runs drove, at least 7 wanted." in out
+    assert json.loads((tmp_path / "out" / "law.json").read_text())["coefficients"]["beta"][0] == pytest.approx(0.28)
+    assert (tmp_path / "out" / "scaling.html").exists()
 
 
 def test_recipe_file(calls, tmp_path):

@@ -36,4 +36,4 @@ def test_signatures():
 def test_verbs():
     verbs = [verb for group in VERBS.values() for verb in group]
     stages = ["fleet", "ingest", "import", "curate", "label", "train", "rl", "distill", "shrink", "judge", "release"]
-    assert verbs == ["run", *stages, "car", "serve", "scene", "city", "report"]
+    assert verbs == ["run", *stages, "car", "serve", "campaign", "plan", "scale", "scene", "city", "model", "report"]

@@ -48,6 +48,8 @@ def test_named_recipes_are_valid(name):
         ("curate.phases=9", "curate.phases: at most 5 wanted, got 9"),
         ("fleet.places=", "fleet.places: at least one wanted"),
         ("fleet.held_out=place_b", "fleet.held_out: 'place_b' is one of fleet.places; hold out another"),
+        ("scale.sizes=0.1M,9M", "scale.sizes: '9M' is no size; known: 0.1M, 0.3M, 1M, 4M, 16M, 64M"),
+        ("scale.samples=32", "scale.samples: each at least a batch (64) wanted"),
         ("rl.reward=PDM", "rl.reward: 'PDM' is neither PDMS nor EPDMS"),
     ],
 )

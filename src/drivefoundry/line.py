@@ -104,7 +104,9 @@ def run(
     start = time.monotonic()
     from drivefoundry.clips.importers.folder import wanted
     from drivefoundry.stages import record, tell
+    from drivefoundry.stages.home import campaigns_of
 
+    campaigns_of(recipe.campaigns)
     if drives:
         wanted(drives, "drives")  # what is refused here leaves no run directory behind
     source = None if drives else record.Recorded(scenes) if scenes else record.City()

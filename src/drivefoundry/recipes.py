@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from drivefoundry.model.config import SIZES
+from drivefoundry.model.presets import FROM_NOTHING
 from drivefoundry.types import require
 
 MAY_BE_ZERO = {"traffic", "pedestrians", "weight_decay", "forget", "blind", "shake", "reasoned", "turn_reasoned", "kl",
@@ -56,6 +56,11 @@ class Curate:
 @dataclass(frozen=True)
 class Train:
     size: str = "4M"
+    backbone: str | None = None
+    """A language model to build the model around, in place of one of `size` from nothing: "smollm2", a .gguf file, a
+    Hugging Face directory, or what `drivefoundry model import` wrote."""
+    backbone_rate: float = 3e-4
+    """Highest learning rate of pre-training and fine-tuning where there is one, both by AdamW."""
     batch: int = 64
     pretrain_steps: int = 450
     pretrain_rate: float = 4e-3
@@ -141,9 +146,25 @@ class Judge:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """The grid of the scaling law: every size with every amount of data, each sample seen once."""
+
+    sizes: tuple[str, ...] = ("0.1M", "0.3M", "1M", "4M", "16M")
+    samples: tuple[int, ...] = (1_250, 2_500, 5_000, 10_000, 20_000)
+    batch: int = 64
+    rate: float = 4e-3
+    """Of the 4M model; others take it times the square root of 320 / width."""
+    scenes: int = 64
+    """Held-out scenes that each model drives."""
+    seed: int = 1
+
+
+@dataclass(frozen=True)
 class Recipe:
     name: str
     loops: int = 3
+    campaigns: str = ""
+    """A file of campaigns (TOML) that the cars have besides those that ship; one of the same name takes its place."""
     fleet: Fleet = field(default_factory=Fleet)
     curate: Curate = field(default_factory=Curate)
     train: Train = field(default_factory=Train)
@@ -151,6 +172,7 @@ class Recipe:
     distil: Distil = field(default_factory=Distil)
     judge: Judge = field(default_factory=Judge)
     camera: Camera = field(default_factory=Camera)
+    scale: Scale = field(default_factory=Scale)
 
     def validate(self) -> Recipe:
         """Itself, or ValueError naming the key whose value no stage could work with."""
@@ -160,8 +182,19 @@ class Recipe:
                 least = "0 or more" if name in MAY_BE_ZERO else "above 0"
                 require(value > 0 or (value == 0 and name in MAY_BE_ZERO), f"{key}: {least} wanted, got {value}")
             require(name not in SHARES or value <= 1, f"{key}: a share, at most 1, wanted, got {value}")
-            require(name != "size" or value in SIZES, f"{key}: {value!r} is no size; known: {', '.join(SIZES)}")
+            require(
+                name != "size" or value in FROM_NOTHING,
+                f"{key}: {value!r} is no size; known: {', '.join(FROM_NOTHING)}",
+            )
             require(not name.endswith("phases") or value <= 5, f"{key}: at most 5 wanted, got {value}")
+        for size in self.scale.sizes:
+            require(size in FROM_NOTHING, f"scale.sizes: {size!r} is no size; known: {', '.join(FROM_NOTHING)}")
+        least = self.scale.batch
+        require(min(self.scale.samples, default=0) >= least, f"scale.samples: each at least a batch ({least}) wanted")
+        if self.train.backbone is not None:
+            from drivefoundry.model.backbones import backbone_path  # torch comes in here, and only then
+
+            backbone_path(self.train.backbone)
         f = self.fleet
         require(len(f.places) > 0, "fleet.places: at least one wanted")
         require(f.held_out not in f.places, f"fleet.held_out: {f.held_out!r} is one of fleet.places; hold out another")
@@ -199,6 +232,7 @@ def tiny() -> Recipe:
         rl=Rl(steps=2, scenes=8, samples=8),
         distil=Distil(steps=15, turn_steps=10, batch=32, polish_steps=2),
         judge=Judge(scenes=12, films=1),
+        scale=Scale(sizes=("0.1M", "0.3M", "1M"), samples=(64, 128, 256), batch=16, scenes=4),
     )
 
 

@@ -7,14 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry_car.rules import UNITS, holds, parse, signals_in
+from drivefoundry_car.rules import _WORDS, MAX_COST, UNITS, cost, parse, signals_in
 from drivefoundry_car.signals import SIGNALS
+from drivefoundry_car.watch import Rules, program
 
 T = np.arange(20) * 0.1
 
 
-def when(rule, **values):
-    return np.flatnonzero(holds(parse(rule, SIGNALS), T, {k: np.asarray(v) for k, v in values.items()})).tolist()
+def holds(tree, t, values):
+    names = sorted(values)
+    rows = np.array([np.broadcast_to(values[n], len(t)) for n in names], np.float64)
+    return Rules(program([tree], names), [0.0]).run(t, rows.reshape(len(names), len(t)), truth=True)[1][0]
+
+
+def when(rule, t=T, **values):
+    return np.flatnonzero(holds(parse(rule, SIGNALS), t, values)).tolist()
 
 
 def test_units_are_converted():
@@ -55,6 +62,56 @@ def test_the_unknown_never_fires():
     assert when("speed > 2 m/s falling", speed=np.where(T < 1, 3.0, np.nan)) == []
 
 
+def test_hysteresis_holds_between_its_two_bounds():
+    speed = np.array([0, 4, 6, 4, 2, 4, 6, 6, np.nan, 4, 2.5, 1, 6, np.nan, 0, 0, 0, 0, 0, 0])
+    assert when("speed > 5 m/s until speed < 3 m/s", speed=speed) == [2, 3, 6, 7, 8, 9, 12, 13]
+    assert when("not (speed > 5 m/s until speed < 3 m/s)", speed=speed) == [0, 1, 4, 5, 10, 11, *range(14, 20)]
+    assert when("speed > 1 m/s until speed > 5 m/s", speed=speed) == [1, 3, 4, 5, 9, 10, 11]  # the end wins
+
+
+def test_windows_look_back_in_seconds():
+    speed = np.zeros(20)
+    speed[5], speed[12] = 8, 4
+    assert when("max(speed) over 0.3 s > 6 m/s", speed=speed) == [5, 6, 7, 8]
+    assert when("min(speed) over 0.1 s > 3 m/s", speed=speed) == []
+    assert when("range(speed) over 0.2 s >= 4 m/s", speed=speed) == [5, 6, 7, 12, 13, 14]
+    assert when("delta(speed) over 0.2 s < -3 m/s", speed=speed) == [7, 14]
+    assert when("mean(speed) over 0.3 s > 1.5 m/s", speed=speed) == [5, 6, 7, 8]
+    t = np.concatenate([[0.0, 1.0], 5 + 0.1 * np.arange(18)])  # a clock with gaps
+    assert when("max(speed) over 4 s > 6 m/s", t, speed=np.where(t == 1.0, 8, 0)) == [1, 2]
+    # Each sample weighs the time since the one before it: (1 * 0.5 + 3 * 1.5) / 2 = 2.5.
+    t, speed = np.array([0, 0.5, 2.0]), np.array([9, 1, 3])
+    assert when("mean(speed) over 2 s > 2.49 m/s", t, speed=speed) == [2]
+    assert when("mean(speed) over 2 s > 2.51 m/s", t, speed=speed) == []
+
+
+def test_windows_pass_over_what_is_not_known():
+    speed = np.full(20, np.nan)
+    speed[4], speed[6] = 3, 5
+    assert when("max(speed) over 0.5 s > 4 m/s", speed=speed) == list(range(6, 12))
+    assert when("min(speed) over 0.5 s < 4 m/s", speed=speed) == list(range(4, 10))
+    assert when("not max(speed) over 0.5 s > 4 m/s", speed=speed) == [4, 5]
+    assert when("delta(speed) over 0.5 s > 1 m/s", speed=speed) == [6]
+    assert when("max(gap) over 0.3 s > 100 m", gap=np.where(T == 0.5, np.inf, 1)) == [5, 6, 7, 8]
+
+
+def test_count_is_of_rising_edges():
+    on = np.zeros(20, bool)
+    on[[2, 3, 6, 9, 10]] = True
+    assert when("count(takeover) in 0.5 s >= 2", takeover=on) == [6, 7, 9, 10, 11]
+    assert when("count(takeover) in 0.1 s < 1", takeover=on) == [0, 1, 4, 5, 8, *range(11, 20)]
+    assert when("count(takeover) in 60 s > 2 and not takeover", takeover=on) == list(range(11, 20))
+
+
+def test_a_rule_says_what_it_costs():
+    assert cost(parse("speed > 1 m/s", SIGNALS)) == 3
+    assert cost(parse("max(speed) over 2 s > 1 m/s", SIGNALS)) == 204
+    assert cost(parse(f"count(takeover) in {MAX_COST / 100 - 1} s > 1", SIGNALS)) <= MAX_COST
+    with pytest.raises(ValueError, match="column 1: the rule costs 100,004 operations a sample at worst") as error:
+        parse(f"count(takeover) in {MAX_COST / 100} s > 1", SIGNALS)
+    assert "more than 100,000; shorten its windows, the longest of which is 1000 s" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("rule", "column", "says"),
     [
@@ -73,6 +130,17 @@ def test_the_unknown_never_fires():
         ("speed", 1, "not a condition"),
         ("speed ; 3", 7, "has no meaning"),
         ("__import__('os')", 12, "has no meaning"),
+        ("max(speed) > 3 m/s", 12, "'over' and a duration wanted: max(speed) over 2 s"),
+        ("max speed over 2 s > 3 m/s", 5, "'max' wants a quantity in parentheses"),
+        ("max(takeover) over 2 s > 3", 1, "'max' wants a quantity, not a condition"),
+        ("count(speed) in 2 s > 3", 1, "'count' wants a condition, not a quantity in m/s"),
+        ("count(takeover) over 2 s > 3", 17, "'in' and a duration wanted"),
+        ("count(takeover) in 2 s > 3 s", 24, "a plain number compared with a quantity in s"),
+        ("max(speed) over 0 s > 3 m/s", 17, "above 0 s"),
+        ("max(speed) over 1e400 s > 3 m/s", 17, "above 0 s, and an end"),
+        ("mean(speed) over 2 m > 3 m/s", 18, "wants seconds"),
+        ("speed > 3 m/s until speed", 21, "'until' wants a condition"),
+        (" and ".join(["takeover"] * 300), 2601, "more than 400 words"),
         ("(" * 51 + "takeover" + ")" * 51, 51, "parentheses deep"),
     ],
 )
@@ -90,7 +158,7 @@ number = st.floats(0, 1000, allow_nan=False).map(lambda v: f"{v:.3f}")
 def comparisons(draw):
     """A comparison in text, and the numpy that it stands for."""
     name = draw(st.sampled_from(quantities))
-    unit = {(1, 0, 0): "m", (0, 1, 0): "s", (1, -1, 0): "m/s", (1, -2, 0): "m/s^2", (1, -3, 0): "m/s^3"}
+    unit = {(0, 0, 0): "", (1, 0, 0): "m", (0, 1, 0): "s", (1, -1, 0): "m/s", (1, -2, 0): "m/s^2", (1, -3, 0): "m/s^3"}
     unit |= {(0, 0, 1): "rad", (0, -1, 1): "rad/s"}
     sign, value = draw(st.sampled_from(["<", ">", "<=", ">="])), draw(number)
     compare = {"<": np.less, ">": np.greater, "<=": np.less_equal, ">=": np.greater_equal}[sign]
@@ -119,9 +187,7 @@ def test_a_rule_means_what_numpy_means(condition, seed):
     np.testing.assert_array_equal(holds(tree, T, values), meaning(values))
 
 
-words = st.sampled_from(
-    [*SIGNALS, *UNITS, *"<>()+-*/^", "<=", "and", "or", "not", "for", "rising", "abs", "1.5", "2", "?"]
-)
+words = st.sampled_from([*SIGNALS, *UNITS, *_WORDS, *"<>()+-*/^?", "<=", "1.5", "2"])
 
 
 @settings(max_examples=200, deadline=None)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass, replace
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
 from drivefoundry.clips.objects import Objects
 from drivefoundry.clips.store import NAMED, SCHEMA, ClipStore
-from drivefoundry_car.log import read_drive, write_drive
+from drivefoundry_car.log import decode_video, read_drive, write_drive
+from drivefoundry_car.recorder import Camera, Recorder
 
 
 def same(a, b):
     if is_dataclass(a):
         for f in fields(a):
             same(getattr(a, f.name), getattr(b, f.name))
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            same(a[name], b[name])
     elif isinstance(a, np.ndarray):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
@@ -42,6 +49,45 @@ def test_a_clip_comes_back_as_recorded(files, tmp_path):
         same(store.drive(clip), read_drive(file))
     same(store.drive(ids[0], video=False), read_drive(files[0], video=False))
     same(ClipStore(str(tmp_path)).drive(ids[3]), read_drive(files[3]))
+
+
+def test_all_cameras_of_a_car_land_and_jpeg_becomes_video(make_drive, tmp_path):
+    drive = make_drive(steps=30, frames=True)
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 160, 64, "yuvj420p", Fraction(1, 10)
+    encoder.thread_count = 1
+    shown = [av.VideoFrame.from_ndarray(f, format="rgb24") for f in decode_video(drive.video)]
+    jpegs = [bytes(encoder.encode(f.reformat(format="yuvj420p"))[0]) for f in shown]
+    front = replace(drive.video, packets=jpegs, key=np.ones(30, bool), format="jpeg")
+    drive = replace(drive, video=front, others={"left": replace(drive.video, yaw=1.5), "rear": replace(front, yaw=3.0)})
+    write_drive(tmp_path / "a.mcap", drive)
+    store = ClipStore(tmp_path / "store")
+    (clip,) = store.land([tmp_path / "a.mcap"])
+    back = store.drive(clip)
+    same(back.others["left"], drive.others["left"])
+    assert back.video.format == back.others["rear"].format == "h264"
+    assert (sorted(back.others), back.others["rear"].yaw) == (["left", "rear"], 3.0)
+    some = np.array([17, 4])
+    was, now = (decode_video(v, some).astype(int) for v in (front, back.others["rear"]))
+    assert np.abs(was - now).mean() < 6
+    assert store.drive(clip, video=False).others == {}
+
+
+def test_what_a_running_car_recorded_lands_like_any_clip(make_drive, tmp_path):
+    drive = make_drive(steps=300, frames=True)
+    v = drive.video
+    camera = Camera(v.width, v.height, v.intrinsics, v.mount)
+    with Recorder(tmp_path / "car", {"front": camera, "rear": camera}, drive.meta) as recording:
+        for i, t in enumerate(drive.t.tolist()):
+            recording.push_ego(t, drive.ego[i])
+            for name in ("front", "rear"):
+                recording.push(name, t, v.packets[i])
+        recording.trigger("takeover", 15.0, "takeover rising")
+    (file,) = (tmp_path / "car").iterdir()
+    store = ClipStore(tmp_path / "store")
+    (clip,) = store.land([file])
+    same(store.drive(clip), read_drive(file))
+    assert store.rows(["campaign", "frames"]).to_pylist() == [{"campaign": "takeover", "frames": 200}]
 
 
 def test_what_a_drive_lacks_stays_lacking(make_drive, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from drivefoundry.fleet.live import bumpers, centres, driven, open_city
 from drivefoundry.judge.closed_loop import score_rollout
 from drivefoundry.sim.drive import drive
+from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.policies import RouteFollower
 from drivefoundry.sim.world import World
@@ -53,3 +54,30 @@ def test_sumo_waits_behind_a_driven_car_that_stands():
         assert (world.ego[:, 3] < 0.1).all()
         assert gap.min() > 2.0
         assert ((gap < 12.0) & (others[None, :, 3] < 0.5)).any(), "somebody stands near one of them"
+
+
+def test_every_car_asked_for_is_handed_over_with_way_for_its_whole_time():
+    with open_city("place_e", 1, cars=24, traffic=200, pedestrians=0, seconds=400.0) as (scenes, _):
+        assert len(scenes) == 24
+        for scene in scenes:
+            step = np.hypot(*np.diff(scene.route, axis=0).T)
+            assert step.max() < 3.0, "no jump"
+            assert step.sum() > 400.0 * scene.map.lane_speed.max()
+
+
+def test_who_waits_for_a_driven_car_that_stands_in_a_junction_goes_by_it_in_the_end():
+    with open_city("place_e", 3, cars=8, traffic=200, pedestrians=0, seconds=60.0) as (scenes, traffic):
+        world = World(pack(scenes), traffic)
+        moved = np.zeros(world.agents.shape[1])
+        for step in range(500):
+            if step % 5 == 0:
+                plans = expert_plan(world)
+                plans[0] = 0.0  # in a roundabout from the start
+                world.follow(plans)
+            world.advance()
+            if step > 250:
+                moved = np.maximum(moved, world.agents[0, :, 3])
+        gap = np.hypot(*(world.agents[0, :, :2] - world.ego[0, :2]).T)
+        assert world.ego[0, 3] < 0.1
+        assert (gap[world.seen[0]] < 40.0).any()
+        assert (moved[world.seen[0] & (gap < 40.0)] > 0.5).all()

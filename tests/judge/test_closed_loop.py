@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from straight_road import START, cruise, moving, rollout, scene
 
-from drivefoundry.judge.closed_loop import driving_score_20, driving_score_21, route_progress, score_rollout
+from drivefoundry.judge.closed_loop import driving_score_20, driving_score_21, measure, route_progress, score_rollout
 from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED
 
 
@@ -156,3 +156,17 @@ def test_other_scenes_than_were_driven_are_refused():
         score_rollout(rollout([s], cruise(8)[None]), [scene(moving(0, 0, 8), id="other")], np.array([80.0]))
     with pytest.raises(ValueError, match="reference_progress"):
         score_rollout(rollout([s], cruise(8)[None]), [s], np.array([80.0, 1.0]))
+
+
+def test_in_a_drive_that_goes_on_every_contact_and_every_red_light_counts():
+    # Hit from behind while it drives 2 m/s; then, at 8 m/s, into a car that stands.
+    slow = scene(moving(0, 0, 2), moving(-20, 0, 10))
+    fast = scene(moving(0, 0, 8), moving(40, 0, 0), id="t")
+    m = measure(rollout([slow, fast], np.stack([cruise(2), cruise(8)])), [slow, fast], stop=False)
+    assert m["contacts"].tolist() == [1, 1]
+    assert m["at_fault_contacts"].tolist() == [0, 1]
+    again = cruise(16)
+    again[40:] = again[:40]  # back at the start, round the line, and over it once more
+    again[40, :2] = 0.0, 100.0
+    red = scene(moving(0, 0, 16), red=True)
+    assert measure(rollout([red], again[None]), [red], stop=False)["red_lights"].tolist() == [2]

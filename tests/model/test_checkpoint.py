@@ -1,5 +1,7 @@
 """Checkpoints, tokenizers and the policy that drives with them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,12 @@ def test_damage_is_named(folder, tmp_path):
     weights.unlink()
     with pytest.raises(ValueError, match=r"no model\.safetensors; not a checkpoint"):
         load_checkpoint(copy)
+
+
+def test_a_shape_and_a_tokenizer_that_do_not_fit_are_refused(folder):
+    loaded = load_checkpoint(folder)
+    with pytest.raises(ValueError, match=r"text_shift: 3, the tokenizer's is 0; .*adopt"):
+        replace(loaded, config=replace(loaded.config, text_shift=3))
 
 
 def test_policy_drives_many_cars_and_talks(folder):

@@ -71,7 +71,14 @@ def test_what_cannot_be_exported_is_refused(student, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "changed"),
-    [("dim", {"dim": 40}), ("head_dim", {"head_dim": 8}), ("positions", {"image": (512, 512)})],
+    [
+        ("dim", {"dim": 40}),
+        ("head_dim", {"head_dim": 8}),
+        ("positions", {"image": (512, 512)}),
+        ("tied: the engine runs True alone, got False", {"tied": False}),
+        ("action", {"action": "flow"}),
+        ("rope_scaling", {"rope_scaling": (8.0, 1.0, 4.0, 8192)}),
+    ],
 )
 def test_shapes_that_the_kernels_cannot_run_are_refused(field, changed):
     with pytest.raises(ValueError, match=field):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -185,8 +187,9 @@ def test_heads_without_states_are_dark_not_an_error():
     assert frame.std() > 10
 
 
-def test_a_lane_line_at_40_m_shows_wherever_the_car_stands():
-    view = View().scaled(256, 128)
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_lane_line_at_40_m_shows_wherever_the_car_stands(samples):
+    view = replace(View().scaled(256, 128), samples=samples)
     row = int(view.cy + view.fy * view.z / 40.0)
     town = crossroads(blocks=False)
     for shift in np.arange(0.0, 0.53, 0.026):  # one pixel is 0.26 m there

@@ -1,5 +1,8 @@
 """Light and weather: none is a clear day to the byte; the rest looks as it should and hangs on the seed alone."""
 
+import ctypes
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +46,19 @@ def test_same_seed_same_bytes_whatever_the_batch_or_threads():
     for i in range(9):
         one = Camera(MAPS, rig).render(*(x[i : i + 1] for x in args), conditions=drawn[i : i + 1], step=i)
         assert np.array_equal(together[i], one[0])
+
+
+def test_nothing_hangs_on_what_memory_held_before():
+    view, libc = replace(BIG, samples=1), ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    plain = seen(Conditions(noise=6.0, seed=1), view=view)
+    for size in [*range(24, 1024, 16)] * 3:
+        blocks = [libc.malloc(size) for _ in range(7)]
+        for block in blocks:
+            ctypes.memset(block, 0xFF, size)  # not a number, wherever it is read as one
+        for block in blocks:
+            libc.free(block)
+        assert np.array_equal(plain, seen(Conditions(noise=6.0, seed=1), view=view))
 
 
 def test_noise_hangs_on_seed_step_and_view_and_has_the_spread_asked_for():

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry.sim.drive import DECISION_STEPS, batches, drive, drive_supervised
+from drivefoundry.sim.drive import DECISION_STEPS, batches, drive, drive_supervised, told
+from drivefoundry.sim.pack import pack
 from drivefoundry.sim.policies import ConstantVelocity, LogReplay, RouteFollower
+from drivefoundry.sim.world import World
 from drivefoundry.types import AGENT_CAR, Plan
 from situation import EAST, START, situation, straight
 
@@ -132,3 +134,19 @@ def test_batches_hold_every_scene_once_and_alike_logs(lengths, most):
         assert max(span) - min(span) < 10
     if lengths and max(lengths) - min(lengths) < 10:
         assert [s.id for part in parts for s in part] == [s.id for s in scenes]
+
+
+def test_the_navigator_speaks_of_the_lane_that_the_car_is_in_though_the_route_turns_back_beside_it():
+    turn = np.linspace(-np.pi / 2, np.pi / 2, 9)
+    there = np.column_stack([np.arange(-90.0, -20.0), np.full(70, EAST)])
+    round_ = np.column_stack([-20.0 + 1.75 * np.cos(turn), 1.75 * np.sin(turn)])
+    route = np.concatenate([there, round_, there[::-1] * [1.0, -1.0]])
+    world = World(pack([situation(straight(-60.0, EAST, 0.0, 5.0), route=route)]))
+    plan = np.zeros((1, 8, 3))
+    plan[0, :, 0], plan[0, :, 1] = 2.5 * np.arange(1, 9), 3.0
+    world.follow(plan)
+    for _ in range(20):
+        world.advance()
+    assert world.ego[0, 1] > 0.0, "it has strayed over the middle"
+    _, told_route = told(world)
+    assert told_route[0, 0] > 0.9, "10 m ahead is ahead"

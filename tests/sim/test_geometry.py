@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivefoundry.sim.geometry import box_corners, boxes_overlap, project_on_polyline, wrap
+from drivefoundry.sim.geometry import box_corners, boxes_overlap, first_pass, project_on_polyline, wrap
 
 place = st.floats(-10, 10)
 angle = st.floats(-math.pi, math.pi)
@@ -101,3 +101,16 @@ def test_a_hint_finds_the_same_foot_from_anywhere_on_a_smooth_line(i, hint, off)
 def test_wrap(a):
     assert -math.pi <= wrap(a) <= math.pi
     assert math.isclose(math.cos(wrap(a)), math.cos(a), abs_tol=1e-9)
+
+
+@given(st.floats(-0.7, 0.7), st.floats(12, 48), st.integers(2, 4))
+def test_of_several_passes_the_first_is_found_even_if_another_is_nearer(off, x, rounds):
+    """Round and round a square of 60 m, each time a little farther in."""
+    square = np.array([[0, 0], [60, 0], [60, 60], [0, 60]], float)
+    way = np.concatenate([square + 0.35 * k for k in range(rounds)] + [square[:1]])
+    s = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(way, axis=0).T))])
+    assert first_pass(way, len(way), x, off) == 0
+    at, lateral, segment = project_on_polyline(way, s, x, off, -1)
+    assert segment == 0
+    assert abs(at - x) + abs(lateral - off) < 1e-9
+    assert first_pass(way, len(way), x, 60.0 + off) == 2, "the far side is no pass of this one"

@@ -134,5 +134,7 @@ def test_rigs_that_cannot_be_are_refused_by_name():
         Rig((View(width=0),))
     with pytest.raises(ValueError, match="view 0 has fx"):
         Rig((View(fx=0.0),))
+    with pytest.raises(ValueError, match="view 0 has 3 samples"):
+        Rig((View(samples=3),))
     with pytest.raises(ValueError, match="fold the picture"):
         Camera([FIELD], Rig((View(k1=-0.9),)))

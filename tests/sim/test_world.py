@@ -1,14 +1,16 @@
 """Traffic is the log until the ego disturbs it; then it brakes, waits and obeys the lights."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry.sim.pack import pack
-from drivefoundry.sim.world import KINDS, World
+from drivefoundry.sim.pack import crossings, pack
+from drivefoundry.sim.world import KINDS, PAST, World
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, DT, PLAN_POINTS, SIGNAL_GREEN, SIGNAL_RED
-from situation import EAST, START, situation, straight
+from situation import EAST, START, situation, straight, town
 
 STOP_LINE = -12.0
 CAR = 4.6
@@ -110,7 +112,7 @@ def course(world, points, steps):
         if step % 5 == 0:
             world.follow(points)
         world.advance()
-        past = np.stack(world.past[-16:], 1)
+        past = np.stack(world.past, 1)
         out.append([x.copy() for x in (world.ego, world.agents, world.seen, world.brake, past, world.signals_now())])
     return out
 
@@ -140,3 +142,35 @@ def test_a_scene_that_starts_anew_drives_as_a_fresh_one_and_the_others_go_on(kin
                 n = b.shape[1]
                 assert np.array_equal(a[1, :n], b[0])
                 assert np.array_equal(a[[0, 2]], c[[0, 2]])
+
+
+def round_and_round(times=3):
+    """A route along EAST, round a block and back, several times over."""
+    corners = [(-60.0, EAST), (60.0, EAST), (60.0, 60.0), (-60.0, 60.0)]
+    return np.concatenate([np.linspace(a, b, 60, endpoint=False) for a, b in pairwise(corners * times + corners[:1])])
+
+
+def test_a_route_that_comes_back_has_its_stop_line_each_time_and_begins_on_the_first_pass():
+    packed = pack([situation(straight(-50.0, EAST, 0.0, 8.0), route=round_and_round())])
+    stops = packed.route_stops[0]
+    assert stops[stops[:, 1] >= 0, 0] == pytest.approx([48.0, 48.0 + 363.5, 48.0 + 2 * 363.5], abs=1.0)
+    late = np.add(round_and_round(), [0.0, 0.4])
+    late[180:, 1] -= 0.4  # the first pass is not the nearest
+    world = World(pack([situation(straight(-50.0, EAST, 0.0, 8.0), route=late)]))
+    assert world.along[0] < 363.5
+
+
+def test_a_path_that_trembles_on_a_stop_line_crosses_it_once():
+    x = np.concatenate([np.linspace(-40, -12.1, 30), [-11.9, -12.1, -11.9], np.linspace(-11.8, 30, 40)])
+    out = np.full((6, 2), np.inf)
+    crossings(np.column_stack([x, np.full(len(x), EAST)]), len(x), town().stop_lines, town().signal_heads, out)
+    assert np.isfinite(out[:, 0]).sum() == 1
+
+
+def test_a_world_remembers_no_more_than_its_readers_look_at():
+    world = World(pack([crowd(1)]))
+    before = [p.copy() for p in world.past]
+    for step in range(1, 41):
+        world.advance()
+        before.append(world.ego.copy())
+        assert np.array_equal(np.stack(world.past), np.stack(before[-PAST - 1 :])), step

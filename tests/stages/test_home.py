@@ -3,10 +3,11 @@
 import json
 
 import numpy as np
+import pytest
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.roadmap import make_map, save_map
-from drivefoundry.stages.home import send_home, write_json
+from drivefoundry.stages.home import campaigns_of, send_home, write_json
 from drivefoundry_car.log import write_drive
 
 
@@ -30,7 +31,7 @@ def test_clips_travel_and_come_out_the_same_twice(tmp_path, make_drive):
     for name in ("a", "b"):
         out = tmp_path / name
         out.mkdir()
-        said.append(send_home(tmp_path / "fleet", str(tmp_path / "store"), 1, out))
+        said.append(send_home(tmp_path / "fleet", str(tmp_path / "store"), 1, out, campaigns_of("")))
     home = json.loads((tmp_path / "a" / "clips.json").read_text())
     assert home == json.loads((tmp_path / "b" / "clips.json").read_text())
     assert 0 < said[0]["clips"] == len(home["clips"])
@@ -45,3 +46,19 @@ def test_json_is_whole_or_not_there(tmp_path):
     write_json(tmp_path / "x.json", {"b": 1, "a": [1.5]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1.5], "b": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_the_cars_have_a_runs_own_campaigns_besides(tmp_path, make_drive):
+    recorded(tmp_path / "fleet", make_drive)
+    own = tmp_path / "mine.toml"
+    own.write_text(
+        "[mine]\nrule = 'speed > 5 m/s for 3 s'\npriority = 500\nbefore_s = 1\nafter_s = 4\n"
+        "[takeover]\nrule = 'takeover for 60 s'\npriority = 1\n"
+    )
+    (tmp_path / "out").mkdir()
+    said = send_home(tmp_path / "fleet", str(tmp_path / "store"), 1, tmp_path / "out", campaigns_of(str(own)))
+    assert said["campaigns"]["mine"] == 2
+    assert "takeover" not in said["campaigns"]
+    assert {"mine", "hard_brake", "evaluation"} < {c.name for c in campaigns_of(str(own))}
+    with pytest.raises(ValueError, match=r"none\.toml: no such file"):
+        campaigns_of("none.toml")

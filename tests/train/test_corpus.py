@@ -9,7 +9,7 @@ from toys import toy_book, toy_episodes
 
 from drivefoundry.model.text import PAD, TextCodec, train_tokenizer
 from drivefoundry.train.corpus import GREY, Augment, Corpus, Order, batches, shifted
-from drivefoundry_car.codec import decode
+from drivefoundry_car.codec import decode, driven
 
 EPISODES = [toy_episodes(50, 1), toy_episodes(30, 2, text=False)]
 BOOK = toy_book()
@@ -115,3 +115,14 @@ def test_only_samples_with_reasoning_carry_it():
 def test_nothing_to_learn_from_is_refused():
     with pytest.raises(ValueError, match="none given"):
         Corpus.of([], BOOK, None, 10)
+
+
+def test_a_flow_head_is_told_controls_and_mirrored_ones_of_mirrored_samples():
+    corpus, order = Corpus.of(EPISODES, BOOK, TEXT, 10, action="flow"), Order(80, 0)
+    [plain], [flipped] = (batches(corpus, order, 0, 16, replace(PLAIN, flip=f)) for f in (0.0, 1.0))
+    assert plain.target.shape == (16, 8, 2)
+    there, back = (driven(b.target.numpy(), b.ego[:, -1, 0].numpy()) for b in (plain, flipped))
+    assert np.abs(there * [1.0, -1.0, -1.0] - back).max() < 1e-4
+    futures = np.concatenate([e.future for e in EPISODES])[order.rows(0, 16)]
+    assert np.abs(there - futures)[..., :2].max() < 0.2
+    assert plain.dice == flipped.dice != batches(corpus, order, 1, 16, PLAIN)[0].dice

@@ -4,22 +4,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toys import toy_episodes
+import torch
+from toys import TOY, toy_episodes
 
-from drivefoundry.model import config as shapes
-from drivefoundry.model.checkpoint import load_checkpoint
-from drivefoundry.train.corpus import Augment
-from drivefoundry.train.distil import DISTIL, distil
-from drivefoundry.train.pretrain import PRETRAIN, fresh, pretrain
+from drivefoundry.model import presets as shapes
+from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
+from drivefoundry.model.exports import save_hf
+from drivefoundry.train.corpus import Augment, Corpus
+from drivefoundry.train.distil import DISTIL, distil, teacher_opinion
+from drivefoundry.train.losses import Objective
+from drivefoundry.train.pretrain import PRETRAIN, around, fresh, imported, pretrain
 from drivefoundry.train.sft import SFT, sft
+from drivefoundry_car.codec import decode, driven, fit_codebook
+from tinybackbone import tiny_backbone
 
 EPISODES = [toy_episodes(64)]
 
 
 def test_from_nothing_to_a_student_that_talks(tmp_path, monkeypatch):
     small = shapes.ModelConfig(dim=48, layers=2, heads=3, kv_heads=1, head_dim=16, ffn=96, stem=16, max_text=12)
-    monkeypatch.setitem(shapes._PRESETS, "0.3M", small)
-    monkeypatch.setitem(shapes._PRESETS, "0.1M", replace(small, layers=1))
+    monkeypatch.setitem(shapes.PRESETS, "0.3M", small)
+    monkeypatch.setitem(shapes.PRESETS, "0.1M", replace(small, layers=1))
     base, tuned, student = tmp_path / "base", tmp_path / "tuned", tmp_path / "student"
     brief = {"seconds": 0.0, "steps": 80, "batch": 32, "lr": 4e-3}
     first = pretrain(EPISODES, base, replace(PRETRAIN, **brief), "0.3M", state=tmp_path / "s", log=tmp_path / "log")
@@ -54,3 +59,71 @@ def test_frames_of_another_size_are_refused(tmp_path):
     assert start.config.image == (32, 48)
     with pytest.raises(ValueError, match="none given"):
         fresh([], shapes.preset("0.1M"))
+
+
+def test_around_a_backbone_and_from_it_to_a_student_with_words_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(shapes.PRESETS, "0.1M", replace(TOY, layers=1, text_vocab=200, max_text=16))
+    given, base, tuned, student = (tmp_path / name for name in ("given", "base", "tuned", "student"))
+    save_hf(given, tiny_backbone())
+    brief = {"seconds": 0.0, "steps": 24, "batch": 32, "lr": 2e-3}
+    first = pretrain(EPISODES, base, replace(PRETRAIN, **brief), backbone=str(given))
+    assert first.losses[-5:].mean() < 0.8 * first.losses[0]
+    told = load_checkpoint(base)
+    assert told.config.image == (32, 48)
+    assert told.tokenizer.raw == tiny_backbone().tokenizer
+    e = EPISODES[0]
+    assert np.array_equal(told.codebook, fit_codebook(e.future, e.ego[:, -1, 0], told.config.codes))
+
+    talk = sft(EPISODES, tuned, base, replace(SFT, **brief, augment=Augment(text=1.0)))
+    assert talk.losses[-5:].mean() < talk.losses[0]
+    for part in range(2):
+        brief = {**brief, "steps": 6 + part}
+        ago = student if part else None
+        report = distil(EPISODES, student, tuned, replace(DISTIL, **brief), "0.1M", init=ago)
+        small = load_checkpoint(student)
+        assert small.config.text_shift == 0
+        assert small.config.layers == 1
+        assert small.tokenizer.decode(small.tokenizer.encode(["turn left, go"], 16)) == ["turn left, go"]
+        assert np.array_equal(small.codebook, told.codebook)
+        assert np.isfinite(report.losses).all()
+
+
+def test_an_imported_backbone_keeps_its_shape_and_gets_a_codebook(tmp_path):
+    given, made = tmp_path / "given", tmp_path / "made"
+    save_hf(given, tiny_backbone())
+    start = imported(given, image=(32, 48), action="flow", codes=32)
+    save_checkpoint(made, start.model, start.codebook, start.tokenizer)
+    again = around(EPISODES, str(made), ego_changes=False)
+    assert again.config == start.config
+    assert not np.array_equal(again.codebook, start.codebook)
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), start.model.parameters(), strict=True))
+
+
+def test_a_flow_head_learns_repeats_itself_and_teaches_codes(tmp_path, monkeypatch):
+    monkeypatch.setitem(shapes.PRESETS, "0.1M", replace(TOY, layers=1))
+    monkeypatch.setitem(shapes.PRESETS, "0.3M", replace(TOY, action="flow", flow=64))
+    teacher = tmp_path / "teacher"
+    brief = {"seconds": 0.0, "steps": 100, "batch": 32, "lr": 4e-3, "precision": "fp32"}
+    plain = replace(PRETRAIN, **brief, augment=Augment(text=0.0, light=0.05))
+    first = pretrain(EPISODES, teacher, plain, "0.3M")
+    assert first.losses[-10:].mean() < 0.6 * first.losses[:3].mean()
+    short = replace(plain, steps=3)
+    once, again = (pretrain(EPISODES, tmp_path / "again", short, "0.3M").losses for _ in range(2))
+    assert np.array_equal(once, again)
+
+    e = EPISODES[0]
+    loaded = load_checkpoint(teacher)
+    frames, ego, route = (torch.from_numpy(a) for a in (e.frames[e.frame_index], e.ego, e.route))
+    plan = driven(loaded.model.act(frames, ego, route)[:, 0].numpy(), e.ego[:, -1, 0])
+    still = e.ego[:, -1, 0, None] * np.arange(1, 9) * 0.5
+    straight = np.hypot(still - e.future[..., 0], e.future[..., 1]).mean()
+    assert np.linalg.norm((plan - e.future)[..., :2], axis=-1).mean() < 0.5 * straight
+
+    corpus = Corpus.of(EPISODES, loaded.codebook, None, 10)
+    opinion = teacher_opinion(loaded.model, corpus, loaded.codebook, Objective())
+    assert np.allclose(opinion.astype(np.float64).sum(-1), 1.0, atol=1e-2)
+    told = decode(opinion.argmax(-1), loaded.codebook, e.ego[:, -1, 0])
+    assert np.linalg.norm((told - plan)[..., :2], axis=-1).mean() < 0.3
+    student = distil(EPISODES, tmp_path / "student", teacher, replace(DISTIL, **brief | {"steps": 30}), "0.1M")
+    assert student.losses[-5:].mean() < student.losses[0]
+    assert load_checkpoint(tmp_path / "student").config.action == "codes"

@@ -199,7 +199,7 @@ def test_ticks_span_their_range_with_few_round_numbers(low, span):
     high = low + span
     if high - low < 1e-9 * max(abs(low), 1):
         return
-    ticks = charts._ticks(low, high)
+    ticks = charts.round_numbers(low, high)
     assert ticks == sorted(set(ticks))
     assert 2 <= len(ticks) <= 8
     assert ticks[0] <= low + 1e-6 * span

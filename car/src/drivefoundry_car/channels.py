@@ -7,24 +7,24 @@ rest. Signals and driver state are written when they change: a reader holds the 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from foxglove_schemas_protobuf.CameraCalibration_pb2 import CameraCalibration
+from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from foxglove_schemas_protobuf.CompressedVideo_pb2 import CompressedVideo
 from foxglove_schemas_protobuf.PoseInFrame_pb2 import PoseInFrame
 from foxglove_schemas_protobuf.SceneUpdate_pb2 import SceneUpdate
-from mcap.writer import Writer
-from mcap_protobuf.schema import register_schema
+from mcap_protobuf.schema import build_file_descriptor_set
 
-VIDEO, CALIBRATION, POSE, STATE = "/camera/front", "/camera/front/calibration", "/ego/pose", "/ego/state"
+CAMERA, FRONT, POSE, STATE = "/camera/", "front", "/ego/pose", "/ego/state"
 ROUTE, OBJECTS, SIGNALS, DRIVER, PLAN, CORRECTION = "/route", "/objects", "/signals", "/driver", "/plan", "/correction"
-PROTOBUF: dict[str, Any] = {
-    VIDEO: CompressedVideo,
-    CALIBRATION: CameraCalibration,
-    POSE: PoseInFrame,
-    OBJECTS: SceneUpdate,
-}
+STEPPED = (OBJECTS, SIGNALS, DRIVER)
+"""What a written drive tells at its own steps."""
+PROTOBUF: dict[str, Any] = {POSE: PoseInFrame, OBJECTS: SceneUpdate}
+FORMATS: dict[str, Any] = {"h264": CompressedVideo, "jpeg": CompressedImage}
+"""What a camera may give -> its message."""
+PICTURES = {message.DESCRIPTOR.full_name: message for message in FORMATS.values()}
 KIND_NAMES = ("car", "truck", "pedestrian", "cyclist")
 STATE_FIELDS = ("x", "y", "yaw", "speed", "acceleration", "yaw_rate", "steering_wheel_angle")
 NS = 1_000_000_000
@@ -57,10 +57,36 @@ JSON: dict[str, dict[str, Any]] = {
 }
 
 
-def open_channel(writer: Writer, topic: str, metadata: dict[str, str] | None = None) -> int:
-    """Register a topic with its schema; returns the channel id."""
-    if topic in PROTOBUF:
-        schema = register_schema(writer, PROTOBUF[topic])
+class Registers(Protocol):
+    """A writer of MCAP files: `mcap.writer.Writer`, `stream.McapStream`."""
+
+    def register_schema(self, name: str, encoding: str, data: bytes) -> int: ...
+    def register_channel(self, topic: str, message_encoding: str, schema_id: int, metadata: dict[str, str]) -> int: ...
+
+
+def to_ns(t: float) -> int:
+    """s in, ns out."""
+    return round(t * NS)
+
+
+def camera(name: str) -> str:
+    """Topic of a camera's pictures."""
+    return CAMERA + name
+
+
+def calibration_of(name: str) -> str:
+    """Topic of a camera's calibration."""
+    return f"{CAMERA}{name}/calibration"
+
+
+def open_channel(writer: Registers, topic: str, metadata: dict[str, str] | None = None, form: str = "h264") -> int:
+    """Register a topic with its schema; returns the channel id. form: of a camera's pictures, one of FORMATS."""
+    message = PROTOBUF.get(topic)
+    if topic.startswith(CAMERA):
+        message = CameraCalibration if topic.endswith("/calibration") else FORMATS[form]
+    if message is not None:
+        described = build_file_descriptor_set(message).SerializeToString()
+        schema = writer.register_schema(message.DESCRIPTOR.full_name, "protobuf", described)
         return writer.register_channel(topic, "protobuf", schema, metadata or {})
     name = "drivefoundry" + topic.replace("/", ".")
     body = json.dumps({"title": name, "type": "object", "properties": JSON[topic]})
@@ -68,9 +94,9 @@ def open_channel(writer: Writer, topic: str, metadata: dict[str, str] | None = N
     return writer.register_channel(topic, "json", schema, metadata or {})
 
 
-def videos(packets: list[bytes], ns: list[int]) -> list[bytes]:
-    """CompressedVideo messages, one a packet."""
-    message, out = CompressedVideo(frame_id="camera_front", format="h264"), []
+def pictures(name: str, form: str, packets: list[bytes], ns: list[int]) -> list[bytes]:
+    """CompressedVideo or CompressedImage messages of a camera, one a packet."""
+    message, out = FORMATS[form](frame_id=f"camera_{name}", format=form), []
     for data, at in zip(packets, ns, strict=True):
         message.timestamp.seconds, message.timestamp.nanos = divmod(at, NS)
         message.data = data
@@ -78,10 +104,10 @@ def videos(packets: list[bytes], ns: list[int]) -> list[bytes]:
     return out
 
 
-def calibration(width: int, height: int, intrinsics: tuple[float, float, float, float], ns: int) -> bytes:
+def calibration(name: str, width: int, height: int, intrinsics: tuple[float, float, float, float], ns: int) -> bytes:
     """A CameraCalibration message of a pinhole camera."""
     fx, fy, cx, cy = intrinsics
-    message = CameraCalibration(frame_id="camera_front", width=width, height=height)
+    message = CameraCalibration(frame_id=f"camera_{name}", width=width, height=height)
     message.timestamp.seconds, message.timestamp.nanos = divmod(ns, NS)
     message.K[:] = [fx, 0, cx, 0, fy, cy, 0, 0, 1]
     message.R[:] = [1, 0, 0, 0, 1, 0, 0, 0, 1]

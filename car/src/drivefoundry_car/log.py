@@ -6,6 +6,7 @@ import io
 import json
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -13,16 +14,15 @@ from typing import IO, Any
 import numpy as np
 import zstandard
 from foxglove_schemas_protobuf.CameraCalibration_pb2 import CameraCalibration
-from foxglove_schemas_protobuf.CompressedVideo_pb2 import CompressedVideo
 from google.protobuf.message import DecodeError
 from mcap.exceptions import McapError
 from mcap.reader import make_reader
 from mcap.stream_reader import CRCValidationError
 from mcap.writer import CompressionType, Writer
 
-from drivefoundry_car import channels
+from drivefoundry_car import channels, live
 from drivefoundry_car.chunks import messages
-from drivefoundry_car.video import decode, demux_mp4, encode, mux_mp4
+from drivefoundry_car.video import Encoder, decode, demux_mp4, encode, is_key, mux_mp4
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 _DAMAGE = (McapError, CRCValidationError, DecodeError, zstandard.ZstdError, struct.error, UnicodeDecodeError)
@@ -32,10 +32,11 @@ _DAMAGE += (json.JSONDecodeError, KeyError, IndexError, TypeError, OverflowError
 
 @dataclass(frozen=True)
 class Video:
-    """H.264 Annex B access units, one a frame, no B-frames, a key frame at least every second.
+    """H.264 Annex B access units, one a frame, no B-frames, a key frame at least every second; or JPEG files.
 
     t (F,) s; key (F,) bool; packets F byte strings; width, height px; intrinsics fx, fy, cx, cy px; mount x, y, z m and
-    pitch rad (positive down) of the camera relative to the box centre on the ground.
+    pitch rad (positive down) of the camera relative to the box centre on the ground; yaw rad, positive left; format
+    'h264' or 'jpeg' (of which every frame is a key).
     """
 
     t: np.ndarray
@@ -45,6 +46,8 @@ class Video:
     height: int
     intrinsics: tuple[float, float, float, float]
     mount: tuple[float, float, float, float]
+    yaw: float = 0.0
+    format: str = "h264"
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ class Drive:
     correction: Plans | None = None
     notes: dict[str, str] = field(default_factory=dict)
     """What the source lacks or what was derived, by field name: said in the report."""
+    others: Mapping[str, Video] = field(default_factory=dict)
+    """Cameras beside the front one (`video`), by name."""
 
 
 def write_drive(path: Path | str, drive: Drive) -> None:
@@ -130,19 +135,23 @@ def _write(file: IO[bytes], drive: Drive) -> None:
     ns = _ns(drive.t)
     timed: list[tuple[int, int, int, bytes]] = []  # (ns, order among channels, channel, message)
 
-    def add(topic: str, times: list[int], messages: list[bytes], metadata: dict[str, str] | None = None) -> None:
-        channel = channels.open_channel(writer, topic, metadata)
+    def add(
+        topic: str, times: list[int], messages: list[bytes], metadata: dict[str, str] | None = None, form: str = "h264"
+    ) -> None:
+        channel = channels.open_channel(writer, topic, metadata, form)
         timed.extend((at, channel, channel, m) for at, m in zip(times, messages, strict=True))
 
     add(channels.POSE, ns, channels.poses(drive.ego, ns))
     add(channels.STATE, ns, channels.states(drive.t, drive.ego))
     if drive.route is not None:
         add(channels.ROUTE, ns[:1], [json.dumps({"points": drive.route.tolist()}).encode()])
-    if drive.video is not None:
-        v, v_ns = drive.video, _ns(drive.video.t)
-        mount = {"mount": json.dumps(list(v.mount)), "key": "".join("01"[int(k)] for k in v.key)}
-        add(channels.CALIBRATION, v_ns[:1], [channels.calibration(v.width, v.height, v.intrinsics, v_ns[0])], mount)
-        add(channels.VIDEO, v_ns, channels.videos(v.packets, v_ns))
+    front = {} if drive.video is None else {channels.FRONT: drive.video}
+    for name, v in [*front.items(), *sorted(drive.others.items())]:
+        v_ns, mount = _ns(v.t), [*v.mount, v.yaw][: 5 if v.yaw else 4]
+        about = {"mount": json.dumps(mount), "key": "".join("01"[int(k)] for k in v.key)}
+        calibration = channels.calibration(name, v.width, v.height, v.intrinsics, v_ns[0])
+        add(channels.calibration_of(name), v_ns[:1], [calibration], about)
+        add(channels.camera(name), v_ns, channels.pictures(name, v.format, v.packets, v_ns), form=v.format)
     if drive.objects is not None:
         o = drive.objects
         add(channels.OBJECTS, ns, channels.scene_updates(o.track, o.kind, o.size, o.states, o.valid, ns))
@@ -222,8 +231,8 @@ def _read(data: bytes, with_video: bool) -> Drive:
     topics = {c.topic: c for c in summary.channels.values()}
     if channels.STATE not in topics:
         raise ValueError(f"no {channels.STATE} channel: it holds no drive; import it with the importer of its format")
-    skipped = (channels.POSE,) if with_video else (channels.POSE, channels.VIDEO, channels.CALIBRATION)
-    wanted = [topic for topic in topics if topic not in skipped]
+    skipped = (channels.POSE,) if with_video else (channels.POSE, channels.CAMERA)
+    wanted = [topic for topic in topics if not topic.startswith(skipped)]
     data_of: dict[str, list[bytes]] = {topic: [] for topic in wanted}
     ns_of: dict[str, list[int]] = {topic: [] for topic in wanted}
     kept = {id: (data_of[c.topic], ns_of[c.topic]) for id, c in summary.channels.items() if c.topic in data_of}
@@ -233,30 +242,27 @@ def _read(data: bytes, with_video: bool) -> Drive:
             kept[channel][1].append(at)
     records = {m.name: m.metadata for m in reader.iter_metadata()}
     t, ego = channels.read_states(data_of[channels.STATE])
-    step_of = {at: i for i, at in enumerate(ns_of[channels.STATE])}
-
-    def steps(topic: str) -> list[int]:
-        return [step_of[at] for at in ns_of[topic]]
-
-    fields: dict[str, Any] = {}
+    exact = dict(zip(ns_of[channels.STATE], t.tolist(), strict=True))
+    if "recording" in records:
+        t, ego = live.on_grid(t, ego)
+        fields = live.fields(data_of, ns_of, t)
+    else:
+        fields = _stepped(data_of, ns_of, records, len(t))
+    if "objects" in fields:
+        fields["objects"] = Objects(*fields["objects"])
     if channels.ROUTE in wanted:
         fields["route"] = np.array(json.loads(data_of[channels.ROUTE][0])["points"], np.float64)
-    if channels.VIDEO in wanted:
-        exact = dict(zip(ns_of[channels.STATE], t.tolist(), strict=True))
-        times = np.array([exact.get(at, at / channels.NS) for at in ns_of[channels.VIDEO]], np.float64)
-        fields["video"] = _read_video(data_of, times, topics[channels.CALIBRATION].metadata)
-    if channels.OBJECTS in wanted:
-        of = {name: json.loads(value) for name, value in records["objects"].items()}
-        track, size = np.array(of["track"], np.int64), np.array(of["size"], np.float32).reshape(-1, 3)
-        state, valid = channels.read_scene_updates(data_of[channels.OBJECTS], steps(channels.OBJECTS), track, len(t))
-        fields["objects"] = Objects(track, np.array(of["kind"], np.int64), size, state, valid)
-    if channels.SIGNALS in wanted:
-        changed = data_of[channels.SIGNALS]
-        fields["signal_id"] = np.array(json.loads(changed[0])["id"], np.int64)
-        fields["signal_state"] = channels.held(steps(channels.SIGNALS), changed, "state", len(t), np.uint8)
-    if channels.DRIVER in wanted:
-        for name in ("engaged", "takeover"):
-            fields[name] = channels.held(steps(channels.DRIVER), data_of[channels.DRIVER], name, len(t), np.bool_)
+    others: dict[str, Video] = {}
+    for topic in wanted:
+        if topic.startswith(channels.CAMERA) and not topic.endswith("/calibration"):
+            name = topic.removeprefix(channels.CAMERA)
+            times = np.array([exact.get(at, at / channels.NS) for at in ns_of[topic]], np.float64)
+            message = channels.PICTURES[summary.schemas[topics[topic].schema_id].name]
+            about = topics[channels.calibration_of(name)].metadata
+            told = [message.FromString(m) for m in data_of[topic]]
+            others[name] = _read_video(told, data_of[channels.calibration_of(name)], times, about)
+    if channels.FRONT in others:
+        fields["video"] = others.pop(channels.FRONT)
     for topic, name in ((channels.PLAN, "plan"), (channels.CORRECTION, "correction")):
         if topic in wanted:
             rows = [json.loads(m) for m in data_of[topic]]
@@ -264,15 +270,42 @@ def _read(data: bytes, with_video: bool) -> Drive:
             fields[name] = Plans(np.array([r["t"] for r in rows], np.float64), points, [r["text"] for r in rows])
     size_of = records["ego"]
     ego_size = (float(size_of["length"]), float(size_of["width"]), float(size_of["height"]))
-    return check(Drive(dict(records["drive"]), t, ego, ego_size, notes=dict(records["notes"]), **fields))
+    return check(Drive(dict(records["drive"]), t, ego, ego_size, notes=dict(records["notes"]), others=others, **fields))
 
 
-def _read_video(data_of: dict[str, list[bytes]], times: np.ndarray, extra: dict[str, str]) -> Video:
-    at = CameraCalibration.FromString(data_of[channels.CALIBRATION][0])
-    x, y, z, pitch = json.loads(extra["mount"])
-    packets = [CompressedVideo.FromString(m).data for m in data_of[channels.VIDEO]]
-    key = np.array([k == "1" for k in extra["key"]], bool)
-    return Video(times, key, packets, at.width, at.height, (at.K[0], at.K[4], at.K[2], at.K[5]), (x, y, z, pitch))
+def _stepped(
+    data_of: dict[str, list[bytes]], ns_of: dict[str, list[int]], records: dict[str, dict[str, str]], length: int
+) -> dict[str, Any]:
+    """The fields whose messages stand at the drive's own steps, objects as a tuple."""
+    step_of = {at: i for i, at in enumerate(ns_of[channels.STATE])}
+    steps = {topic: [step_of[at] for at in ns_of.get(topic, ())] for topic in channels.STEPPED}
+    fields: dict[str, Any] = {}
+    if channels.OBJECTS in data_of:
+        of = {name: json.loads(value) for name, value in records["objects"].items()}
+        track, size = np.array(of["track"], np.int64), np.array(of["size"], np.float32).reshape(-1, 3)
+        moved = channels.read_scene_updates(data_of[channels.OBJECTS], steps[channels.OBJECTS], track, length)
+        fields["objects"] = (track, np.array(of["kind"], np.int64), size, *moved)
+    if channels.SIGNALS in data_of:
+        changed = data_of[channels.SIGNALS]
+        fields["signal_id"] = np.array(json.loads(changed[0])["id"], np.int64)
+        fields["signal_state"] = channels.held(steps[channels.SIGNALS], changed, "state", length, np.uint8)
+    if channels.DRIVER in data_of:
+        for name in ("engaged", "takeover"):
+            fields[name] = channels.held(steps[channels.DRIVER], data_of[channels.DRIVER], name, length, np.bool_)
+    return fields
+
+
+def _read_video(told: list[Any], calibration: list[bytes], times: np.ndarray, about: dict[str, str]) -> Video:
+    at = CameraCalibration.FromString(calibration[0])
+    x, y, z, pitch, *yaw = json.loads(about["mount"])
+    packets, form = [m.data for m in told], told[0].format
+    key = [k == "1" for k in about["key"]] if "key" in about else [form != "h264" or is_key(p) for p in packets]
+    first = 0 if "key" in about else next((i for i, k in enumerate(key) if k), len(key))
+    if first == len(key):
+        raise ValueError(f"{told[0].frame_id}: no key frame; record it from one")
+    lens = (at.K[0], at.K[4], at.K[2], at.K[5])
+    kept = (times[first:], np.array(key[first:], bool), packets[first:])
+    return Video(*kept, at.width, at.height, lens, (x, y, z, pitch), *yaw, format=form)
 
 
 def cut(drive: Drive, t0: float, t1: float) -> Drive:
@@ -299,13 +332,16 @@ def cut(drive: Drive, t0: float, t1: float) -> Drive:
             a, b = np.searchsorted(plans.t, [t0 - 1e-6, t1 - 1e-6])
             fields[name] = Plans(plans.t[a:b], plans.points[a:b], plans.text[a:b])
     if drive.video is not None:
-        v = drive.video
-        a, b = np.searchsorted(v.t, [t0 - 1e-6, t1 - 1e-6])
-        if not (a < len(v.t) and v.key[a]):
-            a = int(np.flatnonzero(v.key[: a + 1])[-1]) if v.key[: a + 1].any() else a
-        kept = (v.t[a:b], v.key[a:b], v.packets[a:b])
-        fields["video"] = Video(*kept, v.width, v.height, v.intrinsics, v.mount) if b > a else None
-    return replace(drive, **fields)
+        fields["video"] = _cut_video(drive.video, t0, t1)
+    parts = {name: _cut_video(v, t0, t1) for name, v in drive.others.items()}
+    return replace(drive, others={name: v for name, v in parts.items() if v is not None}, **fields)
+
+
+def _cut_video(v: Video, t0: float, t1: float) -> Video | None:
+    a, b = np.searchsorted(v.t, [t0 - 1e-6, t1 - 1e-6])
+    if not (a < len(v.t) and v.key[a]):
+        a = int(np.flatnonzero(v.key[: a + 1])[-1]) if v.key[: a + 1].any() else a
+    return replace(v, t=v.t[a:b], key=v.key[a:b], packets=v.packets[a:b]) if b > a else None
 
 
 def _ns(t: np.ndarray) -> list[int]:
@@ -329,11 +365,23 @@ def encode_video(
 
 def decode_video(video: Video, indices: np.ndarray | None = None) -> np.ndarray:
     """Video in, frames (F, H, W, 3) uint8 RGB out; with indices, only those, in that order. ValueError if damaged."""
-    return decode(video.packets, video.key, video.width, video.height, indices)
+    return decode(video.packets, video.key, video.width, video.height, indices, video.format)
+
+
+def as_h264(video: Video) -> Video:
+    """Video in, the same as H.264 out: JPEG pictures are encoded anew, at their median rate."""
+    if video.format == "h264":
+        return video
+    fps = round(1 / float(np.median(np.diff(video.t)))) if len(video.t) > 1 else 1
+    encoder = Encoder(video.width, video.height, max(fps, 1))
+    # One picture at a time: a minute of them at once would fill the memory.
+    made = [encoder.encode(decode_video(video, np.array([i]))[0]) for i in range(len(video.packets))]
+    key = np.array([k for k, _ in made], bool)
+    return replace(video, key=key, packets=[p for _, p in made], format="h264")
 
 
 def to_mp4(video: Video) -> bytes:
-    """Video in, MP4 bytes out: the same packets, remuxed. The first frame is at 0 s."""
+    """H.264 Video in, MP4 bytes out: the same packets, remuxed. The first frame is at 0 s."""
     return mux_mp4(video.packets, video.key, video.t, video.width, video.height)
 
 

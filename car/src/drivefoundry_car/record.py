@@ -1,10 +1,8 @@
-"""A Drive and campaigns in, the clips worth sending out; and the ring buffer that a running car records into."""
+"""A Drive and campaigns in, the clips worth sending out. (A running car records its clips with `recorder`.)"""
 
 from __future__ import annotations
 
 import zlib
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -12,12 +10,11 @@ from itertools import pairwise
 import numpy as np
 
 from drivefoundry_car.log import Drive, cut
+from drivefoundry_car.signals import Beside
 from drivefoundry_car.trigger import Campaign, applies, firings
 
 LENGTH_S = 20.0
-"""Length of a clip, s."""
-BEFORE = 0.6
-"""Share of a clip that lies before its trigger: what led to it is worth more than what followed."""
+"""Length of a clip that no firing asked for, s."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +28,24 @@ class Window:
     trigger: str
 
 
-def clips_of(drive: Drive, campaigns: list[Campaign], seed: int, length_s: float = LENGTH_S) -> list[Drive]:
-    """A drive in; its clips, in time order, out: non-overlapping windows of length_s around what the campaigns want.
+def clips_of(
+    drive: Drive, campaigns: list[Campaign], seed: int, length_s: float = LENGTH_S, beside: Beside | None = None
+) -> list[Drive]:
+    """A drive in; its clips, in time order, out: non-overlapping windows around what the campaigns want.
 
-    The higher priority takes its window first (12 s before, 8 s after its trigger), shifted to fit into the drive and
-    beside windows already taken; a firing inside a taken window is on that clip already, one that finds no room is left
-    out. A campaign's random windows lie anywhere still free, those of pick = "all" end to end. A drive shorter than
-    length_s is one clip if anything wants it; end to end, the last clip may be shorter, down to half. Same drive,
-    campaigns and seed: same clips. Each clip's meta gains campaign, trigger (the rule, 'random' or 'all'), trigger_t
-    (s) and clip_index.
+    The higher priority takes its window first (its before_s and after_s around the trigger), shifted to fit into the
+    drive and beside windows already taken; a firing inside a taken window is on that clip already, one that finds no
+    room is left out. A campaign's random windows of length_s lie anywhere still free, those of pick = "all" end to end.
+    A drive shorter than a window is one clip if anything wants it; end to end, the last clip may be shorter, down to
+    half. Same drive, campaigns and seed: same clips. Each clip's meta gains campaign, trigger (the rule, 'random' or
+    'all'), trigger_t (s) and clip_index.
     """
     steps = len(drive.t)
     if not steps:
         return []
     period = float(np.median(np.diff(drive.t))) if steps > 1 else 0.1
     length = min(max(1, round(length_s / period)), steps)
-    fired = firings(campaigns, drive)
+    fired = firings(campaigns, drive, beside)
     taken: list[Window] = []
     for c in sorted((c for c in campaigns if applies(c, drive)), key=lambda c: (-c.priority, c.name)):
         rng = np.random.default_rng([seed, zlib.crc32(f"{drive.meta.get('drive', '')}/{c.name}".encode())])
@@ -56,7 +55,9 @@ def clips_of(drive: Drive, campaigns: list[Campaign], seed: int, length_s: float
             taken += at_random(steps, length, taken, c.share, c.name, rng)
         else:
             at = [int(np.searchsorted(drive.t, f.t)) for f in fired if f.campaign == c.name and rng.random() < c.share]
-            taken += around(steps, length, taken, at, c.name, c.rule)
+            clip_s = c.before_s + c.after_s
+            window = min(max(1, round(clip_s / period)), steps)
+            taken += around(steps, window, c.before_s / clip_s, taken, at, c.name, c.rule)
     clips = []
     for i, w in enumerate(sorted(taken, key=lambda w: w.start)):
         stop = drive.t[w.start + w.length] if w.start + w.length < steps else drive.t[-1] + period
@@ -74,14 +75,21 @@ def free(steps: int, length: int, taken: Sequence[Window]) -> list[tuple[int, in
 
 
 def around(
-    steps: int, length: int, taken: Sequence[Window], samples: Sequence[int], campaign: str, trigger: str
+    steps: int,
+    length: int,
+    before: float,
+    taken: Sequence[Window],
+    samples: Sequence[int],
+    campaign: str,
+    trigger: str,
 ) -> list[Window]:
-    """Windows around samples, in their order, beside those taken; shifted where the room is narrow."""
+    """Windows around samples, in their order, beside those taken; the share `before` of each lies before its sample,
+    less or more where the room is narrow."""
     new: list[Window] = []
     for at in samples:
         for first, end in free(steps, length, [*taken, *new]):
             if first <= at < end:
-                start = min(max(at - int(BEFORE * length), first), end - length)
+                start = min(max(at - int(before * length), first), end - length)
                 new.append(Window(start, length, at, campaign, trigger))
     return new
 
@@ -109,43 +117,3 @@ def end_to_end(steps: int, length: int, taken: Sequence[Window], campaign: str) 
             if min(length, end - start) >= max(1, length // 2):
                 new.append(Window(start, min(length, end - start), start, campaign, "all"))
     return new
-
-
-class RingBuffer:
-    """Timed byte strings per channel, bounded in bytes; the oldest fall out, and what is lost is counted.
-
-    Push in time order. `dropped` counts per channel the items that alone exceed the bound or come before the last one.
-    """
-
-    def __init__(self, bytes_per_channel: int) -> None:
-        if bytes_per_channel <= 0:
-            raise ValueError(f"bytes_per_channel: must be positive, not {bytes_per_channel}")
-        self.bound = bytes_per_channel
-        self.dropped: dict[str, int] = {}
-        self._items: dict[str, deque[tuple[float, bytes]]] = {}
-        self._size: dict[str, int] = {}
-
-    def push(self, channel: str, t: float, data: bytes) -> None:
-        """Keep data of time t (s); never blocks, never grows beyond the bound."""
-        items = self._items.setdefault(channel, deque())
-        if len(data) > self.bound or (items and t < items[-1][0]):
-            self.dropped[channel] = self.dropped.get(channel, 0) + 1
-            return
-        items.append((t, data))
-        size = self._size.get(channel, 0) + len(data)
-        while size > self.bound:
-            size -= len(items.popleft()[1])
-        self._size[channel] = size
-
-    def snapshot(self, t0: float, t1: float) -> dict[str, list[tuple[float, bytes]]]:
-        """What each channel still holds of t0 <= t < t1, in time order."""
-        out = {}
-        for channel, items in self._items.items():
-            kept = list(items)
-            times = [t for t, _ in kept]
-            out[channel] = kept[bisect_left(times, t0) : bisect_left(times, t1)]
-        return out
-
-    def size(self, channel: str) -> int:
-        """Bytes held for a channel."""
-        return self._size.get(channel, 0)

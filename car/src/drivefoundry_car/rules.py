@@ -1,29 +1,40 @@
-"""A rule's text in, a checked expression over named signals out; arrays in, when it holds out.
+"""A rule's text in, a checked expression over named signals out. `drivefoundry_car.watch` evaluates it.
 
     rule    = both {"or" both}                      both   = negated {"and" negated}
-    negated = "not" negated | held                  held   = compare {"for" number unit | "rising" | "falling"}
+    negated = "not" negated | held
+    held    = compare {"for" time | "until" compare | "rising" | "falling"}
     compare = sum [("<" | "<=" | ">" | ">=") sum]   sum    = product {("+" | "-") product}
     product = sign {("*" | "/") sign}               sign   = "-" sign | atom
-    atom    = number [unit] | signal | "abs" "(" rule ")" | "(" rule ")"
-    unit    = name ["^" digit] {("/" | "*") name ["^" digit]}
+    atom    = number [unit] | signal | "(" rule ")" | "abs" "(" rule ")" | "count" "(" rule ")" "in" time
+            | ("max" | "min" | "mean" | "range" | "delta") "(" rule ")" "over" time
+    time    = number unit                           unit   = name ["^" digit] {("/" | "*") name ["^" digit]}
 
 Quantities carry their dimension (powers of metre, second, radian), compared in SI; a rule is checked before it runs.
-A sample that is not known (NaN) makes a comparison neither true nor false (Kleene's three values): it never fires.
+`for`, `until`, `rising` and `falling` belong to the comparison at their left; parentheses make them wider.
+
+What they mean at a sample of time t, on any clock; d is the given time, and nothing looks ahead:
+- a sample that is not known (NaN) makes a comparison neither true nor false (Kleene's three values): it never fires;
+- `a for d`: a has been true at every sample since one at t - d or before; `a rising`, `a falling`: true now and not at
+  the sample before, and the reverse; where a is not known now, neither are these;
+- `a until b` (hysteresis): true from a sample where a is true up to the first where b is; b wins where both are;
+- `max(x) over d`: over the known samples in t - d .. t, not known if there are none; `mean` weighs each with the time
+  since the sample before it, d at most; `range` is max - min; `delta` is x now less the oldest in the window;
+- `count(a) in d`: how often a has become true in t - d .. t, a plain number.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 Dimension = tuple[int, int, int]
 """Powers of metre, second, radian."""
 FLAG = "flag"
 """The type of what is true or false."""
+PLAIN = (0, 0, 0)
 UNITS: dict[str, tuple[float, Dimension]] = {
     "m": (1.0, (1, 0, 0)),
     "km": (1000.0, (1, 0, 0)),
@@ -31,18 +42,27 @@ UNITS: dict[str, tuple[float, Dimension]] = {
     "ms": (0.001, (0, 1, 0)),
     "h": (3600.0, (0, 1, 0)),
     "rad": (1.0, (0, 0, 1)),
-    "deg": (np.pi / 180, (0, 0, 1)),
+    "deg": (math.pi / 180, (0, 0, 1)),
+    "g": (9.80665, (1, -2, 0)),
 }
+FOLDS = ("max", "min", "mean", "range", "delta")
+"""What a window of a quantity's samples comes to."""
+MAX_DEPTH = 50
+MAX_WORDS = 400
+MAX_HZ = 100
+"""Samples a second that a window keeps at most; of a faster clock it keeps the last ones."""
+MAX_COST = 100_000
+"""The bound of `cost`."""
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)|(?P<name>[A-Za-z_]\w*)|(?P<sign><=|>=|[<>()+\-*/^]))"
 )
-_WORDS = ("and", "or", "not", "for", "rising", "falling", "abs")
-MAX_DEPTH = 50
+_WORDS = ("and", "or", "not", "for", "until", "rising", "falling", "abs", "count", "in", "over", *FOLDS)
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operation of a rule: a signal's or number's value, or an operator over other nodes."""
+    """One operation of a rule: a signal's or number's value, or an operator over other nodes; value: a number in SI, or
+    an operator's time, s."""
 
     op: str
     type: Dimension | str
@@ -53,18 +73,38 @@ class Node:
 
 def parse(text: str, signals: Mapping[str, Dimension | str]) -> Node:
     """A rule in, its checked tree out. ValueError names the column (from 1), what is wrong and the mend."""
-    return _Parser(text, signals).rule()
+    node = _Parser(text, signals).rule()
+    work = cost(node)
+    if work > MAX_COST:
+        longest = max(f.value for f in _nodes(node) if _windowed(f))
+        raise ValueError(
+            f"column 1: the rule costs {work:,} operations a sample at worst (windows at {MAX_HZ} Hz), more than "
+            f"{MAX_COST:,}; shorten its windows, the longest of which is {longest:g} s"
+        )
+    return node
 
 
 def signals_in(node: Node) -> set[str]:
     """The names of the signals that a rule needs."""
-    return ({node.signal} if node.signal else set()).union(*(signals_in(a) for a in node.args))
+    return {n.signal for n in _nodes(node) if n.signal}
 
 
-def holds(node: Node, t: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """t (T,) s and signals of (T,) samples in; (T,) bool, when the rule certainly holds, out. Causal."""
-    true, known = _truth(node, t, values)
-    return true & known
+def cost(node: Node) -> int:
+    """Operations that one sample takes at worst, which is also what the rule remembers: a window counts its samples at
+    MAX_HZ, everything else one."""
+    return sum(round(n.value * MAX_HZ) + 1 if _windowed(n) else 1 for n in _nodes(node))
+
+
+def _nodes(node: Node) -> list[Node]:
+    """The node and all below it."""
+    found = [node]
+    for n in found:
+        found.extend(n.args)
+    return found
+
+
+def _windowed(node: Node) -> bool:
+    return node.op in FOLDS or node.op == "count"
 
 
 class _Parser:
@@ -82,6 +122,9 @@ class _Parser:
             kind = match.lastgroup or ""
             self.tokens.append((kind, match[kind], match.start(kind) + 1))
             at = match.end()
+        if len(self.tokens) > MAX_WORDS:
+            column = self.tokens[MAX_WORDS][2]
+            raise ValueError(f"column {column}: more than {MAX_WORDS} words and signs; split the rule in two campaigns")
         self.tokens.append(("end", "the end", end + 1))
         self.at = 0
 
@@ -135,17 +178,24 @@ class _Parser:
 
     def held(self) -> Node:
         column, node = self.peek()[2], self.compare()
-        while word := self.take("for", "rising", "falling"):
+        while word := self.take("for", "until", "rising", "falling"):
             self.flag(node, column, word)
-            seconds = 0.0
-            if word == "for":
+            if word == "until":
                 at = self.peek()[2]
-                self.want(self.peek()[0] == "number", "'for' wants a duration, for example 0.3 s")
-                length = self.atom()
-                self.want(length.type == UNITS["s"][1], f"'for' wants seconds, not {_called(length.type)}", at)
-                seconds = length.value
-            node = Node(word, FLAG, (node,), value=seconds)
+                node = Node(word, FLAG, (node, self.flag(self.compare(), at, word)))
+            else:
+                node = Node(word, FLAG, (node,), value=self.time(word) if word == "for" else 0.0)
         return node
+
+    def time(self, word: str) -> float:
+        """The seconds that a word wants."""
+        at = self.peek()[2]
+        self.want(self.peek()[0] == "number", f"'{word}' wants a duration, for example 0.3 s")
+        length = self.atom()
+        self.want(length.type == UNITS["s"][1], f"'{word}' wants seconds, not {_called(length.type)}", at)
+        fits = math.isfinite(length.value) and (word == "for" or length.value > 0)
+        self.want(fits, f"'{word}' wants a time above 0 s, and an end", at)
+        return length.value
 
     def compare(self) -> Node:
         left = self.sum()
@@ -153,7 +203,7 @@ class _Parser:
         if word := self.take("<", "<=", ">", ">="):
             right = self.sum()
             same = left.type == right.type and left.type != FLAG
-            mend = "; give the number its unit" if right.type == (0, 0, 0) else ""
+            mend = "; give the number its unit" if right.type == PLAIN else ""
             self.want(same, f"{_called(left.type)} compared with {_called(right.type)}{mend}", column)
             return Node(word, FLAG, (left, right))
         return left
@@ -191,15 +241,10 @@ class _Parser:
             self.at += 1
             factor, dimension = self.unit()
             return Node("number", dimension, value=float(text) * factor)
-        if self.take("(") or self.take("abs"):
-            if text == "abs":
-                self.want(
-                    self.take("(") is not None, "'abs' wants a quantity in parentheses, for example abs(yaw_rate)"
-                )
-            inner = self.either()
-            self.want(self.take(")") is not None, f"')' wanted before '{self.peek()[1]}'")
-            self.want(text == "(" or inner.type != FLAG, "'abs' wants a quantity, not a condition", column)
-            return inner if text == "(" else Node("abs", inner.type, (inner,))
+        if self.take("("):
+            return self.closed()
+        if self.take("abs", "count", *FOLDS):
+            return self.function(text, column)
         self.want(kind == "name" and text not in _WORDS, f"a signal or a number wanted, not '{text}'")
         if text not in self.signals:
             close = difflib.get_close_matches(text, self.signals, 1)
@@ -207,6 +252,30 @@ class _Parser:
             raise ValueError(f"column {column}: unknown signal '{text}'; {mend}")
         self.at += 1
         return Node("signal", self.signals[text], signal=text)
+
+    def closed(self) -> Node:
+        """What stands between parentheses; the first is taken."""
+        inner = self.either()
+        self.want(self.take(")") is not None, f"')' wanted before '{self.peek()[1]}'")
+        return inner
+
+    def function(self, name: str, column: int) -> Node:
+        """The rest of abs(x), count(a) in d, max(x) over d."""
+        ending = {"abs": "", "count": "in"}.get(name, "over")
+        example = {"abs": "abs(yaw_rate)", "count": "count(accel < -3 m/s^2) in 10 s"}.get(
+            name, f"{name}(speed) over 2 s"
+        )
+        kind = "a condition" if name == "count" else "a quantity"
+        self.want(self.take("(") is not None, f"'{name}' wants {kind} in parentheses, for example {example}")
+        inner = self.closed()
+        self.want(
+            (inner.type == FLAG) == (name == "count"), f"'{name}' wants {kind}, not {_called(inner.type)}", column
+        )
+        if not ending:
+            return Node(name, inner.type, (inner,))
+        self.want(self.take(ending) is not None, f"'{ending}' and a duration wanted: {example}")
+        seconds = self.time(ending)
+        return Node(name, PLAIN if name == "count" else inner.type, (inner,), value=seconds)
 
     def unit(self) -> tuple[float, Dimension]:
         factor, powers, turn = 1.0, [0, 0, 0], 1
@@ -230,56 +299,18 @@ class _Parser:
         return factor, (powers[0], powers[1], powers[2])
 
 
-def _called(kind: Dimension | str) -> str:
-    """A type in words: 'a quantity in m/s^2'."""
-    if isinstance(kind, str):
-        return "a condition"
+def unit_of(kind: Dimension | str) -> str:
+    """A type's SI unit: 'm/s^2'; '' for plain numbers and conditions."""
+    if isinstance(kind, str) or kind == PLAIN:
+        return ""
     names = ("m", "s", "rad")
     above = [names[i] + (f"^{p}" if p > 1 else "") for i, p in enumerate(kind) if p > 0]
     below = [names[i] + (f"^{-p}" if p < -1 else "") for i, p in enumerate(kind) if p < 0]
-    if not above and not below:
-        return "a plain number"
-    return "a quantity in " + "/".join(["*".join(above) or "1", *below])
+    return "/".join(["*".join(above) or "1", *below])
 
 
-def _quantity(node: Node, t: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(T,) float64; NaN where not known."""
-    if node.op == "number":
-        return np.full(len(t), node.value)
-    if node.op == "signal":
-        return np.asarray(values[node.signal], np.float64)
-    args = [_quantity(a, t, values) for a in node.args]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        if node.op == "abs":
-            return np.abs(args[0])
-        if node.op == "minus":
-            return -args[0]
-        operate = {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide}[node.op]
-        return operate(*args)
-
-
-def _truth(node: Node, t: np.ndarray, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) bool what is true, and (T,) bool what is known."""
-    if node.op == "signal":
-        sample = values[node.signal]
-        return sample.astype(bool), np.ones(len(t), bool)
-    if node.op in ("<", "<=", ">", ">="):
-        a, b = (_quantity(x, t, values) for x in node.args)
-        compare = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}[node.op]
-        return compare(a, b), ~(np.isnan(a) | np.isnan(b))
-    (v, k), *rest = [_truth(a, t, values) for a in node.args]
-    if node.op == "not":
-        return ~v, k
-    if node.op in ("and", "or"):
-        ((v2, k2),) = rest
-        settles = (k & (v == (node.op == "or"))) | (k2 & (v2 == (node.op == "or")))
-        return (v & v2 if node.op == "and" else v | v2), (k & k2) | settles
-    v = v & k
-    before = np.concatenate([[False], v[:-1]])
-    if node.op == "rising":
-        return v & ~before, np.ones(len(t), bool)
-    if node.op == "falling":
-        return ~v & before & k, np.ones(len(t), bool)
-    assert node.op == "for"
-    since = np.maximum.accumulate(np.where(v & ~before, np.arange(len(t)), 0))
-    return v & (t - t[since] >= node.value - 1e-6), np.ones(len(t), bool)
+def _called(kind: Dimension | str) -> str:
+    """A type in words: 'a quantity in m/s^2'."""
+    if kind == FLAG:
+        return "a condition"
+    return f"a quantity in {unit_of(kind)}" if unit_of(kind) else "a plain number"

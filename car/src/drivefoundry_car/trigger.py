@@ -1,9 +1,13 @@
-"""Campaigns and a Drive in, Firings out."""
+"""Campaigns and a Drive in, Firings out; in the running car, one sample at a time."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from drivefoundry_car.log import Drive
-from drivefoundry_car.rules import Node, holds, parse, signals_in
-from drivefoundry_car.signals import SIGNALS, signals_of
+from drivefoundry_car.rules import Node, parse, signals_in
+from drivefoundry_car.signals import SIGNALS, Beside, signals_of
+from drivefoundry_car.watch import Program, Rules, program
 
 PICKS = ("firing", "random", "all")
+FLEET, LIBRARY = "campaigns.toml", "library.toml"
+"""The campaigns that ship: what the embedded fleet sends, and those to choose from."""
 _FIELDS: dict[str, tuple[type, ...]] = {
     "rule": (str,),
     "pick": (str,),
@@ -22,8 +29,13 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "priority": (int,),
     "cooldown_s": (int, float),
     "share": (int, float),
+    "before_s": (int, float),
+    "after_s": (int, float),
+    "bytes_per_day": (int,),
+    "cohort": (list,),
+    "until": (date,),
 }
-_WORDS = {str: "text", int: "a whole number", float: "a number"}
+_WORDS = {str: "text", int: "a whole number", float: "a number", list: "a list of names", date: "a date (2027-03-31)"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,9 @@ class Campaign:
     rule: text of the rule, '' where pick is not 'firing'; pick: 'firing' windows around firings, 'random' windows
     anywhere, 'all' of the drive; purpose: only in drives whose meta["purpose"] is this ('' for all); share: of the
     firings, or with 'random' of the driven time, 0..1; cooldown_s: no second firing within it; priority: the higher
-    takes its window first.
+    takes its window first; before_s, after_s: the clip's window around a firing; bytes_per_day: what a car may send
+    for it in a day (None: what the car may send at all); cohort: names of vehicles or of their groups, * and ? allowed
+    (none: all); until: the last day on which it holds.
     """
 
     name: str
@@ -43,6 +57,11 @@ class Campaign:
     share: float = 1.0
     pick: str = "firing"
     purpose: str = ""
+    before_s: float = 12.0
+    after_s: float = 8.0
+    bytes_per_day: int | None = None
+    cohort: tuple[str, ...] = ()
+    until: date | None = None
     tree: Node | None = None
     """The parsed rule."""
 
@@ -56,12 +75,54 @@ class Firing:
     priority: int
 
 
+class Watch:
+    """Campaigns' rules over the signals that a car has, fed sample by sample while it drives.
+
+    `lacking`: campaigns whose rule needs signals that this car does not have -> those signals; they never fire.
+    """
+
+    def __init__(self, campaigns: Sequence[Campaign], signals: Sequence[str]) -> None:
+        ruled = [c for c in campaigns if c.tree is not None]
+        self.lacking = {c.name: lacks for c in ruled if (lacks := _lacks(c, signals))}
+        self.campaigns = [c for c in ruled if c.name not in self.lacking]
+        self.rules = Rules(
+            _program(tuple(c.rule for c in self.campaigns), tuple(signals)), [c.cooldown_s for c in self.campaigns]
+        )
+
+    def push(self, t: float, values: np.ndarray | Sequence[float]) -> list[Firing]:
+        """One sample at t s, a value a signal (SI, flags 0 or 1, NaN unknown), in; what fires at it out, the highest
+        priority first. ValueError where t does not rise or a value is missing."""
+        fired = self.rules.push(t, values)
+        return self._told((c, float(t)) for c in fired) if fired else []
+
+    def run(self, t: np.ndarray, values: np.ndarray) -> list[Firing]:
+        """Samples t (n,) s, values (S, n) in; all that fires in them, in time order, out."""
+        return self._told((c, float(t[i])) for c, i in self.rules.run(t, values)[0].tolist())
+
+    def reset(self) -> None:
+        """Forget everything: the next sample is the first of another drive."""
+        self.rules.reset()
+
+    def _told(self, fired: Iterable[tuple[int, float]]) -> list[Firing]:
+        """Campaign and time of each."""
+        found = [Firing(self.campaigns[c].name, t, self.campaigns[c].priority) for c, t in fired]
+        return sorted(found, key=lambda f: (f.t, -f.priority, f.campaign))
+
+
+@lru_cache(64)
+def _program(rules: tuple[str, ...], signals: tuple[str, ...]) -> Program:
+    """A fleet asks the same of every drive."""
+    return program([parse(rule, SIGNALS) for rule in rules], signals)
+
+
 def load_campaigns(path: Path | str | None = None) -> list[Campaign]:
-    """A TOML file (None: the one that ships) in, checked campaigns out. ValueError names file, campaign, column."""
-    name = "campaigns.toml" if path is None else str(path)
-    if path is not None and not Path(path).is_file():
+    """A TOML file (None: FLEET; FLEET and LIBRARY where there is no such file here: those that ship) in, checked
+    campaigns out. ValueError names file, campaign, column."""
+    name = FLEET if path is None else str(path)
+    ships = path is None or (name in (FLEET, LIBRARY) and not Path(name).exists())
+    if not ships and not Path(name).is_file():
         raise ValueError(f"{name}: no such file")
-    text = (files("drivefoundry_car") / name if path is None else Path(path)).read_text("utf-8")
+    text = (files("drivefoundry_car") / name if ships else Path(name)).read_text("utf-8")
     try:
         table = tomllib.loads(text)
         return [campaign(key, entry) for key, entry in table.items()]
@@ -71,59 +132,74 @@ def load_campaigns(path: Path | str | None = None) -> list[Campaign]:
 
 def campaign(name: str, entry: Any) -> Campaign:
     """One table of a campaigns file in, the checked Campaign out."""
+    _check(name, entry)
+    rule, tree = entry.get("rule", ""), None
+    if rule:
+        try:
+            tree = parse(rule, SIGNALS)
+        except ValueError as error:
+            raise ValueError(f"campaign '{name}', rule {error}") from error
+    numbers = {k: float(entry[k]) for k in ("cooldown_s", "share", "before_s", "after_s") if k in entry}
+    plain = {k: entry[k] for k in ("pick", "purpose", "bytes_per_day", "until") if k in entry}
+    return Campaign(name, rule, entry["priority"], cohort=tuple(entry.get("cohort", ())), tree=tree, **numbers, **plain)
+
+
+def _check(name: str, entry: Any) -> None:
+    """ValueError for what a campaign cannot say; its rule is checked by who parses it."""
     if not isinstance(entry, dict):
         raise ValueError(f"'{name}' is not a campaign; begin one with [{name}]")
     for field, value in entry.items():
         if field not in _FIELDS:
             raise ValueError(f"campaign '{name}': unknown field '{field}'; known are {', '.join(_FIELDS)}")
-        if not isinstance(value, _FIELDS[field]) or isinstance(value, bool):
+        if not isinstance(value, _FIELDS[field]) or isinstance(value, (bool, datetime)):
             raise ValueError(f"campaign '{name}': {field} must be {_WORDS[_FIELDS[field][-1]]}, not {value!r}")
-    pick, share, rule = entry.get("pick", "firing"), float(entry.get("share", 1.0)), entry.get("rule", "")
+    pick, share = entry.get("pick", "firing"), entry.get("share", 1.0)
     if pick not in PICKS:
         raise ValueError(f"campaign '{name}': pick is one of {', '.join(PICKS)}, not '{pick}'")
     if not 0 <= share <= 1:
         raise ValueError(f"campaign '{name}': share must lie between 0 and 1, not {share}")
     if "priority" not in entry:
         raise ValueError(f"campaign '{name}': priority is missing; give a whole number, the higher goes first")
-    if (pick == "firing") != bool(rule.strip()):
+    if (pick == "firing") != bool(entry.get("rule", "").strip()):
         raise ValueError(f"campaign '{name}': a rule goes with pick = \"firing\", and only with it")
-    tree = None
-    if rule:
-        try:
-            tree = parse(rule, SIGNALS)
-        except ValueError as error:
-            raise ValueError(f"campaign '{name}', rule {error}") from error
-    cooldown = float(entry.get("cooldown_s", 0.0))
-    return Campaign(name, rule, entry["priority"], cooldown, share, pick, entry.get("purpose", ""), tree)
+    for field, least in (("cooldown_s", 0), ("before_s", 0), ("after_s", 0), ("bytes_per_day", 1)):
+        if not least <= entry.get(field, least) < float("inf"):
+            raise ValueError(f"campaign '{name}': {field} must be at least {least}, not {entry[field]}")
+    if not 1 <= entry.get("before_s", 12.0) + entry.get("after_s", 8.0) <= 120:
+        raise ValueError(f"campaign '{name}': before_s and after_s make a clip of 1 to 120 s")
+    if not all(isinstance(v, str) and v for v in entry.get("cohort", ())):
+        raise ValueError(f"campaign '{name}': cohort must be {_WORDS[list]}, not {entry['cohort']!r}")
 
 
-def firings(campaigns: list[Campaign], drive: Drive) -> list[Firing]:
+def firings(campaigns: Sequence[Campaign], drive: Drive, beside: Beside | None = None) -> list[Firing]:
     """When each campaign's rule becomes true in the drive, in time order; cool-downs obeyed.
 
-    A rule whose signals the drive lacks does not fire (`not_evaluable` lists these).
+    beside: what the car knows besides its own drive. A rule whose signals the drive lacks does not fire
+    (`not_evaluable` lists these).
     """
-    values, found = signals_of(drive), []
-    for c in campaigns:
-        if c.tree is None or not applies(c, drive) or not signals_in(c.tree) <= values.keys():
-            continue
-        true = holds(c.tree, drive.t, values)
-        last = -np.inf
-        for i in np.flatnonzero(true & ~np.concatenate([[False], true[:-1]])).tolist():
-            if drive.t[i] - last >= c.cooldown_s:
-                last = float(drive.t[i])
-                found.append(Firing(c.name, last, c.priority))
-    return sorted(found, key=lambda f: (f.t, -f.priority, f.campaign))
+    values = signals_of(drive, beside)
+    watch = Watch([c for c in campaigns if applies(c, drive)], list(values))
+    return watch.run(drive.t, np.array(list(values.values()), np.float64).reshape(len(values), len(drive.t)))
 
 
 def applies(c: Campaign, drive: Drive) -> bool:
-    """Whether a campaign is meant for drives of this purpose."""
-    return c.purpose in ("", drive.meta.get("purpose", ""))
+    """Whether a campaign is meant for this drive: its purpose, its vehicle (meta's vehicle, and groups, names apart by
+    spaces) and its day (meta's date, 2027-03-31; a drive without one is never too late)."""
+    names = [drive.meta.get("vehicle", ""), *drive.meta.get("groups", "").split()]
+    meant = not c.cohort or any(fnmatchcase(n, pattern) for n in names for pattern in c.cohort)
+    late = c.until is not None and drive.meta.get("date", "") > c.until.isoformat()
+    return meant and not late and c.purpose in ("", drive.meta.get("purpose", ""))
 
 
-def not_evaluable(campaigns: list[Campaign], drive: Drive) -> dict[str, tuple[str, ...]]:
+def not_evaluable(
+    campaigns: Sequence[Campaign], drive: Drive, beside: Beside | None = None
+) -> dict[str, tuple[str, ...]]:
     """Campaigns whose rule needs what this drive lacks -> the lacking signals, by name."""
-    values = signals_of(drive)
-    lacking = {
-        c.name: signals_in(c.tree) - values.keys() for c in campaigns if c.tree is not None and applies(c, drive)
-    }
-    return {name: tuple(sorted(names)) for name, names in lacking.items() if names}
+    values = signals_of(drive, beside)
+    lacking = {c.name: _lacks(c, values) for c in campaigns if applies(c, drive)}
+    return {name: names for name, names in lacking.items() if names}
+
+
+def _lacks(c: Campaign, signals: Iterable[str]) -> tuple[str, ...]:
+    """The signals that its rule needs and that are not there."""
+    return tuple(sorted(signals_in(c.tree) - set(signals))) if c.tree is not None else ()

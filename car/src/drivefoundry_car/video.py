@@ -16,10 +16,11 @@ from av.error import FFmpegError, InvalidDataError
 from av.video.reformatter import VideoReformatter
 
 START = b"\x00\x00\x00\x01"
+_DECODERS = {"h264": "h264", "jpeg": "mjpeg"}
 MP4_CLOCK = Fraction(1, 90000)
 CRF = "28"
 """x264 constant rate factor: about 800 bytes a frame of a city at 160x64, 1 dB below what 4:2:0 colour allows."""
-_NAL_SEI, _NAL_SPS, _NAL_DELIMITER = 6, 7, 9
+_NAL_SLICE, _NAL_IDR, _NAL_SEI, _NAL_SPS, _NAL_DELIMITER = 1, 5, 6, 7, 9
 
 
 def nals_of(packet: bytes) -> list[bytes]:
@@ -28,34 +29,58 @@ def nals_of(packet: bytes) -> list[bytes]:
     return [nal for nal in (part.rstrip(b"\x00") for part in packet.split(b"\x00\x00\x01")) if nal]
 
 
+def is_key(packet: bytes) -> bool:
+    """Whether an Annex B access unit is an IDR picture, by its first slice."""
+    at = packet.find(b"\x00\x00\x01")
+    while 0 <= at < len(packet) - 3:
+        kind = packet[at + 3] & 31
+        if kind in (_NAL_SLICE, _NAL_IDR):
+            return kind == _NAL_IDR
+        at = packet.find(b"\x00\x00\x01", at + 3)
+    return False
+
+
+class Encoder:
+    """Frames of one camera in, one after the other; their packets out. A key frame every fps frames, no B-frames."""
+
+    def __init__(self, width: int, height: int, fps: int) -> None:
+        if height % 2 or width % 2:
+            raise ValueError(f"frames: {width}x{height} px cannot be 4:2:0 video; width and height must be even")
+        encoder = av.CodecContext.create("libx264", "w")
+        assert isinstance(encoder, av.VideoCodecContext)
+        encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+        encoder.time_base, encoder.framerate = Fraction(1, fps), Fraction(fps, 1)
+        encoder.thread_count, encoder.gop_size, encoder.max_b_frames = 1, fps, 0
+        x264 = f"scenecut=0:keyint={fps}:min-keyint={fps}:threads=1"
+        encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "crf": CRF, "x264-params": x264}
+        self._encoder = encoder
+        # One reformatter for all frames: making its tables anew for each frame costs ten times the encoding.
+        self._to_yuv = VideoReformatter()
+        self._count = 0
+
+    def encode(self, rgb: np.ndarray) -> tuple[bool, bytes]:
+        """(H, W, 3) uint8 RGB in; whether it is a key frame, and its packet, out."""
+        frame = self._to_yuv.reformat(av.VideoFrame.from_ndarray(rgb, format="rgb24"), format="yuv420p", threads=1)
+        frame.pts = self._count
+        self._count += 1
+        (packet,) = self._encoder.encode(frame)  # zero latency: each frame gives its packet at once
+        dropped = (_NAL_SEI, _NAL_DELIMITER)  # x264's settings as text: 600 bytes that no decoder needs
+        nals = (START + n for n in nals_of(bytes(packet)) if n[0] & 31 not in dropped)
+        return bool(packet.is_keyframe), b"".join(nals)
+
+
 def encode(frames: np.ndarray, fps: int) -> tuple[np.ndarray, list[bytes]]:
-    """frames (F, H, W, 3) uint8 RGB in; key (F,) bool and F packets out. A key frame every fps frames, no B-frames."""
-    count, height, width, _ = frames.shape
-    if height % 2 or width % 2:
-        raise ValueError(f"frames: {width}x{height} px cannot be 4:2:0 video; width and height must be even")
-    encoder = av.CodecContext.create("libx264", "w")
-    assert isinstance(encoder, av.VideoCodecContext)
-    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
-    encoder.time_base, encoder.framerate = Fraction(1, fps), Fraction(fps, 1)
-    encoder.thread_count, encoder.gop_size, encoder.max_b_frames = 1, fps, 0
-    x264 = f"scenecut=0:keyint={fps}:min-keyint={fps}:threads=1"
-    encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "crf": CRF, "x264-params": x264}
-    # One reformatter for all frames: making its tables anew for each frame costs ten times the encoding.
-    to_yuv = VideoReformatter()
-    packets = []
-    for i, rgb in enumerate(frames):
-        frame = to_yuv.reformat(av.VideoFrame.from_ndarray(rgb, format="rgb24"), format="yuv420p", threads=1)
-        frame.pts = i
-        packets += encoder.encode(frame)
-    packets += encoder.encode(None)
-    assert len(packets) == count
-    key = np.array([bool(packet.is_keyframe) for packet in packets], bool)
-    dropped = (_NAL_SEI, _NAL_DELIMITER)  # x264's settings as text: 600 bytes that no decoder needs
-    return key, [b"".join(START + n for n in nals_of(bytes(p)) if n[0] & 31 not in dropped) for p in packets]
+    """frames (F, H, W, 3) uint8 RGB in; key (F,) bool and F packets out."""
+    encoder = Encoder(frames.shape[2], frames.shape[1], fps)
+    made = [encoder.encode(rgb) for rgb in frames]
+    return np.array([key for key, _ in made], bool), [packet for _, packet in made]
 
 
-def decode(packets: list[bytes], key: np.ndarray, width: int, height: int, indices: np.ndarray | None) -> np.ndarray:
-    """Packets in, frames (len(indices), H, W, 3) uint8 RGB out; of the rest only what these refer to is decoded."""
+def decode(
+    packets: list[bytes], key: np.ndarray, width: int, height: int, indices: np.ndarray | None, form: str = "h264"
+) -> np.ndarray:
+    """H.264 or JPEG packets in, frames (len(indices), H, W, 3) uint8 RGB out; of the rest only what these refer to is
+    decoded."""
     wanted = np.arange(len(packets)) if indices is None else np.asarray(indices, np.int64).reshape(-1)
     out = np.empty((len(wanted), height, width, 3), np.uint8)
     if not len(wanted):
@@ -74,7 +99,7 @@ def decode(packets: list[bytes], key: np.ndarray, width: int, height: int, indic
     places: dict[int, list[int]] = {}
     for place, i in enumerate(wanted):
         places.setdefault(int(i), []).append(place)
-    decoder = av.CodecContext.create("h264", "r")
+    decoder = av.CodecContext.create(_DECODERS[form], "r")
     assert isinstance(decoder, av.VideoCodecContext)
     decoder.thread_count, decoder.thread_type = 1, ThreadType.NONE
     to_rgb = VideoReformatter()

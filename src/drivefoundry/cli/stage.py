@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from drivefoundry.cli.options import parse
 from drivefoundry.cli.verbs import VERBS, stages
 from drivefoundry.settings import nearest, with_file, with_settings
+
+if TYPE_CHECKING:
+    from drivefoundry.recipes import Recipe
 
 _ONE_TURN = ("fleet", "ingest", "curate", "label", "train", "rl", "distill", "shrink")
 """Stages that end in the first turn, unless --loops says otherwise."""
@@ -59,9 +62,17 @@ def run(verb: str, rest: list[str]) -> None:
     if until == "import" and options.drives is None and options.scenes is None:
         raise ValueError("import: give --drives PATH or --scenes PATH")
 
+    recipe = recipe_of(options, verb)
+    from drivefoundry import line
+
+    line.run(recipe, options.out, until=until, drives=options.drives, scenes=options.scenes, look=verb == "report")
+
+
+def recipe_of(options: Options, verb: str = "") -> Recipe:
+    """The recipe that a verb's options ask for. From here on torch and the rest are there."""
     # Threads that spin while they wait slow down whatever shares the cores, several-fold; those that sleep cost little.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from drivefoundry import line, recipes  # torch and the rest come in here, not with --help
+    from drivefoundry import recipes
 
     if options.recipe.endswith(".toml"):
         recipe = with_file(recipes.named("default"), Path(options.recipe))
@@ -71,5 +82,4 @@ def run(verb: str, rest: list[str]) -> None:
         recipe = with_settings(recipe, [f"loops={options.loops}"])
     elif verb in _ONE_TURN:
         recipe = with_settings(recipe, ["loops=1"])
-    recipe = with_settings(recipe, options.set)
-    line.run(recipe, options.out, until=until, drives=options.drives, scenes=options.scenes, look=verb == "report")
+    return with_settings(recipe, options.set)

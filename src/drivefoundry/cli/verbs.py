@@ -24,17 +24,25 @@ VERBS: dict[str, dict[str, str]] = {
     "In the car": {
         "car": "update to the release: verify it, test it, activate it",
         "serve": "an engine (--engine) as AlpaSim's driver: the simulator asks it over gRPC",
+        "campaign": "what cars shall send home: check it, test it on old drives, see what it brought",
+    },
+    "To plan": {
+        "plan": "cards, layout, days, storage and money of a training run; `plan cluster`: its goodput",
+        "scale": "a grid of sizes and data trained, its scaling law; `scale fit RUNS`: that of other runs",
     },
     "To look at": {
         "scene": "show or list the scenes of recorded traffic, or of a run's exam",
         "city": "many cars of one driver at once in a live city: faults a kilometre, and a film",
+        "model": "language models in, what a size or a model is, trained ones out: import, show, export",
         "report": "write report.html of what the run has made, and make nothing else",
     },
 }
-OWN = ("scene", "city", "serve")
+OWN = ("scene", "city", "serve", "campaign", "plan", "scale", "model")
 """Verbs that make nothing of the line; each is `run` of the module of its name."""
 WITHIN = {
     ("judge", "compare"): "compare",
+    ("plan", "cluster"): "cluster",
+    ("scale", "fit"): "law",
     ("ingest", "serve"): "ingest.serve",
     ("ingest", "enrol"): "ingest.enrol",
     ("ingest", "revoke"): "ingest.revoke",
@@ -46,6 +54,8 @@ EXAMPLES = (
     ("run --recipe tiny --out /tmp/try", "the same line in about a minute"),
     ("run --drives my-drive/", "learn from your own road-camera drive"),
     ("run --set train.sft_steps=300", "any key of the recipe"),
+    ("campaign test my.toml out", "where a run's drives would have fired these rules"),
+    ("plan --model 8b --days 30", "what a training run takes, and what it costs"),
     ("judge compare out1 out2", "two runs' last verdicts, scene by scene"),
 )
 

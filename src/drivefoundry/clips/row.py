@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ _OBJECTS = ("track", "kind", "size", "states", "valid")
 _PLANS = ("plan", "correction")
 
 
-def pack(drive: Drive) -> tuple[str, bytes]:
-    """A drive in; its texts as JSON and its arrays as zstd-compressed npz out, the same for the same drive."""
+def pack(drive: Drive, others: Mapping[str, str] | None = None) -> tuple[str, bytes]:
+    """A drive in; its texts as JSON and its arrays as zstd-compressed npz out, the same for the same drive.
+
+    others: where the MP4 of each of `drive.others` is kept.
+    """
     texts: dict[str, Any] = {"meta": drive.meta, "notes": drive.notes, "ego_size": drive.ego_size}
     arrays = {name: getattr(drive, name) for name in _PLAIN if getattr(drive, name) is not None}
     if drive.objects is not None:
@@ -29,16 +33,29 @@ def pack(drive: Drive) -> tuple[str, bytes]:
             arrays |= {f"{name}.t": plans.t, f"{name}.points": plans.points}
             texts[name] = plans.text
     if drive.video is not None:
-        v = drive.video
-        arrays |= {"video.t": v.t, "video.key": v.key}
-        texts["camera"] = {"size": [v.width, v.height], "intrinsics": v.intrinsics, "mount": v.mount}
+        arrays |= {"video.t": drive.video.t, "video.key": drive.video.key}
+        texts["camera"] = _camera(drive.video)
+    for name, kept in sorted((others or {}).items()):
+        v = drive.others[name]
+        arrays |= {f"others.{name}.t": v.t, f"others.{name}.key": v.key}
+        texts.setdefault("others", {})[name] = {**_camera(v), "video": kept}
     block = io.BytesIO()
     np.savez(block, **arrays)
     return json.dumps(texts), zstandard.ZstdCompressor(level=3).compress(block.getbuffer())
 
 
-def unpack(texts: str, block: bytes, mp4: bytes | None) -> Drive:
-    """The reverse of `pack`; without mp4, drive.video is None."""
+def _camera(v: Video) -> dict[str, Any]:
+    told = {"size": [v.width, v.height], "intrinsics": v.intrinsics, "mount": v.mount}
+    return told | ({"yaw": v.yaw} if v.yaw else {})
+
+
+def others_of(texts: str) -> dict[str, str]:
+    """A row's texts in; camera beside the front one -> where its MP4 is kept."""
+    return {name: camera["video"] for name, camera in json.loads(texts).get("others", {}).items()}
+
+
+def unpack(texts: str, block: bytes, mp4: bytes | None, others: Mapping[str, bytes] | None = None) -> Drive:
+    """The reverse of `pack`; without mp4, drive.video is None, and drive.others has those whose MP4 is given."""
     said = json.loads(texts)
     with np.load(io.BytesIO(zstandard.decompress(block)), allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
@@ -49,9 +66,16 @@ def unpack(texts: str, block: bytes, mp4: bytes | None) -> Drive:
         if name in said:
             fields[name] = Plans(arrays[f"{name}.t"], arrays[f"{name}.points"], said[name])
     if mp4 is not None:
-        _, _, packets, _, _ = log.from_mp4(mp4)
-        camera = said["camera"]
-        (width, height), intrinsics, mount = camera["size"], tuple(camera["intrinsics"]), tuple(camera["mount"])
-        fields["video"] = Video(arrays["video.t"], arrays["video.key"], packets, width, height, intrinsics, mount)
+        fields["video"] = _video(mp4, said["camera"], arrays["video.t"], arrays["video.key"])
+    fields["others"] = {
+        name: _video(data, said["others"][name], arrays[f"others.{name}.t"], arrays[f"others.{name}.key"])
+        for name, data in (others or {}).items()
+    }
     size = said["ego_size"]
     return Drive(meta=said["meta"], ego_size=(size[0], size[1], size[2]), notes=said["notes"], **fields)
+
+
+def _video(mp4: bytes, camera: dict[str, Any], t: np.ndarray, key: np.ndarray) -> Video:
+    _, _, packets, _, _ = log.from_mp4(mp4)
+    (width, height), intrinsics, mount = camera["size"], tuple(camera["intrinsics"]), tuple(camera["mount"])
+    return Video(t, key, packets, width, height, intrinsics, mount, camera.get("yaw", 0.0))

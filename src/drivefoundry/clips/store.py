@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from drivefoundry.clips.objects import Objects
 from drivefoundry.clips.prepared import NAMED, Prepared, prepare
-from drivefoundry.clips.row import unpack
+from drivefoundry.clips.row import others_of, unpack
 from drivefoundry_car.log import Drive
 
 SCHEMA = pa.schema(
@@ -105,7 +105,8 @@ class ClipStore:
         assert data is not None
         row = data.take([place], columns=["video", "meta", "signals"]).to_pylist()[0]
         mp4 = self.objects.get(row["video"]) if video and row["video"] else None
-        return unpack(row["meta"], row["signals"], mp4)
+        others = others_of(row["meta"]) if video else {}
+        return unpack(row["meta"], row["signals"], mp4, {name: self.objects.get(sha) for name, sha in others.items()})
 
     def put_map(self, map_id: str, data: bytes) -> str:
         """Keep a map's bytes (`roadmap.save_map`) under its id, by which drives name it; returns their SHA-256."""

@@ -28,8 +28,10 @@ from drivefoundry.roadmap import resample
 from drivefoundry.sim.pack import Packed
 from drivefoundry.types import AGENT_PEDESTRIAN, PSPEED, Rollout, Scene, require
 
-ROUTE = 4000.0
-"""Length of the way that a driven car is given, m."""
+SPARE_WAY = 300.0
+"""A driven car is given so much more way, m, than anybody may drive in its time."""
+FASTER = 1.3
+"""Nobody drives the whole way faster than this times the city's highest limit."""
 NEAR = 80.0
 """Road users that never come nearer to a car than this, m, are left out of its scene."""
 
@@ -81,16 +83,17 @@ class LiveTraffic:
 
 @contextmanager
 def open_city(
-    place: str, seed: int, cars: int = 24, traffic: int = 200, pedestrians: int = 80
+    place: str, seed: int, cars: int = 24, traffic: int = 200, pedestrians: int = 80, seconds: float = 300.0
 ) -> Iterator[tuple[list[Scene], LiveTraffic]]:
-    """A running city with `cars` to be driven: one Scene a car, with all road users and no future, and the traffic of
-    `World(pack(scenes), traffic)`, for one drive.
+    """A running city with `cars` to be driven for `seconds`: one Scene a car, with all road users and no future, and
+    the traffic of `World(pack(scenes), traffic)`, for one drive.
 
     ValueError: unknown place, or a library that SUMO needs is missing (with mend).
     """
     require(cars >= 1 and traffic >= 0 and pedestrians >= 0, f"open_city: {cars} cars, {traffic} others, {pedestrians}")
     net_bytes(place)
     net = place_net(place)
+    way = FASTER * float(net.map.lane_speed.max()) * seconds + SPARE_WAY
     links = [(light, list(indices)) for light, indices in net.links]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with (
@@ -103,7 +106,7 @@ def open_city(
     ):  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
-        demand = Demand(str(path), seed, 0, cars, traffic, pedestrians, links, net.road, net.lane)
+        demand = Demand(str(path), seed, 0, cars, traffic, pedestrians, links, net.road, net.lane, way)
         try:
             process.stdin.write(json.dumps(asdict(demand)).encode() + b"\n")
             process.stdin.flush()
@@ -115,7 +118,7 @@ def open_city(
                     raise ValueError(lines.splitlines()[-1])
                 raise RuntimeError(f"SUMO ended with code {process.returncode}: {lines[-2000:]}")
             with np.load(io.BytesIO(process.stdout.read(int.from_bytes(length, "little")))) as raw:
-                scenes = _scenes(place, seed, {name: raw[name] for name in raw.files})
+                scenes = _scenes(place, seed, way, {name: raw[name] for name in raw.files})
             yield scenes, LiveTraffic(scenes, process.stdout, process.stdin)
         finally:
             process.kill()
@@ -135,7 +138,7 @@ def bumpers(pose: np.ndarray, half: np.ndarray) -> np.ndarray:
     return np.column_stack([front, np.degrees(np.pi / 2 - pose[:, 2]) % 360.0])
 
 
-def _scenes(place: str, seed: int, raw: dict[str, np.ndarray]) -> list[Scene]:
+def _scenes(place: str, seed: int, way: float, raw: dict[str, np.ndarray]) -> list[Scene]:
     net = place_net(place)
     kind, size = raw["kind"], raw["size"].astype(np.float32)
     half = np.where(kind == AGENT_PEDESTRIAN, 0.0, size[:, 0] / 2)
@@ -149,7 +152,7 @@ def _scenes(place: str, seed: int, raw: dict[str, np.ndarray]) -> list[Scene]:
         heading = np.array([np.cos(tracks[row, -1, 2]), np.sin(tracks[row, -1, 2])], np.float64)
         front = tracks[row, -1, :2] + half[row] * heading
         lane = int(raw["lane"][car])
-        ahead = plan(net, lane, front, str(raw["ahead"][car]).split(), ROUTE)
+        ahead = plan(net, lane, front, str(raw["ahead"][car]).split(), way)
         limit = net.map.lane_speed[lane]
         behind = np.append(front - (BEHIND + size[row, 0]) * heading, limit)
         route = resample(np.concatenate([behind[None], np.append(front, limit)[None], ahead]), STEP)

@@ -64,7 +64,9 @@ def plan(net: PlaceNet, lane: int, at: np.ndarray, edges: list[str], metres: flo
         done += float(arc_length(part)[-1])
         lane = after
     way = np.concatenate(out)
-    return way[arc_length(way) > along(way, at)[1] + 0.5]
+    s = arc_length(way)
+    begin = way[: max(2, int(np.searchsorted(s, CHANGE)))]  # the way may pass here again
+    return way[s > along(begin, at)[1] + 0.5]
 
 
 def _rest(line: np.ndarray, first: float) -> np.ndarray:

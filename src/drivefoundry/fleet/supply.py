@@ -23,7 +23,7 @@ HISTORY = 16
 """Steps that are told before the driven cars take over; SUMO drives them."""
 SPARE = 30
 """Rows for people beyond the number that walk at a time."""
-PATIENCE = 600
+PATIENCE = 3000
 """Steps within which every car to be driven has come where it can be handed over."""
 
 

@@ -24,8 +24,8 @@ WARM_UP = 60.0
 """Driven before the log begins, s: queues form and the cars spread."""
 NEEDS_LIBRARY = 3
 """Exit code where SUMO cannot be loaded."""
-EDGES_DRIVEN = 80
-"""Edges of the route of a car that somebody else drives."""
+BLOCKER_PATIENCE = 15
+"""SUMO's drivers wait so long, s, for a driven car that stands within a junction, then go by it as their way lies."""
 EDGES_AHEAD = 5
 """Edges of its route that a car always has before it."""
 SETTLED = 40.0
@@ -82,6 +82,8 @@ class Demand:
     road: dict[str, list[str]]
     """Edges on which cars drive, with the edges each leads to."""
     lane: dict[str, int]
+    way: float = 0.0
+    """Length of the route that a car gets when somebody else drives it, m."""
 
 
 @dataclass
@@ -206,7 +208,8 @@ class Traffic:
             self.routes[name] = left
 
     def settle(self, name: str) -> bool:
-        """Give a car, where it may take one now, the long way that it keeps when somebody else drives it."""
+        """Give a car, where it may take one now, the long way that it keeps when somebody else drives it: `way` metres
+        and the edges that SUMO wants beyond."""
         vehicle = self.sumo.vehicle
         here = vehicle.getRoadID(name)
         if not here or here[0] == ":":
@@ -214,8 +217,12 @@ class Traffic:
         lane = vehicle.getLaneID(name)
         if self.sumo.lane.getLength(lane) - vehicle.getLanePosition(name) < SETTLED:
             return False
-        self.routes[name] = self._onward(self.routes[name][self.routes[name].index(here) :], EDGES_DRIVEN)
-        vehicle.setRoute(name, self.routes[name])
+        route, long = self.routes[name][self.routes[name].index(here) :], 0.0
+        while long < self.demand.way:
+            route = self._onward(route, len(route) + EDGES_AHEAD)
+            long = sum(self.sumo.lane.getLength(f"{edge}_0") for edge in route[1:-EDGES_AHEAD])
+        self.routes[name] = route
+        vehicle.setRoute(name, route)
         self.driven.add(name)
         return True
 
@@ -249,6 +256,8 @@ def begin(sumo: Any, demand: Demand) -> Traffic:
             "--no-warnings --no-step-log --time-to-teleport -1 --collision.action none --lanechange.duration 3 "
             "--max-depart-delay -1 --pedestrian.striping.jamtime -1 --xml-validation never --duration-log.disable"
         )
+        if demand.way:  # a car that somebody else drives may wait for ever in the middle of a junction
+            options += f" --ignore-junction-blocker {BLOCKER_PATIENCE}"
         sumo.start(["sumo", *options.split()])
     traffic = Traffic(sumo, demand)
     traffic.populate()

@@ -51,6 +51,8 @@ FIELDS = (
     "hit_vehicles",
     "hit_static",
     "red_lights",
+    "contacts",
+    "at_fault_contacts",
     "collision_at",
     "at_fault_at",
     "off_road_at",
@@ -59,7 +61,7 @@ FIELDS = (
 )
 (
     NC, DAC, DDC, TLC, TTC, LK, PROGRESS, DISTANCE, OFF_ROAD_DISTANCE, STOOD, HIT_PEDESTRIANS, HIT_VEHICLES, HIT_STATIC,
-    RED_LIGHTS, COLLISION_AT, AT_FAULT_AT, OFF_ROAD_AT, RED_LIGHT_AT, END,
+    RED_LIGHTS, CONTACTS, AT_FAULT_CONTACTS, COLLISION_AT, AT_FAULT_AT, OFF_ROAD_AT, RED_LIGHT_AT, END,
 ) = range(len(FIELDS))  # fmt: skip
 
 
@@ -214,8 +216,8 @@ def crosses(before, now, half, line, facing):
 
 @njit(cache=True, nogil=True)
 def _red_crossings(states, size, span, end, lines, facing, signals, out):
-    """Stop lines that the front of the ego crosses, in their direction, on red: counted into out, with the first
-    step. span: of the ego over all steps."""
+    """Stop lines that the front of the ego crosses, in their direction, on red: every time counted into out, with the
+    first step. span: of the ego over all steps."""
     half = 0.5 * size[0]
     for g in range(len(lines)):
         x0, y0, x1, y1 = lines[g]
@@ -227,7 +229,6 @@ def _red_crossings(states, size, span, end, lines, facing, signals, out):
             if signals[g, k] == SIGNAL_RED and crosses(states[k - 1], states[k], half, lines[g], facing[g]):
                 out[RED_LIGHTS] += 1.0
                 out[RED_LIGHT_AT] = min(out[RED_LIGHT_AT], k * DT)
-                break
     out[TLC] = 0.0 if out[RED_LIGHTS] > 0.0 else 1.0
 
 
@@ -307,6 +308,8 @@ def _judge_one(
         if hit_at[a] < 0 or hit_at[a] >= end:
             continue
         at = hit_at[a] * DT
+        out[CONTACTS] += 1.0
+        out[AT_FAULT_CONTACTS] += fault[a, 0]
         out[COLLISION_AT] = min(out[COLLISION_AT], at)
         if fault[a, 0] > 0.0:
             out[AT_FAULT_AT] = min(out[AT_FAULT_AT], at)

@@ -5,10 +5,8 @@ model.safetensors (fp32, the Hugging Face tensor layout), config.json, tokenizer
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import torch
 from drivefoundry.types import require
 
 from .config import ModelConfig
+from .tensors import read_tensors, write_tensors
 from .text import TextCodec
 from .vla import VLA
 
@@ -31,42 +30,10 @@ class Loaded:
     tokenizer: TextCodec
     config: ModelConfig
 
-
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Named float32 arrays in, one .safetensors file out."""
-    header, blobs, at = {}, [], 0
-    for name, array in tensors.items():
-        raw = np.ascontiguousarray(array, "<f4").tobytes()
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [at, at + len(raw)]}
-        blobs.append(raw)
-        at += len(raw)
-    head = json.dumps(header).encode()
-    head += b" " * (-len(head) % 8)
-    with path.open("wb") as f:
-        f.write(len(head).to_bytes(8, "little") + head)
-        f.writelines(blobs)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """A float32 .safetensors file in, named arrays out. Raises ValueError where it is cut short or holds another
-    type."""
-    raw = path.read_bytes()
-    size = int.from_bytes(raw[:8], "little")
-    require(len(raw) >= 8 + size, f"{path}: truncated header; the file is damaged, make the checkpoint again")
-    out = {}
-    for name, entry in json.loads(raw[8 : 8 + size]).items():
-        if name == "__metadata__":
-            continue
-        require(entry["dtype"] == "F32", f"{path}: tensor {name} is {entry['dtype']}, wanted F32")
-        lo, hi = entry["data_offsets"]
-        require(
-            8 + size + hi <= len(raw),
-            f"{path}: tensor {name} is cut short; the file is damaged, make the checkpoint again",
-        )
-        out[name] = np.frombuffer(raw, "<f4", (hi - lo) // 4, 8 + size + lo).reshape(entry["shape"]).copy()
-    return out
+    def __post_init__(self) -> None:
+        own, wanted = self.tokenizer.shift, self.config.text_shift
+        mend = "shapes above 64M begin with a backbone and its tokenizer (drivefoundry.model.backbones.adopt)"
+        require(own == wanted, f"ModelConfig.text_shift: {wanted}, the tokenizer's is {own}; {mend}")
 
 
 def save_checkpoint(folder: Path, model: VLA, codebook: np.ndarray, tokenizer: TextCodec) -> None:
@@ -108,4 +75,5 @@ def load_checkpoint(folder: Path) -> Loaded:
         codebook.shape == (config.codes, 2),
         f"{folder}/codebook.npy: shape {codebook.shape}, wanted ({config.codes}, 2)",
     )
-    return Loaded(model.eval(), codebook, TextCodec((folder / "tokenizer.json").read_bytes()), config)
+    tokenizer = TextCodec((folder / "tokenizer.json").read_bytes(), config.text_shift)
+    return Loaded(model.eval(), codebook, tokenizer, config)

@@ -1,12 +1,15 @@
-"""ModelConfig: every number that shapes a VLA, and the size dial."""
+"""ModelConfig: every number that shapes a VLA. Named sizes are in `presets`."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
 
 from drivefoundry.types import PLAN_POINTS, require
 
+CELL = 8
+"""Side of the vision stem's first, shared patches, px."""
 SPECIALS = 8
 """Ids kept after the action codes: task, think, act and room for later tasks."""
 
@@ -21,12 +24,25 @@ class ModelConfig:
     kv_heads: int = 5
     head_dim: int = 64
     ffn: int = 896
+    qkv_bias: bool = False
+    """Biases on queries, keys and values, as in Qwen2."""
+    tied: bool = True
+    """The embeddings are the output head too; else the head is a matrix of its own."""
+    norm_eps: float = 1e-6
     image: tuple[int, int] = (64, 160)
     """Height, width, px: a whole number of patches each."""
     patch: int = 16
     frames: int = 2
+    """Frames of each camera, 0.5 s apart, the last one now; image tokens come of each pair of neighbours."""
+    cameras: int = 1
+    vision: Literal["patch", "vit"] = "patch"
+    """Image tokens straight from patches, or from a tower of `vit_layers` over them and a projector."""
     stem: int = 64
     """Width of the patch stem's first layer."""
+    vit_dim: int = 0
+    vit_layers: int = 0
+    vit_heads: int = 0
+    vit_ffn: int = 0
     history: int = 4
     ego_features: int = 3
     ego_changes: bool = False
@@ -34,10 +50,20 @@ class ModelConfig:
     sharper where a plan is judged by what the driver did, but in closed loop the model then leans on its own motion."""
     route_features: int = 12
     text_vocab: int = 512
+    text_shift: int = 0
+    """Of a backbone's tokenizer: how many ids of ours (PAD, EOS, UNK) come before its own; 0 for the own small BPE."""
+    text_end: int = 0
+    """Of a backbone's tokenizer: the id, among its own, whose place EOS takes."""
     max_text: int = 40
     """Longest reasoning, tokens, its end mark included."""
     codes: int = 128
+    action: Literal["codes", "flow"] = "codes"
+    """How a plan leaves the model: as codes of the vocabulary, or by flow matching from the state at the act mark."""
+    flow: int = 256
+    """Width of the flow head, where there is one."""
     rope_theta: float = 10_000.0
+    rope_scaling: tuple[float, float, float, int] | None = None
+    """Llama 3.1: factor, low and high frequency factor, original context; None as in the RoFormer paper."""
     bidirectional: bool = True
     """Prefix tokens (image, ego, route) see each other both ways; text and actions are causal in any case."""
 
@@ -47,12 +73,20 @@ class ModelConfig:
 
     @property
     def prefix(self) -> int:
-        """Prefix length in tokens: task, image patches, ego, route."""
-        return self.patches + 3
+        """Prefix length in tokens: task, image patches of every camera and pair of frames, ego, route."""
+        return self.cameras * (self.frames - 1) * self.patches + 3
 
     @property
     def plan(self) -> int:
         return PLAN_POINTS
+
+    @property
+    def tower(self) -> ModelConfig:
+        """The vision tower's blocks, which are a decoder's."""
+        heads, width = self.vit_heads, self.vit_dim // self.vit_heads
+        return ModelConfig(
+            dim=self.vit_dim, layers=self.vit_layers, heads=heads, kv_heads=heads, head_dim=width, ffn=self.vit_ffn
+        )
 
     @property
     def vocab(self) -> int:
@@ -76,12 +110,18 @@ class ModelConfig:
             h % self.patch == 0 and w % self.patch == 0,
             f"ModelConfig.image: {h}x{w} is not whole {self.patch} px patches",
         )
-        require(self.patch % 8 == 0, f"ModelConfig.patch: a multiple of 8 px wanted, got {self.patch}")
+        require(self.patch % CELL == 0, f"ModelConfig.patch: a multiple of 8 px wanted, got {self.patch}")
         require(
             self.heads % self.kv_heads == 0, f"ModelConfig.kv_heads: {self.kv_heads} does not divide {self.heads} heads"
         )
         require(self.head_dim % 2 == 0, f"ModelConfig.head_dim: must be even for RoPE, got {self.head_dim}")
-        require(self.frames == 2, f"ModelConfig.frames: two frames wanted (now and 0.5 s ago), got {self.frames}")
+        require(self.frames >= 2, f"ModelConfig.frames: two or more wanted (now and 0.5 s ago), got {self.frames}")
+        require(self.cameras >= 1, f"ModelConfig.cameras: one or more wanted, got {self.cameras}")
+        require(self.vision in ("patch", "vit"), f"ModelConfig.vision: 'patch' or 'vit' wanted, got {self.vision!r}")
+        require(self.action in ("codes", "flow"), f"ModelConfig.action: 'codes' or 'flow' wanted, got {self.action!r}")
+        if self.vision == "vit":
+            fits = self.vit_heads > 0 and self.vit_dim % self.vit_heads == 0 and self.vit_layers > 0
+            require(fits, "ModelConfig.vit_dim: a tower wants vit_layers > 0 and vit_dim a multiple of vit_heads")
         return self
 
     def to_json(self) -> str:
@@ -94,25 +134,5 @@ class ModelConfig:
         known = {f.name for f in fields(ModelConfig)}
         unknown = sorted(set(raw) - known)
         require(not unknown, f"model config: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        return ModelConfig(**{**raw, "image": tuple(raw.get("image", ModelConfig.image))}).validate()
-
-
-def _shape(dim: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, stem: int) -> ModelConfig:
-    return ModelConfig(dim=dim, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim, ffn=ffn, stem=stem)
-
-
-_PRESETS = {
-    "0.1M": _shape(64, 1, 2, 1, 32, 192, 24),
-    "0.3M": _shape(96, 2, 3, 1, 32, 256, 32),
-    "1M": _shape(160, 3, 5, 5, 32, 448, 48),
-    "4M": _shape(320, 3, 5, 5, 64, 896, 64),
-    "16M": _shape(512, 5, 8, 4, 64, 1408, 96),
-    "64M": _shape(768, 9, 12, 4, 64, 2176, 128),
-}
-SIZES = tuple(_PRESETS)
-
-
-def preset(name: str, **changes: object) -> ModelConfig:
-    """A size's shape by name (SIZES), with any fields changed. Raises ValueError for an unknown name."""
-    require(name in _PRESETS, f"model size {name!r}: known sizes are {', '.join(SIZES)}")
-    return replace(_PRESETS[name], **changes).validate()  # type: ignore[arg-type]
+        tuples = {k: tuple(raw[k]) for k in ("image", "rope_scaling") if raw.get(k) is not None}
+        return ModelConfig(**{**raw, **tuples}).validate()

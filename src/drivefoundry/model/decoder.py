@@ -45,9 +45,20 @@ class Cache:
 def rope_table(config: ModelConfig, length: int) -> Tensor:
     """(2, length, K/2): cosine and sine of each position's rotation (RoFormer, Su 2021; half-split layout as in
     Llama)."""
-    rate = config.rope_theta ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
+    rate = config.rope_theta ** (-torch.arange(0, config.head_dim, 2) / config.head_dim) / rope_stretch(config)
     angle = torch.arange(length)[:, None] * rate
     return torch.stack([angle.cos(), angle.sin()])
+
+
+def rope_stretch(config: ModelConfig) -> Tensor:
+    """(K/2,) by how much each rotation is slowed to reach beyond the original context: slow ones by the whole factor,
+    fast ones not at all, those between smoothly (Llama 3.1)."""
+    if config.rope_scaling is None:
+        return torch.ones(config.head_dim // 2)
+    factor, low, high, context = config.rope_scaling
+    turns = context * config.rope_theta ** (-torch.arange(0, config.head_dim, 2) / config.head_dim) / (2 * torch.pi)
+    fast = ((turns - low) / (high - low)).clamp(0, 1)
+    return 1 / (fast + (1 - fast) / factor)
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
@@ -87,8 +98,9 @@ class Block(nn.Module):
         d, k = config.dim, config.head_dim
         self.norm1 = nn.Parameter(torch.ones(d))
         self.norm2 = nn.Parameter(torch.ones(d))
-        self.q = nn.Linear(d, config.heads * k, bias=False)
-        self.kv = nn.Linear(d, 2 * config.kv_heads * k, bias=False)
+        self.eps = config.norm_eps
+        self.q = nn.Linear(d, config.heads * k, bias=config.qkv_bias)
+        self.kv = nn.Linear(d, 2 * config.kv_heads * k, bias=config.qkv_bias)
         self.o = nn.Linear(config.heads * k, d, bias=False)
         self.gate_up = nn.Linear(d, 2 * config.ffn, bias=False)
         self.down = nn.Linear(config.ffn, d, bias=False)
@@ -99,7 +111,7 @@ class Block(nn.Module):
         The last layer keeps only what is read off (actions and text): its other rows serve as keys and values alone.
         """
         b, t, d = x.shape
-        y = F.rms_norm(x, (d,), self.norm1, 1e-6)
+        y = F.rms_norm(x, (d,), self.norm1, self.eps)
         k, v = self.kv(y).view(b, t, 2, self.kv_heads, self.head_dim).unbind(2)
         k = rotate(k, rope)
         if cache is not None:
@@ -110,7 +122,7 @@ class Block(nn.Module):
             x, y, rope, mask = x[:, -keep:], y[:, -keep:], rope[:, -keep:], mask[:, -keep:]
         q = rotate(self.q(y).view(b, keep, self.heads, self.head_dim), rope * self.head_dim**-0.5)
         x = x + self.o(attend(q, k, v, mask))
-        gate, up = self.gate_up(F.rms_norm(x, (d,), self.norm2, 1e-6)).chunk(2, -1)
+        gate, up = self.gate_up(F.rms_norm(x, (d,), self.norm2, self.eps)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
 
 
@@ -121,6 +133,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList([Block(config, i) for i in range(config.layers)])
         self.norm = nn.Parameter(torch.ones(config.dim))
+        self.eps = config.norm_eps
         self._compiled: list[Callable[..., Tensor]] = []
 
     def compile_blocks(self) -> None:
@@ -136,4 +149,4 @@ class Decoder(nn.Module):
             x = block(x, rope, mask, keep if i == last else t, cache)
         if cache is not None:
             cache.filled += t
-        return F.rms_norm(x, (x.shape[-1],), self.norm, 1e-6)
+        return F.rms_norm(x, (x.shape[-1],), self.norm, self.eps)

@@ -1,4 +1,7 @@
-"""Reasoning text in, token ids out, and back: a small BPE of its own, trained on the reasoning it will write."""
+"""Reasoning text in, token ids out, and back: a small BPE trained on the reasoning it will write, or a backbone's.
+
+Ids PAD, EOS and UNK come first in either case; a backbone's own ids follow them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from drivefoundry.types import require
 
 PAD, EOS, UNK = 0, 1, 2
+OWN = 3
+"""Of the ids before a backbone's."""
 SPACE = "\u2581"
 _MIRROR = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 
@@ -35,19 +40,20 @@ def train_tokenizer(texts: Iterable[str], vocab: int = 512) -> bytes:
 
 
 class TextCodec:
-    """A trained tokenizer: `encode` to padded ids, `decode` to text."""
+    """A tokenizer: `encode` to padded ids, `decode` to text. shift: ids that come before the tokenizer's own, OWN for a
+    backbone's and 0 for one of `train_tokenizer`."""
 
-    def __init__(self, raw: bytes):
-        self.raw = raw
+    def __init__(self, raw: bytes, shift: int = 0):
+        self.raw, self.shift = raw, shift
         self._tokenizer = Tokenizer.from_str(raw.decode())
-        for name, wanted in (("<pad>", PAD), ("<eos>", EOS), ("<unk>", UNK)):
+        for name, wanted in () if shift else (("<pad>", PAD), ("<eos>", EOS), ("<unk>", UNK)):
             got = self._tokenizer.token_to_id(name)
             require(
                 got == wanted, f"tokenizer.json: {name} has id {got}, wanted {wanted}; train it with train_tokenizer"
             )
 
     def __len__(self) -> int:
-        return self._tokenizer.get_vocab_size()
+        return self.shift + self._tokenizer.get_vocab_size()
 
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
         """(N, length) int64: ids, EOS, then PAD; too long a text is cut; '' gives a row of PAD (no reasoning)."""
@@ -57,18 +63,20 @@ class TextCodec:
             if not text:
                 continue
             if text not in known:
-                known[text] = [*self._tokenizer.encode(text).ids[: length - 1], EOS]
+                ids = self._tokenizer.encode(text, add_special_tokens=False).ids[: length - 1]
+                known[text] = [*(k + self.shift for k in ids), EOS]
             out[i, : len(known[text])] = known[text]
         return out
 
     def decode(self, ids: np.ndarray) -> list[str]:
         """ids (N, L) in, N texts (up to EOS) out."""
         rows = [row[: int(np.argmax(row == EOS))] if (row == EOS).any() else row for row in np.asarray(ids)]
-        return self._tokenizer.decode_batch([[int(i) for i in row] for row in rows])
+        return self._tokenizer.decode_batch([[int(i) - self.shift for i in row if i >= self.shift] for row in rows])
 
     def pieces(self) -> list[str]:
         """Every id's piece, so that a reader without this library can write the text out."""
-        return [self._tokenizer.id_to_token(i) or "" for i in range(len(self))]
+        own = ["<pad>", "<eos>", "<unk>"][: self.shift]
+        return own + [self._tokenizer.id_to_token(i) or "" for i in range(len(self) - self.shift)]
 
 
 def load(raw: bytes) -> TextCodec:

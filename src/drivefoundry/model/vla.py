@@ -1,7 +1,8 @@
 """VLA: frames, ego history and route in; logits of reasoning text and action codes out.
 
 One sequence: [task][image patches][ego][route] [think, text ...]? [act, 7 action codes], the text only where there is
-reasoning. Axes: B batch, T tokens, D model width, L text tokens, G action groups a sample, V text vocabulary, C codes.
+reasoning. With a flow head (`ModelConfig.action`) it ends at the act mark, whose state is all that the head reads.
+Axes: B batch, T tokens, D model width, L text tokens, G action groups a sample, V text vocabulary, C codes.
 Action tokens have rotary positions of their own, behind the longest possible text, so that they stand at the same
 distance from the image with and without reasoning.
 """
@@ -21,13 +22,14 @@ from drivefoundry_car.inputs import LATERAL_GAIN, RATE_CHANGE, RATE_GAIN, SPEED_
 
 from .config import ModelConfig
 from .decoder import FAR, Cache, Decoder, rope_table
+from .flow import FlowHead, nearest
 from .text import EOS, PAD
-from .vision import PatchStem
+from .vision import Vision
 
 
 class Logits(NamedTuple):
-    """action (B, 8, C), or (B, G, 8, C) where the actions had groups; text (B, L, V), position i predicting text id i,
-    or None."""
+    """action (B, 8, C), or (B, G, 8, C) where the actions had groups; of a flow head the state (B, D) or (B, G, D) at
+    the act mark; text (B, L, V), position i predicting text id i, or None."""
 
     action: Tensor
     text: Tensor | None
@@ -65,6 +67,14 @@ def ego_changes(ego: Tensor) -> Tensor:
     return torch.cat([now, SPEED_CHANGE * change[..., 0], RATE_CHANGE * change[..., 1], known], 1)
 
 
+def drawn(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """Logits (..., V) in, ids (...) out: the likeliest at temperature 0, else by their probabilities."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    p = torch.softmax(logits / temperature, -1)
+    return torch.multinomial(p.flatten(0, -2), 1, generator=generator).view(p.shape[:-1])
+
+
 class VLA(nn.Module):
     """A vision-language-action model of the given shape, freshly initialised."""
 
@@ -75,30 +85,49 @@ class VLA(nn.Module):
         super().__init__()
         self.config = config
         d = config.dim
-        self.stem = PatchStem(config)
+        self.stem = Vision(config)
         self.ego_in = nn.Linear(config.history * config.ego_features, d)
         self.ego_out = nn.Linear(d, d)
         self.route_in = nn.Linear(config.route_features, d)
         self.route_out = nn.Linear(d, d)
         self.embed = nn.Parameter(torch.empty(config.vocab, d))
         self.decoder = Decoder(config)
-        self.register_buffer(
-            "rope", rope_table(config, config.prefix + config.max_text + config.plan), persistent=False
-        )
-        self.register_buffer("ego_scale", torch.tensor([0.1, 2.0, 1.0]), persistent=False)
-        self._init()
+        self.own_head = None if config.tied else nn.Parameter(torch.empty(config.vocab, d))
+        self.flow = FlowHead(config) if config.action == "flow" else None
+        positions = config.prefix + config.max_text + config.plan
+        self.register_buffer("rope", torch.empty(2, positions, config.head_dim // 2), persistent=False)
+        self.register_buffer("ego_scale", torch.empty(config.ego_features), persistent=False)
+        self.reset()
 
-    def _init(self) -> None:
-        """Normal(0, 1/sqrt(fan in)); what adds to the residual stream starts smaller with depth (GPT-2)."""
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Fresh weights and tables, also after `to_empty` from the meta device. Normal(0, 1/sqrt(fan in)); what adds to
+        the residual stream starts smaller with depth (GPT-2)."""
+        self.rope.copy_(rope_table(self.config, self.rope.shape[1]))
+        self.ego_scale.copy_(torch.tensor([0.1, 2.0, 1.0]))
         for name, p in self.named_parameters():
             if p.ndim == 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
+            else:
+                nn.init.ones_(p)
             if name.endswith(("o.weight", "down.weight")):
                 p.data.mul_((2 * self.config.layers) ** -0.5)
         nn.init.normal_(self.stem.position, std=0.5)
         nn.init.normal_(self.embed, std=0.5 * self.config.dim**-0.5)  # it is the head too: logits start small
+        if self.own_head is not None:
+            nn.init.normal_(self.own_head, std=0.5 * self.config.dim**-0.5)
+
+    @property
+    def head(self) -> Tensor:
+        """(vocab, D): what turns states into logits of the one vocabulary."""
+        return self.embed if self.own_head is None else self.own_head
+
+    @property
+    def slots(self) -> int:
+        """Tokens of one plan: the act mark and, of codes, all but the last."""
+        return self.config.plan if self.flow is None else 1
 
     def prefix(self, frames: Tensor, ego: Tensor, route: Tensor, light: Tensor | None = None) -> Tensor:
         """frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12), light (B, 2) or None in; prefix embeddings (B,
@@ -114,18 +143,18 @@ class VLA(nn.Module):
         """(1, T, T): who sees whom: prefix itself, text the past, each action group the prefix, the text and its own
         past."""
         c = self.config
-        kind = torch.arange(c.prefix + text + groups * c.plan, device=self.rope.device)
+        kind = torch.arange(c.prefix + text + groups * self.slots, device=self.rope.device)
         after = kind - c.prefix
         see = kind[:, None] >= kind[None, :]
         if c.bidirectional:
             see |= (after[:, None] < 0) & (after[None, :] < 0)
-        group = torch.where(after >= text, (after - text) // c.plan, -1)
+        group = torch.where(after >= text, (after - text) // self.slots, -1)
         see &= (group[None, :] < 0) | (group[:, None] == group[None, :])
         return torch.zeros(see.shape, device=see.device).masked_fill_(~see, FAR)[None]
 
     def _rope(self, text: int, groups: int = 0) -> Tensor:
         c = self.config
-        head, tail = self.rope[:, : c.prefix + text], self.rope[:, c.prefix + c.max_text :]
+        head, tail = self.rope[:, : c.prefix + text], self.rope[:, c.prefix + c.max_text :][:, : self.slots]
         return torch.cat([head, tail.repeat(1, groups, 1)], 1) if groups else head
 
     def _text_in(self, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,13 +174,15 @@ class VLA(nn.Module):
         action: Tensor,
         light: Tensor | None = None,
     ) -> Logits:
-        """Teacher forcing. text (B, L) ids ended by EOS and padded with PAD, or None; action (B, 8) or (B, G, 8) codes.
+        """Teacher forcing. text (B, L) ids ended by EOS and padded with PAD, or None; action (B, 8) or (B, G, 8) codes,
+        of which a flow head takes no notice: its plans are told to `action_loss` alone.
 
         Groups share one prefix: G answers to the same situation in one pass. A row of `text` that is all PAD has none.
         """
         c = self.config
         b = len(frames)
-        length, groups = (0 if text is None else text.shape[1]), (action.shape[1] if action.ndim == 3 else 1)
+        length = 0 if text is None else text.shape[1]
+        groups = action.shape[1] if self.flow is None and action.ndim == 3 else 1
         parts = [self.prefix(frames, ego, route, light)]
         mask = self._mask(length, groups)
         if text is not None:
@@ -160,16 +191,28 @@ class VLA(nn.Module):
             pad = torch.zeros(b, 1, mask.shape[-1], device=mask.device)
             pad[:, 0, c.prefix : c.prefix + length].masked_fill_(~real, FAR)
             mask = torch.maximum(mask + pad, torch.full_like(pad, FAR))
-        codes = action.view(b, groups, c.plan)[..., :-1] + c.text_vocab
-        start = torch.full_like(codes[..., :1], c.act_id)
-        parts.append(F.embedding(torch.cat([start, codes], -1).flatten(1), self.embed))
-        y = self.decoder(torch.cat(parts, 1), self._rope(length, groups), mask, keep=length + groups * c.plan)
-        act = self.action_logits(y[:, length:]).view(*action.shape, c.codes)
-        return Logits(act, None if text is None else y[:, :length] @ self.embed[: c.text_vocab].T)
+        ids = torch.full((b, groups, 1), c.act_id, device=self.embed.device)
+        if self.flow is None:
+            ids = torch.cat([ids, action.view(b, groups, c.plan)[..., :-1] + c.text_vocab], -1)
+        parts.append(F.embedding(ids.flatten(1), self.embed))
+        y = self.decoder(torch.cat(parts, 1), self._rope(length, groups), mask, keep=length + ids[0].numel())
+        act = y[:, length] if self.flow is not None else self.action_logits(y[:, length:]).view(*action.shape, c.codes)
+        return Logits(act, None if text is None else self.text_logits(y[:, :length]))
 
     def action_logits(self, y: Tensor) -> Tensor:
         """(B, T, D) in, (B, T, C) out: the rows of the one vocabulary that are action codes."""
-        return y @ self.embed[self.config.text_vocab : self.config.text_vocab + self.config.codes].T
+        return y @ self.head[self.config.text_vocab : self.config.text_vocab + self.config.codes].T
+
+    def text_logits(self, y: Tensor) -> Tensor:
+        """(..., D) in, (..., V) out: the rows of the one vocabulary that are text."""
+        return y @ self.head[: self.config.text_vocab].T
+
+    def action_loss(self, logits: Logits, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What the plans lose: cross entropy against target (..., 8, C), shares of the codes, or of a flow head the
+        velocity's error towards target (B, 8, 2), controls. (...) out."""
+        if self.flow is not None:
+            return self.flow.loss(logits.action, target, generator)
+        return -(target.float() * F.log_softmax(logits.action.float(), -1)).sum(-1).mean(-1)
 
     @torch.no_grad()
     def start(self, frames: Tensor, ego: Tensor, route: Tensor, room: int) -> Cache:
@@ -181,9 +224,15 @@ class VLA(nn.Module):
         return cache
 
     @torch.no_grad()
-    def generate_text(self, cache: Cache, limit: int | None = None) -> Tensor:
-        """Greedy reasoning from a cache that `start` made with room for max_text more; ids (B, max_text) ended by EOS,
-        then PAD."""
+    def generate_text(
+        self,
+        cache: Cache,
+        limit: int | None = None,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Reasoning from a cache that `start` made with room for max_text more, greedy at temperature 0; ids (B,
+        max_text) ended by EOS, then PAD."""
         c = self.config
         limit = min(limit or c.max_text, c.max_text)
         batch = len(cache.keys[0])
@@ -194,7 +243,7 @@ class VLA(nn.Module):
         for i in range(limit):
             at = c.prefix + i
             y = self.decoder(self.embed[token][:, None], self.rope[:, at : at + 1], mask, keep=1, cache=cache)
-            token = (y[:, 0] @ self.embed[: c.text_vocab].T).argmax(-1)
+            token = drawn(self.text_logits(y[:, 0]), temperature, generator)
             token = torch.where(live, token if i < limit - 1 else torch.full_like(token, EOS), PAD)
             ids[:, i] = token
             live &= token != EOS
@@ -214,33 +263,56 @@ class VLA(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """n action sequences for each sample, (B, n, 8) codes; greedy at temperature 0, after the reasoning `text` if
-        given.
+        given. Of a flow head (B, n, 8, 2) controls, from noise of the temperature's size.
 
         The prefix is read once; the n sequences of a sample are n query rows against the same keys.
         """
-
-        def choose(logits: Tensor) -> Tensor:
-            if temperature == 0:
-                return logits.argmax(-1)
-            p = torch.softmax(logits / temperature, -1).flatten(0, 1)
-            return torch.multinomial(p, 1, generator=generator).view(-1, n)
-
-        return self._answer(frames, ego, route, n, text, choose)
+        if self.flow is not None:
+            state = self._state(frames, ego, route, text).repeat_interleave(n, 0)
+            noise = torch.randn(len(state), 2 * self.config.plan, generator=generator, device=state.device)
+            return self.flow.plan(state, temperature * noise).unflatten(0, (-1, n))
+        return self._answer(frames, ego, route, n, text, lambda logits: drawn(logits, temperature, generator))
 
     @torch.no_grad()
     def plan(self, frames: Tensor, ego: Tensor, route: Tensor, vote: Vote) -> tuple[Tensor, Tensor]:
         """What a driver does: elected codes (B, 8), and the controls (B, 8, 2) that they drive; see
-        `drivefoundry_car.codec.votes`."""
-        speed, controls = ego[:, -1, 0].float().clamp(min=0.0), []
+        `drivefoundry_car.codec.votes`. Of a flow head the controls and the codes nearest to them."""
+        if self.flow is not None:
+            controls = self.flow.plan(self._state(frames, ego, route, None))
+            return nearest(controls, vote.codebook), controls
+        speed, driven = ego[:, -1, 0].float().clamp(min=0.0), []
 
         def choose(logits: Tensor) -> Tensor:
             nonlocal speed
             code, control, speed = vote.elect(logits[:, 0], speed)
-            controls.append(control)
+            driven.append(control)
             return code[:, None]
 
         codes = self._answer(frames, ego, route, 1, None, choose)[:, 0]
-        return codes, torch.stack(controls, 1)
+        return codes, torch.stack(driven, 1)
+
+    def _read(self, frames: Tensor, ego: Tensor, route: Tensor, text: Tensor | None, room: int) -> tuple[Cache, Tensor]:
+        """Read prefix and reasoning once. The cache with room for `room` more, and who of it may be seen, (B or 1, 1,
+        S)."""
+        c = self.config
+        length = 0 if text is None else text.shape[1]
+        cache = self.start(frames, ego, route, length + room)
+        seen = torch.zeros(1, 1, c.prefix + length, device=self.embed.device)
+        if text is not None:
+            ids, real = self._text_in(text)
+            past = self._mask(length, 0)[:, c.prefix :]
+            self.decoder(F.embedding(ids, self.embed), self._rope(length)[:, c.prefix :], past, keep=0, cache=cache)
+            seen = torch.zeros(len(ids), 1, c.prefix + length, device=seen.device)
+            seen[:, 0, c.prefix :].masked_fill_(~real, FAR)
+        return cache, seen
+
+    def _state(self, frames: Tensor, ego: Tensor, route: Tensor, text: Tensor | None) -> Tensor:
+        """(B, D) at the act mark."""
+        c = self.config
+        cache, seen = self._read(frames, ego, route, text, 1)
+        mark = self.embed[c.act_id].expand(len(frames), 1, -1)
+        mask = torch.cat([seen, seen.new_zeros(len(seen), 1, 1)], -1)
+        return self.decoder(mark, self._rope(0, 1)[:, c.prefix :], mask, keep=1, cache=cache)[:, 0]
 
     def _answer(
         self,
@@ -253,15 +325,7 @@ class VLA(nn.Module):
     ) -> Tensor:
         """Codes (B, n, 8), each chosen from its logits (B, n, C)."""
         c = self.config
-        length = 0 if text is None else text.shape[1]
-        cache = self.start(frames, ego, route, length + n * c.plan)
-        seen = torch.zeros(1, 1, c.prefix + length, device=self.embed.device)
-        if text is not None:
-            ids, real = self._text_in(text)
-            past = self._mask(length, 0)[:, c.prefix :]
-            self.decoder(F.embedding(ids, self.embed), self._rope(length)[:, c.prefix :], past, keep=0, cache=cache)
-            seen = torch.zeros(len(ids), 1, c.prefix + length, device=seen.device)
-            seen[:, 0, c.prefix :].masked_fill_(~real, FAR)
+        cache, seen = self._read(frames, ego, route, text, n * c.plan)
         own = torch.full((n, n), FAR, device=seen.device).fill_diagonal_(0.0)
         token = torch.full((len(frames), n), c.act_id, device=self.embed.device)
         out = []

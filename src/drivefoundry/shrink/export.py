@@ -32,6 +32,8 @@ FINE = ("embed.codes",)
 """What keeps 11 bits: the action codes lie close together, and the smallest difference decides."""
 WIDTH = 16
 """The kernels' lanes: what dim, ffn and head_dim must be whole multiples of."""
+PLAIN = ("qkv_bias", "tied", "norm_eps", "frames", "cameras", "vision", "text_shift", "action", "rope_scaling")
+"""What the kernels know in one way only, that of the sizes that train from nothing."""
 LONGEST = 512
 """Most positions that the kernels attend to."""
 
@@ -77,6 +79,11 @@ def check(config: ModelConfig) -> None:
     for name in ("dim", "ffn", "head_dim", "codes"):
         value = getattr(config, name)
         require(value % WIDTH == 0, f"ModelConfig.{name}: the engine wants a multiple of {WIDTH}, got {value}")
+    for name in PLAIN:
+        value, wanted = getattr(config, name), getattr(ModelConfig, name)
+        require(
+            value == wanted, f"ModelConfig.{name}: the engine runs {wanted!r} alone, got {value!r}; distil a student"
+        )
     longest = config.prefix + max(config.max_text, config.plan)
     require(
         longest <= LONGEST, f"ModelConfig: {longest} positions, the engine has room for {LONGEST}; use larger patches"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.sim.boxes import draw_hull, set_hull, to_camera
+from drivefoundry.sim.boxes import draw_face, draw_hull, set_hull, to_camera
 from drivefoundry.sim.conditions import LAMPS_ON, ON, RAIN, THIN
 from drivefoundry.sim.ground import COS, CX, CY, FX, FY, PX, PY, SIN, kernel, mix
 from drivefoundry.sim.surfaces import (
@@ -27,6 +27,7 @@ from drivefoundry.sim.surfaces import (
     STEEL,
     TAIL,
     TRUCKS,
+    pack,
 )  # fmt: skip
 from drivefoundry.types import (
     AGENT_CYCLIST,
@@ -37,6 +38,8 @@ from drivefoundry.types import (
     SIGNAL_YELLOW,
 )
 
+SHADE = 0.12
+"""How far a shadow reaches beyond what casts it, m."""
 LAMP_RADIUS = 0.3
 """m, larger than life so that its state is a few pixels across at 60 m."""
 LEAST_RADIUS = 1.4
@@ -56,15 +59,23 @@ def paint_of(kind, index):
 
 
 @kernel
+def _grain(canvas, x, y):
+    """Half a pixel at (x, y), m; a little more where a pixel is one sample, lest what is thin falls between two."""
+    cam = canvas.cam
+    ahead = max(0.0, (x - cam[PX]) * cam[COS] + (y - cam[PY]) * cam[SIN])
+    return (1.0 if canvas.fine else 0.6) * ahead / cam[FX]
+
+
+@kernel
 def draw_agent(canvas, state, size, kind, braking, index):
     """Draw agent number `index`: state (4,) x, y, yaw, speed; size (3,) m; kind AGENT_*."""
-    cam, x, y = canvas.cam, state[0], state[1]
+    x, y = state[0], state[1]
     cos, sin = np.cos(state[2]), np.sin(state[2])
     half, side = 0.5 * size[0], 0.5 * size[1]
-    shade = 0.12
-    set_hull(canvas, x, y, cos, sin, -half - shade, half + shade, side + shade, 0.0, 0.015, 0.0, 0.0, 0.0)
-    draw_hull(canvas, cos, sin, PLAIN, PLAIN, PLAIN, SHADOW, SHADOW, SHADOW)
-    grain = max(0.0, (x - cam[PX]) * cam[COS] + (y - cam[PY]) * cam[SIN]) / cam[FX]
+    if canvas.fine:
+        set_hull(canvas, x, y, cos, sin, -half - SHADE, half + SHADE, side + SHADE, 0.0, 0.015, 0.0, 0.0, 0.0)
+        draw_hull(canvas, cos, sin, PLAIN, PLAIN, PLAIN, SHADOW, SHADOW, SHADOW)
+    grain = _grain(canvas, x, y)
     if kind == AGENT_PEDESTRIAN:
         _draw_person(canvas, x, y, cos, sin, 0.0, size[2], 2.2 * grain, kind, index)
     elif kind == AGENT_CYCLIST:
@@ -75,6 +86,20 @@ def draw_agent(canvas, state, size, kind, braking, index):
         _draw_truck(canvas, x, y, cos, sin, half, side, size[2], kind, braking, index)
     else:
         _draw_car(canvas, x, y, cos, sin, half, side, size[2], kind, braking, index)
+    if not canvas.fine:  # no thickness, and last, for most of it lies behind what casts it: half the cost
+        _draw_shadow(canvas, x, y, cos, sin, half + SHADE, side + SHADE)
+
+
+@kernel
+def _draw_shadow(canvas, x, y, cos, sin, half, side):
+    """Darken the ground within half m ahead of and behind (x, y) and side m to each side."""
+    hull, cam = canvas.hull, canvas.cam
+    for k in range(4):
+        dx, dy = half if k == 1 or k == 2 else -half, side if k >= 2 else -side
+        px, py = x + cos * dx - sin * dy, y + sin * dx + cos * dy
+        hull[4 + k, 0], hull[4 + k, 1], hull[4 + k, 2] = to_camera(cam, px, py, 0.015)
+    c = pack(SHADOW, 1.0)
+    draw_face(canvas, 4, PLAIN, c, c, c)
 
 
 @kernel
@@ -146,9 +171,7 @@ def _bar(canvas, x0, y0, x1, y1, z0, z1, half, colour):
 @kernel
 def draw_head(canvas, head, post):
     """Draw pole, arm and dark housing of a signal: head (4,) x, y, z, yaw it faces; post (2,) where its pole stands."""
-    cam = canvas.cam
-    dx, dy = head[0] - cam[PX], head[1] - cam[PY]
-    grain = max(0.0, dx * cam[COS] + dy * cam[SIN]) / cam[FX]
+    grain = _grain(canvas, head[0], head[1])
     thin = max(0.08, grain)
     _bar(canvas, post[0] - thin, post[1], post[0] + thin, post[1], 0.0, head[2] + 0.4, thin, STEEL)
     if abs(post[0] - head[0]) + abs(post[1] - head[1]) > 0.5:
@@ -168,19 +191,20 @@ def _glow(out, canvas, x, y, z, lamp, size, least, strength, tall):
     size, least: twice its radius, m, and pixels it never falls below; a halo of 2.5 radii surrounds it; all of it is
     stretched `tall` times upright and weakened by `strength`.
     """
-    cam, zbuf = canvas.cam, canvas.zbuf
+    cam, zbuf, fine = canvas.cam, canvas.zbuf, canvas.fine
     right, down, ahead = to_camera(cam, x, y, z)
     if ahead < 0.5:
         return
-    u, v = 0.5 * (cam[CX] + cam[FX] * right / ahead), 0.5 * (cam[CY] + cam[FY] * down / ahead)
-    radius = max(least, 0.5 * size * cam[FX] / ahead)
+    k = 1.0 / (1 << fine)
+    u, v = k * (cam[CX] + cam[FX] * right / ahead), k * (cam[CY] + cam[FY] * down / ahead)
+    radius = max(least, k * size * cam[FX] / ahead)
     reach = 2.5 * radius
     nearest = 1.0 / (ahead - min(0.3 * ahead, 0.6))
     high, wide = out.shape[0], out.shape[1]
     first, last = int(max(0.0, np.floor(v - reach * tall))), int(min(high * 1.0, np.ceil(v + reach * tall)))
     for row in range(first, last):
         for col in range(int(max(0.0, np.floor(u - reach))), int(min(wide * 1.0, np.ceil(u + reach)))):
-            if zbuf[2 * col, 2 * row] > nearest:
+            if zbuf[col << fine, row << fine] > nearest:
                 continue
             d = np.sqrt((col + 0.5 - u) ** 2 + ((row + 0.5 - v) / tall) ** 2)
             core = min(1.0, max(0.0, radius + 0.5 - d))

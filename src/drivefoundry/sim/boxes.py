@@ -1,9 +1,9 @@
 """Boxes in, samples out: the kernels that draw road users and buildings into a view's depth and colour samples.
 
-Samples are twice as fine as pixels both ways; a pixel is the mean of its four, so edges move smoothly. They lie
-by columns: an upright face seen level has one depth a column. Camera frame: x right, y down, z ahead. zbuf (2W, 2H)
-float32 holds 1/z of the nearest surface (0 where none), cbuf (2W, 2H) int32 its packed colour. A hull is eight corners:
-rear-right, front-right, front-left, rear-left below, then the same above.
+A pixel is one sample, or the mean of two by two, whose edges move smoothly. Samples lie by columns: an upright face
+seen level has one depth a column. Camera frame: x right, y down, z ahead. Letters: H, W rows and columns of samples.
+zbuf (W, H) float32 holds 1/z of the nearest surface (0 where none), cbuf (W, H) int32 its packed colour. A hull is
+eight corners: rear-right, front-right, front-left, rear-left below, then the same above.
 """
 
 from __future__ import annotations
@@ -12,7 +12,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drivefoundry.sim.ground import COS, COSP, CX, CY, FX, FY, HAZE, PX, PY, PZ, SIN, SINP, fade, inlined, kernel, mix
+from drivefoundry.sim.ground import (
+    COS,
+    COSP,
+    CX,
+    CY,
+    FX,
+    FY,
+    HAZE,
+    PX,
+    PY,
+    PZ,
+    SIN,
+    SINP,
+    fade,
+    inlined,
+    kernel,
+    maker,
+    mix,
+)
 from drivefoundry.sim.surfaces import (
     BRAKE,
     BRAKES,
@@ -35,19 +53,19 @@ from drivefoundry.sim.surfaces import (
 
 NEAR = 0.2
 """Depth below which nothing is drawn, m."""
-SUN = np.array([0.55, -0.83])
-"""Horizontal direction towards the sun."""
 
 
 class Canvas(NamedTuple):
     """What one view is drawn on and with.
 
-    zbuf, cbuf (2W, 2H) samples; cam (11,) the camera in samples; light (5,) horizontal direction to the sun, a wall's
-    brightness without it and by it, and whether colours fade with distance. touched (2W, 2): rows that anything drew
-    in since the last wipe; roof (2W, 2): rows that walls cover without a gap, none of them beyond 1 / cover (2W,) m.
-    Scratch: hull (8, 3) in the camera frame, poly (8, 5), tone (H,) int64 and shaded (H,) int64.
+    fine: 0 where a pixel is one sample, 1 where it is two by two. zbuf, cbuf (W, H) samples; cam (11,) the camera in
+    samples; light (5,) horizontal direction to the sun, a wall's brightness without it and by it, and whether colours
+    fade with distance. touched (W, 2): rows that anything drew in since the last wipe; roof (W, 2): rows that walls
+    cover without a gap, none of them beyond 1 / cover (W,) m. Scratch: hull (8, 3) in the camera frame, poly (8, 5),
+    tone (H,) int64 and shaded (H,) int64.
     """
 
+    fine: int
     zbuf: np.ndarray
     cbuf: np.ndarray
     cam: np.ndarray
@@ -61,19 +79,20 @@ class Canvas(NamedTuple):
     shaded: np.ndarray
 
 
-DAYLIGHT = np.array([SUN[0], SUN[1], 0.76, 0.24, 1.0])
+DAYLIGHT = np.array([0.55, -0.83, 0.76, 0.24, 1.0])
 """`Canvas.light` of a clear day."""
 
 
-@kernel
-def new_canvas(wide, high):
-    """An empty canvas for pictures of this size."""
-    zbuf, cbuf = np.zeros((2 * wide, 2 * high), np.float32), np.empty((2 * wide, 2 * high), np.int32)
-    touched, roof = np.zeros((2 * wide, 2), np.int64), np.zeros((2 * wide, 2), np.int64)
+@maker
+def new_canvas(wide, high, fine):
+    """An empty canvas for pictures of this size, px."""
+    wide, high = wide << fine, high << fine
+    zbuf, cbuf = np.zeros((wide, high), np.float32), np.empty((wide, high), np.int32)
+    touched, roof = np.zeros((wide, 2), np.int64), np.zeros((wide, 2), np.int64)
     tone, shaded = np.empty(high, np.int64), np.empty(high, np.int64)
     hull, poly = np.empty((8, 3)), np.empty((8, 5))
-    cover = np.zeros(2 * wide, np.float32)
-    return Canvas(zbuf, cbuf, np.empty(11), np.empty(5), touched, roof, cover, hull, poly, tone, shaded)
+    cover = np.zeros(wide, np.float32)
+    return Canvas(fine, zbuf, cbuf, np.empty(11), np.empty(5), touched, roof, cover, hull, poly, tone, shaded)
 
 
 @kernel
@@ -123,6 +142,7 @@ def in_view(cam, wide, high, x, y, z, radius):
 def _wall_column(canvas, first, last, col, iz, at, lv, grain, haze, c0, c1, c2):
     """`wall` down one column of an upright face at one depth: all but the height is settled once."""
     depth, colour, tone, shaded = canvas.zbuf[col], canvas.cbuf[col], canvas.tone, canvas.shaded
+    fine, pixel_col = canvas.fine, col >> canvas.fine
     s, t0, z, t_col, tv = at
     mean = mix(c0, c1, 90)
     mixed = int(max(0.0, (grain - 0.25) * 393.0)) if grain <= 0.9 else 256
@@ -132,10 +152,10 @@ def _wall_column(canvas, first, last, col, iz, at, lv, grain, haze, c0, c1, c2):
     c0, c1, c2 = mix(c0, HAZE, haze), mix(c1, HAZE, haze), mix(c2, HAZE, haze)
     bay, window = s * 0.2, s * (1.0 / 3.0)
     shop = grain <= 0.9 and 0.12 < bay - int(bay) < 0.88
-    i, glazed, pixel_col = int(window), grain <= 0.9 and 0.25 < window - int(window) < 0.75, col >> 1
+    i, glazed = int(window), grain <= 0.9 and 0.25 < window - int(window) < 0.75
     for row in range(first, last):
         if iz > depth[row]:
-            pixel = row >> 1
+            pixel = row >> fine
             if shaded[pixel] != pixel_col:
                 t = z * (t_col + row * tv) - t0
                 tone[pixel] = top if t > lv - 0.5 else opening(t, shop, i, glazed, c0, c1, c2)
@@ -222,16 +242,17 @@ def _looks_away(hull, face):
 
 
 @inlined
-def _shade_column(canvas, first, last, col, plane, fades, kind, lu, lv, gx, c0, c1, c2):
+def _shade_column(canvas, first, last, col, plane, fades, kind, lu, lv, look, c0, c1, c2):
     """Draw rows of one column of a face: 1 / z is base + row slope, its place (z (s_col + row su) - s0, likewise t)."""
     base, slope, z, haze, s_col, su, s0, t_col, tv, t0 = plane
     depth, colour, tone, shaded = canvas.zbuf[col], canvas.cbuf[col], canvas.tone, canvas.shaded
+    fine, pixel_col = canvas.fine, col >> canvas.fine
     for row in range(first, last):
         iz = base + np.float32(row) * slope
         if iz > depth[row]:
             # The four samples of a pixel share one look at the surface: it costs more than the depth test.
-            pixel = row >> 1
-            if shaded[pixel] != col >> 1:
+            pixel = row >> fine
+            if shaded[pixel] != pixel_col:
                 if slope != 0.0:
                     z = 1.0 / np.float64(iz)
                     haze = fade(z) if fades else 0
@@ -239,11 +260,11 @@ def _shade_column(canvas, first, last, col, plane, fades, kind, lu, lv, gx, c0, 
                 if kind == PLAIN:
                     c = c0
                 elif kind == WALL:
-                    c = wall(s, t, lv, z * gx, c0, c1, c2)
+                    c = wall(s, t, lv, z * look, c0, c1, c2)
                 else:
-                    c = surface(kind, s, t, lu, lv, z * gx, c0, c1, c2)
+                    c = surface(kind, s, t, lu, lv, z * look, c0, c1, c2)
                 tone[pixel] = mix(c, HAZE, haze) | c & OWN if c >= 0 else c
-                shaded[pixel] = col >> 1
+                shaded[pixel] = pixel_col
             c = tone[pixel]
             if c >= 0:
                 depth[row] = iz
@@ -271,6 +292,7 @@ def draw_face(canvas, face, kind, c0, c1, c2):
     s0, t0 = ux * ax + uy * ay + uz * az, vx * ax + vy * ay + vz * az
     # Down a column 1/z, s/z and t/z are linear; on an upright face seen level 1/z and s are even constant.
     gx, gy = 1.0 / cam[FX], 1.0 / cam[FY]
+    look = gx if canvas.fine else 0.5 * gx
     y0 = (0.5 - cam[CY]) * gy
     slope, su, tv = np.float32(ny * gy / facing), uy * gy, vy * gy
     wide, high = zbuf.shape
@@ -299,10 +321,10 @@ def draw_face(canvas, face, kind, c0, c1, c2):
         haze = fade(z) if fades else 0
         if kind == WALL and slope == 0.0 and su == 0.0:
             at = z * s_col - s0, t0, z, t_col, tv
-            _wall_column(canvas, first, end, col, base, at, lv, z * gx, haze, c0, c1, c2)
+            _wall_column(canvas, first, end, col, base, at, lv, z * look, haze, c0, c1, c2)
             continue
         plane = base, slope, z, haze, s_col, su, s0, t_col, tv, t0
-        _shade_column(canvas, first, end, col, plane, fades, kind, lu, lv, gx, c0, c1, c2)
+        _shade_column(canvas, first, end, col, plane, fades, kind, lu, lv, look, c0, c1, c2)
 
 
 @kernel

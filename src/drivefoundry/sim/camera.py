@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 
@@ -108,14 +109,16 @@ class Camera:
         # Plain threads over a kernel that lets go of the GIL: no OpenMP pool to spin against torch's or break on fork.
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads)
-        chunk = max(1, -(-s // (4 * self._threads)))
-        parts = [(i, min(s, i + chunk)) for i in range(0, s, chunk)]
-        for job in [self._pool.submit(render, out, *part, *fixed, *state) for part in parts]:
+        # Parts shrink towards the end, so that no thread waits long for another (Polychronopoulos and Kuck 1987).
+        starts = [0]
+        while starts[-1] < s:
+            starts.append(min(s, starts[-1] + max(2, (s - starts[-1]) // (2 * self._threads))))
+        for job in [self._pool.submit(render, out, *part, *fixed, *state) for part in pairwise(starts)]:
             job.result()
 
 
 def _optics(rig: Rig) -> tuple[np.ndarray, np.ndarray]:
-    """Rig in; lenses (V, 12) and warps (n, H, W, 2) of the n views that are warped out, as `render` has them."""
+    """Rig in; lenses (V, 13) and warps (n, H, W, 2) of the n views that are warped out, as `render` has them."""
     lenses, warps = [], []
     for view in rig.views:
         drawn, row = view, -1
@@ -123,7 +126,7 @@ def _optics(rig: Rig) -> tuple[np.ndarray, np.ndarray]:
             (drawn, at), row = view.sampling(), len(warps)
             warps.append(at)
         lens = (drawn.fx, drawn.fy, drawn.cx, drawn.cy, drawn.x, drawn.y, drawn.z, drawn.yaw, drawn.pitch)
-        lenses.append((*lens, drawn.width, drawn.height, row))
+        lenses.append((*lens, drawn.width, drawn.height, drawn.samples, row))
     return np.array(lenses, np.float64), np.array(warps, np.float32).reshape(-1, rig.height, rig.width, 2)
 
 

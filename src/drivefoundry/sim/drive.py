@@ -24,8 +24,9 @@ from drivefoundry_car.inputs import ego_history, route_features, to_ego
 DECISION_STEPS = round(PLAN_DT / DT)
 PERCEPTION_RANGE = 60.0
 """Radius within which the car's perception tracks objects for the guard, m."""
-ROUTE_BACK, ROUTE_ON = 30.0, 120.0
-"""How much of its route the navigator tells a car, behind it and ahead, m."""
+ROUTE_BACK, ROUTE_ON = 5.0, 50.0
+"""How much of its route the navigator looks at, behind a car and ahead, m: as little as its words need, as round a
+roundabout a route soon comes back to where it was."""
 MANUAL_DECISIONS = 6
 """A takeover lasts at least this many decisions (3 s)."""
 STALL_DECISIONS = 5
@@ -85,9 +86,9 @@ class Eyes:
 
 def told(world: World) -> tuple[np.ndarray, np.ndarray]:
     """World in, what every policy is told besides pixels out: Observation.ego (S, 4, 3) and .route (S, 12)."""
-    past = np.stack(world.past[-16:], 1)
+    past = np.stack(world.past, 1)
     ego = np.stack([ego_history(p[:, 3], p[:, 5]) for p in past])
-    route = np.stack([route_features(r, e) for r, e in zip(_routes(world), world.ego[:, :3], strict=True)])
+    route = np.stack([route_features(r, e) for r, e in zip(routes_near(world), world.ego[:, :3], strict=True)])
     return ego, route
 
 
@@ -101,12 +102,14 @@ def observe(world: World, frames: np.ndarray) -> Observation:
     return Observation(frames, *told(world), objects)
 
 
-def _routes(world: World) -> list[np.ndarray]:
-    """The part of each ego's route that it is on: x, y, limit; the whole may pass the same place twice."""
+def routes_near(world: World, on: float = ROUTE_ON) -> list[np.ndarray]:
+    """The part of each ego's route that it is on, `on` metres ahead: x, y, limit; the whole may pass the same place
+    twice."""
     out = []
     for scene, at in zip(world.packed.scenes, world.along, strict=True):
         s = arc_length(scene.route)
-        part = slice(int(np.searchsorted(s, at - ROUTE_BACK)), int(np.searchsorted(s, at + ROUTE_ON, "right")) + 1)
+        first = max(0, int(np.searchsorted(s, at - ROUTE_BACK)) - 1)
+        part = slice(first, int(np.searchsorted(s, at + on, "right")) + 1)
         out.append(np.column_stack([scene.route[part, :2], scene.route_speed[part]]))
     return out
 

@@ -30,7 +30,7 @@ except ModuleNotFoundError:
         "drivefoundry.sim.egodriver needs AlpaSim's contract: pip install 'drivefoundry[alpasim]'"
     ) from None
 
-from drivefoundry.sim.drive import DECISION_STEPS, Eyes
+from drivefoundry.sim.drive import DECISION_STEPS, Eyes, routes_near
 from drivefoundry.sim.rig import Rig
 from drivefoundry.sim.world import PAST, World
 from drivefoundry.types import PLAN_DT, PLAN_POINTS, Plan, Scene, require
@@ -160,17 +160,17 @@ class Egodriver:
         """Waypoints told; the speed limits (S,) m/s at the cars out."""
         requests, limits = [], []
         ahead = np.linspace(0.0, ROUTE, WAYPOINTS)
-        for session, scene, ego in zip(self._sessions, world.packed.scenes, world.ego, strict=True):
+        for session, route, ego in zip(self._sessions, routes_near(world, ROUTE + 2.0), world.ego, strict=True):
             rig = shift(ego[:3], -self.axle)
-            s, at = along(scene.route, rig)
+            s, at = along(route, rig)
             there = np.where(at + ahead <= s[-1], at + ahead, np.nan)
-            points = np.column_stack([np.interp(there, s, scene.route[:, 0]), np.interp(there, s, scene.route[:, 1])])
+            points = np.column_stack([np.interp(there, s, route[:, 0]), np.interp(there, s, route[:, 1])])
             waypoints = [wire.Vec3(x=x, y=y) for x, y in to_ego(points, rig)]
             request = wire.RouteRequest(session_uuid=session)
             request.route.timestamp_us = now
             request.route.waypoints.extend(waypoints)
             requests.append(request)
-            limits.append(float(np.interp(at, s, scene.route_speed)))
+            limits.append(float(np.interp(at, s, route[:, 2])))
         self._ask(self._stub.submit_route, requests)
         return limits
 

@@ -12,6 +12,8 @@ from numba import njit
 
 BEHIND, AHEAD = 4, 12
 """Segments searched behind and ahead of a hint before the search moves on."""
+SAME_PLACE = 1.5
+"""Passes of a polyline by one place differ by less than this, m: half a lane."""
 
 
 @njit(cache=True, nogil=True)
@@ -70,16 +72,40 @@ def _nearest_segment(points, x, y, first, last):
 
 
 @njit(cache=True, nogil=True)
+def first_pass(points, n, x, y):
+    """Segment of points (n, 2+) nearest to x, y; of several passes by the place that of the first, not of the nearest
+    by a hair."""
+    least = math.inf
+    for turn in range(2):
+        limit = (math.sqrt(least) + SAME_PLACE) ** 2
+        best, best_d = -1, math.inf
+        for i in range(n - 1):
+            ax, ay = points[i, 0], points[i, 1]
+            ex, ey = points[i + 1, 0] - ax, points[i + 1, 1] - ay
+            rx, ry = x - ax, y - ay
+            ee = ex * ex + ey * ey
+            u = min(1.0, max(0.0, (rx * ex + ry * ey) / ee)) if ee > 0.0 else 0.0
+            d = (rx - u * ex) ** 2 + (ry - u * ey) ** 2
+            if d < best_d:
+                best, best_d = i, d
+            elif turn == 1 and best_d <= limit < d:
+                break  # the first pass is over
+        least = best_d
+    return best
+
+
+@njit(cache=True, nogil=True)
 def project_on_polyline(points, s, x, y, hint):
     """Foot point of x, y on a polyline: (arc length m, lateral offset m with left positive, segment index).
 
     points (P, 2); s (P,) arc length of each point; hint: segment to search around (the last answer), or -1 to search
-    all. Beyond either end the arc length stays at the end and the offset is measured across the end segment's
-    direction.
+    all, for the first pass by there. Beyond either end the arc length stays at the end and the offset is measured
+    across the end segment's direction.
     """
     n = len(points) - 1
     if hint < 0:
-        i, u = _nearest_segment(points, x, y, 0, n - 1)
+        i = first_pass(points, n + 1, x, y)
+        i, u = _nearest_segment(points, x, y, i, i)
     else:
         i = min(hint, n - 1)
         u = 0.0

@@ -7,7 +7,7 @@ Colours are packed R | G << 8 | B << 16. Letters: H, W image rows and columns; M
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -25,12 +25,20 @@ from drivefoundry.sim.raster import (
     GroundRaster,
 )
 
-kernel = njit(nogil=True, error_model="numpy")
+COUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": True}
+BARE: dict[str, Any] = COUNTED | {"_nrt": False}
+"""Options of drawing code, with numba's run time and without: bare code neither makes arrays nor counts references to
+those that its caller holds, which took half of its time."""
+
+kernel = njit(**BARE)
 """How drawing code is compiled. It is kept on disk as part of the kernels that call it, under a key over its source:
 numba alone would go on using a kept kernel after a change in another file that it calls into."""
 
-inlined = njit(nogil=True, error_model="numpy", inline="always")
-"""The same, put into its callers by numba itself: a call counts references to each array that it is given."""
+inlined = njit(**BARE, inline="always")
+"""The same, put into its callers by numba itself."""
+
+maker = njit(**COUNTED)
+"""The same for the few that make arrays."""
 
 LEVELS = 6
 TAPS = 8
@@ -209,50 +217,66 @@ def _spread(c):
     return (c & 0xFF) | (c & 0xFF00) << 13 | (c & 0xFF0000) << 26
 
 
+@inlined
+def _texel(base, upper, level, at):
+    """Place in the pyramid in, colour out as by `_spread`. at: unsigned, for which numba does not look from the end."""
+    return SPREAD[base[at]] if level == 0 else _spread(np.int64(upper[at]))
+
+
 @kernel
-def ground_row(base, upper, offset, high, wide, level, taps, n, haze, line, left, right):
-    """A row's taps from `row_taps` in; line (W,) int64 packed colours out of pixels left..right: their mean,
-    interpolated where few, with `haze` / 256 of haze. base, upper: as in Pyramid; offset, high, wide: the level's place
-    in them and its size.
+def _take(base, upper, level, wide, at, x, y, dx, dy, total):
+    """Add the nearest texels along a line to total (n,). at: place of texel 0, 0; x, y, dx, dy: in 1 / 65536."""
+    for i in range(len(total)):
+        total[i] += _texel(base, upper, level, np.uint64(at + (y >> 16) * wide + (x >> 16)))
+        x += dx
+        y += dy
+
+
+@kernel
+def _blend(base, upper, level, wide, at, x, y, dx, dy, total):
+    """The same, interpolated between the four texels around, times 256."""
+    one, below = np.uint64(1), np.uint64(wide)
+    for i in range(len(total)):
+        k = np.uint64(at + (y >> 16) * wide + (x >> 16))
+        wx, wy = x >> 12 & 15, y >> 12 & 15
+        c00, c01 = _texel(base, upper, level, k), _texel(base, upper, level, k + one)
+        c10, c11 = _texel(base, upper, level, k + below), _texel(base, upper, level, k + below + one)
+        top, low = 16 * c00 + (c01 - c00) * wx, 16 * c10 + (c11 - c10) * wx
+        total[i] += 16 * top + (low - top) * wy
+        x += dx
+        y += dy
+
+
+@kernel
+def ground_row(base, upper, offset, high, wide, level, taps, n, haze, fine, total, line, left, right):
+    """A row's taps from `row_taps` in; line (W,) int32 packed colours out of pixels left..right: their mean,
+    interpolated where few (one, or in a `fine` picture up to three), with `haze` / 256 of haze. base, upper: as in
+    Pyramid; offset, high, wide: the level's place in them and its size; total (W,) int64 scratch.
     """
-    line[left:right] = 0
-    outside = _spread(OUTSIDE) * 256
+    total[left:right] = 0
+    blend = n <= 1 + 2 * fine
+    half, outside = (0.5, _spread(OUTSIDE) * 256) if blend else (0.0, _spread(OUTSIDE))
     for k in range(n):
         a, b = _within(taps[k, 0], taps[k, 2], wide, 0.0, len(line) * 1.0)
         a, b = _within(taps[k, 1], taps[k, 3], high, a, b)
         first, last = min(right, max(left, int(a))), min(right, max(left, int(b)))
-        line[left:first] += outside
-        line[last:right] += outside
+        for i in range(left, first):
+            total[i] += outside
+        for i in range(last, right):
+            total[i] += outside
         # Texel coordinates in 1 / 65536: cheap to split into a whole part and a weight.
-        blend = n <= 3
-        half = 0.5 if blend else 0.0
         dx, dy = int(taps[k, 2] * 65536.0), int(taps[k, 3] * 65536.0)
         x = int((taps[k, 0] - half) * 65536.0) + first * dx
         y = int((taps[k, 1] - half) * 65536.0) + first * dy
-        for i in range(first, last):
-            at = offset + (y >> 16) * wide + (x >> 16)
-            if not blend:
-                line[i] += (SPREAD[base[at]] if level == 0 else _spread(np.int64(upper[at]))) << 8
-            else:
-                wx, wy, below = x >> 12 & 15, y >> 12 & 15, at + wide
-                if level == 0:
-                    c00, c01, c10, c11 = (
-                        SPREAD[base[at]],
-                        SPREAD[base[at + 1]],
-                        SPREAD[base[below]],
-                        SPREAD[base[below + 1]],
-                    )
-                else:
-                    c00, c01 = _spread(np.int64(upper[at])), _spread(np.int64(upper[at + 1]))
-                    c10, c11 = _spread(np.int64(upper[below])), _spread(np.int64(upper[below + 1]))
-                line[i] += (c00 * (16 - wx) + c01 * wx) * (16 - wy) + (c10 * (16 - wx) + c11 * wx) * wy
-            x += dx
-            y += dy
-    share = 65536 // n
-    for i in range(left, right):
-        total = line[i]
-        red, green, blue = (total & 0x1FFFFF) * share, (total >> 21 & 0x1FFFFF) * share, (total >> 42) * share
-        line[i] = mix(red >> 24 | (green >> 24) << 8 | (blue >> 24) << 16, HAZE, haze)
+        if blend:
+            _blend(base, upper, level, wide, offset, x, y, dx, dy, total[first:last])
+        else:
+            _take(base, upper, level, wide, offset, x, y, dx, dy, total[first:last])
+    share, seen, out = 65536 // n << (0 if blend else 8), total[left:right], line[left:right]
+    for i in range(len(seen)):
+        c = seen[i]
+        red, green, blue = (c & 0x1FFFFF) * share, (c >> 21 & 0x1FFFFF) * share, (c >> 42) * share
+        out[i] = mix(red >> 24 | (green >> 24) << 8 | (blue >> 24) << 16, HAZE, haze)
 
 
 @kernel

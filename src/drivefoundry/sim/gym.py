@@ -174,7 +174,6 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         for _ in range(DECISION_STEPS):
             world.advance()
             referee.watch()
-        del world.past[:-16]  # an environment runs for millions of steps
         if self._eyes is not None:
             self._frames = np.stack([self._frames[:, 1], self._eyes.look(world)], 1)
         anew = np.flatnonzero(self._over)

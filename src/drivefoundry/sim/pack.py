@@ -82,13 +82,20 @@ def speed_profile(route: np.ndarray, limit: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def crossings(path, n, lines, heads, out):
-    """Stop lines that a path crosses in the direction they guard: fills out (C, 2) with path index and signal."""
+    """Stop lines that a path crosses in the direction they guard: fills out (C, 2) with path index and signal.
+
+    A path that comes back to a line crosses it again; one that trembles on it does not.
+    """
     found = 0
     for g in range(lines.shape[0]):
         x3, y3, x4, y4 = lines[g, 0], lines[g, 1], lines[g, 2], lines[g, 3]
+        crossed = False
         for i in range(n - 1):
             x1, y1, x2, y2 = path[i, 0], path[i, 1], path[i + 1, 0], path[i + 1, 1]
-            if abs(x1 - x3) > 12.0 or abs(y1 - y3) > 12.0 or (x1 == x2 and y1 == y2):
+            if abs(x1 - x3) > 12.0 or abs(y1 - y3) > 12.0:
+                crossed = False
+                continue
+            if crossed or (x1 == x2 and y1 == y2):
                 continue
             den = (x2 - x1) * (y4 - y3) - (y2 - y1) * (x4 - x3)
             if abs(den) < 1e-9:
@@ -103,7 +110,7 @@ def crossings(path, n, lines, heads, out):
                 out[found, 0] = i + u
                 out[found, 1] = g
                 found += 1
-            break
+            crossed = True
     for a in range(1, found):  # insertion sort along the path
         b = a
         while b > 0 and out[b - 1, 0] > out[b, 0]:

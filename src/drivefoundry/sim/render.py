@@ -15,14 +15,13 @@ from numba import njit
 
 from drivefoundry.sim.actors import draw_agent, draw_head, shine, shine_agent
 from drivefoundry.sim.boxes import DAYLIGHT, draw_building, in_view, new_canvas, wipe
-from drivefoundry.sim.conditions import DIRECT, EXPOSURE, LAMPS_ON, NOISE, ON, RAIN, SUN_X
+from drivefoundry.sim.conditions import EXPOSURE, LAMPS_ON, NOISE, ON, RAIN, SUN_X
 from drivefoundry.sim.ground import (
     COS,
     COSP,
-    CX,
+    COUNTED,
     CY,
     FX,
-    FY,
     PX,
     PY,
     PZ,
@@ -155,28 +154,58 @@ def _near_buildings(world, m, cam, shape, order, far):
 
 
 @kernel
-def _open(roof, row, wide):
+def _open(roof, fine, row, wide):
     """Pixels of an image row from the first to the last that walls do not hide whole: whose ground may be seen."""
     left, right = 0, wide
-    while left < right and _walled(roof, left, row):
+    while left < right and _walled(roof, fine, left, row):
         left += 1
-    while left < right and _walled(roof, right - 1, row):
+    while left < right and _walled(roof, fine, right - 1, row):
         right -= 1
     return left, right
 
 
 @inlined
-def _walled(roof, col, row):
-    a, b = 2 * col, 2 * col + 1
+def _walled(roof, fine, col, row):
+    a, b = col << fine, (col + 1 << fine) - 1
     top, foot = max(roof[a, 0], roof[b, 0]), min(roof[a, 1], roof[b, 1])
-    return top <= 2 * row and foot >= 2 * row + 2
+    return top <= row << fine and foot >= row + 1 << fine
+
+
+@kernel
+def _lay(canvas, lines, first, last):
+    """Lay the samples of rows first..last over what lines (rows, W) show, a sample a pixel."""
+    touched = canvas.touched
+    for col in range(lines.shape[1]):
+        near, shade = canvas.zbuf[col], canvas.cbuf[col]
+        for row in range(max(first, touched[col, 0]), min(last, touched[col, 1])):
+            if near[row] > 0.0:
+                lines[row - first, col] = shade[row]
+
+
+@kernel
+def _lay_means(canvas, lines, first, last):
+    """The same for four samples a pixel: their mean."""
+    zbuf, cbuf, touched = canvas.zbuf, canvas.cbuf, canvas.touched
+    for col in range(lines.shape[1]):
+        top = max(first, min(touched[2 * col, 0], touched[2 * col + 1, 0]) >> 1)
+        low = min(last, max(touched[2 * col, 1], touched[2 * col + 1, 1]) + 1 >> 1)
+        near, far, shade, shade2 = zbuf[2 * col], zbuf[2 * col + 1], cbuf[2 * col], cbuf[2 * col + 1]
+        for row in range(top, low):
+            a, b = 2 * row, 2 * row + 1
+            if near[a] + near[b] + far[a] + far[b] > 0.0:
+                mean = np.int64(lines[row - first, col])
+                c0 = np.int64(shade[a]) if near[a] > 0.0 else mean
+                c1 = np.int64(shade[b]) if near[b] > 0.0 else mean
+                c2 = np.int64(shade2[a]) if far[a] > 0.0 else mean
+                c3 = np.int64(shade2[b]) if far[b] > 0.0 else mean
+                lines[row - first, col] = mean4(c0, c1, c2, c3)
 
 
 @kernel
 def _resolve(out, canvas, world, m, taps, acc, lines):
     """Samples in, pixels out: their mean, over ground or sky where empty. canvas.cam is in pixels; acc (W,) int64 and
     lines (8, W) int32 are scratch."""
-    zbuf, cbuf, cam, touched = canvas.zbuf, canvas.cbuf, canvas.cam, canvas.touched
+    cam = canvas.cam
     base, upper, frame = world.ground.base, world.ground.upper, world.ground.frames[m]
     high, wide = out.shape[0], out.shape[1]
     # Samples lie by columns, the ground's rows do not: eight rows at a time keep both within the cache.
@@ -189,23 +218,15 @@ def _resolve(out, canvas, world, m, taps, acc, lines):
                 line[:] = sky_colour(cam, row)
             else:
                 rows, cols = int(frame[1]) >> level, int(frame[2]) >> level
-                left, right = _open(canvas.roof, row, wide)
+                left, right = _open(canvas.roof, canvas.fine, row, wide)
                 offset = world.ground.levels[m, level]
-                ground_row(base, upper, offset, rows, cols, level, taps, n, fade(depth), acc, left, right)
-                line[left:right] = acc[left:right]
-        for col in range(wide):
-            top = max(first, min(touched[2 * col, 0], touched[2 * col + 1, 0]) >> 1)
-            low = min(last, max(touched[2 * col, 1], touched[2 * col + 1, 1]) + 1 >> 1)
-            near, far, shade, shade2 = zbuf[2 * col], zbuf[2 * col + 1], cbuf[2 * col], cbuf[2 * col + 1]
-            for row in range(top, low):
-                a, b = 2 * row, 2 * row + 1
-                if near[a] + near[b] + far[a] + far[b] > 0.0:
-                    mean = np.int64(lines[row - first, col])
-                    c0 = np.int64(shade[a]) if near[a] > 0.0 else mean
-                    c1 = np.int64(shade[b]) if near[b] > 0.0 else mean
-                    c2 = np.int64(shade2[a]) if far[a] > 0.0 else mean
-                    c3 = np.int64(shade2[b]) if far[b] > 0.0 else mean
-                    lines[row - first, col] = mean4(c0, c1, c2, c3)
+                ground_row(
+                    base, upper, offset, rows, cols, level, taps, n, fade(depth), canvas.fine, acc, line, left, right
+                )
+        if canvas.fine:
+            _lay_means(canvas, lines, first, last)
+        else:
+            _lay(canvas, lines, first, last)
         for row in range(first, last):
             line, pixels = lines[row - first], out[row].reshape(-1)
             for col in range(wide):
@@ -237,6 +258,12 @@ def _near(point, cam):
 
 
 @kernel
+def _rescale(cam, k):
+    for i in range(FX, CY + 1):
+        cam[i] *= k
+
+
+@kernel
 def _aim(canvas, pose, lens, sky):
     """Set the canvas's camera, in samples, and light for an ego pose (3,), a view's lens and a scene's conditions."""
     cam, light = canvas.cam, canvas.light
@@ -248,17 +275,13 @@ def _aim(canvas, pose, lens, sky):
     )
     cam[COS], cam[SIN] = np.cos(pose[2] + lens[7]), np.sin(pose[2] + lens[7])
     cam[COSP], cam[SINP] = np.cos(lens[8]), np.sin(lens[8])
-    cam[FX], cam[FY], cam[CX], cam[CY] = 2 * lens[0], 2 * lens[1], 2 * lens[2], 2 * lens[3]
-    if sky[ON] == 0.0:
-        light[:] = DAYLIGHT
-    else:
-        light[:4], light[4] = sky[SUN_X : DIRECT + 1], 0.0
-
-
-@kernel
-def _rescale(cam, k):
-    for i in range(FX, CY + 1):
-        cam[i] *= k
+    for i in range(4):
+        cam[FX + i] = lens[i]
+    _rescale(cam, 1.0 * (1 << canvas.fine))
+    clear = sky[ON] == 0.0
+    for i in range(4):
+        light[i] = DAYLIGHT[i] if clear else sky[SUN_X + i]
+    light[4] = 1.0 if clear else 0.0
 
 
 @kernel
@@ -276,12 +299,12 @@ def _draw(out, canvas, scratch, world, m, mount, agents, valid, size, kind, brak
     n = _near_buildings(world, m, cam, zbuf.shape, order, far)
     for k in range(n):
         draw_building(canvas, world.buildings[order[k]], order[k] - world.cell_start[world.cells[m, 0]])
-    _rescale(cam, 0.5)
+    _rescale(cam, 1.0 / (1 << canvas.fine))
     if sky[ON] == 0.0:
         _resolve(out, canvas, world, m, taps, acc, lines)
     else:
         resolve(out, canvas, world, m, taps, acc, sky, mount)
-    _rescale(cam, 2.0)
+    _rescale(cam, 1.0 * (1 << canvas.fine))
     for g in range(first, min(last, first + len(signals))):
         if _near(world.heads[g], cam):
             shine(out, canvas, sky, world.heads[g], signals[g - first])
@@ -310,19 +333,20 @@ def _warp(out, picture, at):
 def _compiled(stamp: int):
     """Hash of the drawing code in, `render` out. Closed over, the hash is part of numba's key for the kept kernel."""
 
-    @njit(cache=True, nogil=True, error_model="numpy")
+    @njit(**COUNTED, cache=True)
     def render(
         out, start, stop, world, lenses, warps, maps, ego, agents, valid, size, kind, brake, signals, turn, skies, steps
     ):
-        """Draw scenes start..stop into out (S, V, H, W, 3). lenses (V, 12): fx, fy, cx, cy, x, y, z, yaw, pitch, width,
-        height and row of warps (n, H, W, 2), -1 for none; skies (S, COLUMNS) `Conditions.row`; more as in Camera."""
+        """Draw scenes start..stop into out (S, V, H, W, 3). lenses (V, 13): fx, fy, cx, cy, x, y, z, yaw, pitch, width,
+        height, samples and row of warps (n, H, W, 2), -1 for none; skies (S, COLUMNS) `Conditions.row`; more as in
+        Camera."""
         if stamp == 0:  # never so; numba keys on closed-over variables only where they are used
             return
         order, far = np.empty(MOST, np.int64), np.empty(MOST)
         for v in range(len(lenses)):
             lens = lenses[v]
-            wide, high, warp = int(lens[9]), int(lens[10]), int(lens[11])
-            canvas = new_canvas(wide, high)
+            wide, high, warp = int(lens[9]), int(lens[10]), int(lens[12])
+            canvas = new_canvas(wide, high, int(lens[11]) - 1)
             scratch = np.empty((TAPS, 4)), np.empty(wide, np.int64), np.empty((8, wide), np.int32), order, far
             picture = np.empty((high if warp >= 0 else 0, wide, 3), np.uint8)
             for s in range(start, stop):

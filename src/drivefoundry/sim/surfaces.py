@@ -45,7 +45,7 @@ def pack(paint, light):
 
 @kernel
 def surface(kind, s, t, lu, lv, grain, c0, c1, c2):
-    """Point (s, t) m on a face of lu x lv m in, packed colour out; -1 for a hole. grain: size of a sample there, m."""
+    """Point (s, t) m on a face of lu x lv m in, packed colour out; -1 for a hole. grain: half a pixel there, m."""
     big = lv > 1.6
     if kind == SIDE:
         r = 0.46 if big else 0.33

@@ -262,9 +262,10 @@ def from_above(
     for b in scene.map.buildings:
         if np.hypot(b[0] - x0, b[1] - y0) < 90 + b[3]:
             draw.polygon(px(_corners(b[0], b[1], b[2], b[3], b[4])), fill=(150, 142, 132), outline=(96, 92, 88))
-    near = scene.route[np.hypot(scene.route[:, 0] - x0, scene.route[:, 1] - y0) < 120]
-    if len(near) > 1:
-        draw.line(px(near), fill=(*ROUTE, 120), width=round(0.9 * scale), joint="curve")
+    near = np.flatnonzero(np.hypot(scene.route[:, 0] - x0, scene.route[:, 1] - y0) < 120)
+    for part in np.split(near, np.flatnonzero(np.diff(near) > 1) + 1):  # it may leave and come back
+        if len(part) > 1:
+            draw.line(px(scene.route[part]), fill=(*ROUTE, 120), width=round(0.9 * scale), joint="curve")
     if len(past) > 1:
         draw.line(px(past), fill=(*EGO, 150), width=round(0.5 * scale))
     for line, state in zip(scene.map.stop_lines, signals, strict=False):

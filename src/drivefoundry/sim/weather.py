@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from drivefoundry.sim.conditions import EXPOSURE, LAMPS_ON, LIGHT, LOW, NOISE, RAIN, SEED, THIN, TOP
-from drivefoundry.sim.ground import COSP, CX, CY, FX, FY, PZ, SINP, ground_row, inlined, kernel, row_taps
+from drivefoundry.sim.ground import COSP, CX, CY, FX, FY, PZ, SINP, ground_row, inlined, kernel, maker, row_taps
 from drivefoundry.sim.surfaces import BRAKES, WINDOWS
 
 BEAM = np.array([1.0, 0.95, 0.84])
@@ -41,13 +41,14 @@ def _wet(line, sky, fall):
 
 
 @inlined
-def _gather(zbuf, cbuf, row, col, lamps, colour):
-    """A pixel's four samples in: how many hold a thing, its depth m, its light of its own, and that of lit rooms, 0..1;
+def _gather(canvas, row, col, lamps, colour):
+    """A pixel's samples in: how many hold a thing, its depth m, its light of its own, and that of lit rooms, 0..1;
     its mean colour into colour (3,). Brakes shine by day, too, other lamps by as much as `lamps`, 0..1."""
+    zbuf, cbuf, fine = canvas.zbuf, canvas.cbuf, canvas.fine
     near, count, shine, room = 0.0, 0, 0.0, 0.0
     colour[:] = 0.0
-    for k in range(4):
-        a, b = 2 * col + (k & 1), 2 * row + (k >> 1)
+    for k in range(1 << 2 * fine):
+        a, b = (col << fine) + (k & 1), (row << fine) + (k >> 1)
         if zbuf[a, b] > 0.0:
             c = np.int64(cbuf[a, b])
             near += zbuf[a, b]
@@ -75,19 +76,20 @@ def _light(colour, sky, beam, shine, room, air):
         colour[k] = sky[LOW + k] + (seen - sky[LOW + k]) * air
 
 
-@kernel
+@maker
 def resolve(out, canvas, world, m, taps, acc, sky, mount):
     """Samples of a canvas drawn without haze in, pixels (H, W, 3) under the conditions `sky` (a `Conditions.row`) out.
 
     canvas.cam in pixels; mount (4,) x, y, z m and yaw rad of the view on the car; taps, acc (W,) scratch.
     """
-    cam, zbuf, cbuf = canvas.cam, canvas.zbuf, canvas.cbuf
+    cam, samples = canvas.cam, 1 << 2 * canvas.fine
     base, upper, frame = world.ground.base, world.ground.upper, world.ground.frames[m]
     high, wide = out.shape[0], out.shape[1]
     clear = np.exp(-sky[THIN] * np.arange(DEPTHS))
     cos, sin = np.cos(mount[3]), np.sin(mount[3])
     lamps = sky[LAMPS_ON] * (1.0 - (sky[LIGHT] + sky[LIGHT + 1] + sky[LIGHT + 2]) / 3.0)
-    back, thing = np.empty(3), np.empty(3)
+    # Zeros: a pixel that is all thing takes none of what lies behind, but none of what is no number is no number, too.
+    back, thing, line = np.zeros(3), np.empty(3), np.empty(wide, np.int32)
     for row in range(high):
         n, level, depth = row_taps(cam, frame, row, taps)
         yn = (row + 0.5 - cam[CY]) / cam[FY]
@@ -96,16 +98,16 @@ def resolve(out, canvas, world, m, taps, acc, sky, mount):
         if n > 0:
             rows, cols = int(frame[1]) >> level, int(frame[2]) >> level
             offset = world.ground.levels[m, level]
-            ground_row(base, upper, offset, rows, cols, level, taps, n, 0, acc, 0, wide)
+            ground_row(base, upper, offset, rows, cols, level, taps, n, 0, canvas.fine, acc, line, 0, wide)
         for col in range(wide):
             xn = (col + 0.5 - cam[CX]) / cam[FX]
-            count, z, shine, room = _gather(zbuf, cbuf, row, col, sky[LAMPS_ON], thing)
-            if count < 4:
+            count, z, shine, room = _gather(canvas, row, col, sky[LAMPS_ON], thing)
+            if count < samples:
                 if n == 0:
                     for k in range(3):
                         back[k] = sky[LOW + k] + (sky[TOP + k] - sky[LOW + k]) * w
                 else:
-                    c = acc[col]
+                    c = line[col]
                     back[0], back[1], back[2] = c & 255, c >> 8 & 255, c >> 16 & 255
                     mirror = _wet(back, sky, fall) if sky[RAIN] > 0.0 else 0.0
                     ahead, right = depth * flat, depth * xn
@@ -121,7 +123,7 @@ def resolve(out, canvas, world, m, taps, acc, sky, mount):
                 up = cam[PZ] - z * fall
                 beam = lamps * _low_beam(mount[0] + ahead * cos + right * sin, mount[1] + ahead * sin - right * cos, up)
                 _light(thing, sky, beam, shine, room * lamps, clear[min(DEPTHS - 1, int(z))])
-            cover = 0.25 * count
+            cover = count / samples
             for k in range(3):
                 value = back[k] * (1.0 - cover) + thing[k] * cover if count > 0 else back[k]
                 out[row, col, k] = int(min(255.0, max(0.0, value + 0.5)))
@@ -142,7 +144,7 @@ def key_of(sky, view, step):
     return hashed(hashed(np.uint64(int(sky[SEED])), view + 1), step + 1)
 
 
-@kernel
+@maker
 def streaks(out, sky, key):
     """Falling rain over the pixels: short slanted strokes, lighter than the dark and darker than the sky."""
     high, wide = out.shape[0], out.shape[1]

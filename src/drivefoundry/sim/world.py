@@ -14,7 +14,7 @@ from numba import njit, prange
 
 from drivefoundry.sim.ego import REF_COLUMNS, REF_POINTS, bicycle_step, plan_in_map, prepare_reference, track
 from drivefoundry.sim.free import FreeTraffic
-from drivefoundry.sim.geometry import route_foot
+from drivefoundry.sim.geometry import first_pass, route_foot
 from drivefoundry.sim.logged import LoggedTraffic, ReactiveTraffic
 from drivefoundry.sim.pack import Packed, logged_ego
 from drivefoundry.types import DT, PLAN_DT, require
@@ -22,7 +22,7 @@ from drivefoundry.types import DT, PLAN_DT, require
 BACK, ONWARD = 10, 40
 """How far back and on along its route an ego is looked for after a step, m."""
 PAST = 15
-"""Steps of log that a world remembers before its start."""
+"""Steps that a world remembers; before its start they are of the log."""
 
 
 class Traffic(Protocol):
@@ -64,10 +64,15 @@ def _references(ego, points, ref):
 
 
 @njit(cache=True, nogil=True)
-def _along(ego, route, n, behind, ahead, along):
+def _along(ego, route, n, begin, along):
+    """Where each ego is on its route: near where it was, as a route may pass the same place twice; at the begin on the
+    first pass."""
     for i in range(ego.shape[0]):
-        at = int(along[i])
-        along[i], _ = route_foot(route[i], n[i], ego[i, 0], ego[i, 1], at - behind, at + ahead)
+        lo, hi = int(along[i]) - BACK, int(along[i]) + ONWARD
+        if begin:
+            lo = first_pass(route[i], n[i], ego[i, 0], ego[i, 1])
+            hi = lo + 1
+        along[i], _ = route_foot(route[i], n[i], ego[i, 0], ego[i, 1], lo, hi)
 
 
 class World:
@@ -86,14 +91,14 @@ class World:
         self.ego_size = p.size[np.arange(n), p.ego]
         self.step = 0
         self.past = list(np.stack([logged_ego(s, PAST) for s in p.scenes], 1))
-        """(S, 6) ego states of all steps so far, oldest first: 15 of the log, then the start, then the driven."""
+        """(S, 6) ego states of the last PAST steps and of this one, oldest first; before the start those of the log."""
         self.ego = self.past[-1].copy()
         self.agents = np.zeros((n, a, 4))
         self.seen = np.zeros((n, a), np.bool_)
         self.brake = np.zeros((n, a), np.bool_)
         self._begin = p.start.copy()
         self.along = np.zeros(n)
-        _along(self.ego, p.route, p.route_n, 0, p.route.shape[1], self.along)
+        _along(self.ego, p.route, p.route_n, True, self.along)
         self.traffic = traffic(packed, self.agents, self.seen, self.brake)
         self.traffic.advance(self.now, self.ego)
         first = np.arange(n)
@@ -120,7 +125,7 @@ class World:
         state, past, along = self._first
         for array, first in zip(self.traffic.state, state, strict=True):
             array[rows] = first[rows]
-        for array, first in zip(self.past[-len(past) :], past, strict=True):
+        for array, first in zip(self.past, past, strict=True):
             array[rows] = first[rows]
         self.ego[rows], self.along[rows] = past[-1][rows], along[rows]
         self._begin[rows] = self.packed.start[rows] - self.step
@@ -133,12 +138,11 @@ class World:
     def advance(self) -> None:
         """One 0.1 s step of everything: the ego along its plan, then the agents, who see where the ego is now."""
         _step_ego(self.ego, self._ref, self._since)
-        # Near where it was: a route may pass the same place twice.
-        _along(self.ego, self.packed.route, self.packed.route_n, BACK, ONWARD, self.along)
+        _along(self.ego, self.packed.route, self.packed.route_n, False, self.along)
         self._since = min(self._since + DT, PLAN_DT * 8)
         self.step += 1
         self.traffic.advance(self.now, self.ego)
-        self.past.append(self.ego.copy())
+        self.past = [*self.past[1:], self.ego.copy()]  # a drive may last for millions of steps
 
     def signals_now(self) -> np.ndarray:
         """(S, G) uint8."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +20,46 @@ from drivefoundry.judge.closed_loop import measure
 from drivefoundry.judge.stats import mean_interval, ratio_interval
 from drivefoundry.ledger import Ledger
 from drivefoundry.progress import bar
-from drivefoundry.sim import view
-from drivefoundry.sim.drive import drive
+from drivefoundry.roadmap import arc_length
+from drivefoundry.sim import view as pictures
+from drivefoundry.sim.drive import DECISION_STEPS, drive
+from drivefoundry.sim.geometry import project_on_polyline
+from drivefoundry.sim.pack import crossings, resample
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, RouteFollower
-from drivefoundry.types import DT, PLAN_DT, PSPEED, Rollout, Scene, require
+from drivefoundry.sim.rig import View
+from drivefoundry.sim.view import FILM_VIEW
+from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, SIGNAL_GREEN, Rollout, Scene, require
 from drivefoundry_car.engine import files
+from drivefoundry_car.inputs import to_ego
 from drivefoundry_car.runtime import Runtime
 
 STUCK_S = 60.0
 """A car that has stood for so long at the end of its drive is stuck: no light keeps a car so long."""
+STILL = 0.3
+"""m/s."""
+NEAR, BESIDE = 8.0, 1.5
+"""Who stands less than NEAR ahead, m, and less than BESIDE to a side is in the way; a car so far off its route has left
+its lane."""
 BASELINES: dict[str, type[Driver]] = {"rules": RouteFollower, "constant-velocity": ConstantVelocity}
 FILM_S = 40.0
+ROUTE_SHOWN = 60.0
+"""Of its route a film shows so much behind where it begins and ahead of where it ends, m."""
 EVERY = 2
 """Steps between two pictures of a film."""
 
 
 @dataclass(frozen=True)
 class CityDrive:
-    """scenes: one a car, with all that happened; rollout: the same cars; events: name -> (S,), see `drive_city`."""
+    """scenes: one a car, with all that happened; rollout: the same cars; events: name -> (S,), see `drive_city`; why:
+    what keeps each car that is stuck, "" for the others, see `why_stuck`; first: (S,) s of each car's first fault,
+    infinite where there is none."""
 
     policy: str
     scenes: list[Scene]
     rollout: Rollout
     events: dict[str, np.ndarray]
+    why: list[str]
+    first: np.ndarray
 
 
 def drive_city(
@@ -57,35 +75,80 @@ def drive_city(
 ) -> CityDrive:
     """All `cars` driven by the policy at once for `seconds`, each along a route of its own through the live city.
 
-    SUMO moves the others and the lights; contacts, red lights and roads left are found here. Events a car: km driven;
-    counts of contacts (those that happen to a standing ego are none of its) and red lights run; shares of the way off
-    the road and of the time standing; 0 or 1: stuck, faultless. ValueError as `fleet.live.open_city`.
+    SUMO moves the others and the lights; contacts, red lights and roads left are found here. Events a car: km driven,
+    and along its route; counts of contacts at its own fault and other ones (see `judge.motion`) and of red lights run;
+    shares of the way off the road and of the time standing; 0 or 1: stuck, faultless. ValueError as
+    `fleet.live.open_city`.
     """
-    with open_city(place, seed, cars, others, people) as (scenes, traffic):
+    with open_city(place, seed, cars, others, people, seconds) as (scenes, traffic):
         rollout = drive(policy, scenes, seconds, traffic=traffic, on_decision=on_decision)
         scenes, rollout = driven(scenes, traffic, rollout)
     m = measure(rollout, scenes, stop=False)
     last = rollout.ego[:, -round(STUCK_S / DT) :, PSPEED]
+    stuck = (last.max(1) < STILL) & (last.shape[1] * DT >= STUCK_S)
+    first = np.minimum.reduce([m["at_fault_at"], m["red_light_at"], m["off_road_at"]])
     events = {
         "km": m["distance"] / 1000,
-        "contacts": m["hit_pedestrians"] + m["hit_vehicles"] + m["hit_static"],
+        "route km": m["progress"] / 1000,
+        "contacts at fault": m["at_fault_contacts"],
+        "other contacts": m["contacts"] - m["at_fault_contacts"],
         "red lights": m["red_lights"],
         "off road": m["off_road_distance"] / np.maximum(m["distance"], 1.0),
         "standing": m["standing"],
-        "stuck": (last.max(1) < 0.3).astype(float) if last.shape[1] * DT >= STUCK_S else np.zeros(len(scenes)),
-        "faultless": ((m["at_fault_at"] == np.inf) & (m["TLC"] > 0) & (m["DAC"] > 0)).astype(float),
+        "stuck": stuck.astype(float),
+        "faultless": (first == np.inf).astype(float),
     }
-    return CityDrive(policy.name, scenes, rollout, events)
+    why = [why_stuck(scene, rollout, i) if stuck[i] else "" for i, scene in enumerate(scenes)]
+    return CityDrive(policy.name, scenes, rollout, events, why, first)
+
+
+def why_stuck(scene: Scene, rollout: Rollout, car: int) -> str:
+    """What stands before a car at the end of its drive: "beside its lane", "behind a vehicle", "behind a person", "at a
+    red light", "at a light that was green" while it stood, or "free way"."""
+    now = rollout.ego[car, -1]
+    at, off = _on_route(scene, rollout.ego[car])
+    if abs(off) > BESIDE:
+        return "beside its lane"
+    n = len(scene.kind)
+    there = to_ego(rollout.agents[car, :n, -1, :2].astype(float), now[:3])
+    gap = there[:, 0] - (scene.size[:, 0] + scene.size[scene.ego, 0]) / 2
+    ahead = rollout.agents_valid[car, :n, -1] & (there[:, 0] > 0) & (gap < NEAR) & (np.abs(there[:, 1]) < BESIDE)
+    if ahead.any():
+        nearest = np.flatnonzero(ahead)[gap[ahead].argmin()]
+        return "behind a person" if scene.kind[nearest] == AGENT_PEDESTRIAN else "behind a vehicle"
+    way, _ = resample(scene.route)
+    stops = np.full((len(way), 2), np.inf)
+    crossings(way, len(way), scene.map.stop_lines, scene.map.signal_heads, stops)
+    gap = stops[:, 0] - at - scene.size[scene.ego, 0] / 2
+    lights = stops[(gap > -BESIDE) & (gap < NEAR), 1].astype(int)
+    if not len(lights):
+        return "free way"
+    green = (scene.signals[lights[0], -round(STUCK_S / DT) :] == SIGNAL_GREEN).any()
+    return "at a light that was green" if green else "at a red light"
+
+
+def _on_route(scene: Scene, ego: np.ndarray) -> tuple[float, float]:
+    """A car's scene and its states (T, 2+) in, how far along its route it has come and how far to the left of it it is
+    at their end, m, out."""
+    route = np.asarray(scene.route, np.float64)
+    s, at, off, foot = arc_length(route), 0.0, 0.0, -1
+    for x, y in ego[:, :2]:
+        at, off, foot = project_on_polyline(route, s, x, y, foot)
+    return at, off
 
 
 def summary(drives: CityDrive) -> dict[str, tuple[float, float, float]]:
     """Mean and 95 % interval (bootstrap over cars) of: contacts and red lights a km, share of the way off the road,
-    share of time standing, share of cars stuck, and of cars that did nothing wrong; and km driven in all, thrice."""
+    share of time standing, share of cars stuck, and of cars that did nothing wrong; and km driven in all, and along the
+    routes, thrice."""
     e = drives.events
-    km, total = e["km"], float(e["km"].sum())
-    out = {f"{name} / km": ratio_interval(e[name], km) for name in ("contacts", "red lights")}
+    out = {
+        f"{name} / km": ratio_interval(e[name], e["km"])
+        for name in ("contacts at fault", "other contacts", "red lights")
+    }
     out |= {name: mean_interval(e[name]) for name in ("off road", "standing", "stuck", "faultless")}
-    return out | {"km": (total, total, total)}
+    km, route = float(e["km"].sum()), float(e["route km"].sum())
+    return out | {"km": (km, km, km), "route km": (route, route, route)}
 
 
 def driver(who: str) -> Driver:
@@ -121,39 +184,60 @@ def drives(who: str, place: str, seed: int, cars: int, others: int, people: int,
         )  # fmt: skip
 
 
+def reasons(made: CityDrive) -> dict[str, int]:
+    """What keeps the cars that are stuck -> how many of them, most first."""
+    return dict(Counter(w for w in made.why if w).most_common())
+
+
 def table(made: CityDrive) -> str:
     """Means with 95 % intervals, one line each."""
     rows = summary(made)
     wide = max(len(name) for name in rows)
-    km = rows.pop("km")[0]
+    km, route = rows.pop("km")[0], rows.pop("route km")[0]
     hours = len(made.scenes) * (made.rollout.ego.shape[1] - 1) * DT / 3600
-    lines = [f"{made.policy}: {len(made.scenes)} cars, {hours:.2f} h, {km:.1f} km"]
-    return "\n".join(lines + [f"  {name:{wide}}  {m:6.3f} [{a:.3f}, {b:.3f}]" for name, (m, a, b) in rows.items()])
+    lines = [f"{made.policy}: {len(made.scenes)} cars, {hours:.2f} h, {km:.1f} km, {route:.1f} km of their routes"]
+    lines += [f"  {name:{wide}}  {m:6.3f} [{a:.3f}, {b:.3f}]" for name, (m, a, b) in rows.items()]
+    why = [f"{n} {what}" for what, n in reasons(made).items()]
+    return "\n".join(lines + ["  stuck: " + ", ".join(why)] * bool(why))
 
 
 def write(made: CityDrive, out: Path) -> None:
     """out/city.json: what every car did; out/city.mp4: the first car that did something wrong, or the one that went
-    farthest, around its worst moment. Written whole or not at all."""
+    farthest, around its first fault. Written whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    each = {s.id: {k: float(v[i]) for k, v in made.events.items()} for i, s in enumerate(made.scenes)}
-    body = json.dumps({"policy": made.policy, "summary": summary(made), "cars": each}, indent=1)
+    each = {
+        s.id: {k: float(v[i]) for k, v in made.events.items()} | {"why": made.why[i]} for i, s in enumerate(made.scenes)
+    }
+    told = {"policy": made.policy, "summary": summary(made), "stuck": reasons(made), "cars": each}
+    body = json.dumps(told, indent=1)
     aside = out / ".city.part"
     aside.write_text(body)
     os.replace(aside, out / "city.json")
-    aside.write_bytes(film(made))
+    aside.write_bytes(pictures.mp4(film(made, *worst(made)), round(1 / (EVERY * DT))))
     os.replace(aside, out / "city.mp4")
 
 
-def film(made: CityDrive, car: int | None = None, seconds: float = FILM_S) -> bytes:
-    """MP4 of one car's drive."""
-    if car is None:
-        wrong = np.flatnonzero(made.events["faultless"] < 1)
-        car = int(wrong[0]) if len(wrong) else int(made.events["km"].argmax())
-    part = slice(0, 1 + round(seconds / DT))
+def worst(made: CityDrive) -> tuple[int, float]:
+    """The first car that did something wrong, or else the one that went farthest, and when, s: FILM_S around its first
+    fault, or else the begin."""
+    wrong = np.flatnonzero(made.events["faultless"] < 1)
+    car = int(wrong[0]) if len(wrong) else int(made.events["km"].argmax())
+    lasts = (made.rollout.ego.shape[1] - 1) * DT
+    return car, float(np.clip(made.first[car] - FILM_S / 2, 0.0, max(0.0, lasts - FILM_S))) if len(wrong) else 0.0
+
+
+def film(
+    made: CityDrive, car: int, begin: float, seconds: float = FILM_S, view: View = FILM_VIEW, every: int = EVERY
+) -> list[np.ndarray]:
+    """Pictures (H, W, 3) uint8 of one car's drive from `begin` s on, one each `every` steps; see `sim.view.film`."""
     r, scene = made.rollout, made.scenes[car]
-    text = r.text[car] if r.text else None
-    n = len(scene.kind)
-    frames = view.film(
-        scene, r.ego[car, part], r.agents[car, :n, part], r.agents_valid[car, :n, part], r.plans[car], text, every=EVERY
-    )
-    return view.mp4(frames, round(1 / (EVERY * DT)))
+    first = round(begin / PLAN_DT)
+    part = slice(first * DECISION_STEPS, 1 + first * DECISION_STEPS + round(seconds / DT))
+    ego, n = r.ego[car, part], len(scene.kind)
+    # Only what lies around it of a route that may pass here again.
+    s, at = arc_length(np.asarray(scene.route)), _on_route(scene, r.ego[car, : part.start + 1])[0]
+    near = (s > at - ROUTE_SHOWN) & (s < at + np.hypot(*np.diff(ego[:, :2], axis=0).T).sum() + ROUTE_SHOWN)
+    now = replace(scene, start=scene.start + part.start, route=scene.route[near], route_speed=scene.route_speed[near])
+    text = r.text[car][first:] if r.text else None
+    agents, valid = r.agents[car, :n, part], r.agents_valid[car, :n, part]
+    return pictures.film(now, ego, agents, valid, r.plans[car, first:], text, view, every)

@@ -15,25 +15,36 @@ from drivefoundry.ingest.server import running
 from drivefoundry.ingest.tokens import issue_token
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
+from drivefoundry.roadmap import load_map
 from drivefoundry.stages.making import HOME, Line
 from drivefoundry_car.log import read_drive, write_drive
 from drivefoundry_car.record import clips_of
-from drivefoundry_car.trigger import load_campaigns
+from drivefoundry_car.signals import Beside
+from drivefoundry_car.trigger import Campaign, load_campaigns
 from drivefoundry_car.upload import Uploader
 
 CARS_AT_ONCE = 4
 
 
 def ingest(line: Line, turn: int | None, drives: Artefact) -> Artefact:
-    """The drives' clips, at home."""
-    seed = line.recipe.fleet.seed
+    """The drives' clips, at home; those of the exam by the campaigns that ship."""
+    seed, own = line.recipe.fleet.seed, line.recipe.campaigns if turn else ""
     name = "ingest" if turn else "exam"
-    return line.make(
-        turn, "ingest", name, {"seed": seed}, [drives], HOME, lambda d: send_home(drives.path, line.store, seed, d)
-    )
+    recipe = {"seed": seed} | ({"campaigns": Path(own).read_text("utf-8")} if own else {})
+
+    def build(out: Path) -> dict:
+        return send_home(drives.path, line.store, seed, out, campaigns_of(own))
+
+    return line.make(turn, "ingest", name, recipe, [drives], HOME, build)
 
 
-def send_home(drives: Path, store_url: str, seed: int, out: Path) -> dict:
+def campaigns_of(own: str) -> list[Campaign]:
+    """A campaigns file ('' for none) in; its campaigns and those that ship out, of two with one name the file's."""
+    named = {c.name: c for c in load_campaigns()}
+    return [*(named | {c.name: c for c in load_campaigns(own)}).values()] if own else [*named.values()]
+
+
+def send_home(drives: Path, store_url: str, seed: int, out: Path, campaigns: list[Campaign]) -> dict:
     """Folder of drives (with maps/) in; clips.json (ids, and what each campaign picked) out, the bytes in the store."""
     fresh(out)
     store = ClipStore(store_url)
@@ -42,17 +53,18 @@ def send_home(drives: Path, store_url: str, seed: int, out: Path) -> dict:
     recorded = sum(p.stat().st_size for p in paths)
     queues = out / ".queues"
     queues.mkdir()
-    campaigns = load_campaigns()
     secret = secrets.token_hex(32)
     start = time.monotonic()
     with running(store, secret) as service, bar("clips home", len(paths)) as advance:
+        beside = {}
         for file in sorted((drives / "maps").glob("*.npz")):
             store.put_map(file.stem, file.read_bytes())
+            beside[file.stem] = Beside(load_map(file.read_bytes()).stop_lines)
 
         def one_car(path: Path) -> list[str]:
             """Everything one recording has to send; the queue is the car's, kept until the service has acknowledged."""
             drive = read_drive(path)
-            clips = clips_of(drive, campaigns, seed)
+            clips = clips_of(drive, campaigns, seed, beside=beside.get(drive.meta.get("map", "")))
             if not clips:
                 return []
             queue = queues / path.stem

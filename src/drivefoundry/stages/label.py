@@ -26,7 +26,7 @@ CHUNK = 16
 
 
 def curated(
-    line: Line, turn: int, clips: Artefact, exam: Artefact | None, before: Artefact | None, exam_clips: list[str]
+    line: Line, turn: int | None, clips: Artefact, exam: Artefact | None, before: Artefact | None, exam_clips: list[str]
 ) -> Artefact:
     """This turn's clips, looked through; the exam's clips stay apart by place, drive and route."""
     r = line.recipe.curate

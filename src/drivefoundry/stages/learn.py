@@ -5,6 +5,7 @@ Each artefact holds checkpoint/ (model, codec, tokenizer) and metrics.jsonl; tha
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 from drivefoundry.judge.pdm import pdm_scores
 from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
+from drivefoundry.model.backbones import backbone_path
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Camera, Distil, Rl, Train
 from drivefoundry.rl.grpo import GrpoConfig, grpo
@@ -24,7 +26,7 @@ from drivefoundry.stages.score import scenes_of
 from drivefoundry.train.distil import DISTIL, distil
 from drivefoundry.train.pretrain import PRETRAIN, pretrain
 from drivefoundry.train.sft import SFT, sft
-from drivefoundry.train.trainer import OnStep, TrainReport
+from drivefoundry.train.trainer import OnStep, TrainConfig, TrainReport
 from drivefoundry.types import DT, Episodes
 
 STATE = "state.tmp"
@@ -36,9 +38,10 @@ CALIBRATION = 512
 
 
 def pretrained(line: Line, shards: list[Artefact]) -> Artefact:
-    """The base model, from scratch on the first shard."""
+    """The base model, from scratch or around a language model, on the first shard."""
     r, paths = line.recipe.train, [s.path for s in shards]
-    return line.make(None, "train", "pretrain", r, shards, LEARN, lambda d: _pretrain(r, paths, d))
+    made_from = r if r.backbone is None else {"train": r, "backbone": _print(backbone_path(r.backbone))}
+    return line.make(None, "train", "pretrain", made_from, shards, LEARN, lambda d: _pretrain(r, paths, d))
 
 
 def adapted(line: Line, base: Artefact, shard: Artefact) -> Artefact:
@@ -82,6 +85,16 @@ def quantised(line: Line, turn: int, student: Artefact, shards: list[Artefact]) 
     )
 
 
+def _print(backbone: Path) -> str:
+    """A file, or a directory of files, in, the hash of all its bytes out."""
+    files = sorted(p for p in backbone.iterdir() if p.is_file()) if backbone.is_dir() else [backbone]
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
 def _shards(paths: list[Path]) -> list[Episodes]:
     return [load_shard(p / "shard") for p in paths]
 
@@ -105,7 +118,7 @@ def taken(episodes: Episodes, rows: np.ndarray) -> Episodes:
     return replace(episodes, **{name: getattr(episodes, name)[rows] for name in arrays}, **texts)
 
 
-def _to(advance: Callable[..., None]) -> OnStep:
+def moving(advance: Callable[..., None]) -> OnStep:
     """A trainer's callback, which comes every few steps, as one that moves a bar."""
     last = 0
 
@@ -132,12 +145,18 @@ def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
         PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
         weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget),
     )  # fmt: skip
+    config = _gently(config, r)
     with bar("pre-train", r.pretrain_steps) as advance:
         report = pretrain(
             _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
-            on_step=_to(advance), ego_changes=r.ego_changes,
+            on_step=moving(advance), ego_changes=r.ego_changes, backbone=r.backbone,
         )  # fmt: skip
     return _said(report)
+
+
+def _gently(config: TrainConfig, r: Train) -> TrainConfig:
+    """A backbone is trained on as it was made, by AdamW: Muon's steps would cost more than reading the samples."""
+    return config if r.backbone is None else replace(config, optimiser="adamw", lr=r.backbone_rate)
 
 
 def _adapt(r: Camera, base: Path, shard: Path, out: Path) -> dict:
@@ -149,7 +168,7 @@ def _adapt(r: Camera, base: Path, shard: Path, out: Path) -> dict:
     with bar("adapt", r.steps) as advance:
         report = pretrain(
             _shards([shard]), out / "checkpoint", config, init=base / "checkpoint", state=out / STATE,
-            log=out / "metrics.jsonl", on_step=_to(advance),
+            log=out / "metrics.jsonl", on_step=moving(advance),
         )  # fmt: skip
     return _said(report)
 
@@ -160,11 +179,12 @@ def _sft(r: Train, base: Path, shards: list[Path], out: Path) -> dict:
     config = replace(
         SFT, seconds=0.0, steps=steps, batch=r.batch, lr=r.sft_rate, seed=r.seed + len(shards), augment=augment
     )
+    config = _gently(config, r)
     episodes = mixed(shards, r.new_share, r.seed)
     with bar("fine-tune", steps) as advance:
         report = sft(
             episodes, out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            _to(advance),
+            moving(advance),
         )  # fmt: skip
     return _said(report)
 
@@ -178,20 +198,20 @@ def _distil(r: Distil, rl: Rl, store: str, teacher: Path, before: Path | None, s
     with bar("distil", steps + r.polish_steps) as advance:
         report = distil(
             mixed(shards, r.new_share, 0), out / "told.tmp", teacher / "checkpoint", config, r.size, init,
-            out / STATE, out / "metrics.jsonl", _to(advance),
+            out / STATE, out / "metrics.jsonl", moving(advance),
         )  # fmt: skip
         if not r.polish_steps:
             os.replace(out / "told.tmp", out / "checkpoint")
             return _said(report)
         polish = replace(rl, rate=r.polish_rate)
-        return _said(report) | _polish(polish, r.polish_steps, store, out / "told.tmp", shards, out, _to(advance))
+        return _said(report) | _polish(polish, r.polish_steps, store, out / "told.tmp", shards, out, moving(advance))
 
 
 def _reinforce(r: Rl, store: str, model: Path, shards: list[Path], out: Path) -> dict:
     """Dr. GRPO on situations of all clips."""
     fresh(out)
     with bar("reinforce", r.steps) as advance:
-        return _polish(r, r.steps, store, model / "checkpoint", shards, out, _to(advance))
+        return _polish(r, r.steps, store, model / "checkpoint", shards, out, moving(advance))
 
 
 def _polish(r: Rl, steps: int, store: str, model: Path, shards: list[Path], out: Path, on_step: OnStep) -> dict:

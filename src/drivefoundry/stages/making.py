@@ -17,14 +17,16 @@ NOUNS = ("drivefoundry.types", "drivefoundry.roadmap", "drivefoundry.route", "dr
 SIM = ("drivefoundry.sim", "drivefoundry_car.codec", *NOUNS)
 CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.codec",
        "drivefoundry_car.inputs")  # fmt: skip
-LOG = ("drivefoundry_car.log", "drivefoundry_car.channels", "drivefoundry_car.chunks", "drivefoundry_car.video")
+LOG = ("drivefoundry_car.log", "drivefoundry_car.live", "drivefoundry_car.channels", "drivefoundry_car.chunks",
+       "drivefoundry_car.video")  # fmt: skip
 STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.row",
          "drivefoundry.clips.prepared")  # fmt: skip
 PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
-        "drivefoundry_car.signals", "drivefoundry_car.upload", "drivefoundry_car.outbox",
-        "drivefoundry_car.link")  # fmt: skip
+        "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
+        "drivefoundry_car.upload", "drivefoundry_car.outbox", "drivefoundry_car.link")  # fmt: skip
 FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
-HOME = ("drivefoundry.ingest", "drivefoundry.clips.checking", "drivefoundry.stages.home", *STORE, *PICK, *LOG)
+HOME = ("drivefoundry.ingest", "drivefoundry.clips.checking", "drivefoundry.stages.home", "drivefoundry.types",
+        "drivefoundry.roadmap", *STORE, *PICK, *LOG)  # fmt: skip
 LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.stages.label", *STORE, *NOUNS, *LOG)
 IMPORT = ("drivefoundry.clips", "drivefoundry.sim.geometry", "drivefoundry.stages.openloop", *NOUNS, *LOG)
 LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry.types",
@@ -37,6 +39,7 @@ JUDGE = (
     *SIM,
     *LOG,
 )
+GRID = ("drivefoundry.stages.grid", *LEARN, *JUDGE)
 SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry.judge.gate", "drivefoundry.judge.stats",
         "drivefoundry.judge.versions", "drivefoundry.types", "drivefoundry_car.update", "drivefoundry_car.slots",
         *CAR)  # fmt: skip

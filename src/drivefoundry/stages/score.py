@@ -42,9 +42,14 @@ ENGINE, WHOLE_CAR = "int8 engine", "car (engine and guard)"
 
 def baselines(line: Line, source: Source, exam: Artefact) -> list[Artefact]:
     """The drivers that no turn changes; the first is the yardstick of everybody's progress."""
-    yard = _driven(line, None, source, exam, [], YARDSTICK, RouteFollower, [], ())
+    yard = yardstick(line, source, exam)
     rest = (ConstantVelocity, LogReplay, PdmClosed)
     return [yard, *(_driven(line, None, source, exam, [yard], p.name, p, [], ()) for p in rest)]
+
+
+def yardstick(line: Line, source: Source, exam: Artefact) -> Artefact:
+    """The route follower, whose progress is the measure of everybody's."""
+    return _driven(line, None, source, exam, [], YARDSTICK, RouteFollower, [], ())
 
 
 def traffic(line: Line, source: Source, exam: Artefact) -> Artefact:

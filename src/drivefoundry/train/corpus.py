@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drivefoundry.model.flow import controls_of
 from drivefoundry.model.text import PAD, TextCodec, mirror_text
 from drivefoundry.types import Episodes, require
 from drivefoundry_car.codec import encode, mirror, soft_targets
@@ -45,7 +46,7 @@ class Corpus:
 
     part (N,), index (N, 2): which of `frames` and which rows; tokens (N, 8); text, text_mirrored (N, L) ids, PAD where
     there is no reasoning; mirror (K,) permutes codes; target (N, 8, K) float16: how right each code
-    is, summing to 1.
+    is, summing to 1; of a flow head (N, 8, 2) float32: the controls, see model.flow.controls_of.
     """
 
     frames: list[np.ndarray]
@@ -67,10 +68,12 @@ class Corpus:
         text: TextCodec | None,
         max_text: int,
         tolerance: float = 0.15,
+        action: str = "codes",
     ) -> Corpus:
         """Encode the episodes' plans with the codebook and, given a tokenizer, their reasoning.
 
-        tolerance: m, see drivefoundry_car.codec.soft_targets. Raises ValueError where there is no episode.
+        tolerance: m, see drivefoundry_car.codec.soft_targets; action: as in ModelConfig. Raises ValueError where there
+        is no episode.
         """
         episodes = [e.validate() for e in episodes if len(e)]
         require(bool(episodes), "training episodes: none given; curate and label some clips first")
@@ -95,7 +98,9 @@ class Corpus:
             ego=joined["ego"].astype(np.float32),
             route=joined["route"].astype(np.float32),
             tokens=encode(joined["future"], codebook, speed),
-            target=soft_targets(joined["future"], codebook, speed, tolerance),
+            target=controls_of(joined["future"], speed).astype(np.float32)
+            if action == "flow"
+            else soft_targets(joined["future"], codebook, speed, tolerance),
             text=ids,
             text_mirrored=mirrored,
             weight=joined["weight"].astype(np.float32),
@@ -133,6 +138,8 @@ class Batch:
     target: Tensor
     action_sum: float
     text_sum: float
+    dice: int
+    """Seed of a flow head's noises, which each rank draws for itself."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -161,6 +168,11 @@ def shifted(frames: np.ndarray, down: int, right: int) -> np.ndarray:
     rows = np.clip(np.arange(frames.shape[1]) - down, 0, frames.shape[1] - 1)
     cols = np.clip(np.arange(frames.shape[2]) - right, 0, frames.shape[2] - 1)
     return frames[:, rows][:, :, cols]
+
+
+def mirrored(target: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+    """Targets (N, 8, K) or controls (N, 8, 2) in, those of the mirrored scenes out."""
+    return target[:, :, mirror] if target.shape[-1] == len(mirror) else target * np.float32([1.0, -1.0])
 
 
 def batches(
@@ -202,7 +214,7 @@ def batches(
         for i in np.flatnonzero(shift[at].any(1)):
             frames[i] = shifted(frames[i], *shift[at[i]])
         frames[blind[at]] = GREY
-        target[f] = target[f][:, :, corpus.mirror]
+        target[f] = mirrored(target[f], corpus.mirror)
         tokens = np.where(f[:, None], corpus.mirror[corpus.tokens[r]], corpus.tokens[r])
         out.append(
             Batch(
@@ -216,6 +228,7 @@ def batches(
                 target=torch.from_numpy(target),
                 action_sum=max(action_sum, 1e-6),
                 text_sum=max(text_sum, 1e-6),
+                dice=int(np.random.default_rng([order.seed, step, 2, rank, with_text]).integers(2**62)),
             )
         )
     return out

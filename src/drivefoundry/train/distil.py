@@ -2,7 +2,7 @@
 
 The teacher reads every sample once and its distribution over action codes is kept; a mirrored sample uses the mirrored
 one. That costs one forward pass a sample however many epochs the student takes, and it trains faster than the teacher
-reads.
+reads. Only plans pass from one to the other: a student of a backbone has a vocabulary of its own.
 """
 
 from __future__ import annotations
@@ -14,19 +14,25 @@ import numpy as np
 import torch
 
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint, save_checkpoint
-from drivefoundry.model.config import preset
+from drivefoundry.model.presets import preset
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import Episodes, require
+from drivefoundry_car.codec import driven, soft_targets
 
 from .corpus import Augment, Corpus
+from .losses import Objective
+from .pretrain import own_tokenizer
 from .trainer import OnStep, TrainConfig, Trainer, TrainReport
 
 DISTIL = TrainConfig(seconds=60.0, lr=4e-3, augment=Augment(text=0.25))
 
 
 @torch.no_grad()
-def teacher_opinion(teacher: VLA, corpus: Corpus, temperature: float = 1.0, batch: int = 256) -> np.ndarray:
-    """The teacher's distribution over each next code, given the label's codes so far, (N, 8, K) float16."""
+def teacher_opinion(
+    teacher: VLA, corpus: Corpus, codebook: np.ndarray, goal: Objective, batch: int = 256
+) -> np.ndarray:
+    """The teacher's distribution over each next code, given the label's codes so far, (N, 8, K) float16; of a flow head
+    the soft targets of its plan."""
     teacher = teacher.to(torch.bfloat16).eval()
     device = teacher.embed.device
     out = np.empty(corpus.target.shape, np.float16)
@@ -34,9 +40,13 @@ def teacher_opinion(teacher: VLA, corpus: Corpus, temperature: float = 1.0, batc
         rows = np.arange(lo, min(lo + batch, len(corpus)))
         arrays = (corpus.pictures(rows), corpus.ego[rows], corpus.route[rows])
         frames, ego, route = (torch.from_numpy(a).to(device) for a in arrays)
+        if teacher.flow is not None:
+            speed, controls = corpus.ego[rows, -1, 0], teacher.act(frames, ego, route)[:, 0]
+            out[rows] = soft_targets(driven(controls.cpu().numpy(), speed), codebook, speed, goal.tolerance)
+            continue
         tokens = torch.from_numpy(corpus.tokens[rows]).to(device)
         logits = teacher(frames, ego, route, None, tokens).action.float()
-        out[rows] = torch.softmax(logits / temperature, -1).cpu().numpy()
+        out[rows] = torch.softmax(logits / goal.temperature, -1).cpu().numpy()
     return out
 
 
@@ -53,28 +63,35 @@ def distil(
 ) -> TrainReport:
     """Train a student of `size`, or the earlier student `init`, on the opinion of the checkpoint `teacher` into `out`.
 
-    The student takes over the teacher's codebook and tokenizer. Raises ValueError where `init` has another codebook.
+    The student takes over the teacher's codebook and tokenizer; of a backbone's not the tokenizer, which is fitted to
+    the episodes instead. Raises ValueError where `init` has another codebook.
     """
     master = load_checkpoint(teacher)
     goal = config.objective
-    corpus = Corpus.of(episodes, master.codebook, master.tokenizer, master.config.max_text, goal.tolerance)
-    opinion = teacher_opinion(master.model, corpus, goal.temperature)
-    opinion *= np.float16(goal.teacher)
-    corpus.target[:] = opinion + np.float16(1 - goal.teacher) * corpus.target
     if init is None:
-        keep = ("image", "text_vocab", "max_text", "codes")
-        shape = replace(preset(size), **{k: getattr(master.config, k) for k in keep})
-        torch.manual_seed(config.seed)
-        start = Loaded(VLA(shape.validate()), master.codebook, master.tokenizer, shape)
+        start = _student(master, episodes, size, config.seed)
     else:
         start = load_checkpoint(init)
         require(
             np.array_equal(start.codebook, master.codebook), f"{init}: its codebook is not the teacher's; start afresh"
         )
+    corpus = Corpus.of(episodes, start.codebook, start.tokenizer, start.config.max_text, goal.tolerance)
+    opinion = teacher_opinion(master.model, corpus, master.codebook, goal)
+    opinion *= np.float16(goal.teacher)
+    corpus.target[:] = opinion + np.float16(1 - goal.teacher) * corpus.target
     trainer = Trainer(start.model, corpus, config, state, log, on_step)
     report = trainer.run()
     if trainer.rank == 0:
-        save_checkpoint(out, start.model, master.codebook, master.tokenizer)
+        save_checkpoint(out, start.model, start.codebook, start.tokenizer)
         if state is not None:
             state.unlink(missing_ok=True)
     return report
+
+
+def _student(master: Loaded, episodes: list[Episodes], size: str, seed: int) -> Loaded:
+    """An untrained student of `size` that sees what the teacher sees and plans in its codes."""
+    words = () if master.config.text_shift else ("text_vocab", "max_text")
+    shape = replace(preset(size), **{k: getattr(master.config, k) for k in ("image", "codes", *words)}).validate()
+    tokenizer = master.tokenizer if words else own_tokenizer(episodes, shape)
+    torch.manual_seed(seed)
+    return Loaded(VLA(shape), master.codebook, tokenizer, shape)

@@ -1,4 +1,4 @@
-"""A batch in, its loss out: action codes, and reasoning text where there is some.
+"""A batch in, its loss out: the plan, and reasoning text where there is some.
 
 Axes: B batch, L text tokens, K codes, V text vocabulary.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,10 +19,10 @@ from .corpus import Batch
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: the cross entropy of the action codes, whose targets are soft, and of the reasoning tokens."""
+    """What is minimised: the plan's loss (`VLA.action_loss`) and the cross entropy of the reasoning tokens."""
 
     text: float = 0.2
-    """Weight of the reasoning tokens beside the action tokens."""
+    """Weight of the reasoning tokens beside the plan."""
     tolerance: float = 0.15
     """How far from the plan a code may end, m, and still be almost right; see drivefoundry_car.codec.soft_targets."""
     teacher: float = 0.7
@@ -31,11 +32,14 @@ class Objective:
 
 
 def batch_loss(model: VLA, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, float]]:
-    """This batch's part of the step's loss (the parts of all batches and ranks add up), and what it is made of."""
+    """This batch's part of the step's loss (the parts of all batches and ranks add up), and what it is made of.
+
+    agree: the share of likeliest codes that are the label's; only where plans are codes.
+    """
     logits = model(batch.frames, batch.ego, batch.route, batch.text, batch.tokens, batch.light)
-    ce = -(batch.target.float() * F.log_softmax(logits.action.float(), -1)).sum(-1).mean(-1)
+    dice = None if model.flow is None else torch.Generator(batch.frames.device).manual_seed(batch.dice)
     share = batch.weight / batch.action_sum
-    loss = (ce * share).sum()
+    loss = (model.action_loss(logits, batch.target, dice) * share).sum()
     parts = {"action": loss}
     if batch.text is not None and logits.text is not None:
         each = F.cross_entropy(logits.text.float().flatten(0, 1), batch.text.flatten(), reduction="none")
@@ -43,5 +47,6 @@ def batch_loss(model: VLA, batch: Batch, objective: Objective) -> tuple[Tensor, 
         parts["text"] = each.sum() / batch.text_sum
         loss = loss + objective.text * parts["text"]
     parts["loss"] = loss
-    parts["agree"] = ((logits.action.argmax(-1) == batch.tokens).float().mean(-1) * share).sum()
+    if model.flow is None:
+        parts["agree"] = ((logits.action.argmax(-1) == batch.tokens).float().mean(-1) * share).sum()
     return loss, {name: float(value.detach()) for name, value in parts.items()}

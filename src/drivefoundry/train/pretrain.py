@@ -1,4 +1,4 @@
-"""Episodes in, base model out: behaviour cloning from scratch, or on from the last release."""
+"""Episodes in, base model out: behaviour cloning from scratch, around a language model, or on from a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from drivefoundry.model.backbones import adopt, load_backbone
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint, save_checkpoint
-from drivefoundry.model.config import ModelConfig, preset
+from drivefoundry.model.config import ModelConfig
+from drivefoundry.model.presets import preset
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
-from drivefoundry.types import Episodes, require
+from drivefoundry.types import PLAN_POINTS, Episodes, require
 from drivefoundry_car.codec import fit_codebook
 
 from .corpus import Augment, Corpus
@@ -24,15 +26,47 @@ PRETRAIN = TrainConfig(seconds=120.0, augment=Augment(text=0.0))
 
 def fresh(episodes: list[Episodes], shape: ModelConfig, seed: int = 0) -> Loaded:
     """An untrained model of the given shape, with a codebook and a tokenizer fitted to these episodes."""
+    shape = replace(shape, image=_filled(episodes)[0].frames.shape[1:3]).validate()
+    codebook, tokenizer = fitted_codebook(episodes, shape.codes, seed), own_tokenizer(episodes, shape)
+    torch.manual_seed(seed)
+    return Loaded(VLA(shape), codebook, tokenizer, shape)
+
+
+def imported(backbone: str | Path, seed: int = 0, **changes: object) -> Loaded:
+    """What `load_backbone` takes in, and fields of the shape as `adopt` takes them; an untrained model around it out,
+    with the codebook that no episodes shaped."""
+    model, tokenizer = adopt(load_backbone(backbone), seed, **changes)
+    nothing = np.zeros((0, PLAN_POINTS, 3))
+    return Loaded(model.eval(), fit_codebook(nothing, np.zeros(0), model.config.codes), tokenizer, model.config)
+
+
+def around(episodes: list[Episodes], backbone: str, ego_changes: bool, seed: int = 0) -> Loaded:
+    """An untrained model around a backbone, or one that was imported as a checkpoint directory and keeps its shape,
+    with a codebook fitted to these episodes; the vocabulary is the backbone's."""
+    if (Path(backbone) / "codebook.npy").is_file():
+        start = load_checkpoint(Path(backbone))
+    else:
+        image = _filled(episodes)[0].frames.shape[1:3]
+        start = imported(backbone, seed, image=image, ego_changes=ego_changes)
+    return replace(start, codebook=fitted_codebook(episodes, start.config.codes, seed))
+
+
+def fitted_codebook(episodes: list[Episodes], codes: int, seed: int = 0) -> np.ndarray:
+    """(codes, 2), fitted to what was driven in these episodes."""
+    filled = _filled(episodes)
+    future, speed = (np.concatenate(x) for x in zip(*((e.future, e.ego[:, -1, 0]) for e in filled), strict=True))
+    return fit_codebook(future, speed, codes, seed)
+
+
+def own_tokenizer(episodes: list[Episodes], shape: ModelConfig) -> TextCodec:
+    """A small BPE fitted to the reasoning of these episodes."""
+    return TextCodec(train_tokenizer(sorted({t for e in episodes for t in e.text if t}), shape.text_vocab))
+
+
+def _filled(episodes: list[Episodes]) -> list[Episodes]:
     filled = [e for e in episodes if len(e)]
     require(bool(filled), "training episodes: none given; curate and label some clips first")
-    height, width = filled[0].frames.shape[1:3]
-    shape = replace(shape, image=(height, width)).validate()
-    future = np.concatenate([e.future for e in filled])
-    speed = np.concatenate([e.ego[:, -1, 0] for e in filled])
-    tokenizer = TextCodec(train_tokenizer(sorted({t for e in filled for t in e.text if t}), shape.text_vocab))
-    torch.manual_seed(seed)
-    return Loaded(VLA(shape), fit_codebook(future, speed, shape.codes, seed), tokenizer, shape)
+    return filled
 
 
 def fit(
@@ -48,7 +82,8 @@ def fit(
     sizes = {e.frames.shape[1:3] for e in episodes if len(e)}
     image = start.config.image
     require(sizes <= {image}, f"training episodes: frames must be {image[0]}x{image[1]} px, as the model was built for")
-    corpus = Corpus.of(episodes, start.codebook, start.tokenizer, start.config.max_text, config.objective.tolerance)
+    c, tolerance = start.config, config.objective.tolerance
+    corpus = Corpus.of(episodes, start.codebook, start.tokenizer, c.max_text, tolerance, c.action)
     trainer = Trainer(start.model, corpus, config, state, log, on_step)
     report = trainer.run()
     if trainer.rank == 0:
@@ -68,9 +103,14 @@ def pretrain(
     log: Path | None = None,
     on_step: OnStep | None = None,
     ego_changes: bool = False,
+    backbone: str | None = None,
 ) -> TrainReport:
-    """Train a model of `size` that reads its ego's history so (see ModelConfig), or go on from the checkpoint `init`
-    (its codebook and tokenizer stay), into directory `out`."""
-    shape = replace(preset(size), ego_changes=ego_changes)
-    start = load_checkpoint(init) if init is not None else fresh(episodes, shape, config.seed)
+    """Train a model of `size`, or one around `backbone` (see `around`), that reads its ego's history so (see
+    ModelConfig), or go on from the checkpoint `init` (its codebook and tokenizer stay), into directory `out`."""
+    if init is not None:
+        start = load_checkpoint(init)
+    elif backbone is not None:
+        start = around(episodes, backbone, ego_changes, config.seed)
+    else:
+        start = fresh(episodes, replace(preset(size), ego_changes=ego_changes), config.seed)
     return fit(start, episodes, out, config, state, log, on_step)

@@ -44,7 +44,7 @@ def turn_chart(
     """A point with its interval for each turn, joined; baselines dashed. look: CSS class of the series: good or bad."""
     show: Callable[[float], str] = percent if as_percent else (lambda v: f"{v:.2f}")
     top = max([high for _, _, high in values] + [v for _, v in baselines] + [1e-9])
-    ticks = _ticks(0.0, min(1.0, top * 1.15) if top <= 1 else top * 1.15)
+    ticks = round_numbers(0.0, min(1.0, top * 1.15) if top <= 1 else top * 1.15)
     right = 150 if baselines else RIGHT
     x0, x1 = min(turns), max(turns)
     pad = 0.5 if len(turns) < 3 else 0.35
@@ -88,8 +88,8 @@ def line_chart(
     highest = (
         ys[-1] if len(ys) < 40 else max(ys[int(0.985 * len(ys))], ys[len(ys) // 2])
     )  # one spike must not flatten the rest
-    ticks = _ticks(min(ys[0], 0.0) if ys[0] < 0.4 * highest else ys[0], highest)
-    marks = [t for t in _ticks(min(xs), max(xs)) if min(xs) <= t <= max(xs)]
+    ticks = round_numbers(min(ys[0], 0.0) if ys[0] < 0.4 * highest else ys[0], highest)
+    marks = [t for t in round_numbers(min(xs), max(xs)) if min(xs) <= t <= max(xs)]
     at_x = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     at_y = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [_grid(ticks, at_y, _same_digits(ticks), WIDTH - RIGHT)]
@@ -137,7 +137,7 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+def round_numbers(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers that span low to high."""
     span = (high - low) or abs(high) or 1.0
     raw = span / wanted

@@ -1,5 +1,5 @@
 """A folder of someone's recordings in, clip files or Scenes out. What a source lacks is noted, never invented."""
 
-from drivefoundry.clips.importers.folder import clips_in, kind_of, maps_in, scenes_in
+from drivefoundry.clips.importers.folder import clips_in, drives_in, kind_of, maps_in, scenes_in
 
-__all__ = ["clips_in", "kind_of", "maps_in", "scenes_in"]
+__all__ = ["clips_in", "drives_in", "kind_of", "maps_in", "scenes_in"]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from drivefoundry.clips.importers import commonroad, scenarionet, udacity, womd
+from drivefoundry.clips.importers import comma2k19, commonroad, scenarionet, udacity, udacity_telemetry, womd
 from drivefoundry.clips.importers.pieces import pieces
 from drivefoundry.clips.importers.recording import none_of, same_places, scenes_of
 from drivefoundry.compute import pmap
 from drivefoundry.roadmap import load_map
 from drivefoundry.types import Scene, require
-from drivefoundry_car.log import cut, read_drive, write_drive
+from drivefoundry_car.log import Drive, cut, read_drive, write_drive
 
-Kind = Literal["mcap", "udacity", "scenes"]
+Kind = Literal["mcap", "udacity", "udacity_telemetry", "comma2k19", "scenes"]
+SIGHTLESS = {"comma2k19": comma2k19.drives, "udacity_telemetry": udacity_telemetry.drives}
+"""Kinds of drives without pictures: rules can be run on them, models cannot learn to see from them."""
 READERS = {"CommonRoad": commonroad, "WOMD": womd, "ScenarioNet": scenarionet}
 """Formats of recorded traffic: `fits(path)` knows a file, `read(path)` gives its Recording."""
 DEEP = 3
@@ -26,8 +28,8 @@ MAPS = "maps"
 
 
 def kind_of(path: Path | str) -> Kind:
-    """Folder in, what it holds out: "mcap" (our own drives), "udacity", or "scenes" (files of recorded traffic, see
-    READERS). ValueError in one line for anything else."""
+    """Folder in, what it holds out: "mcap" (our own drives), "udacity" (camera), "udacity_telemetry", "comma2k19", or
+    "scenes" (files of recorded traffic, see READERS). ValueError in one line for anything else."""
     path = Path(path)
     require(path.exists(), f"{path}: no such folder; give the path of a folder of recordings")
     require(path.is_dir(), f"{path}: a file; give the folder that holds the recordings")
@@ -35,13 +37,18 @@ def kind_of(path: Path | str) -> Kind:
         return "udacity"
     if scene_files(path):
         return "scenes"
-    if drives_in(path):
+    if drive_files(path):
         return "mcap"
+    if comma2k19.segments(path):
+        return "comma2k19"
+    if udacity_telemetry.tables(path):
+        return "udacity_telemetry"
     found = sorted(p.name for p in path.iterdir())
     holds = f"it holds {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}" if found else "it is empty"
     raise ValueError(
         f"{path}: no recordings that can be imported ({holds}); wanted *.mcap drives, labels.csv with center_* frames "
-        "(Udacity), CommonRoad *.xml, Waymo Open Motion *.json (both also .gz), or ScenarioNet sd_*.pkl"
+        "or tables of angle, torque and speed (Udacity), comma2k19 segments, CommonRoad *.xml, Waymo Open Motion "
+        "*.json (both also .gz), or ScenarioNet sd_*.pkl"
     )
 
 
@@ -50,6 +57,7 @@ def wanted(path: Path | str, what: Literal["drives", "scenes"]) -> Kind:
     kind = kind_of(path)
     if what == "drives":
         require(kind != "scenes", f"{path}: recorded traffic has no camera drives; import it as scenes (--scenes)")
+        require(kind not in SIGHTLESS, f"{path}: {kind} logs have no pictures to learn from; only rules run on them")
     else:
         require(
             kind == "scenes",
@@ -71,9 +79,26 @@ def scene_files(path: Path) -> list[Path]:
     return sorted(p for p in found if p.is_file() and format_of(p))
 
 
-def drives_in(path: Path) -> list[Path]:
+def drive_files(path: Path) -> list[Path]:
     """The MCAP files of a folder, or of its subfolder `drives`."""
     return sorted(p for folder in (path, path / "drives") for p in folder.glob("*.mcap"))
+
+
+def drives_in(path: Path | str, *, video: bool = True) -> Iterator[Drive]:
+    """A folder of drives of any kind, or one MCAP file, in; its Drives, one after the other, out, without pictures if
+    those are not wanted. ValueError for recorded traffic, which names no car that drives, and for damaged files."""
+    path = Path(path)
+    if path.is_file() and path.suffix == ".mcap":
+        yield read_drive(path, video=video)
+        return
+    kind = kind_of(path)
+    require(kind != "scenes", f"{path}: recorded traffic is no drive; import it as scenes (--scenes)")
+    if kind in SIGHTLESS:
+        yield from SIGHTLESS[kind](path)
+    elif kind == "udacity":
+        yield from (udacity.drive_of(run, video=video) for run in udacity.runs_of(path))
+    else:
+        yield from (read_drive(file, video=video) for file in drive_files(path))
 
 
 def clips_in(
@@ -89,7 +114,7 @@ def clips_in(
     if kind == "udacity":
         return udacity.write_clips(path, out, seconds=seconds, on_clip=on_clip)
     written = []
-    for file in drives_in(path):
+    for file in drive_files(path):
         drive = read_drive(file)
         for k, (t0, t1) in enumerate(pieces(float(drive.t[0]), float(drive.t[-1]), seconds)):
             clip = out / f"{file.stem}-{k:03d}.mcap"

@@ -1,0 +1,161 @@
+"""Backbones in and out against transformers and llama.cpp, as one line of JSON.
+
+    python -m benchmarks.backbones [--quick] [--shard DIR]
+
+Logits in fp32 of the same weights, and the greedy tokens of every export under both peers, for tiny random Llama and
+Qwen2 models, for SmolLM2-135M-Instruct out of its 4-bit GGUF file, and for the language model of a VLA around it; with
+--shard, also of one that was fine-tuned for 200 steps on such a shard of episodes (artefacts/label-*/shard of a run),
+none of which it sees twice. Needs the extra `interop`; --quick leaves SmolLM2 out. Ends with exit code 1 if a target is
+missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from benchmarks.figures import report
+from benchmarks.peers.language import llama_cpp_greedy, random_model, transformers_greedy, transformers_model
+from drivefoundry.label.episodes import load_shard
+from drivefoundry.model.backbones import SMOLLM2, Backbone, adopt, load_backbone
+from drivefoundry.model.checkpoint import load_checkpoint
+from drivefoundry.model.exports import extract, save_gguf, save_hf
+from drivefoundry.model.vocabulary import CUTS
+from drivefoundry.train.pretrain import around, fit
+from drivefoundry.train.sft import SFT
+
+PROMPTS = ("The car ahead brakes, so", "A red light at 30 m: the driver", "Once upon a time")
+LIMIT = 64
+NEAR = 1e-4
+"""Logits that differ by less are equal in fp32."""
+STEPS, BATCH, RATE = 200, 4, 3e-4
+"""Of fine-tuning: half of the samples carry their reasoning."""
+FALLEN = 0.8
+"""The loss of the last tenth of the steps, over that of the first ten steps, at most."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.backbones", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny random models only")
+    parser.add_argument("--shard", type=Path, help="episodes to fine-tune SmolLM2 on")
+    given = parser.parse_args()
+    quick = given.quick
+    torch.set_num_threads(1)
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as made:
+        for family in ("llama", "qwen2"):
+            figures |= measure(f"tiny_{family}", tiny(Path(made) / f"{family}_given", family), Path(made))
+        if not quick:
+            backbone = load_backbone(SMOLLM2)
+            figures |= measure("smollm2", backbone, Path(made))
+            vla, tokenizer = adopt(backbone)
+            figures |= measure("smollm2_vla", extract(vla, tokenizer), Path(made))
+            if given.shard is not None:
+                figures |= fine_tuned(given.shard, Path(made))
+    targets = {}
+    for name, value in figures.items():
+        if name.endswith("logit_difference"):
+            targets[name] = (value, NEAR, value <= NEAR)
+        elif name.endswith("same_tokens_share"):
+            targets[name] = (value, 1.0, value == 1.0)
+        elif name.endswith("loss_after_over_before"):
+            targets[name] = (value, FALLEN, value <= FALLEN)
+    peers = {name: version(name) for name in ("transformers", "xllamacpp")}
+    print(report(figures, targets, peers), flush=True)
+    return 0 if all(met for *_, met in targets.values()) else 1
+
+
+def tiny(folder: Path, family: str) -> Backbone:
+    """A random model as `transformers` writes it, with a byte-level BPE of 300 ids, read in."""
+    random_model(folder, family)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = CUTS["llama-bpe" if family == "llama" else "qwen2"]  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|end|>"], initial_alphabet=letters, show_progress=False
+    )
+    tokenizer.train_from_iterator(PROMPTS * 4, trainer)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+    return load_backbone(folder)
+
+
+def fine_tuned(shard: Path, folder: Path) -> dict[str, float]:
+    """Fine-tune a VLA around SmolLM2 in bf16, as the line does; loss before and after, time, and the trained exports'
+    figures as of `measure`."""
+    episodes, out = [load_shard(shard)], folder / "tuned"
+    config = replace(SFT, seconds=0.0, steps=STEPS, batch=BATCH, lr=RATE, optimiser="adamw", compile=False)
+    parts: list[dict[str, float]] = []
+    begun = time.process_time()
+    done = fit(
+        around(episodes, SMOLLM2, ego_changes=False), episodes, out, config, None, None, lambda *a: told(parts, *a)
+    )
+    spent = time.process_time() - begun
+    before, after = done.losses[:10].mean(), done.losses[-STEPS // 10 :].mean()
+    figures = {
+        "loss_first_10_steps": before, "loss_last_20_steps": after, "loss_after_over_before": after / before,
+        "action_loss_step_10": parts[0]["action"], "action_loss_step_200": parts[-1]["action"],
+        "text_loss_step_10": parts[0]["text"], "text_loss_step_200": parts[-1]["text"],
+        "s_per_step": done.seconds / done.steps, "cpu_s_per_step": spent / done.steps,
+        "samples_skipped": done.skipped * BATCH,
+    }  # fmt: skip
+    loaded = load_checkpoint(out)
+    exported = measure("smollm2_tuned", extract(loaded.model, loaded.tokenizer), folder)
+    return {f"smollm2_tuned_{k}": float(v) for k, v in figures.items()} | exported
+
+
+def told(parts: list[dict[str, float]], step: int, total: int, metrics: dict[str, float]) -> None:
+    """Keep what a step's loss was made of, and say it."""
+    if "action" in metrics:
+        parts.append(metrics)
+        print(
+            f"step {step} of {total}: " + ", ".join(f"{k} {metrics[k]:.3f}" for k in ("loss", "action", "text")),
+            file=sys.stderr,
+        )
+
+
+@torch.no_grad()
+def measure(name: str, backbone: Backbone, folder: Path) -> dict[str, float]:
+    """Export both ways; greatest difference of logits to `transformers` over the prompts and what follows them, and the
+    share of greedy tokens that each peer says like us."""
+    hf, gguf = folder / f"{name}_hf", folder / f"{name}.gguf"
+    save_hf(hf, backbone)
+    save_gguf(gguf, backbone)
+    cut, mine, peer = Tokenizer.from_str(backbone.tokenizer.decode()), backbone.language(), transformers_model(hf)
+    prompts = [cut.encode(p).ids for p in PROMPTS]
+    begun = time.process_time()
+    said = mine.generate(prompts, LIMIT, end=backbone.end)
+    spent = time.process_time() - begun
+    off = 0.0
+    for prompt, words in zip(prompts, said, strict=True):
+        ids = torch.tensor([prompt + words])
+        off = max(off, float((mine(ids) - peer(ids).logits).abs().max()))
+    theirs = {
+        "transformers": transformers_greedy(hf, PROMPTS, LIMIT),
+        "llama_cpp": llama_cpp_greedy(gguf, PROMPTS, LIMIT),
+    }
+    shares = {f"{name}_{k}_same_tokens_share": same(said, words) for k, words in theirs.items()}
+    speed = {f"{name}_tokens_per_cpu_s": sum(map(len, said)) / spent}
+    return {f"{name}_logit_difference": off, **shares, **speed}
+
+
+def same(mine: list[list[int]], theirs: list[list[int]]) -> float:
+    """Share of all tokens that are equal at the same place."""
+    pairs = [
+        (a[i : i + 1], b[i : i + 1]) for a, b in zip(mine, theirs, strict=True) for i in range(max(len(a), len(b)))
+    ]
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

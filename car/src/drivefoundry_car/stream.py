@@ -1,0 +1,270 @@
+"""Messages in, an MCAP file out that is readable up to its last whole chunk at any moment.
+
+Layout as of https://mcap.dev/spec: a header and metadata, then chunks (zstd, CRC-32) with their message indexes, and at
+the end the summary. A chunk reaches the disk before the next begins. `McapStream.reopen` finds the whole chunks of a
+file that was cut short, and `finish` gives it the summary that it lacks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import zstandard
+from mcap.data_stream import ReadDataStream, RecordBuilder
+from mcap.exceptions import McapError
+from mcap.opcode import Opcode
+from mcap.records import (
+    Channel,
+    Chunk,
+    ChunkIndex,
+    DataEnd,
+    Footer,
+    Header,
+    McapRecord,
+    Metadata,
+    MetadataIndex,
+    Schema,
+    Statistics,
+    SummaryOffset,
+)
+
+MAGIC = b"\x89MCAP0\r\n"
+CHUNK_BYTES = 1 << 20
+"""A chunk is closed at this size ..."""
+CHUNK_S = 1.0
+"""... or after this time, s: what a kill costs."""
+_RECORD, _MESSAGE = struct.Struct("<BQ"), struct.Struct("<BQHIQQ")
+_MESSAGE_HEAD = _MESSAGE.size - _RECORD.size
+Index = dict[int, list[tuple[int, int]]]
+"""Channel id -> (log time ns, offset within the chunk) of its messages."""
+
+
+class McapStream:
+    """One MCAP file that is being written; OSError where the disk is full or gone. Others see that it is (flock)."""
+
+    def __init__(self, path: Path) -> None:
+        self._open(path, "x+b")
+        try:
+            self._write(MAGIC + _bytes_of(Header("", "drivefoundry")))
+        except OSError:
+            self._file.close()
+            path.unlink()
+            raise
+
+    def _open(self, path: Path, mode: str) -> None:
+        self.path = path
+        self._file = path.open(mode, buffering=0)
+        self._schemas: dict[int, Schema] = {}
+        self._channels: dict[int, Channel] = {}
+        self._counts: dict[int, int] = {}
+        self._chunks: list[ChunkIndex] = []
+        self._metadata: list[MetadataIndex] = []
+        self._chunk, self._index, self._begun = bytearray(), Index(), time.monotonic()
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ValueError(f"{path}: still being written") from None
+
+    def register_schema(self, name: str, encoding: str, data: bytes) -> int:
+        """Id of a schema; the same name is the same schema."""
+        for schema in self._schemas.values():
+            if schema.name == name:
+                return schema.id
+        schema = Schema(id=len(self._schemas) + 1, name=name, encoding=encoding, data=data)
+        self._schemas[schema.id] = schema
+        self._chunk += _bytes_of(schema)
+        return schema.id
+
+    def register_channel(
+        self, topic: str, message_encoding: str, schema_id: int, metadata: dict[str, str] | None = None
+    ) -> int:
+        """Id of a new channel."""
+        channel = Channel(len(self._channels) + 1, topic, message_encoding, metadata or {}, schema_id)
+        self._channels[channel.id] = channel
+        self._chunk += _bytes_of(channel)
+        return channel.id
+
+    def add(self, channel: int, ns: int, data: bytes) -> None:
+        """One message; a chunk that is full or due goes to the disk."""
+        self._index.setdefault(channel, []).append((ns, len(self._chunk)))
+        self._counts[channel] = self._counts.get(channel, 0) + 1
+        size = _MESSAGE_HEAD + len(data)
+        self._chunk += _MESSAGE.pack(Opcode.MESSAGE, size, channel, 0, ns, ns)
+        self._chunk += data
+        if len(self._chunk) >= CHUNK_BYTES:
+            self.flush()
+
+    def add_metadata(self, name: str, data: dict[str, str]) -> None:
+        """One metadata record; where a name comes again, the last counts."""
+        record = _bytes_of(Metadata(name, data))
+        self._metadata.append(MetadataIndex(self._file.tell(), len(record), name))
+        self._write(record)
+
+    def due(self) -> bool:
+        """Is there something in the open chunk that is older than CHUNK_S?"""
+        return bool(self._index) and time.monotonic() - self._begun >= CHUNK_S
+
+    def flush(self) -> None:
+        """The open chunk to the disk."""
+        if self._index:
+            raw = bytes(self._chunk)
+            packed = zstandard.ZstdCompressor(level=1).compress(raw)
+            times = [ns for entries in self._index.values() for ns, _ in entries]
+            chunk = Chunk("zstd", packed, max(times), min(times), zlib.crc32(raw), len(raw))
+            at, record = self._file.tell(), _bytes_of(chunk)
+            where, indexes = _indexed(at, len(record), chunk, self._index)
+            self._write(record + indexes)
+            self._chunks.append(where)
+            os.fsync(self._file.fileno())
+        self._chunk, self._index, self._begun = bytearray(), Index(), time.monotonic()
+
+    def _write(self, data: bytes) -> None:
+        """All of data, or OSError and the file as it was."""
+        at, left = self._file.tell(), memoryview(data)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            self._file.seek(at)
+            self._file.truncate()
+            raise
+
+    def finish(self) -> None:
+        """What is still open, then the summary, to the disk; the file is closed."""
+        self.flush()
+        start = self._file.tell() + len(end := _bytes_of(DataEnd(0)))
+        summary, offsets = bytearray(), bytearray()
+        for code, group in (
+            (Opcode.SCHEMA, [*self._schemas.values()]), (Opcode.CHANNEL, [*self._channels.values()]),
+            (Opcode.STATISTICS, [self._statistics()]), (Opcode.CHUNK_INDEX, self._chunks),
+            (Opcode.METADATA_INDEX, self._metadata),
+        ):  # fmt: skip
+            records = b"".join(map(_bytes_of, group))
+            offsets += _bytes_of(SummaryOffset(code, start + len(summary), len(records))) if records else b""
+            summary += records
+        where = (start, start + len(summary))
+        head = struct.pack("<BQQQ", Opcode.FOOTER, 20, *where)
+        footer = Footer(*where, zlib.crc32(head, zlib.crc32(offsets, zlib.crc32(summary))))
+        self._write(end + summary + offsets + _bytes_of(footer) + MAGIC)
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def abandon(self) -> int:
+        """Close the file as it is; the whole chunks that it holds."""
+        self._file.close()
+        return len(self._chunks)
+
+    def _statistics(self) -> Statistics:
+        return Statistics(
+            attachment_count=0, channel_count=len(self._channels), channel_message_counts=self._counts,
+            chunk_count=len(self._chunks), message_count=sum(self._counts.values()), metadata_count=len(self._metadata),
+            message_start_time=min((c.message_start_time for c in self._chunks), default=0),
+            message_end_time=max((c.message_end_time for c in self._chunks), default=0),
+            schema_count=len(self._schemas),
+        )  # fmt: skip
+
+    @staticmethod
+    def reopen(path: Path) -> McapStream:
+        """A file that was cut short, cut back to its last whole chunk or metadata; what follows that is lost.
+
+        ValueError where it is being written, is no MCAP, or holds no whole chunk.
+        """
+        stream = McapStream.__new__(McapStream)
+        stream._open(path, "r+b")
+        try:
+            stream._scan()
+        except ValueError as error:
+            stream._file.close()
+            raise ValueError(f"{path}: {error}") from None
+        return stream
+
+    def _scan(self) -> None:
+        if self._file.read(len(MAGIC)) != MAGIC:
+            raise ValueError("not an MCAP file")
+        whole, indexes = len(MAGIC), b""
+        while True:
+            at, head = self._file.tell(), self._file.read(_RECORD.size)
+            code, size = _RECORD.unpack(head) if len(head) == _RECORD.size else (Opcode.DATA_END, 0)
+            if code not in (Opcode.HEADER, Opcode.METADATA, Opcode.CHUNK, Opcode.MESSAGE_INDEX):
+                break
+            end = at + len(head) + size
+            body = self._file.read(size) if end <= os.fstat(self._file.fileno()).st_size else None
+            if body is None:
+                break
+            try:
+                if code == Opcode.CHUNK:
+                    chunk, index = self._read_chunk(body)
+                    found, indexes = _indexed(at, len(head) + size, chunk, index)
+                    self._chunks.append(found)
+                elif code == Opcode.METADATA:
+                    self._metadata.append(MetadataIndex(at, len(head) + size, Metadata.read(_stream(body)).name))
+            except (zstandard.ZstdError, McapError, ValueError, struct.error):
+                break
+            whole = whole if code == Opcode.MESSAGE_INDEX else end
+        if not self._chunks:
+            raise ValueError("no whole chunk in it")
+        self._file.seek(whole)
+        self._file.truncate()
+        last = self._chunks[-1]
+        if whole == last.chunk_start_offset + last.chunk_length:  # its indexes may have been cut short
+            self._write(indexes)
+
+    def _read_chunk(self, body: bytes) -> tuple[Chunk, Index]:
+        """A chunk, checked, and where its messages lie; schemas and channels in it are noted."""
+        chunk = Chunk.read(_stream(body))
+        if chunk.uncompressed_size > 64 * CHUNK_BYTES:
+            raise ValueError("a chunk larger than any that was written")
+        raw = zstandard.ZstdDecompressor().decompress(chunk.data, max_output_size=chunk.uncompressed_size)
+        if len(raw) != chunk.uncompressed_size or zlib.crc32(raw) != chunk.uncompressed_crc:
+            raise ValueError("a chunk that is damaged")
+        index, at = Index(), 0
+        while at < len(raw):
+            code, size = _RECORD.unpack_from(raw, at)
+            inner = at + _RECORD.size
+            if code == Opcode.MESSAGE:
+                _, _, channel, _, ns, _ = _MESSAGE.unpack_from(raw, at)
+                index.setdefault(channel, []).append((ns, at))
+                self._counts[channel] = self._counts.get(channel, 0) + 1
+            elif code == Opcode.SCHEMA:
+                schema = Schema.read(_stream(raw[inner : inner + size]))
+                self._schemas[schema.id] = schema
+            elif code == Opcode.CHANNEL:
+                channel = Channel.read(_stream(raw[inner : inner + size]))
+                self._channels[channel.id] = channel
+            at = inner + size
+        return chunk, index
+
+
+def _indexed(at: int, length: int, chunk: Chunk, index: Index) -> tuple[ChunkIndex, bytes]:
+    """A chunk of some length at an offset, and where its messages lie, in; its index and the message index records that
+    follow it out."""
+    records, offsets = bytearray(), dict[int, int]()
+    for channel, entries in index.items():
+        offsets[channel] = at + length + len(records)
+        flat = [number for entry in entries for number in entry]
+        records += _RECORD.pack(Opcode.MESSAGE_INDEX, 6 + 8 * len(flat))
+        records += struct.pack(f"<HI{len(flat)}Q", channel, 8 * len(flat), *flat)
+    where = ChunkIndex(
+        chunk_length=length, chunk_start_offset=at, compression=chunk.compression, compressed_size=len(chunk.data),
+        message_end_time=chunk.message_end_time, message_index_length=len(records), message_index_offsets=offsets,
+        message_start_time=chunk.message_start_time, uncompressed_size=chunk.uncompressed_size,
+    )  # fmt: skip
+    return where, bytes(records)
+
+
+def _bytes_of(record: McapRecord) -> bytes:
+    builder = RecordBuilder()
+    record.write(builder)
+    return builder.end()
+
+
+def _stream(data: bytes) -> Any:
+    return ReadDataStream(io.BytesIO(data))

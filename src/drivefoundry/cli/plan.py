@@ -1,0 +1,61 @@
+"""`plan` and `plan cluster`: what a training run takes; what failures leave of a cluster."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from drivefoundry.cli.options import parse
+from drivefoundry.cli.verbs import VERBS
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What `plan` understands."""
+
+    model: Annotated[str, arg(metavar="SIZE")] = "8B"
+    """A size by name (0.3M ... 72B), or so many parameters: 13B, 3e9."""
+    clips: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: 30e6)")] = None
+    """Clips in the training set."""
+    days: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: 30)")] = None
+    """Deadline; the cards follow."""
+    cards: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Cards there are; the days follow."""
+    eflops: Annotated[float | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Peak EFLOPS: only the cards, modules and money that these are."""
+    chip: Literal["A800", "H100", "910B", "own"] = "A800"
+    """The card; `own` takes its numbers from --set chip.tflops=... and the like."""
+    json: bool = False
+    """Print the plan as JSON."""
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
+    """Change one assumption; the plan lists them all."""
+
+
+def run(rest: list[str]) -> None:
+    """`plan`: a table of what the run takes, on stdout."""
+    options = parse(PlanOptions, "plan", VERBS["To plan"]["plan"], rest)
+    if options is None:
+        return
+    given = [f"--{name}" for name in ("days", "cards", "eflops") if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise ValueError(f"plan: {' and '.join(given)}: give one of them")
+    from drivefoundry.model import presets
+    from drivefoundry.scaling import chips, plan, shape, told
+    from drivefoundry.scaling.assumptions import Assumptions, Work
+    from drivefoundry.settings import with_settings
+
+    size = shape.size(options.model)
+    work = Work() if size is None else Work.reading(presets.preset(size))
+    if options.clips is not None:
+        work = replace(work, clips=options.clips)
+    assumed = Assumptions(shape.named(options.model), chips.CHIPS[options.chip], work)
+    assumed = with_settings(assumed, options.set).validate()
+    if options.eflops is not None:
+        print(told.fleet_text(options.eflops, assumed.chip, assumed.cny_per_usd))
+        return
+    days = 30.0 if options.days is None and options.cards is None else options.days
+    made = plan.plan(assumed, days, options.cards)
+    print(json.dumps(made.to_dict(), indent=1) if options.json else told.plan_text(made, options.model.upper()))

@@ -1,0 +1,63 @@
+"""Samples of one sensor by its own clock in; their values and slopes on the 10 Hz grid out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry.types import DT, require
+
+
+@dataclass(frozen=True)
+class Series:
+    """t (N,) s, not going back; v (N, ...) values."""
+
+    t: np.ndarray
+    v: np.ndarray
+
+    @staticmethod
+    def checked(t: np.ndarray, v: np.ndarray, name: str, path: Path) -> Series:
+        """ValueError in one line that names the file, the sensor and the first sample that is wrong."""
+        require(t.ndim == 1 and len(t) > 1, f"{path}: {name}: two samples or more wanted, one time each")
+        require(len(v) == len(t), f"{path}: {name}: {len(v)} values for {len(t)} times; copy it again")
+        bad = np.flatnonzero(~np.isfinite(t))
+        require(not len(bad), f"{path}: {name}: time of sample {bad[0] if len(bad) else 0} is no number; copy it again")
+        back = np.flatnonzero(np.diff(t) < 0) + 1
+        require(not len(back), f"{path}: {name}: time goes back at sample {back[0] if len(back) else 0}; sort by time")
+        return Series(t, v)
+
+    def at(self, t: np.ndarray) -> np.ndarray:
+        """Values (T,) at times, interpolated; v (N,)."""
+        return np.interp(t, self.t, self.v)
+
+    def near(self, t: np.ndarray, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+        """Values and slopes a second (T,) of the least-squares line through the samples around each time.
+
+        Those within seconds / 2 of it count. A time with fewer than three samples has the interpolated value and no
+        slope (NaN).
+        """
+        origin = self.t[0]
+        x = self.t - origin
+        sums = [np.concatenate([[0.0], np.cumsum(c)]) for c in (np.ones(len(x)), x, self.v, x * x, x * self.v)]
+        lo = np.searchsorted(self.t, t - seconds / 2 - 1e-9)
+        hi = np.searchsorted(self.t, t + seconds / 2 + 1e-9)
+        n, sx, sv, sxx, sxv = (s[hi] - s[lo] for s in sums)
+        few = n < 3
+        n = np.where(few, 1, n)
+        spread = sxx - sx * sx / n
+        few |= spread <= 0
+        slope = (sxv - sx * sv / n) / np.where(few, 1.0, spread)
+        value = sv / n + slope * (t - origin - sx / n)
+        return np.where(few, self.at(t), value), np.where(few, np.nan, slope)
+
+
+def grid(first: float, last: float) -> np.ndarray:
+    """The multiples of 0.1 s from first to last."""
+    return DT * np.arange(np.ceil(first / DT - 1e-6), np.floor(last / DT + 1e-6) + 1) + 0.0  # no -0.0
+
+
+def wrapped(angle: np.ndarray) -> np.ndarray:
+    """rad in, (-pi, pi] out."""
+    return np.arctan2(np.sin(angle), np.cos(angle))

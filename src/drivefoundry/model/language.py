@@ -1,0 +1,70 @@
+"""The decoder as a language model alone: token ids in, logits or more text out.
+
+Axes: B batch, T tokens, S keys, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .decoder import FAR, Cache, Decoder, rope_table
+from .vla import drawn
+
+
+class Language(nn.Module):
+    """Embeddings, decoder and head over the tokenizer's own ids, without PAD, EOS and UNK of ours; to be loaded."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        words = config.text_vocab - config.text_shift
+        self.embed = nn.Parameter(torch.zeros(words, config.dim))
+        self.own_head = None if config.tied else nn.Parameter(torch.zeros(words, config.dim))
+        self.decoder = Decoder(config)
+
+    def forward(self, ids: Tensor, cache: Cache | None = None, hidden: Tensor | None = None) -> Tensor:
+        """ids (B, T) in, which go on from the cache if there is one; logits (B, T, V) out.
+
+        hidden (B, S): positions, counted from the first, that nobody may see."""
+        t, at = ids.shape[1], 0 if cache is None else cache.filled
+        rope = rope_table(self.config, at + t)[:, at:].to(ids.device)
+        late = torch.arange(at + t, device=ids.device) > torch.arange(at, at + t, device=ids.device)[:, None]
+        unseen = late[None] if hidden is None else late | hidden[:, None]
+        mask = torch.zeros(unseen.shape, device=ids.device).masked_fill_(unseen, FAR)
+        y = self.decoder(F.embedding(ids, self.embed), rope, mask, keep=t, cache=cache)
+        return y @ (self.embed if self.own_head is None else self.own_head).T
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limit: int,
+        end: int | None = None,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> list[list[int]]:
+        """Prompts of any lengths in, what follows each, up to `limit` ids, out; greedy at temperature 0. A text stops
+        behind `end`, which it keeps.
+
+        Shorter prompts are padded in front: only distances matter to RoPE, so all of them end at the same place.
+        """
+        device, longest = self.embed.device, max(map(len, prompts))
+        ids = torch.tensor([[0] * (longest - len(p)) + [*p] for p in prompts], device=device)
+        pads = torch.tensor([longest - len(p) for p in prompts], device=device)
+        hidden = torch.arange(longest + limit, device=device) < pads[:, None]
+        cache, said = Cache.empty(self.config, len(ids), longest + limit, self.embed), []
+        live = torch.ones(len(ids), dtype=torch.bool, device=device)
+        for _ in range(limit):
+            seen = cache.filled + ids.shape[1]
+            token = drawn(self(ids, cache, hidden[:, :seen])[:, -1].float(), temperature, generator)
+            said.append(torch.where(live, token, -1))
+            live = live & (token != (-1 if end is None else end))
+            if not live.any():
+                break
+            ids = token[:, None]
+        return [[k for k in row if k >= 0] for row in torch.stack(said, 1).tolist()]

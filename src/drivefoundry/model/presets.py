@@ -1,0 +1,127 @@
+"""The size dial: named shapes from 0.1M to 72B parameters, and what each of them weighs.
+
+Up to 64M the shapes are our own, trained from nothing with a small BPE. Above, the decoder has the shape of a public
+model, so that its weights can be read in (`backbones`): 135M SmolLM2-135M, 2B Qwen2.5-1.5B, 8B Llama-3.1-8B, 32B and
+72B Qwen2.5 of that size. From 2B on a vision tower of 0.4B parameters stands before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from drivefoundry.types import require
+
+from .config import CELL, ModelConfig
+from .text import OWN
+
+
+def _own(dim: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, stem: int) -> ModelConfig:
+    return ModelConfig(dim=dim, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim, ffn=ffn, stem=stem)
+
+
+def _qwen(dim: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab: int, tied: bool = False) -> ModelConfig:
+    return ModelConfig(
+        dim=dim, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=128, ffn=ffn, qkv_bias=True, tied=tied,
+        text_vocab=OWN + vocab, text_shift=OWN, rope_theta=1e6, stem=256,
+    )  # fmt: skip
+
+
+def _with_tower(config: ModelConfig) -> ModelConfig:
+    return replace(
+        config, image=(256, 640), vision="vit", vit_dim=1152, vit_layers=27, vit_heads=16, vit_ffn=2880, max_text=256
+    )
+
+
+PRESETS = {
+    "0.1M": _own(64, 1, 2, 1, 32, 192, 24),
+    "0.3M": _own(96, 2, 3, 1, 32, 256, 32),
+    "1M": _own(160, 3, 5, 5, 32, 448, 48),
+    "4M": _own(320, 3, 5, 5, 64, 896, 64),
+    "16M": _own(512, 5, 8, 4, 64, 1408, 96),
+    "64M": _own(768, 9, 12, 4, 64, 2176, 128),
+    "135M": ModelConfig(
+        dim=576, layers=30, heads=9, kv_heads=3, head_dim=64, ffn=1536, norm_eps=1e-5, rope_theta=1e5, stem=96,
+        text_vocab=OWN + 49_152, text_shift=OWN,
+    ),
+    "2B": _with_tower(_qwen(1536, 28, 12, 2, 8960, 151_936, tied=True)),
+    "8B": _with_tower(
+        ModelConfig(
+            dim=4096, layers=32, heads=32, kv_heads=8, head_dim=128, ffn=14_336, norm_eps=1e-5, tied=False,
+            text_vocab=OWN + 128_256, text_shift=OWN, rope_theta=5e5, rope_scaling=(8.0, 1.0, 4.0, 8192), stem=256,
+        )
+    ),
+    "32B": _with_tower(_qwen(5120, 64, 40, 8, 27_648, 152_064)),
+    "72B": _with_tower(_qwen(8192, 80, 64, 8, 29_568, 152_064)),
+}  # fmt: skip
+SIZES = tuple(PRESETS)
+FROM_NOTHING = tuple(name for name, shape in PRESETS.items() if not shape.text_shift)
+"""The sizes that need no backbone."""
+
+
+def preset(name: str, **changes: object) -> ModelConfig:
+    """A size's shape by name (SIZES), with any fields changed. Raises ValueError for an unknown name."""
+    require(name in PRESETS, f"model size {name!r}: known sizes are {', '.join(SIZES)}")
+    return replace(PRESETS[name], **changes).validate()  # type: ignore[arg-type]
+
+
+def parameters(config: ModelConfig) -> int:
+    """How many weights a VLA of this shape has, without making one."""
+    c, d = config, config.dim
+    inputs = (c.history * c.ego_features + 1 + c.route_features + 1) * d + 2 * (d + 1) * d
+    vocabulary = (1 if c.tied else 2) * c.vocab * d
+    flow = 0
+    if c.action == "flow":
+        noise, w = 2 * c.plan, c.flow
+        flow = (noise + 1 + d + 1) * w + 2 * (w + 1) * w + (w + 1) * noise
+    return _vision(c) + inputs + vocabulary + flow + stack(c)
+
+
+def stack(config: ModelConfig) -> int:
+    """The weights of the decoder: its blocks and the last norm."""
+    c, d = config, config.dim
+    q, kv = c.heads * c.head_dim, 2 * c.kv_heads * c.head_dim
+    block = 2 * d * q + d * kv + 3 * d * c.ffn + 2 * d + (q + kv if c.qkv_bias else 0)
+    return c.layers * block + d
+
+
+def _vision(c: ModelConfig) -> int:
+    width = c.vit_dim if c.vision == "vit" else c.dim
+    cells = (c.patch // CELL) ** 2
+    count = (2 * 3 * CELL * CELL + 1) * c.stem + (cells * c.stem + 1) * width + c.patches * width
+    count += sum(n * c.dim for n in (c.cameras, c.frames - 1) if n > 1)
+    if c.vision == "vit":
+        count += stack(c.tower) + (c.vit_dim + 1) * c.dim + (c.dim + 1) * c.dim
+    return count
+
+
+class Memory(NamedTuple):
+    """Bytes that a shape asks for in all, however many devices share them."""
+
+    weights: int
+    """bf16: what inference holds."""
+    training: int
+    """Mixed precision with AdamW, 16 a weight: bf16 weights and gradients, fp32 master weights and two moments."""
+    activations: int
+    """A token of training: what the backward pass keeps in bf16 of the decoder, attention scores not counted."""
+    recomputed: int
+    """The same where every block is recomputed in the backward pass and only its input kept."""
+    cache: int
+    """A token of generation: bf16 keys and values."""
+
+
+def memory(config: ModelConfig) -> Memory:
+    """A shape in, what it asks of memory out, in bytes.
+
+    Activations are counted by what each block's backward reads: its input and that of both norms, queries, keys and
+    values, the attended values, the gate, the up and their product.
+    """
+    c, count = config, parameters(config)
+    q, kv = c.heads * c.head_dim, 2 * c.kv_heads * c.head_dim
+    return Memory(
+        weights=2 * count,
+        training=16 * count,
+        activations=2 * c.layers * (4 * c.dim + 2 * q + kv + 3 * c.ffn),
+        recomputed=2 * c.layers * c.dim,
+        cache=2 * c.layers * kv,
+    )

@@ -1,0 +1,1 @@
+"""What more model, data and compute buy, and what they cost: scaling laws, the planner, a simulated cluster."""

@@ -1,0 +1,176 @@
+"""Assumptions and a number of cards in, the parallel layout that fits and costs least out, by formula.
+
+Data ranks x tensor ranks x pipeline stages; groups of data ranks share ("shard") the optimiser's state, or weights and
+gradients as well (ZeRO, Rajbhandari et al. 2020). Activations: what this project's block keeps for its backward pass
+with fused attention, split over tensor ranks (sequence parallelism, Korthikanti et al. 2022). Pipeline: 1F1B, bubble
+(p - 1) / (m + p - 1) (Narayanan et al. 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from drivefoundry.scaling.assumptions import Assumptions
+from drivefoundry.scaling.chips import GIGA, TERA
+from drivefoundry.types import require
+
+LEAST_LEFT = 0.05
+"""Of a step for compute, below which a layout is no layout."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the fullest rank."""
+
+    weights: float
+    gradients: float
+    optimiser: float
+    gathered: float
+    """Blocks whose weights are there for the moment, where these are sharded."""
+    activations: float
+    logits: float
+    reserve: float
+
+    @property
+    def total(self) -> float:
+        parts = (self.weights, self.gradients, self.optimiser, self.gathered)
+        return sum(parts) + self.activations + self.logits + self.reserve
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a step is cut. data x tensor x pipeline = used cards; data ranks form groups of `shard`."""
+
+    data: int
+    tensor: int
+    pipeline: int
+    shard: int
+    sharded: str
+    """'nothing', 'optimiser', or 'all': weights and gradients, too."""
+    samples: int
+    """Decisions in a micro-batch."""
+    recompute: bool
+    """Activations within a block are computed again for its backward pass."""
+    micro_batches: float
+    """A step, of each data rank."""
+    memory: Memory
+    traffic: float
+    """Share of a step that waits for the network, or for memory while weights are updated."""
+    bubble: float
+    """Share of a step that pipeline stages wait for each other."""
+    again: float
+    """Share of a step that computes activations again."""
+
+    @property
+    def cards(self) -> int:
+        return self.data * self.tensor * self.pipeline
+
+    @property
+    def left(self) -> float:
+        """Share of a step that neither waits nor computes again."""
+        return 1.0 - self.traffic - self.bubble - self.again
+
+
+def choose(a: Assumptions, cards: int) -> Layout:
+    """The layout on at most so many cards that fits their memory and keeps most of them computing.
+
+    ValueError where none fits: says how much the leanest one needs.
+    """
+    room, best, leanest, score = a.chip.memory_gb * GIGA, None, float("inf"), 0.0
+    for found in layouts(a, cards):
+        leanest = min(leanest, found.memory.total)
+        worth = found.cards * max(found.left, LEAST_LEFT / 2) * (1.0 - 0.001 * _pieces(found))
+        if found.memory.total <= room and found.left > LEAST_LEFT and worth > score:
+            best, score = found, worth
+    where = f"{cards:,} cards of {a.chip.name}: no layout"
+    require(
+        leanest <= room or leanest == float("inf"),
+        f"{where} fits {a.chip.memory_gb:g} GB a card, the leanest needs {leanest / GIGA:,.0f} GB; give more cards",
+    )
+    require(best is not None, f"{where} leaves time to compute: too many for {a.batch_tokens:,.0f} batch_tokens a step")
+    assert best is not None
+    return best
+
+
+def layouts(a: Assumptions, cards: int) -> Iterator[Layout]:
+    """All that are tried: tensor ranks within a module, up to 16 stages, groups of powers of two."""
+    shape = a.shape
+    tensors = [t for t in (1, 2, 4, 8) if t <= a.chip.cards and shape.heads % t == shape.kv_heads % t == 0]
+    stages = [p for p in (1, 2, 4, 8, 16) if shape.layers % p == 0]
+    for t, p in product(tensors, stages):
+        ranks = cards // (t * p)
+        shard = 1
+        while shard <= ranks:
+            data = ranks // shard * shard
+            for sharded in ("nothing",) if shard == 1 else ("optimiser", "all"):
+                for samples, recompute in product((1, 2, 4, 8), (False, True)):
+                    micro = a.batch_tokens / (samples * a.work.decision_tokens * data)
+                    if micro >= 1.0:
+                        yield _laid(a, data, t, p, shard, sharded, samples, recompute, micro)
+            shard *= 2
+
+
+def _pieces(found: Layout) -> int:
+    """How involved a layout is: of two alike, the simpler one."""
+    return found.tensor.bit_length() + found.pipeline.bit_length() + found.shard.bit_length()
+
+
+def _laid(a, data, t, p, shard, sharded, samples, recompute, micro) -> Layout:
+    kept = _memory(a, t, p, shard, sharded, samples, recompute, micro)
+    step = a.shape.training_flop_per_token(a.work.decision_tokens) * a.batch_tokens
+    step /= data * t * p * a.chip.tflops * TERA * a.mfu
+    return Layout(
+        data, t, p, shard, sharded, samples, recompute, micro, kept,
+        traffic=_traffic(a, data, t, p, shard, sharded, samples, recompute, micro, step) / step,
+        bubble=(p - 1) / (micro + p - 1),
+        again=a.mfu / 3 if recompute else 0.0,
+    )  # fmt: skip
+
+
+def stage_parameters(a: Assumptions, t: int, p: int) -> float:
+    """Of the fullest rank, before sharding."""
+    shape = a.shape
+    ends = shape.parameters() - shape.layers * shape.block()
+    return (shape.layers // p * shape.block() + (ends if p == 1 else max(shape.table(), ends - shape.table()))) / t
+
+
+def _memory(a, t, p, shard, sharded, samples, recompute, micro) -> Memory:
+    shape, tokens = a.shape, samples * a.work.decision_tokens
+    mine = stage_parameters(a, t, p)
+    whole = mine / shard if sharded == "all" else mine
+    inside = 8 * shape.width + 4 * (shape.heads + shape.kv_heads) * shape.head_dim + 8 * shape.ffn  # bytes a token
+    layers, flying = shape.layers // p, min(p, micro)
+    kept = flying * layers * 2 * shape.width + inside if recompute else flying * layers * inside
+    answers = samples * (a.work.text + a.work.actions)
+    return Memory(
+        weights=a.weight_bytes * whole,
+        gradients=a.gradient_bytes * whole,
+        optimiser=a.optimiser_bytes * mine / shard,
+        gathered=(2 * a.weight_bytes + a.gradient_bytes) * shape.block() / t if sharded == "all" else 0.0,
+        activations=tokens * kept / t,
+        logits=answers * shape.vocab * 6.0 / t,
+        reserve=a.reserve_gb * GIGA,
+    )
+
+
+def _traffic(a, data, t, p, shard, sharded, samples, recompute, micro, step) -> float:
+    """Seconds of a step that compute does not hide: gathering and scattering of shards, sums over groups, tensor ranks,
+    and the optimiser's pass over its memory."""
+    link = a.chip.link_gb_s / 2 * GIGA * a.link_share
+    net = a.chip.network_gbit_s / 8 * GIGA * a.link_share
+    mine = stage_parameters(a, t, p)
+    rate = link if shard * t <= a.chip.cards else net
+    times = micro if sharded == "all" else 1.0
+    moved = (2 if sharded == "all" else 1) * a.weight_bytes + a.gradient_bytes / 2
+    sharding = times * moved * mine * (shard - 1) / shard / rate
+    groups = data // shard
+    reach = link if data * t <= a.chip.cards else net
+    sums = 2 * (a.gradient_bytes / 2) * mine / shard * (groups - 1) / groups / reach
+    hidden = max((1 - a.overlap) * (sharding + sums), sharding + sums - step)
+    tokens = samples * a.work.decision_tokens
+    rounds = 12 if recompute else 8
+    tensor = micro * a.shape.layers / p * rounds * tokens * a.shape.width * 2 * (t - 1) / t / link
+    update = 2 * (a.optimiser_bytes + a.weight_bytes) * mine / shard / (a.chip.memory_tb_s * TERA)
+    return hidden + tensor + update

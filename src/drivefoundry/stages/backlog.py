@@ -1,0 +1,240 @@
+"""Campaigns and drives that are already there in; what fired where, and what each campaign brought home, out."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry.clips.importers.folder import MAPS, drive_files, drives_in
+from drivefoundry.clips.store import ClipStore
+from drivefoundry.curate.curated import load_curated
+from drivefoundry.ledger import Ledger
+from drivefoundry.roadmap import load_map
+from drivefoundry.types import require
+from drivefoundry_car.log import Drive, read_drive
+from drivefoundry_car.novelty import Sent, embedding
+from drivefoundry_car.rules import cost, signals_in, unit_of
+from drivefoundry_car.signals import SIGNALS, Beside, signals_of
+from drivefoundry_car.trigger import Campaign, Watch, applies
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A drive that is there: its name, bytes (0: not known) and, where its map is there too, the stop lines (G, 4)."""
+
+    name: str
+    drive: Drive
+    bytes: int
+    stop_lines: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Fired:
+    """One firing: which drive, t s on its clock, what the rule's signals were then."""
+
+    drive: str
+    t: float
+    campaign: str
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What campaigns did on some drives: hours driven, bytes recorded (0: not known), all firings, and for each
+    campaign in how many drives it could not fire for want of which signals."""
+
+    drives: int
+    hours: float
+    bytes: int
+    fired: list[Fired]
+    lacking: dict[str, Counter[str]]
+
+
+def drives_at(what: Path) -> Iterator[Recorded]:
+    """A drive's file, a folder of drives or of logs that an importer knows, a clip store or a run (the drives that its
+    fleet recorded) in; its drives, without pictures, out. ValueError in one line where there is none."""
+    if (what / "ledger.db").exists():
+        with Ledger(what) as ledger:
+            folders = [a.path for a in ledger.history() if a.kind in ("fleet", "outings", "import")]
+        files = [f for folder in folders for f in drive_files(folder)]
+        require(len(files) > 0, f"{what}: this run has recorded no drives yet; give its clips ({what}/clips)")
+        yield from map(_recorded, files)
+    elif (what / "clips.lance").exists():
+        store = ClipStore(what)
+        rows = store.rows(["id", "bytes"]).to_pydict()
+        for clip, size in zip(rows["id"], rows["bytes"], strict=True):
+            drive = store.drive(clip, video=False)
+            name = f"{drive.meta.get('drive', '')}@{drive.t[0]:.0f}s"
+            yield Recorded(name, drive, size, _stops_in_store(store, drive.meta.get("map", "")))
+    else:
+        require(what.exists(), f"{what}: no such file or folder; give drives, a run or a clip store")
+        files = [what] if what.is_file() else drive_files(what)
+        if not files:  # logs of another kind
+            yield from (Recorded(d.meta.get("drive", ""), d, 0, None) for d in drives_in(what, video=False))
+        yield from map(_recorded, files)
+
+
+def _recorded(file: Path) -> Recorded:
+    """An MCAP drive, and its map where that lies beside it."""
+    drive = read_drive(file, video=False)
+    maps = [folder / MAPS / f"{drive.meta.get('map', '')}.npz" for folder in (file.parent, file.parent.parent)]
+    stops = next((load_map(p.read_bytes()).stop_lines for p in maps if p.exists()), None)
+    return Recorded(file.stem, drive, file.stat().st_size, stops)
+
+
+def _stops_in_store(store: ClipStore, map_id: str) -> np.ndarray | None:
+    try:
+        return load_map(store.get_map(map_id)).stop_lines if map_id else None
+    except ValueError:  # the map is elsewhere
+        return None
+
+
+def mine(campaigns: Sequence[Campaign], drives: Iterator[Recorded], sent: Sent | None = None) -> Tested:
+    """Campaigns and drives in, what fired where out; sent: what the fleet has sent, without which nothing is novel."""
+    fired: list[Fired] = []
+    lacking: dict[str, Counter[str]] = defaultdict(Counter)
+    count, seconds, size, known = 0, 0.0, 0, True
+    for r in drives:
+        values = signals_of(r.drive, Beside(r.stop_lines, sent))
+        watch = Watch([c for c in campaigns if applies(c, r.drive)], list(values))
+        for name, signals in watch.lacking.items():
+            lacking[name].update(signals)
+        of = {c.name: c for c in watch.campaigns}
+        for f in watch.run(r.drive.t, np.array(list(values.values()), np.float64)):
+            tree = of[f.campaign].tree
+            assert tree is not None
+            i = int(np.searchsorted(r.drive.t, f.t))
+            at = {s: float(values[s][i]) for s in sorted(signals_in(tree))}
+            fired.append(Fired(r.name, f.t, f.campaign, at))
+        count, seconds = count + 1, seconds + float(r.drive.t[-1] - r.drive.t[0])
+        size, known = size + r.bytes, known and r.bytes > 0
+    return Tested(count, seconds / 3600, size if known else 0, fired, dict(lacking))
+
+
+def what_was_sent(store: ClipStore) -> Sent:
+    """A clip store in, the embeddings of all its clips' samples out: what cars measure novelty against."""
+    sent = Sent()
+    for clip in store.ids():
+        sent.add(embedding(signals_of(store.drive(clip, video=False))))
+    return sent
+
+
+@dataclass(frozen=True)
+class Yield:
+    """What one campaign brought home; kept of judged: after curation, where there was one."""
+
+    campaign: str
+    clips: int
+    seconds: float
+    bytes: int
+    judged: int
+    kept: int
+
+
+def yields(what: Path) -> list[Yield]:
+    """A run or a clip store in, what each campaign brought home out, the most clips first."""
+    run = (what / "ledger.db").exists()
+    url = what / "clips" if run else what
+    require((url / "clips.lance").exists(), f"{what}: no run with clips and no clip store; ingest some first")
+    kept: set[str] = set()
+    judged: set[str] = set()
+    if run:
+        with Ledger(what) as ledger:
+            curations = [load_curated(a.path / "curated") for a in ledger.history() if a.kind == "curate"]
+        kept = {i for c in curations for i in c.kept}
+        judged = kept | {i for c in curations for i in c.dropped}
+    found: dict[str, Yield] = {}
+    rows = ClipStore(url).rows(["id", "campaign", "duration", "bytes"]).to_pylist()
+    for row in rows:
+        name = row["campaign"] or "(none)"
+        y = found.get(name, Yield(name, 0, 0.0, 0, 0, 0))
+        found[name] = replace(
+            y,
+            clips=y.clips + 1,
+            seconds=y.seconds + row["duration"],
+            bytes=y.bytes + row["bytes"],
+            judged=y.judged + (row["id"] in judged),
+            kept=y.kept + (row["id"] in kept),
+        )
+    return sorted(found.values(), key=lambda y: (-y.clips, y.campaign))
+
+
+def check_table(campaigns: Sequence[Campaign]) -> str:
+    """One line a campaign: what it takes and needs."""
+    rows = [("campaign", "priority", "clip", "cooldown", "a day", "cohort", "until", "cost", "signals")]
+    for c in campaigns:
+        clip = f"{c.before_s:g} + {c.after_s:g} s" if c.tree else c.pick
+        needs = ", ".join(sorted(signals_in(c.tree))) if c.tree else "-"
+        budget = "-" if c.bytes_per_day is None else megabytes(c.bytes_per_day)
+        rows.append(
+            (c.name, str(c.priority), clip, f"{c.cooldown_s:g} s", budget, " ".join(c.cohort) or "all",
+             str(c.until or "-"), f"{cost(c.tree):,}" if c.tree else "-", needs)
+        )  # fmt: skip
+    return aligned(rows)
+
+
+def fired_table(tested: Tested, most: int) -> str:
+    """One line a firing, the first `most`."""
+    rows = [("drive", "t", "campaign", "then")]
+    for f in tested.fired[:most]:
+        rows.append((f.drive, f"{f.t:.1f} s", f.campaign, ", ".join(_said(*v) for v in f.values.items())))
+    more = len(tested.fired) - most
+    return aligned(rows) + (f"\n... and {more} more" if more > 0 else "")
+
+
+def totals_table(campaigns: Sequence[Campaign], tested: Tested, hours_a_day: float) -> str:
+    """One line a campaign, the busiest first: how often it fired, what its clips would cost a car, and what it lacked.
+
+    Bytes a day: firings an hour x the share wanted x the clip's window x what these drives take a second; clips that
+    overlap are sent once, so it is the most that they can come to.
+    """
+    rows = [("campaign", "fired", "in drives", "an hour", "a day", "of", "lacks")]
+    rate = tested.bytes / max(tested.hours * 3600, 1e-9)
+    of = {c.name: [f for f in tested.fired if f.campaign == c.name] for c in campaigns if c.tree}
+    for c in sorted((c for c in campaigns if c.tree), key=lambda c: (-len(of[c.name]), c.name in tested.lacking)):
+        fired = of[c.name]
+        hourly = len(fired) / max(tested.hours, 1e-9)
+        daily = hourly * hours_a_day * c.share * (c.before_s + c.after_s) * rate
+        lacks = ", ".join(f"{s} ({n} of {tested.drives})" for s, n in sorted(tested.lacking.get(c.name, {}).items()))
+        rows.append(
+            (c.name, str(len(fired)), str(len({f.drive for f in fired})), f"{hourly:.1f}",
+             megabytes(daily) if tested.bytes else "-",
+             "-" if c.bytes_per_day is None else megabytes(c.bytes_per_day), lacks or "-")
+        )  # fmt: skip
+    return aligned(rows)
+
+
+def yield_table(found: Sequence[Yield]) -> str:
+    """One line a campaign, and one for all."""
+    rows = [("campaign", "clips", "minutes", "bytes", "a clip", "kept")]
+    total = Yield("all", *(sum(getattr(y, n) for y in found) for n in ("clips", "seconds", "bytes", "judged", "kept")))
+    for y in (*found, total):
+        kept = f"{y.kept} of {y.judged} ({y.kept / y.judged:.0%})" if y.judged else "-"
+        each = megabytes(y.bytes / y.clips) if y.clips else "-"
+        rows.append((y.campaign, str(y.clips), f"{y.seconds / 60:.1f}", megabytes(y.bytes), each, kept))
+    return aligned(rows)
+
+
+def megabytes(n: float) -> str:
+    return f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB"
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Cells in columns; numbers to the right, as far as their column has nothing else below its head."""
+    columns = list(zip(*rows, strict=True))
+    wide = [max(map(len, c)) for c in columns]
+    right = [all(cell[:1].isdigit() or cell == "-" for cell in c[1:]) and len(c) > 1 for c in columns]
+    place = [str.rjust if r else str.ljust for r in right]
+    return "\n".join("  ".join(p(c, w) for p, c, w in zip(place, row, wide, strict=True)).rstrip() for row in rows)
+
+
+def _said(name: str, value: float) -> str:
+    """'accel_lon -4.3 m/s^2', 'takeover'."""
+    kind = SIGNALS[name]
+    if kind == "flag":
+        return name if value else f"no {name}"
+    return f"{name} {value:.3g} {unit_of(kind)}".rstrip()

@@ -1,0 +1,129 @@
+"""Sizes and amounts of data in, a trained and judged model of each pair out, and the scaling law of them all.
+
+Every pair is an artefact of its own: a grid may be killed, gone on with, or made larger, in any order. All pairs share
+one codebook and one held-out city, and none sees a sample twice, so that their losses can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from drivefoundry.judge.closed_loop import score_rollout
+from drivefoundry.judge.worst import SCORE
+from drivefoundry.label.episodes import load_shard
+from drivefoundry.ledger import Artefact
+from drivefoundry.model.checkpoint import Loaded, load_checkpoint
+from drivefoundry.model.policy import TorchPolicy
+from drivefoundry.model.presets import parameters, preset
+from drivefoundry.progress import bar
+from drivefoundry.recipes import Scale
+from drivefoundry.scaling.law import Run
+from drivefoundry.sim.drive import batches as scene_batches
+from drivefoundry.sim.drive import drive
+from drivefoundry.stages import home, label, score
+from drivefoundry.stages.home import write_json
+from drivefoundry.stages.learn import STATE, moving, taken
+from drivefoundry.stages.making import GRID, Line
+from drivefoundry.stages.record import City
+from drivefoundry.train.corpus import Augment, Corpus, Order, batches
+from drivefoundry.train.losses import batch_loss
+from drivefoundry.train.pretrain import PRETRAIN, fresh
+from drivefoundry.train.pretrain import fit as train
+from drivefoundry.types import Episodes, Scene, require
+
+WIDTH = 320
+"""Width of the model at which `Scale.rate` is meant."""
+
+
+def grid(line: Line) -> list[Run]:
+    """Train and judge all pairs of the recipe on the embedded fleet's drives, the cheapest first."""
+    r, source = line.recipe.scale, City()
+    exam = source.exam(line)
+    clips = home.ingest(line, 1, source.drives(line, 1, None))
+    kept = label.curated(line, 1, clips, exam, None, source.exam_clips(exam))
+    shard = label.shard(line, 1, clips, kept)
+    apart = label.curated(line, None, exam, None, None, source.exam_clips(exam))
+    held_out = label.shard(line, None, exam, apart, "held_out")
+    yard = score.yardstick(line, source, exam)
+    most = int(shard.info["samples"])
+    require(max(r.samples) <= most, f"scale.samples: {max(r.samples)} wanted of {most}; record more (fleet.seconds)")
+    pairs = sorted(((s, n) for s in r.sizes for n in r.samples), key=lambda p: parameters(preset(p[0])) * p[1])
+    runs = []
+    for size, samples in pairs:
+        one = _made(line, r, size, samples, shard, held_out, exam, yard)
+        runs.append(Run(**json.loads((one.path / "run.json").read_text())))
+    return runs
+
+
+def _made(
+    line: Line, r: Scale, size: str, samples: int, shard: Artefact, held_out: Artefact, exam: Artefact, yard: Artefact
+) -> Artefact:
+    """One pair."""
+    one = replace(r, sizes=(size,), samples=(samples,))
+    scenes: list[Scene] = []
+
+    def build(out: Path) -> dict:
+        scenes.extend(City().exam_scenes(line, exam)[: r.scenes])
+        return train_one(one, shard.path, held_out.path, scenes, yard.path, line.recipe.judge.seconds, out)
+
+    return line.make(
+        None, "scale", "scale", {"pair": one, "judge": line.recipe.judge}, [shard, held_out, exam, yard], GRID, build
+    )
+
+
+def train_one(
+    r: Scale, shard: Path, held_out: Path, scenes: list[Scene], yard: Path, seconds: float, out: Path
+) -> dict:
+    """A recipe of one size and one amount in; out/checkpoint and out/run.json, what became of it."""
+    (size,), (samples,) = r.sizes, r.samples
+    episodes = load_shard(shard / "shard")
+    start = fresh([episodes], preset(size), r.seed)  # the codebook is that of all samples, the same for every pair
+    rows = np.sort(np.random.default_rng(r.seed).permutation(len(episodes))[:samples])
+    steps = max(1, samples // r.batch)
+    config = replace(
+        PRETRAIN, seconds=0.0, steps=steps, batch=r.batch, seed=r.seed, lr=r.rate * (WIDTH / start.config.dim) ** 0.5
+    )
+    with bar(f"{size} on {samples:,}", steps) as advance:
+        report = train(
+            start, [taken(episodes, rows)], out / "checkpoint", config, out / STATE, out / "metrics.jsonl",
+            moving(advance),
+        )  # fmt: skip
+    trained = load_checkpoint(out / "checkpoint")
+    c = trained.config
+    loss = held_out_loss(trained, load_shard(held_out / "shard"))
+    scored = driving_score(TorchPolicy(out / "checkpoint", size), scenes, seconds, np.load(yard / "progress.npy"))
+    run = Run(parameters(c), steps * r.batch * (c.prefix + c.plan), loss, scored, f"{size} on {samples:,} samples")
+    write_json(out / "run.json", asdict(run.validate()))
+    return {"pair": run.name, "loss": loss, "score": scored, "samples_per_s": report.samples_per_s, "mfu": report.mfu}
+
+
+@torch.no_grad()
+def held_out_loss(trained: Loaded, episodes: Episodes, size: int = 256) -> float:
+    """Mean loss of the action codes on episodes nobody learnt from, nothing hidden or changed in them; nats a code."""
+    corpus = Corpus.of([episodes], trained.codebook, None, trained.config.max_text, PRETRAIN.objective.tolerance)
+    model = trained.model.eval().to(torch.bfloat16)
+    plain, size = Augment(flip=0.0, light=0.0, forget=0.0, text=0.0), min(size, len(corpus))
+    losses = []
+    for step in range(len(corpus) // size):
+        for batch in batches(corpus, Order(len(corpus), 0), step, size, plain):
+            losses.append(batch_loss(model, batch, PRETRAIN.objective)[1]["action"])
+    return float(np.mean(losses))
+
+
+def driving_score(policy: TorchPolicy, scenes: list[Scene], seconds: float, goal: np.ndarray) -> float:
+    """Mean driving score in closed loop, 0..1; goal (S,): how far the rules came, m."""
+    return float(np.concatenate([*_scores(policy, scenes, seconds, goal)]).mean())
+
+
+def _scores(policy: TorchPolicy, scenes: list[Scene], seconds: float, goal: np.ndarray) -> Iterator[np.ndarray]:
+    first = 0
+    for some in scene_batches(scenes, score.BATCH):
+        rollout = drive(policy, some, seconds)
+        yield score_rollout(rollout, some, goal[first : first + len(some)])[SCORE]
+        first += len(some)

@@ -1,0 +1,102 @@
+"""GGUF files: each block format against its definition, written out number by number; damage is named."""
+
+import numpy as np
+import pytest
+
+from drivefoundry.model.gguf import _IDS, _KINDS, read_gguf, write_gguf
+from drivefoundry.model.tensors import read_tensors, write_tensors
+
+RNG = np.random.default_rng(0)
+
+
+def half(x: float) -> list[int]:
+    return list(np.float16(x).tobytes())
+
+
+def block(name: str) -> tuple[np.ndarray, list[float]]:
+    """Bytes of one block, and the numbers that ggml's definition of the format gives for them."""
+    d, m = float(np.float16(0.37)), float(np.float16(-1.25))
+    q = [int(x) for x in RNG.integers(0, 256, 200)]
+    if name in ("Q4_0", "Q4_1"):
+        low, high = [b & 15 for b in q[:16]], [b >> 4 for b in q[:16]]
+        raw = half(d) + (half(m) if name == "Q4_1" else []) + q[:16]
+        return np.array(raw, np.uint8), [d * x + m if name == "Q4_1" else d * (x - 8) for x in low + high]
+    if name == "Q8_0":
+        return np.array(half(d) + q[:32], np.uint8), [d * (x - 256 if x > 127 else x) for x in q[:32]]
+    if name == "Q4_K":
+        scales, body, out = q[:12], [int(x) for x in RNG.integers(0, 256, 128)], []
+        for j in range(8):
+            if j < 4:
+                scale, least = scales[j] & 63, scales[j + 4] & 63
+            else:
+                scale = (scales[j + 4] & 15) | ((scales[j - 4] >> 6) << 4)
+                least = (scales[j + 4] >> 4) | ((scales[j] >> 6) << 4)
+            part = body[32 * (j // 2) : 32 * (j // 2) + 32]
+            out += [d * scale * (b >> 4 if j % 2 else b & 15) - m * least for b in part]
+        return np.array(half(d) + half(m) + scales + body, np.uint8), out
+    low, high, scales = (RNG.integers(0, 256, n).tolist() for n in (128, 64, 16))
+    out = [0.0] * 256
+    for n in range(2):
+        for i in range(32):
+            for k in range(4):
+                nibble = low[64 * n + 32 * (k % 2) + i] >> (4 * (k // 2)) & 15
+                value = nibble | ((high[32 * n + i] >> (2 * k) & 3) << 4)
+                scale = scales[8 * n + 2 * k + i // 16]
+                out[128 * n + 32 * k + i] = d * (scale - 256 if scale > 127 else scale) * (value - 32)
+    return np.array(low + high + scales + half(d), np.uint8), out
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K"])
+def test_blocks_are_read_as_defined(name):
+    kind = _KINDS[_IDS[name]]
+    made = [block(name) for _ in range(3)]
+    raw = np.stack([b for b, _ in made])
+    assert raw.shape == (3, kind.bytes)
+    assert np.allclose(kind.read(raw), [numbers for _, numbers in made], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("form", "off"), [("F32", 0.0), ("F16", 1e-3), ("Q8_0", 0.02)])
+def test_round_trip(form, off, tmp_path):
+    fields = {"a.text": "l'été", "a.int": 7, "a.float": 0.5, "a.bool": True, "a.words": ["x", "yz"], "a.ints": [1, 2]}
+    tensors = {"matrix": RNG.normal(size=(3, 64)).astype(np.float32), "vector": np.arange(5, dtype=np.float32)}
+    write_gguf(tmp_path / "x.gguf", fields, tensors, form)
+    got = read_gguf(tmp_path / "x.gguf")
+    assert got.fields == fields
+    assert np.array_equal(got.tensors["vector"], tensors["vector"])
+    assert np.abs(got.tensors["matrix"] - tensors["matrix"]).max() <= off
+
+
+def test_any_flipped_byte_is_read_or_refused(tmp_path):
+    path, dice = tmp_path / "x", np.random.default_rng(0)
+    for write, read in ((lambda t: write_gguf(path, {"a": "b", "general.alignment": 32, "c": [1, 2]}, t), read_gguf),
+                        (lambda t: write_tensors(path, t), read_tensors)):  # fmt: skip
+        write({"w": np.ones((4, 32), np.float32), "v": np.ones(3, np.float32)})
+        whole, refused = path.read_bytes(), []
+        for _ in range(400):
+            raw = bytearray(whole)
+            raw[dice.integers(0, len(raw) - 500)] = dice.integers(0, 256)
+            path.write_bytes(raw)
+            try:
+                read(path)
+            except ValueError as why:
+                refused.append(str(why))
+        assert len(refused) > 40
+        assert all(line.startswith(str(path)) for line in refused)
+
+
+def test_damage_is_named(tmp_path):
+    path = tmp_path / "x.gguf"
+    write_gguf(path, {"a": "b"}, {"w": np.ones((4, 32), np.float32)})
+    whole = path.read_bytes()
+    for raw, message in (
+        (b"", "not a GGUF file"),
+        (b"GGML" + whole[4:], "not a GGUF file"),
+        (whole[:4] + b"\x09" + whole[5:], "GGUF version 9"),
+        (whole[:40], "the header is cut short"),
+        (whole[:-20], "tensor w is cut short; fetch the file again"),
+        (whole[:16] + b"\xff" * 8 + whole[24:], "damaged|cut short"),
+        (whole.replace(b"w\x02\x00\x00\x00", b"w\xff\xff\xff\xff"), "damaged|cut short"),
+    ):
+        path.write_bytes(raw)
+        with pytest.raises(ValueError, match=rf"x\.gguf: .*({message})"):
+            read_gguf(path)

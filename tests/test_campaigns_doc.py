@@ -1,0 +1,42 @@
+"""The page on campaigns knows every field and signal, and its examples run."""
+
+import re
+from pathlib import Path
+
+from drivefoundry_car.log import cut
+from drivefoundry_car.rules import parse
+from drivefoundry_car.signals import SIGNALS
+from drivefoundry_car.trigger import _FIELDS, LIBRARY, load_campaigns
+
+DOC = Path(__file__).parents[1] / "docs" / "campaigns.md"
+TEXT = DOC.read_text()
+
+
+def table(head):
+    """The first column's names, of the table that begins so."""
+    rows = TEXT[TEXT.index(head) :].partition("\n\n")[0].splitlines()[2:]
+    return [name for row in rows for name in re.findall(r"`(.+?)`", row.split("|")[1])]
+
+
+def test_every_field_and_signal_is_documented():
+    assert set(table("| field |")) == set(_FIELDS)
+    assert sorted(table("| signal |")) == sorted(SIGNALS)
+
+
+def test_every_rule_in_it_parses(tmp_path):
+    for rule in table("| written |"):
+        if rule.partition(" ")[0] in SIGNALS or "(" in rule:
+            parse(rule, SIGNALS)
+    (example,) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)
+    (tmp_path / "my.toml").write_text(example)
+    late, hesitation = load_campaigns(tmp_path / "my.toml")
+    assert (late.before_s, late.cohort, hesitation.share) == (8.0, ("berlin", "car-1*"), 0.5)
+    assert f"{len(load_campaigns(LIBRARY))} campaigns" in TEXT
+
+
+def test_the_car_watches(make_drive, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    drive = make_drive()
+    drive.takeover[100:120] = True
+    exec(example, {"drive": drive, "up_to": lambda d, at: cut(d, 0.0, float(d.t[at - 1]) + 0.01)})
+    assert capsys.readouterr().out == "10.0 s: takeover, priority 100\n"
