@@ -56,6 +56,7 @@ def prepare(path: Path, objects: Objects, sha256: str | None = None, vehicle: st
     is no drive or its video is none; OSError if the objects cannot be kept. Nothing is stored of what is refused.
     """
     found, drive, mp4, others = _read(path, sha256, vehicle)
+    video = "" if mp4 is None else objects.put(mp4)
     texts, signals = pack(drive, {name: objects.put(data) for name, data in others.items()})
     row: dict[str, Any] = {name: drive.meta.get(name, "") for name in NAMED}
     row |= {
@@ -65,7 +66,7 @@ def prepare(path: Path, objects: Objects, sha256: str | None = None, vehicle: st
         "duration": float(drive.t[-1] - drive.t[0]),
         "bytes": path.stat().st_size,
         "frames": 0 if drive.video is None else len(drive.video.t),
-        "video": "" if mp4 is None else objects.put(mp4),
+        "video": video,
         "meta": texts,
         "signals": signals,
     }
@@ -73,7 +74,7 @@ def prepare(path: Path, objects: Objects, sha256: str | None = None, vehicle: st
 
 
 def _read(path: Path, sha256: str | None, vehicle: str | None) -> tuple[str, Drive, bytes | None, dict[str, bytes]]:
-    """The file's hash, its drive, and as MP4 the video of its front camera, if any, and of each further one."""
+    """The file's hash, its drive with videos as H.264 and, as MP4, its video, if any, and its other cameras'."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 is not None and found != sha256:
@@ -83,10 +84,10 @@ def _read(path: Path, sha256: str | None, vehicle: str | None) -> tuple[str, Dri
         owner = drive.meta.get("vehicle", "")
         if vehicle is not None and owner != vehicle:
             raise WrongVehicle(f"the clip is of vehicle '{owner}', the token of '{vehicle}'")
-        others = {name: log.as_h264(video) for name, video in drive.others.items()}
+        others = {name: log.as_h264(v) for name, v in drive.others.items()}
         drive = replace(drive, video=None if drive.video is None else log.as_h264(drive.video), others=others)
         mp4 = None if drive.video is None else log.to_mp4(drive.video)
-        return found, drive, mp4, {name: log.to_mp4(video) for name, video in others.items()}
+        return found, drive, mp4, {name: log.to_mp4(v) for name, v in others.items()}
     except _DAMAGE as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{path}: damaged MCAP ({why}); copy or record it again") from error
