@@ -75,6 +75,5 @@ def distil(
     report = trainer.run()
     if trainer.rank == 0:
         save_checkpoint(out, start.model, master.codebook, master.tokenizer)
-        if state is not None:
-            state.unlink(missing_ok=True)
+    trainer.forget()
     return report
