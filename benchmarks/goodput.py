@@ -60,6 +60,7 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.worker is not None:
         return work(asked.worker)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     seconds, every, size = (5.0, 8.0, "0.1M") if asked.quick else (60 * asked.minutes, asked.every, "1M")
     figures: dict[str, float] = {"asked_s": seconds, "kill_every_s": every}
     with tempfile.TemporaryDirectory() as folder:
@@ -110,19 +111,27 @@ def supervised(folder: Path, settings: dict, ranks: int, every: float = float("i
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     start, kills, last = time.monotonic(), 0, -1
     with (folder / "said.txt").open("w") as said:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
-        while (code := process.poll()) != 0:
-            if code == -signal.SIGKILL:
-                process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
-            elif code is not None:
-                raise RuntimeError((folder / "said.txt").read_text()[-2000:])
-            victim = newest(folder / f"pid{ranks - 1}")
-            if time.monotonic() - start > (kills + 1) * every and victim not in (None, last):
-                last = victim
-                with suppress(ProcessLookupError):  # torchrun has ended it with another
-                    os.kill(victim, signal.SIGKILL)
-                    kills += 1
-            time.sleep(0.02)
+
+        def begin() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+
+        process = begin()
+        try:
+            while (code := process.poll()) != 0:
+                if code == -signal.SIGKILL:
+                    process = begin()
+                elif code is not None:
+                    raise RuntimeError((folder / "said.txt").read_text()[-2000:])
+                victim = newest(folder / f"pid{ranks - 1}")
+                if time.monotonic() - start > (kills + 1) * every and victim not in (None, last):
+                    last = victim
+                    with suppress(ProcessLookupError):  # torchrun has ended it with another
+                        os.kill(victim, signal.SIGKILL)
+                        kills += 1
+                time.sleep(0.02)
+        finally:
+            process.terminate()  # with its ranks, where this ends early
+            process.wait()
     seconds = time.monotonic() - start
     rows = [json.loads(row) for row in (folder / "log.jsonl").read_text().splitlines()]
     assert len(rows) == settings["steps"], f"{len(rows)} steps were learnt, {settings['steps']} were asked for"
