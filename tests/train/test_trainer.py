@@ -15,7 +15,8 @@ import torch
 from toys import TOY, toy_book, toy_episodes
 
 from drivefoundry.model.vla import VLA
-from drivefoundry.train.corpus import Augment, Corpus
+from drivefoundry.train.corpus import Augment, Batch, Corpus
+from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.optim import MasterWeights, polar
 from drivefoundry.train.trainer import TrainConfig, Trainer, learning_rate
 from drivefoundry_car.codec import decode
@@ -105,6 +106,56 @@ def test_killed_run_goes_on(tmp_path):
     for process in (whole, killed, again):
         assert process.stderr is not None
         process.stderr.close()
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 4}, {"recompute": True}])
+def test_the_same_is_learnt_in_less_memory(changes):
+    whole = Trainer(*made(), QUICK).run().losses
+    model, corpus = made()
+    less = Trainer(model, corpus, replace(QUICK, **changes)).run().losses
+    assert np.allclose(whole, less, atol=1e-5)
+    assert "forward" not in vars(model.decoder.blocks[0])
+
+
+def test_gradients_are_those_of_the_loss():
+    model, corpus = made()
+    model.double()
+    trainer = Trainer(model, corpus, replace(QUICK, accumulate=2, recompute=True, augment=Augment(text=0.0)))
+    for p in trainer.weights.params:
+        p.data = p.data.double()
+
+    def loss() -> torch.Tensor:
+        return torch.stack([batch_loss(model, doubled(b), QUICK.objective)[0] for b in trainer._share()]).sum()
+
+    loss().backward()
+    for p in (model.decoder.blocks[0].q.weight, model.decoder.norm, model.embed, model.stem.patch.weight):
+        assert p.grad is not None
+        way = p.grad / p.grad.norm()
+        with torch.no_grad():
+            p.add_(way, alpha=1e-2)
+            above = float(loss())
+            p.sub_(way, alpha=2e-2)
+            below = float(loss())
+            p.add_(way, alpha=1e-2)
+        assert (above - below) / 2e-2 == pytest.approx(float(p.grad.norm()), rel=1e-2)
+
+
+def doubled(batch: Batch) -> Batch:
+    return replace(batch, ego=batch.ego.double(), route=batch.route.double(), target=batch.target.double())
+
+
+def test_the_running_mean_is_what_training_leaves():
+    model, corpus = made()
+    trainer = Trainer(model, corpus, replace(QUICK, steps=3, ema=0.75))
+    mean = [m.detach().clone() for m in trainer.weights.masters]
+    while trainer.step < 3:
+        trainer._one_step(trainer.progress())
+        trainer.step += 1
+        mean = [0.75 * a + 0.25 * m.detach() for a, m in zip(mean, trainer.weights.masters, strict=True)]
+    trainer.run()
+    assert all(torch.allclose(p, a, atol=1e-6) for p, a in zip(model.parameters(), mean, strict=True))
+    with pytest.raises(ValueError, match="ema must be"):
+        replace(QUICK, ema=1.0).validate()
 
 
 def test_two_ranks_learn_what_one_learns(tmp_path):

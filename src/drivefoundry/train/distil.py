@@ -83,8 +83,7 @@ def distil(
     report = trainer.run()
     if trainer.rank == 0:
         save_checkpoint(out, start.model, start.codebook, start.tokenizer)
-        if state is not None:
-            state.unlink(missing_ok=True)
+    trainer.forget()
     return report
 
 

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .state import copied
+
 SMALLEST = 32
 """Linear layers with fewer inputs than this (physical quantities) are left to AdamW, as are embeddings."""
 MOMENTUM = 0.95
@@ -36,7 +38,8 @@ class MasterWeights:
     """An optimiser on fp32 masters of a model whose own weights are cast to `dtype`. Gradients are summed over ranks.
 
     AdamW; with `muon`, the weights of linear layers take orthogonalised momentum steps instead (Muon, Jordan 2024),
-    scaled to the size of AdamW's (Liu 2025) so that both share one learning rate.
+    scaled to the size of AdamW's (Liu 2025) so that both share one learning rate. With `ema`, the share of itself that
+    it keeps at each step, a running mean of the masters is what training leaves (Polyak 1992).
     """
 
     def __init__(
@@ -46,29 +49,35 @@ class MasterWeights:
         weight_decay: float,
         betas: tuple[float, float],
         muon: bool = False,
+        ema: float = 0.0,
     ):
+        self.net = model
         self.params = [p for p in model.parameters() if p.requires_grad]
-        self.dtype, self.weight_decay = dtype, weight_decay
+        self.dtype, self.weight_decay, self.ema = dtype, weight_decay, ema
         sizes, device = [p.numel() for p in self.params], self.params[0].device
         flat, self._gradient = (torch.empty(sum(sizes), device=device) for _ in range(2))
         views = zip(flat.split(sizes), self._gradient.split(sizes), self.params, strict=True)
-        linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and m.in_features >= SMALLEST}
-        self.masters, self._grads, decayed, plain = [], [], [], []
-        self.hidden: list[int] = []
+        self.hidden = [i for i, there in enumerate(is_hidden(model)) if there] if muon else []
+        self.masters: list[Tensor] = []
+        self._grads: list[Tensor] = []
         with torch.no_grad():
-            for i, (master, grad, p) in enumerate(views):
+            for master, grad, p in views:
                 master, grad = master.view(p.shape).copy_(p), grad.view(p.shape)
                 master.grad = grad
                 p.data = p.data.to(dtype)
                 self.masters.append(master)
                 self._grads.append(grad)
-                if muon and id(p) in linear:
-                    self.hidden.append(i)
-                else:
-                    (decayed if p.ndim >= 2 else plain).append(master)
+        self._optimisers(betas)
+
+    def _optimisers(self, betas: tuple[float, float]) -> None:
+        """AdamW for all but the hidden masters, momentum for those; weight decay for matrices alone."""
+        rest = [m for i, m in enumerate(self.masters) if i not in self.hidden]
         self.momentum = [torch.zeros_like(self.masters[i]) for i in self.hidden]
-        groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}]
-        groups += [{"params": plain, "weight_decay": 0.0}]
+        self.average = [m.detach().clone() for m in self.masters] if self.ema else []
+        groups: list[dict[str, Any]] = [
+            {"params": [m for m in rest if m.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [m for m in rest if m.ndim < 2], "weight_decay": 0.0},
+        ]
         self.adam = torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
     @torch.no_grad()
@@ -88,25 +97,39 @@ class MasterWeights:
     def step(self, lr: float, norm: float, clip: float) -> None:
         """One update with the gathered gradients, scaled down to norm `clip` if larger."""
         if norm > clip:
-            self._gradient.mul_(clip / norm)
+            self._clip(clip / norm)
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.step()
         self._muon(lr)
+        if self.ema:
+            for mean, master in zip(self.average, self.masters, strict=True):
+                mean.lerp_(master, 1 - self.ema)
         self.publish()
+
+    def _clip(self, by: float) -> None:
+        self._gradient.mul_(by)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """All of a matrix of which this rank may hold a part."""
+        return x
+
+    def _part(self, x: Tensor, of: Tensor) -> Tensor:
+        """The part of a whole matrix that this rank holds of `of`."""
+        return x
 
     def _muon(self, lr: float) -> None:
         """Matrices of one shape (lying, so that the smaller side comes first) go through `polar` together."""
         alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for i, momentum in zip(self.hidden, self.momentum, strict=True):
             momentum.lerp_(self._grads[i], 1 - MOMENTUM)
-            update, master = self._grads[i].lerp(momentum, MOMENTUM), self.masters[i]
-            if update.shape[0] > update.shape[1]:
-                update, master = update.T, master.T
-            alike.setdefault(tuple(update.shape), []).append((update, master))
+            update, master = self._whole(self._grads[i].lerp(momentum, MOMENTUM)), self.masters[i]
+            lying = update.T if update.shape[0] > update.shape[1] else update
+            alike.setdefault(tuple(lying.shape), []).append((lying, master))
         for shape, members in alike.items():
             steps = polar(torch.stack([update for update, _ in members]), self.dtype)
             for step, (_, master) in zip(steps, members, strict=True):
+                step = self._part(step if step.shape == master.shape else step.T, master)
                 master.mul_(1 - lr * self.weight_decay).add_(step, alpha=-0.2 * shape[1] ** 0.5 * lr)
 
     @torch.no_grad()
@@ -116,31 +139,30 @@ class MasterWeights:
             p.copy_(master)
 
     def state(self) -> dict[str, Any]:
-        """A copy of everything that the next step depends on."""
+        """Everything that the next step depends on, alive: the next step changes it."""
         return {
-            "masters": [m.detach().clone() for m in self.masters],
-            "momentum": [m.clone() for m in self.momentum],
-            "adam": copied(self.adam.state_dict()),
+            "masters": [m.detach() for m in self.masters],
+            "momentum": list(self.momentum),
+            "average": list(self.average),
+            "adam": self.adam.state_dict(),
         }
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
-        for mine, saved in zip(self.masters + self.momentum, state["masters"] + state["momentum"], strict=True):
-            mine.copy_(saved)
+        for name in ("masters", "momentum", "average"):
+            for mine, saved in zip(getattr(self, name), state[name], strict=True):
+                mine.copy_(saved)
         self.adam.load_state_dict(copied(state["adam"]))
         self.publish()
 
     def float_model(self, model: nn.Module) -> nn.Module:
-        """Give the model its fp32 masters as weights (the end of training)."""
-        for p, master in zip(self.params, self.masters, strict=True):
+        """Give the model its fp32 masters, or their running mean, as weights (the end of training)."""
+        for p, master in zip(self.params, self.average or self.masters, strict=True):
             p.data = master.detach().clone()
         return model
 
 
-def copied(tree: Any) -> Any:
-    """Nested dicts and lists with every tensor cloned (an optimiser's state_dict refers to the living tensors)."""
-    if isinstance(tree, Tensor):
-        return tree.clone()
-    if isinstance(tree, dict):
-        return {k: copied(v) for k, v in tree.items()}
-    return [copied(v) for v in tree] if isinstance(tree, list) else tree
+def is_hidden(model: nn.Module) -> list[bool]:
+    """Of each trained parameter, whether it is the matrix of a linear layer within the model."""
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and m.in_features >= SMALLEST}
+    return [id(p) in linear for p in model.parameters() if p.requires_grad]

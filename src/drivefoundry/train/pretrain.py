@@ -88,8 +88,7 @@ def fit(
     report = trainer.run()
     if trainer.rank == 0:
         save_checkpoint(out, start.model, start.codebook, start.tokenizer)
-        if state is not None:
-            state.unlink(missing_ok=True)
+    trainer.forget()
     return report
 
 

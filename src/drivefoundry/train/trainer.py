@@ -3,6 +3,7 @@
 A step is a pure function of (seed, step) and the weights, so a run killed at any moment and started again goes on to
 the same losses, bit for bit, when it is boxed by steps; a run boxed by time takes its learning rate from the clock.
 Ranks (torchrun, gloo or NCCL) share each step's samples; their gradients are summed, so 1 and N ranks learn the same.
+They hold the same weights, or with `shard` a part each.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,9 +27,12 @@ from torch import Tensor
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import require
 
+from .blocks import compiled, recomputed, untouched
 from .corpus import Augment, Batch, Corpus, Order, batches
+from .goodput import Goodput, Lives, forward_flop, matrix_peak
 from .losses import Objective, batch_loss
 from .optim import MasterWeights
+from .state import State, StateFile, copied, save_interval
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called as on_step(step, total steps as far as known, metrics)."""
@@ -41,6 +45,8 @@ class TrainConfig:
     seconds: float = 0.0
     steps: int = 0
     batch: int = 64
+    accumulate: int = 1
+    """Micro-batches that a step's samples are cut into, whose gradients add up."""
     lr: float = 4e-3
     warmup: float = 0.04
     """Share of the run over which the learning rate rises."""
@@ -55,12 +61,20 @@ class TrainConfig:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
+    ema: float = 0.0
+    """What training leaves: the running mean of the weights that keeps this share of itself each step; 0: the last."""
     precision: str = "bf16"
     """'bf16' or 'fp32'."""
     seed: int = 0
     compile: bool | None = None
     """Compile the blocks; None: where the run is long enough to pay for it and a C++ compiler is there."""
+    recompute: bool = False
+    """Keep only each block's input for the backward pass and compute the rest again."""
+    shard: bool = False
+    """Each rank holds a part of the weights and of the optimiser's state (FSDP2); state is then a directory."""
     save_every_s: float = 30.0
+    faults_every_s: float = 0.0
+    """Mean time between failures, s: the state is then saved as often as loses least, not every save_every_s."""
     log_every: int = 10
     spike: float = 4.0
     """A step whose loss exceeds the running mean this many-fold, or is not finite, is skipped."""
@@ -72,6 +86,8 @@ class TrainConfig:
     def validate(self) -> TrainConfig:
         require(self.seconds > 0 or self.steps > 0, "train config: set seconds or steps, else the run would never end")
         require(self.batch > 0, f"train config: batch must be positive, got {self.batch}")
+        require(self.accumulate > 0, f"train config: accumulate must be positive, got {self.accumulate}")
+        require(0 <= self.ema < 1, f"train config: ema must be at least 0 and below 1, got {self.ema:g}")
         require(self.precision in ("bf16", "fp32"), f"train config: precision {self.precision!r} is not bf16 or fp32")
         require(self.optimiser in ("muon", "adamw"), f"train config: optimiser {self.optimiser!r} is not muon or adamw")
         require(self.schedule in ("wsd", "cosine"), f"train config: schedule {self.schedule!r} is not wsd or cosine")
@@ -80,8 +96,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a run did. losses (steps,) of this process's part of the run; mfu relative to this machine's measured
-    matrix peak."""
+    """What a run did. losses (steps,) of this process's part of the run; goodput = scheduling x runtime is the share of
+    all time, over all lives, in steps that count, and mfu what these make of this machine's measured matrix peak (see
+    `goodput`)."""
 
     steps: int
     samples: int
@@ -91,25 +108,18 @@ class TrainReport:
     mfu: float
     goodput: float
     skipped: int
+    scheduling: float
+    runtime: float
 
 
-def rank_and_world() -> tuple[int, int]:
-    """This process's rank and the number of ranks; joins the process group when torchrun started several."""
+def rank_and_world(alone: bool = False) -> tuple[int, int]:
+    """This process's rank and the number of ranks; joins the process group when torchrun started several, or makes one
+    of itself `alone`."""
+    if alone and "WORLD_SIZE" not in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", None, None, 1, 0, dist.HashStore())  # type: ignore[attr-defined]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-@cache
-def matrix_peak(dtype: torch.dtype, device: str = "cpu") -> float:
-    """Measured dense matmul rate here, FLOP/s: the best of a few 1,536-cubed products."""
-    n, best = 1536, 0.0
-    a, b = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype)
-    for _ in range(5):
-        start = time.perf_counter()
-        float((a @ b)[0, 0])
-        best = max(best, 2 * n**3 / (time.perf_counter() - start))
-    return best
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
@@ -126,9 +136,9 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
 class Trainer:
     """`Trainer(model, corpus, config).run()` trains the model in place.
 
-    state: file to continue from if it exists, and to write while training (atomically; removed by whoever keeps the
-    result). log: JSONL file of the metrics that hang on nothing but the samples, so that a run that was killed leaves
-    the same one; time and throughput go to `on_step` and the report. Both are written by rank 0 alone.
+    state: file to continue from if it exists, and to write while training, whole at any moment; `forget` removes it.
+    log: JSONL file of the metrics that hang on nothing but the samples, so that a run that was killed leaves the same
+    one; time and throughput go to `on_step` and the report. Both are written by rank 0 alone.
     """
 
     def __init__(
@@ -141,22 +151,29 @@ class Trainer:
         on_step: OnStep | None = None,
     ):
         self.model, self.corpus, self.config = model, corpus, config.validate()
-        self.state_file, self.log_file, self.on_step = state, log, on_step
-        self.rank, self.world = rank_and_world()
+        self.log_file, self.on_step = log, on_step
+        self.rank, self.world = rank_and_world(config.shard)
+        self.lives = Lives(state.with_suffix(".lives.tmp") if state is not None and self.rank == 0 else None)
         self.device = next(model.parameters()).device
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         muon = config.optimiser == "muon"
-        self.weights = MasterWeights(model, self.dtype, config.weight_decay, config.betas, muon)
+        kind = MasterWeights if not config.shard else shards().ShardedWeights
+        self.weights = kind(model, self.dtype, config.weight_decay, config.betas, muon, config.ema)
+        self.net = cast(VLA, self.weights.net)
         self.order = Order(len(corpus), config.seed)
         self.step, self.elapsed, self.lost, self.skipped, self.bad = 0, 0.0, 0.0, 0, 0
         self.mean_loss, self.lr_scale = 0.0, 1.0
         self.losses: list[float] = []
-        self._good = self.weights.state()
+        self._good = copied(self.weights.state())
         if self._pays_to_compile():
-            torch._dynamo.reset()
-            model.decoder.compile_blocks()
-        if state is not None and state.exists():
-            self._load(torch.load(state, weights_only=True))
+            compiled(self.net, config.shard)
+        if config.recompute:
+            recomputed(self.net)
+        self.state: State | None = None
+        if state is not None:
+            self.state = StateFile(state) if not config.shard else shards().StateShards(state)
+            self._load(state)
+        self._saved, self._save_due = time.perf_counter(), False
         if log is not None and log.exists() and self.rank == 0:
             rows = [row for row in log.read_text().splitlines(True) if row.endswith("\n")]
             log.write_text("".join(row for row in rows if json.loads(row)["step"] <= self.step))
@@ -171,7 +188,7 @@ class Trainer:
         """Share of the run that is done, by steps or by the clock, whichever is further; the same on every rank."""
         done = [self.step / self.config.steps] if self.config.steps else []
         if self.config.seconds:
-            clock = torch.tensor(self.elapsed)
+            clock = torch.tensor(self.elapsed, device=self.device)
             if self.world > 1:
                 dist.broadcast(clock, 0)
             done.append(float(clock) / self.config.seconds)
@@ -180,8 +197,7 @@ class Trainer:
     def run(self) -> TrainReport:
         """Train to the end of the box. Leaves fp32 weights in the model. Raises ValueError if training diverges for
         good."""
-        self.model.train()
-        saved = time.perf_counter()
+        self.net.train()
         while (progress := self.progress()) < 1.0:
             start = time.perf_counter()
             metrics = self._one_step(progress)
@@ -191,38 +207,49 @@ class Trainer:
             if len(self.losses) == 1:
                 self.lost += took  # the first step compiles and warms up
             self._report(metrics)
-            if self.state_file is not None and time.perf_counter() - saved > self.config.save_every_s:
+            self.lives.beat()
+            if self._save_due:
                 before = time.perf_counter()
                 self.save()
-                saved = time.perf_counter()
-                self.elapsed += saved - before
-                self.lost += saved - before
+                self._saved = time.perf_counter()
+                self.elapsed += self._saved - before
+                self.lost += self._saved - before
         self._report({}, final=True)
-        if self.state_file is not None:
+        if self.state is not None:
             self.save()
+            self.state.wait()
+        untouched(self.net)
         self.weights.float_model(self.model)
         self.model.eval()
         return self.report()
 
     def _one_step(self, progress: float) -> dict[str, float]:
         total: dict[str, float] = {}
-        share = batches(
-            self.corpus, self.order, self.step, self.config.batch, self.config.augment, self.rank, self.world
-        )
-        for batch in share:
-            loss, parts = batch_loss(self.model, to_device(batch, self.device), self.config.objective)
+        for batch in self._share():
+            loss, parts = batch_loss(self.net, to_device(batch, self.device), self.config.objective)
             loss.backward()
             for name, value in parts.items():
                 total[name] = total.get(name, 0.0) + value
         norm = self.weights.gather()
         names = ("loss", "action", "text", "agree")
-        sums = torch.tensor([total.get(n, 0.0) for n in names], dtype=torch.float64)
+        sums = torch.tensor([*(total.get(n, 0.0) for n in names), float(self._wants_save())], dtype=torch.float64)
         if self.world > 1:
+            sums = sums.to(self.device)
             dist.all_reduce(sums)
-        metrics = dict(zip(names, sums.tolist(), strict=True)) | {"grad_norm": float(norm)}
+        *values, save = sums.tolist()
+        self._save_due = save > 0
+        metrics = dict(zip(names, values, strict=True)) | {"grad_norm": float(norm)}
         self._update(metrics, learning_rate(self.config, progress) * self.lr_scale)
         self.losses.append(metrics["loss"])
         return metrics
+
+    def _share(self) -> Iterator[Batch]:
+        """This rank's batches of the step: each micro-batch's samples are those of so many more ranks."""
+        c, parts = self.config, self.world * self.config.accumulate
+        for part in range(self.rank, parts, self.world):
+            share = batches(self.corpus, self.order, self.step, c.batch, c.augment, part, parts)
+            talks = self.corpus.has_text and c.augment.text > 0
+            yield from shards().alike(share, self.corpus.text.shape[1] * talks) if c.shard else share
 
     def _update(self, metrics: dict[str, float], lr: float) -> None:
         """Take the step, unless it is a spike: then skip it, and after too many go back to the last good weights."""
@@ -234,7 +261,7 @@ class Trainer:
             self.mean_loss = loss if self.mean_loss == 0 else 0.98 * self.mean_loss + 0.02 * loss
             self.bad = 0
             if self.step % 200 == 0:
-                self._good = self.weights.state()
+                self._good = copied(self.weights.state())
             return
         self.skipped += 1
         self.bad += 1
@@ -255,48 +282,76 @@ class Trainer:
         c = self.model.config
         flop = 3 * ((1 - talk) * forward_flop(c, 0) + talk * forward_flop(c, self.corpus.text.shape[1]))
         mfu = rate * flop / (self.world * matrix_peak(self.dtype, self.device.type))
-        goodput = busy / max(self.elapsed, 1e-9) * (1 - self.skipped / max(self.step, 1))
-        return TrainReport(self.step, samples, self.elapsed, np.array(self.losses), rate, mfu, goodput, self.skipped)
+        good = self.goodput(mfu)
+        losses = np.array(self.losses)
+        return TrainReport(
+            self.step, samples, self.elapsed, losses, rate, mfu, good.time, self.skipped, good.scheduling, good.runtime
+        )
+
+    def goodput(self, mfu: float) -> Goodput:
+        """The factors so far, over all lives of this run."""
+        return self.lives.goodput((self.elapsed - self.lost) * (1 - self.skipped / max(self.step, 1)), mfu)
 
     def _report(self, metrics: dict[str, float], final: bool = False) -> None:
         if not final and self.step % self.config.log_every:
             return
-        now = self.report()
         line = {"step": self.step, **metrics, "skipped": self.skipped}
         if self.rank == 0 and self.log_file is not None and not final:
             with self.log_file.open("a") as f:
                 f.write(json.dumps({k: float(f"{v:.6g}") for k, v in line.items()}) + "\n")
-        line |= {
-            "seconds": self.elapsed,
-            "samples_per_s": now.samples_per_s,
-            "mfu": now.mfu,
-            "goodput": now.goodput,
-        }
         if self.on_step is not None:
+            now = self.report()
+            times = ("seconds", "samples_per_s", "mfu", "goodput", "scheduling", "runtime")
+            line |= {name: getattr(now, name) for name in times}
             expected = self.step / max(self.progress(), 1e-9)
             self.on_step(self.step, max(round(expected), self.step), {k: float(v) for k, v in line.items()})
 
+    def _wants_save(self) -> bool:
+        """Whether rank 0 finds it time for the next save."""
+        if self.state is None or self.rank != 0 or self.state.writing():
+            return False
+        every = self.config.save_every_s
+        if self.config.faults_every_s:
+            every = save_interval(self.state.cost, self.config.faults_every_s)
+        return time.perf_counter() - self._saved > every
+
     def save(self) -> None:
-        """Write the state aside and move it into place, so that a kill at any moment leaves a whole file."""
-        assert self.state_file is not None
-        if self.rank != 0:
-            return
-        aside = self.state_file.with_name(f".{self.state_file.name}.part")
+        """Begin to write the state, from which a run that is killed at any moment goes on."""
+        assert self.state is not None
+        if self.rank == 0 or self.config.shard:
+            self.state.save(*self._tree())
+
+    def _tree(self) -> tuple[dict[str, Any], dict[str, Any]]:
         keep = ("step", "elapsed", "lost", "skipped", "bad", "mean_loss", "lr_scale")
         config = json.dumps(asdict(self.config), sort_keys=True)
-        with aside.open("wb") as file:  # opened here, for torch's own files do not say that the disk is full
-            torch.save({n: getattr(self, n) for n in keep} | {"weights": self.weights.state(), "config": config}, file)
-        os.replace(aside, self.state_file)
+        living = {n: getattr(self, n) for n in keep} | {"config": config, "weights": self.weights.state()}
+        return living, {"good": self._good}
 
-    def _load(self, saved: dict[str, Any]) -> None:
-        mine = json.dumps(asdict(self.config), sort_keys=True)
-        require(
-            saved["config"] == mine, f"{self.state_file}: made with other settings; delete it to train from the start"
-        )
-        self.weights.load(saved["weights"])
-        self._good = self.weights.state()
-        for name in ("step", "elapsed", "lost", "skipped", "bad", "mean_loss", "lr_scale"):
-            setattr(self, name, saved[name])
+    def _load(self, place: Path) -> None:
+        assert self.state is not None
+        living, still = self._tree()
+        mine = living["config"]
+        saved = self.state.load(living | still)
+        if saved is None:
+            return
+        require(saved.pop("config") == mine, f"{place}: made with other settings; delete it to train from the start")
+        self.weights.load(saved.pop("weights"))
+        self._good = saved.pop("good")
+        for name, value in saved.items():
+            setattr(self, name, value)
+
+    def forget(self) -> None:
+        """Remove the state: what was learnt is kept elsewhere."""
+        if self.state is not None and (self.rank == 0 or self.config.shard):
+            self.state.forget()
+            self.lives.forget()
+
+
+def shards() -> ModuleType:
+    """The module of sharded training, whose imports take a second that only it should pay."""
+    from . import shards as module
+
+    return module
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -305,14 +360,3 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         return batch
     moved: dict[str, Any] = {k: v.to(device) for k, v in vars(batch).items() if isinstance(v, Tensor)}
     return replace(batch, **moved)
-
-
-def forward_flop(c: Any, text: int) -> float:
-    """Matmul FLOP of one sample's forward pass with `text` reasoning tokens, counting only what is computed."""
-    t, out = c.prefix + text + c.plan, text + c.plan
-    width, kv = c.heads * c.head_dim, 2 * c.kv_heads * c.head_dim
-    pixels = c.image[0] * c.image[1] * 3 * c.frames
-    stem = 2 * pixels * c.stem + 2 * c.patches * (c.patch // 8) ** 2 * c.stem * c.dim
-    rows = (c.layers - 1) * t + out
-    layer = rows * 2 * (2 * c.dim * width + 3 * c.dim * c.ffn) + c.layers * t * 2 * c.dim * kv + rows * 4 * t * width
-    return float(stem + layer + 2 * c.dim * (c.plan * c.codes + text * c.text_vocab))

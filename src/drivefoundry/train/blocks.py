@@ -1,0 +1,41 @@
+"""A model's blocks for training: compiled, or computed again in the backward pass to keep less in memory."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from drivefoundry.model.decoder import Decoder
+
+
+def compiled(net: nn.Module, sharded: bool = False) -> None:
+    """Compile the blocks of the decoder; inductor's cache on the disk serves the next life of the run."""
+    torch._dynamo.reset()
+    decoder = net.decoder
+    assert isinstance(decoder, Decoder)
+    if not sharded:
+        decoder.compile_blocks()
+        return
+    for block in decoder.blocks:  # called as modules, for their parameters are gathered around each call
+        block.forward = torch.compile(block.forward, dynamic=False)
+
+
+def recomputed(net: nn.Module) -> None:
+    """Keep only the input of each block of every decoder (activation checkpointing, Chen 2016)."""
+    keep = partial(partial, checkpoint, use_reentrant=False, preserve_rng_state=False)
+    for decoder in [m for m in net.modules() if isinstance(m, Decoder)]:
+        for block in decoder.blocks:
+            block.forward = keep(block.forward)
+        decoder._compiled = [keep(forward) for forward in decoder._compiled]
+
+
+def untouched(net: nn.Module) -> None:
+    """Give every block its own forward pass back."""
+    for decoder in [m for m in net.modules() if isinstance(m, Decoder)]:
+        for block in decoder.blocks:
+            vars(block).pop("forward", None)
+        if decoder._compiled and isinstance(decoder._compiled[0], partial):
+            decoder._compiled = [kept.args[0] for kept in decoder._compiled]

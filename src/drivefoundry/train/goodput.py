@@ -1,0 +1,111 @@
+"""Seconds in, goodput out: what share of a run's time taught it something, over all lives of the run.
+
+Goodput is the product of two shares of time, and what the machine did in that time is the third factor:
+
+scheduling = time in which processes of this run were alive / time since the first of them began;
+runtime    = time of steps that count / time in which processes were alive. What does not count: imports, reading the
+             corpus, compiling, each life's first step, copying checkpoints, skipped steps, and the steps after the last
+             checkpoint before a kill, which are done again;
+program    = FLOP that the model needs / (time of steps that count x measured matrix peak): MFU (PaLM, Chowdhery 2022).
+
+After Google's ML goodput (2024). Wall-clock stamps stay in the file of lives and in reports; no artefact holds them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from drivefoundry.model.config import ModelConfig
+
+BEAT_S = 0.5
+"""A life tells that often that it goes on: as much of its time may be counted as downtime after a kill."""
+
+
+class Goodput(NamedTuple):
+    """The three factors, each 0..1."""
+
+    scheduling: float
+    runtime: float
+    program: float
+
+    @property
+    def time(self) -> float:
+        """Share of all time that was spent in steps that count."""
+        return self.scheduling * self.runtime
+
+
+class Lives:
+    """When each process of a run began and was last seen, s since 1970, in a small file that outlives them.
+
+    A life that follows another begins with its process; the first one begins here, for its process may have had other
+    work before.
+    """
+
+    def __init__(self, file: Path | None):
+        self.file, now = file, time.time()
+        before = json.loads(file.read_text()) if file is not None and file.exists() else []
+        restarted = bool(before) and process_start() > before[-1][1]
+        self.spans: list[list[float]] = [*before, [process_start() if restarted else now, now]]
+        self._told = 0.0
+        self.beat()
+
+    def beat(self) -> None:
+        """Say that this life goes on."""
+        now = self.spans[-1][1] = time.time()
+        if self.file is None or now - self._told < BEAT_S:
+            return
+        aside = self.file.with_name(f".{self.file.name}.part")
+        aside.write_text(json.dumps(self.spans))
+        os.replace(aside, self.file)
+        self._told = now
+
+    def forget(self) -> None:
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
+    def goodput(self, useful: float, program: float) -> Goodput:
+        """useful: seconds of steps that count in all lives; program: see above."""
+        self.beat()
+        alive = sum(seen - began for began, seen in self.spans)
+        whole = self.spans[-1][1] - self.spans[0][0]
+        return Goodput(min(alive / max(whole, 1e-9), 1.0), min(useful / max(alive, 1e-9), 1.0), program)
+
+
+@cache
+def process_start() -> float:
+    """When this process began, s since 1970; where the system does not say, when this is first asked."""
+    about, clock = Path("/proc/self/stat"), Path("/proc/uptime")
+    if not (about.exists() and clock.exists()):
+        return time.time()
+    ticks = int(about.read_text().rpartition(")")[2].split()[19])
+    return time.time() - float(clock.read_text().split()[0]) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+@cache
+def matrix_peak(dtype: torch.dtype, device: str = "cpu") -> float:
+    """Measured dense matmul rate here, FLOP/s: the best of a few 1,536-cubed products."""
+    n, best = 1536, 0.0
+    a, b = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype)
+    for _ in range(5):
+        start = time.perf_counter()
+        float((a @ b)[0, 0])
+        best = max(best, 2 * n**3 / (time.perf_counter() - start))
+    return best
+
+
+def forward_flop(c: ModelConfig, text: int) -> float:
+    """Matmul FLOP of one sample's forward pass with `text` reasoning tokens, counting only what is computed."""
+    t, out = c.prefix + text + c.plan, text + c.plan
+    width, kv = c.heads * c.head_dim, 2 * c.kv_heads * c.head_dim
+    pixels = c.image[0] * c.image[1] * 3 * c.frames
+    stem = 2 * pixels * c.stem + 2 * c.patches * (c.patch // 8) ** 2 * c.stem * c.dim
+    rows = (c.layers - 1) * t + out
+    layer = rows * 2 * (2 * c.dim * width + 3 * c.dim * c.ffn) + c.layers * t * 2 * c.dim * kv + rows * 4 * t * width
+    return float(stem + layer + 2 * c.dim * (c.plan * c.codes + text * c.text_vocab))

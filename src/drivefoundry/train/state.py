@@ -1,0 +1,110 @@
+"""A run's state in, a file that survives any kill out, written while training goes on.
+
+Rank 0 writes it for ranks that hold the same weights; of ranks that hold a part each see `shards`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+MARK = "whole"
+"""Empty file of a sharded checkpoint that all ranks have finished."""
+
+
+class State(Protocol):
+    """Where a run is kept."""
+
+    def save(self, living: dict[str, Any], still: dict[str, Any]) -> None:
+        """Begin to write both together, once what is still changing is copied. Raises what the write before ran
+        into."""
+        ...
+
+    def load(self, like: dict[str, Any]) -> dict[str, Any] | None:
+        """What was saved last, in the form of `like`; None where nothing was."""
+        ...
+
+    def writing(self) -> bool: ...
+
+    def wait(self) -> None:
+        """Until what was begun is on the disk."""
+        ...
+
+    def forget(self) -> None: ...
+
+    @property
+    def cost(self) -> float:
+        """Seconds that the last save took from training: its copy, and its writer's CPU time, which may be the same
+        CPU's; 0 before the first."""
+        ...
+
+
+def save_interval(cost: float, between_faults: float) -> float:
+    """Seconds from one save to the next that lose least, if a save costs `cost` and faults come every `between_faults`
+    seconds on average (Young 1974; Daly 2006)."""
+    return math.sqrt(2 * cost * between_faults)
+
+
+def copied(tree: Any, device: torch.device | None = None) -> Any:
+    """Nested dicts and lists with every tensor cloned (an optimiser's state_dict refers to the living tensors), to
+    `device` if given."""
+    if isinstance(tree, Tensor):
+        return tree.detach().clone() if device is None else tree.detach().to(device, copy=True)
+    if isinstance(tree, dict):
+        return {k: copied(v, device) for k, v in tree.items()}
+    return [copied(v, device) for v in tree] if isinstance(tree, list) else tree
+
+
+class StateFile:
+    """One file, moved into place when it is whole and on the disk."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self._writer = ThreadPoolExecutor(1, "state")
+        self._written: Future[float] | None = None
+        self._copying = self._writing = 0.0
+
+    def save(self, living: dict[str, Any], still: dict[str, Any]) -> None:
+        self.wait()
+        start = time.perf_counter()
+        tree = copied(living, torch.device("cpu")) | still
+        self._copying = time.perf_counter() - start
+        self._written = self._writer.submit(self._write, tree)
+
+    def _write(self, tree: dict[str, Any]) -> float:
+        start = time.thread_time()
+        aside = self.file.with_name(f".{self.file.name}.part")
+        with aside.open("wb") as file:  # opened here, for torch's own files do not say that the disk is full
+            torch.save(tree, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, self.file)
+        return time.thread_time() - start
+
+    def load(self, like: dict[str, Any]) -> dict[str, Any] | None:
+        return torch.load(self.file, weights_only=True, map_location="cpu") if self.file.exists() else None
+
+    def writing(self) -> bool:
+        return self._written is not None and not self._written.done()
+
+    @property
+    def cost(self) -> float:
+        if self._written is not None and self._written.done():
+            self.wait()
+        return self._copying + self._writing
+
+    def wait(self) -> None:
+        if self._written is not None:
+            written, self._written = self._written, None
+            self._writing = written.result()
+
+    def forget(self) -> None:
+        self.wait()
+        self.file.unlink(missing_ok=True)
