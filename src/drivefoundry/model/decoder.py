@@ -145,6 +145,9 @@ class Decoder(nn.Module):
         it."""
         t, last = x.shape[1], len(self.blocks) - 1
         fast = self._compiled if cache is None and torch.is_grad_enabled() else self.blocks
+        if fast is self._compiled and x.shape[0] > 1:  # one graph for any batch: how many samples talk varies
+            for rows in (x, mask) if mask.shape[0] > 1 else (x,):
+                torch._dynamo.mark_dynamic(rows, 0)
         for i, block in enumerate(fast or self.blocks):
             x = block(x, rope, mask, keep if i == last else t, cache)
         if cache is not None:
