@@ -77,9 +77,11 @@ class Size:
     tuned: tuple[str, ...] = tuple(TUNED)
     sizes: tuple[tuple[str, int], ...] = tuple((size, b) for size in MFU_BATCH for b in (BATCH, MFU_BATCH[size]))
     repeats: int = 5
+    compile: bool = True
+    """Our blocks are compiled, which takes a while the first time."""
 
 
-QUICK = Size(turns=3, steps=1, samples=256, tuned=("bf16",), sizes=(("4M", BATCH),), repeats=2)
+QUICK = Size(turns=3, steps=1, samples=256, tuned=("bf16",), sizes=(("4M", BATCH),), repeats=2, compile=False)
 
 
 @dataclass
@@ -103,7 +105,7 @@ class Run:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few steps, one tuned peer, the smallest size")
+    parser.add_argument("--quick", action="store_true", help="few steps, one tuned peer, the smallest size, uncompiled")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="interpreter that has the peer")
     asked = parser.parse_args()
     size = QUICK if asked.quick else Size()
@@ -112,7 +114,7 @@ def main() -> int:
     targets: dict[str, tuple[float, float, bool]] = {}
     versions = compare(asked.peers, size, figures, targets)
     for name, batch in size.sizes:
-        mfu = tell(figures, f"mfu_{name}_batch_{batch}", *share_of_peak(name, batch, size.repeats))
+        mfu = tell(figures, f"mfu_{name}_batch_{batch}", *share_of_peak(name, batch, size))
         if batch == MFU_BATCH[name]:
             targets[f"mfu_{name}"] = (mfu, MFU_TARGETS[name], mfu >= MFU_TARGETS[name])
     print(report(figures, targets, versions), flush=True)
@@ -176,7 +178,9 @@ def take_turns(start: Loaded, corpora: list[Corpus], size: Size, peers: dict[str
         say(f"step {step}: samples/s {last}; load {os.getloadavg()[0]:.1f}")
         clock.update(seconds=metrics["seconds"], cpu=time.process_time())
 
-    config = TrainConfig(steps=size.turns * size.steps, batch=BATCH, log_every=size.steps, compile=True, augment=PLAIN)
+    config = TrainConfig(
+        steps=size.turns * size.steps, batch=BATCH, log_every=size.steps, compile=size.compile, augment=PLAIN
+    )
     Trainer(start.model, corpora[0], config, on_step=pause).run()
     return runs
 
@@ -223,7 +227,7 @@ class Peer:
         self.process.communicate()
 
 
-def share_of_peak(name: str, batch: int, repeats: int) -> tuple[float, float]:
+def share_of_peak(name: str, batch: int, size: Size) -> tuple[float, float]:
     """The share of the matrix peak that the recipe's training of a size reaches, half its samples with reasoning, and
     CPU seconds a sample: best step over best peak."""
     config = preset(name)
@@ -242,7 +246,7 @@ def share_of_peak(name: str, batch: int, repeats: int) -> tuple[float, float]:
         peaks.append(matrix_peak())
         clock[:] = metrics["seconds"], time.process_time()
 
-    steps = TrainConfig(steps=repeats + 2, batch=batch, log_every=1, compile=True)
+    steps = TrainConfig(steps=size.repeats + 2, batch=batch, log_every=1, compile=size.compile)
     Trainer(start.model, corpus, steps, on_step=note).run()
     say(f"{name} batch {batch}: {max(rates) / 1e9:.0f} of {max(peaks) / 1e9:.0f} GFLOP/s")
     return max(rates) / max(peaks), min(cpu)
