@@ -78,7 +78,13 @@ class PlantedEvent:
 
 
 def run_planted(
-    place: str, seed: int, seconds: float, per_hour: float, n_cars: int = 40, n_traffic: int = 60, n_pedestrians: int = 80
+    place: str,
+    seed: int,
+    seconds: float,
+    per_hour: float,
+    n_cars: int = 40,
+    n_traffic: int = 60,
+    n_pedestrians: int = 80,
 ) -> tuple[CityLog, list[PlantedEvent]]:
     """`run_city` with rare events that are known, in the place of its usual surprises: the log, and all events by time.
 

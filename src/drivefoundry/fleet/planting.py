@@ -1,7 +1,7 @@
 """Running traffic in, rare events out, each known: what happens to which recording car, when, and by whom.
 
-Six kinds, all through SUMO's own means. An event counts from the first step at which its criterion holds, which looks at
-the simulator's state alone: positions, headings, speeds and lights of those concerned. One that never comes so far
+Six kinds, all through SUMO's own means. An event counts from the first step at which its criterion holds, which looks
+at the simulator's state alone: positions, headings, speeds and lights of those concerned. One that never comes so far
 (nobody in sight, nobody in the way) is not an event. Sight: within SIGHT m, and in the front camera's field of view;
 who stands between is not looked at. Used in SUMO's process, so that nothing here may import pyarrow, lance or torch.
 """
