@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from drivefoundry.fleet.events import NO_LANE_CHANGE, SUMO_LANE_CHANGE, Events
+from drivefoundry.fleet.planting import Planting
 from drivefoundry.types import AGENT_CAR, AGENT_CYCLIST, AGENT_PEDESTRIAN, AGENT_TRUCK, DT
 
 WARM_UP = 60.0
@@ -84,6 +85,8 @@ class Demand:
     lane: dict[str, int]
     way: float = 0.0
     """Length of the route that a car gets when somebody else drives it, m."""
+    planted: float = 0.0
+    """Rare events an hour of a recording car, known and told (fleet.planting), in the place of the usual surprises."""
 
 
 @dataclass
@@ -133,7 +136,8 @@ class Traffic:
         self.walkers = 0
         self.driven: set[str] = set()
         """Vehicles that somebody else drives."""
-        self.events = Events(sumo, np.random.default_rng(demand.seed + 1))
+        chance = np.random.default_rng(demand.seed + 1)
+        self.events = Planting(sumo, chance, demand.planted) if demand.planted else Events(sumo, chance)
 
     def populate(self) -> None:
         shares = np.array([kind.share for kind in KINDS])
@@ -292,7 +296,11 @@ def _record(traffic: Traffic, warm: int) -> dict[str, np.ndarray]:
         signals[:, step] = [lamp(shown[light], links) for light, links in demand.links]
         if step + 1 < demand.steps:
             traffic.drive(warm + step)
+    row = {name: i for i, name in enumerate(names)} | walkers
+    planted = [e for e in traffic.events.happened if e.step >= warm] if isinstance(traffic.events, Planting) else []
     return {
+        "planted_kind": np.array([e.kind for e in planted], np.str_),
+        "planted": np.array([[e.step - warm, row[e.car], row[e.who]] for e in planted], np.int64).reshape(-1, 3),
         "pose": np.stack(log.pose),
         "blinker": np.stack(log.blinker),
         "kind": np.array(log.kind, np.int32),
