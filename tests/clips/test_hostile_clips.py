@@ -198,7 +198,8 @@ def test_a_bomb_is_refused_in_bounded_memory_and_time_and_the_next_clip_is_taken
     assert len(large) < 1 << 18
     assert "MemoryError" in refused(checkers, tmp_path / "large.mcap", large)
     begun = time.monotonic()
-    assert "more than 1 s" in refused(checkers, tmp_path / "long.mcap", long)
+    said = refused(checkers, tmp_path / "long.mcap", long)
+    assert "more than 1 s" in said or "MemoryError" in said, "whichever bound a machine meets first"
     assert time.monotonic() - begun < 60
     path = tmp_path / "whole.mcap"
     path.write_bytes(WHOLE)

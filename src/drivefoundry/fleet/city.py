@@ -111,8 +111,9 @@ def _sumo(
     ):
         out = Path(scratch, "city.npz")
         links = [(light, list(indices)) for light, indices in net.links]
+        steps = round(seconds / DT)
         demand = Demand(
-            str(path), seed, round(seconds / DT), n_cars, n_traffic, n_pedestrians, links, net.road, net.lane, planted
+            str(path), seed, steps, n_cars, n_traffic, n_pedestrians, links, net.road, net.lane, planted=planted
         )
         _in_its_own_process(demand, out)
         with np.load(out) as raw:
