@@ -1,6 +1,6 @@
 """The simulator's speed, with cameras and without, beside three other simulators: one JSON line.
 
-    OMP_WAIT_POLICY=passive python -m benchmarks.sim [--quick] [--peers PYTHON]
+    python -m benchmarks.sim [--quick] [--peers PYTHON]
 
 64 scenes of 32 road users out of a SUMO city are driven for 18 s at 10 Hz along plans of the rule-based planner, one
 each 0.5 s; an ego-step is one scene's 0.1 s. Timed is `World.follow` and `World.advance` (the ego's tracker and
@@ -104,6 +104,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer scenes, steps and repeats: does it run at all?")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="interpreter that has the peers")
     asked = parser.parse_args()
+    # As the command line does, before numba starts its threads: those that spin while they wait slow the camera down.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     size = QUICK if asked.quick else Size()
     scenes = city_scenes(160, 160, max(size.curve_scenes))
     main_scenes = [cut(s, 32) for s in scenes[: size.scenes]]
