@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.figures import report
+from benchmarks.figures import best, report
 from drivefoundry.scaling.cluster import Cluster, Job, mixed
 from drivefoundry.scaling.law import Run, fit, value_at
 from drivefoundry.scaling.plan import daly, runtime_goodput
@@ -80,16 +78,6 @@ def runs() -> list[Run]:
     rng = np.random.default_rng(0)
     sizes, data = np.geomspace(4e7, 1e10, 6), np.geomspace(1e9, 5e11, 6)
     return [Run(n, d, float(value_at(LAW, n, d) * np.exp(0.005 * rng.standard_normal()))) for n in sizes for d in data]
-
-
-def best(do: Callable[[], object], times: int) -> float:
-    """CPU seconds of the fastest of several."""
-    seconds = []
-    for _ in range(times):
-        begun = time.process_time()
-        do()
-        seconds.append(time.process_time() - begun)
-    return min(seconds)
 
 
 if __name__ == "__main__":

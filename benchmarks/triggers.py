@@ -15,12 +15,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import time
-from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.figures import report
+from benchmarks.figures import best, report
 from drivefoundry_car.log import Drive, Objects, Plans, cut
 from drivefoundry_car.novelty import DIMS, Sent
 from drivefoundry_car.rules import cost
@@ -106,16 +104,6 @@ def watch_all(watch: Watch, t: np.ndarray, rows: np.ndarray) -> list:
         if fired := watch.push(at, row):
             found += fired
     return found
-
-
-def best(do: Callable[[], object], times: int) -> float:
-    """CPU seconds of the fastest of several."""
-    seconds = []
-    for _ in range(times):
-        begun = time.process_time()
-        do()
-        seconds.append(time.process_time() - begun)
-    return min(seconds)
 
 
 def campaigns() -> list[Campaign]:
