@@ -219,6 +219,14 @@ def test_polar_factor_is_nearly_orthogonal():
         assert values.max() < 1.25
 
 
+def test_polar_factor_of_a_wide_matrix_is_that_of_its_square_part():
+    wide = torch.randn(3, 24, 120, generator=torch.Generator().manual_seed(1))
+    rows, lower = torch.linalg.qr(wide.mT)  # wide = lower.T rows.T, whose rows are orthonormal
+    for dtype, near in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):
+        expected = polar(lower.mT.contiguous(), torch.float32) @ rows.mT
+        assert (polar(wide, dtype) - expected).norm() < near * expected.norm()
+
+
 def test_muon_takes_linear_layers_alone():
     model, _ = made()
     weights = MasterWeights(model, torch.float32, 0.0, (0.9, 0.95), muon=True)

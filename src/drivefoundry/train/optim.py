@@ -24,14 +24,24 @@ def polar(x: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """Matrices (G, m, n), m <= n, in; roughly their orthogonal polar factors out, by three steps of a quintic.
 
     Coefficients: Muon (Jordan 2024). Singular values above a hundredth of a matrix's norm end within 0.4 .. 1.2; more
-    steps come closer to 1 and cost more than they teach.
+    steps come closer to 1 and cost more than they teach. Where n >= 2m the steps are taken on the Gram matrix (m, m),
+    whose polynomials commute, and what they multiply x by is applied once: the same in exact arithmetic, for less.
     """
     x = (x / (1.01 * x.flatten(1).norm(dim=1) + 1e-7)[:, None, None]).to(dtype)
     a, b, c = _POLAR
-    for _ in range(3):
-        g = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(g, g, g, beta=b, alpha=c), x, beta=a)
-    return x.float()
+    if x.shape[2] < 2 * x.shape[1]:
+        for _ in range(3):
+            g = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(g, g, g, beta=b, alpha=c), x, beta=a)
+        return x.float()
+    g, whole = x @ x.mT, None
+    for step in range(3):
+        factor = torch.baddbmm(g, g, g, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        whole = factor if whole is None else factor @ whole
+        if step < 2:
+            g = factor @ (g @ factor)
+    return (whole @ x).float()
 
 
 class MasterWeights:
