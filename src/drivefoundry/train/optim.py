@@ -34,14 +34,13 @@ def polar(x: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
             g = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(g, g, g, beta=b, alpha=c), x, beta=a)
         return x.float()
-    g, whole = x @ x.mT, None
-    for step in range(3):
-        factor = torch.baddbmm(g, g, g, beta=b, alpha=c)
-        factor.diagonal(dim1=1, dim2=2).add_(a)
-        whole = factor if whole is None else factor @ whole
-        if step < 2:
-            g = factor @ (g @ factor)
-    return (whole @ x).float()
+    g, factors = x @ x.mT, []
+    for _ in range(3):
+        if factors:
+            g = factors[-1] @ (g @ factors[-1])
+        factors.append(torch.baddbmm(g, g, g, beta=b, alpha=c))
+        factors[-1].diagonal(dim1=1, dim2=2).add_(a)
+    return (factors[2] @ (factors[1] @ factors[0]) @ x).float()
 
 
 class MasterWeights:
