@@ -97,7 +97,9 @@ def measure(folder: Path, seconds: float, every: float, model: dict) -> dict[str
             factors = {k: ran.told[k] for k in ("scheduling", "runtime", "program", "ready_s", "first_step_s")}
             own = ran.told["scheduling"] * ran.told["runtime"]
             said = {"goodput": ran.goodput, "goodput_by_itself": own, "seconds": ran.seconds, "kills": ran.kills}
-            figures |= {f"{name}_{kind}_{k}": v for k, v in (said | factors | {"steps": len(ran.losses)}).items()}
+            new = {f"{name}_{kind}_{k}": v for k, v in (said | factors | {"steps": len(ran.losses)}).items()}
+            print(json.dumps(new), file=sys.stderr, flush=True)
+            figures |= new
     return figures
 
 
