@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from bucket import s3
 
+from bucket import s3
 from drivefoundry import cli
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running

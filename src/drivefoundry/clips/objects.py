@@ -31,8 +31,9 @@ class Objects:
         self.url = str(url)
         try:
             if bucket.remote(self.url):
-                again = {"max_retries": bucket.RETRIES, "retry_timeout": bucket.PATIENCE}
-                self._store = from_url(self.url, retry_config=again)
+                self._store = from_url(
+                    self.url, retry_config={"max_retries": bucket.RETRIES, "retry_timeout": bucket.PATIENCE}
+                )
             else:
                 self._store = LocalStore(Path(self.url.removeprefix("file://")), mkdir=True)
         except (BaseError, OSError, ValueError) as error:
@@ -49,7 +50,7 @@ class Objects:
                 raise ValueError(f"object store {self.url}: {bucket.reason(error)}") from error
 
     def require_commits(self) -> None:
-        """ValueError if a remote store overwrites what a put with `If-None-Match: *` must leave: Lance commits by it."""
+        """ValueError if a remote store overwrites what a put with `If-None-Match: *` must leave (Lance's commit)."""
         if not bucket.remote(self.url):
             return
         with self._doing("commit"):

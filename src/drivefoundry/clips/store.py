@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import lance
@@ -35,6 +36,8 @@ SCHEMA = pa.schema(
 )
 """id: SHA-256 of the clip's MCAP file; t0, duration: s; bytes: of that file; video: SHA-256 of the MP4, '' if none;
 meta, signals: the rest of the drive, see `clips.row`."""
+_TURN = timedelta(minutes=5)
+"""So long an append may wait for its turn among other writers."""
 
 
 class ClipStore:
@@ -82,7 +85,8 @@ class ClipStore:
             # merge conflicts and is tried again on the newer version instead of doubling the row.
             data = data or self._created()
             with self._reached():
-                data.merge_insert("id").when_not_matched_insert_all().conflict_retries(20).execute(table)
+                merge = data.merge_insert("id").when_not_matched_insert_all()
+                merge.conflict_retries(20).retry_timeout(_TURN).execute(table)
             self._latest()
 
     def ids(self) -> list[str]:
@@ -157,20 +161,21 @@ class ClipStore:
     def _latest(self) -> lance.LanceDataset | None:
         """The newest version of the table, and where each clip's row is. Called under the lock."""
         with self._reached():
-            if self._data is None:
+            data = self._data
+            if data is None:
                 try:
-                    self._data = self._opened()
+                    data = self._data = self._opened()
                 except ValueError as error:
                     if str(error).startswith("Dataset at path") and "was not found" in str(error):
                         return None
                     raise
             else:
-                self._data.checkout_latest()
-            if self._data.version != self._placed:
-                ids = self._data.to_table(columns=["id"])["id"].to_pylist()
+                data.checkout_latest()
+            if data.version != self._placed:
+                ids = data.to_table(columns=["id"])["id"].to_pylist()
                 self._place = {clip: i for i, clip in enumerate(ids)}
-                self._placed = self._data.version
-        return self._data
+                self._placed = data.version
+        return data
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
