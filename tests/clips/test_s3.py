@@ -150,7 +150,12 @@ def test_a_bucket_that_goes_away_is_an_error_of_the_connection(tmp_path, monkeyp
         store = ClipStore("s3://clips/a")
         store.append([row("a")])
         (service.folder / "clips").rename(service.folder / "aside")
-        uses = (store.ids, lambda: store.append([row("b")]), lambda: store.objects.put(b"x"), lambda: store.get_map("x"))
+        uses = (
+            store.ids,
+            lambda: store.append([row("b")]),
+            lambda: store.objects.put(b"x"),
+            lambda: store.get_map("x"),
+        )
         for use in uses:
             with pytest.raises(ConnectionError, match=r"store s3://clips/a.*there is no such bucket"):
                 use()
