@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import obstore
@@ -12,6 +13,8 @@ import pytest
 
 from bucket import s3
 from drivefoundry import cli
+from drivefoundry.clips import checking
+from drivefoundry.clips.checking import Checkers
 from drivefoundry.clips.objects import Objects
 from drivefoundry.clips.prepared import Prepared
 from drivefoundry.clips.store import SCHEMA, ClipStore
@@ -166,3 +169,15 @@ def test_a_bucket_that_goes_away_is_an_error_of_the_connection(tmp_path, monkeyp
     with s3(tmp_path / "s3", service.port):
         store.append([row("b")])
         assert store.ids() == ["a", "b"]
+
+
+def test_a_store_that_hangs_does_not_make_a_clip_a_damaged_one(files, bucket, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        set_all(monkeypatch, bucket.settings(AWS_ENDPOINT_URL=f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        monkeypatch.setattr(checking, "STORE_S", 0.5)
+        checkers = Checkers("s3://clips/a/objects", 1, seconds=0.5)
+        try:
+            with pytest.raises(OSError, match="keeping a clip takes more than 1 s"):
+                checkers.prepare(files[0], hashlib.sha256(files[0].read_bytes()).hexdigest())
+        finally:
+            checkers.close()
