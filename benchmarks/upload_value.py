@@ -18,6 +18,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,19 +80,32 @@ def main() -> int:
     begun = time.perf_counter()
     campaigns = load_campaigns(CAMPAIGNS)
     tally = Tally(sent={c.name: Count() for c in campaigns})
-    for place, seed in CITIES[: 1 if asked.quick else asked.cities]:
-        if asked.quick:
-            log, events = run_planted(place, QUICK, 120, 2 * PER_HOUR, n_cars=8, n_traffic=TRAFFIC // 3)
-        else:
-            log, events = run_planted(place, seed, SECONDS, PER_HOUR, CARS, TRAFFIC, PEDESTRIANS)
+    for log, events in simulated([(CITIES[0][0], QUICK)] if asked.quick else CITIES[: asked.cities], asked.quick):
         watch(log, events, campaigns, tally)
         so_far, _ = judged(tally)
         share, ratio = so_far["events_home_share"], so_far["bytes_ratio"]
-        print(f"{place} {seed}: {len(events)} events; so far {share:.1%} home, 1/{ratio:.1f} of the bytes", flush=True)
+        said = f"{len(events)} events; so far {share:.1%} home, 1/{ratio:.1f} of the bytes"
+        print(f"{log.place} {log.seed}: {said}", flush=True)
     print(table(tally))
     figures, targets = judged(tally)
     print(report(figures | {"wall_s": time.perf_counter() - begun}, targets), flush=True)
     return 0 if all(met for *_, met in targets.values()) else 1
+
+
+def simulated(cities: Sequence[tuple[str, int]], quick: bool) -> Iterator[tuple[CityLog, list[PlantedEvent]]]:
+    """One city after the other; each is simulated, in SUMO's own process, while the one before it is watched."""
+
+    def city(place: str, seed: int) -> tuple[CityLog, list[PlantedEvent]]:
+        if quick:
+            return run_planted(place, seed, 120, 2 * PER_HOUR, n_cars=8, n_traffic=TRAFFIC // 3)
+        return run_planted(place, seed, SECONDS, PER_HOUR, CARS, TRAFFIC, PEDESTRIANS)
+
+    with ThreadPoolExecutor(1) as ahead:
+        made = [ahead.submit(city, *c) for c in cities[:1]]
+        for i in range(len(cities)):
+            one = made.pop().result()
+            made += [ahead.submit(city, *c) for c in cities[i + 1 : i + 2]]
+            yield one
 
 
 def watch(log: CityLog, events: list[PlantedEvent], campaigns: list[Campaign], tally: Tally) -> None:

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        missing = isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError))
-        if os.environ.get("DRIVEFOUNDRY_TRACEBACK") or not (missing or error.errno in _USER_ERRNO):
+        plain = isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, ConnectionError))
+        if os.environ.get("DRIVEFOUNDRY_TRACEBACK") or not (plain or error.errno in _USER_ERRNO):
             raise
         name = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{name}{error.strerror or error}")

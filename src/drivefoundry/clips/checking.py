@@ -21,6 +21,8 @@ MEMORY = 2 << 30
 """Bytes that a check may take beyond what an idle checker has: a clip of the largest size takes half of it."""
 SECONDS = 30.0
 """How long a check may take: the largest clip takes a second or two."""
+STORE_S = 600.0
+"""How much longer making a row may take: its videos go to the object store, over a network perhaps."""
 _START_S = 60.0
 
 
@@ -43,7 +45,7 @@ class Checkers:
         self._ask(path, sha256, vehicle)
 
     def prepare(self, path: Path, sha256: str) -> Prepared:
-        """See `prepared.prepare`, with the same bounds."""
+        """See `prepared.prepare`, with the same bounds and STORE_S for the store; OSError where that is not enough."""
         prepared = self._ask(path, sha256, None)
         assert prepared is not None
         return prepared
@@ -82,9 +84,12 @@ class _Checker:
             raise OSError("no checker starts") from error
         try:
             self._pipe.send(task)
-            if not self._pipe.poll(seconds):
+            keeps = task[2] is None
+            if not self._pipe.poll(seconds + STORE_S * keeps):
                 self.process.kill()
                 self.process.join()
+                if keeps:  # it has been checked: the store is slow, not the file
+                    raise OSError(f"keeping a clip takes more than {seconds + STORE_S:g} s")
                 raise ValueError(f"checking it takes more than {seconds:g} s; cut it into shorter clips")
             told = self._pipe.recv()
         except (EOFError, ConnectionError) as error:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, from_url
 
+from drivefoundry.clips import bucket
+
 _SHA = re.compile(r"[0-9a-f]{64}")
+_COMMITS = "commits"
+"""An empty object by which a store shows that it heeds conditions."""
 
 
 class Objects:
@@ -18,20 +24,45 @@ class Objects:
 
     Object abcd... lies at ab/cd/abcd...; a name is a small object that holds the SHA-256 it stands for. Writes are
     atomic: an object shows whole or not at all. ValueError on an object that is missing or not what its name says,
-    OSError where the store does not take the bytes (full, not reachable).
+    OSError where the store does not do as asked (full), ConnectionError where it is remote (not reachable, no rights).
     """
 
     def __init__(self, url: str | Path) -> None:
         self.url = str(url)
         try:
-            if "://" in self.url and not self.url.startswith("file://"):
-                self._store = from_url(self.url)
+            if bucket.remote(self.url):
+                self._store = from_url(
+                    self.url, retry_config={"max_retries": bucket.RETRIES, "retry_timeout": bucket.PATIENCE}
+                )
             else:
                 self._store = LocalStore(Path(self.url.removeprefix("file://")), mkdir=True)
         except (BaseError, OSError, ValueError) as error:
             raise ValueError(
                 f"object store {self.url}: {_line(error)}; give a directory or s3://bucket/prefix"
             ) from error
+
+    def reach(self) -> None:
+        """ValueError unless the store answers and lets its objects be listed: one request of a remote one."""
+        if bucket.remote(self.url):
+            try:
+                next(iter(obstore.list(self._store, prefix=_COMMITS)), None)
+            except (BaseError, OSError) as error:
+                raise ValueError(f"object store {self.url}: {bucket.reason(error)}") from error
+
+    def require_commits(self) -> None:
+        """ValueError if a remote store overwrites what a put with `If-None-Match: *` must leave (Lance's commit)."""
+        if not bucket.remote(self.url):
+            return
+        with self._doing("commit"):
+            for _ in range(2):
+                try:
+                    obstore.put(self._store, _COMMITS, b"", mode="create")
+                except AlreadyExistsError:
+                    return
+        raise ValueError(
+            f"object store {self.url}: it takes no notice of If-None-Match, so that of two writers at once one would "
+            "lose its rows; use a store with conditional writes"
+        )
 
     def put(self, data: bytes) -> str:
         """Keep data; returns its SHA-256 in hex. What is already here is not written again."""
@@ -53,10 +84,11 @@ class Objects:
 
     def has(self, sha: str) -> bool:
         """Whether an object is here (its bytes are verified when read)."""
-        try:
-            obstore.head(self._store, _path(sha))
-        except (FileNotFoundError, NotFoundError):
-            return False
+        with self._doing("look for", path := _path(sha)):
+            try:
+                obstore.head(self._store, path)
+            except (FileNotFoundError, NotFoundError):
+                return False
         return True
 
     def set_name(self, name: str, sha: str) -> None:
@@ -71,16 +103,28 @@ class Objects:
         return data.decode()
 
     def _write(self, path: str, data: bytes) -> None:
-        try:
+        with self._doing("write", path):
             obstore.put(self._store, path, data)
-        except (BaseError, OSError) as error:
-            raise OSError(f"object store {self.url}: cannot write {path} ({_line(error)})") from error
 
     def _read(self, path: str) -> bytes | None:
+        with self._doing("read", path):
+            try:
+                return bytes(obstore.get(self._store, path).bytes())
+            except (FileNotFoundError, NotFoundError) as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+                return None
+
+    @contextmanager
+    def _doing(self, what: str, path: str = "") -> Iterator[None]:
+        """What goes wrong with the store meanwhile, as an OSError of one line."""
         try:
-            return bytes(obstore.get(self._store, path).bytes())
-        except (FileNotFoundError, NotFoundError):
-            return None
+            yield
+        except (BaseError, OSError) as error:
+            about = f"object store {self.url}: cannot {what} {path}".rstrip()
+            if bucket.remote(self.url):
+                raise ConnectionError(f"{about} ({bucket.reason(error)})") from error
+            raise OSError(f"{about} ({_line(error)})") from error
 
 
 def _path(sha: str) -> str:

@@ -6,12 +6,15 @@ Lance's threads do not survive a fork: start worker processes with spawn, and op
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import lance
 import pyarrow as pa
 
+from drivefoundry.clips import bucket
 from drivefoundry.clips.objects import Objects
 from drivefoundry.clips.prepared import NAMED, Prepared, prepare
 from drivefoundry.clips.row import others_of, unpack
@@ -33,18 +36,25 @@ SCHEMA = pa.schema(
 )
 """id: SHA-256 of the clip's MCAP file; t0, duration: s; bytes: of that file; video: SHA-256 of the MP4, '' if none;
 meta, signals: the rest of the drive, see `clips.row`."""
+_TURN = timedelta(minutes=5)
+"""So long an append may wait for its turn among other writers."""
 
 
 class ClipStore:
     """One Lance table of clips (url/clips.lance) beside one object store (url/objects); url: a directory or s3://.
 
-    A landed clip is never changed. Threads may share a store; processes open their own.
+    A landed clip is never changed. Threads may share a store; processes open their own, and may write at once: of two
+    commits of the same version one is refused (a rename that must not replace; on S3 `If-None-Match: *`) and made anew.
+    ValueError if a remote store does not answer when it is opened; ConnectionError if it ceases to.
     """
 
     def __init__(self, url: str | Path) -> None:
         self.url = str(url).rstrip("/")
         self.objects = Objects(f"{self.url}/objects")
+        self.objects.reach()
         self._table = f"{self.url.removeprefix('file://')}/clips.lance"
+        patience = f"{bucket.PATIENCE.seconds}"
+        self._options = {"client_retry_timeout": patience} if bucket.remote(self.url) else None
         self._lock = threading.Lock()
         self._data: lance.LanceDataset | None = None
         self._place: dict[str, int] = {}
@@ -73,8 +83,10 @@ class ClipStore:
             table = pa.Table.from_pylist(list(new.values()), SCHEMA)
             # Another writer may have landed the same clip meanwhile. `id` is declared the primary key, so that such a
             # merge conflicts and is tried again on the newer version instead of doubling the row.
-            merge = (data or self._created()).merge_insert("id").when_not_matched_insert_all()
-            merge.conflict_retries(20).execute(table)
+            data = data or self._created()
+            with self._reached():
+                merge = data.merge_insert("id").when_not_matched_insert_all()
+                merge.conflict_retries(20).retry_timeout(_TURN).execute(table)
             self._latest()
 
     def ids(self) -> list[str]:
@@ -92,7 +104,8 @@ class ClipStore:
             data = self._latest()
         if data is None:
             return SCHEMA.empty_table().select(columns or SCHEMA.names)
-        return data.to_table(columns=columns)
+        with self._reached():
+            return data.to_table(columns=columns)
 
     def drive(self, clip_id: str, video: bool = True) -> Drive:
         """One clip as it was recorded (objects and plans float32); without video, drive.video is None."""
@@ -103,7 +116,8 @@ class ClipStore:
                 raise ValueError(f"clip {clip_id}: not in {self.url}")
             data, place = self._data, self._place[clip_id]
         assert data is not None
-        row = data.take([place], columns=["video", "meta", "signals"]).to_pylist()[0]
+        with self._reached():
+            row = data.take([place], columns=["video", "meta", "signals"]).to_pylist()[0]
         mp4 = self.objects.get(row["video"]) if video and row["video"] else None
         others = others_of(row["meta"]) if video else {}
         return unpack(row["meta"], row["signals"], mp4, {name: self.objects.get(sha) for name, sha in others.items()})
@@ -127,30 +141,48 @@ class ClipStore:
 
     def _created(self) -> lance.LanceDataset:
         """The empty table; of several writers one makes it (write_dataset would let the second overwrite the first)."""
-        try:
-            lance.LanceDataset.commit(self._table, lance.LanceOperation.Overwrite(SCHEMA, []), max_retries=0)
-        except OSError as error:
+        self.objects.require_commits()
+        empty = lance.LanceOperation.Overwrite(SCHEMA, [])
+        with self._reached():
             try:
-                return lance.dataset(self._table)
-            except ValueError:
-                if "No space left on device" in str(error):
-                    raise error from None  # what waits may be tried again; a wrong place may not
-                raise ValueError(f"clip store {self.url}: cannot be made ({error})") from error
-        return lance.dataset(self._table)
+                lance.LanceDataset.commit(self._table, empty, max_retries=0, storage_options=self._options)
+            except OSError as error:
+                try:
+                    return self._opened()
+                except ValueError:
+                    if bucket.remote(self.url) or "No space left on device" in str(error):
+                        raise error from None  # what waits may be tried again; a wrong place may not
+                    raise ValueError(f"clip store {self.url}: cannot be made ({error})") from error
+            return self._opened()
+
+    def _opened(self) -> lance.LanceDataset:
+        return lance.dataset(self._table, storage_options=self._options)
 
     def _latest(self) -> lance.LanceDataset | None:
         """The newest version of the table, and where each clip's row is. Called under the lock."""
-        if self._data is None:
-            try:
-                self._data = lance.dataset(self._table)
-            except ValueError as error:
-                if "not found" in str(error).lower():
-                    return None
+        with self._reached():
+            data = self._data
+            if data is None:
+                try:
+                    data = self._data = self._opened()
+                except ValueError as error:
+                    if str(error).startswith("Dataset at path") and "was not found" in str(error):
+                        return None
+                    raise
+            else:
+                data.checkout_latest()
+            if data.version != self._placed:
+                ids = data.to_table(columns=["id"])["id"].to_pylist()
+                self._place = {clip: i for i, clip in enumerate(ids)}
+                self._placed = data.version
+        return data
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """What goes wrong with a remote table meanwhile, as a ConnectionError of one line."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            if not bucket.remote(self.url):
                 raise
-        else:
-            self._data.checkout_latest()
-        if self._data.version != self._placed:
-            self._placed = self._data.version
-            ids = self._data.to_table(columns=["id"])["id"].to_pylist()
-            self._place = {clip: i for i, clip in enumerate(ids)}
-        return self._data
+            raise ConnectionError(f"clip store {self.url}: {bucket.reason(error)}") from error

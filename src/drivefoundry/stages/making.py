@@ -19,8 +19,8 @@ CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.
        "drivefoundry_car.inputs")  # fmt: skip
 LOG = ("drivefoundry_car.log", "drivefoundry_car.live", "drivefoundry_car.channels", "drivefoundry_car.chunks",
        "drivefoundry_car.video")  # fmt: skip
-STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.row",
-         "drivefoundry.clips.prepared")  # fmt: skip
+STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.bucket",
+         "drivefoundry.clips.row", "drivefoundry.clips.prepared")  # fmt: skip
 PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
         "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
         "drivefoundry_car.upload", "drivefoundry_car.outbox", "drivefoundry_car.link")  # fmt: skip
