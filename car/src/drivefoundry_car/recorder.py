@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from drivefoundry_car import channels
+from drivefoundry_car.channels import Camera
 from drivefoundry_car.ring import LATEST_S, Item, Ring, Start
 from drivefoundry_car.stream import CHUNK_BYTES, McapStream
 from drivefoundry_car.video import is_key
@@ -49,19 +50,6 @@ HELD = (channels.ROUTE, channels.SIGNALS, channels.DRIVER)
 EGO = "ego"
 """The ego's state, 7 float64 as in `log.Drive.ego`."""
 TOPICS = (channels.OBJECTS, channels.PLAN, channels.CORRECTION, *HELD)
-
-
-@dataclass(frozen=True)
-class Camera:
-    """One camera: width, height px; intrinsics fx, fy, cx, cy px; mount x, y, z m, pitch rad (positive down), from the
-    box centre on the ground; yaw rad (positive left); format 'h264' (Annex B, no B-frames) or 'jpeg'."""
-
-    width: int
-    height: int
-    intrinsics: tuple[float, float, float, float]
-    mount: tuple[float, float, float, float]
-    yaw: float = 0.0
-    format: str = "h264"
 
 
 @dataclass(frozen=True)
@@ -268,15 +256,14 @@ class Recorder:
         stream = self._stream = McapStream(self.folder / f"{stem}{f'_{k}' if k else ''}.mcap{PART}")
         self._ids = {}
         stream.add_metadata("recording", {"clock": "each channel's own"})
-        stream.add_metadata("ego", dict(zip(("length", "width", "height"), map(repr, self.ego_size), strict=True)))
+        stream.add_metadata("ego", channels.measured(self.ego_size))
         stream.add_metadata("notes", {})
         stream.add_metadata("drive", self._meta_of(window))
         ns = channels.to_ns(max(window.begin, 0))
         for name, c in self.cameras.items():
             topic = channels.calibration_of(name)
-            mount = {"mount": json.dumps([*c.mount, c.yaw])}
-            self._ids[topic] = channels.open_channel(stream, topic, mount)
-            stream.add(self._ids[topic], ns, channels.calibration(name, c.width, c.height, c.intrinsics, ns))
+            self._ids[topic] = channels.open_channel(stream, topic, channels.mounted(c))
+            stream.add(self._ids[topic], ns, channels.calibration(name, c, ns))
         return stream
 
     def _meta_of(self, window: _Window) -> dict[str, str]:
