@@ -88,7 +88,7 @@ class Guard:
             points[lost] = _straight_stop(speed[lost], self.wait_brake)
         ds, turn, slip = _stretches(points)
         redo = (self._too_tight(ds, turn) | ((np.abs(slip) > SLIP) & (np.abs(ds) > 0.5))).any(1) & ~lost
-        changed = lost | redo
+        changed = np.asarray(lost | redo)
         for _ in range(PASSES):  # slower means later in the bend, where the next pass looks again
             if redo.any():
                 points[redo] = _pursue(points[redo], np.maximum(ds[redo], 0.0), self.max_curvature)

@@ -215,6 +215,15 @@ def read_drive(path: Path | str, video: bool = True) -> Drive:
         raise ValueError(f"{path}: {error}") from error
 
 
+def read_meta(path: Path) -> dict[str, str]:
+    """An MCAP file in, its drive's meta out, its messages unread. ValueError as of `read_drive`."""
+    try:
+        with path.open("rb") as file:
+            return next(m.metadata for m in reversed([*make_reader(file).iter_metadata()]) if m.name == "drive")
+    except (*_DAMAGE, StopIteration) as error:
+        raise ValueError(f"{path}: damaged MCAP ({type(error).__name__}: {error}); copy or record it again") from error
+
+
 def _read(data: bytes, with_video: bool) -> Drive:
     reader = make_reader(io.BytesIO(data), validate_crcs=True)
     summary = reader.get_summary()
