@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from drivefoundry_car.channels import STATE_FIELDS
 from drivefoundry_car.guard import POINTS
 from drivefoundry_car.log import Drive, Objects, Plans
 from drivefoundry_car.signals import LOOKBACK_S
@@ -49,7 +50,12 @@ class Recent:
 
     def push(self, now: Moment) -> Drive:
         """A moment in; the drive up to it out, for `signals.latest`: of its newest sample all is there, of those before
-        only what that sample's signals hang on."""
+        only what that sample's signals hang on. ValueError where t does not rise or ego is no state."""
+        last = self._moments[-1].t if self._moments else -np.inf
+        if not now.t > last:
+            raise ValueError(f"t: {now.t} s after {last} s; a clock that rises wanted")
+        if np.shape(now.ego) != (len(STATE_FIELDS),):
+            raise ValueError(f"ego: ({', '.join(STATE_FIELDS)}) wanted, got shape {np.shape(now.ego)}")
         self._moments.append(now)
         while self._moments[0].t < now.t - LOOKBACK_S - EDGE_S:
             self._moments.popleft()
