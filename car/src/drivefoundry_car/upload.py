@@ -72,7 +72,8 @@ class Uploader:
     server: its URL; token: the vehicle's, or what gives one other than a stale one (`enrol.Credential`); chunk: most
     bytes a request; link: when, how fast; bytes_per_day: of all campaigns together; attempts: failures in a row after
     which a file waits for the next `send_all`; backoff: s before the second attempt, doubled each time up to a minute,
-    with full jitter; connections: files sent at once; timeout: s without a byte.
+    with full jitter; connections: files sent at once; timeout: s without a byte; clock: s since 1970, whose days end
+    the budgets'.
     """
 
     def __init__(
@@ -88,10 +89,11 @@ class Uploader:
         backoff: float = 0.25,
         connections: int = 2,
         timeout: float = 60.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.server, self.chunk, self.attempts, self.backoff = server.rstrip("/"), chunk, attempts, backoff
         self.connections, self.timeout, self.link = connections, timeout, link or Link()
-        self.outbox = Outbox(queue_dir, bytes_per_day)
+        self.outbox = Outbox(queue_dir, bytes_per_day, clock)
         self.queue = self.outbox.folder
         self._base = urlsplit(self.server).path
         self._renew = token if callable(token) else None
