@@ -183,10 +183,9 @@ def test_a_service_that_does_not_answer_holds_up_no_tick(make_drive, tmp_path):
     drive = braking(make_drive, 10.0, 20.0)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         uploader = Uploader(f"http://127.0.0.1:{deaf.getsockname()[1]}", "token", tmp_path / "queue", attempts=1)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "LEAVE_S", 0.05)
-            with Collector(tmp_path / "spool", {}, [BRAKE], drive.meta, uploader) as collector:
-                driven(collector, drive)
+        collector = Collector(tmp_path / "spool", {}, [BRAKE], drive.meta, uploader)
+        driven(collector, drive)
+        collector.close(leave_s=0.05)
         counts = collector.counts()
         assert (counts.recorded, counts.queued, counts.sent) == (2, 2, 0)
         assert len(uploader.outbox.waiting()) == 2

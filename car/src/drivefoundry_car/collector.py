@@ -39,7 +39,7 @@ AGAIN_S = 30.0
 """How often the queue is looked at although no clip is new: a window may have opened, the day ended, the service come
 back."""
 LEAVE_S = 2.0
-"""Closing waits so long for what is being sent; it goes on from there in the next life."""
+"""Closing waits so long, s, for what is being sent; it goes on from there in the next life."""
 FPS = 10
 """Of frames that are encoded here: a key frame a second."""
 
@@ -95,6 +95,7 @@ class Collector:
         self._told: dict[str, object] = {}
         self._fired: Counter[str] = Counter()
         self._queued, self._trouble = 0, ""
+        self._sent_before = 0 if uploader is None else uploader.sent
         self._taking, self._wake, self._closing = threading.Lock(), threading.Event(), False
         for found in recover(self.spool).values():
             log.warning("%s", f"{found}: recovered, to its last second" if isinstance(found, Path) else found)
@@ -126,15 +127,16 @@ class Collector:
     def counts(self) -> Counts:
         """What has happened so far."""
         done = self.recorder.counts()
-        sent = 0 if self.uploader is None else self.uploader.sent
+        sent = 0 if self.uploader is None else self.uploader.sent - self._sent_before
         return Counts(dict(self._fired), done.clips, self._queued, sent, done.dropped, done.failed)
 
-    def close(self) -> None:
-        """Open clips end with what there is and are queued; what is not sent by then waits for the next life."""
+    def close(self, leave_s: float | None = LEAVE_S) -> None:
+        """Open clips end with what there is and are queued. What is being sent has leave_s to get there (None: as long
+        as it takes); the rest waits for the next life."""
         self.recorder.close()
         self._closing = True
         self._wake.set()
-        self._courier.join(LEAVE_S)
+        self._courier.join(leave_s)
         self._take_in()
 
     def __enter__(self) -> Collector:
