@@ -30,8 +30,9 @@ import numpy as np
 
 from benchmarks.figures import report
 from drivefoundry_car import channels
+from drivefoundry_car.channels import Camera
 from drivefoundry_car.log import read_drive
-from drivefoundry_car.recorder import Camera, Recorder
+from drivefoundry_car.recorder import Recorder
 from drivefoundry_car.video import Encoder
 
 CPU_TARGET = 0.60

@@ -6,8 +6,9 @@ The rules are the library's and variations with other numbers (so other windows,
 of ten minutes, with 12 road users, a route with a limit, lights, plans and a set of 256 embeddings already sent. One
 core, CPU seconds, best of several. `online`: `Watch.push`, one sample a call from Python. `stored`: `firings`, from the
 Drive to the list, with the derivation of all signals (`signals`) and the rules (`rules`) in it. `online_with_signals`:
-also what a car does that derives each sample's signals from its last seconds with numpy. Checks that online and stored
-fire alike. Ends with exit code 1 if a target is missed.
+also what a car does that derives each sample's signals from its last seconds with numpy. `tick`: all that
+`Collector.tick` does for a moment without pictures, recorder included, the median of a minute's. Checks that online,
+collector and stored fire alike. Ends with exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tempfile
+import time
 
 import numpy as np
 
 from benchmarks.figures import best, report
+from drivefoundry_car.collector import Collector
 from drivefoundry_car.log import Drive, Objects, Plans, cut
 from drivefoundry_car.novelty import DIMS, Sent
+from drivefoundry_car.recent import moments
 from drivefoundry_car.rules import cost
 from drivefoundry_car.signals import LOOKBACK_S, Beside, latest, signals_of
 from drivefoundry_car.trigger import LIBRARY, Campaign, Watch, campaign, firings, load_campaigns
@@ -73,6 +78,9 @@ def measure(rules: list[Campaign], drives: list[Drive], beside: Beside, times: i
     ruled = best(alone, times)
     last = cut(drives[0], 30.0, 30.0 + LOOKBACK_S + 0.1)
     derive = best(lambda: [latest(last, names, beside) for _ in range(50)], times) / 50
+    minute = cut(drives[0], 0.0, 60.0)
+    tick, ticked = collected(rules, minute, names, beside)
+    found, stored = [*found, ticked], [*stored, firings(rules, minute, beside)]
     return {
         "rules": len(rules),
         "operations": watch.rules.operations,
@@ -80,7 +88,8 @@ def measure(rules: list[Campaign], drives: list[Drive], beside: Beside, times: i
         "signals": len(names),
         "objects": OBJECTS,
         "drive_s": seconds,
-        "firings": sum(map(len, stored)),
+        "firings": sum(map(len, stored[:-1])),
+        "tick_us": 1e6 * tick,
         "online_x_realtime": seconds / online,
         "online_us_a_sample": 1e6 * online / samples,
         "online_with_signals_x_realtime": 1 / HZ / (online / samples + derive),
@@ -104,6 +113,20 @@ def watch_all(watch: Watch, t: np.ndarray, rows: np.ndarray) -> list:
         if fired := watch.push(at, row):
             found += fired
     return found
+
+
+def collected(rules: list[Campaign], drive: Drive, names: list[str], beside: Beside) -> tuple[float, list]:
+    """CPU seconds of the median tick, in the thread that ticks, and all that fired."""
+    took, found = [], []
+    with tempfile.TemporaryDirectory(prefix="drivefoundry-triggers-") as spool:
+        car = Collector(spool, {}, rules, drive.meta, signals=names, beside=beside, ego_size=drive.ego_size)
+        for now in moments(drive):
+            begun = time.thread_time()
+            found += car.tick(now)
+            took.append(time.thread_time() - begun)
+            car.recorder.settle()
+        car.close()
+    return float(np.median(took)), found
 
 
 def campaigns() -> list[Campaign]:

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-from drivefoundry_car.log import cut
 from drivefoundry_car.rules import parse
 from drivefoundry_car.signals import SIGNALS
 from drivefoundry_car.trigger import _FIELDS, LIBRARY, load_campaigns
@@ -34,9 +33,12 @@ def test_every_rule_in_it_parses(tmp_path):
     assert f"{len(load_campaigns(LIBRARY))} campaigns" in TEXT
 
 
-def test_the_car_watches(make_drive, capsys):
+def test_the_car_watches(make_drive, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
     drive = make_drive()
     drive.takeover[100:120] = True
-    exec(example, {"drive": drive, "up_to": lambda d, at: cut(d, 0.0, float(d.t[at - 1]) + 0.01)})
-    assert capsys.readouterr().out == "10.0 s: takeover, priority 100\n"
+    exec(example, {"drive": drive})
+    said = "10.0 s: takeover, priority 100\n{'takeover': 1} fired, 1 recorded, 1 queued, 0 sent\n"
+    assert capsys.readouterr().out == said
+    assert len(list((tmp_path / "spool" / "queue").glob("*.mcap"))) == 1

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -114,10 +114,14 @@ def test_a_drivable_plan_is_left_alone(plan: tuple[np.ndarray, float]) -> None:
 
 
 wild = hnp.arrays(float, (4, 8, 3), elements=st.floats(-80, 80) | st.sampled_from([np.nan, np.inf]))
+back_and_forth = np.full((4, 8, 3), 0.5)
+back_and_forth[:, 0, 0] = -62.33
+"""From 62 m behind it back to the car: an arc of several turns, of which a standing car drives the first metre."""
 
 
 @settings(max_examples=150, deadline=None)
 @given(wild, hnp.arrays(float, 4, elements=st.floats(0, 30)))
+@example(back_and_forth, np.zeros(4))
 def test_whatever_is_planned_stays_drivable(points: np.ndarray, speed: np.ndarray) -> None:
     out, changed = GUARD.check(points, speed, None)
     assert np.isfinite(out).all()

@@ -20,7 +20,8 @@ from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory
 
 from drivefoundry_car import channels, log, recorder, stream
-from drivefoundry_car.recorder import Camera, Recorder
+from drivefoundry_car.channels import Camera
+from drivefoundry_car.recorder import Recorder
 
 WIDE = Camera(160, 64, (95.3, 95.3, 80.0, 28.0), (1.0, 0.0, 1.5, 0.0))
 

@@ -24,7 +24,8 @@ from drivefoundry_car.recorder import recover
 CAR = """
 import sys, time
 import numpy as np
-from drivefoundry_car.recorder import Camera, Recorder
+from drivefoundry_car.channels import Camera
+from drivefoundry_car.recorder import Recorder
 from drivefoundry_car.video import Encoder
 recording = Recorder(sys.argv[1], {"front": Camera(96, 48, (60, 60, 48, 24), (1, 0, 1.5, 0))}, {"drive": "killed"})
 encoder, rng = Encoder(96, 48, 10), np.random.default_rng(0)

@@ -62,3 +62,24 @@ def test_the_cars_have_a_runs_own_campaigns_besides(tmp_path, make_drive):
     assert {"mine", "hard_brake", "evaluation"} < {c.name for c in campaigns_of(str(own))}
     with pytest.raises(ValueError, match=r"none\.toml: no such file"):
         campaigns_of("none.toml")
+
+
+def test_a_budget_lets_the_most_valuable_through_and_the_shipped_campaigns_have_none(tmp_path, make_drive):
+    assert {c.bytes_per_day for c in campaigns_of("")} == {None}  # the exam's clips and the default run's all come home
+    recorded(tmp_path / "fleet", make_drive)
+    own = tmp_path / "mine.toml"
+    own.write_text(
+        "[steady]\nrule = 'speed > 5 m/s for 3 s'\npriority = 500\nbefore_s = 1\nafter_s = 4\ncooldown_s = 5\n"
+        "[much]\nrule = 'speed > 5 m/s for 8 s'\npriority = 400\nbefore_s = 1\nafter_s = 4\nbytes_per_day = 10\n"
+    )
+    said = {}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        said[name] = send_home(
+            tmp_path / "fleet", str(tmp_path / name / "s"), 1, tmp_path / name, campaigns_of(str(own))
+        )
+        assert (said[name]["campaigns"]["steady"], said[name]["over_budget"]) == (2, 2)
+        assert "much" not in said[name]["campaigns"]
+    assert (tmp_path / "a" / "clips.json").read_bytes() == (tmp_path / "b" / "clips.json").read_bytes()
+    store = ClipStore(str(tmp_path / "a" / "s"))
+    assert len(store.ids()) == said["a"]["clips"] == sum(said["a"]["campaigns"].values())

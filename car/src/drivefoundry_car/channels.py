@@ -7,6 +7,7 @@ rest. Signals and driver state are written when they change: a reader holds the 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,6 +58,19 @@ JSON: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Camera:
+    """One camera: width, height px; intrinsics fx, fy, cx, cy px; mount x, y, z m and pitch rad (positive down) from
+    the box centre on the ground; yaw rad, positive left; format 'h264' (Annex B, no B-frames) or 'jpeg'."""
+
+    width: int
+    height: int
+    intrinsics: tuple[float, float, float, float]
+    mount: tuple[float, float, float, float]
+    yaw: float = 0.0
+    format: str = "h264"
+
+
 class Registers(Protocol):
     """A writer of MCAP files: `mcap.writer.Writer`, `stream.McapStream`."""
 
@@ -104,10 +118,20 @@ def pictures(name: str, form: str, packets: list[bytes], ns: list[int]) -> list[
     return out
 
 
-def calibration(name: str, width: int, height: int, intrinsics: tuple[float, float, float, float], ns: int) -> bytes:
+def mounted(camera: Camera) -> dict[str, str]:
+    """Metadata of a calibration's channel: where the camera is."""
+    return {"mount": json.dumps([*camera.mount, camera.yaw][: 5 if camera.yaw else 4])}
+
+
+def measured(ego_size: tuple[float, float, float]) -> dict[str, str]:
+    """A file's metadata record 'ego': the car's length, width, height, m."""
+    return dict(zip(("length", "width", "height"), map(repr, ego_size), strict=True))
+
+
+def calibration(name: str, camera: Camera, ns: int) -> bytes:
     """A CameraCalibration message of a pinhole camera."""
-    fx, fy, cx, cy = intrinsics
-    message = CameraCalibration(frame_id=f"camera_{name}", width=width, height=height)
+    fx, fy, cx, cy = camera.intrinsics
+    message = CameraCalibration(frame_id=f"camera_{name}", width=camera.width, height=camera.height)
     message.timestamp.seconds, message.timestamp.nanos = divmod(ns, NS)
     message.K[:] = [fx, 0, cx, 0, fy, cy, 0, 0, 1]
     message.R[:] = [1, 0, 0, 0, 1, 0, 0, 0, 1]

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from drivefoundry_car.outbox import write_json
+from drivefoundry_car.durable import write_json
 
 
 class Credential:

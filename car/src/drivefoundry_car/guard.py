@@ -87,24 +87,27 @@ class Guard:
         if lost.any():
             points[lost] = _straight_stop(speed[lost], self.wait_brake)
         ds, turn, slip = _stretches(points)
-        bent = (np.abs(turn) > self.max_curvature * np.maximum(ds, 0.0) + 0.05) | (
-            (np.abs(slip) > SLIP) & (np.abs(ds) > 0.5)
-        )
-        redo = bent.any(1) & ~lost
-        if redo.any():
-            points[redo] = _pursue(points[redo], np.maximum(ds[redo], 0.0), self.max_curvature)
-            ds[redo], turn[redo], _ = _stretches(points[redo])
-        slowed = np.zeros(len(points), bool)
+        redo = (self._too_tight(ds, turn) | ((np.abs(slip) > SLIP) & (np.abs(ds) > 0.5))).any(1) & ~lost
+        changed = np.asarray(lost | redo)
         for _ in range(PASSES):  # slower means later in the bend, where the next pass looks again
+            if redo.any():
+                points[redo] = _pursue(points[redo], np.maximum(ds[redo], 0.0), self.max_curvature)
+                ds[redo], turn[redo], _ = _stretches(points[redo])
             allowed = self._speed_limits(ds, turn, speed)
             slow = (ds > allowed * PLAN_DT + 1e-3).any(1) | (ds < -0.05).any(1)
             if not slow.any():
                 break
-            slowed |= slow
             s = np.cumsum(allowed[slow] * PLAN_DT, 1)
             points[slow] = _along(fine_path(points[slow]), s)
             ds[slow], turn[slow], _ = _stretches(points[slow])
-        return points, lost | redo | slowed
+            # a long stretch's curve is tighter in places than its turn says, and slowing has cut out one of these
+            redo = slow & self._too_tight(ds, turn).any(1)
+            changed |= slow
+        return points, changed
+
+    def _too_tight(self, ds: np.ndarray, turn: np.ndarray) -> np.ndarray:
+        """(S, 8) bool: stretches that turn more than the curvature limit lets them, by 0.05 rad."""
+        return np.abs(turn) > self.max_curvature * np.maximum(ds, 0.0) + 0.05
 
     def _speed_limits(self, ds: np.ndarray, turn: np.ndarray, speed: np.ndarray) -> np.ndarray:
         """Mean speed each stretch may have, (S, 8), m/s, by lateral and forward acceleration and by braking in time."""

@@ -21,6 +21,7 @@ from mcap.stream_reader import CRCValidationError
 from mcap.writer import CompressionType, Writer
 
 from drivefoundry_car import channels, live
+from drivefoundry_car.channels import Camera
 from drivefoundry_car.chunks import messages
 from drivefoundry_car.video import Encoder, decode, demux_mp4, encode, is_key, mux_mp4
 
@@ -30,24 +31,16 @@ _DAMAGE += (json.JSONDecodeError, KeyError, IndexError, TypeError, OverflowError
 """What the MCAP, protobuf and zstd readers raise on bytes that are not what they say."""
 
 
-@dataclass(frozen=True)
-class Video:
-    """H.264 Annex B access units, one a frame, no B-frames, a key frame at least every second; or JPEG files.
+@dataclass(frozen=True, kw_only=True)
+class Video(Camera):
+    """What a camera gave: H.264 access units, one a frame, a key frame at least every second; or JPEG files.
 
-    t (F,) s; key (F,) bool; packets F byte strings; width, height px; intrinsics fx, fy, cx, cy px; mount x, y, z m and
-    pitch rad (positive down) of the camera relative to the box centre on the ground; yaw rad, positive left; format
-    'h264' or 'jpeg' (of which every frame is a key).
+    t (F,) s; key (F,) bool, every frame of a 'jpeg' camera; packets F byte strings.
     """
 
     t: np.ndarray
     key: np.ndarray
     packets: list[bytes]
-    width: int
-    height: int
-    intrinsics: tuple[float, float, float, float]
-    mount: tuple[float, float, float, float]
-    yaw: float = 0.0
-    format: str = "h264"
 
 
 @dataclass(frozen=True)
@@ -147,10 +140,8 @@ def _write(file: IO[bytes], drive: Drive) -> None:
         add(channels.ROUTE, ns[:1], [json.dumps({"points": drive.route.tolist()}).encode()])
     front = {} if drive.video is None else {channels.FRONT: drive.video}
     for name, v in [*front.items(), *sorted(drive.others.items())]:
-        v_ns, mount = _ns(v.t), [*v.mount, v.yaw][: 5 if v.yaw else 4]
-        about = {"mount": json.dumps(mount), "key": "".join("01"[int(k)] for k in v.key)}
-        calibration = channels.calibration(name, v.width, v.height, v.intrinsics, v_ns[0])
-        add(channels.calibration_of(name), v_ns[:1], [calibration], about)
+        v_ns, about = _ns(v.t), {**channels.mounted(v), "key": "".join("01"[int(k)] for k in v.key)}
+        add(channels.calibration_of(name), v_ns[:1], [channels.calibration(name, v, v_ns[0])], about)
         add(channels.camera(name), v_ns, channels.pictures(name, v.format, v.packets, v_ns), form=v.format)
     if drive.objects is not None:
         o = drive.objects
@@ -172,7 +163,7 @@ def _write(file: IO[bytes], drive: Drive) -> None:
     for at, _, channel, message in timed:
         writer.add_message(channel, at, message, at)
     writer.add_metadata("drive", drive.meta)
-    writer.add_metadata("ego", dict(zip(("length", "width", "height"), map(repr, drive.ego_size), strict=True)))
+    writer.add_metadata("ego", channels.measured(drive.ego_size))
     writer.add_metadata("notes", drive.notes)
     writer.finish()
 
@@ -222,6 +213,15 @@ def read_drive(path: Path | str, video: bool = True) -> Drive:
         raise ValueError(f"{path}: damaged MCAP ({type(error).__name__}: {error}); copy or record it again") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_meta(path: Path) -> dict[str, str]:
+    """An MCAP file in, its drive's meta out, its messages unread. ValueError as of `read_drive`."""
+    try:
+        with path.open("rb") as file:
+            return next(m.metadata for m in reversed([*make_reader(file).iter_metadata()]) if m.name == "drive")
+    except (*_DAMAGE, StopIteration) as error:
+        raise ValueError(f"{path}: damaged MCAP ({type(error).__name__}: {error}); copy or record it again") from error
 
 
 def _read(data: bytes, with_video: bool) -> Drive:
@@ -304,8 +304,8 @@ def _read_video(told: list[Any], calibration: list[bytes], times: np.ndarray, ab
     if first == len(key):
         raise ValueError(f"{told[0].frame_id}: no key frame; record it from one")
     lens = (at.K[0], at.K[4], at.K[2], at.K[5])
-    kept = (times[first:], np.array(key[first:], bool), packets[first:])
-    return Video(*kept, at.width, at.height, lens, (x, y, z, pitch), *yaw, format=form)
+    kept = {"t": times[first:], "key": np.array(key[first:], bool), "packets": packets[first:]}
+    return Video(at.width, at.height, lens, (x, y, z, pitch), *yaw, format=form, **kept)
 
 
 def cut(drive: Drive, t0: float, t1: float) -> Drive:
@@ -360,7 +360,8 @@ def encode_video(
         got = f"{frames.shape} {frames.dtype} and {len(t)} times"
         raise ValueError(f"frames: wanted (F, H, W, 3) uint8 and F > 0 times, got {got}")
     key, packets = encode(frames, fps)
-    return Video(np.asarray(t, np.float64), key, packets, frames.shape[2], frames.shape[1], intrinsics, mount)
+    height, width = frames.shape[1:3]
+    return Video(width, height, intrinsics, mount, t=np.asarray(t, np.float64), key=key, packets=packets)
 
 
 def decode_video(video: Video, indices: np.ndarray | None = None) -> np.ndarray:

@@ -19,6 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from drivefoundry_car.durable import sync, write_json
+
+LAST = -(1 << 31)
+"""Priority of a clip of which nobody knows what it is for."""
 DAYS = 8
 """So many days' spending is remembered: a clock that jumps back and forth must not open the purse anew."""
 
@@ -65,7 +69,8 @@ class Outbox:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, path: Path | str, note: Note | None = None) -> str:
-        """Move a file into the queue, whole or not at all; its SHA-256 out. Without a note the one beside it counts."""
+        """Move a file into the queue, whole or not at all; its SHA-256 out, once it is there for good. Without a note
+        the one beside it counts."""
         path = Path(path)
         try:
             with path.open("rb") as file:
@@ -77,13 +82,17 @@ class Outbox:
         queued = self.folder / f"{sha}.mcap"
         if note != Note():  # first, so that no clip is ever sent without its note
             write_json(queued.with_suffix(".json"), asdict(note))
+        sync(path)
         try:
             os.replace(path, queued)
         except OSError:  # another file system: copy aside, then rename
             aside = queued.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
             shutil.copyfile(path, aside)
+            sync(aside)
             os.replace(aside, queued)
+            sync(self.folder)
             path.unlink()
+        sync(self.folder)
         if beside != queued.with_suffix(".json"):
             beside.unlink(missing_ok=True)
         return sha
@@ -137,6 +146,12 @@ class Outbox:
             return wanted
         return self._book(note, lambda left: min(wanted, left))
 
+    def spent(self, note: Note) -> bool:
+        """Whether nothing more may be sent for it today."""
+        granted = self.grant(note, 1)
+        self.refund(note, granted)
+        return not granted
+
     def refund(self, note: Note, unsent: int) -> None:
         """Of what was granted, this was not sent."""
         if unsent and (self.bytes_per_day is not None or note.bytes_per_day is not None):
@@ -169,7 +184,7 @@ def _read_note(file: Path) -> Note:
     except FileNotFoundError:
         return Note()
     except (ValueError, TypeError, RecursionError):
-        return Note(priority=-(1 << 31))
+        return Note(priority=LAST)
 
 
 def _read_days(book: Path) -> dict[str, Any]:
@@ -179,14 +194,3 @@ def _read_days(book: Path) -> dict[str, Any]:
         return {day: {"all": int(s["all"]), "campaigns": dict(s["campaigns"])} for day, s in days.items()}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-
-
-def write_json(file: Path, value: object, durable: bool = True) -> None:
-    """Value in, file out, whole or not at all, readable by its owner only; if durable, it outlives a power cut."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.part")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        json.dump(value, out)
-        out.flush()
-        if durable:
-            os.fsync(out.fileno())
-    os.replace(aside, file)

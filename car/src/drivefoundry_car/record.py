@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,7 +10,7 @@ import numpy as np
 
 from drivefoundry_car.log import Drive, cut
 from drivefoundry_car.signals import Beside
-from drivefoundry_car.trigger import Campaign, applies, firings
+from drivefoundry_car.trigger import Campaign, applies, draws, firings
 
 LENGTH_S = 20.0
 """Length of a clip that no firing asked for, s."""
@@ -48,7 +47,7 @@ def clips_of(
     fired = firings(campaigns, drive, beside)
     taken: list[Window] = []
     for c in sorted((c for c in campaigns if applies(c, drive)), key=lambda c: (-c.priority, c.name)):
-        rng = np.random.default_rng([seed, zlib.crc32(f"{drive.meta.get('drive', '')}/{c.name}".encode())])
+        rng = draws(c, drive.meta, seed)
         if c.pick == "all":
             taken += end_to_end(steps, length, taken, c.name)
         elif c.pick == "random":

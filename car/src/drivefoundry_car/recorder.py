@@ -13,24 +13,25 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from drivefoundry_car import channels
+from drivefoundry_car.channels import Camera
+from drivefoundry_car.durable import rename
 from drivefoundry_car.ring import LATEST_S, Item, Ring, Start
 from drivefoundry_car.stream import CHUNK_BYTES, McapStream
 from drivefoundry_car.video import is_key
 
 log = logging.getLogger(__name__)
-PART = ".part"
+PART, DAMAGED = ".part", "damaged"
 BEFORE_S, AFTER_S = 12.0, 8.0
 """What a clip holds of the time before and after its trigger, as `record.clips_of` cuts it, s."""
 LONGEST_S = 60.0
@@ -39,6 +40,7 @@ EDGE_S = 1e-6
 """Times on a 0.1 s grid carry rounding: a window that begins on a sample holds that sample, as `log.cut` does, s."""
 LATE_S = 0.5
 """A clip is closed so long after its end, s: channels may lag behind each other by it, what is later is not in it."""
+SETTLE_S = 0.0005
 TICK_S, BURST_S, LONG_BURST_S = 0.05, 1.0, 10.0
 """How often the writer looks; a burst of drops is told when none came for BURST_S, a long one each LONG_BURST_S."""
 BATCH_BYTES, BATCH_ITEMS = 1 << 20, 256
@@ -49,19 +51,6 @@ HELD = (channels.ROUTE, channels.SIGNALS, channels.DRIVER)
 EGO = "ego"
 """The ego's state, 7 float64 as in `log.Drive.ego`."""
 TOPICS = (channels.OBJECTS, channels.PLAN, channels.CORRECTION, *HELD)
-
-
-@dataclass(frozen=True)
-class Camera:
-    """One camera: width, height px; intrinsics fx, fy, cx, cy px; mount x, y, z m, pitch rad (positive down), from the
-    box centre on the ground; yaw rad (positive left); format 'h264' (Annex B, no B-frames) or 'jpeg'."""
-
-    width: int
-    height: int
-    intrinsics: tuple[float, float, float, float]
-    mount: tuple[float, float, float, float]
-    yaw: float = 0.0
-    format: str = "h264"
 
 
 @dataclass(frozen=True)
@@ -89,8 +78,8 @@ class Recorder:
     """Records a running car into `folder`; close it, or use it in `with`.
 
     cameras: name -> Camera, up to 8, 'front' being the one that models see; meta: what `log.Drive.meta` holds. Each
-    camera's ring is bounded by camera_bytes, each other channel's by signal_bytes. Times are s since one epoch for all
-    channels, at least 0, rising per channel.
+    camera's ring is bounded by camera_bytes, each other channel's by signal_bytes. on_clip is called, in the writer's
+    thread, when a clip is whole. Times are s since one epoch for all channels, at least 0, rising per channel.
     """
 
     def __init__(
@@ -102,6 +91,7 @@ class Recorder:
         *,
         camera_bytes: int = 8 << 20,
         signal_bytes: int = 2 << 20,
+        on_clip: Callable[[], object] = lambda: None,
     ) -> None:
         for name, camera in cameras.items():
             if not re.fullmatch(r"[a-z0-9_]+", name) or camera.format not in channels.FORMATS:
@@ -111,6 +101,7 @@ class Recorder:
                 )
         self.folder, self.meta, self.cameras, self.ego_size = Path(folder), dict(meta), dict(cameras), ego_size
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._on_clip = on_clip
         starts: dict[str, Start] = {name: "key" if c.format == "h264" else "any" for name, c in cameras.items()}
         self._rings = {name: Ring(camera_bytes, start) for name, start in starts.items()}
         self._rings |= {topic: Ring(signal_bytes, "held" if topic in HELD else "any") for topic in (EGO, *TOPICS)}
@@ -181,6 +172,19 @@ class Recorder:
         with self._lock:
             dropped = {name: ring.refused + ring.lost for name, ring in self._rings.items() if ring.refused + ring.lost}
             return Counts(dropped, self._clips, self._failed)
+
+    def settle(self) -> None:
+        """Returns once the writer has done all that the messages so far allow: for who replays faster than time goes
+        by, so that nothing is dropped and clips end where they would."""
+        while True:
+            with self._lock:
+                if not self._windows:
+                    return
+                end, waits = self._windows[0].end, min(ring.next() for ring in self._rings.values())
+                if waits >= end - EDGE_S and self._clock < end + LATE_S:
+                    return
+            self._wake.set()
+            time.sleep(SETTLE_S)
 
     def close(self) -> None:
         """Open clips end with what there is; returns when they are on the disk."""
@@ -268,15 +272,14 @@ class Recorder:
         stream = self._stream = McapStream(self.folder / f"{stem}{f'_{k}' if k else ''}.mcap{PART}")
         self._ids = {}
         stream.add_metadata("recording", {"clock": "each channel's own"})
-        stream.add_metadata("ego", dict(zip(("length", "width", "height"), map(repr, self.ego_size), strict=True)))
+        stream.add_metadata("ego", channels.measured(self.ego_size))
         stream.add_metadata("notes", {})
         stream.add_metadata("drive", self._meta_of(window))
         ns = channels.to_ns(max(window.begin, 0))
         for name, c in self.cameras.items():
             topic = channels.calibration_of(name)
-            mount = {"mount": json.dumps([*c.mount, c.yaw])}
-            self._ids[topic] = channels.open_channel(stream, topic, mount)
-            stream.add(self._ids[topic], ns, channels.calibration(name, c.width, c.height, c.intrinsics, ns))
+            self._ids[topic] = channels.open_channel(stream, topic, channels.mounted(c))
+            stream.add(self._ids[topic], ns, channels.calibration(name, c, ns))
         return stream
 
     def _meta_of(self, window: _Window) -> dict[str, str]:
@@ -308,9 +311,10 @@ class Recorder:
 
     def _finish(self, stream: McapStream) -> None:
         stream.finish()
-        _rename(stream.path)
+        rename(stream.path, stream.path.with_suffix(""))
         self._stream = None
         self._clips += 1
+        self._on_clip()
 
     def _give_up(self, window: _Window, error: OSError) -> None:
         """The disk does not take a clip: what it holds stays for `recover`, the next trigger begins anew."""
@@ -342,32 +346,32 @@ class Recorder:
 def recover(folder: Path | str) -> dict[Path, Path | str]:
     """The `.part` files of a folder in, each one's finished clip out, or why there is none; to be run before recording.
 
-    A clip is whole up to the last chunk that reached the disk. What is still being written is left alone, as is what
-    holds nothing; what cannot be written now can be tried again.
+    A clip is whole up to the last chunk that reached the disk. What is still being written is left alone; what holds
+    nothing is kept apart in the folder 'damaged'; what cannot be written now can be tried again.
     """
     found: dict[Path, Path | str] = {}
     for part in sorted(Path(folder).glob(f"*.mcap{PART}")):
         try:
             stream = McapStream.reopen(part)
-        except ValueError as error:
+        except BlockingIOError as error:
             found[part] = str(error)
+            continue
+        except ValueError as error:
+            found[part] = f"{error}; it is kept in {set_aside(part).parent}"
             continue
         try:
             stream.finish()
-            found[part] = _rename(part)
+            rename(part, part.with_suffix(""))
+            found[part] = part.with_suffix("")
         except OSError as error:
             stream.abandon()
             found[part] = f"{part}: {error.strerror}"
     return found
 
 
-def _rename(part: Path) -> Path:
-    """A finished file gets its name, on the disk as well."""
-    whole = part.with_suffix("")
-    part.rename(whole)
-    folder = os.open(part.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return whole
+def set_aside(file: Path) -> Path:
+    """A file that is no clip in, out of the way, in the folder 'damaged' beside it, out."""
+    aside = file.parent / DAMAGED / file.name
+    aside.parent.mkdir(exist_ok=True)
+    file.replace(aside)
+    return aside

@@ -35,6 +35,8 @@ from mcap.records import (
     SummaryOffset,
 )
 
+from drivefoundry_car.durable import sync
+
 MAGIC = b"\x89MCAP0\r\n"
 CHUNK_BYTES = 1 << 20
 """A chunk is closed at this size ..."""
@@ -53,6 +55,7 @@ class McapStream:
         self._open(path, "x+b")
         try:
             self._write(MAGIC + _bytes_of(Header("", "drivefoundry")))
+            sync(path.parent)
         except OSError:
             self._file.close()
             path.unlink()
@@ -71,7 +74,7 @@ class McapStream:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise ValueError(f"{path}: still being written") from None
+            raise BlockingIOError(f"{path}: still being written") from None
 
     def register_schema(self, name: str, encoding: str, data: bytes) -> int:
         """Id of a schema; the same name is the same schema."""
@@ -175,7 +178,7 @@ class McapStream:
     def reopen(path: Path) -> McapStream:
         """A file that was cut short, cut back to its last whole chunk or metadata; what follows that is lost.
 
-        ValueError where it is being written, is no MCAP, or holds no whole chunk.
+        ValueError where it is no MCAP or holds no whole chunk, BlockingIOError where it is being written.
         """
         stream = McapStream.__new__(McapStream)
         stream._open(path, "r+b")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from drivefoundry_car.log import Drive
+from drivefoundry_car.outbox import LAST, Note
 from drivefoundry_car.rules import Node, parse, signals_in
 from drivefoundry_car.signals import SIGNALS, Beside, signals_of
 from drivefoundry_car.watch import Program, Rules, program
@@ -185,10 +187,26 @@ def firings(campaigns: Sequence[Campaign], drive: Drive, beside: Beside | None =
 def applies(c: Campaign, drive: Drive) -> bool:
     """Whether a campaign is meant for this drive: its purpose, its vehicle (meta's vehicle, and groups, names apart by
     spaces) and its day (meta's date, 2027-03-31; a drive without one is never too late)."""
-    names = [drive.meta.get("vehicle", ""), *drive.meta.get("groups", "").split()]
-    meant = not c.cohort or any(fnmatchcase(n, pattern) for n in names for pattern in c.cohort)
-    late = c.until is not None and drive.meta.get("date", "") > c.until.isoformat()
-    return meant and not late and c.purpose in ("", drive.meta.get("purpose", ""))
+    return meant(c, drive.meta)
+
+
+def meant(c: Campaign, meta: Mapping[str, str]) -> bool:
+    """As `applies`, of a drive with this meta."""
+    names = [meta.get("vehicle", ""), *meta.get("groups", "").split()]
+    ours = not c.cohort or any(fnmatchcase(n, pattern) for n in names for pattern in c.cohort)
+    late = c.until is not None and meta.get("date", "") > c.until.isoformat()
+    return ours and not late and c.purpose in ("", meta.get("purpose", ""))
+
+
+def note_for(name: str, campaigns: Iterable[Campaign]) -> Note:
+    """What a clip of the campaign of this name is worth, for `outbox`; one of a campaign that is gone goes last."""
+    c = next((c for c in campaigns if c.name == name), None)
+    return Note(name, LAST) if c is None else Note(name, c.priority, c.bytes_per_day)
+
+
+def draws(c: Campaign, meta: Mapping[str, str], seed: int) -> np.random.Generator:
+    """What decides which of a campaign's firings in a drive are among its share, and where its random windows lie."""
+    return np.random.default_rng([seed, zlib.crc32(f"{meta.get('drive', '')}/{c.name}".encode())])
 
 
 def not_evaluable(

@@ -72,7 +72,8 @@ class Uploader:
     server: its URL; token: the vehicle's, or what gives one other than a stale one (`enrol.Credential`); chunk: most
     bytes a request; link: when, how fast; bytes_per_day: of all campaigns together; attempts: failures in a row after
     which a file waits for the next `send_all`; backoff: s before the second attempt, doubled each time up to a minute,
-    with full jitter; connections: files sent at once; timeout: s without a byte.
+    with full jitter; connections: files sent at once; timeout: s without a byte; clock: s since 1970, whose days end
+    the budgets'.
     """
 
     def __init__(
@@ -88,32 +89,34 @@ class Uploader:
         backoff: float = 0.25,
         connections: int = 2,
         timeout: float = 60.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.server, self.chunk, self.attempts, self.backoff = server.rstrip("/"), chunk, attempts, backoff
         self.connections, self.timeout, self.link = connections, timeout, link or Link()
-        self.outbox = Outbox(queue_dir, bytes_per_day)
+        self.outbox = Outbox(queue_dir, bytes_per_day, clock)
         self.queue = self.outbox.folder
         self._base = urlsplit(self.server).path
         self._renew = token if callable(token) else None
         self._token = "" if callable(token) else token
-        self._renewing = threading.Lock()
+        self._renewing, self._counting = threading.Lock(), threading.Lock()
+        self.sent = 0
+        """Clips that the service has acknowledged."""
 
     def enqueue(self, path: Path | str, note: Note | None = None) -> str:
         """Move a file into the queue (whole or not at all); returns its SHA-256."""
         return self.outbox.put(path, note)
 
-    def send_all(self, paths: Sequence[Path | str] = ()) -> list[Receipt]:
+    def send_all(self, paths: Sequence[Path | str] = (), until: threading.Event | None = None) -> list[Receipt]:
         """Enqueue paths, then send all that is queued, also from earlier lives, the most valuable first.
 
         Receipts of what the service has now. What a closed window, a spent budget or another uploader at work keeps
         back stays queued without a word. A file that the service refuses for good moves to the folder 'refused' with
-        the reason beside it. ValueError, once all files have had their turn, if the token or a file was refused or
-        the service cannot be reached.
+        the reason beside it. Where until is set meanwhile, what has not begun waits. ValueError, once all files have
+        had their turn, if the token or a file was refused or the service cannot be reached.
         """
         for path in paths:
             self.enqueue(path)
-        clips = self.outbox.waiting()
-        if not clips or not self.link.rate():
+        if not self.link.rate() or not (clips := self.outbox.waiting()):
             return []
         line: queue.SimpleQueue[Queued] = queue.SimpleQueue()
         receipts = self._already_there(clips)
@@ -124,7 +127,7 @@ class Uploader:
                 line.put(clip)
         down, many = threading.Event(), min(self.connections, line.qsize())
         with ThreadPoolExecutor(max(1, many), thread_name_prefix="upload") as threads:
-            for outcomes in threads.map(lambda _: self._drain(line, down), range(many)):
+            for outcomes in threads.map(lambda _: self._drain(line, down, until), range(many)):
                 receipts += [o for o in outcomes if isinstance(o, Receipt)]
                 faults += [o for o in outcomes if isinstance(o, str)]
         if faults:
@@ -156,34 +159,44 @@ class Uploader:
                 for clip in some:
                     with self.outbox.held(clip) as file:
                         if file is not None and clip.sha256 in have:
-                            self.outbox.remove(clip)
-                            receipts.append(Receipt(clip.sha256, clip.size, 0))
+                            receipts.append(self._acknowledged(clip, 0))
         except (OSError, HTTPException, ValueError, KeyError, TypeError):
             pass  # whatever is wrong will be met, and told, when the first clip is begun
         finally:
             connection.close()
         return receipts
 
-    def _drain(self, line: queue.SimpleQueue[Queued], down: threading.Event) -> list[Receipt | str | None]:
+    def _acknowledged(self, clip: Queued, sent: int) -> Receipt:
+        self.outbox.remove(clip)
+        with self._counting:
+            self.sent += 1
+        return Receipt(clip.sha256, clip.size, sent)
+
+    def _drain(
+        self, line: queue.SimpleQueue[Queued], down: threading.Event, until: threading.Event | None
+    ) -> list[Receipt | str | None]:
         """Send clips over one connection until none is left."""
         outcomes: list[Receipt | str | None] = []
         connection = self.connect()
         try:
-            while True:
+            while until is None or not until.is_set():
                 clip = line.get_nowait()
                 with self.outbox.held(clip) as file:
                     if file is not None:
                         outcomes.append(self._send(connection, clip, file, down))
         except queue.Empty:
-            return outcomes
+            pass
         finally:
             connection.close()
+        return outcomes
 
     def _send(
         self, connection: HTTPConnection, clip: Queued, file: IO[bytes], down: threading.Event
     ) -> Receipt | str | None:
         """One clip to its receipt, to the line that says why not, or to None where it has to wait; sets down when it
         gives up."""
+        if self.outbox.spent(clip.note):
+            return None
         sent, failed, why, wait = 0, 0, "", 0.0
         # When the service has been away for all attempts of one file, the others try once.
         while failed < (1 if down.is_set() else self.attempts):
@@ -195,8 +208,7 @@ class Uploader:
                 while not done:
                     count, offset, done = self._piece(connection, clip, file, location, offset)
                     sent += count
-                self.outbox.remove(clip)
-                return Receipt(clip.sha256, clip.size, sent)
+                return self._acknowledged(clip, sent)
             except _Closed:
                 connection.close()
                 return None

@@ -1,4 +1,4 @@
-"""`campaign check`, `test`, `yield`, `sent`: campaigns and drives in, tables of what they cost, find and bring, out."""
+"""`campaign check`, `test`, `replay`, `yield`, `sent`: campaigns and drives in, what they cost, find and bring, out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from drivefoundry.settings import nearest
 _VERBS = {
     "check": ("FILE", "parse a campaigns file: what each one takes, costs and needs"),
     "test": ("FILE WHAT...", "run it over drives, a clip store or a run: what fired where, and bytes a day"),
+    "replay": ("FILE WHAT...", "drive it again: record the clips and send them, to a store or a running service"),
     "yield": ("WHAT", "what each campaign brought home into a run or a clip store"),
     "sent": ("STORE", "what a store's clips show, as the file that cars measure novelty against"),
 }
@@ -45,6 +46,23 @@ class TestOptions:
 
 
 @dataclass(frozen=True)
+class ReplayOptions:
+    """What `campaign replay` understands."""
+
+    who: Annotated[tyro.conf.Positional[str], arg(metavar="FILE", help=_FILE)]
+    what: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="WHAT")]
+    """Drives, as `campaign test` takes them; with pictures, where they have some."""
+    store: Annotated[Path, arg(metavar="DIR")] = Path("replayed")
+    """Clip store; a service of its own takes the clips into it."""
+    to: Annotated[str, arg(metavar="URL", help_behavior_hint="(default: that service)")] = ""
+    """A running ingest service instead; the drives are of one vehicle that it knows."""
+    code: Annotated[str, arg(metavar="CODE", help_behavior_hint="(default: enrolled before)")] = ""
+    """The vehicle's one-time code there (`ingest enrol`)."""
+    spool: Annotated[Path, arg(metavar="DIR")] = Path("replay")
+    """Where clips are recorded and wait; and the credential."""
+
+
+@dataclass(frozen=True)
 class YieldOptions:
     """What `campaign yield` understands."""
 
@@ -62,11 +80,17 @@ class SentOptions:
     """The file to write."""
 
 
-_OPTIONS = {"check": CheckOptions, "test": TestOptions, "yield": YieldOptions, "sent": SentOptions}
+_OPTIONS = {
+    "check": CheckOptions,
+    "test": TestOptions,
+    "replay": ReplayOptions,
+    "yield": YieldOptions,
+    "sent": SentOptions,
+}
 
 
 def run(rest: list[str]) -> None:
-    """`campaign check`, `test`, `yield` and `sent`."""
+    """`campaign check`, `test`, `replay`, `yield` and `sent`."""
     if not rest or rest[0] in ("-h", "--help"):
         verbs = "\n".join(f"  {PROG} campaign {f'{name} {what}':18}  {does}" for name, (what, does) in _VERBS.items())
         print(f"usage:\n{verbs}\n\n{PROG} campaign test --help shows the options.")
@@ -78,6 +102,8 @@ def run(rest: list[str]) -> None:
         _check(options)
     elif isinstance(options, TestOptions):
         _test(options)
+    elif isinstance(options, ReplayOptions):
+        _replay(options)
     elif isinstance(options, YieldOptions):
         from drivefoundry.stages import backlog
 
@@ -119,6 +145,40 @@ def _test(options: TestOptions) -> None:
     print(
         f"\n{tested.drives} drives, {60 * tested.hours:.1f} minutes; a day has {options.hours_a_day:g} hours of driving"
     )
+
+
+def _replay(options: ReplayOptions) -> None:
+    if not options.what:
+        raise ValueError("campaign replay: give drives, a clip store or a run to drive again")
+    import secrets
+
+    from drivefoundry.clips.store import ClipStore
+    from drivefoundry.ingest.server import running
+    from drivefoundry.ingest.tokens import issue_token
+    from drivefoundry.stages import backlog, replay
+    from drivefoundry_car.enrol import Credential
+    from drivefoundry_car.trigger import load_campaigns
+    from drivefoundry_car.upload import Uploader
+
+    campaigns = load_campaigns(options.who)
+    drives = (d for what in options.what for d in backlog.drives_at(what, video=True))
+    if options.to:
+        credential = Credential(options.to, options.spool / "credential.json")
+        if options.code:
+            credential.enrol(options.code)
+        uploader = Uploader(options.to, credential, options.spool / "queue")
+        done = [*replay.replay(campaigns, drives, options.spool, lambda _: uploader)]
+    else:
+        secret = secrets.token_hex(32)
+        with running(ClipStore(options.store), secret) as service:
+
+            def uploader_of(vehicle: str) -> Uploader:
+                return Uploader(service.url, issue_token(secret, vehicle), options.spool / "queue" / vehicle)
+
+            done = [*replay.replay(campaigns, drives, options.spool, uploader_of)]
+    print(replay.replayed_table(done))
+    sent = sum(r.counts.sent for r in done)
+    print(f"\n{sent} clips sent to {options.to or options.store}")
 
 
 def _sent(options: SentOptions) -> None:

@@ -24,7 +24,7 @@ VERBS: dict[str, dict[str, str]] = {
     "In the car": {
         "car": "update to the release: verify it, test it, activate it",
         "serve": "an engine (--engine) as AlpaSim's driver: the simulator asks it over gRPC",
-        "campaign": "what cars shall send home: check it, test it on old drives, see what it brought",
+        "campaign": "what cars shall send home: check, test and replay it on old drives, see what it brought",
     },
     "To plan": {
         "plan": "cards, layout, days, storage and money of a training run; `plan cluster`: its goodput",

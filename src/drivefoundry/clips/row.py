@@ -78,4 +78,5 @@ def unpack(texts: str, block: bytes, mp4: bytes | None, others: Mapping[str, byt
 def _video(mp4: bytes, camera: dict[str, Any], t: np.ndarray, key: np.ndarray) -> Video:
     _, _, packets, _, _ = log.from_mp4(mp4)
     (width, height), intrinsics, mount = camera["size"], tuple(camera["intrinsics"]), tuple(camera["mount"])
-    return Video(t, key, packets, width, height, intrinsics, mount, camera.get("yaw", 0.0))
+    yaw = camera.get("yaw", 0.0)
+    return Video(width, height, intrinsics, mount, yaw, t=t, key=key, packets=packets)

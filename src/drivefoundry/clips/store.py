@@ -89,6 +89,10 @@ class ClipStore:
                 merge.conflict_retries(20).retry_timeout(_TURN).execute(table)
             self._latest()
 
+    def sync(self) -> None:
+        """Returns once all that was appended, videos and rows, outlives a power cut."""
+        self.objects.sync()
+
     def ids(self) -> list[str]:
         """All clips, in the order in which they landed."""
         with self._lock:

@@ -101,8 +101,9 @@ class Landing:
             return list(self._acknowledged)
 
     def _append(self, rows: dict[str, Prepared]) -> None:
-        """Rows in the table, their files gone."""
+        """Rows in the table, for good; then their files are gone."""
         self.store.append(list(rows.values()))
+        self.store.sync()
         with self._lock:
             for sha in rows:
                 self._landed[sha] = self._waiting.pop(sha)[0]

@@ -54,33 +54,33 @@ class Tested:
     lacking: dict[str, Counter[str]]
 
 
-def drives_at(what: Path) -> Iterator[Recorded]:
+def drives_at(what: Path, video: bool = False) -> Iterator[Recorded]:
     """A drive's file, a folder of drives or of logs that an importer knows, a clip store or a run (the drives that its
-    fleet recorded) in; its drives, without pictures, out. ValueError in one line where there is none."""
+    fleet recorded) in; its drives, with pictures if wanted, out. ValueError in one line where there is none."""
     if (what / "ledger.db").exists():
         with Ledger(what) as ledger:
             folders = [a.path for a in ledger.history() if a.kind in ("fleet", "outings", "import")]
         files = [f for folder in folders for f in drive_files(folder)]
         require(len(files) > 0, f"{what}: this run has recorded no drives yet; give its clips ({what}/clips)")
-        yield from map(_recorded, files)
+        yield from (_recorded(f, video) for f in files)
     elif (what / "clips.lance").exists():
         store = ClipStore(what)
         rows = store.rows(["id", "bytes"]).to_pydict()
         for clip, size in zip(rows["id"], rows["bytes"], strict=True):
-            drive = store.drive(clip, video=False)
+            drive = store.drive(clip, video=video)
             name = f"{drive.meta.get('drive', '')}@{drive.t[0]:.0f}s"
             yield Recorded(name, drive, size, _stops_in_store(store, drive.meta.get("map", "")))
     else:
         require(what.exists(), f"{what}: no such file or folder; give drives, a run or a clip store")
         files = [what] if what.is_file() else drive_files(what)
         if not files:  # logs of another kind
-            yield from (Recorded(d.meta.get("drive", ""), d, 0, None) for d in drives_in(what, video=False))
-        yield from map(_recorded, files)
+            yield from (Recorded(d.meta.get("drive", ""), d, 0, None) for d in drives_in(what, video=video))
+        yield from (_recorded(f, video) for f in files)
 
 
-def _recorded(file: Path) -> Recorded:
+def _recorded(file: Path, video: bool) -> Recorded:
     """An MCAP drive, and its map where that lies beside it."""
-    drive = read_drive(file, video=False)
+    drive = read_drive(file, video=video)
     maps = [folder / MAPS / f"{drive.meta.get('map', '')}.npz" for folder in (file.parent, file.parent.parent)]
     stops = next((load_map(p.read_bytes()).stop_lines for p in maps if p.exists()), None)
     return Recorded(file.stem, drive, file.stat().st_size, stops)

@@ -20,7 +20,7 @@ from drivefoundry.stages.making import HOME, Line
 from drivefoundry_car.log import read_drive, write_drive
 from drivefoundry_car.record import clips_of
 from drivefoundry_car.signals import Beside
-from drivefoundry_car.trigger import Campaign, load_campaigns
+from drivefoundry_car.trigger import Campaign, load_campaigns, note_for
 from drivefoundry_car.upload import Uploader
 
 CARS_AT_ONCE = 4
@@ -45,11 +45,16 @@ def campaigns_of(own: str) -> list[Campaign]:
 
 
 def send_home(drives: Path, store_url: str, seed: int, out: Path, campaigns: list[Campaign]) -> dict:
-    """Folder of drives (with maps/) in; clips.json (ids, and what each campaign picked) out, the bytes in the store."""
+    """Folder of drives (with maps/) in; clips.json (ids, and what each campaign brought) out, the bytes in the store.
+
+    Each recording is a day of its car: what a campaign's bytes_per_day leaves no room for stays out, the least valuable
+    first.
+    """
     fresh(out)
     store = ClipStore(store_url)
     paths = sorted((drives / "drives").glob("*.mcap"))
-    picked: Counter[str] = Counter()
+    brought: Counter[str] = Counter()
+    over = 0
     recorded = sum(p.stat().st_size for p in paths)
     queues = out / ".queues"
     queues.mkdir()
@@ -61,34 +66,39 @@ def send_home(drives: Path, store_url: str, seed: int, out: Path, campaigns: lis
             store.put_map(file.stem, file.read_bytes())
             beside[file.stem] = Beside(load_map(file.read_bytes()).stop_lines)
 
-        def one_car(path: Path) -> list[str]:
-            """Everything one recording has to send; the queue is the car's, kept until the service has acknowledged."""
+        def one_car(path: Path) -> tuple[list[str], int]:
+            """All that one recording has to send, the most valuable first, from a queue of its own; the campaigns of
+            what came home, and how many clips were over a budget, out."""
             drive = read_drive(path)
             clips = clips_of(drive, campaigns, seed, beside=beside.get(drive.meta.get("map", "")))
             if not clips:
-                return []
-            queue = queues / path.stem
-            queue.mkdir()
-            files = []
+                return [], 0
+            # One clip at a time, on a day that does not end: what a budget lets through hangs on the clips alone.
+            token = issue_token(secret, drive.meta["vehicle"])
+            car = Uploader(service.url, token, queues / path.stem, connections=1, clock=lambda: 0.0)
+            of = {}
             for i, clip in enumerate(clips):
-                file = queue / f"{path.stem}-{i:02d}.mcap"
+                file = queues / path.stem / f"{path.stem}-{i:02d}.mcap"
                 write_drive(file, clip)
-                files.append(file)
-            Uploader(service.url, issue_token(secret, drive.meta["vehicle"]), queue).send_all(files)
-            return [clip.meta["campaign"] for clip in clips]
+                name = clip.meta["campaign"]
+                of[car.enqueue(file, note_for(name, campaigns))] = name
+            home = [of[receipt.sha256] for receipt in car.send_all()]
+            return home, len(of) - len(home)
 
         with ThreadPoolExecutor(CARS_AT_ONCE) as cars:
-            for campaigns_of in cars.map(one_car, paths):
-                picked.update(campaigns_of)
+            for home, left in cars.map(one_car, paths):
+                brought.update(home)
+                over += left
                 advance()
         ids = service.flush()
     rows = store.rows(["id", "bytes"]).to_pydict()
     size = dict(zip(rows["id"], rows["bytes"], strict=True))
     sent = sum(size[i] for i in ids)
-    write_json(out / "clips.json", {"clips": sorted(ids), "campaigns": dict(sorted(picked.items()))})
+    write_json(out / "clips.json", {"clips": sorted(ids), "campaigns": dict(sorted(brought.items()))})
     return {
         "clips": len(ids),
-        "campaigns": dict(sorted(picked.items())),
+        "campaigns": dict(sorted(brought.items())),
+        "over_budget": over,
         "recorded_bytes": recorded,
         "sent_bytes": sent,
         "upload_seconds": time.monotonic() - start,

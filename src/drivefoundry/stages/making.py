@@ -23,7 +23,8 @@ STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry
          "drivefoundry.clips.row", "drivefoundry.clips.prepared")  # fmt: skip
 PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
         "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
-        "drivefoundry_car.upload", "drivefoundry_car.outbox", "drivefoundry_car.link")  # fmt: skip
+        "drivefoundry_car.upload", "drivefoundry_car.outbox", "drivefoundry_car.durable",
+        "drivefoundry_car.link")  # fmt: skip
 FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
 HOME = ("drivefoundry.ingest", "drivefoundry.clips.checking", "drivefoundry.stages.home", "drivefoundry.types",
         "drivefoundry.roadmap", *STORE, *PICK, *LOG)  # fmt: skip
