@@ -28,9 +28,7 @@ DISTIL = TrainConfig(seconds=60.0, lr=4e-3, augment=Augment(text=0.25))
 
 
 @torch.no_grad()
-def teacher_opinion(
-    teacher: VLA, corpus: Corpus, codebook: np.ndarray, goal: Objective, batch: int = 64
-) -> np.ndarray:
+def teacher_opinion(teacher: VLA, corpus: Corpus, codebook: np.ndarray, goal: Objective, batch: int = 64) -> np.ndarray:
     """The teacher's distribution over each next code, given the label's codes so far, (N, 8, K) float16; of a flow head
     the soft targets of its plan."""
     teacher = teacher.to(torch.bfloat16).eval()
