@@ -96,9 +96,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a run did. losses (steps,) of this process's part of the run; goodput = scheduling x runtime is the share of
-    all time, over all lives, in steps that count, and mfu what these make of this machine's measured matrix peak (see
-    `goodput`)."""
+    """What a run did. losses (steps,) of this process's part of the run; goodput = scheduling x runtime x mfu: the
+    shares of all time, over all lives, in which the run was alive, and of that in steps that count, and what these make
+    of this machine's measured matrix peak (see `goodput`)."""
 
     steps: int
     samples: int
@@ -285,7 +285,7 @@ class Trainer:
         good = self.goodput(mfu)
         losses = np.array(self.losses)
         return TrainReport(
-            self.step, samples, self.elapsed, losses, rate, mfu, good.time, self.skipped, good.scheduling, good.runtime
+            self.step, samples, self.elapsed, losses, rate, mfu, good.whole, self.skipped, good.scheduling, good.runtime
         )
 
     def goodput(self, mfu: float) -> Goodput:
