@@ -81,6 +81,8 @@ def fleet_base(line: Line) -> Artefact:
 
 CAMERA_STAGES = ("import", "curate", "label", "train", "judge")
 """What `camera` goes through."""
+BEFORE_RL = ("fleet", "ingest", "import", "curate", "label", "train")
+"""Stages that need no model which can be reinforced."""
 
 
 def run(
@@ -104,6 +106,8 @@ def run(
         raise ValueError(f"{until}: camera drives have no scene truth to drive in; they go {', '.join(CAMERA_STAGES)}")
     recipe.validate()
     wanted_tracker(track)
+    if not drives and until not in BEFORE_RL:
+        recipe.reinforceable()
     start = time.monotonic()
     from drivefoundry.clips.importers.folder import wanted
     from drivefoundry.stages import record, tell

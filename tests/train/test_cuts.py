@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,31 +12,38 @@ import pytest
 import torch
 import torch.distributed as dist
 from test_trainer import QUICK, lines
+from torch._dynamo.utils import counters
 from toys import TOY, toy_book, toy_episodes
 
+from drivefoundry.model.text import EOS, PAD
 from drivefoundry.model.vla import VLA
 from drivefoundry.train.corpus import Corpus
 from drivefoundry.train.trainer import Trainer
 
 SHAPE = replace(TOY, heads=4, kv_heads=2, head_dim=12, qkv_bias=True)
-CONFIG = replace(QUICK, steps=8, ema=0.9, log_every=1)
-LAYOUTS = ((1, 2), (2, 4), (1, 6))
+CONFIG = replace(QUICK, steps=10, batch=32, ema=0.9, log_every=1)
+LAYOUTS = ((1, 2), (2, 6), (1, 8))
 """Of two ranks, how many share a matmul, and up to which step."""
 SCRIPT = """
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+import torch
 import torch.distributed as dist
-from test_cuts import CONFIG, LAYOUTS, made
+from test_cuts import CONFIG, LAYOUTS, graphs, made
 from drivefoundry.train.trainer import Trainer
+torch.compile = partial(torch.compile, backend="eager")  # the graphs count, not how fast they are
 for tensor, stop in LAYOUTS:
-    config = replace(CONFIG, shard=True, tensor=tensor)
+    config = replace(CONFIG, shard=True, tensor=tensor, compile=True)
     trainer = Trainer(*made(seed=tensor if stop > 2 else 0), config, Path(sys.argv[1]), Path(sys.argv[2]))
     assert trainer.weights.tensor == tensor
     while trainer.step < stop:
         metrics = trainer._one_step(trainer.progress())
         trainer.step += 1
         trainer._report(metrics)
+        first = graphs() if trainer.step in (1, 3, 7) else first
+    assert graphs() == first, "another batch, another graph"
     trainer.save()
     trainer.state.wait()
 dist.destroy_process_group()
@@ -43,8 +51,18 @@ dist.destroy_process_group()
 
 
 def made(seed: int = 0) -> tuple[VLA, Corpus]:
+    """Of the samples of a batch some have reasoning, each time another number."""
     torch.manual_seed(seed)
-    return VLA(SHAPE), Corpus.of([toy_episodes(96)], toy_book(), None, SHAPE.max_text)
+    corpus = Corpus.of([toy_episodes(96)], toy_book(), None, SHAPE.max_text)
+    words = np.random.default_rng(1).integers(5, 200, (96, 5))
+    words[:, -1] = EOS
+    words[np.random.default_rng(2).random(96) < 0.4] = PAD
+    return VLA(SHAPE), replace(corpus, text=words, text_mirrored=words)
+
+
+def graphs() -> int:
+    """How many the process has compiled."""
+    return counters["stats"]["unique_graphs"]
 
 
 @pytest.fixture
@@ -54,7 +72,8 @@ def alone():
     dist.destroy_process_group()
 
 
-def test_a_state_goes_on_in_any_layout_and_learns_the_same(tmp_path, alone):
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo looks at it itself
+def test_a_state_goes_on_in_any_layout_and_learns_the_same(tmp_path, alone, monkeypatch):
     model, corpus = made()
     Trainer(model, corpus, CONFIG, log=tmp_path / "whole.jsonl").run()
     script = tmp_path / "layouts.py"
@@ -64,10 +83,13 @@ def test_a_state_goes_on_in_any_layout_and_learns_the_same(tmp_path, alone):
     command = [sys.executable, *torchrun, str(script), str(tmp_path / "state"), str(tmp_path / "cut.jsonl")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    last = made(seed=5)[0]
-    Trainer(last, corpus, replace(CONFIG, shard=True), tmp_path / "state", tmp_path / "cut.jsonl").run()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    last, config = made(seed=5)[0], replace(CONFIG, shard=True, compile=True)
+    before = graphs()
+    Trainer(last, corpus, config, tmp_path / "state", tmp_path / "cut.jsonl").run()
+    assert graphs() - before == 4  # with reasoning and without, the last block and those before it
     one, cut = lines(tmp_path / "whole.jsonl"), lines(tmp_path / "cut.jsonl")
-    assert list(cut) == list(one) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert list(cut) == list(one) == list(range(1, 11))
     assert np.allclose(list(cut.values()), list(one.values()), atol=1e-4)
     left = last.state_dict()
     assert all(torch.allclose(left[name], p, atol=1e-4) for name, p in model.state_dict().items())

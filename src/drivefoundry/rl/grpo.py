@@ -90,6 +90,7 @@ def grpo(
     config.validate()
     start = time.perf_counter()
     loaded = load_checkpoint(init)
+    require(loaded.model.flow is None, f"{init}: plans come from a flow head; rl samples codes (ModelConfig.action)")
     corpus = Corpus.of(episodes, loaded.codebook, loaded.tokenizer, loaded.config.max_text)
     require(len(rows) > config.trial, f"rl: {len(rows)} situations, more than the {config.trial} of the trial wanted")
     rng = np.random.default_rng(config.seed)

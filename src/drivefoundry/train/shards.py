@@ -126,22 +126,31 @@ class ShardedWeights(MasterWeights):
         return model
 
 
-def alike(share: list[Batch], text: int) -> list[Batch]:
+def alike(share: list[Batch], text: int, times: int = 1) -> list[Batch]:
     """A rank's batches in, one with text of `text` tokens, if any, and one without out, so that every rank gathers
-    the same parameters as often: what a rank lacks is one sample of its other batch without weight."""
+    the same parameters as often: what a rank lacks is one sample of its other batch without weight. Each is filled up
+    to a number of samples that `times` divides, by such as have no weight."""
     require(
         bool(share), "train config: with shard, batch must hold a sample for each rank and micro-batch; raise batch"
     )
-    if not text:
-        return share
     there = {batch.text is not None: batch for batch in share}
-    for talks in (True, False):
+    for talks in (True, False) if text else ():
         if talks not in there:
             other = there[not talks]
             one = {k: v[:1] for k, v in vars(other).items() if isinstance(v, Tensor)}
             words = other.tokens.new_zeros(1, text) if talks else None
             there[talks] = replace(other, **(one | {"text": words, "weight": torch.zeros(1)}))
-    return [there[True], there[False]]
+    return [_filled(there[talks], times) for talks in (True, False) if talks in there]
+
+
+def _filled(batch: Batch, times: int) -> Batch:
+    n = len(batch)
+    if n % times == 0:
+        return batch
+    rows = torch.arange(n + -n % times).clamp(max=n - 1)
+    held: dict[str, Any] = {k: v[rows] for k, v in vars(batch).items() if isinstance(v, Tensor)}
+    held["weight"][n:] = 0.0
+    return replace(batch, **held)
 
 
 class StateShards:

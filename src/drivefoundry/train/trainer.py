@@ -258,7 +258,8 @@ class Trainer:
         for part in range(self.rank // c.tensor, parts, readers):
             share = batches(self.corpus, self.order, self.step, c.batch, c.augment, part, parts)
             talks = self.corpus.has_text and c.augment.text > 0
-            yield from shards().alike(share, self.corpus.text.shape[1] * talks) if c.shard else share
+            # compiled, a matmul that is shared has a graph for what its ranks divide and one for what they do not
+            yield from shards().alike(share, self.corpus.text.shape[1] * talks, c.tensor) if c.shard else share
 
     def _update(self, metrics: dict[str, float], lr: float) -> None:
         """Take the step, unless it is a spike: then skip it, and after too many go back to the last good weights."""
