@@ -73,8 +73,8 @@ class TrainConfig:
     shard: bool = False
     """Each rank holds a part of the weights and of the optimiser's state (FSDP2); state is then a directory."""
     tensor: int = 1
-    """With `shard`: ranks that share each matmul of the decoder's blocks (tensor parallelism); they see the same samples,
-    and a state that other numbers of them saved can be gone on with."""
+    """With `shard`: ranks that share each matmul of the decoder's blocks (tensor parallelism) and see the same samples.
+    A state that other numbers of them saved can be gone on with."""
     save_every_s: float = 30.0
     faults_every_s: float = 0.0
     """Mean time between failures, s: the state is then saved as often as loses least, not every save_every_s."""
