@@ -25,7 +25,7 @@ def calls(monkeypatch):
     out = []
     line, recipes = ModuleType("drivefoundry.line"), ModuleType("drivefoundry.recipes")
 
-    def run(recipe, path, *, until, drives, scenes, look):
+    def run(recipe, path, *, until, drives, scenes, look, track):
         out.append((recipe, str(path), until) if not look else (recipe, str(path), "look"))
         if recipe.seed == 28:
             raise OSError(errno.ENOSPC, "disk full while making clips", "out")
@@ -92,7 +92,7 @@ def test_help_imports_nothing_heavy():
     [
         (["trian"], "unknown verb 'trian': did you mean 'train'?"),
         (["run", "--lops", "3"], "run: unknown option '--lops': did you mean '--loops'?"),
-        (["run", "stray"], "run: unknown option 'stray': known: --out"),
+        (["run", "zzz"], "run: unknown option 'zzz': known: --out"),
         (["run", "--loops", "x"], "run: Error parsing --loops"),
         (["run", "--out"], "run: Missing value for argument '--out'"),
         (["run", "--until", "lable"], "--until lable: no such stage; did you mean 'label'?"),

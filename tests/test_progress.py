@@ -6,6 +6,7 @@ import sys
 from rich.console import Console
 
 from drivefoundry import progress
+from drivefoundry.stages.learn import note
 
 
 def test_stage_counts_children():
@@ -34,7 +35,7 @@ def test_plain_lines(monkeypatch, capsys):
         advance()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(", ")[0] for line in lines] == ["  cars [x]: 1/3", "  cars [x]: 2/3"]
-    assert lines[1].endswith("s left car-2")
+    assert lines[1].endswith("s left, car-2")
 
 
 def test_bars_on_a_terminal_nest_and_leave_nothing(monkeypatch, tmp_path):
@@ -50,3 +51,24 @@ def test_bars_on_a_terminal_nest_and_leave_nothing(monkeypatch, tmp_path):
     assert "outer" in shown
     assert "inner" in shown
     assert "0/2" in shown
+
+
+def test_a_training_is_told_on_one_line_of_eighty_columns(monkeypatch, tmp_path):
+    metrics = {"loss": 12.345, "samples_per_s": 12345.0, "mfu": 0.41, "goodput": 0.4}
+    with (tmp_path / "screen").open("w") as screen:
+        monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=80))
+        monkeypatch.setattr(progress, "SHOWN_AFTER_S", 0.0)
+        with progress.bar("pre-train", 450) as advance:
+            advance(120, note(metrics))
+            assert progress._bars is not None
+            lines = progress.console.render_lines(progress._bars.get_renderable(), pad=False)
+    (line,) = ["".join(part.text for part in parts) for parts in lines]
+    assert len(line) <= 80
+    assert "pre-train ━" in line
+    assert "120/450" in line
+    assert line.rstrip().endswith("loss 12.345 12,345/s MFU 41% goodput 40%")
+
+
+def test_what_a_training_says():
+    assert note({"reward": 0.5, "samples_per_s": 4.26}) == "reward 0.500 4.3/s"
+    assert note({}) == ""

@@ -15,6 +15,7 @@ from drivefoundry import progress
 from drivefoundry.ledger import Artefact, Ledger
 from drivefoundry.recipes import Recipe
 from drivefoundry.stages.making import Line, Reached
+from drivefoundry.tracking import wanted as wanted_tracker
 
 if TYPE_CHECKING:
     from drivefoundry.stages.record import Source
@@ -80,6 +81,8 @@ def fleet_base(line: Line) -> Artefact:
 
 CAMERA_STAGES = ("import", "curate", "label", "train", "judge")
 """What `camera` goes through."""
+BEFORE_RL = ("fleet", "ingest", "import", "curate", "label", "train")
+"""Stages that need no model which can be reinforced."""
 
 
 def run(
@@ -90,17 +93,21 @@ def run(
     drives: Path | None = None,
     scenes: Path | None = None,
     look: bool = False,
+    track: str = "",
 ) -> Path:
     """The whole line under `out`, or as far as the verb `until`; returns the report's path.
 
     drives: a folder of real drives with a camera; scenes: a folder of recorded traffic; neither: the embedded city.
-    look: make nothing but the report, of what is there.
+    look: make nothing but the report, of what is there. track: an experiment tracker besides, see `tracking`.
     """
     if drives and scenes:
         raise ValueError("--drives and --scenes: give one; a camera drive has no scene truth, a scene no camera")
     if drives and until not in (None, *CAMERA_STAGES):
         raise ValueError(f"{until}: camera drives have no scene truth to drive in; they go {', '.join(CAMERA_STAGES)}")
     recipe.validate()
+    wanted_tracker(track)
+    if not drives and until not in BEFORE_RL:
+        recipe.reinforceable()
     start = time.monotonic()
     from drivefoundry.clips.importers.folder import wanted
     from drivefoundry.stages import record, tell
@@ -114,7 +121,7 @@ def run(
     if look and not (out / "ledger.db").exists():
         raise ValueError(f"{out}: no run is here; give the directory of one (--out)")
     with Ledger(out) as ledger:
-        line = Line(ledger, recipe, out, until, last, look)
+        line = Line(ledger, recipe, out, until, last, look, track)
         with contextlib.suppress(Reached):
             if source:
                 loop(line, source)

@@ -17,6 +17,8 @@ SHOWN_AFTER_S = 2.0
 """Shorter work shows no bar."""
 LINE_EVERY_S = 15.0
 """Between plain lines, where there is no terminal."""
+WIDE = 110
+"""Columns of a terminal from which bars also say how long they have been going."""
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -81,9 +83,9 @@ def _live(what: str, total: int) -> Iterator[Callable[..., None]]:
             TextColumn("  {task.description}"),
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            *([TimeElapsedColumn()] if console.width >= WIDE else []),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("[dim]{task.fields[note]}"),
             console=console,
             transient=True,
@@ -110,7 +112,7 @@ def _lines(what: str, total: int) -> Iterator[Callable[..., None]]:
         now = time.monotonic()
         if now - last >= LINE_EVERY_S and 0 < done < total:
             left = (now - start) / done * (total - done)
-            console.print(f"  {what}: {done}/{total}, {left:.0f} s left {note}".rstrip(), markup=False)
+            console.print(f"  {what}: {done}/{total}, {left:.0f} s left{', ' * bool(note)}{note}", markup=False)
             last = now
 
     yield advance

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
+from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.presets import FROM_NOTHING
 from drivefoundry.types import require
 
@@ -200,6 +202,18 @@ class Recipe:
         require(f.held_out not in f.places, f"fleet.held_out: {f.held_out!r} is one of fleet.places; hold out another")
         known = ("PDMS", "EPDMS")
         require(self.rl.reward in known, f"rl.reward: {self.rl.reward!r} is neither {' nor '.join(known)}")
+        return self
+
+    def reinforceable(self) -> Recipe:
+        """Itself, or ValueError where reinforcement could not sample its model's plans; weights are not read."""
+        folder = Path(self.train.backbone or "")
+        if (folder / "codebook.npy").is_file():
+            action = ModelConfig.from_json((folder / "config.json").read_text()).action
+            require(
+                action == "codes",
+                f"train.backbone: plans of {folder} come from a flow head, which rl cannot sample; import it with "
+                "`drivefoundry model import --action codes`, or end with `drivefoundry train`",
+            )
         return self
 
 

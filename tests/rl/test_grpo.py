@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from drivefoundry import line
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
+from drivefoundry.recipes import named
 from drivefoundry.rl.grpo import GrpoConfig, grpo
+from drivefoundry.settings import with_settings
 from drivefoundry.types import Episodes
 from drivefoundry_car.codec import fit_codebook
 
@@ -91,3 +94,15 @@ def test_the_anchor_holds(start, tmp_path):
 def test_too_few_situations_are_refused(start, tmp_path):
     with pytest.raises(ValueError, match="situations"):
         grpo(straight_on(), np.arange(10), np.ones(10), leftward, start, tmp_path / "out", CONFIG)
+
+
+def test_a_flow_head_is_refused(tmp_path):
+    model = VLA(replace(TINY, action="flow", flow=16))
+    book = fit_codebook(np.zeros((0, 8, 3)), np.zeros(0))
+    save_checkpoint(tmp_path / "flow", model, book, TextCodec(train_tokenizer([])))
+    with pytest.raises(ValueError, match=r"flow: plans come from a flow head; rl samples codes"):
+        grpo(straight_on(), np.arange(64), np.ones(64), leftward, tmp_path / "flow", tmp_path / "out", CONFIG)
+    recipe = with_settings(named("tiny"), [f"train.backbone={tmp_path / 'flow'}"])
+    with pytest.raises(ValueError, match=r"^train\.backbone: plans of .*flow come from a flow head, .* --action codes"):
+        line.run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

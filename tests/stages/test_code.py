@@ -10,7 +10,7 @@ from drivefoundry.sources import _files, code_hash
 from drivefoundry.stages import making
 
 BESIDE = ("drivefoundry.ledger", "drivefoundry.progress", "drivefoundry.compute", "drivefoundry.recipes",
-          "drivefoundry.settings", "drivefoundry.sources")  # fmt: skip
+          "drivefoundry.settings", "drivefoundry.sources", "drivefoundry.tracking")  # fmt: skip
 """How and when things are made, not what: recipes are in the key by their values."""
 STAGES = {
     name: code for name, code in vars(making).items() if isinstance(code, tuple) and name not in ("STORE", "PICK")

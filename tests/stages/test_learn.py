@@ -64,6 +64,7 @@ def test_a_backbone_is_begun_with_and_hung_on_by_its_bytes(tmp_path):
         label = lambda d: save_shard(d / "shard", shard(8, "a", (32, 48)))  # noqa: E731
         episodes = line.make(1, "label", "label", {}, [], (), label)
         first = pretrained(line, [episodes])
+        assert {"samples_per_s", "mfu", "goodput", "scheduling", "runtime"} <= set(first.info)
         assert load_checkpoint(first.path / "checkpoint").tokenizer.raw == tiny_backbone().tokenizer
         tuned = load_checkpoint(fine_tuned(line, 1, first, [episodes]).path / "checkpoint")
         assert tuned.config.dim == tiny_backbone().config.dim

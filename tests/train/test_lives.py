@@ -23,7 +23,7 @@ def test_three_factors_over_two_lives(tmp_path):
     alive = 20.0 + lives.spans[1][1] - born
     assert good.scheduling == pytest.approx(alive / (alive + 10.0))
     assert good.runtime == pytest.approx(5.0 / alive)
-    assert good.time == pytest.approx(5.0 / (alive + 10.0))
+    assert good.whole == pytest.approx(0.4 * 5.0 / (alive + 10.0))
     assert good.program == 0.4
     assert len(json.loads(file.read_text())) == 2
     third = Lives(file)  # in the same process: it begins now, not with the process

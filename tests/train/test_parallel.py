@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from drivefoundry.model.presets import parameters, preset
-from drivefoundry.train.parallel import Layout, interleaved, layout, scaled_down
+from drivefoundry.train.cuts import interleaved
+from drivefoundry.train.parallel import Layout, layout, scaled_down
 
 
 def test_the_72b_plan_adds_up():
@@ -30,6 +31,9 @@ def test_parts_of_an_interleaved_matrix_are_fused_matrices():
     first, second = interleaved(torch.cat([a, b]), 2).chunk(2)
     assert torch.equal(first, torch.cat([a[:3], b[:3]]))
     assert torch.equal(second, torch.cat([a[3:], b[3:]]))
+    three = interleaved(torch.cat([a, b]), 3)
+    assert torch.equal(interleaved(three, 2, before=3), interleaved(torch.cat([a, b]), 2))
+    assert torch.equal(interleaved(three, 1, before=3), torch.cat([a, b]))
     small = scaled_down(preset("72B"))
     assert (small.dim, small.heads * small.head_dim, small.ffn) == (256, 256, 924)
 

@@ -77,5 +77,8 @@ def test_every_rank_has_a_batch_with_text_and_one_without():
     assert without.text is None
     assert len(without) == 1
     assert float(without.weight.sum()) == 0.0
+    three = alike(batches(corpus, Order(len(corpus), 0), 0, 7, Augment(text=1.0)), corpus.text.shape[1], times=3)
+    assert [len(b) for b in three] == [9, 3]
+    assert three[0].weight.tolist() == [1.0] * 7 + [0.0] * 2
     with pytest.raises(ValueError, match="raise batch"):
         alike([], 1)

@@ -20,8 +20,9 @@ def run(rest: list[str]) -> None:
     from drivefoundry.ledger import Ledger
     from drivefoundry.stages.grid import grid
     from drivefoundry.stages.making import Line
+    from drivefoundry.tracking import wanted
 
     with Ledger(options.out) as ledger:
-        runs = grid(Line(ledger, recipe, options.out))
+        runs = grid(Line(ledger, recipe, options.out, track=wanted(options.track)))
     (options.out / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
     tell(runs, options.out)

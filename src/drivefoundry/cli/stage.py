@@ -36,6 +36,8 @@ class Options:
     """Recorded traffic scenes to judge and improve on, instead of the embedded fleet's."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
     """Change one key of the recipe."""
+    track: Annotated[str, arg(metavar="WHERE", help_behavior_hint="")] = ""
+    """Metrics of trainings go there besides: mlflow, mlflow:URI or tensorboard:DIR."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ def run(verb: str, rest: list[str]) -> None:
     recipe = recipe_of(options, verb)
     from drivefoundry import line
 
-    line.run(recipe, options.out, until=until, drives=options.drives, scenes=options.scenes, look=verb == "report")
+    line.run(
+        recipe, options.out, until=until, drives=options.drives, scenes=options.scenes, look=verb == "report",
+        track=options.track,
+    )  # fmt: skip
 
 
 def recipe_of(options: Options, verb: str = "") -> Recipe:

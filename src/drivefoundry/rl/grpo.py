@@ -90,6 +90,7 @@ def grpo(
     config.validate()
     start = time.perf_counter()
     loaded = load_checkpoint(init)
+    require(loaded.model.flow is None, f"{init}: plans come from a flow head; rl samples codes (ModelConfig.action)")
     corpus = Corpus.of(episodes, loaded.codebook, loaded.tokenizer, loaded.config.max_text)
     require(len(rows) > config.trial, f"rl: {len(rows)} situations, more than the {config.trial} of the trial wanted")
     rng = np.random.default_rng(config.seed)
@@ -103,7 +104,7 @@ def grpo(
     weights = MasterWeights(model, torch.bfloat16, 0.0, (0.9, 0.95))
     model.train()
     dice = torch.Generator(device=model.embed.device).manual_seed(config.seed)
-    rewards = []
+    rewards, began = [], time.perf_counter()
     for step in range(config.steps):
         chosen = rng.choice(rows, config.states, p=share)
         metrics = _step(model, reference, weights, corpus, chosen, reward, loaded.codebook, config, step, dice)
@@ -112,7 +113,8 @@ def grpo(
             with log.open("a") as file:
                 file.write(json.dumps({"step": step + 1} | {k: float(f"{v:.6g}") for k, v in metrics.items()}) + "\n")
         if on_step is not None:
-            on_step(step + 1, config.steps, metrics)
+            plans = (step + 1) * config.states * config.samples
+            on_step(step + 1, config.steps, metrics | {"samples_per_s": plans / (time.perf_counter() - began)})
     model.eval()
     after = _greedy(model, corpus, trial, reward, loaded.codebook)
     weights.float_model(model)

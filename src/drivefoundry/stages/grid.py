@@ -28,9 +28,10 @@ from drivefoundry.sim.drive import batches as scene_batches
 from drivefoundry.sim.drive import drive
 from drivefoundry.stages import home, label, score
 from drivefoundry.stages.home import write_json
-from drivefoundry.stages.learn import STATE, moving, taken
+from drivefoundry.stages.learn import STATE, moving, taken, tracked
 from drivefoundry.stages.making import GRID, Line
 from drivefoundry.stages.record import City
+from drivefoundry.tracking import Track
 from drivefoundry.train.corpus import Augment, Corpus, Order, batches
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.pretrain import PRETRAIN, fresh
@@ -70,7 +71,8 @@ def _made(
 
     def build(out: Path) -> dict:
         scenes.extend(City().exam_scenes(line, exam)[: r.scenes])
-        return train_one(one, shard.path, held_out.path, scenes, yard.path, line.recipe.judge.seconds, out)
+        track = tracked(line, None, f"{size} on {samples}", one)
+        return train_one(one, shard.path, held_out.path, scenes, yard.path, line.recipe.judge.seconds, out, track)
 
     return line.make(
         None, "scale", "scale", {"pair": one, "judge": line.recipe.judge}, [shard, held_out, exam, yard], GRID, build
@@ -78,7 +80,7 @@ def _made(
 
 
 def train_one(
-    r: Scale, shard: Path, held_out: Path, scenes: list[Scene], yard: Path, seconds: float, out: Path
+    r: Scale, shard: Path, held_out: Path, scenes: list[Scene], yard: Path, seconds: float, out: Path, track: Track
 ) -> dict:
     """A recipe of one size and one amount in; out/checkpoint and out/run.json, what became of it."""
     (size,), (samples,) = r.sizes, r.samples
@@ -89,10 +91,10 @@ def train_one(
     config = replace(
         PRETRAIN, seconds=0.0, steps=steps, batch=r.batch, seed=r.seed, lr=r.rate * (WIDTH / start.config.dim) ** 0.5
     )
-    with bar(f"{size} on {samples:,}", steps) as advance:
+    with bar(f"{size} on {samples:,}", steps) as advance, track.run(out) as told:
         report = train(
             start, [taken(episodes, rows)], out / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            moving(advance),
+            moving(advance, told),
         )  # fmt: skip
     trained = load_checkpoint(out / "checkpoint")
     c = trained.config

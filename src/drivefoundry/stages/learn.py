@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +19,12 @@ from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.model.backbones import backbone_path
 from drivefoundry.progress import bar
-from drivefoundry.recipes import Camera, Distil, Rl, Train
+from drivefoundry.recipes import Camera, Distil, Rl, Train, leaves
 from drivefoundry.rl.grpo import GrpoConfig, grpo
 from drivefoundry.shrink.export import export_engine
 from drivefoundry.stages.making import CAR, JUDGE, LEARN, Line
 from drivefoundry.stages.score import scenes_of
+from drivefoundry.tracking import Track
 from drivefoundry.train.distil import DISTIL, distil
 from drivefoundry.train.pretrain import PRETRAIN, pretrain
 from drivefoundry.train.sft import SFT, sft
@@ -41,38 +43,44 @@ def pretrained(line: Line, shards: list[Artefact]) -> Artefact:
     """The base model, from scratch or around a language model, on the first shard."""
     r, paths = line.recipe.train, [s.path for s in shards]
     made_from = r if r.backbone is None else {"train": r, "backbone": _print(backbone_path(r.backbone))}
-    return line.make(None, "train", "pretrain", made_from, shards, LEARN, lambda d: _pretrain(r, paths, d))
+    track = tracked(line, None, "pretrain", r)
+    return line.make(None, "train", "pretrain", made_from, shards, LEARN, lambda d: _pretrain(r, paths, d, track))
 
 
 def adapted(line: Line, base: Artefact, shard: Artefact) -> Artefact:
     """The base model, trained on with another camera's clips."""
     r = line.recipe.camera
-    return line.make(None, "train", "adapt", r, [base, shard], LEARN, lambda d: _adapt(r, base.path, shard.path, d))
+    track = tracked(line, None, "adapt", r)
+    return line.make(
+        None, "train", "adapt", r, [base, shard], LEARN, lambda d: _adapt(r, base.path, shard.path, d, track)
+    )
 
 
 def fine_tuned(line: Line, turn: int, base: Artefact, shards: list[Artefact]) -> Artefact:
     """The last model, taught this turn's clips and to give its reasons."""
     r, paths = line.recipe.train, [s.path for s in shards]
-    return line.make(turn, "train", "sft", r, [base, *shards], LEARN, lambda d: _sft(r, base.path, paths, d))
+    track = tracked(line, turn, "sft", r)
+    return line.make(turn, "train", "sft", r, [base, *shards], LEARN, lambda d: _sft(r, base.path, paths, d, track))
 
 
 def reinforced(line: Line, turn: int, sft_model: Artefact, shards: list[Artefact]) -> Artefact:
     """The fine-tuned model after reinforcement on scenes cut from this turn's clips."""
     r, paths = line.recipe.rl, [s.path for s in shards]
-    code = ("drivefoundry.rl", *LEARN, *JUDGE)
+    code, track = ("drivefoundry.rl", *LEARN, *JUDGE), tracked(line, turn, "rl", r)
     return line.make(
-        turn, "rl", "rl", r, [sft_model, *shards], code, lambda d: _reinforce(r, line.store, sft_model.path, paths, d)
-    )
+        turn, "rl", "rl", r, [sft_model, *shards], code,
+        lambda d: _reinforce(r, line.store, sft_model.path, paths, d, track),
+    )  # fmt: skip
 
 
 def distilled(line: Line, turn: int, teacher: Artefact, before: Artefact | None, shards: list[Artefact]) -> Artefact:
     """A much smaller student of the reinforced model, on from the last student."""
     r, rl, paths = line.recipe.distil, line.recipe.rl, [s.path for s in shards]
     ago = before.path if before else None
-    code = ("drivefoundry.rl", *LEARN, *JUDGE)
+    code, track = ("drivefoundry.rl", *LEARN, *JUDGE), tracked(line, turn, "distil", r)
     return line.make(
         turn, "distill", "distil", {"distil": r, "rl": rl}, [teacher, before, *shards], code,
-        lambda d: _distil(r, rl, line.store, teacher.path, ago, paths, d),
+        lambda d: _distil(r, rl, line.store, teacher.path, ago, paths, d, track),
     )  # fmt: skip
 
 
@@ -118,38 +126,49 @@ def taken(episodes: Episodes, rows: np.ndarray) -> Episodes:
     return replace(episodes, **{name: getattr(episodes, name)[rows] for name in arrays}, **texts)
 
 
-def moving(advance: Callable[..., None]) -> OnStep:
-    """A trainer's callback, which comes every few steps, as one that moves a bar."""
+def tracked(line: Line, turn: int | None, kind: str, r: Any) -> Track:
+    """Where a stage's metrics go besides, and its recipe with them."""
+    return Track(line.track, f"{line.recipe.name} {kind}{f' turn {turn}' if turn else ''}", dict(leaves(r)))
+
+
+def moving(advance: Callable[..., None], log: OnStep) -> OnStep:
+    """A trainer's callback, which comes every few steps, as one that moves a bar and tells a tracker."""
     last = 0
 
     def on_step(step: int, total: int, metrics: dict[str, float]) -> None:
         nonlocal last
-        advance(step - last, f"loss {metrics['loss']:.3f}" if "loss" in metrics else "")
+        advance(step - last, note(metrics))
+        log(step, total, metrics)
         last = step
 
     return on_step
 
 
+def note(metrics: dict[str, float]) -> str:
+    """What a bar says of a training, in some 40 characters: loss or reward, samples a second, MFU, goodput."""
+    said = [f"{name} {metrics[name]:.3f}" for name in ("loss", "reward") if name in metrics]
+    if (rate := metrics.get("samples_per_s")) is not None:
+        said.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+    names = (("mfu", "MFU"), ("goodput", "goodput"))
+    return " ".join(said + [f"{label} {100 * metrics[name]:.0f}%" for name, label in names if name in metrics])
+
+
 def _said(report: TrainReport) -> dict:
-    return {
-        "samples": report.samples,
-        "samples_per_s": report.samples_per_s,
-        "loss": float(report.losses[-20:].mean()) if len(report.losses) else float("nan"),
-        "mfu": report.mfu,
-        "goodput": report.goodput,
-    }
+    names = ("samples_per_s", "mfu", "goodput", "scheduling", "runtime")
+    loss = float(report.losses[-20:].mean()) if len(report.losses) else float("nan")
+    return {"samples": report.samples, "loss": loss} | {name: getattr(report, name) for name in names}
 
 
-def _pretrain(r: Train, shards: list[Path], out: Path) -> dict:
+def _pretrain(r: Train, shards: list[Path], out: Path, track: Track) -> dict:
     config = replace(
         PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
         weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget),
     )  # fmt: skip
     config = _gently(config, r)
-    with bar("pre-train", r.pretrain_steps) as advance:
+    with bar("pre-train", r.pretrain_steps) as advance, track.run(out) as told:
         report = pretrain(
             _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
-            on_step=moving(advance), ego_changes=r.ego_changes, backbone=r.backbone,
+            on_step=moving(advance, told), ego_changes=r.ego_changes, backbone=r.backbone,
         )  # fmt: skip
     return _said(report)
 
@@ -159,21 +178,21 @@ def _gently(config: TrainConfig, r: Train) -> TrainConfig:
     return config if r.backbone is None else replace(config, optimiser="adamw", lr=r.backbone_rate)
 
 
-def _adapt(r: Camera, base: Path, shard: Path, out: Path) -> dict:
+def _adapt(r: Camera, base: Path, shard: Path, out: Path, track: Track) -> dict:
     augment = replace(PRETRAIN.augment, forget=r.forget, blind=r.blind, shake=r.shake)
     config = replace(
         PRETRAIN, seconds=0.0, steps=r.steps, batch=r.batch, lr=r.rate, seed=r.seed, weight_decay=r.weight_decay,
         augment=augment,
     )  # fmt: skip
-    with bar("adapt", r.steps) as advance:
+    with bar("adapt", r.steps) as advance, track.run(out) as told:
         report = pretrain(
             _shards([shard]), out / "checkpoint", config, init=base / "checkpoint", state=out / STATE,
-            log=out / "metrics.jsonl", on_step=moving(advance),
+            log=out / "metrics.jsonl", on_step=moving(advance, told),
         )  # fmt: skip
     return _said(report)
 
 
-def _sft(r: Train, base: Path, shards: list[Path], out: Path) -> dict:
+def _sft(r: Train, base: Path, shards: list[Path], out: Path, track: Track) -> dict:
     steps = r.sft_steps if len(shards) == 1 else r.turn_steps
     augment = replace(SFT.augment, text=r.reasoned if len(shards) == 1 else r.turn_reasoned)
     config = replace(
@@ -181,37 +200,42 @@ def _sft(r: Train, base: Path, shards: list[Path], out: Path) -> dict:
     )
     config = _gently(config, r)
     episodes = mixed(shards, r.new_share, r.seed)
-    with bar("fine-tune", steps) as advance:
+    with bar("fine-tune", steps) as advance, track.run(out) as told:
         report = sft(
             episodes, out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            moving(advance),
+            moving(advance, told),
         )  # fmt: skip
     return _said(report)
 
 
-def _distil(r: Distil, rl: Rl, store: str, teacher: Path, before: Path | None, shards: list[Path], out: Path) -> dict:
+def _distil(
+    r: Distil, rl: Rl, store: str, teacher: Path, before: Path | None, shards: list[Path], out: Path, track: Track
+) -> dict:
     """The teacher's opinion on every clip first, then the reward on the student's own plans."""
     steps = r.steps if before is None else r.turn_steps
     objective = replace(DISTIL.objective, teacher=r.teacher)
     config = replace(DISTIL, seconds=0.0, steps=steps, batch=r.batch, lr=r.rate, seed=len(shards), objective=objective)
     init = before / "checkpoint" if before else None
     with bar("distil", steps + r.polish_steps) as advance:
-        report = distil(
-            mixed(shards, r.new_share, 0), out / "told.tmp", teacher / "checkpoint", config, r.size, init,
-            out / STATE, out / "metrics.jsonl", moving(advance),
-        )  # fmt: skip
+        with track.run(out) as told:
+            report = distil(
+                mixed(shards, r.new_share, 0), out / "told.tmp", teacher / "checkpoint", config, r.size, init,
+                out / STATE, out / "metrics.jsonl", moving(advance, told),
+            )  # fmt: skip
         if not r.polish_steps:
             os.replace(out / "told.tmp", out / "checkpoint")
             return _said(report)
         polish = replace(rl, rate=r.polish_rate)
-        return _said(report) | _polish(polish, r.polish_steps, store, out / "told.tmp", shards, out, moving(advance))
+        with track.run(out, "polish") as told:
+            on_step = moving(advance, told)
+            return _said(report) | _polish(polish, r.polish_steps, store, out / "told.tmp", shards, out, on_step)
 
 
-def _reinforce(r: Rl, store: str, model: Path, shards: list[Path], out: Path) -> dict:
-    """Dr. GRPO on situations of all clips."""
-    fresh(out)
-    with bar("reinforce", r.steps) as advance:
-        return _polish(r, r.steps, store, model / "checkpoint", shards, out, moving(advance))
+def _reinforce(r: Rl, store: str, model: Path, shards: list[Path], out: Path, track: Track) -> dict:
+    """Dr. GRPO on situations of all clips, from the start after a kill."""
+    (out / "metrics.jsonl").unlink(missing_ok=True)
+    with bar("reinforce", r.steps) as advance, track.run(out) as told:
+        return _polish(r, r.steps, store, model / "checkpoint", shards, out, moving(advance, told))
 
 
 def _polish(r: Rl, steps: int, store: str, model: Path, shards: list[Path], out: Path, on_step: OnStep) -> dict:

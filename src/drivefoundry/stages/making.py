@@ -67,6 +67,8 @@ class Line:
     """The turn in which that stage is the last; None where it belongs to no turn."""
     look: bool = False
     """Make nothing: go on as far as everything is there."""
+    track: str = ""
+    """Where metrics of trainings go besides, see `tracking`; no part of what an artefact hangs on."""
     done: list[tuple[int | None, str, Artefact]] = field(default_factory=list)
     reached: bool = False
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from drivefoundry.model.decoder import Decoder
@@ -20,7 +22,15 @@ def compiled(net: nn.Module, sharded: bool = False) -> None:
         decoder.compile_blocks()
         return
     for block in decoder.blocks:  # called as modules, for their parameters are gathered around each call
-        block.forward = torch.compile(block.forward, dynamic=False)
+        block.forward = partial(_of_any_batch, torch.compile(block.forward, dynamic=False))
+
+
+def _of_any_batch(forward: Callable[..., Tensor], x: Tensor, rope: Tensor, mask: Tensor, *rest: Any) -> Tensor:
+    """One graph for any batch, as Decoder.forward has it; what it marked, FSDP's hooks have put another tensor for."""
+    if x.shape[0] > 1:
+        for rows in (x, mask) if mask.shape[0] > 1 else (x,):
+            torch._dynamo.mark_dynamic(rows, 0)
+    return forward(x, rope, mask, *rest)
 
 
 def recomputed(net: nn.Module) -> None:

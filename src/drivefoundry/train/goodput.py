@@ -1,6 +1,6 @@
 """Seconds in, goodput out: what share of a run's time taught it something, over all lives of the run.
 
-Goodput is the product of two shares of time, and what the machine did in that time is the third factor:
+Goodput is the product of two shares of time and of what the machine did in that time:
 
 scheduling = time in which processes of this run were alive / time since the first of them began;
 runtime    = time of steps that count / time in which processes were alive. What does not count: imports, reading the
@@ -36,9 +36,9 @@ class Goodput(NamedTuple):
     program: float
 
     @property
-    def time(self) -> float:
-        """Share of all time that was spent in steps that count."""
-        return self.scheduling * self.runtime
+    def whole(self) -> float:
+        """Their product: the share of what the machine could have computed in all that time that went into learning."""
+        return self.scheduling * self.runtime * self.program
 
 
 class Lives:

@@ -63,23 +63,25 @@ class MasterWeights:
         muon: bool = False,
         ema: float = 0.0,
     ):
-        self.net = model
+        self.net, self.dtype, self.weight_decay, self.ema = model, dtype, weight_decay, ema
         self.params = [p for p in model.parameters() if p.requires_grad]
-        self.dtype, self.weight_decay, self.ema = dtype, weight_decay, ema
-        sizes, device = [p.numel() for p in self.params], self.params[0].device
-        flat, self._gradient = (torch.empty(sum(sizes), device=device) for _ in range(2))
-        views = zip(flat.split(sizes), self._gradient.split(sizes), self.params, strict=True)
         self.hidden = [i for i, there in enumerate(is_hidden(model)) if there] if muon else []
         self.masters: list[Tensor] = []
         self._grads: list[Tensor] = []
-        with torch.no_grad():
-            for master, grad, p in views:
-                master, grad = master.view(p.shape).copy_(p), grad.view(p.shape)
-                master.grad = grad
-                p.data = p.data.to(dtype)
-                self.masters.append(master)
-                self._grads.append(grad)
+        self._make_masters()
         self._optimisers(betas)
+
+    @torch.no_grad()
+    def _make_masters(self) -> None:
+        """Masters and their gradients as views of one array each; the model's own weights in `dtype`."""
+        sizes, device = [p.numel() for p in self.params], self.params[0].device
+        flat, self._gradient = (torch.empty(sum(sizes), device=device) for _ in range(2))
+        for master, grad, p in zip(flat.split(sizes), self._gradient.split(sizes), self.params, strict=True):
+            master, grad = master.view(p.shape).copy_(p), grad.view(p.shape)
+            master.grad = grad
+            p.data = p.data.to(self.dtype)
+            self.masters.append(master)
+            self._grads.append(grad)
 
     def _optimisers(self, betas: tuple[float, float]) -> None:
         """AdamW for all but the hidden masters, momentum for those; weight decay for matrices alone."""

@@ -4,9 +4,7 @@
     python -m torch.distributed.run --nproc-per-node 2 -m drivefoundry.train.parallel [72B]
 
 The first prints the plan of a size, made on the meta device; the second besides runs a small stack of that size's
-blocks forward and backward on its ranks, cut by either way, and compares it with one process.
-Tensor parallelism after Megatron-LM (Shoeybi 2019): queries, keys, values, gate and up are cut by rows (whole heads),
-the two matrices that lead back to the residual stream by columns, whose parts are summed.
+blocks forward and backward on its ranks, cut by either way (see `cuts`), and compares it with one process.
 """
 
 from __future__ import annotations
@@ -20,17 +18,14 @@ from dataclasses import dataclass, replace
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from drivefoundry.model.config import ModelConfig
-from drivefoundry.model.decoder import Block, Decoder, rope_table
+from drivefoundry.model.decoder import Decoder, rope_table
 from drivefoundry.model.presets import PRESETS, memory, preset, stack
 from drivefoundry.model.vla import VLA
-from drivefoundry.types import require
 
-from .shards import sharded
+from .cuts import divisible, interleaved, laid_out
 from .trainer import rank_and_world
 
 NODE = 8
@@ -51,13 +46,7 @@ class Layout:
     """Devices that share each block's matmuls."""
 
     def validate(self) -> Layout:
-        c, t = self.config, self.tensor
-        whole = c.kv_heads % t == 0 and c.heads % t == 0 and c.ffn % t == 0
-        require(
-            whole,
-            f"layout: {t} tensor-parallel devices do not divide {c.heads} heads, {c.kv_heads} key-value heads and "
-            f"ffn {c.ffn}; take a common divisor",
-        )
+        divisible(self.config, self.tensor)
         return self
 
     def bytes_per_device(self) -> dict[str, float]:
@@ -109,34 +98,6 @@ def layout(config: ModelConfig, devices: int) -> Layout:
 
 def sum_of(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def interleaved(x: Tensor, parts: int) -> Tensor:
-    """A fused matrix [a; b] in, its rows such that each of `parts` equal cuts is a fused matrix [a's part; b's]."""
-    return x.unflatten(0, (2, parts, -1)).transpose(0, 1).flatten(0, 2)
-
-
-def cut_blocks(decoder: Decoder, mesh: DeviceMesh) -> None:
-    """Cut every block's matmuls over the devices of a mesh of one dimension; each then computes its own heads."""
-    parts = mesh.size()
-    plan = {name: ColwiseParallel() for name in ("q", "kv", "gate_up")} | {n: RowwiseParallel() for n in ("o", "down")}
-    for block in decoder.blocks:
-        assert isinstance(block, Block)
-        with torch.no_grad():
-            for fused in (block.kv, block.gate_up):
-                for p in fused.parameters():
-                    p.copy_(interleaved(p, parts))
-        parallelize_module(block, mesh, dict(plan))
-        block.heads, block.kv_heads = block.heads // parts, block.kv_heads // parts
-
-
-def laid_out(decoder: Decoder, shard: int, tensor: int, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Cut a decoder as a layout says, over the ranks of the process group."""
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    mesh = init_device_mesh(kind, (shard, tensor), mesh_dim_names=("shard", "tensor"))
-    if tensor > 1:
-        cut_blocks(decoder, mesh["tensor"])
-    sharded(decoder, dtype, mesh["shard"])
 
 
 def scaled_down(config: ModelConfig) -> ModelConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 import time
 import warnings
@@ -16,65 +17,60 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from drivefoundry.model.decoder import Decoder
+from drivefoundry.model.decoder import Block
+from drivefoundry.model.vla import VLA
 from drivefoundry.types import require
 
 from .corpus import Batch
-from .optim import MasterWeights, is_hidden
+from .cuts import divisible, fused, interleaved, laid_out, local
+from .optim import MasterWeights
 
 
-def sharded(model: nn.Module, dtype: torch.dtype, mesh: DeviceMesh | None = None) -> FSDPModule:
-    """The model, its parameters cut over the ranks of `mesh` (all by default), block by block: gathered in `dtype`
-    where they are needed, gradients summed in fp32 (FSDP2)."""
-    mesh = mesh or init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),))
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for decoder in [m for m in model.modules() if isinstance(m, Decoder)]:
-        for block in decoder.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-    whole = fully_shard(model, mesh=mesh, mp_policy=policy)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)  # the loss is a sum over ranks, not a mean
-            module.set_force_sum_reduction_for_comms(True)
-    return cast(FSDPModule, whole)
+def cut(model: VLA, dtype: torch.dtype, tensor: int = 1) -> VLA:
+    """A copy of the model, cut over all ranks, `tensor` of which share each matmul of the blocks; the caller's model
+    waits in host memory. Raises ValueError where so many cannot."""
+    world = dist.get_world_size()
+    divisible(model.config, tensor)
+    require(world % tensor == 0, f"train config: tensor {tensor} does not divide {world} ranks; start a multiple of it")
+    net = laid_out(copy.deepcopy(model), world // tensor, tensor, dtype)
+    model.cpu()
+    # logits are views of what the model returns; nothing changes them in place
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # `_whole` gathers in two steps
+    return net
 
 
 class ShardedWeights(MasterWeights):
-    """The optimiser on this rank's shards, which are the fp32 masters; the caller's model waits in host memory."""
+    """The optimiser on what `cut` made: this rank's shards are the fp32 masters."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        dtype: torch.dtype,
-        weight_decay: float,
-        betas: tuple[float, float],
-        muon: bool = False,
-        ema: float = 0.0,
-    ):
-        self.dtype, self.weight_decay, self.ema = dtype, weight_decay, ema
-        self.net = cast(nn.Module, sharded(copy.deepcopy(model), dtype))
-        model.cpu()
-        # logits are views of what the model returns; nothing changes them in place
-        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
-        self.params = self.masters = [p for p in self.net.parameters() if p.requires_grad]
-        self._grads: list[Tensor] = []
-        self.hidden = [i for i, there in enumerate(is_hidden(self.net)) if there] if muon else []
-        self._optimisers(betas)
-        for p in self.adam.param_groups[0]["params"] + self.adam.param_groups[1]["params"]:
+    def _make_masters(self) -> None:
+        self.masters = list(self.params)
+        net = cast(VLA, self.net)
+        self.tensor = net.config.heads // cast(Block, net.decoder.blocks[0]).heads
+        twice = {id(p) for p in fused(net.decoder)}
+        self._fused = {i for i, p in enumerate(self.params) if id(p) in twice}
+
+    def _optimisers(self, betas: tuple[float, float]) -> None:
+        super()._optimisers(betas)
+        for p in self._adams():
             # as AdamW makes them at its first step; here at once, so that a checkpoint has somewhere to go
             moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
             self.adam.state[p] = {"step": torch.zeros((), dtype=torch.float32)} | moments
+
+    def _adams(self) -> list[Tensor]:
+        """AdamW's masters in the order of its state."""
+        return [p for group in self.adam.param_groups for p in group["params"]]
 
     @torch.no_grad()
     def gather(self) -> Tensor:
         self._grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         for p, grad in zip(self.params, self._grads, strict=True):
             p.grad = grad
-        squares = torch.stack([local(g).square().sum() for g in self._grads]).sum()
+        first = dist.get_rank() % self.tensor == 0  # of the ranks that hold the same of what no matmul's parts are
+        counted = [g for g in self._grads if first or (isinstance(g, DTensor) and g.device_mesh.ndim == 2)]
+        squares = torch.stack([local(g).square().sum() for g in counted]).sum()
         dist.all_reduce(squares)
         return squares.sqrt()
 
@@ -94,36 +90,67 @@ class ShardedWeights(MasterWeights):
             return x
         return distribute_tensor(x, of.device_mesh, of.placements, src_data_rank=None)  # every rank has the whole
 
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"tensor": self.tensor}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Any]) -> None:
+        """Of any number of ranks and parts: rows of fused matrices lie as `tensor` parts of them want."""
+        before = state["tensor"]
+        if before != self.tensor:
+            place = {id(m): i for i, m in enumerate(self.masters)}
+            adams = {k: place[id(p)] for k, p in enumerate(self._adams())}
+            kept = {"masters": range(len(self.masters)), "momentum": self.hidden}
+            kept["average"] = kept["masters"] if self.ema else []
+            for name, indices in kept.items():
+                mine = [self._ordered(x, i, before) for x, i in zip(state[name], indices, strict=True)]
+                state = state | {name: mine}
+            moments = {k: {n: self._ordered(x, adams[k], before) for n, x in of.items()}
+                       for k, of in state["adam"]["state"].items()}  # fmt: skip
+            state = state | {"adam": state["adam"] | {"state": moments}}
+        super().load(state)
+
+    def _ordered(self, x: Tensor, index: int, before: int) -> Tensor:
+        """What belongs to a parameter, of parts as they were `before`, as this run's parts want it."""
+        if index not in self._fused or not isinstance(x, DTensor):
+            return x
+        return self._part(interleaved(self._whole(x), self.tensor, before), x)
+
     @torch.no_grad()
     def float_model(self, model: nn.Module) -> nn.Module:
         """Every rank's model gets all weights."""
         mine = [p for p in model.parameters() if p.requires_grad]
-        for p, master in zip(mine, self.average or self.masters, strict=True):
-            p.data = self._whole(master.detach()).cpu()
+        for i, (p, master) in enumerate(zip(mine, self.average or self.masters, strict=True)):
+            whole = self._whole(master.detach())
+            p.data = (interleaved(whole, 1, self.tensor) if i in self._fused else whole).cpu()
         return model
 
 
-def local(x: Tensor) -> Tensor:
-    """What this rank holds of a tensor."""
-    return x.to_local() if isinstance(x, DTensor) else x
-
-
-def alike(share: list[Batch], text: int) -> list[Batch]:
+def alike(share: list[Batch], text: int, times: int = 1) -> list[Batch]:
     """A rank's batches in, one with text of `text` tokens, if any, and one without out, so that every rank gathers
-    the same parameters as often: what a rank lacks is one sample of its other batch without weight."""
+    the same parameters as often: what a rank lacks is one sample of its other batch without weight. Each is filled up
+    to a number of samples that `times` divides, by such as have no weight."""
     require(
         bool(share), "train config: with shard, batch must hold a sample for each rank and micro-batch; raise batch"
     )
-    if not text:
-        return share
     there = {batch.text is not None: batch for batch in share}
-    for talks in (True, False):
+    for talks in (True, False) if text else ():
         if talks not in there:
             other = there[not talks]
             one = {k: v[:1] for k, v in vars(other).items() if isinstance(v, Tensor)}
             words = other.tokens.new_zeros(1, text) if talks else None
             there[talks] = replace(other, **(one | {"text": words, "weight": torch.zeros(1)}))
-    return [there[True], there[False]]
+    return [_filled(there[talks], times) for talks in (True, False) if talks in there]
+
+
+def _filled(batch: Batch, times: int) -> Batch:
+    n = len(batch)
+    if n % times == 0:
+        return batch
+    rows = torch.arange(n + -n % times).clamp(max=n - 1)
+    held: dict[str, Any] = {k: v[rows] for k, v in vars(batch).items() if isinstance(v, Tensor)}
+    held["weight"][n:] = 0.0
+    return replace(batch, **held)
 
 
 class StateShards:

@@ -3,7 +3,7 @@
 A step is a pure function of (seed, step) and the weights, so a run killed at any moment and started again goes on to
 the same losses, bit for bit, when it is boxed by steps; a run boxed by time takes its learning rate from the clock.
 Ranks (torchrun, gloo or NCCL) share each step's samples; their gradients are summed, so 1 and N ranks learn the same.
-They hold the same weights, or with `shard` a part each.
+They hold the same weights, or with `shard` a part each, and with `tensor` share the matmuls too.
 """
 
 from __future__ import annotations
@@ -72,6 +72,9 @@ class TrainConfig:
     """Keep only each block's input for the backward pass and compute the rest again."""
     shard: bool = False
     """Each rank holds a part of the weights and of the optimiser's state (FSDP2); state is then a directory."""
+    tensor: int = 1
+    """With `shard`: ranks that share each matmul of the decoder's blocks (tensor parallelism) and see the same samples.
+    A state that other numbers of them saved can be gone on with."""
     save_every_s: float = 30.0
     faults_every_s: float = 0.0
     """Mean time between failures, s: the state is then saved as often as loses least, not every save_every_s."""
@@ -86,6 +89,8 @@ class TrainConfig:
     def validate(self) -> TrainConfig:
         require(self.seconds > 0 or self.steps > 0, "train config: set seconds or steps, else the run would never end")
         require(self.batch > 0, f"train config: batch must be positive, got {self.batch}")
+        require(self.tensor > 0, f"train config: tensor must be positive, got {self.tensor}")
+        require(self.tensor == 1 or self.shard, "train config: tensor above 1 wants shard=True, which it is a part of")
         require(self.accumulate > 0, f"train config: accumulate must be positive, got {self.accumulate}")
         require(0 <= self.ema < 1, f"train config: ema must be at least 0 and below 1, got {self.ema:g}")
         require(self.precision in ("bf16", "fp32"), f"train config: precision {self.precision!r} is not bf16 or fp32")
@@ -96,9 +101,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a run did. losses (steps,) of this process's part of the run; goodput = scheduling x runtime is the share of
-    all time, over all lives, in steps that count, and mfu what these make of this machine's measured matrix peak (see
-    `goodput`)."""
+    """What a run did. losses (steps,) of this process's part of the run; goodput = scheduling x runtime x mfu: the
+    shares of all time, over all lives, in which the run was alive, and of that in steps that count, and what these make
+    of this machine's measured matrix peak (see `goodput`)."""
 
     steps: int
     samples: int
@@ -158,7 +163,8 @@ class Trainer:
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         muon = config.optimiser == "muon"
         kind = MasterWeights if not config.shard else shards().ShardedWeights
-        self.weights = kind(model, self.dtype, config.weight_decay, config.betas, muon, config.ema)
+        net = model if not config.shard else shards().cut(model, self.dtype, config.tensor)
+        self.weights = kind(net, self.dtype, config.weight_decay, config.betas, muon, config.ema)
         self.net = cast(VLA, self.weights.net)
         self.order = Order(len(corpus), config.seed)
         self.step, self.elapsed, self.lost, self.skipped, self.bad = 0, 0.0, 0.0, 0, 0
@@ -232,7 +238,9 @@ class Trainer:
                 total[name] = total.get(name, 0.0) + value
         norm = self.weights.gather()
         names = ("loss", "action", "text", "agree")
-        sums = torch.tensor([*(total.get(n, 0.0) for n in names), float(self._wants_save())], dtype=torch.float64)
+        counts = self.rank % self.config.tensor == 0  # ranks of one matmul have the same loss
+        mine = [total.get(n, 0.0) * counts for n in names]
+        sums = torch.tensor([*mine, float(self._wants_save())], dtype=torch.float64)
         if self.world > 1:
             sums = sums.to(self.device)
             dist.all_reduce(sums)
@@ -245,11 +253,13 @@ class Trainer:
 
     def _share(self) -> Iterator[Batch]:
         """This rank's batches of the step: each micro-batch's samples are those of so many more ranks."""
-        c, parts = self.config, self.world * self.config.accumulate
-        for part in range(self.rank, parts, self.world):
+        c, readers = self.config, self.world // self.config.tensor
+        parts = readers * c.accumulate
+        for part in range(self.rank // c.tensor, parts, readers):
             share = batches(self.corpus, self.order, self.step, c.batch, c.augment, part, parts)
             talks = self.corpus.has_text and c.augment.text > 0
-            yield from shards().alike(share, self.corpus.text.shape[1] * talks) if c.shard else share
+            # compiled, a matmul that is shared has a graph for what its ranks divide and one for what they do not
+            yield from shards().alike(share, self.corpus.text.shape[1] * talks, c.tensor) if c.shard else share
 
     def _update(self, metrics: dict[str, float], lr: float) -> None:
         """Take the step, unless it is a spike: then skip it, and after too many go back to the last good weights."""
@@ -285,7 +295,7 @@ class Trainer:
         good = self.goodput(mfu)
         losses = np.array(self.losses)
         return TrainReport(
-            self.step, samples, self.elapsed, losses, rate, mfu, good.time, self.skipped, good.scheduling, good.runtime
+            self.step, samples, self.elapsed, losses, rate, mfu, good.whole, self.skipped, good.scheduling, good.runtime
         )
 
     def goodput(self, mfu: float) -> Goodput:
@@ -323,7 +333,7 @@ class Trainer:
 
     def _tree(self) -> tuple[dict[str, Any], dict[str, Any]]:
         keep = ("step", "elapsed", "lost", "skipped", "bad", "mean_loss", "lr_scale")
-        config = json.dumps(asdict(self.config), sort_keys=True)
+        config = json.dumps(asdict(replace(self.config, tensor=1)), sort_keys=True)
         living = {n: getattr(self, n) for n in keep} | {"config": config, "weights": self.weights.state()}
         return living, {"good": self._good}
 
