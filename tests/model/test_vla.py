@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from drivefoundry.model.attention import FAR
 from drivefoundry.model.config import ModelConfig
-from drivefoundry.model.decoder import FAR
 from drivefoundry.model.presets import preset
 from drivefoundry.model.text import EOS, PAD
 from drivefoundry.model.vla import VLA, Vote, ego_changes

@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import Packing, attend, attend_packed
 from .config import ModelConfig
-
-FAR = -30_000.0
-"""Added to the score of a key that may not be seen (finite, so that a row without any key stays finite)."""
 
 
 @dataclass
@@ -68,26 +66,6 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """q (B, T, H, K) over sqrt(K); k, v (B, S, N, K); mask (B or 1, T, S) added to the scores. Returns (B, T, H*K).
-
-    On CPU two plain batched matmuls: at these lengths six times faster than torch's fused kernel there.
-    """
-    b, t, h, d = q.shape
-    s, n = k.shape[1:3]
-    if q.device.type != "cpu":
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None].to(q.dtype), scale=1.0, enable_gqa=True)
-        return y.transpose(1, 2).reshape(b, t, h * d)
-    r = h // n
-    q = q.view(b, t, n, r, d).permute(0, 2, 3, 1, 4).reshape(b * n, r * t, d)
-    k = k.permute(0, 2, 3, 1).reshape(b * n, d, s)
-    v = v.permute(0, 2, 1, 3).reshape(b * n, s, d)
-    scores = torch.bmm(q, k).view(b, n, r, t, s) + mask[:, None, None].to(q.dtype)
-    y = torch.bmm(torch.softmax(scores, -1).view(b * n, r * t, s), v)
-    return y.view(b, n, r, t, d).permute(0, 3, 1, 2, 4).reshape(b, t, h * d)
-
-
 class Block(nn.Module):
     """One decoder layer. Query, key and value in one matmul, gate and up in one."""
 
@@ -105,12 +83,16 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(d, 2 * config.ffn, bias=False)
         self.down = nn.Linear(config.ffn, d, bias=False)
 
-    def forward(self, x: Tensor, rope: Tensor, mask: Tensor, keep: int, cache: Cache | None = None) -> Tensor:
-        """x (B, T, D); rope (2, T, K/2); mask (B or 1, T, S). Returns the last `keep` positions, (B, keep, D).
+    def forward(
+        self, x: Tensor, rope: Tensor, mask: Tensor | Packing, read: Tensor, cache: Cache | None = None
+    ) -> Tensor:
+        """x (B, T, D); rope (2, T, K/2); mask (B or 1, T, S), or how the samples of a packed batch lie, whose x is (1,
+        N, D); read (2, R, K/2): the end of rope. Returns the last R positions, (B, R, D).
 
         The last layer keeps only what is read off (actions and text): its other rows serve as keys and values alone.
         """
         b, t, d = x.shape
+        keep = read.shape[1]
         y = F.rms_norm(x, (d,), self.norm1, self.eps)
         k, v = self.kv(y).view(b, t, 2, self.kv_heads, self.head_dim).unbind(2)
         k = rotate(k, rope)
@@ -119,9 +101,10 @@ class Block(nn.Module):
         if keep == 0:
             return x[:, :0]
         if keep < t:
-            x, y, rope, mask = x[:, -keep:], y[:, -keep:], rope[:, -keep:], mask[:, -keep:]
-        q = rotate(self.q(y).view(b, keep, self.heads, self.head_dim), rope * self.head_dim**-0.5)
-        x = x + self.o(attend(q, k, v, mask))
+            x, y = x[:, -keep:], y[:, -keep:]
+        q = rotate(self.q(y).view(b, keep, self.heads, self.head_dim), read * self.head_dim**-0.5)
+        seen = attend_packed(q, k, v, mask) if isinstance(mask, Packing) else attend(q, k, v, mask)
+        x = x + self.o(seen)
         gate, up = self.gate_up(F.rms_norm(x, (d,), self.norm2, self.eps)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
 
@@ -140,16 +123,20 @@ class Decoder(nn.Module):
         """Compile each block for training (cached decoding stays eager): one small graph that all layers share."""
         self._compiled = [torch.compile(block.forward, dynamic=False) for block in self.blocks]
 
-    def forward(self, x: Tensor, rope: Tensor, mask: Tensor, keep: int, cache: Cache | None = None) -> Tensor:
-        """x (B, T, D) in, the last `keep` positions normed, (B, keep, D), out; with a cache, x continues what is in
-        it."""
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor | Packing, keep: int, cache: Cache | None = None) -> Tensor:
+        """x (B, T, D), or (1, N, D) of a packed batch, in, the last `keep` positions normed, (B, keep, D), out; with a
+        cache, x continues what is in it."""
         t, last = x.shape[1], len(self.blocks) - 1
+        read = rope if keep == t else rope[:, t - keep :]
+        if isinstance(mask, Packing):  # one graph for any number of tokens
+            for rows in (x, rope, read):
+                torch._dynamo.maybe_mark_dynamic(rows, 1)
         fast = self._compiled if cache is None and torch.is_grad_enabled() else self.blocks
         if fast is self._compiled and x.shape[0] > 1:  # one graph for any batch: how many samples talk varies
-            for rows in (x, mask) if mask.shape[0] > 1 else (x,):
+            for rows in (x, mask) if isinstance(mask, Tensor) and mask.shape[0] > 1 else (x,):
                 torch._dynamo.mark_dynamic(rows, 0)
         for i, block in enumerate(fast or self.blocks):
-            x = block(x, rope, mask, keep if i == last else t, cache)
+            x = block(x, rope, mask, read if i == last else rope, cache)
         if cache is not None:
             cache.filled += t
         return F.rms_norm(x, (x.shape[-1],), self.norm, self.eps)

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import FAR
 from .config import ModelConfig
-from .decoder import FAR, Cache, Decoder, rope_table
+from .decoder import Cache, Decoder, rope_table
 from .vla import drawn
 
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from drivefoundry_car.codec import STEP_S, VOTE_SPEEDS, VOTE_STEP, votes
 from drivefoundry_car.inputs import LATERAL_GAIN, RATE_CHANGE, RATE_GAIN, SPEED_CHANGE, SPEED_GAIN, SPEED_MIDDLE
 
+from .attention import FAR, packed, pays
 from .config import ModelConfig
-from .decoder import FAR, Cache, Decoder, rope_table
+from .decoder import Cache, Decoder, rope_table
 from .flow import FlowHead, nearest
 from .text import EOS, PAD
 from .vision import Vision
@@ -29,7 +30,8 @@ from .vision import Vision
 
 class Logits(NamedTuple):
     """action (B, 8, C), or (B, G, 8, C) where the actions had groups; of a flow head the state (B, D) or (B, G, D) at
-    the act mark; text (B, L, V), position i predicting text id i, or None."""
+    the act mark; text (B, L, V), position i predicting text id i, or, of a packed batch, (n, V) for the n ids that are
+    not PAD, row by row; or None."""
 
     action: Tensor
     text: Tensor | None
@@ -178,8 +180,11 @@ class VLA(nn.Module):
         of which a flow head takes no notice: its plans are told to `action_loss` alone.
 
         Groups share one prefix: G answers to the same situation in one pass. A row of `text` that is all PAD has none.
+        A batch with much padding is packed, see `attention`: the same but for rounding.
         """
         c = self.config
+        if text is not None and action.ndim == 2 and pays(text != PAD, c.prefix + self.slots):
+            return self._packed(frames, ego, route, text, action, light)
         b = len(frames)
         length = 0 if text is None else text.shape[1]
         groups = action.shape[1] if self.flow is None and action.ndim == 3 else 1
@@ -198,6 +203,28 @@ class VLA(nn.Module):
         y = self.decoder(torch.cat(parts, 1), self._rope(length, groups), mask, keep=length + ids[0].numel())
         act = y[:, length] if self.flow is not None else self.action_logits(y[:, length:]).view(*action.shape, c.codes)
         return Logits(act, None if text is None else self.text_logits(y[:, :length]))
+
+    def _packed(
+        self, frames: Tensor, ego: Tensor, route: Tensor, text: Tensor, action: Tensor, light: Tensor | None
+    ) -> Logits:
+        """The same as `forward`, without padding: text (B, L), action (B, 8)."""
+        c, length = self.config, text.shape[1]
+        act = torch.full((len(text), 1), c.act_id, device=text.device)
+        if self.flow is None:
+            act = torch.cat([act, action[:, :-1] + c.text_vocab], 1)
+        ids = torch.cat([self._text_in(text)[0], act], 1)
+        said = text != PAD
+        real = torch.cat([said, torch.ones_like(act, dtype=torch.bool)], 1)
+        packing, order, at = packed(real, self._mask(length, 1)[0], c.prefix, c.bidirectional)
+        prefix = self.prefix(frames[order], ego[order], route[order], None if light is None else light[order])
+        x = torch.cat([prefix.flatten(0, 1), F.embedding(ids[at], self.embed)])
+        table = self._rope(length, 1)
+        rope = torch.cat([table[:, : c.prefix].repeat(1, len(ids), 1), table[:, c.prefix :][:, at[1]]], 1)
+        y = self.decoder(x[None], rope, packing, keep=len(at[0]))[0]
+        row = torch.zeros_like(ids).index_put(at, torch.arange(len(y), device=y.device))
+        state = y[row[:, length:]]
+        state = state[:, 0] if self.flow is not None else self.action_logits(state)
+        return Logits(state, self.text_logits(y[row[:, :length][said]]))
 
     def action_logits(self, y: Tensor) -> Tensor:
         """(B, T, D) in, (B, T, C) out: the rows of the one vocabulary that are action codes."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drivefoundry.model.attention import pays
 from drivefoundry.model.flow import controls_of
 from drivefoundry.model.text import PAD, TextCodec, mirror_text
 from drivefoundry.types import Episodes, require
@@ -113,6 +114,13 @@ class Corpus:
     @property
     def has_text(self) -> bool:
         return bool((self.text[:, 0] != PAD).any())
+
+    def text_tokens(self, rest: int) -> float:
+        """Places for text that training computes for a sample with reasoning, which has `rest` tokens besides: all of
+        them, or as many as are real where batches are packed."""
+        real = self.text[self.text[:, 0] != PAD] != PAD
+        packs = len(real) > 0 and pays(torch.from_numpy(real), rest)
+        return float(real.sum(1).mean()) if packs else self.text.shape[1]
 
     def pictures(self, rows: np.ndarray) -> np.ndarray:
         """(B, 2, H, W, 3) uint8 frames of these samples."""

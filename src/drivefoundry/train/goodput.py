@@ -100,7 +100,7 @@ def matrix_peak(dtype: torch.dtype, device: str = "cpu") -> float:
     return best
 
 
-def forward_flop(c: ModelConfig, text: int) -> float:
+def forward_flop(c: ModelConfig, text: float) -> float:
     """Matmul FLOP of one sample's forward pass with `text` reasoning tokens, counting only what is computed."""
     t, out = c.prefix + text + c.plan, text + c.plan
     width, kv = c.heads * c.head_dim, 2 * c.kv_heads * c.head_dim

@@ -42,9 +42,11 @@ def batch_loss(model: VLA, batch: Batch, objective: Objective) -> tuple[Tensor, 
     loss = (model.action_loss(logits, batch.target, dice) * share).sum()
     parts = {"action": loss}
     if batch.text is not None and logits.text is not None:
-        each = F.cross_entropy(logits.text.float().flatten(0, 1), batch.text.flatten(), reduction="none")
-        each = each.view(batch.text.shape) * (batch.text != PAD) * batch.weight[:, None]
-        parts["text"] = each.sum() / batch.text_sum
+        ids, weight = batch.text, (batch.text != PAD) * batch.weight[:, None]
+        if logits.text.ndim == 2:  # packed
+            ids, weight = ids[batch.text != PAD], weight[batch.text != PAD]
+        each = F.cross_entropy(logits.text.float().flatten(0, -2), ids.flatten(), reduction="none")
+        parts["text"] = (each.view(ids.shape) * weight).sum() / batch.text_sum
         loss = loss + objective.text * parts["text"]
     parts["loss"] = loss
     if model.flow is None:

@@ -167,6 +167,7 @@ class Trainer:
         self.weights = kind(net, self.dtype, config.weight_decay, config.betas, muon, config.ema)
         self.net = cast(VLA, self.weights.net)
         self.order = Order(len(corpus), config.seed)
+        self.text_tokens = corpus.text_tokens(model.config.prefix + model.slots)
         self.step, self.elapsed, self.lost, self.skipped, self.bad = 0, 0.0, 0.0, 0, 0
         self.mean_loss, self.lr_scale = 0.0, 1.0
         self.losses: list[float] = []
@@ -290,7 +291,7 @@ class Trainer:
         rate = samples / busy
         talk = self.config.augment.text if self.corpus.has_text else 0.0
         c = self.model.config
-        flop = 3 * ((1 - talk) * forward_flop(c, 0) + talk * forward_flop(c, self.corpus.text.shape[1]))
+        flop = 3 * ((1 - talk) * forward_flop(c, 0) + talk * forward_flop(c, self.text_tokens))
         mfu = rate * flop / (self.world * matrix_peak(self.dtype, self.device.type))
         good = self.goodput(mfu)
         losses = np.array(self.losses)
