@@ -154,6 +154,5 @@ def test_one_graph_for_all_packed_batches(monkeypatch):
     m.decoder._compiled = [torch.compile(b.forward, dynamic=False, backend="aot_eager") for b in m.decoder.blocks]
     batches = [[70, 3, 9], [20, 40, 0, 1], [60, 1], [33, 4, 4, 4, 70], [2, 11, 70]]
     for i, lengths in enumerate(batches):
-        alike(*both(m, lengths, monkeypatch, i))
-        if i == 1:
-            monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+        with torch._dynamo.config.patch(error_on_recompile=i > 1):
+            alike(*both(m, lengths, monkeypatch, i))
