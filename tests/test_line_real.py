@@ -13,6 +13,7 @@ from drivefoundry.clips.store import ClipStore
 from drivefoundry.curate.curated import load_curated
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.ledger import Artefact, Ledger
+from drivefoundry.model.checkpoint import load_checkpoint
 
 DATA = Path(os.environ.get("DRIVEFOUNDRY_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CAMERA, SCENARIOS = DATA / "udacity_ch2_001", DATA / "commonroad_ngsim"
@@ -52,6 +53,7 @@ def test_camera_drive(tmp_path, capsys):
     table = json.loads((made["open_loop"].path / "open_loop.json").read_text())
     assert set(table["table"]) == {"model", "constant velocity", "constant yaw rate"}
     assert table["samples"] > 10
+    assert load_checkpoint(made["adapt"].path / "checkpoint").config.action == "flow"
     with Ledger(out) as ledger:
         curated = load_curated(next(a for a in ledger.history() if a.kind == "curate").path / "curated")
     ends = [curated.origins[i].t1 for i in curated.of("train")]

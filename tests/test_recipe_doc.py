@@ -50,6 +50,7 @@ def test_named_recipes_are_valid(name):
         ("fleet.held_out=place_b", "fleet.held_out: 'place_b' is one of fleet.places; hold out another"),
         ("scale.sizes=0.1M,9M", "scale.sizes: '9M' is no size; known: 0.1M, 0.3M, 1M, 4M, 16M, 64M"),
         ("scale.samples=32", "scale.samples: each at least a batch (64) wanted"),
+        ("camera.action=steer", "key 'camera.action': 'steer' is not one of codes, flow"),
         ("rl.reward=PDM", "rl.reward: 'PDM' is neither PDMS nor EPDMS"),
     ],
 )

@@ -74,9 +74,11 @@ def fleet_base(line: Line) -> Artefact:
     little from scratch."""
     from drivefoundry.stages import home, label, learn, record
 
-    line = replace(line, recipe=replace(line.recipe, train=replace(line.recipe.train, ego_changes=True)))
+    r = line.recipe
+    line = replace(line, recipe=replace(r, train=replace(r.train, ego_changes=True)))
     clips = home.ingest(line, 1, record.City().drives(line, 1, None))
-    return learn.pretrained(line, [label.shard(line, 1, clips, label.curated(line, 1, clips, None, None, []))])
+    shard = label.shard(line, 1, clips, label.curated(line, 1, clips, None, None, []))
+    return learn.pretrained(line, [shard], r.camera.action)
 
 
 CAMERA_STAGES = ("import", "curate", "label", "train", "judge")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from drivefoundry.model.config import ModelConfig
+from drivefoundry.model.config import Action, ModelConfig
 from drivefoundry.model.presets import FROM_NOTHING
 from drivefoundry.types import require
 
@@ -89,6 +89,8 @@ class Train:
 class Camera:
     """How the fleet's base model learns on from minutes of a real camera; blind, shake: see train.corpus.Augment."""
 
+    action: Action = "flow"
+    """How a plan leaves the model, its base too. At speed the codes' curvatures lie too far apart for a yaw rate."""
     batch: int = 64
     steps: int = 80
     rate: float = 1e-3

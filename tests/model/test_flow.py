@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from drivefoundry.judge.open_loop import open_loop_errors
 from drivefoundry.model.checkpoint import save_checkpoint
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.flow import FlowHead, controls_of, floors, from_units, nearest, to_units
@@ -13,7 +14,7 @@ from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA, Vote
 from drivefoundry.types import Observation
-from drivefoundry_car.codec import driven, fit_codebook
+from drivefoundry_car.codec import decode, driven, encode, fit_codebook
 
 TINY = ModelConfig(
     dim=32,
@@ -62,6 +63,20 @@ def test_the_flow_floor_lies_below_that_of_codes():
     _, speed, future = smooth(300)
     found = floors(future, speed, fit_codebook(future, speed, 64))
     assert 0.0 < found["flow"] < 0.5 * found["codes"] < 1.0
+
+
+def test_at_speed_codes_lose_the_yaw_rate_that_controls_keep():
+    controls, _, _ = smooth(300)
+    speed = np.full(300, 15.0)
+    future = driven(controls * [1.0, 0.1], speed)
+    book = fit_codebook(future, speed)
+    ways = {
+        "codes": decode(encode(future, book, speed), book, speed),
+        "flow": driven(controls_of(future, speed), speed),
+    }
+    lost = {name: open_loop_errors(way, future)["yaw_rate"].mean() for name, way in ways.items()}
+    assert lost["flow"] < 0.1 * lost["codes"]
+    assert lost["codes"] > 0.01
 
 
 def test_the_straight_field_carries_noise_to_its_goal():

@@ -101,14 +101,14 @@ def test_an_imported_backbone_keeps_its_shape_and_gets_a_codebook(tmp_path):
 
 def test_a_flow_head_learns_repeats_itself_and_teaches_codes(tmp_path, monkeypatch):
     monkeypatch.setitem(shapes.PRESETS, "0.1M", replace(TOY, layers=1))
-    monkeypatch.setitem(shapes.PRESETS, "0.3M", replace(TOY, action="flow", flow=64))
+    monkeypatch.setitem(shapes.PRESETS, "0.3M", replace(TOY, flow=64))
     teacher = tmp_path / "teacher"
     brief = {"seconds": 0.0, "steps": 100, "batch": 32, "lr": 4e-3, "precision": "fp32"}
     plain = replace(PRETRAIN, **brief, augment=Augment(text=0.0, light=0.05))
-    first = pretrain(EPISODES, teacher, plain, "0.3M")
+    first = pretrain(EPISODES, teacher, plain, "0.3M", action="flow")
     assert first.losses[-10:].mean() < 0.6 * first.losses[:3].mean()
     short = replace(plain, steps=3)
-    once, again = (pretrain(EPISODES, tmp_path / "again", short, "0.3M").losses for _ in range(2))
+    once, again = (pretrain(EPISODES, tmp_path / "again", short, "0.3M", action="flow").losses for _ in range(2))
     assert np.array_equal(once, again)
 
     e = EPISODES[0]

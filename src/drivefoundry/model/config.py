@@ -12,6 +12,8 @@ CELL = 8
 """Side of the vision stem's first, shared patches, px."""
 SPECIALS = 8
 """Ids kept after the action codes: task, think, act and room for later tasks."""
+Action = Literal["codes", "flow"]
+"""How a plan leaves the model: as codes of the vocabulary, or by flow matching from the state at the act mark."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,7 @@ class ModelConfig:
     max_text: int = 40
     """Longest reasoning, tokens, its end mark included."""
     codes: int = 128
-    action: Literal["codes", "flow"] = "codes"
-    """How a plan leaves the model: as codes of the vocabulary, or by flow matching from the state at the act mark."""
+    action: Action = "codes"
     flow: int = 256
     """Width of the flow head, where there is one."""
     rope_theta: float = 10_000.0

@@ -18,6 +18,7 @@ from drivefoundry.judge.pdm import pdm_scores
 from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.model.backbones import backbone_path
+from drivefoundry.model.config import Action
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Camera, Distil, Rl, Train, leaves
 from drivefoundry.rl.grpo import GrpoConfig, grpo
@@ -39,12 +40,16 @@ CALIBRATION = 512
 """Samples on which the engine is compared with the float student."""
 
 
-def pretrained(line: Line, shards: list[Artefact]) -> Artefact:
+def pretrained(line: Line, shards: list[Artefact], action: Action = "codes") -> Artefact:
     """The base model, from scratch or around a language model, on the first shard."""
     r, paths = line.recipe.train, [s.path for s in shards]
-    made_from = r if r.backbone is None else {"train": r, "backbone": _print(backbone_path(r.backbone))}
+    made_from: dict[str, Any] = {"train": r, "action": action}
+    if r.backbone is not None:
+        made_from["backbone"] = _print(backbone_path(r.backbone))
     track = tracked(line, None, "pretrain", r)
-    return line.make(None, "train", "pretrain", made_from, shards, LEARN, lambda d: _pretrain(r, paths, d, track))
+    return line.make(
+        None, "train", "pretrain", made_from, shards, LEARN, lambda d: _pretrain(r, action, paths, d, track)
+    )
 
 
 def adapted(line: Line, base: Artefact, shard: Artefact) -> Artefact:
@@ -159,7 +164,7 @@ def _said(report: TrainReport) -> dict:
     return {"samples": report.samples, "loss": loss} | {name: getattr(report, name) for name in names}
 
 
-def _pretrain(r: Train, shards: list[Path], out: Path, track: Track) -> dict:
+def _pretrain(r: Train, action: Action, shards: list[Path], out: Path, track: Track) -> dict:
     config = replace(
         PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
         weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget),
@@ -168,7 +173,7 @@ def _pretrain(r: Train, shards: list[Path], out: Path, track: Track) -> dict:
     with bar("pre-train", r.pretrain_steps) as advance, track.run(out) as told:
         report = pretrain(
             _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
-            on_step=moving(advance, told), ego_changes=r.ego_changes, backbone=r.backbone,
+            on_step=moving(advance, told), ego_changes=r.ego_changes, backbone=r.backbone, action=action,
         )  # fmt: skip
     return _said(report)
 

@@ -10,7 +10,7 @@ import torch
 
 from drivefoundry.model.backbones import adopt, load_backbone
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint, save_checkpoint
-from drivefoundry.model.config import ModelConfig
+from drivefoundry.model.config import Action, ModelConfig
 from drivefoundry.model.presets import preset
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
@@ -40,14 +40,16 @@ def imported(backbone: str | Path, seed: int = 0, **changes: object) -> Loaded:
     return Loaded(model.eval(), fit_codebook(nothing, np.zeros(0), model.config.codes), tokenizer, model.config)
 
 
-def around(episodes: list[Episodes], backbone: str, ego_changes: bool, seed: int = 0) -> Loaded:
+def around(
+    episodes: list[Episodes], backbone: str, ego_changes: bool, seed: int = 0, action: Action = "codes"
+) -> Loaded:
     """An untrained model around a backbone, or one that was imported as a checkpoint directory and keeps its shape,
     with a codebook fitted to these episodes; the vocabulary is the backbone's."""
     if (Path(backbone) / "codebook.npy").is_file():
         start = load_checkpoint(Path(backbone))
     else:
         image = _filled(episodes)[0].frames.shape[1:3]
-        start = imported(backbone, seed, image=image, ego_changes=ego_changes)
+        start = imported(backbone, seed, image=image, ego_changes=ego_changes, action=action)
     return replace(start, codebook=fitted_codebook(episodes, start.config.codes, seed))
 
 
@@ -103,13 +105,14 @@ def pretrain(
     on_step: OnStep | None = None,
     ego_changes: bool = False,
     backbone: str | None = None,
+    action: Action = "codes",
 ) -> TrainReport:
-    """Train a model of `size`, or one around `backbone` (see `around`), that reads its ego's history so (see
-    ModelConfig), or go on from the checkpoint `init` (its codebook and tokenizer stay), into directory `out`."""
+    """Train a model of `size`, or one around `backbone` (see `around`), that reads its ego's history and plans so (see
+    ModelConfig), or go on from the checkpoint `init` (its shape, codebook and tokenizer stay), into directory `out`."""
     if init is not None:
         start = load_checkpoint(init)
     elif backbone is not None:
-        start = around(episodes, backbone, ego_changes, config.seed)
+        start = around(episodes, backbone, ego_changes, config.seed, action)
     else:
-        start = fresh(episodes, replace(preset(size), ego_changes=ego_changes), config.seed)
+        start = fresh(episodes, replace(preset(size), ego_changes=ego_changes, action=action), config.seed)
     return fit(start, episodes, out, config, state, log, on_step)
