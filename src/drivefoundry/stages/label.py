@@ -19,7 +19,7 @@ from drivefoundry.progress import bar
 from drivefoundry.recipes import Curate
 from drivefoundry.roadmap import load_map
 from drivefoundry.stages.making import LABEL, Line
-from drivefoundry.types import Episodes, RoadMap
+from drivefoundry.types import Episodes, RoadMap, Scene
 
 CHUNK = 16
 """Clips that a worker takes at once."""
@@ -53,6 +53,20 @@ def shard(line: Line, turn: int | None, clips: Artefact, kept: Artefact, split: 
         turn, "label", "label", {"curate": r, "split": split}, [clips, kept], LABEL,
         lambda d: label_clips(r, line.store, clips.path, kept.path, split, d),
     )  # fmt: skip
+
+
+def scenes_of(store_url: str, clip_ids: list[str]) -> list[Scene]:
+    """Clips in, their scenes out, in the same order; maps are shared between scenes."""
+    store = ClipStore(store_url)
+    maps: dict[str, RoadMap] = {}
+    scenes = []
+    for clip_id in clip_ids:
+        recording = store.drive(clip_id, video=False)
+        name = recording.meta["map"]
+        if name not in maps:
+            maps[name] = load_map(store.get_map(name))
+        scenes.append(scene_from_clip(recording, maps[name], clip_id))
+    return scenes
 
 
 def clip_ids(ingest: Path) -> list[str]:

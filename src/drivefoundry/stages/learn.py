@@ -23,8 +23,8 @@ from drivefoundry.progress import bar
 from drivefoundry.recipes import Camera, Distil, Rl, Train, leaves
 from drivefoundry.rl.grpo import GrpoConfig, grpo
 from drivefoundry.shrink.export import export_engine
+from drivefoundry.stages.label import scenes_of
 from drivefoundry.stages.making import CAR, JUDGE, LEARN, Line
-from drivefoundry.stages.score import scenes_of
 from drivefoundry.tracking import Track
 from drivefoundry.train.distil import DISTIL, distil
 from drivefoundry.train.pretrain import PRETRAIN, pretrain

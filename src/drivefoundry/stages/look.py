@@ -35,8 +35,7 @@ def _exam(run: Path) -> list[Scene]:
     require(len(exams) > 0, f"{run}: this run has no exam yet; it is made first of all (drivefoundry judge)")
     recorded = not (exams[-1].path / "clips.json").exists()
     require(not recorded, f"{run}: a run on recorded traffic; give the folder that it was given (--scenes)")
-    from drivefoundry.stages.label import clip_ids
-    from drivefoundry.stages.score import scenes_of
+    from drivefoundry.stages.label import clip_ids, scenes_of
 
     return scenes_of(str(run / "clips"), clip_ids(exams[-1].path))
 

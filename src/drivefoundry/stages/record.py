@@ -24,9 +24,8 @@ from drivefoundry.recipes import Fleet
 from drivefoundry.roadmap import save_map
 from drivefoundry.sim.policies import CarPolicy, Driver, LogReplay
 from drivefoundry.stages.home import ingest, write_json
-from drivefoundry.stages.label import clip_ids
+from drivefoundry.stages.label import clip_ids, scenes_of
 from drivefoundry.stages.making import CAR, FLEET, SCENES, Line
-from drivefoundry.stages.score import scenes_of
 from drivefoundry.stages.ship import engine_in
 from drivefoundry.types import Scene, require
 from drivefoundry_car.runtime import Runtime

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drivefoundry.clips.store import ClipStore
 from drivefoundry.judge.closed_loop import route_progress, score_rollout
 from drivefoundry.judge.gate import Gate, judge, save_verdict, scene_content
 from drivefoundry.judge.pdm_closed import PdmClosed
@@ -17,16 +16,14 @@ from drivefoundry.judge.realism import realism, replayed, rollout_realism, strai
 from drivefoundry.judge.stats import mean_interval
 from drivefoundry.judge.two_stage import two_stage
 from drivefoundry.judge.worst import SCORE, worst_scenes
-from drivefoundry.label.scene import scene_from_clip
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Judge
-from drivefoundry.roadmap import load_map
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, LogReplay, RouteFollower
 from drivefoundry.stages.home import write_json
 from drivefoundry.stages.making import CAR, JUDGE, LEARN, Line
-from drivefoundry.types import RoadMap, Rollout, Scene
+from drivefoundry.types import Rollout, Scene
 from drivefoundry_car.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -160,20 +157,6 @@ def judge_traffic(scenes: list[Scene], recipe: Judge, out: Path) -> dict:
 def _known_mean(values: list[float]) -> tuple[float, float, float] | None:
     known = np.array(values)[np.isfinite(values)]
     return mean_interval(known) if len(known) else None
-
-
-def scenes_of(store_url: str, clip_ids: list[str]) -> list[Scene]:
-    """Clips in, their scenes out, in the same order; maps are shared between scenes."""
-    store = ClipStore(store_url)
-    maps: dict[str, RoadMap] = {}
-    scenes = []
-    for clip_id in clip_ids:
-        recording = store.drive(clip_id, video=False)
-        name = recording.meta["map"]
-        if name not in maps:
-            maps[name] = load_map(store.get_map(name))
-        scenes.append(scene_from_clip(recording, maps[name], clip_id))
-    return scenes
 
 
 def score(policy: Driver, scenes: list[Scene], recipe: Judge, yardstick: Path | None, out: Path) -> dict:
