@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from drivefoundry.model.checkpoint import save_checkpoint
 from drivefoundry.model.config import ModelConfig
-from drivefoundry.model.text import TextCodec, train_tokenizer
+from drivefoundry.model.text import PAD, TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
 from drivefoundry_car.codec import fit_codebook
 
@@ -49,7 +49,9 @@ def make_student(folder: Path, steps: int = 100) -> Path:
         logits = model(*(a[rows] for a in inputs), text[rows], tokens[rows])
         assert logits.text is not None
         loss = F.cross_entropy(logits.action.flatten(0, 1), tokens[rows].flatten())
-        loss = loss + F.cross_entropy(logits.text.flatten(0, 1), text[rows].flatten())
+        said = text[rows] != PAD
+        words = logits.text if logits.text.ndim == 2 else logits.text[said]  # packed, or not
+        loss = loss + F.cross_entropy(words, text[rows][said])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
