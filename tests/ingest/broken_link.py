@@ -67,7 +67,7 @@ def _reset(*ends: socket.socket) -> None:
         with contextlib.suppress(OSError):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             end.shutdown(socket.SHUT_RDWR)
-            end.close()
+        end.close()  # also one whose peer has gone already
 
 
 @contextmanager
