@@ -15,6 +15,7 @@ from test_trainer import QUICK, lines
 from torch._dynamo.utils import counters
 from toys import TOY, toy_book, toy_episodes
 
+from drivefoundry.model.attention import pays
 from drivefoundry.model.text import EOS, PAD
 from drivefoundry.model.vla import VLA
 from drivefoundry.train.corpus import Corpus
@@ -94,6 +95,25 @@ def test_a_state_goes_on_in_any_layout_and_learns_the_same(tmp_path, alone, monk
     assert np.allclose(list(cut.values()), list(one.values()), atol=1e-4)
     left = last.state_dict()
     assert all(torch.allclose(left[name], p, atol=1e-4) for name, p in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_packed_batches_of_a_cut_model_are_one_graph(alone, monkeypatch):
+    model, corpus = made()
+    rng, words = np.random.default_rng(3), np.full((96, SHAPE.max_text), PAD)
+    for row, length in zip(words, rng.integers(1, SHAPE.max_text, 96), strict=True):
+        row[:length] = [*rng.integers(5, 200, length - 1), EOS]
+    corpus = replace(corpus, text=words, text_mirrored=words)
+    assert pays(torch.from_numpy(words != PAD), SHAPE.prefix + 8)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    config = replace(CONFIG, compile=True, augment=replace(CONFIG.augment, text=1.0))
+    cut, whole = Trainer(made()[0], corpus, replace(config, shard=True)), Trainer(model, corpus, config)
+    there = []
+    for step in range(6):
+        cut.step = whole.step = step
+        assert cut._one_step(0.5)["loss"] == pytest.approx(whole._one_step(0.5)["loss"], abs=1e-4)
+        there.append(graphs())
+    assert there[2:] == there[2:3] * 4
 
 
 def test_what_cannot_share_a_matmul_is_refused(alone):

@@ -25,9 +25,9 @@ def compiled(net: nn.Module, sharded: bool = False) -> None:
         block.forward = partial(_of_any_batch, torch.compile(block.forward, dynamic=False))
 
 
-def _of_any_batch(forward: Callable[..., Tensor], x: Tensor, rope: Tensor, mask: Tensor, *rest: Any) -> Tensor:
+def _of_any_batch(forward: Callable[..., Tensor], x: Tensor, rope: Tensor, mask: Any, *rest: Any) -> Tensor:
     """One graph for any batch, as Decoder.forward has it; what it marked, FSDP's hooks have put another tensor for."""
-    if x.shape[0] > 1:
+    if x.shape[0] > 1:  # else it is packed, or one sample
         for rows in (x, mask) if mask.shape[0] > 1 else (x,):
             torch._dynamo.mark_dynamic(rows, 0)
     return forward(x, rope, mask, *rest)
