@@ -2,13 +2,22 @@
 
 import json
 import time
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
+from drivefoundry.train import goodput
 from drivefoundry.train.goodput import Lives, process_start
 from drivefoundry.train.state import StateFile, copied, save_interval
+
+
+def test_a_peak_that_training_beats_is_measured_again(monkeypatch):
+    measured = iter([1.0, 50.0])
+    monkeypatch.setattr(goodput, "matrix_peak", cache(lambda *_: next(measured)))
+    assert goodput.share_of_peak(20.0, 2, torch.bfloat16) == 0.2
+    assert goodput.share_of_peak(90.0, 2, torch.bfloat16) == 0.9
 
 
 def test_three_factors_over_two_lives(tmp_path):

@@ -166,6 +166,27 @@ def test_two_ranks_learn_what_one_learns(tmp_path):
     assert lines(tmp_path / "two.jsonl")[10] == pytest.approx(lines(tmp_path / "one.jsonl")[10], abs=1e-4)
 
 
+SECOND_LIFE = """
+import os, time
+import torch.distributed as dist
+from drivefoundry.train.trainer import rank_and_world
+first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+if not first and os.environ["RANK"] == "1":
+    time.sleep(1.0)  # the other one looks for it before it has said where it is
+assert rank_and_world()[1] == 2
+dist.barrier()
+os._exit(1 if first else 0)
+"""
+
+
+def test_ranks_that_torchrun_starts_again_find_each_other(tmp_path):
+    script = tmp_path / "second_life.py"
+    script.write_text(SECOND_LIFE)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    done = subprocess.run([*torchrun, str(script)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_other_settings_do_not_resume(tmp_path):
     state = tmp_path / "state"
     first = Trainer(*made(), QUICK, state=state)

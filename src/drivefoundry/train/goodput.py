@@ -88,6 +88,14 @@ def process_start() -> float:
     return time.time() - float(clock.read_text().split()[0]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
+def share_of_peak(rate: float, ranks: int, dtype: torch.dtype, device: str = "cpu") -> float:
+    """FLOP/s that so many ranks reach in, MFU out. Where that is more than the peak, something else was at work when it
+    was measured: it is measured again."""
+    if rate > ranks * matrix_peak(dtype, device):
+        matrix_peak.cache_clear()
+    return rate / (ranks * matrix_peak(dtype, device))
+
+
 @cache
 def matrix_peak(dtype: torch.dtype, device: str = "cpu") -> float:
     """Measured dense matmul rate here, FLOP/s: the best of a few 1,536-cubed products."""

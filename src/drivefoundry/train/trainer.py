@@ -29,7 +29,7 @@ from drivefoundry.types import require
 
 from .blocks import compiled, recomputed, untouched
 from .corpus import Augment, Batch, Corpus, Order, batches
-from .goodput import Goodput, Lives, forward_flop, matrix_peak
+from .goodput import Goodput, Lives, forward_flop, share_of_peak
 from .losses import Objective, batch_loss
 from .optim import MasterWeights
 from .state import State, StateFile, copied, save_interval
@@ -123,8 +123,20 @@ def rank_and_world(alone: bool = False) -> tuple[int, int]:
     if alone and "WORLD_SIZE" not in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", None, None, 1, 0, dist.HashStore())  # type: ignore[attr-defined]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        _join("nccl" if torch.cuda.is_available() else "gloo")
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _join(backend: str) -> None:
+    """Join the process group of torchrun's ranks. On one machine torchrun's store outlives the ranks, so that those of
+    the next life could find each other's old addresses in it: each life keeps its own there."""
+    told = os.environ
+    if told.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or told["LOCAL_WORLD_SIZE"] != told["WORLD_SIZE"]:
+        dist.init_process_group(backend)
+        return
+    store = dist.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False)
+    life = dist.PrefixStore(f"life-{told['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=life, rank=int(told["RANK"]), world_size=int(told["WORLD_SIZE"]))
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
@@ -292,7 +304,7 @@ class Trainer:
         talk = self.config.augment.text if self.corpus.has_text else 0.0
         c = self.model.config
         flop = 3 * ((1 - talk) * forward_flop(c, 0) + talk * forward_flop(c, self.text_tokens))
-        mfu = rate * flop / (self.world * matrix_peak(self.dtype, self.device.type))
+        mfu = share_of_peak(rate * flop, self.world, self.dtype, self.device.type)
         good = self.goodput(mfu)
         losses = np.array(self.losses)
         return TrainReport(
