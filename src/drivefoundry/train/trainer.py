@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import require
@@ -134,8 +135,8 @@ def _join(backend: str) -> None:
     if told.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or told["LOCAL_WORLD_SIZE"] != told["WORLD_SIZE"]:
         dist.init_process_group(backend)
         return
-    store = dist.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False)
-    life = dist.PrefixStore(f"life-{told['TORCHELASTIC_RESTART_COUNT']}", store)
+    store = dist.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False)  # pyright: ignore[reportPrivateImportUsage]
+    life = PrefixStore(f"life-{told['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=life, rank=int(told["RANK"]), world_size=int(told["WORLD_SIZE"]))
 
 
