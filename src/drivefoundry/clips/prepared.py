@@ -23,6 +23,8 @@ NAMED = ("vehicle", "drive", "source", "place", "campaign", "trigger", "map", "r
 _DAMAGE = (AssertionError, ArithmeticError, AttributeError, EOFError, FFmpegError, LookupError, MemoryError,
            RecursionError, TypeError)  # fmt: skip
 """What readers and muxers raise, besides ValueError, on values that no recorder writes."""
+_BEGINNING = 4096
+"""Bytes of a picture's packet that tell whether it can be muxed: parameter sets and headers are among them."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class WrongVehicle(ValueError):
 
 def check(path: Path, sha256: str, vehicle: str) -> None:
     """One clip file in; nothing out where `prepare` will take it, else its ValueError."""
-    _read(path, sha256, vehicle)
+    _read(path, sha256, vehicle, _BEGINNING)
 
 
 def prepare(path: Path, objects: Objects, sha256: str | None = None, vehicle: str | None = None) -> Prepared:
@@ -73,8 +75,11 @@ def prepare(path: Path, objects: Objects, sha256: str | None = None, vehicle: st
     return Prepared(row)
 
 
-def _read(path: Path, sha256: str | None, vehicle: str | None) -> tuple[str, Drive, bytes | None, dict[str, bytes]]:
-    """The file's hash, its drive with videos as H.264 and, as MP4, its video, if any, and its other cameras'."""
+def _read(
+    path: Path, sha256: str | None, vehicle: str | None, most: int | None = None
+) -> tuple[str, Drive, bytes | None, dict[str, bytes]]:
+    """The file's hash, its drive with videos as H.264 and, as MP4, its video, if any, and its other cameras', of each
+    packet `most` bytes at most."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 is not None and found != sha256:
@@ -86,8 +91,12 @@ def _read(path: Path, sha256: str | None, vehicle: str | None) -> tuple[str, Dri
             raise WrongVehicle(f"the clip is of vehicle '{owner}', the token of '{vehicle}'")
         others = {name: log.as_h264(v) for name, v in drive.others.items()}
         drive = replace(drive, video=None if drive.video is None else log.as_h264(drive.video), others=others)
-        mp4 = None if drive.video is None else log.to_mp4(drive.video)
-        return found, drive, mp4, {name: log.to_mp4(v) for name, v in others.items()}
+        mp4 = None if drive.video is None else _mp4(drive.video, most)
+        return found, drive, mp4, {name: _mp4(v, most) for name, v in others.items()}
     except _DAMAGE as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{path}: damaged MCAP ({why}); copy or record it again") from error
+
+
+def _mp4(video: log.Video, most: int | None) -> bytes:
+    return log.to_mp4(replace(video, packets=[packet[:most] for packet in video.packets]))
