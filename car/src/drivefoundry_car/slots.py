@@ -21,6 +21,8 @@ from typing import IO, Protocol
 
 import numpy as np
 
+from drivefoundry_car.durable import sync
+
 SELF_TEST = "selftest.npz"
 """Recorded inputs and answer beside the engine's files: frames, ego, route, points."""
 SELF_TEST_M = 0.1
@@ -278,12 +280,3 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Bring a file's or directory's entries to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -22,7 +22,8 @@ from tuf.ngclient import Updater as TufClient
 from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
 from urllib3.exceptions import HTTPError
 
-from drivefoundry_car.slots import Installed, Slots, files_of, self_test, sync
+from drivefoundry_car.durable import sync
+from drivefoundry_car.slots import Installed, Slots, files_of, self_test
 
 CHANNEL = "current.json"
 """TUF target that names each cohort's release: {"cohorts": {cohort: {"release", "rollout_percent", "previous"}}}."""

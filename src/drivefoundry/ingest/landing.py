@@ -15,6 +15,7 @@ from pathlib import Path
 
 from drivefoundry.clips.prepared import Prepared, prepare
 from drivefoundry.clips.store import ClipStore
+from drivefoundry_car.durable import sync
 
 BATCH, EVERY_S = 128, 2.0
 """Rows are appended once so many wait, or after this time: each append is a version of the table."""
@@ -71,8 +72,7 @@ class Landing:
             raise OSError(f"{MOST} clips wait for the store")
         self._last_came = time.monotonic()
         row = self._check(part, sha, vehicle)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(part)
         with self._lock:
             self._acknowledged[sha] = None
             if sha in self._landed:  # by another upload, meanwhile
@@ -83,11 +83,7 @@ class Landing:
             self._waiting[sha] = vehicle, row
             if len(self._waiting) >= BATCH:
                 self._wake.set()
-        directory = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync(self.folder)
 
     def flush(self) -> list[str]:
         """Land all that waits; returns the ids of the clips acknowledged since the start, in that order."""

@@ -43,7 +43,7 @@ JUDGE = (
 GRID = ("drivefoundry.stages.grid", *LEARN, *JUDGE)
 SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry.judge.gate", "drivefoundry.judge.stats",
         "drivefoundry.judge.versions", "drivefoundry.types", "drivefoundry_car.update", "drivefoundry_car.slots",
-        *CAR)  # fmt: skip
+        "drivefoundry_car.durable", *CAR)  # fmt: skip
 SCENES = ("drivefoundry.clips.importers", "drivefoundry.sim.geometry", "drivefoundry.stages.record", *NOUNS, *LOG)
 TELL = ("drivefoundry.ui", "drivefoundry.stages.tell", "drivefoundry.stages.tables", "drivefoundry.stages.films",
         "drivefoundry.judge.gate", "drivefoundry.judge.stats", "drivefoundry.judge.versions",
