@@ -19,7 +19,7 @@ def public(module):
 
 def test_names():
     assert public(ledger) == ["Artefact", "Ledger", "fresh"]
-    assert public(compute) == ["cores", "pmap"]
+    assert public(compute) == ["cores", "keep_memory", "pmap"]
     assert public(progress) == ["Clock", "bar", "cpu_seconds", "say", "stage"]
     assert public(settings) == ["canonical", "nearest", "with_file", "with_settings"]
     assert public(cli) == ["main"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from toys import TOY, toy_book, toy_episodes
 
 from drivefoundry.model.vla import VLA
-from drivefoundry.train.corpus import Augment, Batch, Corpus
+from drivefoundry.train.corpus import Augment, Batch, Corpus, Order, batches
+from drivefoundry.train.lanes import cut
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.optim import MasterWeights, polar
 from drivefoundry.train.trainer import TrainConfig, Trainer, learning_rate
@@ -28,6 +30,7 @@ from pathlib import Path
 from test_trainer import QUICK, made
 from drivefoundry.train.trainer import Trainer
 from dataclasses import replace
+from functools import partial
 out, state, steps, save = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 model, corpus = made()
 trainer = Trainer(model, corpus, replace(QUICK, steps=steps, save_every_s=save), state=state, log=out)
@@ -117,6 +120,40 @@ def test_the_same_is_learnt_in_less_memory(changes):
     assert "forward" not in vars(model.decoder.blocks[0])
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 16, 61])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_lanes_take_every_sample_once(size: int, count: int):
+    corpus = made()[1]
+    whole = batches(corpus, Order(len(corpus), 0), 0, size, Augment())
+    shares = cut(whole, count, 20)
+    for there in (True, False):
+        parts = [b for share in shares for b in share if (b.text is not None) == there]
+        together = [b for b in whole if (b.text is not None) == there]
+        assert sum(len(b) for b in parts) == sum(len(b) for b in together)
+        for name in ("frames", "target", "weight") if parts else ():
+            assert torch.equal(torch.cat([getattr(b, name) for b in parts]), getattr(together[0], name))
+    if size > 60:
+        tokens = [sum(len(b) * (20 + (0 if b.text is None else b.text.shape[1])) for b in share) for share in shares]
+        assert max(tokens) - min(tokens) < 0.25 * sum(tokens) / count
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_lanes_learn_what_one_thread_learns(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    config, before = replace(QUICK, batch=48, compile=True), torch.get_num_threads()
+    ran = []
+    for threads in (1, 2, 2):
+        torch.set_num_threads(threads)
+        try:
+            trainer = Trainer(*made(), config)
+            ran.append(trainer.run().losses)
+            assert trainer.lanes.count == torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    assert np.allclose(ran[0], ran[1], atol=1e-5)
+    assert np.array_equal(ran[1], ran[2])  # whichever lane is done first
+
+
 def test_gradients_are_those_of_the_loss():
     model, corpus = made()
     model.double()
@@ -125,7 +162,8 @@ def test_gradients_are_those_of_the_loss():
         p.data = p.data.double()
 
     def loss() -> torch.Tensor:
-        return torch.stack([batch_loss(model, doubled(b), QUICK.objective)[0] for b in trainer._share()]).sum()
+        samples = [b for micro in range(2) for b in trainer._share(micro)]
+        return torch.stack([batch_loss(model, doubled(b), QUICK.objective)[0] for b in samples]).sum()
 
     loss().backward()
     for p in (model.decoder.blocks[0].q.weight, model.decoder.norm, model.embed, model.stem.patch.weight):

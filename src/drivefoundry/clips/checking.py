@@ -6,7 +6,6 @@ A file that makes its checker grow, hang or die is refused; the next one finds a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import queue
 import resource
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from drivefoundry.clips.objects import Objects
 from drivefoundry.clips.prepared import Prepared, check, prepare
+from drivefoundry.compute import keep_memory
 
 MEMORY = 2 << 30
 """Bytes that a check may take beyond what an idle checker has: a clip of the largest size takes half of it."""
@@ -25,8 +25,6 @@ SECONDS = 30.0
 STORE_S = 600.0
 """How much longer making a row may take: its videos go to the object store, over a network perhaps."""
 _START_S = 60.0
-_KEPT = 1 << 28
-"""Bytes that a checker keeps between clips at most."""
 
 
 class Checkers:
@@ -115,7 +113,7 @@ def _work(pipe: Connection, objects: str, memory: int) -> None:
     """A checker's life: until its parent closes the pipe, or dies."""
     for stop in (signal.SIGINT, signal.SIGTERM):  # whoever stops the service lets its checkers finish
         signal.signal(stop, signal.SIG_IGN)
-    _keep_memory()
+    keep_memory()  # one clip of many megabytes is taken apart after the other
     store = Objects(objects)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     bound = pages * resource.getpagesize() + memory
@@ -124,16 +122,6 @@ def _work(pipe: Connection, objects: str, memory: int) -> None:
         pipe.send(True)
         while True:
             pipe.send(_answer(store, *pipe.recv()))
-
-
-def _keep_memory() -> None:
-    """Have the C library keep what is freed: one clip of many megabytes is taken apart after the other, and to fetch
-    the pages anew each time costs as much as half of a check."""
-    trim_threshold, mmap_threshold = -1, -3  # glibc's names for them
-    with contextlib.suppress(AttributeError, OSError):
-        library = ctypes.CDLL(None)
-        library.mallopt(trim_threshold, _KEPT)
-        library.mallopt(mmap_threshold, _KEPT)
 
 
 def _answer(store: Objects, path: Path, sha256: str, vehicle: str | None) -> Prepared | Exception | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -120,8 +121,12 @@ class Decoder(nn.Module):
         self._compiled: list[Callable[..., Tensor]] = []
 
     def compile_blocks(self) -> None:
-        """Compile each block for training (cached decoding stays eager): one small graph that all layers share."""
-        self._compiled = [torch.compile(block.forward, dynamic=False) for block in self.blocks]
+        """Compile each block for training (cached decoding stays eager): one small graph that all layers share. On CPU
+        its calls are in C++ too, so that it runs without the interpreter's lock."""
+        kind = torch.compile
+        if self.norm.device.type == "cpu":
+            kind = partial(torch.compile, options={"cpp_wrapper": True})
+        self._compiled = [kind(block.forward, dynamic=False) for block in self.blocks]
 
     def forward(self, x: Tensor, rope: Tensor, mask: Tensor | Packing, keep: int, cache: Cache | None = None) -> Tensor:
         """x (B, T, D), or (1, N, D) of a packed batch, in, the last `keep` positions normed, (B, keep, D), out; with a

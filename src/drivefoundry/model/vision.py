@@ -39,11 +39,11 @@ class PatchStem(nn.Module):
         )  # bytes move, not floats
         x = x.reshape(b, rows * cols, n * n, f, CELL * CELL * c).to(self.cell.weight.dtype)
         before, now = x.unbind(3)
-        motion = (now - before) * (1 / 32)
-        now = now * (1 / 64) - 2.0
+        gain, offset = now.new_ones(1), now.new_zeros(1)
         if light is not None:
             gain, offset = light.to(now.dtype).view(b, 2, 1, 1, 1).unbind(1)
-            now, motion = now * gain + offset, motion * gain
+        motion = (now - before) * (gain / 32)
+        now = torch.addcmul(offset - 2.0 * gain, now, gain / 64)
         y = F.gelu(self.cell(torch.cat([now, motion], -1)), approximate="tanh")
         return self.patch(y.flatten(2)) + self.position
 

@@ -16,6 +16,7 @@ from drivefoundry.model.decoder import Decoder
 def compiled(net: nn.Module, sharded: bool = False) -> None:
     """Compile the blocks of the decoder; inductor's cache on the disk serves the next life of the run."""
     torch._dynamo.reset()
+    torch._dynamo.config.error_on_nested_fx_trace = False  # while one thread compiles, others run uncompiled
     decoder = net.decoder
     assert isinstance(decoder, Decoder)
     if not sharded:

@@ -6,17 +6,21 @@ which halves the memory traffic of everything that is not a matmul.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .lanes import ALONE, Lanes
 from .state import copied
 
 SMALLEST = 32
 """Linear layers with fewer inputs than this (physical quantities) are left to AdamW, as are embeddings."""
 MOMENTUM = 0.95
+Hidden = tuple[Tensor, Tensor, Tensor]
+"""The master of a hidden matrix, its gradient and its momentum."""
 _POLAR = (6.77834, -19.09623, 13.95642), (3.16891, -2.79646, 0.71883)
 """The quintics a x + b x^3 + c x^5 that take 0.03 .. 1, one after the other, nearest to 1: within 0.62 .. 1.38."""
 
@@ -108,14 +112,14 @@ class MasterWeights:
         return self._gradient.norm()
 
     @torch.no_grad()
-    def step(self, lr: float, norm: float, clip: float) -> None:
+    def step(self, lr: float, norm: float, clip: float, lanes: Lanes = ALONE) -> None:
         """One update with the gathered gradients, scaled down to norm `clip` if larger."""
         if norm > clip:
             self._clip(clip / norm)
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.step()
-        self._muon(lr)
+        self._muon(lr, lanes)
         if self.ema:
             for mean, master in zip(self.average, self.masters, strict=True):
                 mean.lerp_(master, 1 - self.ema)
@@ -132,19 +136,27 @@ class MasterWeights:
         """The part of a whole matrix that this rank holds of `of`."""
         return x
 
-    def _muon(self, lr: float) -> None:
-        """Matrices of one shape go through `polar` together."""
-        alike: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    def _muon(self, lr: float, lanes: Lanes) -> None:
+        """Matrices of one shape go through `polar` together, as many at once as keep every lane busy."""
+        alike: dict[torch.Size, list[Hidden]] = {}
         for i, momentum in zip(self.hidden, self.momentum, strict=True):
             alike.setdefault(momentum.shape, []).append((self.masters[i], self._grads[i], momentum))
-        for shape, members in alike.items():
-            updates = torch.empty((len(members), *shape), dtype=self.dtype, device=members[0][0].device)
-            for update, (_, grad, momentum) in zip(updates, members, strict=True):
-                update.copy_(self._whole(grad.lerp(momentum.lerp_(grad, 1 - MOMENTUM), MOMENTUM)))
-            for step, (master, _, _) in zip(polar(updates), members, strict=True):
-                master.mul_(1 - lr * self.weight_decay).add_(
-                    self._part(step, master), alpha=-0.2 * max(shape) ** 0.5 * lr
-                )
+        work: list[list[Hidden]] = []
+        for members in alike.values():
+            n = -(-len(members) // lanes.count)
+            work += [members[at : at + n] for at in range(0, len(members), n)]
+        work.sort(key=lambda members: -len(members) * members[0][2].numel())
+        lanes.each(partial(self._turn, lr), work)
+
+    @torch.no_grad()
+    def _turn(self, lr: float, members: list[Hidden]) -> None:
+        """Muon's step of matrices of one shape."""
+        shape = members[0][2].shape
+        updates = torch.empty((len(members), *shape), dtype=self.dtype, device=members[0][0].device)
+        for update, (_, grad, momentum) in zip(updates, members, strict=True):
+            update.copy_(self._whole(grad.lerp(momentum.lerp_(grad, 1 - MOMENTUM), MOMENTUM)))
+        for step, (master, _, _) in zip(polar(updates), members, strict=True):
+            master.mul_(1 - lr * self.weight_decay).add_(self._part(step, master), alpha=-0.2 * max(shape) ** 0.5 * lr)
 
     @torch.no_grad()
     def publish(self) -> None:

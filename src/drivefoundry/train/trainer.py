@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -25,12 +25,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 
+from drivefoundry.compute import keep_memory
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import require
 
 from .blocks import compiled, recomputed, untouched
 from .corpus import Augment, Batch, Corpus, Order, batches
 from .goodput import Goodput, Lives, forward_flop, share_of_peak
+from .lanes import Lanes, cut, lanes_for
 from .losses import Objective, batch_loss
 from .optim import MasterWeights
 from .state import State, StateFile, copied, save_interval
@@ -180,13 +182,16 @@ class Trainer:
         self.weights = kind(net, self.dtype, config.weight_decay, config.betas, muon, config.ema)
         self.net = cast(VLA, self.weights.net)
         self.order = Order(len(corpus), config.seed)
-        self.text_tokens = corpus.text_tokens(model.config.prefix + model.slots)
+        self.own_tokens = model.config.prefix + model.slots
+        self.text_tokens = corpus.text_tokens(self.own_tokens)
         self.step, self.elapsed, self.lost, self.skipped, self.bad = 0, 0.0, 0.0, 0, 0
         self.mean_loss, self.lr_scale = 0.0, 1.0
         self.losses: list[float] = []
         self._good = copied(self.weights.state())
         if self._pays_to_compile():
             compiled(self.net, config.shard)
+        own = config.batch // (self.world * config.accumulate)
+        self.lanes = Lanes(1 if config.shard else lanes_for(own, self.device), self.weights.params)
         if config.recompute:
             recomputed(self.net)
         self.state: State | None = None
@@ -217,7 +222,22 @@ class Trainer:
     def run(self) -> TrainReport:
         """Train to the end of the box. Leaves fp32 weights in the model. Raises ValueError if training diverges for
         good."""
+        keep_memory()
         self.net.train()
+        try:
+            self._steps()
+        finally:
+            self.lanes.close()
+        self._report({}, final=True)
+        if self.state is not None:
+            self.save()
+            self.state.wait()
+        untouched(self.net)
+        self.weights.float_model(self.model)
+        self.model.eval()
+        return self.report()
+
+    def _steps(self) -> None:
         while (progress := self.progress()) < 1.0:
             start = time.perf_counter()
             metrics = self._one_step(progress)
@@ -234,22 +254,14 @@ class Trainer:
                 self._saved = time.perf_counter()
                 self.elapsed += self._saved - before
                 self.lost += self._saved - before
-        self._report({}, final=True)
-        if self.state is not None:
-            self.save()
-            self.state.wait()
-        untouched(self.net)
-        self.weights.float_model(self.model)
-        self.model.eval()
-        return self.report()
 
     def _one_step(self, progress: float) -> dict[str, float]:
         total: dict[str, float] = {}
-        for batch in self._share():
-            loss, parts = batch_loss(self.net, to_device(batch, self.device), self.config.objective)
-            loss.backward()
-            for name, value in parts.items():
-                total[name] = total.get(name, 0.0) + value
+        for micro in range(self.config.accumulate):
+            shares = cut(self._share(micro), self.lanes.count, self.own_tokens)
+            for parts in self.lanes.backward(self._loss, shares):
+                for name, value in parts.items():
+                    total[name] = total.get(name, 0.0) + value
         norm = self.weights.gather()
         names = ("loss", "action", "text", "agree")
         counts = self.rank % self.config.tensor == 0  # ranks of one matmul have the same loss
@@ -265,15 +277,17 @@ class Trainer:
         self.losses.append(metrics["loss"])
         return metrics
 
-    def _share(self) -> Iterator[Batch]:
-        """This rank's batches of the step: each micro-batch's samples are those of so many more ranks."""
+    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        return batch_loss(self.net, to_device(batch, self.device), self.config.objective)
+
+    def _share(self, micro: int = 0) -> list[Batch]:
+        """This rank's batches of a micro-batch of the step, whose samples are those of so many more ranks."""
         c, readers = self.config, self.world // self.config.tensor
-        parts = readers * c.accumulate
-        for part in range(self.rank // c.tensor, parts, readers):
-            share = batches(self.corpus, self.order, self.step, c.batch, c.augment, part, parts)
-            talks = self.corpus.has_text and c.augment.text > 0
-            # compiled, a matmul that is shared has a graph for what its ranks divide and one for what they do not
-            yield from shards().alike(share, self.corpus.text.shape[1] * talks, c.tensor) if c.shard else share
+        part, parts = self.rank // c.tensor + readers * micro, readers * c.accumulate
+        share = batches(self.corpus, self.order, self.step, c.batch, c.augment, part, parts)
+        talks = self.corpus.has_text and c.augment.text > 0
+        # compiled, a matmul that is shared has a graph for what its ranks divide and one for what they do not
+        return shards().alike(share, self.corpus.text.shape[1] * talks, c.tensor) if c.shard else share
 
     def _update(self, metrics: dict[str, float], lr: float) -> None:
         """Take the step, unless it is a spike: then skip it, and after too many go back to the last good weights."""
@@ -281,7 +295,7 @@ class Trainer:
         metrics["lr"] = lr
         settled = self.step > 20
         if math.isfinite(loss) and math.isfinite(norm) and not (settled and loss > self.config.spike * self.mean_loss):
-            self.weights.step(lr, norm, self.config.clip)
+            self.weights.step(lr, norm, self.config.clip, self.lanes)
             self.mean_loss = loss if self.mean_loss == 0 else 0.98 * self.mean_loss + 0.02 * loss
             self.bad = 0
             if self.step % 200 == 0:

@@ -1,0 +1,143 @@
+"""A step's samples over threads: on CPU, lanes of their own cores each get further than cores that share each
+operation, for they wait for each other once a step and not at each of its thousands of small operations.
+
+Compiled graphs must let go of the interpreter's lock while they run, see `Decoder.compile_blocks`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from drivefoundry.model.attention import pays
+from drivefoundry.model.text import PAD
+
+from .corpus import Batch
+
+ENOUGH = 16
+"""Samples that a lane must have to be worth a thread."""
+
+A = TypeVar("A")
+Loss = Callable[[Batch], tuple[Tensor, dict[str, float]]]
+FEW = 3
+"""Samples that are not worth a piece of their own."""
+Took = tuple[list[Tensor | None], list[dict[str, float]]]
+"""One lane's gradients, and what the losses of its batches are made of."""
+
+
+def lanes_for(samples: int, device: torch.device) -> int:
+    """How many lanes suit a rank's `samples` a step: of one core each, or more where samples are few."""
+    return max(min(torch.get_num_threads(), samples // ENOUGH), 1) if device.type == "cpu" else 1
+
+
+def cut(batches: Sequence[Batch], count: int, rest: int) -> list[list[Batch]]:
+    """A step's batches in, what each of `count` lanes takes of them out: as many tokens each, in as few pieces as may
+    be. A sample has `rest` tokens besides its text."""
+    if count == 1:
+        return [list(batches)]
+    tokens = [_tokens(batch, rest) for batch in batches]
+    each = sum(c * len(b) for c, b in zip(tokens, batches, strict=True)) / count
+    out: list[list[Batch]] = [[] for _ in range(count)]
+    before = 0.0
+    for c, batch in zip(tokens, batches, strict=True):
+        ends = [round((each * (lane + 1) - before) / c) for lane in range(count)]
+        ends = [len(batch) if end > len(batch) - FEW else 0 if end < FEW else end for end in ends]
+        for lane, (lo, hi) in enumerate(pairwise([0, *ends])):
+            if hi > lo:
+                rows: dict[str, Any] = {k: v[lo:hi] for k, v in vars(batch).items() if isinstance(v, Tensor)}
+                out[lane].append(replace(batch, dice=batch.dice + lane, **rows))
+        before += c * len(batch)
+    return out
+
+
+def _tokens(batch: Batch, rest: int) -> float:
+    """How many tokens of a sample are computed."""
+    if batch.text is None:
+        return rest
+    real = batch.text != PAD
+    return rest + (float(real.sum()) / len(batch) if pays(real, rest) else real.shape[1])
+
+
+class Lanes:
+    """Threads that each take a part of the samples forward and back; `count` 1 is the caller's own thread.
+
+    Gradients are added in the order of the lanes, so a step's result hangs on their count and on nothing else.
+    """
+
+    def __init__(self, count: int, params: Sequence[nn.Parameter]):
+        self.count, self.params = count, params
+        self._threads = torch.get_num_threads()
+        self._pool: ThreadPoolExecutor | None = None
+        self._known: set[Hashable] = set()
+
+    def backward(self, loss: Loss, shares: Sequence[Sequence[Batch]]) -> list[dict[str, float]]:
+        """Add the gradients of every lane's batches to the parameters'; returns what the losses are made of.
+
+        Only one thread at a time can compile, so lanes that meet a batch of a new kind go one after the other.
+        """
+        if self.count == 1:
+            return [_plain(loss, batch) for share in shares for batch in share]
+        kinds = {(len(b) == 1, b.text is None) for share in shares for b in share}
+        done: list[Took] = []
+        jobs: list[Future[Took]] = []
+        for share in shares:
+            jobs.append(self._threads_of_own().submit(self._gradients, loss, share))
+            if not kinds <= self._known:
+                jobs[-1].exception()
+        done = [job.result() for job in jobs]
+        self._known |= kinds
+        for gradients, _ in done:
+            for p, gradient in zip(self.params, gradients, strict=True):
+                if gradient is not None:
+                    p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+        return [parts for _, several in done for parts in several]
+
+    def each(self, work: Callable[[A], None], items: Sequence[A]) -> None:
+        """work(item) for every item, by whichever lane is free."""
+        if self.count == 1:
+            for item in items:
+                work(item)
+        else:
+            deque(self._threads_of_own().map(work, items), 0)
+
+    def _threads_of_own(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            each = self._threads // self.count
+            self._pool = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (each,))
+        return self._pool
+
+    def _gradients(self, loss: Loss, share: Sequence[Batch]) -> Took:
+        total: list[Tensor | None] = [None] * len(self.params)
+        several = []
+        for batch in share:
+            value, parts = loss(batch)
+            several.append(parts)
+            for i, gradient in enumerate(torch.autograd.grad(value, self.params, allow_unused=True)):
+                there = total[i]
+                if gradient is not None:
+                    total[i] = gradient if there is None else there.add_(gradient)
+        return total, several
+
+    def close(self) -> None:
+        """Give the threads back."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+            torch.set_num_threads(self._threads)  # what a thread sets, later threads begin with
+
+
+ALONE = Lanes(1, ())
+"""The caller's own thread."""
+
+
+def _plain(loss: Loss, batch: Batch) -> dict[str, float]:
+    value, parts = loss(batch)
+    value.backward()
+    return parts
