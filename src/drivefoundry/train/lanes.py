@@ -57,35 +57,40 @@ def cut(batches: Sequence[Batch], count: int, rest: int) -> list[list[Batch]]:
     return out
 
 
+def _packs(batch: Batch, rest: int) -> bool:
+    return batch.text is not None and pays(batch.text != PAD, rest)
+
+
 def _tokens(batch: Batch, rest: int) -> float:
     """How many tokens of a sample are computed."""
     if batch.text is None:
         return rest
-    real = batch.text != PAD
-    return rest + (float(real.sum()) / len(batch) if pays(real, rest) else real.shape[1])
+    said = int((batch.text != PAD).sum()) if _packs(batch, rest) else batch.text.numel()
+    return rest + said / len(batch)
 
 
 class Lanes:
-    """Threads that each take a part of the samples forward and back; `count` 1 is the caller's own thread.
+    """Threads that each take a part of the samples forward and back; `count` 1 is the caller's own thread. A sample has
+    `rest` tokens besides its text.
 
     Gradients are added in the order of the lanes, so a step's result hangs on their count and on nothing else.
     """
 
-    def __init__(self, count: int, params: Sequence[nn.Parameter]):
-        self.count, self.params = count, params
+    def __init__(self, count: int = 1, params: Sequence[nn.Parameter] = (), rest: int = 0):
+        self.count, self.params, self.rest = count, params, rest
         self._threads = torch.get_num_threads()
         self._pool: ThreadPoolExecutor | None = None
         self._known: set[Hashable] = set()
 
-    def backward(self, loss: Loss, shares: Sequence[Sequence[Batch]]) -> list[dict[str, float]]:
-        """Add the gradients of every lane's batches to the parameters'; returns what the losses are made of.
+    def backward(self, loss: Loss, batches: Sequence[Batch]) -> list[dict[str, float]]:
+        """Add the gradients of the batches to the parameters'; returns what their losses are made of.
 
         Only one thread at a time can compile, so lanes that meet a batch of a new kind go one after the other.
         """
         if self.count == 1:
-            return [_plain(loss, batch) for share in shares for batch in share]
-        kinds = {(len(b) == 1, b.text is None) for share in shares for b in share}
-        done: list[Took] = []
+            return [_plain(loss, batch) for batch in batches]
+        shares = cut(batches, self.count, self.rest)
+        kinds = {(len(b) == 1, b.text is None, _packs(b, self.rest)) for share in shares for b in share}
         jobs: list[Future[Took]] = []
         for share in shares:
             jobs.append(self._threads_of_own().submit(self._gradients, loss, share))
@@ -96,7 +101,7 @@ class Lanes:
         for gradients, _ in done:
             for p, gradient in zip(self.params, gradients, strict=True):
                 if gradient is not None:
-                    p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+                    p.grad = gradient if p.grad is None else p.grad + gradient
         return [parts for _, several in done for parts in several]
 
     def each(self, work: Callable[[A], None], items: Sequence[A]) -> None:
@@ -122,7 +127,7 @@ class Lanes:
             for i, gradient in enumerate(torch.autograd.grad(value, self.params, allow_unused=True)):
                 there = total[i]
                 if gradient is not None:
-                    total[i] = gradient if there is None else there.add_(gradient)
+                    total[i] = gradient if there is None else there + gradient
         return total, several
 
     def close(self) -> None:
@@ -133,7 +138,7 @@ class Lanes:
             torch.set_num_threads(self._threads)  # what a thread sets, later threads begin with
 
 
-ALONE = Lanes(1, ())
+ALONE = Lanes()
 """The caller's own thread."""
 
 

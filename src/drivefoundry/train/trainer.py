@@ -32,7 +32,7 @@ from drivefoundry.types import require
 from .blocks import compiled, recomputed, untouched
 from .corpus import Augment, Batch, Corpus, Order, batches
 from .goodput import Goodput, Lives, forward_flop, share_of_peak
-from .lanes import Lanes, cut, lanes_for
+from .lanes import Lanes, lanes_for
 from .losses import Objective, batch_loss
 from .optim import MasterWeights
 from .state import State, StateFile, copied, save_interval
@@ -182,8 +182,8 @@ class Trainer:
         self.weights = kind(net, self.dtype, config.weight_decay, config.betas, muon, config.ema)
         self.net = cast(VLA, self.weights.net)
         self.order = Order(len(corpus), config.seed)
-        self.own_tokens = model.config.prefix + model.slots
-        self.text_tokens = corpus.text_tokens(self.own_tokens)
+        rest = model.config.prefix + model.slots
+        self.text_tokens = corpus.text_tokens(rest)
         self.step, self.elapsed, self.lost, self.skipped, self.bad = 0, 0.0, 0.0, 0, 0
         self.mean_loss, self.lr_scale = 0.0, 1.0
         self.losses: list[float] = []
@@ -191,7 +191,7 @@ class Trainer:
         if self._pays_to_compile():
             compiled(self.net, config.shard)
         own = config.batch // (self.world * config.accumulate)
-        self.lanes = Lanes(1 if config.shard else lanes_for(own, self.device), self.weights.params)
+        self.lanes = Lanes(1 if config.shard else lanes_for(own, self.device), self.weights.params, rest)
         if config.recompute:
             recomputed(self.net)
         self.state: State | None = None
@@ -258,8 +258,7 @@ class Trainer:
     def _one_step(self, progress: float) -> dict[str, float]:
         total: dict[str, float] = {}
         for micro in range(self.config.accumulate):
-            shares = cut(self._share(micro), self.lanes.count, self.own_tokens)
-            for parts in self.lanes.backward(self._loss, shares):
+            for parts in self.lanes.backward(self._loss, self._share(micro)):
                 for name, value in parts.items():
                     total[name] = total.get(name, 0.0) + value
         norm = self.weights.gather()
