@@ -137,10 +137,10 @@ class Decoder(nn.Module):
             for rows in (x, rope, read):
                 torch._dynamo.maybe_mark_dynamic(rows, 1)
         fast = self._compiled if cache is None and torch.is_grad_enabled() else self.blocks
-        if fast is self._compiled and x.shape[0] > 1:  # one graph for any batch: how many samples talk varies
-            for rows in (x, mask) if isinstance(mask, Tensor) and mask.shape[0] > 1 else (x,):
-                torch._dynamo.mark_dynamic(rows, 0)
         for i, block in enumerate(fast or self.blocks):
+            if fast is self._compiled and x.shape[0] > 1:  # one graph for any batch: how many samples talk varies
+                for rows in (x, mask) if isinstance(mask, Tensor) and mask.shape[0] > 1 else (x,):
+                    torch._dynamo.mark_dynamic(rows, 0)
             x = block(x, rope, mask, read if i == last else rope, cache)
         if cache is not None:
             cache.filled += t

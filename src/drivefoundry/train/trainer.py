@@ -1,7 +1,8 @@
 """Model and corpus in, trained model out: one loop for every recipe.
 
-A step is a pure function of (seed, step) and the weights, so a run killed at any moment and started again goes on to
-the same losses, bit for bit, when it is boxed by steps; a run boxed by time takes its learning rate from the clock.
+A step is a pure function of (seed, step), the weights and, in its rounding, the number of threads (see `lanes`), so a
+run killed at any moment and started again goes on to the same losses, bit for bit, when it is boxed by steps; a run
+boxed by time takes its learning rate from the clock.
 Ranks (torchrun, gloo or NCCL) share each step's samples; their gradients are summed, so 1 and N ranks learn the same.
 They hold the same weights, or with `shard` a part each, and with `tensor` share the matmuls too.
 """
