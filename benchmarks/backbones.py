@@ -23,7 +23,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from benchmarks.figures import report
-from benchmarks.peers.language import llama_cpp_greedy, random_model, transformers_greedy, transformers_model
 from drivefoundry.label.episodes import load_shard
 from drivefoundry.model.backbones import SMOLLM2, Backbone, adopt, load_backbone
 from drivefoundry.model.checkpoint import load_checkpoint
@@ -31,6 +30,11 @@ from drivefoundry.model.exports import extract, save_gguf, save_hf
 from drivefoundry.model.vocabulary import CUTS
 from drivefoundry.train.pretrain import around, fit
 from drivefoundry.train.sft import SFT
+
+try:
+    from benchmarks.peers.language import llama_cpp_greedy, random_model, transformers_greedy, transformers_model
+except ModuleNotFoundError as error:
+    raise SystemExit(f"benchmarks.backbones: {error.name} is not installed; pip install '.[interop]'") from None
 
 PROMPTS = ("The car ahead brakes, so", "A red light at 30 m: the driver", "Once upon a time")
 LIMIT = 64

@@ -31,6 +31,7 @@ import numba
 import numpy as np
 
 from benchmarks.figures import report
+from benchmarks.peer import last_lines, missing, not_installed
 from drivefoundry.compute import ONE_THREAD, cores
 from drivefoundry.fleet.city import run_city
 from drivefoundry.fleet.places import place_map
@@ -52,6 +53,8 @@ STEP_TARGET, PICTURE_TARGET = 200_000, 6_000
 PEERS = (("panda.py", "p3tinydisplay"), ("panda.py", "p3headlessgl"), ("meta_drive.py", "lidar"),
          ("meta_drive.py", "camera"), ("highway.py", "numbers"), ("highway.py", "pictures"))  # fmt: skip
 """Scripts and what they are asked to do."""
+MODULES = {"panda.py": "panda3d", "meta_drive.py": "metadrive", "highway.py": "highway_env"}
+"""What each script imports."""
 PEER_TARGETS = {
     "panda3d_pictures": 10, "panda3d_gl_pictures": 10, "metadrive": 50, "metadrive_pictures": 50, "highway": 50,
     "highway_pictures": 50,
@@ -60,7 +63,6 @@ PEER_TARGETS = {
 ABOVE = 181
 """Pixels a side of a map from above: its square has as many as 256x128."""
 HERE = Path(__file__).parent / "peers"
-INSTALL = "no peers: install the extra `peers` of pyproject.toml somewhere and name its interpreter: --peers PYTHON"
 PEER_S = 240.0
 """No peer may take longer, s."""
 
@@ -267,18 +269,22 @@ def peers(
     figures: dict[str, float],
     targets: dict[str, tuple[float, float, bool]],
 ) -> dict[str, str]:
-    """Their figures and ours over theirs; their versions out. What is not installed is left out, and a line says so."""
+    """Their figures and ours over theirs; their versions out. A peer that is not installed or fails is left out, and
+    stderr says which of the two it is."""
     versions: dict[str, str] = {}
+    absent = missing(python, *MODULES.values())
+    if absent:
+        say(not_installed(python, absent))
     with tempfile.TemporaryDirectory(prefix="drivefoundry-peers-") as folder:
         film = Path(folder, "film.npz")
         export(scenes[:8], film, 40)
         for script, what in PEERS:
+            if MODULES[script] in absent:
+                continue
             told = at_once([python, "-P", str(HERE / script), str(size.peer_s), what, str(film)])
             for name in told[0]["figures"] if told else ():
                 compare(name, [one["figures"][name] for one in told], figures, targets)
             versions |= told[0]["versions"] if told else {}
-    if not versions:
-        say(INSTALL)
     return versions
 
 
@@ -312,11 +318,12 @@ def at_once(command: list[str]) -> list[dict]:
             out, err = process.communicate(timeout=PEER_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            out, err = process.communicate()[0], f"took more than {PEER_S:.0f} s"
+            out, err = process.communicate()
+            err += f"\ntook more than {PEER_S:.0f} s"
         if process.returncode == 0:
             told.append(json.loads(out.splitlines()[-1]))
         else:
-            why = (err.strip() or f"exit code {process.returncode}").splitlines()[-1]
+            why = f"exit code {process.returncode}; its last lines:\n{last_lines(err)}"
     if why:
         say(f"{Path(command[2]).name} {command[4]}: left out: {why}")
     return [] if why else told

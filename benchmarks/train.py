@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 from benchmarks.figures import report
+from benchmarks.peer import last_lines, missing, not_installed
 from drivefoundry.compute import cores
 from drivefoundry.model.checkpoint import Loaded
 from drivefoundry.model.config import ModelConfig
@@ -207,9 +208,13 @@ class Peer:
             "layout": layout, "arguments": arguments,
         }  # fmt: skip
         environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "TOKENIZERS_PARALLELISM": "false"}
+        absent = missing(python, "transformers", "accelerate")
+        if absent:
+            raise SystemExit(not_installed(python, absent, "transformers and accelerate"))
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the peer
         self.process = subprocess.Popen(
             [python, "-P", str(HERE / "trainer.py"), str(samples), json.dumps(settings)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True, env=environment,
         )  # fmt: skip
         self.about = self.read()
 
@@ -217,7 +222,8 @@ class Peer:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit("no peer: install transformers and accelerate somewhere and name its PYTHON: --peers")
+            code = self.process.wait()
+            raise SystemExit(f"peer trainer.py ended with exit code {code}; its last lines:\n{last_lines(self.said)}")
         return json.loads(line)
 
     def turn(self) -> dict[str, float]:
@@ -228,6 +234,7 @@ class Peer:
 
     def end(self) -> None:
         self.process.communicate()
+        self.said.close()
 
 
 def share_of_peak(name: str, batch: int, size: Size) -> tuple[float, float]:

@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import report
+from benchmarks.peer import last_lines, missing, not_installed
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.compute import cores
 from drivefoundry.ingest.vehicles import Vehicles
@@ -50,7 +51,6 @@ CUT_EVERY = 20
 """One connection in so many breaks: 5 %."""
 RATIO = 1.0
 PEER = Path(__file__).parent / "peers" / "tus.py"
-INSTALL = "no peers: install the extra `peers` of pyproject.toml somewhere and name its interpreter: --peers PYTHON"
 PEER_S = 300.0
 
 
@@ -263,30 +263,38 @@ def compared(folder: Path, clips: list[Path], receipts: list[str]) -> tuple[int,
 
 
 def peer(python: str, clips: list[Path], folder: Path) -> dict[str, Any]:
-    """The same files to a plain tuspyserver; nothing where the peers are not installed, and a line says so."""
-    if subprocess.run([python, "-c", "import tuspyserver, tusclient"], capture_output=True).returncode:
-        say(INSTALL)
+    """The same files to a plain tuspyserver; nothing where the peers are not installed, and a line says so. SystemExit
+    with its last lines where one fails."""
+    absent = missing(python, "tuspyserver", "tusclient")
+    if absent:
+        say(not_installed(python, absent))
         return {}
     folder.mkdir()
     command = [python, "-P", str(PEER)]
-    with subprocess.Popen([*command, "serve", str(folder)], stdout=subprocess.PIPE, text=True) as server:
-        try:
-            return _peer(command, server, clips, folder)
-        finally:
-            server.kill()
-            shutil.rmtree(folder)
+    with tempfile.TemporaryFile("w+") as said:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said, "text": True}
+        with subprocess.Popen([*command, "serve", str(folder)], **pipes) as server:
+            try:
+                return _peer(command, server, clips, folder, pipes)
+            except (ValueError, BrokenPipeError) as error:
+                raise SystemExit(f"peer {PEER.name} failed ({error}); its last lines:\n{last_lines(said)}") from None
+            finally:
+                server.kill()
+                shutil.rmtree(folder)
 
 
-def _peer(command: list[str], server: subprocess.Popen[str], clips: list[Path], folder: Path) -> dict[str, Any]:
+def _peer(
+    command: list[str], server: subprocess.Popen[str], clips: list[Path], folder: Path, pipes: dict[str, Any]
+) -> dict[str, Any]:
     assert server.stdout is not None
     url = json.loads(server.stdout.readline())["url"]
     senders = []
     for k in range(cores()):
         files = [str(clip) for clip in clips[k :: cores()]]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         senders.append(subprocess.Popen([*command, "send", url, "0", *files], **pipes))
     for sender in senders:
-        assert sender.stdout.readline() == "ready\n"
+        if sender.stdout.readline() != "ready\n":
+            raise ValueError("a sender did not start")
     start, before = time.perf_counter(), cpu_of(server.pid)
     for sender in senders:
         sender.stdin.write("go\n")
@@ -296,7 +304,8 @@ def _peer(command: list[str], server: subprocess.Popen[str], clips: list[Path], 
     for sender in senders:
         sender.communicate(timeout=PEER_S)
     came = sorted(f.stat().st_size for f in folder.iterdir() if f.is_file() and not f.suffix)
-    assert came == sorted(clip.stat().st_size for clip in clips), "the peer has not received every file"
+    if came != sorted(clip.stat().st_size for clip in clips):
+        raise ValueError("it has not received every file")
     return {"seconds": seconds, "cpu_s": cpu + sum(t["cpu_s"] for t in told), "versions": told[0]["versions"]}
 
 
