@@ -2,7 +2,9 @@
 
 import errno
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivefoundry.ledger import Ledger, fresh
+from drivefoundry.ledger import Ledger, _stamp, fresh
 from drivefoundry.settings import canonical
 from drivefoundry.sources import code_hash
 
@@ -95,13 +97,110 @@ def test_artefact_with_missing_file_is_made_again(tmp_path):
     assert line.built == ["upper"]
 
 
+def flip(file: Path) -> None:
+    """Change one byte; size and time of modification stay."""
+    before = file.stat()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def test_changed_byte_is_found(tmp_path):
     line = Line(tmp_path / "out")
     _, second, _ = line.run()
     with Ledger(tmp_path / "out") as ledger:
         assert ledger.damaged() == []
-        (second.path / "upper.txt").write_text("WORD0 WORD1 WORDx")
+        flip(second.path / "upper.txt")
         assert [a.id for a in ledger.damaged()] == [second.id]
+
+
+def test_artefact_with_a_changed_byte_is_made_again(tmp_path):
+    line = Line(tmp_path / "out")
+    _, second, third = line.run()
+    flip(second.path / "upper.txt")
+    assert [a.id for a in line.run()[1:]] == [second.id, third.id]
+    assert line.built == ["upper"]
+    assert (second.path / "upper.txt").read_text() == "WORD0 WORD1 WORD2"
+
+
+def test_copied_run_is_hashed_again_and_taken(tmp_path):
+    line = Line(tmp_path / "out")
+    line.run()
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    copied = Line(tmp_path / "copy")
+    copied.run()
+    assert copied.built == []
+
+
+@pytest.mark.parametrize("same_process", [True, False])
+def test_no_child_is_built_from_a_parent_whose_bytes_rotted(tmp_path, same_process):
+    """The disk changes a byte and no file time tells: the artefact's stamp is made to hold for the damaged file."""
+    line = Line(tmp_path / "out")
+    with Ledger(tmp_path / "out") as ledger:
+        parent = ledger.make("words", {}, [], CODE, lambda path: write(path / "words.txt", "word0 word1"))
+        flip(parent.path / "words.txt")
+        if same_process:
+            with pytest.raises(ValueError, match=r"words-.*: was damaged after it was made; run again"):
+                ledger.make("upper", {}, [parent], CODE, lambda path: write(path / "upper.txt", "WORD0 WORD1"))
+            assert not parent.path.exists()
+            return
+    stamp = _stamp(parent.path, [parent.path / "words.txt"])
+    with sqlite3.connect(tmp_path / "out" / "ledger.db") as database:
+        database.execute("UPDATE builds SET stamp = ?", (stamp,))
+    database.close()
+    with Ledger(line.root) as ledger:
+        parent = ledger.make("words", {}, [], CODE, lambda path: write(path / "words.txt", "word0 word1"))
+        assert not parent.made
+        with pytest.raises(ValueError, match=r"words-.*: was damaged after it was made; run again"):
+            ledger.make("upper", {}, [parent], CODE, lambda path: write(path / "upper.txt", "WORD0 WORD1"))
+    with Ledger(line.root) as ledger:
+        parent = ledger.make("words", {}, [], CODE, lambda path: write(path / "words.txt", "word0 word1"))
+        assert parent.made
+        child = ledger.make("upper", {}, [parent], CODE, lambda path: write(path / "upper.txt", "WORD0 WORD1"))
+        assert child.made
+
+
+def write(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
+def test_same_content_from_another_build_replaces_a_damaged_copy(tmp_path):
+    with Ledger(tmp_path / "out") as ledger:
+        first = ledger.make("words", {"a": 1}, [], CODE, lambda path: write(path / "words.txt", "word0 word1"))
+        flip(first.path / "words.txt")
+        second = ledger.make("words", {"a": 2}, [], CODE, lambda path: write(path / "words.txt", "word0 word1"))
+        assert second.id == first.id
+        assert ledger.damaged() == []
+
+
+def test_a_ledger_without_stamps_is_taken_and_hashed(tmp_path):
+    line = Line(tmp_path / "out")
+    line.run()
+    with sqlite3.connect(tmp_path / "out" / "ledger.db") as database:
+        database.execute("ALTER TABLE builds DROP COLUMN stamp")
+    database.close()
+    line.run()
+    assert line.built == []
+
+
+def test_a_damaged_page_of_the_database_is_one_line(tmp_path):
+    line = Line(tmp_path / "out")
+    for words in range(60):
+        line.run(Recipe(words=words))
+    with sqlite3.connect(tmp_path / "out" / "ledger.db") as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    file = tmp_path / "out" / "ledger.db"
+    pages = file.stat().st_size // 4096
+    assert pages > 10
+    with file.open("r+b") as handle:
+        for page in range(2, pages):
+            handle.seek(4096 * page)
+            handle.write(os.urandom(4096))
+    with pytest.raises(ValueError, match=r"ledger.db: damaged \(.*\); restore a backup") as caught:
+        line.run(Recipe(words=100))
+    assert "\n" not in str(caught.value)
 
 
 def test_failed_build_leaves_no_artefact(tmp_path):

@@ -4,6 +4,10 @@ A build is known by its key = hash(kind, content ids of the parents, recipe, cod
 names and bytes of its files). A child hangs on the ids of its parents, so a parent that was redone with the same
 content leaves its children as they are (early cutoff: Mokhov et al., "Build Systems a la Carte", ICFP 2018).
 
+Bytes are verified where they matter. Each artefact has a stamp (size, times and inode of its files): while it holds,
+the artefact counts as whole; once it does not, every byte is hashed again, and a damaged artefact is made anew. Before
+a child is built, each parent is hashed once per process, whatever its stamp says, unless this process made it.
+
 Under the root:  artefacts/<kind>-<id12>/   finished artefacts, nothing else is ever there
                  work/<kind>-<key12>/       builds under way or killed
                  ledger.db                  one row a build (sqlite, write-ahead log)
@@ -25,7 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from drivefoundry.progress import cpu_seconds
+from drivefoundry import progress
 from drivefoundry.settings import canonical
 from drivefoundry.sources import code_hash
 
@@ -35,7 +39,8 @@ CREATE TABLE IF NOT EXISTS builds (
   code TEXT NOT NULL, info TEXT NOT NULL,
   seconds REAL NOT NULL, cpu_seconds REAL NOT NULL,
   bytes INTEGER NOT NULL, files INTEGER NOT NULL,
-  finished REAL NOT NULL
+  finished REAL NOT NULL,
+  stamp TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS builds_by_id ON builds (id);
 """
@@ -83,11 +88,14 @@ class Ledger:
         (self.root / "artefacts").mkdir(parents=True, exist_ok=True)
         (self.root / "work").mkdir(exist_ok=True)
         self._lock: IO[str] | None = None
+        self._verified: dict[str, str] = {}  # id -> stamp of artefacts whose bytes this process has hashed
         self._db = sqlite3.connect(self.root / "ledger.db", timeout=30, isolation_level=None)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
+            if "stamp" not in {column for _, column, *_ in self._db.execute("PRAGMA table_info(builds)")}:
+                self._db.execute("ALTER TABLE builds ADD COLUMN stamp TEXT NOT NULL DEFAULT ''")
         except sqlite3.DatabaseError as error:
             self._db.close()
             if _is_disk_full(error):
@@ -112,24 +120,27 @@ class Ledger:
         `fresh(dir)` first. On success names that begin with "." or end in ".tmp" are dropped: checkpoints and halves
         belong there.
         Raises whatever build raises (then only `dir` is left, invisible), OSError(ENOSPC) if the disk is full, and
-        ValueError if another process is building in the same root.
+        ValueError if another process is building in the same root, if a parent's bytes are no longer those that were
+        made (the next run makes it anew), and if ledger.db itself is damaged.
         """
         assert kind.isidentifier(), f"kind {kind!r}: a plain word"
         self._take_lock()
         row = _asked(kind, recipe, parents, code)
         key = row["key"]
         work = self.root / "work" / f"{kind}-{key[:12]}"
-        start, cpu = time.monotonic(), cpu_seconds()
+        start, cpu = time.monotonic(), progress.cpu_seconds()
         try:
             found = self._known(key, work)
             if found is not None:
                 return found
+            for parent in parents:
+                self._verify(parent)
             work.mkdir(exist_ok=True)
             info = build(work)
             row |= {
                 "info": canonical(info or {}),
                 "seconds": time.monotonic() - start,
-                "cpu_seconds": cpu_seconds() - cpu,
+                "cpu_seconds": progress.cpu_seconds() - cpu,
             }
             self._publish(row, work)
         except (OSError, RuntimeError, sqlite3.Error) as error:
@@ -147,7 +158,7 @@ class Ledger:
 
     def history(self) -> list[Artefact]:
         """All finished builds whose files are there, oldest first."""
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM builds ORDER BY finished, rowid")
+        rows = self._sql(f"SELECT {_COLUMNS} FROM builds ORDER BY finished, rowid")
         return [a for a in map(self._artefact, rows) if a.path.is_dir()]
 
     def damaged(self) -> list[Artefact]:
@@ -183,7 +194,7 @@ class Ledger:
         freed = 0
         for artefact in self.history():
             if artefact.id not in kept:
-                self._db.execute("DELETE FROM builds WHERE id = ?", (artefact.id,))
+                self._sql("DELETE FROM builds WHERE id = ?", (artefact.id,))
         wanted = {_folder(a.kind, a.id) for a in self.history()}
         for folder in [*(self.root / "artefacts").iterdir(), *(self.root / "work").iterdir()]:
             if folder.parent.name == "work" or folder.name not in wanted:
@@ -227,17 +238,40 @@ class Ledger:
         found = self._by_key(key)
         if found is None:
             return None
-        files = _files(found.path)
-        (count,) = self._db.execute("SELECT files FROM builds WHERE key = ?", (key,)).fetchone()
-        if found.path.is_dir() and len(files) == count and sum(f.lstat().st_size for f in files) == found.bytes:
-            return found
-        if not found.path.exists() and work.is_dir() and _content(found.kind, work) == found.id:
+        if found.path.is_dir():
+            count, stamp = self._sql("SELECT files, stamp FROM builds WHERE key = ?", (key,))[0]
+            files = _files(found.path)
+            if len(files) == count and sum(f.lstat().st_size for f in files) == found.bytes:
+                now = _stamp(found.path, files)
+                if now == stamp or self._is_whole(found, now):
+                    return found
+            progress.say(f"{found.path}: not as it was made; it is made anew")
+        elif work.is_dir() and _content(found.kind, work) == found.id:
             os.replace(work, found.path)
             return found
-        if found.path.exists():  # somebody took files away or changed them: out of sight, then anew
-            shutil.rmtree(found.path)
-        self._db.execute("DELETE FROM builds WHERE id = ?", (found.id,))
+        self._forget(found)
         return None
+
+    def _verify(self, parent: Artefact) -> None:
+        """Hash a parent, once per process. ValueError, with the parent forgotten, if its bytes have changed."""
+        stamp = _stamp(parent.path, _files(parent.path))
+        if self._verified.get(parent.id) != stamp and not self._is_whole(parent, stamp):
+            self._forget(parent)
+            raise ValueError(f"{parent.path}: was damaged after it was made; run again: it is made anew")
+
+    def _is_whole(self, artefact: Artefact, stamp: str) -> bool:
+        """Whether an artefact's bytes are those of its id. Its stamp, taken before the bytes are read, is kept then."""
+        if _content(artefact.kind, artefact.path) != artefact.id:
+            return False
+        self._sql("UPDATE builds SET stamp = ? WHERE id = ?", (stamp, artefact.id))
+        self._verified[artefact.id] = stamp
+        return True
+
+    def _forget(self, artefact: Artefact) -> None:
+        """Take an artefact that somebody changed out of sight."""
+        if artefact.path.exists():
+            shutil.rmtree(artefact.path)
+        self._sql("DELETE FROM builds WHERE id = ?", (artefact.id,))
 
     def _publish(self, row: dict[str, Any], work: Path) -> None:
         """Record, then rename. A kill between the two leaves a row without files: not there yet, mended by `_known`."""
@@ -247,22 +281,38 @@ class Ledger:
             else:
                 scrap.unlink(missing_ok=True)
         files = _files(work)
+        row["stamp"] = _stamp(work, files)
         row["id"] = _content(row["kind"], work)
         row |= {"bytes": sum(f.lstat().st_size for f in files), "files": len(files), "finished": time.time()}
+        target = self.root / "artefacts" / _folder(row["kind"], row["id"])
+        known = target.exists() and _content(row["kind"], target) == row["id"]  # the same content from another key
+        if known:
+            row["stamp"] = _stamp(target, _files(target))
         os.sync()  # bytes before the record: a power cut must not leave a record of empty files
         names = ", ".join(row)
-        self._db.execute(
-            f"INSERT OR REPLACE INTO builds ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
-        )
-        target = self.root / "artefacts" / _folder(row["kind"], row["id"])
-        if target.exists():  # the same content came from another key
+        self._sql(f"INSERT OR REPLACE INTO builds ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
+        if known:
             shutil.rmtree(work)
         else:
+            if target.exists():
+                shutil.rmtree(target)
             os.replace(work, target)
+        self._verified[row["id"]] = row["stamp"]
 
     def _by_key(self, key: str) -> Artefact | None:
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM builds WHERE key = ?", (key,)).fetchone()
-        return None if row is None else self._artefact(row)
+        rows = self._sql(f"SELECT {_COLUMNS} FROM builds WHERE key = ?", (key,))
+        return self._artefact(rows[0]) if rows else None
+
+    def _sql(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query. ValueError where the database is damaged; a full disk stays an sqlite3.Error."""
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            if _is_disk_full(error):
+                raise
+            raise ValueError(
+                f"{self.root / 'ledger.db'}: damaged ({error}); restore a backup, or give another directory (--out)"
+            ) from error
 
     def _artefact(self, row: tuple[Any, ...]) -> Artefact:
         key, id, kind, parents, info, seconds, cpu, size, finished = row
@@ -292,6 +342,13 @@ def _asked(kind: str, recipe: Any, parents: Sequence[Artefact], code: Sequence[s
 
 def _folder(kind: str, id: str) -> str:
     return f"{kind}-{id[:12]}"
+
+
+def _stamp(folder: Path, files: Sequence[Path]) -> str:
+    """Hash over names, sizes, times and inodes: as long as it holds, nobody has written to these files."""
+    stats = [(p.relative_to(folder).as_posix(), p.lstat()) for p in files]
+    told = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
+    return _sha(json.dumps(told).encode())
 
 
 def _sha(data: bytes) -> str:
