@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-
 from benchmarks.peer import last_lines, missing, not_installed
 
 

@@ -15,7 +15,7 @@ from drivefoundry.model.presets import FROM_NOTHING
 from drivefoundry.types import require
 
 MAY_BE_ZERO = {"traffic", "pedestrians", "weight_decay", "forget", "blind", "shake", "reasoned", "turn_reasoned", "kl",
-               "anchor", "trial", "teacher", "polish_steps", "films", "seed", "gate_collisions"}  # fmt: skip
+               "anchor", "trial", "teacher", "polish_steps", "films", "worst", "seed", "gate_collisions"}  # fmt: skip
 SHARES = {
     "duplicate_similarity",
     "forget",
@@ -143,6 +143,8 @@ class Judge:
     """Held-out scenes at most."""
     seconds: float = 18.0
     films: int = 4
+    worst: int = 6
+    """Worst scenes of each release that the report lists and shows."""
     gate_collisions: float = 0.10
     """A release passes with at most this share of scenes with a collision."""
     gate_over_baseline: float = 0.0
@@ -247,7 +249,7 @@ def tiny() -> Recipe:
         train=Train(size="0.3M", batch=32, pretrain_steps=20, sft_steps=8, turn_steps=10),
         rl=Rl(steps=2, scenes=8, samples=8),
         distil=Distil(steps=15, turn_steps=10, batch=32, polish_steps=2),
-        judge=Judge(scenes=12, films=1),
+        judge=Judge(scenes=12, films=1, worst=2),
         scale=Scale(sizes=("0.1M", "0.3M", "1M"), samples=(64, 128, 256), batch=16, scenes=4),
     )
 

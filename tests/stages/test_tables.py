@@ -1,14 +1,26 @@
 """The report's tables of judgements: versions in their heads, baselines in their rows, failures by name and time."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 
 from drivefoundry.judge.gate import judge, save_verdict
 from drivefoundry.ledger import Artefact
+from drivefoundry.stages.films import film_id
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR
-from drivefoundry.stages.tables import ORDER, against_table, car_table, judge_table, traffic_table, worst_table
+from drivefoundry.stages.tables import (
+    ORDER,
+    against_table,
+    car_table,
+    judge_table,
+    source_table,
+    traffic_table,
+    worst_table,
+)
+from drivefoundry.stages.tell import curves_of, failures, gate_words, scene_links
+from drivefoundry.ui.content import Film
 
 SCENES = [f"{i}".rjust(14, "s") for i in range(20)]
 BASELINES = ("constant velocity", "log replay", "PDM-Closed style", "rule-based route follower")
@@ -57,8 +69,43 @@ def test_the_cars_of_all_turns_beside_the_baselines(tmp_path):
 
 
 def test_worst_scenes_name_what_failed_and_when():
-    table = worst_table(verdict())
-    assert table.rows == [[ENGINE, SCENES[3][:12], 0.0, "collision at fault", 6.2]]
+    film = Film("f", "", "video/mp4", b"", id=film_id(SCENES[3], ENGINE, 2))
+    links = scene_links(verdict(), 2, [film], "my scenes")
+    table = worst_table(verdict(), 8, links)
+    assert [[row[0], *row[2:]] for row in table.rows] == [[ENGINE, 0.0, "collision at fault", 6.2]]
+    link = table.rows[0][1]
+    assert link.id == SCENES[3][:12]
+    assert link.film == film.id
+    assert shlex.split(link.command)[:6] == ["drivefoundry", "scene", "show", "my scenes", "--scene", SCENES[3][:12]]
+
+
+def test_failures_name_their_scenes():
+    notes = failures(verdict(), scene_links(verdict(), 2, [], "."))
+    told = {note.text.partition(" in ")[0]: [link.id for link in note.scenes] for note in notes}
+    ways = ("collided", "left the road", "ran a red light", "got less than half as far as the route follower")
+    assert told == {f"{ENGINE} {way}": [SCENES[3][:12]] for way in ways}
+    assert not any(link.film for note in notes for link in note.scenes)
+
+
+def test_what_a_source_holds_is_not_listed_as_lacking():
+    rows = source_table({"ego.speed": "true (CAN)", "route": "absent", "ego.yaw": "derived"}).rows
+    assert rows == [["ego.speed", "CAN"], ["route", "absent"], ["ego.yaw", "derived"]]
+
+
+def test_gates_read_as_words():
+    assert gate_words("driving_score_21 vs constant velocity >=") == (
+        "driving score (CARLA 2.1) minus that of constant velocity at least"
+    )
+    assert gate_words("collision <=") == "collisions at most"
+
+
+def test_curves_are_named_by_training_and_turn(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0, "reward": 0.5}\n')
+    artefact = Artefact("i", "k", "x", tmp_path, (), {}, True, 1.0, 1.0, 1, 0.0)
+    loss, reward = curves_of([(None, "pretrain", artefact), (2, "rl", artefact)], "PDMS")
+    assert list(loss.series) == ["pre-training"]
+    assert list(reward.series) == ["pre-training", "RL, turn 2"]
+    assert "(PDMS of" in reward.title
 
 
 def test_traffic_beside_its_log(tmp_path):

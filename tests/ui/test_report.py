@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from drivefoundry.ui.content import (
     Made,
     Note,
     ReportContent,
+    SceneLink,
     StageRow,
     Table,
     Turn,
@@ -29,6 +31,7 @@ from drivefoundry.ui.report import render_report
 
 NASTY = "<b>a & b</b> \"quoted\" 'too' </script>"
 VOID = {"meta", "img", "br", "input", "link", "hr"}
+CSS = Path(charts.__file__).parent / "templates" / "report.css"
 STEPS = list(range(1000))
 NAN = float("nan")
 
@@ -56,23 +59,24 @@ def full() -> ReportContent:
         turns=turns,
         baselines=[Baseline(NASTY, 0.4, 0.5)],
         stages=[
-            StageRow(None, "exam", 12.0, 0.5, "12 scenes", 2_500_000, True),
-            StageRow(1, "fleet", 200.0, 0.9, NASTY, 12, False, NASTY),
+            StageRow(None, "exam", 12.0, 0.5, [("scenes", "12")], 2_500_000, True),
+            StageRow(1, "fleet", 200.0, 0.9, [(NASTY, NASTY)], 12, False, NASTY),
         ],
         tables=[
             Table(
                 NASTY,
                 ["who", "score", "n", "ok"],
                 [[NASTY, (0.5, 0.4, 0.6), 12345, True], ["b", None, None, None], ["c", (NAN, NAN, NAN), NAN, False]],
-            )
+            ),
+            Table("worst", ["scene"], [[SceneLink("0123456789ab", "film-1", "drivefoundry scene show 'a b'")]]),
         ],
         curves=[Curve(NASTY, {NASTY: (STEPS, [math.exp(-s / 100) for s in STEPS])}, NASTY, NASTY)],
         films=[
-            Film(NASTY, NASTY, "video/mp4", b"film", [(0.0, "go"), (0.5, "go"), (1.0, NASTY)]),
+            Film(NASTY, NASTY, "video/mp4", b"film", [(0.0, "go"), (0.5, "go"), (1.0, NASTY)], "film-1"),
             Film("still", "", "image/png", b"p"),
         ],
         notes=[
-            Note("failed", NASTY),
+            Note("failed", NASTY, scenes=[SceneLink("0123456789ab", "film-1"), SceneLink("ba9876543210", "", NASTY)]),
             Note("lacks", "no speed"),
             Note("target", "met", True),
             Note("target", "missed", False),
@@ -164,6 +168,51 @@ def test_page_says_what_it_was_given(html):
     assert re.findall(r'<li data-t="([\d.]+)"', html) == ["0.00", "1.00"]  # a sentence that goes on is one sentence
 
 
+def test_scenes_lead_to_their_films_and_say_how_to_see_them(html):
+    assert html.count('href="#film-1"') == 2
+    assert html.count('id="film-1"') == 1
+    assert "drivefoundry scene show &#39;a b&#39;" in html
+    assert "ba9876543210" in html
+
+
+def test_films_start_on_a_click_alone(html):
+    video = re.search(r"<video[^>]*>", html).group(0)
+    assert "autoplay" not in video
+    assert "controls" in video
+    script = html[html.index("<script>") :]
+    plays = [line for line in script.splitlines() if ".play()" in line]
+    assert plays
+    assert all('addEventListener("click"' in line for line in plays)
+
+
+SCHEMES = re.findall(r":root \{(.*?)\}", CSS.read_text(), re.S)
+ON_CARD = ("ink", "soft", "faint", "good", "bad", "ok", "no")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb, WCAG 2.2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_stands_out_from_what_is_behind_it(dark):
+    light, night = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", scheme)) for scheme in SCHEMES)
+    colours = light | night if dark else light
+    pairs = [(text, ground) for text in ON_CARD for ground in ("card", "paper")]
+    pairs += [(text, ground) for text in ("ink", "soft", "good", "ok", "no") for ground in ("tint", "hover")]
+    pairs += [("on-head", "head"), ("head-soft", "head"), ("head-faint", "head"), ("ink", "chip"), ("on-mark", "ok"),
+              ("on-mark", "no"), ("faint", "tint"), ("soft", "chip")]  # fmt: skip
+    poor = {pair: round(contrast(colours[pair[0]], colours[pair[1]]), 2) for pair in pairs}
+    assert {pair: c for pair, c in poor.items() if c < 4.5} == {}
+
+
 def test_bare_run_has_a_page_too(tmp_path):
     bare = ReportContent("a", "b", "c", "d", "e")
     page = Page(render_report(bare, tmp_path / "r.html").read_text())
@@ -187,6 +236,8 @@ def test_failed_render_keeps_the_old_page(tmp_path):
         ({"films": [Film("f", "", "text/html", b"")]}, "mime 'text/html'"),
         ({"films": [Film("f", "", "video/mp4", b"", [(1, "b"), (0, "a")])]}, "sorted by time"),
         ({"notes": [Note("rumour", "x")]}, "rumour"),
+        ({"notes": [Note("failed", "x", scenes=[SceneLink("a", "film-9")])]}, "no film 'film-9'"),
+        ({"films": [Film("f", "", "video/mp4", b"", id="film-1")] * 2}, "two films of the same id"),
     ],
 )
 def test_content_is_checked(change, line):
@@ -218,6 +269,16 @@ def test_curves_survive_what_training_may_yield():
     assert "no values" in charts.line_chart({"loss": ([0], [float("nan")])}, "x", "y", "t")
     assert "polyline" in charts.line_chart({"flat": ([0, 1], [2.0, 2.0])}, "x", "y", "t")
     assert "polyline" in charts.line_chart({"point": ([5], [0.0])}, "x", "y", "t")
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=200))
+def test_smoothing_keeps_length_ends_and_range(values):
+    points = [(float(i), v) for i, v in enumerate(values)]
+    smooth = charts._smooth(points)
+    assert [x for x, _ in smooth] == [x for x, _ in points]
+    assert smooth[0] == pytest.approx(points[0], abs=1e-9)
+    assert smooth[-1] == pytest.approx(points[-1], abs=1e-9)
+    assert all(min(values) - 1e-6 <= y <= max(values) + 1e-6 for _, y in smooth)
 
 
 @pytest.mark.parametrize(

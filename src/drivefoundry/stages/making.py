@@ -46,6 +46,7 @@ SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry.judge.
         "drivefoundry_car.durable", *CAR)  # fmt: skip
 SCENES = ("drivefoundry.clips.importers", "drivefoundry.sim.geometry", "drivefoundry.stages.record", *NOUNS, *LOG)
 TELL = ("drivefoundry.ui", "drivefoundry.stages.tell", "drivefoundry.stages.tables", "drivefoundry.stages.films",
+        "drivefoundry.stages.quantities",
         "drivefoundry.judge.gate", "drivefoundry.judge.stats", "drivefoundry.judge.versions",
         "drivefoundry.judge.worst", *SIM)  # fmt: skip
 

@@ -185,7 +185,7 @@ def score(policy: Driver, scenes: list[Scene], recipe: Judge, yardstick: Path | 
     ids = [s.id for _, some in parts for s in some]
     np.savez(out / "scores.npz", scenes=np.array(ids), **scores)  # type: ignore[arg-type]
     write_json(out / "scenes.json", {s.id: scene_content(s) for _, some in parts for s in some})
-    failed = [ids.index(f.scene) for f in worst_scenes(ids, scores, recipe.films)]
+    failed = [ids.index(f.scene) for f in worst_scenes(ids, scores, recipe.worst)]
     _save_films([r for r, _ in parts], goal, recipe.films, failed, out)
     write_json(out / "policy.json", {"policy": policy.name})
     shown = ("driving_score_21", "epdms", "collision", "off_road", "red_light", "pdms", "progress")

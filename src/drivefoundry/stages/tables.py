@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from drivefoundry.judge.worst import SCORE, worst_scenes
 from drivefoundry.ledger import Artefact
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
 from drivefoundry.types import Verdict
-from drivefoundry.ui.content import Cell, Table
+from drivefoundry.ui.content import Cell, SceneLink, Table
 
 Done = Sequence[tuple[int | None, str, Artefact]]
 COLUMNS = {
@@ -23,8 +24,13 @@ COLUMNS = {
     "at_fault_collision": "at fault", "off_road": "off road", "red_light": "red light run",
     "progress": "route completion", "comfort": "comfort",
 }  # fmt: skip
-WORST = 8
-"""Scenes of the table of failures."""
+SHORT = 12
+"""Digits of a scene's id that are shown."""
+OPEN_LOOP = {
+    **{f"{key}_{n}s": f"{key.upper()} at {n} s, m" for key in ("ade", "fde") for n in (1, 2, 3, 4)},
+    "yaw_rate": "yaw rate error, rad/s",
+}
+"""Heads of open-loop errors: average and final displacement error, and yaw rate."""
 BASELINES = ("constant velocity", "log replay", "PDM-Closed style", YARDSTICK)
 ORDER = (
     "constant velocity",
@@ -71,14 +77,15 @@ def against_table(verdict: Verdict, order: Sequence[str]) -> Table:
     return Table(f"{verdict.candidate} against the others", heads, rows, note)
 
 
-def worst_table(verdict: Verdict) -> Table:
-    """The scenes in which the candidate and the car did worst: what failed, and when."""
+def worst_table(verdict: Verdict, most: int, links: Mapping[tuple[str, str], SceneLink]) -> Table:
+    """The scenes in which the candidate and the car did worst: what failed, when, and where to see it."""
     rows: list[list[Cell]] = []
     for policy in dict.fromkeys((verdict.candidate, WHOLE_CAR)):
-        for f in worst_scenes(verdict.scenes, verdict.scores[policy], WORST):
-            rows.append([policy, f.scene[:12], f.score, f.term, f.at if np.isfinite(f.at) else None])
+        for f in worst_scenes(verdict.scenes, verdict.scores[policy], most):
+            rows.append([policy, links[policy, f.scene], f.score, f.term, f.at if np.isfinite(f.at) else None])
     note = (
-        f"What went wrong first in the scenes of the lowest {VERSIONS[SCORE]}. Films of the car's failures are below."
+        f"What went wrong first in the scenes of the lowest {VERSIONS[SCORE]}. A scene's id leads to the film of that "
+        "drive; the command, given in the run directory, shows what was recorded there."
     )
     return Table("Worst scenes", ["policy", "scene", "driving score", "what failed", "at, s"], rows, note)
 
@@ -101,13 +108,19 @@ def car_table(done: Done) -> Table:
 def open_loop_table(samples: int, table: dict[str, dict[str, list[float]]]) -> Table:
     """Errors of the model (last) and of the baselines: policy -> metric -> mean, low, high."""
     metrics = list(table["model"])
-    heads = [m.replace("_", " ") + (" rad/s" if m == "yaw_rate" else " m") for m in metrics]
+    heads = [OPEN_LOOP.get(m, m.replace("_", " ")) for m in metrics]
     rows: list[list[Cell]] = []
     for name, values in table.items():
         spans = [(mean, low, high) for mean, low, high in (values[m] for m in metrics)]
         rows.append([name, *spans])
     note = f"{samples} decisions of the last part of the drive, held out by time; 95 % intervals over blocks of time."
     return Table("Open loop, held-out part of the drive", ["policy", *heads], rows, note, len(rows) - 1)
+
+
+def source_table(told: dict[str, str]) -> Table:
+    """Where each field of the source's drives comes from."""
+    rows: list[list[Cell]] = [[field, re.sub(r"^true \((.*?)\)", r"\1", what)] for field, what in told.items()]
+    return Table("What the source holds", ["field", "from"], rows)
 
 
 def traffic_table(done: Done) -> list[Table]:

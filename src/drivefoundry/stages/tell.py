@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,16 +19,20 @@ from drivefoundry.judge.gate import load_verdict
 from drivefoundry.judge.worst import SCORE
 from drivefoundry.ledger import Artefact
 from drivefoundry.recipes import Recipe
-from drivefoundry.stages.films import films_of
+from drivefoundry.stages.films import film_id, films_of
 from drivefoundry.stages.making import TELL, Line
+from drivefoundry.stages.quantities import quantities
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
 from drivefoundry.stages.tables import (
+    COLUMNS,
     ORDER,
+    SHORT,
     Done,
     against_table,
     car_table,
     judge_table,
     open_loop_table,
+    source_table,
     traffic_table,
     worst_table,
 )
@@ -41,6 +46,7 @@ from drivefoundry.ui.content import (
     Made,
     Note,
     ReportContent,
+    SceneLink,
     StageRow,
     Table,
     Turn,
@@ -51,6 +57,10 @@ if TYPE_CHECKING:
     from drivefoundry.stages.record import Source
 
 PAGE = "report.html"
+TRAININGS = {"pretrain": "pre-training", "sft": "SFT", "rl": "RL", "distil": "distillation", "adapt": "adaptation"}
+"""Kind of artefact -> the name of its curve."""
+LISTED = 6
+"""Scenes named for each way to fail."""
 
 
 def machine() -> str:
@@ -74,28 +84,13 @@ def stage_rows(done: Done) -> list[StageRow]:
         policy = a.info.get("policy", "")
         name = kind.replace("_", " ") + (f": {policy}" if policy else "")
         share = min(1.0, a.cpu_seconds / max(a.seconds * cores(), 1e-6))
-        rows.append(StageRow(turn, name, a.seconds, share, told(a.info), size_of(a), a.made))
+        rows.append(StageRow(turn, name, a.seconds, share, quantities(a.info), size_of(a), a.made))
     return rows
 
 
 def size_of(a: Artefact) -> int:
     """Bytes that the stage made: for clips what was sent home, which lies in the store."""
     return int(a.info.get("sent_bytes", a.bytes))
-
-
-def told(info: dict[str, Any]) -> str:
-    """An artefact's word about itself as a phrase."""
-    said = []
-    for key, value in info.items():
-        if isinstance(value, bool) or key in ("policy", "sent_bytes", "recorded_bytes", "bytes"):
-            continue
-        if isinstance(value, dict):
-            said.append(f"{key.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in list(value.items())[:9]))
-        elif isinstance(value, float):
-            said.append(f"{key.replace('_', ' ')} {value:.3g}")
-        elif isinstance(value, (int, str)):
-            said.append(f"{key.replace('_', ' ')} {value}")
-    return "; ".join(said[:8])
 
 
 def turns_of(done: Done) -> list[Turn]:
@@ -155,27 +150,50 @@ def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Note]:
     return out
 
 
-def failures(verdict: Verdict) -> list[Note]:
+def failures(verdict: Verdict, scenes: Mapping[tuple[str, str], SceneLink]) -> list[Note]:
     """How the candidate's failed scenes failed, and those of the car with its guard."""
-    return [note for policy in (verdict.candidate, WHOLE_CAR) for note in _failures(verdict, policy)]
+    return [note for policy in (verdict.candidate, WHOLE_CAR) for note in _failures(verdict, policy, scenes)]
 
 
-def _failures(verdict: Verdict, policy: str) -> list[Note]:
+def _failures(verdict: Verdict, policy: str, scenes: Mapping[tuple[str, str], SceneLink]) -> list[Note]:
     m = verdict.scores[policy]
     out = []
     for key, what in (("collision", "collided"), ("off_road", "left the road"), ("red_light", "ran a red light")):
         bad = np.flatnonzero(m[key] > 0)
         if len(bad):
-            ids = ", ".join(verdict.scenes[i][:12] for i in bad[:4])
-            out.append(Note("failed", f"{policy} {what} in {len(bad)} of {len(m[key])} scenes (first: {ids})."))
-    slow = int((m["progress"] < 0.5).sum())
-    if slow:
-        out.append(Note("failed", f"{policy} got less than half as far as the route follower in {slow} scenes."))
+            text = f"{policy} {what} in {len(bad)} of {len(m[key])} scenes."
+            out.append(Note("failed", text, scenes=_some(scenes, policy, verdict, bad)))
+    slow = np.flatnonzero(m["progress"] < 0.5)
+    if len(slow):
+        text = f"{policy} got less than half as far as the route follower in {len(slow)} scenes."
+        out.append(Note("failed", text, scenes=_some(scenes, policy, verdict, slow)))
     return out
 
 
-def curves_of(done: Done) -> list[Curve]:
-    """Loss and reward over samples, from the metrics that the stages wrote."""
+def _some(
+    scenes: Mapping[tuple[str, str], SceneLink], policy: str, verdict: Verdict, which: np.ndarray
+) -> list[SceneLink]:
+    """The first few of the scenes with these indices, those with films before the others."""
+    return sorted((scenes[policy, verdict.scenes[i]] for i in which), key=lambda link: not link.film)[:LISTED]
+
+
+def scene_links(verdict: Verdict, turn: int, films: Sequence[Film], folder: str) -> dict[tuple[str, str], SceneLink]:
+    """(policy, scene id) -> its short id, its film of this turn if there is one, and the command that shows it.
+
+    folder: what `scene show` is given, from the run directory.
+    """
+    filmed = {film.id for film in films}
+    out = {}
+    for policy in (verdict.candidate, WHOLE_CAR):
+        for scene in verdict.scenes:
+            short, film = scene[:SHORT], film_id(scene, policy, turn)
+            command = f"drivefoundry scene show {shlex.quote(folder)} --scene {short} --out {short}.mp4"
+            out[policy, scene] = SceneLink(short, film if film in filmed else "", command)
+    return out
+
+
+def curves_of(done: Done, reward_name: str) -> list[Curve]:
+    """Loss and reward over steps, from the metrics that the stages wrote."""
     loss: dict[str, tuple[list[float], list[float]]] = {}
     reward: dict[str, tuple[list[float], list[float]]] = {}
     for turn, kind, a in done:
@@ -183,15 +201,18 @@ def curves_of(done: Done) -> list[Curve]:
         if not file.exists():
             continue
         rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+        name = TRAININGS.get(kind, kind.replace("_", " ")) + (f", turn {turn}" if turn is not None else "")
         for key, into in (("loss", loss), ("reward", reward)):
             points = [(r["step"], r[key]) for r in rows if r.get(key) is not None and "step" in r]
             if points and not (key == "loss" and kind == "rl"):
-                into[f"{kind} {turn}"] = ([p[0] for p in points], [p[1] for p in points])
+                into[name] = ([p[0] for p in points], [p[1] for p in points])
     out = []
     if loss:
         out.append(Curve("Training loss", loss, "step", "loss"))
     if reward:
-        out.append(Curve("Reward in reinforcement (PDMS of sampled plans)", reward, "step", "reward"))
+        out.append(
+            Curve(f"Reward in reinforcement learning ({reward_name} of sampled plans)", reward, "step", "reward")
+        )
     return out
 
 
@@ -201,14 +222,18 @@ def baselines(verdict: Verdict) -> list[Baseline]:
     return [Baseline(n, verdict.summary[n][SCORE][0], verdict.summary[n]["collision"][0]) for n in names]
 
 
-def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], films: Sequence[Film]) -> ReportContent:
-    """The report of a run of the loop. `lacks`: sentences on what the source does not hold."""
+def loop_report(
+    recipe: Recipe, done: Done, source: str, lacks: Sequence[str], films: Sequence[Film], folder: str
+) -> ReportContent:
+    """The report of a run of the loop. lacks: sentences on what the source does not hold; folder: where `scene show`
+    finds the scenes."""
     plain = replace(_plain(recipe, done, source, [Note("lacks", text) for text in lacks]), films=films)
     verdicts = [a for _, kind, a in done if kind == "verdict"]
     if not verdicts:
         return plain.validate()
     verdict = load_verdict(verdicts[-1].path / "verdict.json")
     turns = turns_of(done)
+    links = scene_links(verdict, turns[-1].number, films, folder)
     return replace(
         plain,
         scenes=f"{len(verdict.scenes)} held-out scenes, {recipe.judge.seconds:g} s each at most",
@@ -219,12 +244,21 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
             judge_table(verdict, ORDER),
             against_table(verdict, ORDER),
             car_table(done),
-            worst_table(verdict),
+            worst_table(verdict, recipe.judge.worst, links),
             *traffic_table(done),
         ],
-        notes=[*targets(turns, verdict), *failures(verdict), *plain.notes],
-        gates=[Gate(name, value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()],
+        notes=[*targets(turns, verdict), *failures(verdict, links), *plain.notes],
+        gates=[Gate(gate_words(name), value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()],
     ).validate()
+
+
+def gate_words(name: str) -> str:
+    """A gate's name in a verdict, "driving_score_21 vs constant velocity >=", in words."""
+    metric, _, rest = name.partition(" ")
+    words = f"{COLUMNS.get(metric, metric)} {rest}"
+    for sign, word in ((" vs ", " minus that of "), (" <=", " at most"), (" >=", " at least")):
+        words = words.replace(sign, word)
+    return words
 
 
 def headline(turns: Sequence[Turn]) -> list[Fact]:
@@ -249,7 +283,7 @@ def _plain(recipe: Recipe, done: Done, source: str, notes: Sequence[Note]) -> Re
         recipe=recipe.name,
         facts=[Fact("time to make all of it", f"{seconds / 60:.1f} min", f"{100 * busy:.0f} % of it computing")],
         stages=stage_rows(done),
-        curves=curves_of(done),
+        curves=curves_of(done, recipe.rl.reward),
         notes=notes,
         lineage=[Made(a.id, kind, a.parents, size_of(a), turn) for turn, kind, a in done],
     )
@@ -273,8 +307,9 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
             text = f"Mean trajectory error below {name}: {mine:.3f} m against {errors[name]:.3f} m."
             notes.append(Note("target", text, mine < errors[name]))
     if "import" in by:
-        lacks = json.loads((by["import"].path / "notes.json").read_text())
-        notes += [Note("lacks", f"{field}: {what}.") for field, what in lacks.items()]
+        told = json.loads((by["import"].path / "notes.json").read_text())
+        tables.append(source_table(told))
+        notes += [Note("lacks", f"{field}: {what}.") for field, what in told.items() if what.startswith("absent")]
     return replace(_plain(recipe, done, source, notes), tables=tables).validate()
 
 
@@ -312,4 +347,11 @@ def _content(line: Line, done: Done, source: Source | None, folder: Path | None)
         return camera_report(line.recipe, done, _source_name(source, folder))
     exam = [a for _, kind, a in done if kind == "exam"]
     scenes = source.exam_scenes(line, exam[0]) if exam else []
-    return loop_report(line.recipe, done, source.name, source.lacks(), films_of(scenes, done))
+    return loop_report(
+        line.recipe,
+        done,
+        source.name,
+        source.lacks(),
+        films_of(scenes, done, line.recipe.judge.worst),
+        source.scene_folder,
+    )

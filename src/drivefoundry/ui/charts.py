@@ -78,7 +78,8 @@ def turn_chart(
 def line_chart(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str, label: str
 ) -> Markup:
-    """Lines of several series over one x axis; points that are not finite are left out."""
+    """Lines of several series over one x axis; points that are not finite are left out. Long series are drawn as their
+    running mean, with what was measured faint behind it."""
     kept = {name: _thin(x, y) for name, (x, y) in series.items()}
     kept = {name: points for name, points in kept.items() if points}
     if not kept:
@@ -99,9 +100,13 @@ def line_chart(
     ]
     parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">{escape(x_label)}</text>')
     parts.append(f'<text class="axis" x="{LEFT}" y="12">{escape(y_label)}</text>')
-    for i, points in enumerate(kept.values()):
-        path = " ".join(f"{at_x(x):.1f},{max(TOP, at_y(y)):.1f}" for x, y in points)
-        parts.append(f'<polyline class="line s{i % 8}" points="{path}"/>')
+    smooth = {name: _smooth(points) for name, points in kept.items()}
+    for look, lines in ((" raw", kept), ("", smooth)):
+        for i, (name, points) in enumerate(lines.items()):
+            if look and smooth[name] is points:
+                continue
+            path = " ".join(f"{at_x(x):.1f},{max(TOP, at_y(y)):.1f}" for x, y in points)
+            parts.append(f'<polyline class="line s{i % 8}{look}" points="{path}"/>')
     parts.append(f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
     data = {"series": {n: [[float(f"{v:.5g}") for v in p] for p in points] for n, points in kept.items()}}
     data |= {"x": [min(xs), max(xs), LEFT, WIDTH - RIGHT]}
@@ -162,6 +167,22 @@ def _apart(wanted: Sequence[float], gap: float) -> list[float]:
     out, last = list(wanted), -math.inf
     for i in order:
         out[i] = last = max(wanted[i], last + gap)
+    return out
+
+
+def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Running mean over a twentieth of the points to either side, no wider than what is there on both; short series
+    as they are."""
+    half = len(points) // 20
+    if half < 2:
+        return points
+    sums = [0.0]
+    for _, y in points:
+        sums.append(sums[-1] + y)
+    out = []
+    for i, (x, _) in enumerate(points):
+        reach = min(half, i, len(points) - 1 - i)
+        out.append((x, (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1)))
     return out
 
 

@@ -10,7 +10,19 @@ from drivefoundry.types import require
 
 Interval = tuple[float, float, float]
 """Mean, low and high end of its 95 % interval."""
-Cell = str | int | float | bool | Interval | None
+
+
+@dataclass(frozen=True)
+class SceneLink:
+    """A scene by its short id. film: id of its film on the page, "" where there is none; command: what shows the scene
+    itself, "" for none."""
+
+    id: str
+    film: str = ""
+    command: str = ""
+
+
+Cell = str | int | float | bool | Interval | SceneLink | None
 """What a table holds: None shows as a dash, an Interval with a small bar on its column's scale."""
 
 
@@ -60,8 +72,8 @@ class StageRow:
     """Wall time of the run that made it."""
     cpu_share: float
     """CPU seconds / (wall seconds x cores), 0 .. 1."""
-    count: str
-    """What came out, in words: "412 clips"."""
+    results: Sequence[tuple[str, str]]
+    """What came out: name and value with its unit, ("clips", "412")."""
     bytes: int
     made: bool
     """False: it was there already and nothing was done."""
@@ -98,6 +110,8 @@ class Film:
     mime: str
     data: bytes
     text: Sequence[tuple[float, str]] = ()
+    id: str = ""
+    """What a SceneLink names, unique on the page; "" where nothing does."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,8 @@ class Note:
     text: str
     ok: bool | None = None
     """Of a target: met or missed."""
+    scenes: Sequence[SceneLink] = ()
+    """Of a failure: where it happened."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +189,11 @@ class ReportContent:
             require(film.mime.partition("/")[0] in ("video", "image"), f"Film {film.title!r}: mime {film.mime!r}")
             times = [t for t, _ in film.text]
             require(times == sorted(times), f"Film {film.title!r}: text must be sorted by time")
+        films = [film.id for film in self.films if film.id]
+        require(len(films) == len(set(films)), "Film.id: two films of the same id")
+        cells = [cell for table in self.tables for row in table.rows for cell in row if isinstance(cell, SceneLink)]
+        for link in [*cells, *(link for note in self.notes for link in note.scenes)]:
+            require(not link.film or link.film in films, f"SceneLink {link.id!r}: no film {link.film!r}")
         for note in self.notes:
             require(
                 note.kind in ("failed", "lacks", "target"), f"Note.kind: {note.kind!r} is not failed, lacks or target"

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from drivefoundry.ui.charts import interval_bar, line_chart, percent, plain, turn_chart
-from drivefoundry.ui.content import Cell, Curve, Film, ReportContent, StageRow, Table
+from drivefoundry.ui.content import Cell, Curve, Film, ReportContent, SceneLink, StageRow, Table
 
 
 def render_report(content: ReportContent, path: Path) -> Path:
@@ -23,7 +23,7 @@ def render_report(content: ReportContent, path: Path) -> Path:
     content.validate()
     loader = PackageLoader("drivefoundry.ui", "templates")
     look = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    look.filters |= {"bytes": _bytes, "seconds": _seconds, "percent": percent, "plain": plain}
+    look.filters |= {"scene": _scene, "bytes": show_bytes, "seconds": show_seconds, "percent": percent, "plain": plain}
     page = look.get_template("report.html").render(
         c=content,
         turn_charts=_turn_charts(content),
@@ -107,7 +107,10 @@ def _cells(table: Table) -> list[list[tuple[Markup, str]]]:
 
 def _looks(table: Table) -> list[str]:
     """CSS class of each column: numbers stand at the right, also where the first row has none."""
-    numbers = [any(isinstance(row[i], (int, float)) for row in table.rows) for i in range(len(table.columns))]
+    numbers = [
+        any(isinstance(row[i], (int, float)) and not isinstance(row[i], bool) for row in table.rows)
+        for i in range(len(table.columns))
+    ]
     return ["number" if n else "" for n in numbers]
 
 
@@ -123,6 +126,8 @@ def _cell(cell: Cell, low: float, high: float) -> tuple[Markup, str]:
         return Markup("–"), "none"
     if isinstance(cell, bool):
         return Markup("yes" if cell else "no"), "yes" if cell else "no"
+    if isinstance(cell, SceneLink):
+        return _scene(cell), "scene"
     if isinstance(cell, tuple):
         three = [f"{v:.3f}" if abs(v) < 10 else plain(v) for v in cell]
         range_ = Markup('<span class="range">{} – {}</span>').format(three[1], three[2])
@@ -132,6 +137,17 @@ def _cell(cell: Cell, low: float, high: float) -> tuple[Markup, str]:
     if isinstance(cell, (int, float)):
         return escape(f"{cell:,}" if isinstance(cell, int) else plain(cell)), "number"
     return escape(cell), "text"
+
+
+def _scene(link: SceneLink) -> Markup:
+    """A scene's id, as a link to its film where there is one, and the command that shows the scene."""
+    name = Markup('<a class="id" href="#{}">{}</a>').format(link.film, link.id) if link.film else None
+    shown = name or Markup('<span class="id">{}</span>').format(link.id)
+    if not link.command:
+        return shown
+    return shown + Markup(' <details class="command"><summary>show</summary><code>{}</code></details>').format(
+        link.command
+    )
 
 
 def _curve(curve: Curve) -> Markup:
@@ -153,7 +169,8 @@ def _parents(content: ReportContent) -> dict[str, list[str]]:
     return {a.id: [names.get(p, p[:8]) for p in a.parents] for a in content.lineage}
 
 
-def _bytes(value: float) -> str:
+def show_bytes(value: float) -> str:
+    """Bytes in a decimal unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
@@ -161,7 +178,8 @@ def _bytes(value: float) -> str:
     return f"{value:.1f} TB"
 
 
-def _seconds(value: float) -> str:
+def show_seconds(value: float) -> str:
+    """Seconds as s, min or h."""
     if value < 9.95:
         return f"{value:.1f} s"
     if value < 119.5:

@@ -1,4 +1,5 @@
 "use strict";
+const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 // Films: the sentence that holds at the film's time is shown large and marked in the list; a click on a sentence goes there.
 for (const film of document.querySelectorAll(".film")) {
   const video = film.querySelector("video");
@@ -15,13 +16,13 @@ for (const film of document.querySelectorAll(".film")) {
     shown = now;
     rows[now].classList.add("now");
     saying.textContent = rows[now].querySelector("span").textContent;
-    list.scrollTo({ top: rows[now].offsetTop - list.clientHeight / 2 + rows[now].clientHeight / 2, behavior: "smooth" });
+    list.scrollTo({ top: rows[now].offsetTop - list.clientHeight / 2 + rows[now].clientHeight / 2, behavior: still ? "auto" : "smooth" });
   };
   const follow = () => { show(); if (!video.paused) requestAnimationFrame(follow); };
   video.addEventListener("play", follow);
   video.addEventListener("seeked", show);
   rows.forEach((row) => row.firstChild.addEventListener("click", () => { video.currentTime = Number(row.dataset.t) + 0.01; video.play(); }));
-  new IntersectionObserver(([entry]) => { if (entry.isIntersecting) video.play().catch(() => {}); else video.pause(); }, { threshold: 0.5 }).observe(video);
+  new IntersectionObserver(([entry]) => { if (!entry.isIntersecting) video.pause(); }).observe(video);
   show();
 }
 // Line charts: values under the pointer.
