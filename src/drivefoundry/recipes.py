@@ -214,7 +214,7 @@ class Recipe:
             require(
                 action == "codes",
                 f"train.backbone: plans of {folder} come from a flow head, which rl cannot sample; import it with "
-                "`drivefoundry model import --action codes`, or end with `drivefoundry train`",
+                "`drivefoundry model import --action codes`, or end with `drivefoundry run --until train`",
             )
         return self
 
