@@ -72,7 +72,7 @@ def test_command_line(tmp_path, capsys):
     assert "+0.100" in out
     assert "superior" in out
     assert cli.main(["judge", "compare", str(tmp_path / "a")]) == 2
-    assert "two verdict.json files" in capsys.readouterr().err
+    assert "judge compare: B is missing; usage: drivefoundry judge compare A B" in capsys.readouterr().err
     assert cli.main(["judge", "compare", str(tmp_path / "a"), str(tmp_path / "none")]) == 2
     assert "none: no such verdict" in capsys.readouterr().err
 

@@ -10,13 +10,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from drivefoundry.cli.options import parse
-from drivefoundry.cli.verbs import VERBS
+from drivefoundry.cli.options import Common, announce
 
 
 @dataclass(frozen=True)
-class ServeOptions:
-    """What `serve` understands."""
+class ServeOptions(Common):
+    """What `serve` takes."""
 
     engine: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Engine directory: what `shrink` made, or a car's slot holds."""
@@ -34,11 +33,8 @@ class ServeOptions:
     """How far the rear axle, the simulator's origin of the car, lies behind the middle of its box."""
 
 
-def run(rest: list[str]) -> None:
+def run(options: ServeOptions) -> None:
     """`serve`: an engine behind AlpaSim's contract, until the process is stopped."""
-    options = parse(ServeOptions, "serve", VERBS["In the car"]["serve"], rest)
-    if options is None:
-        return
     if options.engine is None:
         raise ValueError("serve: give --engine DIR")
     try:
@@ -50,5 +46,6 @@ def run(rest: list[str]) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with serving(driver, options.host, options.port, options.mode):
-        print(f"{options.engine} answers at {options.host}, port {options.port}, until it is stopped", flush=True)
+        text = f"{options.engine} answers at {options.host}, port {options.port}, until it is stopped"
+        announce(options, text, {"engine": options.engine, "host": options.host, "port": options.port})
         stop.wait()

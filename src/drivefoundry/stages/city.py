@@ -162,7 +162,10 @@ def driver(who: str) -> Driver:
     if (path / "ledger.db").exists():
         with Ledger(path) as ledger:
             engines = [a for a in ledger.history() if a.kind == "shrink"]
-        require(len(engines) > 0, f"{who}: no engine in this run yet; run `drivefoundry shrink --out {who}` first")
+        require(
+            len(engines) > 0,
+            f"{who}: no engine in this run yet; `drivefoundry run --until shrink --out {who}` makes it",
+        )
         return CarPolicy(Runtime.load(engines[-1].path, reason_every=2, reason_cars=64, patient=True), f"car of {who}")
     if (path / files.CONTRACT).exists():
         return CarPolicy(Runtime.load(path, reason_every=2, reason_cars=64, patient=True), f"car with {who}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,7 +33,7 @@ def scenes_at(what: Path) -> tuple[list[Scene], dict[str, str]]:
 def _exam(run: Path) -> list[Scene]:
     with Ledger(run) as ledger:
         exams = [a for a in ledger.history() if a.kind == "exam"]
-    require(len(exams) > 0, f"{run}: this run has no exam yet; it is made first of all (drivefoundry judge)")
+    require(len(exams) > 0, f"{run}: this run has no exam yet; `drivefoundry run --until judge --out {run}` makes it")
     recorded = not (exams[-1].path / "clips.json").exists()
     require(not recorded, f"{run}: a run on recorded traffic; give the folder that it was given (--scenes)")
     from drivefoundry.stages.label import clip_ids, scenes_of
@@ -43,15 +44,20 @@ def _exam(run: Path) -> list[Scene]:
 def table(scenes: list[Scene]) -> str:
     """One line a scene: number, id, source, seconds to drive, other agents, lights that show something, which the ego
     is."""
-    rows = [COLUMNS] + [
-        (
-            str(n), s.id, s.source, f"{(s.valid.shape[1] - s.start - 1) * DT:.1f}", str(len(s.kind) - 1),
-            str(int(s.signals.any(1).sum())), s.meta.get("ego", "the recording car"),
-        )
+    cells = [COLUMNS, *(tuple(map(str, row.values())) for row in rows(scenes))]
+    wide = [max(len(row[c]) for row in cells) for c in range(len(COLUMNS))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in cells)
+
+
+def rows(scenes: list[Scene]) -> list[dict[str, Any]]:
+    """The cells of `table`, a dict of COLUMNS a scene."""
+    return [
+        dict(zip(COLUMNS, (
+            n, s.id, s.source, round((s.valid.shape[1] - s.start - 1) * DT, 1), len(s.kind) - 1,
+            int(s.signals.any(1).sum()), s.meta.get("ego", "the recording car"),
+        ), strict=True))
         for n, s in enumerate(scenes)
     ]  # fmt: skip
-    wide = [max(len(row[c]) for row in rows) for c in range(len(COLUMNS))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows)
 
 
 def chosen(scenes: list[Scene], which: str) -> Scene:

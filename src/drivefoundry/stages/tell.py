@@ -316,17 +316,24 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
 def report(line: Line, source: Source | None, folder: Path | None) -> Path:
     """A run's line in, path of out/report.html out; rendered anew only when one of its artefacts is another.
 
+    A line that only looks gets its page without an entry in the ledger, so that it needs no lock.
+
     source: where the loop's situations came from; None for a camera run on `folder`.
     """
-    done = list(line.done)
+    done, path = list(line.done), line.out / PAGE
 
     def build(out: Path) -> None:
         render_report(_content(line, done, source, folder), out / PAGE)
 
-    told_of = {"recipe": line.recipe.name, "source": _source_name(source, folder)}
-    made = line.ledger.make("report", told_of, [a for *_, a in done], TELL, build)
+    told_of, parents = {"recipe": line.recipe.name, "source": _source_name(source, folder)}, [a for *_, a in done]
+    if line.look:
+        made = line.ledger.find("report", told_of, parents, TELL)
+        if made is None:
+            render_report(_content(line, done, source, folder), path)
+            return path
+    else:
+        made = line.ledger.make("report", told_of, parents, TELL, build)
     line.done.append((None, "report", made))
-    path = line.out / PAGE
     page = (made.path / PAGE).read_bytes()
     if not path.exists() or path.read_bytes() != page:
         aside = path.with_name(f".{PAGE}.tmp")
