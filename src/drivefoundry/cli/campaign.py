@@ -182,12 +182,15 @@ def _replay(options: ReplayOptions) -> None:
 
 
 def _sent(options: SentOptions) -> None:
+    from drivefoundry import outputs
     from drivefoundry.clips.store import ClipStore
     from drivefoundry.stages import backlog
 
+    outputs.check_file(options.out)
     url = options.what / "clips" if (options.what / "ledger.db").exists() else options.what
     if not (url / "clips.lance").exists():
         raise ValueError(f"{options.what}: no clip store, and no run with one")
     sent = backlog.what_was_sent(ClipStore(url))
-    sent.save(options.out)
+    with outputs.file(options.out) as aside:
+        sent.save(aside)
     print(f"{options.out}: {len(sent.kept)} embeddings")

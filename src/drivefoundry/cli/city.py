@@ -44,8 +44,10 @@ def run(rest: list[str]) -> None:
     if min(options.cars, options.seconds) < 1 or min(options.others, options.people, options.seed) < 0:
         raise ValueError("city: at least one car and one second wanted, and no negative number")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from drivefoundry import outputs
     from drivefoundry.stages import city
 
+    outputs.check_among(options.out, city.FILES)
     made = city.drives(
         options.who, options.place, options.seed, options.cars, options.others, options.people, options.seconds
     )

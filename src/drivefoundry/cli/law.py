@@ -38,8 +38,11 @@ def run(rest: list[str]) -> None:
 
 def tell(runs: Sequence[Run], out: Path) -> None:
     """Runs in; their law on stdout, and in `out`."""
+    from drivefoundry import outputs
     from drivefoundry.scaling import law
     from drivefoundry.stages import scaling
+
+    outputs.check_among(out, ["scaling.html", "law.json"])
 
     found, score = law.laws(runs)
     for name, value in found.coefficients().items():
@@ -50,5 +53,6 @@ def tell(runs: Sequence[Run], out: Path) -> None:
     drove = sum(run.score is not None for run in runs)
     print(f"No score law: {drove} runs drove, at least {law.FEWEST} wanted." if score is None else score.said())
     page = scaling.write_scaling(out / "scaling.html", found, score)
-    (out / "law.json").write_text(found.to_json())
+    with outputs.among(out, ["law.json"], "law.json") as aside:
+        (aside / "law.json").write_text(found.to_json())
     print(page)

@@ -17,6 +17,7 @@ def run(rest: list[str]) -> None:
     if options is None:
         return
     recipe = recipe_of(options)
+    from drivefoundry import outputs
     from drivefoundry.ledger import Ledger
     from drivefoundry.stages.grid import grid
     from drivefoundry.stages.making import Line
@@ -24,5 +25,6 @@ def run(rest: list[str]) -> None:
 
     with Ledger(options.out) as ledger:
         runs = grid(Line(ledger, recipe, options.out, track=wanted(options.track)))
-    (options.out / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
+    with outputs.among(options.out, ["runs.jsonl"], "runs.jsonl") as aside:
+        (aside / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
     tell(runs, options.out)

@@ -7,7 +7,6 @@ The container is GGUF v2/v3 (ggml's docs/gguf.md); the block formats are those o
 from __future__ import annotations
 
 import math
-import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from drivefoundry import outputs
 from drivefoundry.types import require
 
 ALIGN = 32
@@ -214,12 +214,8 @@ def write_gguf(path: Path, fields: Mapping[str, Value], tensors: Mapping[str, np
     for (name, x), (kind, size) in zip(tensors.items(), sizes, strict=True):
         head += _string(name) + struct.pack(f"<I{x.ndim}Q", x.ndim, *x.shape[::-1]) + struct.pack("<IQ", _IDS[kind], at)
         at += -(-size // ALIGN) * ALIGN
-    aside = Path(path).with_name(Path(path).name + ".part")
-    with aside.open("wb") as f:
+    with outputs.file(path) as aside, aside.open("wb") as f:
         f.write(head + bytes(-len(head) % ALIGN))
         for x in tensors.values():
             body = _packed(x, form)[1]
             f.write(body + bytes(-len(body) % ALIGN))
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(aside, path)
