@@ -49,12 +49,16 @@ def test_the_same_checkpoint_gives_the_same_bytes(student, tmp_path):
 
 def test_an_older_engine_is_replaced_and_what_lies_beside_it_stays(student, tmp_path):
     (tmp_path / "note.txt").write_text("mine")
-    (tmp_path / "engine.json").write_text("old")
+    export_engine(student, tmp_path, FRAMES[:4], EGO[:4], ROUTE[:4], self_test=2)
     export_engine(student, tmp_path, FRAMES[:8], EGO[:8], ROUTE[:8], self_test=3)
     assert (tmp_path / "note.txt").read_text() == "mine"
     assert Engine(tmp_path).plan(FRAMES[:1], EGO[:1], ROUTE[:1])[1].shape == (1, 8)
     with np.load(tmp_path / "selftest.npz") as kept:
         assert len(kept["points"]) == 3
+    (tmp_path / "weights.bin").write_text("mine too")
+    with pytest.raises(ValueError, match=r"weights\.bin: is there and not from an earlier run"):
+        export_engine(student, tmp_path, FRAMES[:4], EGO[:4], ROUTE[:4])
+    assert (tmp_path / "weights.bin").read_text() == "mine too"
 
 
 def test_one_sample_will_do(student, tmp_path):
