@@ -19,7 +19,7 @@ LARGEST_TOML = 1 << 20
 """Bytes; tomllib's time grows faster than the file."""
 _BITS = 64
 _PART = r"""(?:"[^"\n]*+"|'[^'\n]*+'|(?<![\w-])[\w-]++)"""
-_LONG_KEY = re.compile(rf"(?:{_PART}[ \t]*+\.[ \t]*+){{{DEPTH}}}")
+_LONG_KEY = re.compile(rf"(?:^[ \t]*+\[{{0,2}}|[{{,])[ \t]*+(?:{_PART}[ \t]*+\.[ \t]*+){{{DEPTH}}}", re.MULTILINE)
 """A dotted key of more parts: each is a table of its own, and tomllib's time grows with their square."""
 
 
