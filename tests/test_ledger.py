@@ -418,3 +418,12 @@ def test_code_hash_follows_the_source(tmp_path, monkeypatch):
     assert changed == [True, True, False]
     with pytest.raises(ValueError, match="no module or package"):
         code_hash(("some_package_of_a_test.gone",))
+
+
+@pytest.mark.parametrize("name", ["work/thesis.txt", "artefacts/vase.jpg", "report.html"])
+def test_a_folder_with_things_where_a_run_has_its_own_is_refused(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match="but no ledger"):
+        Ledger(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"

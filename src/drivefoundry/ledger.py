@@ -81,7 +81,7 @@ class Ledger:
             raise ValueError(f"{self.root}: is a file; a run directory is wanted (--out)")
         known = {"artefacts", "work", "ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "scenes", "run.json"}
         if self.root.is_dir() and not (self.root / "ledger.db").exists():
-            strangers = sorted(p.name for p in self.root.iterdir() if p.name not in known and p.suffix != ".html")
+            strangers = sorted(p.name for p in self.root.iterdir() if _strange(p, known))
             if strangers:
                 raise ValueError(
                     f"{self.root}: holds {strangers[0]!r} but no ledger.db; give an empty or new directory (--out)"
@@ -375,6 +375,14 @@ def fresh(path: Path) -> Path:
         else:
             entry.unlink()
     return path
+
+
+def _strange(path: Path, known: set[str]) -> bool:
+    """Whether a folder that is to become a run directory holds this of somebody else's: a run replaces what has the
+    names of its own parts."""
+    if path.name in ("artefacts", "work") and path.is_dir():
+        return any(path.iterdir())
+    return path.name == "report.html" or (path.name not in known and path.suffix != ".html")
 
 
 def _asked(kind: str, recipe: Any, parents: Sequence[Artefact], code: Sequence[str]) -> dict[str, Any]:

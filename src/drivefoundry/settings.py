@@ -6,12 +6,13 @@ import dataclasses
 import difflib
 import json
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from drivefoundry_car.documents import read_toml
 
 R = TypeVar("R")
 
@@ -67,10 +68,7 @@ def with_file(recipe: R, path: Path) -> R:
 
     ValueError as `with_settings`, with the file named.
     """
-    try:
-        changes = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not TOML ({error})") from error
+    changes = read_toml(path)
     try:
         return with_values(recipe, changes)
     except ValueError as error:
@@ -144,8 +142,8 @@ def _typed(value: Any, hint: Any, key: str, is_text: bool) -> Any:
             if math.isfinite(number):
                 return number
             raise ValueError
-    except ValueError:
-        raise ValueError(f"key {key!r}: {hint.__name__} wanted, got {value!r}") from None
+    except (ValueError, OverflowError):
+        raise ValueError(f"key {key!r}: {hint.__name__} wanted, got {str(value)[:40]!r}") from None
     if hint in (str, Path) and isinstance(value, str):
         return hint(value)
     if hint is bool and isinstance(value, bool):

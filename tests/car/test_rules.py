@@ -117,6 +117,10 @@ def test_a_rule_says_what_it_costs():
     [
         ("sped > 3 m/s", 1, "did you mean 'speed'"),
         ("speed > 3", 7, "give the number its unit"),
+        ("speed > 30 mph", 12, "unknown unit 'mph'; known are m, km, s, ms, h, rad, deg, g"),
+        ("gap < 30 ft and takeover", 10, "unknown unit 'ft'"),
+        ("speed > 30 m/sec", 14, "unknown unit 'sec'"),
+        ("speed > 30 kmh", 12, "unknown unit 'kmh'"),
         ("speed > 3 m", 7, "a quantity in m/s compared with a quantity in m"),
         ("ttc < 1.5 s and accel", 17, "wants a condition"),
         ("speed > 3 m/s takeover", 15, "left over"),

@@ -240,6 +240,7 @@ class _Parser:
         if kind == "number":
             self.at += 1
             factor, dimension = self.unit()
+            self.want_unit(*self.peek())
             return Node("number", dimension, value=float(text) * factor)
         if self.take("("):
             return self.closed()
@@ -293,10 +294,18 @@ class _Parser:
             # '/' or '*' belongs to the unit only if another unit follows: "2 m / speed" divides by a signal.
             sign, after = self.tokens[self.at][1], self.tokens[min(self.at + 1, len(self.tokens) - 1)]
             if sign not in ("/", "*") or after[0] != "name" or after[1] not in UNITS:
+                if sign in ("/", "*"):
+                    self.want_unit(*after)
                 break
             turn = -1 if sign == "/" else 1
             self.at += 1
         return factor, (powers[0], powers[1], powers[2])
+
+    def want_unit(self, kind: str, text: str, column: int) -> None:
+        """ValueError for a name behind a number that is neither a unit nor anything else a rule knows."""
+        known = kind != "name" or text in UNITS or text in _WORDS or text in self.signals
+        names = ", ".join(UNITS)
+        self.want(known, f"unknown unit '{text}'; known are {names}, and products of them such as km/h", column)
 
 
 def unit_of(kind: Dimension | str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from drivefoundry_car.documents import toml_of
 from drivefoundry_car.log import Drive
 from drivefoundry_car.outbox import LAST, Note
 from drivefoundry_car.rules import Node, parse, signals_in
@@ -37,6 +38,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "cohort": (list,),
     "until": (date,),
 }
+_DAY = re.compile(r"\s*(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
 _WORDS = {str: "text", int: "a whole number", float: "a number", list: "a list of names", date: "a date (2027-03-31)"}
 
 
@@ -124,11 +126,10 @@ def load_campaigns(path: Path | str | None = None) -> list[Campaign]:
     ships = path is None or (name in (FLEET, LIBRARY) and not Path(name).exists())
     if not ships and not Path(name).is_file():
         raise ValueError(f"{name}: no such file")
-    text = (files("drivefoundry_car") / name if ships else Path(name)).read_text("utf-8")
+    table = toml_of((files("drivefoundry_car") / name if ships else Path(name)).read_bytes(), name)
     try:
-        table = tomllib.loads(text)
         return [campaign(key, entry) for key, entry in table.items()]
-    except ValueError as error:  # TOMLDecodeError is one, and so is what `campaign` refuses
+    except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
 
@@ -186,7 +187,7 @@ def firings(campaigns: Sequence[Campaign], drive: Drive, beside: Beside | None =
 
 def applies(c: Campaign, drive: Drive) -> bool:
     """Whether a campaign is meant for this drive: its purpose, its vehicle (meta's vehicle, and groups, names apart by
-    spaces) and its day (meta's date, 2027-03-31; a drive without one is never too late)."""
+    spaces) and its day (meta's date, 2027-03-31, with or without a time; a drive without one is never too late)."""
     return meant(c, drive.meta)
 
 
@@ -194,8 +195,15 @@ def meant(c: Campaign, meta: Mapping[str, str]) -> bool:
     """As `applies`, of a drive with this meta."""
     names = [meta.get("vehicle", ""), *meta.get("groups", "").split()]
     ours = not c.cohort or any(fnmatchcase(n, pattern) for n in names for pattern in c.cohort)
-    late = c.until is not None and meta.get("date", "") > c.until.isoformat()
+    late = c.until is not None and _day(meta.get("date", "")) > c.until.isoformat()
     return ours and not late and c.purpose in ("", meta.get("purpose", ""))
+
+
+def _day(text: str) -> str:
+    """The day of a date with or without a time of day (2027-03-31, 2027-03-31T23:10:00+02:00, 20270331), as 2027-03-31,
+    and '' where it is none: a drive of an unknown day is never too late."""
+    found = _DAY.match(text)
+    return "-".join(found.groups()) if found else ""
 
 
 def note_for(name: str, campaigns: Iterable[Campaign]) -> Note:

@@ -48,8 +48,10 @@ def run(options: CityOptions) -> Outcome:
         )
         return Outcome(text, {"would_write": files})
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from drivefoundry import outputs
     from drivefoundry.stages import city
 
+    outputs.check_among(options.out, city.FILES)
     made = city.drives(
         options.who, options.place, options.seed, options.cars, options.others, options.people, options.seconds
     )

@@ -42,8 +42,11 @@ def run(options: LawOptions) -> Outcome:
 
 def told(runs: Sequence[Run], out: Path) -> Outcome:
     """Runs in; their law, which is also written into `out`."""
+    from drivefoundry import outputs
     from drivefoundry.scaling import law
     from drivefoundry.stages import scaling
+
+    outputs.check_among(out, ["scaling.html", "law.json"])
 
     found, score = law.laws(runs)
     lines = [f"{name:6} {scaling.interval_text(value)}" for name, value in found.coefficients().items()]
@@ -53,5 +56,6 @@ def told(runs: Sequence[Run], out: Path) -> Outcome:
     drove = sum(run.score is not None for run in runs)
     lines.append(f"No score law: {drove} runs drove, at least {law.FEWEST} wanted." if score is None else score.said())
     page = scaling.write_scaling(out / "scaling.html", found, score)
-    (out / "law.json").write_text(found.to_json())
+    with outputs.among(out, ["law.json"], "law.json") as aside:
+        (aside / "law.json").write_text(found.to_json())
     return Outcome("\n".join([*lines, str(page)]), {**json.loads(found.to_json()), "page": page})

@@ -30,6 +30,7 @@ def run(options: ScaleOptions) -> Outcome:
         lines = [f"would train {size} on {samples:,} samples, if it is not there yet" for size, samples in pairs]
         lines.append(f"would write {options.out / 'runs.jsonl'}, law.json and scaling.html")
         return Outcome("\n".join(lines), {"pairs": pairs})
+    from drivefoundry import outputs
     from drivefoundry.ledger import Ledger
     from drivefoundry.stages.grid import grid
     from drivefoundry.stages.making import Line
@@ -37,5 +38,6 @@ def run(options: ScaleOptions) -> Outcome:
 
     with Ledger(options.out) as ledger:
         runs = grid(Line(ledger, recipe, options.out, track=wanted(options.track)))
-    (options.out / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
+    with outputs.among(options.out, ["runs.jsonl"], "runs.jsonl") as aside:
+        (aside / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
     return told(runs, options.out)

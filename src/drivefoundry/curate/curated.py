@@ -4,8 +4,6 @@ counts."""
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from drivefoundry import outputs
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.compute import Backend, pmap
 from drivefoundry.curate import duplicates, mine, quality
@@ -213,19 +212,14 @@ def origins_in(store_url: str, clip_ids: Sequence[str]) -> dict[str, Origin]:
 
 
 def save_curated(folder: Path | str, curated: Curated) -> None:
-    """Curated in, curated.json and curated.npz in a folder that appears whole or not at all."""
-    folder = Path(folder)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    """Curated in, curated.json and curated.npz in a folder that appears whole or not at all. ValueError where it holds
+    anything that was not written here."""
     plain = {name: getattr(curated, name) for name in ("kept", "dropped", "split", "classes", "apart")}
     plain["origins"] = {i: asdict(o) for i, o in curated.origins.items()}
-    (aside / "curated.json").write_text(json.dumps(plain, indent=1))
     arrays = {name: getattr(curated, name) for name in ("weights", "embeddings", "priority")}
-    np.savez(aside / "curated.npz", **arrays)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(aside, folder)
+    with outputs.folder(Path(folder), "curated.json") as aside:
+        (aside / "curated.json").write_text(json.dumps(plain, indent=1))
+        np.savez(aside / "curated.npz", **arrays)
 
 
 def load_curated(folder: Path | str) -> Curated:

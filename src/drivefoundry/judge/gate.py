@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from drivefoundry import outputs
 from drivefoundry.judge.stats import compare_paired, mean_interval, paired_difference
 from drivefoundry.judge.versions import VERSIONS
 from drivefoundry.types import Scene, Verdict, require
@@ -136,12 +136,8 @@ def save_verdict(path: Path, verdict: Verdict) -> None:
         "comparisons": verdict.comparisons,
         "passed": verdict.passed,
     }
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
+    with outputs.file(path) as aside, aside.open("w") as file:
         json.dump(body, file, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _number(x: float) -> float | None:

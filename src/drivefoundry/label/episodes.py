@@ -7,12 +7,11 @@ s, unless the model drove then: its own motion is no label.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
+from drivefoundry import outputs
 from drivefoundry.label.frames import frames_at, nearest
 from drivefoundry.label.reason import MANOEUVRES, TURNED, manoeuvres, plan_speeds, reasons
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Episodes, Scene, require
@@ -182,20 +181,11 @@ def concatenate(parts: list[Episodes]) -> Episodes:
 
 def save_shard(folder: Path | str, episodes: Episodes) -> None:
     """Episodes in, a folder with frames.npy (mappable), arrays.npz and text.json out; the folder appears whole or not
-    at all."""
-    folder = Path(folder)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    np.save(aside / "frames.npy", episodes.frames)
-    np.savez(aside / "arrays.npz", **{name: getattr(episodes, name) for name in ARRAYS})
-    (aside / "text.json").write_text(json.dumps({"text": episodes.text, "clip": episodes.clip}))
-    for path in aside.iterdir():
-        with path.open("rb") as f:
-            os.fsync(f.fileno())
-    if folder.exists():  # a folder cannot be replaced in one step: the old one goes first
-        shutil.rmtree(folder)
-    os.replace(aside, folder)
+    at all. ValueError where it holds anything that was not written here."""
+    with outputs.folder(Path(folder), "text.json") as aside:
+        np.save(aside / "frames.npy", episodes.frames)
+        np.savez(aside / "arrays.npz", **{name: getattr(episodes, name) for name in ARRAYS})
+        (aside / "text.json").write_text(json.dumps({"text": episodes.text, "clip": episodes.clip}))
 
 
 def load_shard(folder: Path | str, *, mapped: bool = True) -> Episodes:

@@ -5,14 +5,13 @@ model.safetensors (fp32, the Hugging Face tensor layout), config.json, tokenizer
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from drivefoundry import outputs
 from drivefoundry.types import require
 
 from .config import ModelConfig
@@ -37,19 +36,14 @@ class Loaded:
 
 
 def save_checkpoint(folder: Path, model: VLA, codebook: np.ndarray, tokenizer: TextCodec) -> None:
-    """Write the checkpoint aside and move it into place; an older one of that name is replaced."""
-    folder = Path(folder)
-    aside = folder.with_name(folder.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    """Write the checkpoint aside and move it into place; an older one of that name is replaced. ValueError, and nothing
+    is touched, where the folder holds anything that was not written here."""
     tensors = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
-    write_tensors(aside / "model.safetensors", tensors)
-    (aside / "config.json").write_text(model.config.to_json())
-    (aside / "tokenizer.json").write_bytes(tokenizer.raw)
-    np.save(aside / "codebook.npy", codebook)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(aside, folder)
+    with outputs.folder(folder, "config.json") as aside:
+        write_tensors(aside / "model.safetensors", tensors)
+        (aside / "config.json").write_text(model.config.to_json())
+        (aside / "tokenizer.json").write_bytes(tokenizer.raw)
+        np.save(aside / "codebook.npy", codebook)
 
 
 def load_checkpoint(folder: Path) -> Loaded:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+
+from drivefoundry import outputs
 
 from .backbones import GGUF, HF, Backbone, names
 from .config import SPECIALS
@@ -49,22 +49,17 @@ def _parts(backbone: Backbone, of: int) -> Iterator[tuple[str, np.ndarray]]:
 
 def save_hf(folder: Path, backbone: Backbone) -> None:
     """Write a directory that `transformers` loads: config.json, model.safetensors (fp32), tokenizer.json and its
-    tokenizer_config.json. An older one of that name is replaced."""
-    folder = Path(folder)
-    aside = folder.with_name(folder.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    write_tensors(aside / "model.safetensors", dict(_parts(backbone, HF)))
-    (aside / "config.json").write_text(json.dumps(hf_config(backbone), indent=1))
-    (aside / "tokenizer.json").write_bytes(backbone.tokenizer)
+    tokenizer_config.json. An older one of that name is replaced. ValueError, and nothing is touched, where the folder
+    holds anything that was not written here."""
     token = Tokenizer.from_str(backbone.tokenizer.decode()).id_to_token
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": token(backbone.end)}
     about |= {} if backbone.begin is None else {"bos_token": token(backbone.begin)}
     about |= {"chat_template": backbone.chat} if backbone.chat else {}
-    (aside / "tokenizer_config.json").write_text(json.dumps(about, indent=1))
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(aside, folder)
+    with outputs.folder(folder, "config.json") as aside:
+        write_tensors(aside / "model.safetensors", dict(_parts(backbone, HF)))
+        (aside / "config.json").write_text(json.dumps(hf_config(backbone), indent=1))
+        (aside / "tokenizer.json").write_bytes(backbone.tokenizer)
+        (aside / "tokenizer_config.json").write_text(json.dumps(about, indent=1))
 
 
 def hf_config(backbone: Backbone) -> dict:

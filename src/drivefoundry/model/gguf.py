@@ -7,7 +7,6 @@ The container is GGUF v2/v3 (ggml's docs/gguf.md); the block formats are those o
 from __future__ import annotations
 
 import math
-import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from drivefoundry import outputs
 from drivefoundry.types import require
 
 ALIGN = 32
+DEPTH = 8
+"""Most levels of arrays of arrays."""
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 Value = int | float | bool | str | list
@@ -46,6 +48,20 @@ def _q4_0(b: np.ndarray) -> np.ndarray:
 
 def _q4_1(b: np.ndarray) -> np.ndarray:
     return _halves(b, 0) * _nibbles(b[:, 4:]) + _halves(b, 2)
+
+
+def _fifths(b: np.ndarray, at: int) -> np.ndarray:
+    """Four bytes at `at` in, the 32 highest bits that they hold, (N, 32) of 0 or 16, out."""
+    bits = b[:, at : at + 4].copy().view("<u4") >> np.arange(32, dtype=np.uint32) & 1
+    return bits.astype(np.float32) * 16
+
+
+def _q5_0(b: np.ndarray) -> np.ndarray:
+    return _halves(b, 0) * (_nibbles(b[:, 6:]) + _fifths(b, 2) - 16)
+
+
+def _q5_1(b: np.ndarray) -> np.ndarray:
+    return _halves(b, 0) * (_nibbles(b[:, 8:]) + _fifths(b, 4)) + _halves(b, 2)
 
 
 def _q8_0(b: np.ndarray) -> np.ndarray:
@@ -89,6 +105,8 @@ _KINDS = {
     1: _Kind("F16", 1, 2, lambda b: b.view("<f2").astype(np.float32)),
     2: _Kind("Q4_0", 32, 18, _q4_0),
     3: _Kind("Q4_1", 32, 20, _q4_1),
+    6: _Kind("Q5_0", 32, 22, _q5_0),
+    7: _Kind("Q5_1", 32, 24, _q5_1),
     8: _Kind("Q8_0", 32, 34, _q8_0),
     12: _Kind("Q4_K", 256, 144, _q4_k),
     14: _Kind("Q6_K", 256, 210, _q6_k),
@@ -114,24 +132,26 @@ class _Cursor:
     def text(self) -> str:
         return self.take(self.number("<Q")).decode("utf-8", "replace")
 
-    def value(self, kind: int) -> Value:
+    def value(self, kind: int, deep: int = 0) -> Value:
         if kind == _STRING:
             return self.text()
         if kind != _ARRAY:
             require(kind in _SCALARS, f"{self.path}: metadata of unknown type {kind}; the file is damaged")
             return self.number(_SCALARS[kind])
         of, count = self.number("<I"), self.number("<Q")
+        require(deep < DEPTH, f"{self.path}: arrays nested more than {DEPTH} deep; the file is damaged")
+        require(count <= len(self.raw) - self.at, f"{self.path}: the header is cut short; fetch the file again")
         if of in _SCALARS:
             form = np.dtype(_SCALARS[of].replace("B", "u1").replace("b", "i1"))
             return np.frombuffer(self.take(count * form.itemsize), form).tolist()
-        return [self.value(of) for _ in range(count)]
+        return [self.value(of, deep + 1) for _ in range(count)]
 
 
 def read_gguf(path: Path) -> Gguf:
     """A .gguf file in, its metadata and dequantised tensors out.
 
     Raises ValueError where it is no GGUF file, is cut short, or holds a block format that is not among F32, F16, BF16,
-    Q4_0, Q4_1, Q8_0, Q4_K and Q6_K.
+    Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K and Q6_K.
     """
     raw = np.memmap(path, np.uint8, "r") if Path(path).stat().st_size else np.zeros(0, np.uint8)
     head = _Cursor(Path(path), raw)
@@ -139,29 +159,45 @@ def read_gguf(path: Path) -> Gguf:
     version = head.number("<I")
     require(version in (2, 3), f"{path}: GGUF version {version}, wanted 2 or 3")
     count, keys = head.number("<Q"), head.number("<Q")
-    fields = {head.text(): head.value(head.number("<I")) for _ in range(keys)}
-    table = []
+    fields: dict[str, Value] = {}
+    for _ in range(keys):
+        key = head.text()
+        require(key not in fields, f"{path}: {key[:80]} is there twice; the file is damaged")
+        fields[key] = head.value(head.number("<I"))
+    table: dict[str, tuple[tuple[int, ...], int, int]] = {}
     for _ in range(count):
         name, dims = head.text(), head.number("<I")
+        require(name not in table, f"{path}: tensor {name[:80]} is there twice; the file is damaged")
+        require(1 <= dims <= 4, f"{path}: tensor {name[:80]} has {dims} axes, 1 to 4 wanted; the file is damaged")
         shape = tuple(head.number("<Q") for _ in range(dims))[::-1]
-        table.append((name, shape, head.number("<I"), head.number("<Q")))
+        table[name] = shape, head.number("<I"), head.number("<Q")
     align = fields.get("general.alignment", ALIGN)
-    require(isinstance(align, int) and align > 0, f"{path}: general.alignment is {align!r}; the file is damaged")
+    plain = type(align) is int and 0 < align <= 1 << 20
+    require(plain, f"{path}: general.alignment is {str(align)[:40]}; the file is damaged")
     assert isinstance(align, int)
     start = -(-head.at // align) * align
-    return Gguf(fields, {name: _tensor(path, raw, start, name, *rest) for name, *rest in table})
+    spans = {name: (at, at + _bytes(path, name, shape, kind)) for name, (shape, kind, at) in table.items()}
+    end = 0
+    for name, (begin, stop) in sorted(spans.items(), key=lambda entry: entry[1]):
+        begins = -(-end // align) * align
+        require(begin == begins, f"{path}: tensor {name} begins at {begin}, wanted {begins}; the file is damaged")
+        require(start + stop <= len(raw), f"{path}: tensor {name} is cut short; fetch the file again")
+        end = stop
+    read = {name: raw[start + begin : start + stop] for name, (begin, stop) in spans.items()}
+    return Gguf(fields, {name: _tensor(read[name], *entry) for name, entry in table.items()})
 
 
-def _tensor(
-    path: Path, raw: np.ndarray, start: int, name: str, shape: tuple[int, ...], kind: int, at: int
-) -> np.ndarray:
-    require(kind in _KINDS, f"{path}: tensor {name} has block format {kind}; readable are {', '.join(_IDS)}")
-    form, size = _KINDS[kind], math.prod(shape)
-    require(size % form.numbers == 0, f"{path}: tensor {name} is no whole number of {form.name} blocks")
-    end = start + at + size // form.numbers * form.bytes
-    require(end <= len(raw), f"{path}: tensor {name} is cut short; fetch the file again")
-    blocks = np.array(raw[start + at : end]).reshape(-1, form.bytes)
-    return form.read(blocks).astype(np.float32, copy=False).reshape(shape)
+def _bytes(path: Path, name: str, shape: tuple[int, ...], kind: int) -> int:
+    """What a tensor takes in the file."""
+    require(kind in _KINDS, f"{path}: tensor {name[:80]} has block format {kind}; readable are {', '.join(_IDS)}")
+    form = _KINDS[kind]
+    require(shape[-1] % form.numbers == 0, f"{path}: tensor {name[:80]} is no whole number of {form.name} blocks")
+    return math.prod(shape) // form.numbers * form.bytes
+
+
+def _tensor(raw: np.ndarray, shape: tuple[int, ...], kind: int, _: int) -> np.ndarray:
+    form = _KINDS[kind]
+    return form.read(np.array(raw).reshape(-1, form.bytes)).astype(np.float32, copy=False).reshape(shape)
 
 
 def _to_q8_0(x: np.ndarray) -> bytes:
@@ -214,12 +250,8 @@ def write_gguf(path: Path, fields: Mapping[str, Value], tensors: Mapping[str, np
     for (name, x), (kind, size) in zip(tensors.items(), sizes, strict=True):
         head += _string(name) + struct.pack(f"<I{x.ndim}Q", x.ndim, *x.shape[::-1]) + struct.pack("<IQ", _IDS[kind], at)
         at += -(-size // ALIGN) * ALIGN
-    aside = Path(path).with_name(Path(path).name + ".part")
-    with aside.open("wb") as f:
+    with outputs.file(path) as aside, aside.open("wb") as f:
         f.write(head + bytes(-len(head) % ALIGN))
         for x in tensors.values():
             body = _packed(x, form)[1]
             f.write(body + bytes(-len(body) % ALIGN))
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(aside, path)

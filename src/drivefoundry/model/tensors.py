@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from drivefoundry.types import require
+from drivefoundry_car.documents import json_object
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+LARGEST_HEADER = 100_000_000
+"""Bytes, as in the format's own library."""
+_AGAIN = "the file is damaged, make it again"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -31,32 +35,60 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         os.fsync(f.fileno())
 
 
-def read_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """A .safetensors file of F32, F16 or BF16 in; its arrays, or those of the given names, as float32 out.
+class TensorFile:
+    """A .safetensors file of F32, F16 or BF16: its table of tensors, checked, and each of them as float32 on demand.
 
-    Raises ValueError where the file is cut short, lacks a name or holds another type.
+    Raises ValueError where the file is cut short, and where tensors share bytes or leave some to nobody.
     """
-    raw = np.memmap(path, np.uint8, "r") if path.stat().st_size >= 8 else np.zeros(8, np.uint8)
-    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-    require(10 <= start <= len(raw), f"{path}: truncated header; the file is damaged, make it again")
-    try:
-        header = json.loads(raw[8:start].tobytes())
-        header.pop("__metadata__", None)
-        table = {
-            k: (str(v["dtype"]), tuple(map(int, v["shape"])), *map(int, v["data_offsets"])) for k, v in header.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path}: the header is no table of tensors; the file is damaged, make it again") from None
-    out = {}
-    for name in table if names is None else names:
-        require(name in table, f"{path}: no tensor {name}")
-        kind, shape, lo, hi = table[name]
-        require(kind in WIDTHS, f"{path}: tensor {name} is {kind}, wanted one of {', '.join(WIDTHS)}")
-        require(0 <= lo <= hi and start + hi <= len(raw), f"{path}: tensor {name} is cut short; make the file again")
-        full = min(shape, default=0) >= 0 and hi - lo == WIDTHS[kind] * math.prod(shape)
-        require(full, f"{path}: tensor {name} does not fill its shape {shape}; the file is damaged, make it again")
-        out[name] = _float32(raw[start + lo : start + hi], kind).reshape(shape)
-    return out
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._raw = np.memmap(path, np.uint8, "r") if path.stat().st_size >= 8 else np.zeros(8, np.uint8)
+        self._start = 8 + int.from_bytes(self._raw[:8].tobytes(), "little")
+        require(10 <= self._start <= len(self._raw), f"{path}: truncated header; {_AGAIN}")
+        fits = self._start <= LARGEST_HEADER
+        require(fits, f"{path}: a header of {self._start:,} bytes, at most {LARGEST_HEADER:,} are read")
+        self._table = _table(path, self._raw[8 : self._start].tobytes(), len(self._raw) - self._start)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._table)
+
+    def read(self, name: str) -> np.ndarray:
+        """One of its tensors; ValueError where it has none of that name, or of another type than the three."""
+        require(name in self._table, f"{self.path}: no tensor {name}")
+        kind, shape, lo, hi = self._table[name]
+        require(kind in WIDTHS, f"{self.path}: tensor {name} is {kind}, wanted one of {', '.join(WIDTHS)}")
+        full = hi - lo == WIDTHS[kind] * math.prod(shape)
+        require(full, f"{self.path}: tensor {name} does not fill its shape {shape}; {_AGAIN}")
+        return _float32(self._raw[self._start + lo : self._start + hi], kind).reshape(shape)
+
+
+def read_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """A .safetensors file in; its arrays, or those of the given names, as float32 out. Raises as `TensorFile` does."""
+    held = TensorFile(path)
+    return {name: held.read(name) for name in (held.names if names is None else names)}
+
+
+def _table(path: Path, header: bytes, size: int) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+    """A header and the bytes behind it in; name -> type, shape, begin and end, one tensor behind the other, out."""
+    told, table = json_object(header, path, _AGAIN), {}
+    told.pop("__metadata__", None)
+    for name, entry in told.items():
+        try:
+            kind, shape, (lo, hi) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            plain = isinstance(kind, str) and all(type(n) is int and n >= 0 for n in (*shape, lo, hi))
+        except (KeyError, TypeError, ValueError):
+            plain = False
+        require(plain, f"{path}: tensor {name[:80]!r} has no type, shape and data_offsets; {_AGAIN}")
+        require(lo <= hi <= size, f"{path}: tensor {name} is cut short; make the file again")
+        table[name] = (kind, tuple(shape), lo, hi)
+    at = 0
+    for name, (_, _, lo, hi) in sorted(table.items(), key=lambda entry: entry[1][2:]):
+        require(lo == at, f"{path}: tensor {name} begins at byte {lo}, where the one before it ends at {at}; {_AGAIN}")
+        at = hi
+    require(at == size, f"{path}: {size - at} bytes belong to no tensor; {_AGAIN}")
+    return table
 
 
 def _float32(raw: np.ndarray, kind: str) -> np.ndarray:

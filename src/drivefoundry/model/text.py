@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from drivefoundry.types import require
+from drivefoundry_car.documents import decoded
 
 PAD, EOS, UNK = 0, 1, 2
 OWN = 3
@@ -39,13 +40,23 @@ def train_tokenizer(texts: Iterable[str], vocab: int = 512) -> bytes:
     return tokenizer.to_str().encode()
 
 
+def tokenizer_of(raw: bytes, name: object = "tokenizer.json") -> Tokenizer:
+    """tokenizer.json bytes in, the tokenizer out. ValueError of one line that begins with `name` where it is none."""
+    text = decoded(raw, name)
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # the library raises this class itself, for whatever it does not understand
+        said = " ".join(str(error).split())[:120]
+        raise ValueError(f"{name}: no tokenizer ({said}); the file is damaged, fetch it again") from None
+
+
 class TextCodec:
     """A tokenizer: `encode` to padded ids, `decode` to text. shift: ids that come before the tokenizer's own, OWN for a
     backbone's and 0 for one of `train_tokenizer`."""
 
     def __init__(self, raw: bytes, shift: int = 0):
         self.raw, self.shift = raw, shift
-        self._tokenizer = Tokenizer.from_str(raw.decode())
+        self._tokenizer = tokenizer_of(raw)
         for name, wanted in () if shift else (("<pad>", PAD), ("<eos>", EOS), ("<unk>", UNK)):
             got = self._tokenizer.token_to_id(name)
             require(

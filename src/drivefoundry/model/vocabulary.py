@@ -46,12 +46,13 @@ def from_gguf(fields: Mapping[str, Value], path: object) -> bytes:
     model, pre = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "gpt-2")
     require(model == "gpt2", f"{path}: tokenizer {model!r}; only byte-level BPE ('gpt2') can be read")
     require(pre in CUTS, f"{path}: tokenizer.ggml.pre {pre!r}; known are {', '.join(CUTS)}")
-    tokens, kinds, merges = (fields[f"tokenizer.ggml.{k}"] for k in ("tokens", "token_type", "merges"))
-    assert isinstance(tokens, list)
-    assert isinstance(kinds, list)
-    assert isinstance(merges, list)
+    tokens, kinds = _list(fields, "tokens", str, path), _list(fields, "token_type", int, path)
+    merges, vocab = _list(fields, "merges", str, path), {token: i for i, token in enumerate(tokens)}
+    whole = len(tokens) == len(kinds) == len(vocab)
+    require(whole, f"{path}: {len(vocab)} different tokens of {len(tokens)}, and {len(kinds)} token types; damaged")
     pairs = [(left, right) for left, _, right in (m.partition(" ") for m in merges)]
-    vocab = {token: i for i, token in enumerate(tokens)}
+    lost = next((m for m, (a, b) in zip(merges, pairs, strict=True) if not {a, b, a + b} <= vocab.keys()), None)
+    require(lost is None, f"{path}: tokenizer.ggml.merges: {lost!r} is of no tokens; the file is damaged")
     out = Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=pre == "llama-bpe"))
     if pre == "qwen2":
         out.normalizer = normalizers.NFC()  # type: ignore[assignment]
@@ -61,9 +62,20 @@ def from_gguf(fields: Mapping[str, Value], path: object) -> bytes:
             out.add_tokens([AddedToken(token, special=kind == CONTROL, normalized=False)])
     begin = fields.get("tokenizer.ggml.bos_token_id")
     if fields.get("tokenizer.ggml.add_bos_token") and isinstance(begin, int):
+        within = 0 <= begin < len(tokens)
+        require(within, f"{path}: tokenizer.ggml.bos_token_id is {begin}, there are {len(tokens)} tokens")
         mark = tokens[begin]
         out.post_processor = processors.TemplateProcessing(f"{mark} $A", None, [(mark, begin)])  # type: ignore[assignment]
     return out.to_str().encode()
+
+
+def _list(fields: Mapping[str, Value], key: str, kind: type, path: object) -> list:
+    """A list of the metadata, all of one type."""
+    value = fields[f"tokenizer.ggml.{key}"]
+    plain = isinstance(value, list) and all(type(item) is kind for item in value)
+    require(plain, f"{path}: tokenizer.ggml.{key} is no list of {kind.__name__}; the file is damaged")
+    assert isinstance(value, list)
+    return value
 
 
 def to_gguf(raw: bytes, rows: int) -> dict[str, Value]:

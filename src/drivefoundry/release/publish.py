@@ -17,6 +17,7 @@ from typing import Any
 from tuf.api.metadata import TargetFile  # pyright: ignore[reportPrivateImportUsage]  # its documented place
 
 from drivefoundry.judge.gate import load_verdict
+from drivefoundry.outputs import MARK
 from drivefoundry.release import sign
 from drivefoundry_car.durable import sync
 from drivefoundry_car.slots import atomic
@@ -207,7 +208,7 @@ def _read_engine(folder: Path) -> dict[str, bytes]:
     """engine/<file> -> bytes. ValueError for no directory, an empty one and names that cannot be part of a URL."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no engine directory; shrink a checkpoint first")
-    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MARK}
     if not files:
         raise ValueError(f"{folder}: the engine directory is empty; shrink a checkpoint first")
     for name in files:

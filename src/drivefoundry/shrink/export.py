@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from drivefoundry import outputs
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.vla import Vote
@@ -36,6 +35,7 @@ PLAIN = ("qkv_bias", "tied", "norm_eps", "frames", "cameras", "vision", "text_sh
 """What the kernels know in one way only, that of the sizes that train from nothing."""
 LONGEST = 512
 """Most positions that the kernels attend to."""
+FILES = (files.WEIGHTS, files.CODEBOOK, SELF_TEST, files.CONTRACT)
 
 
 def export_engine(
@@ -48,7 +48,7 @@ def export_engine(
     Report: token_agreement, share of the tokens that are the float student's; plan_agreement, share of whole plans;
     plan_error_m, mean distance of plan points; weight_error, relative RMS over all matrices, and worst_weight_error,
     that of the worst; bytes of the engine without its self test, and compression, the checkpoint's fp32 bytes to those.
-    ValueError names what cannot be exported.
+    ValueError names what cannot be exported, and a file of `out` in an engine file's place that was not written here.
     """
     loaded, out = load_checkpoint(checkpoint), Path(out)
     check(loaded.config)
@@ -56,21 +56,16 @@ def export_engine(
     half = slice(0, None, 2) if len(frames) > 1 else slice(None)
     moments = input_moments(loaded.model, frames[half], ego[half], route[half])
     tensors, errors = quantised(loaded.model.state_dict(), loaded.config, moments)
-    aside = out / "engine.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    names = write(aside, loaded, tensors)
-    size = sum((aside / name).stat().st_size for name in names)
-    engine = Engine(aside)
-    record_self_test(engine, aside, frames[:self_test], ego[:self_test], route[:self_test])
-    (aside / files.CONTRACT).write_bytes(files.seal(with_hashes(engine.contract, aside, [*names[1:], SELF_TEST])))
-    other = slice(1, None, 2) if len(frames) > 1 else slice(None)
-    report = {**compared(loaded, Engine(aside), frames[other], ego[other], route[other]), **errors}
-    report["compression"] = (Path(checkpoint) / "model.safetensors").stat().st_size / size
-    report["bytes"] = float(size)
-    for name in (*names[1:], SELF_TEST, files.CONTRACT):  # the contract last: without it, none of this is an engine
-        os.replace(aside / name, out / name)
-    aside.rmdir()
+    with outputs.among(out, FILES, files.CONTRACT) as aside:  # the contract last: without it, none of this is an engine
+        names = write(aside, loaded, tensors)
+        size = sum((aside / name).stat().st_size for name in names)
+        engine = Engine(aside)
+        record_self_test(engine, aside, frames[:self_test], ego[:self_test], route[:self_test])
+        (aside / files.CONTRACT).write_bytes(files.seal(with_hashes(engine.contract, aside, [*names[1:], SELF_TEST])))
+        other = slice(1, None, 2) if len(frames) > 1 else slice(None)
+        report = {**compared(loaded, Engine(aside), frames[other], ego[other], route[other]), **errors}
+        report["compression"] = (Path(checkpoint) / "model.safetensors").stat().st_size / size
+        report["bytes"] = float(size)
     return report
 
 

@@ -7,7 +7,6 @@ drives on. Rates are a kilometre, so that drives of any length compare.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from drivefoundry import outputs
 from drivefoundry.fleet.live import driven, open_city
 from drivefoundry.judge.closed_loop import measure
 from drivefoundry.judge.stats import mean_interval, ratio_interval
@@ -41,6 +41,7 @@ NEAR, BESIDE = 8.0, 1.5
 """Who stands less than NEAR ahead, m, and less than BESIDE to a side is in the way; a car so far off its route has left
 its lane."""
 BASELINES: dict[str, type[Driver]] = {"rules": RouteFollower, "constant-velocity": ConstantVelocity}
+FILES = ("city.json", "city.mp4")
 FILM_S = 40.0
 ROUTE_SHOWN = 60.0
 """Of its route a film shows so much behind where it begins and ahead of where it ends, m."""
@@ -206,18 +207,15 @@ def table(made: CityDrive) -> str:
 
 def write(made: CityDrive, out: Path) -> None:
     """out/city.json: what every car did; out/city.mp4: the first car that did something wrong, or the one that went
-    farthest, around its first fault. Written whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
+    farthest, around its first fault. Written whole or not at all; ValueError where one is there that was not written
+    here."""
     each = {
         s.id: {k: float(v[i]) for k, v in made.events.items()} | {"why": made.why[i]} for i, s in enumerate(made.scenes)
     }
     told = {"policy": made.policy, "summary": summary(made), "stuck": reasons(made), "cars": each}
-    body = json.dumps(told, indent=1)
-    aside = out / ".city.part"
-    aside.write_text(body)
-    os.replace(aside, out / "city.json")
-    aside.write_bytes(pictures.mp4(film(made, *worst(made)), round(1 / (EVERY * DT))))
-    os.replace(aside, out / "city.mp4")
+    with outputs.among(out, FILES, FILES[-1]) as aside:
+        (aside / "city.json").write_text(json.dumps(told, indent=1))
+        (aside / "city.mp4").write_bytes(pictures.mp4(film(made, *worst(made)), round(1 / (EVERY * DT))))
 
 
 def worst(made: CityDrive) -> tuple[int, float]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from drivefoundry import outputs
 from drivefoundry.clips.importers.folder import scenes_in
 from drivefoundry.ledger import Ledger
 from drivefoundry.sim import view
@@ -77,10 +77,10 @@ def show(scene: Scene, at: int | None, out: Path) -> None:
     require(kind in (".png", ".mp4", ".gif"), f"--out {out}: a file *.png, *.mp4 or *.gif wanted")
     require(at is None or kind == ".png", f"--at {at}: a film shows all steps; give --out a *.png")
     require(out.parent.is_dir(), f"--out {out}: no such folder: {out.parent}")
-    aside = out.with_name(f".{out.name}.part")
-    if kind == ".png":
-        view.picture(scene, at).save(aside, "png")
-    else:
+    with outputs.file(out) as aside:
+        if kind == ".png":
+            view.picture(scene, at).save(aside, "png")
+            return
         seen = scene.valid[scene.ego, scene.start :]
         part = slice(scene.start, scene.start + (len(seen) if seen.all() else int(np.argmin(seen))))
         every = round(1.0 / (FRAMES_A_S * DT))
@@ -92,4 +92,3 @@ def show(scene: Scene, at: int | None, out: Path) -> None:
         else:
             first, *rest = [Image.fromarray(f) for f in frames]
             first.save(aside, "gif", save_all=True, append_images=rest, duration=1000 // FRAMES_A_S, loop=0)
-    os.replace(aside, out)

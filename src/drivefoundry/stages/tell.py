@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from drivefoundry import outputs
 from drivefoundry.compute import cores
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.judge.worst import SCORE
@@ -336,9 +337,8 @@ def report(line: Line, source: Source | None, folder: Path | None) -> Path:
     line.done.append((None, "report", made))
     page = (made.path / PAGE).read_bytes()
     if not path.exists() or path.read_bytes() != page:
-        aside = path.with_name(f".{PAGE}.tmp")
-        aside.write_bytes(page)
-        os.replace(aside, path)
+        with outputs.file(path) as aside:
+            aside.write_bytes(page)
     return path
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from drivefoundry import outputs
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,12 @@ def write_page(
     text: str = "",
 ) -> Path:
     """Facts (name, figure, what it is), figures and plain text in, the path of the page out; missing folders are made,
-    and the page is written aside and renamed."""
+    and the page is written aside and renamed. ValueError where a page is there that was not written here."""
     loader = PackageLoader("drivefoundry.ui", "templates")
     look = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = look.get_template("figures.html").render(
         title=title, subtitle=subtitle, facts=facts, figures=figures, text=text, foot="Made by drivefoundry."
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)
+    with outputs.among(path.parent, [path.name], path.name) as aside:
+        (aside / path.name).write_text(page, encoding="utf-8")
     return path

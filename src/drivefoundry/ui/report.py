@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from drivefoundry import outputs
 from drivefoundry.ui.charts import interval_bar, line_chart, percent, plain, turn_chart
 from drivefoundry.ui.content import Cell, Curve, Film, ReportContent, SceneLink, StageRow, Table
 
@@ -35,9 +35,8 @@ def render_report(content: ReportContent, path: Path) -> Path:
         notes={kind: [n for n in content.notes if n.kind == kind] for kind in ("failed", "lacks", "target")},
         parents=_parents(content),
     )
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)
+    with outputs.file(path) as aside:
+        aside.write_text(page, encoding="utf-8")
     return path
 
 

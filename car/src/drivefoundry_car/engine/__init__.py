@@ -107,10 +107,9 @@ def load(held: files.Files, instructions: str) -> kernels.Kernels:
         instructions,
     )
     names = [*kernels.MATRICES, *(f"blocks.{i}.{part}" for i in range(model["layers"]) for part in kernels.LAYER)]
+    _fit(t, model)
     for place, name in enumerate(names):
         w, scale, bias = t[f"{name}.weight"], t[f"{name}.scale"], t.get(f"{name}.bias")
-        if w.shape != shapes(model)[name.split(".", 2)[2] if name.startswith("blocks.") else name]:
-            raise ValueError(f"{files.WEIGHTS}: {name} has shape {w.shape}, not the model's; shrink it anew")
         together = [w]
         if name.endswith((".q", ".kv")):  # these read the same rounded activations
             stem = name.rpartition(".")[0]
@@ -127,6 +126,28 @@ def load(held: files.Files, instructions: str) -> kernels.Kernels:
     for place, values in enumerate([*tables, *norms, t["norm"]]):
         out.floats(place, values)
     return out
+
+
+def _fit(tensors: dict[str, np.ndarray], model: dict[str, Any]) -> None:
+    """ValueError where the tensors are not exactly those of a model of this shape."""
+    wanted: dict[str, tuple[tuple[int, ...], str]] = {}
+    every, (height, width), d = shapes(model), model["image"], model["dim"]
+    blocks = [f"blocks.{i}." for i in range(model["layers"])]
+    for name, (out, into) in every.items():
+        for place in blocks if name in kernels.LAYER else [""]:
+            wanted |= {f"{place}{name}.weight": ((out, into), "i"), f"{place}{name}.scale": ((out,), "f")}
+    for name in ("stem.cell", "stem.patch", "ego_in", "ego_out", "route_in", "route_out"):
+        wanted[f"{name}.bias"] = ((every[name][0],), "f")
+    wanted |= {f"{place}{norm}": ((d,), "f") for place in blocks for norm in ("norm1", "norm2")} | {"norm": ((d,), "f")}
+    wanted["stem.position"] = ((height // model["patch"] * (width // model["patch"]), d), "f")
+    wanted["embed.marks"] = ((len(tensors.get("embed.marks", ())), d), "f")
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        what = "is missing" if name in wanted else "belongs to no part of the model"
+        raise ValueError(f"{files.WEIGHTS}: {name} {what}; shrink the engine anew")
+    for name, (shape, kind) in wanted.items():
+        if tensors[name].shape != shape or tensors[name].dtype.kind != kind:
+            got = f"{tensors[name].dtype} {tensors[name].shape}"
+            raise ValueError(f"{files.WEIGHTS}: {name} is {got}, wanted shape {shape}; shrink the engine anew")
 
 
 def shapes(model: dict[str, Any]) -> dict[str, tuple[int, int]]:

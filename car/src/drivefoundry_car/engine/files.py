@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from drivefoundry_car.documents import json_of, read_bytes
+from drivefoundry_car.engine.contract import checked
+
 FORMAT = 2
 CONTRACT, WEIGHTS, CODEBOOK = "engine.json", "weights.bin", "codebook.npy"
 DTYPES = {"int8": "<i1", "int16": "<i2", "float32": "<f4"}
+MOST_ACCELERATION = 100
+"""m/s^2, of an action code: no car has more."""
 AGAIN = "the file is damaged; fetch or shrink the engine anew"
 
 
@@ -35,18 +42,63 @@ class Files:
 
 def read(path: Path) -> Files:
     """Engine directory in, Files out. ValueError names the file that is missing, damaged or of another format."""
-    contract = _contract(path / CONTRACT)
-    content = {}
-    for name, digest in contract["files"].items():
+    contract = checked(_contract(path / CONTRACT), path / CONTRACT)
+    content, told = {}, contract.get("files")
+    plain = isinstance(told, dict) and all(Path(n).name == n and isinstance(d, str) for n, d in told.items())
+    if not plain or not {WEIGHTS, CODEBOOK} <= told.keys():
+        raise ValueError(f"{path / CONTRACT}: files is no table of {WEIGHTS}, {CODEBOOK} and their digests; {AGAIN}")
+    for name, digest in told.items():
         raw = _bytes(path / name)
         if hashlib.sha256(raw).hexdigest() != digest:
             raise ValueError(f"{path / name}: its SHA-256 is not the one in {CONTRACT}; {AGAIN}")
         content[name] = raw
-    weights, tensors = content[WEIGHTS], {}
-    for name, (dtype, shape, offset) in contract["tensors"].items():
-        count = int(np.prod(shape))
-        tensors[name] = np.frombuffer(weights, DTYPES[dtype], count, offset).reshape(shape)
-    return Files(contract, tensors, np.load(io.BytesIO(content[CODEBOOK]), allow_pickle=False))
+    tensors = _tensors(contract["tensors"], content[WEIGHTS], path / CONTRACT)
+    codebook = _codebook(content[CODEBOOK], contract["model"]["codes"], path / CODEBOOK)
+    return Files(contract, tensors, codebook)
+
+
+def _tensors(table: dict[str, Any], weights: bytes, told: Path) -> dict[str, np.ndarray]:
+    """The contract's tensor table and the bytes in; the tensors, which lie one behind the other and share no byte, and
+    whose floats are finite, out."""
+    found, spans = {}, []
+    for name, entry in table.items():
+        kind, shape, offset = entry if isinstance(entry, list) and len(entry) == 3 else (None, None, None)
+        sizes = isinstance(shape, list) and len(shape) <= 4 and all(type(n) is int and n >= 0 for n in shape)
+        if kind not in DTYPES or not sizes or type(offset) is not int or offset < 0:
+            raise ValueError(f"{told}: tensors.{name} is no type, shape and offset; {AGAIN}")
+        form, count = np.dtype(DTYPES[kind]), math.prod(shape)
+        if offset + count * form.itemsize > len(weights):
+            raise ValueError(f"{told}: tensors.{name} does not lie within {WEIGHTS}; {AGAIN}")
+        spans.append((offset, offset + count * form.itemsize, name))
+        found[name] = np.frombuffer(weights, form, count, offset).reshape(shape)
+        if kind == "float32" and not np.isfinite(found[name]).all():
+            raise ValueError(f"{told.with_name(WEIGHTS)}: {name} holds numbers that are not finite; {AGAIN}")
+    spans.sort()
+    for (_, end, _), (start, _, name) in itertools.pairwise(spans):
+        if start < end:
+            raise ValueError(f"{told}: tensors.{name} lies over another tensor; {AGAIN}")
+    return found
+
+
+def _codebook(raw: bytes, codes: int, path: Path) -> np.ndarray:
+    """The bytes of a .npy file in, accelerations and curvatures (codes, 2) that a car can drive out."""
+    stream = io.BytesIO(raw)
+    try:
+        version = np.lib.format.read_magic(stream)
+        shape, turned, form = np.lib.format.read_array_header_1_0(stream) if version == (1, 0) else ((), True, None)
+    except ValueError as error:
+        raise ValueError(f"{path}: no .npy file ({str(error).partition(chr(10))[0]}); {AGAIN}") from None
+    left = len(raw) - stream.tell()
+    if turned or form is None or form.kind != "f" or shape != (codes, 2) or left != 2 * codes * form.itemsize:
+        raise ValueError(f"{path}: ({codes}, 2) floats wanted, one row an action code; {AGAIN}")
+    book = np.frombuffer(raw, form, offset=stream.tell()).reshape(codes, 2)
+    if not (
+        np.isfinite(book).all() and np.abs(book[:, 0]).max() <= MOST_ACCELERATION and np.abs(book[:, 1]).max() <= 10
+    ):
+        raise ValueError(
+            f"{path}: accelerations up to {MOST_ACCELERATION} m/s^2, curvatures up to 10 1/m wanted; {AGAIN}"
+        )
+    return book
 
 
 def seal(contract: dict[str, Any]) -> bytes:
@@ -59,10 +111,7 @@ def _digest(contract: dict[str, Any]) -> str:
 
 
 def _contract(path: Path) -> dict[str, Any]:
-    try:
-        contract = json.loads(_bytes(path))
-    except ValueError as e:
-        raise ValueError(f"{path}: no JSON ({e}); {AGAIN}" if path.exists() else str(e)) from e
+    contract = json_of(_bytes(path), path, AGAIN)
     if not isinstance(contract, dict) or "format" not in contract:
         raise ValueError(f"{path}: not an engine's contract; give the directory that `drivefoundry shrink` wrote")
     if contract["format"] != FORMAT:
@@ -74,6 +123,6 @@ def _contract(path: Path) -> dict[str, Any]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as e:
-        raise ValueError(f"{path}: cannot be read ({e.strerror}); fetch or shrink the engine anew") from e
+        return read_bytes(path)
+    except ValueError as e:
+        raise ValueError(f"{e}; fetch or shrink the engine anew") from e

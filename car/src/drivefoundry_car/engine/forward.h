@@ -332,8 +332,9 @@ static int elected(const Model &m, float *logits, int n, float speed, float *con
     for (int i = 16; i < n; i += 16) top = larger(at(logits + i), top);
     const float high = largest(top);
     for (int i = 0; i < n; i += 16) at(logits + i) = exponential(larger(all(-87.f), at(logits + i) - high));
-    const int row = (int)(speed / VOTE_STEP + 0.5f);
-    const float *table = m.votes + (size_t)(row < VOTE_SPEEDS ? row : VOTE_SPEEDS - 1) * n * n;
+    const int last = VOTE_SPEEDS - 1;  // also of a speed that no integer holds, or that is not a number
+    const int row = speed < last * VOTE_STEP ? (int)(speed / VOTE_STEP + 0.5f) : last;
+    const float *table = m.votes + (size_t)row * n * n;
     int best = 0;
     float most = -1.f;
     for (int to = 0; to < n; to += 16) {

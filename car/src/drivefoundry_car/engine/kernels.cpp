@@ -66,6 +66,7 @@ struct Model {
     int height, width, patch, dim, layers, heads, kv_heads, head_dim, ffn, text_vocab, max_text, plan, task, think, act,
         bidirectional;
     int prefix = 0, positions = 0, room = 0;
+    size_t rows = 0, codes = 0;  // of the embeddings, and of the codebook
     const float *embed = nullptr, *position = nullptr, *rope = nullptr, *votes = nullptr, *codebook = nullptr;
     const float **norm = nullptr;
     Linear *linear = nullptr;
@@ -93,6 +94,33 @@ struct Model {
     void give_back(std::unique_ptr<Work> w) {
         std::lock_guard<std::mutex> held(lock);
         idle.push_back(std::move(w));
+    }
+
+    // What the matrix at this place is made of: outputs and inputs, the latter in a multiple of 16. 0 inputs: any.
+    void wanted(int place, size_t &out, size_t &in) const {
+        const size_t d = dim, queries = (size_t)heads * head_dim, span = (size_t)kv_heads * head_dim;
+        const size_t cells = (size_t)(patch / 8) * (patch / 8), stem = linears[CELL].blocks * (size_t)16;
+        const size_t whole[LAYERS][2] = {{0, 2 * CELL_BYTES}, {d, cells * stem}, {d, 0}, {d, d}, {d, 0}, {d, d},
+                                         {(size_t)text_vocab, d}, {codes, d}};
+        const size_t layer[PER_LAYER][2] = {{queries, d}, {2 * span, d}, {d, queries}, {2 * (size_t)ffn, d}, {d, (size_t)ffn}};
+        const size_t *shape = place < LAYERS ? whole[place] : layer[(place - LAYERS) % PER_LAYER];
+        out = shape[0], in = shape[1];
+    }
+
+    // Every matrix and table is there, and every id has its row.
+    bool whole() const {
+        for (size_t i = 0; i < linears.size(); i++) {
+            size_t out, in;
+            wanted((int)i, out, in);
+            const Linear &l = linears[i];
+            if (!l.packed || (out && (size_t)l.out != out) || (in && (size_t)l.in != in)) return false;
+        }
+        for (const float *n : norms)
+            if (!n) return false;
+        const int ids[] = {task, think, act};
+        for (int id : ids)
+            if (id < 0 || (size_t)id >= rows) return false;
+        return embed && position && rope && votes && codebook && rows >= text_vocab + codes;
     }
 
     const float *keep(const float *values, size_t n, size_t room_for) {
@@ -190,6 +218,18 @@ inline void add_pairs(Sum &sum, const int16_t *w, int32_t pair) {
 #pragma GCC pop_options
 #endif
 
+// Whether the kernels can work with a shape (the first 16 ints of Model).
+bool takes(const int32_t *s) {
+    const int height = s[0], width = s[1], patch = s[2], most = 1 << 20;
+    for (int i = 0; i < 12; i++)
+        if (s[i] < 1 || s[i] > most) return false;
+    const int dim = s[3], layers = s[4], heads = s[5], kv_heads = s[6], head_dim = s[7], ffn = s[8];
+    if (patch % 8 || height % patch || width % patch || dim % 16 || head_dim % 16 || ffn % 16 || heads % kv_heads)
+        return false;
+    if (layers > 1024 || heads > 1024 || head_dim > 1024 || patch > 1024 || s[10] > LONGEST || s[11] > LONGEST) return false;
+    return (int64_t)(height / patch) * (width / patch) + 3 + std::max(s[10], s[11]) <= LONGEST;
+}
+
 bool choose(Model &m, const char *name) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -243,9 +283,13 @@ bool run(Model &m, const Inputs &in, int scenes, int threads, bool reason, const
 #pragma GCC visibility push(default)
 extern "C" {
 
+// Whether a model may have this shape: engine_new gives null where it may not.
+int engine_takes(const int32_t *shape) { return takes(shape) ? 1 : 0; }
+
 // shape: the first 16 ints of Model in order. instructions: "" (the best), "avx512", "avx2" or "plain"; null if the CPU
 // lacks them.
 void *engine_new(const int32_t *shape, const char *instructions) {
+    if (!takes(shape)) return nullptr;
     auto m = std::make_unique<Model>();
     int *const to[] = {&m->height,   &m->width,    &m->patch, &m->dim,        &m->layers,   &m->heads,
                        &m->kv_heads, &m->head_dim, &m->ffn,   &m->text_vocab, &m->max_text, &m->plan,
@@ -263,30 +307,43 @@ void *engine_new(const int32_t *shape, const char *instructions) {
 
 void engine_free(void *engine) { delete static_cast<Model *>(engine); }
 
-// weights (out, in) row by row, in a multiple of 16; scale, bias (out).
-void engine_linear(void *engine, int place, int out, int in, float limit, const int16_t *weights, const float *scale,
+// weights (out, in) row by row, in a multiple of 16; scale, bias (out). Returns 1 where the model has no such matrix.
+int engine_linear(void *engine, int place, int out, int in, float limit, const int16_t *weights, const float *scale,
                    const float *bias) {
     Model &m = *static_cast<Model *>(engine);
+    if (place < 0 || (size_t)place >= m.linears.size() || out < 1 || in < 1 || in % 16) return 1;
+    if (place == CODES) m.codes = out;
     Linear &l = m.linear[place];
     l.in = in, l.out = out, l.blocks = (out + 15) / 16, l.limit = limit;
     pack(l, m, weights);
     l.scale = m.keep(scale, out, up16(out));
     l.bias = m.keep(bias, out, up16(out));
+    size_t rows, columns;
+    m.wanted(place, rows, columns);
+    return (rows && rows != (size_t)out) || (columns && columns != (size_t)in);
 }
 
 // place 0: embed, 1: position, 2: rope, 3: votes (VOTE_SPEEDS, codes, codes), 4: codebook (2, codes); 5 and on: the norms in
-// order.
-void engine_floats(void *engine, int place, const float *values, int64_t n) {
+// order. Returns 1 where the model has no such table, or not of this size; the matrices come before.
+int engine_floats(void *engine, int place, const float *values, int64_t n) {
     Model &m = *static_cast<Model *>(engine);
+    if (place < 0 || (size_t)place >= 5 + m.norms.size() || n < 1) return 1;
+    const size_t d = m.dim, count = n;
+    const size_t sizes[] = {0, (m.prefix - 3) * d, (size_t)m.positions * m.head_dim, VOTE_SPEEDS * m.codes * m.codes,
+                            2 * m.codes, d};
+    if (place ? count != sizes[std::min(place, 5)] : count % d != 0) return 1;
+    if (place == 0) m.rows = count / d;
     const float *kept = m.keep(values, n, up16(n));
     const float **const to[] = {&m.embed, &m.position, &m.rope, &m.votes, &m.codebook};
     (place < 5 ? *to[place] : m.norm[place - 5]) = kept;
+    return 0;
 }
 
 // frames (scenes, 2, H, W, 3), ego and route (scenes, in of their layers), speed (scenes) m/s; out (scenes, plan) or
-// (scenes, max_text) zeros; controls (scenes, plan, 2). Returns 0, or 1 where memory ran out.
+// (scenes, max_text) zeros; controls (scenes, plan, 2). Returns 0, 1 where memory ran out, 2 where the model is not whole.
 int engine_run(void *engine, const uint8_t *frames, const float *ego, const float *route, const float *speed, int scenes,
                int threads, int reason, int32_t *out, float *controls) {
+    if (!static_cast<Model *>(engine)->whole()) return 2;
     return run(*static_cast<Model *>(engine), {frames, ego, route, speed}, scenes, threads, reason != 0, {out, controls})
                ? 0
                : 1;

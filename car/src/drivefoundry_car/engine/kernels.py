@@ -38,9 +38,10 @@ def library() -> ctypes.CDLL:
             raise ImportError(f"{path}: built from other sources than those beside it; {REBUILD}")
     p, i = ctypes.c_void_p, ctypes.c_int
     lib.engine_new.restype, lib.engine_new.argtypes = p, [p, ctypes.c_char_p]
+    lib.engine_takes.restype, lib.engine_takes.argtypes = i, [p]
     lib.engine_free.restype, lib.engine_free.argtypes = None, [p]
-    lib.engine_linear.restype, lib.engine_linear.argtypes = None, [p, i, i, i, ctypes.c_float, p, p, p]
-    lib.engine_floats.restype, lib.engine_floats.argtypes = None, [p, i, p, ctypes.c_int64]
+    lib.engine_linear.restype, lib.engine_linear.argtypes = i, [p, i, i, i, ctypes.c_float, p, p, p]
+    lib.engine_floats.restype, lib.engine_floats.argtypes = i, [p, i, p, ctypes.c_int64]
     lib.engine_run.restype, lib.engine_run.argtypes = i, [p, p, p, p, p, i, i, i, p, p]
     return lib
 
@@ -55,6 +56,7 @@ class Kernels:
         values = np.array([shape[name] for name in SHAPE], np.int32)
         self._engine = self._lib.engine_new(values.ctypes.data, instructions.encode())
         if not self._engine:
+            _require(bool(self._lib.engine_takes(values.ctypes.data)), f"no model has the shape {self.shape}")
             raise ValueError(f"instructions {instructions!r}: unknown, or not had by this CPU; leave them out")
         weakref.finalize(self, self._lib.engine_free, self._engine)
 
@@ -66,14 +68,16 @@ class Kernels:
         w = np.ascontiguousarray(weights, np.int16)
         s = np.ascontiguousarray(scale, np.float32)
         b = np.zeros(out, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)
-        self._lib.engine_linear(
+        failed = self._lib.engine_linear(
             self._engine, place, out, into, limit, w.ctypes.data, s.ctypes.data, b.ctypes.data
         )  # fmt: skip
+        _require(not failed, f"matrix {place}: ({out}, {into}) is not of this model's shape")
 
     def floats(self, place: int, values: np.ndarray) -> None:
         """A table (its place in TABLES) or a norm's gain (after those, in order)."""
         v = np.ascontiguousarray(values, np.float32)
-        self._lib.engine_floats(self._engine, place, v.ctypes.data, v.size)
+        failed = self._lib.engine_floats(self._engine, place, v.ctypes.data, v.size)
+        _require(not failed, f"table {place}: {v.size} numbers are not of this model's shape")
 
     def run(
         self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, speed: np.ndarray, reason: bool, threads: int
@@ -87,9 +91,15 @@ class Kernels:
             self._engine, frames.ctypes.data, ego.ctypes.data, route.ctypes.data, speed.ctypes.data, len(frames),
             threads, int(reason), out.ctypes.data, controls.ctypes.data,
         )  # fmt: skip
+        _require(failed != 2, "a matrix or table is missing")
         if failed:
             raise MemoryError(f"engine: no memory to work in for {len(frames)} scenes")
         return out, controls
+
+
+def _require(ok: bool, what: str) -> None:
+    if not ok:
+        raise ValueError(f"engine: {what}; shrink the engine anew")
 
 
 def activation_limit(*weights: np.ndarray) -> float:

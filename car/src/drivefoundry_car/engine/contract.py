@@ -1,0 +1,112 @@
+"""An engine's contract in, the same contract out, once every number in it is one that the kernels can work with.
+
+The kernels index by these numbers without looking back, so that none of them gets there unchecked.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from drivefoundry_car.codec import STEPS
+
+WIDTH = 16
+"""The kernels' lanes."""
+LONGEST = 512
+"""Most positions that one of them can attend to."""
+_SIZES: dict[str, tuple[int, int, int]] = {  # least, most, of what it is a multiple
+    "dim": (WIDTH, 16_384, WIDTH),
+    "layers": (1, 256, 1),
+    "heads": (1, 256, 1),
+    "kv_heads": (1, 256, 1),
+    "head_dim": (WIDTH, 512, WIDTH),
+    "ffn": (WIDTH, 65_536, WIDTH),
+    "patch": (8, 256, 8),
+    "stem": (1, 4096, 1),
+    "frames": (2, 2, 1),
+    "history": (4, 4, 1),
+    "ego_features": (3, 3, 1),
+    "route_features": (1, 256, 1),
+    "text_vocab": (4, 1 << 20, 1),
+    "max_text": (1, LONGEST, 1),
+    "codes": (WIDTH, 1024, WIDTH),
+}
+_LONGEST_SIDE = 4096
+"""Of an image, px."""
+_PLAIN: dict[str, Any] = {
+    "qkv_bias": False, "tied": True, "norm_eps": 1e-6, "cameras": 1, "vision": "patch", "text_shift": 0,
+    "action": "codes", "rope_scaling": None,
+}  # fmt: skip
+"""What the kernels know in one way only; a contract may leave it out."""
+
+
+def checked(contract: dict[str, Any], name: object) -> dict[str, Any]:
+    """ValueError names the file (`name`), the field and what it may be."""
+    model = _part(contract, "model", dict, name)
+    for field, (least, most, step) in _SIZES.items():
+        value = _whole(model, f"model.{field}", name)
+        fits = least <= value <= most and value % step == 0
+        of = f" in steps of {step}" if step > 1 else ""
+        _require(fits, name, f"model.{field}", value, f"{least} to {most}{of}" if most > least else str(least))
+    for field, wanted in _PLAIN.items():
+        value = model.get(field, wanted)
+        _require(type(value) is type(wanted) and value == wanted, name, f"model.{field}", value, str(wanted))
+    for field in ("bidirectional", "ego_changes"):
+        value = _part(model, f"model.{field}", bool, name)
+    theta = model.get("rope_theta")
+    _require(_finite(theta) and 1 <= theta <= 1e12, name, "model.rope_theta", theta, "1 to 1e12")
+    heads, kv = model["heads"], model["kv_heads"]
+    _require(heads % kv == 0, name, "model.kv_heads", kv, f"a divisor of {heads} heads")
+    image, patch = _part(model, "model.image", list, name), model["patch"]
+    sides = len(image) == 2 and all(type(n) is int and patch <= n <= _LONGEST_SIDE and n % patch == 0 for n in image)
+    _require(sides, name, "model.image", image, f"height and width in whole patches of {patch} px")
+    plan = contract.get("plan")
+    _require(type(plan) is int and plan == STEPS, name, "plan", plan, str(STEPS))
+    longest = image[0] // patch * (image[1] // patch) + 3 + max(model["max_text"], plan)
+    _require(longest <= LONGEST, name, "model.image and model.max_text", longest, f"at most {LONGEST} positions")
+    _vocabulary(contract, model, name)
+    scale = _part(contract, "ego_scale", list, name)
+    fits = len(scale) == model["ego_features"] and all(_finite(x) and abs(x) <= 1e6 for x in scale)
+    _require(fits, name, "ego_scale", scale, f"{model['ego_features']} finite numbers")
+    return contract
+
+
+def _vocabulary(contract: dict[str, Any], model: dict[str, Any], name: object) -> None:
+    """Marks lie behind the codes, codes behind the text."""
+    ids, text = _part(contract, "vocabulary", dict, name), _part(contract, "text", list, name)
+    words, codes = model["text_vocab"], model["text_vocab"] + model["codes"]
+    for field, wanted in (("text", [0, words]), ("codes", [words, codes])):
+        _require(ids.get(field, wanted) == wanted, name, f"vocabulary.{field}", ids.get(field), str(wanted))
+    table = _part(contract, "tensors", dict, name).get("embed.marks")
+    shape = table[1] if isinstance(table, list) and len(table) == 3 else None
+    whole = isinstance(shape, list) and len(shape) == 2 and type(shape[0]) is int and 3 <= shape[0] <= 4096
+    _require(whole, name, "tensors.embed.marks", table, "a table of the marks' embeddings")
+    assert shape is not None
+    for field in ("task", "think", "act"):
+        value = _whole(ids, f"vocabulary.{field}", name)
+        fits = codes <= value < codes + shape[0]
+        _require(fits, name, f"vocabulary.{field}", value, f"{codes} to {codes + shape[0] - 1}")
+    _require(len(text) <= words and all(isinstance(t, str) for t in text), name, "text", len(text), f"{words} pieces")
+
+
+def _part(of: dict[str, Any], field: str, kind: type, name: object) -> Any:
+    value = of.get(field.rpartition(".")[2])
+    _require(type(value) is kind, name, field, value, {dict: "a table", list: "a list", bool: "true or false"}[kind])
+    return value
+
+
+def _whole(of: dict[str, Any], field: str, name: object) -> int:
+    value = of.get(field.rpartition(".")[2])
+    _require(type(value) is int, name, field, value, "a whole number")
+    assert isinstance(value, int)
+    return value
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _require(ok: bool, name: object, field: str, value: Any, wanted: str) -> None:
+    if not ok:
+        said = "missing" if value is None else repr(value)
+        raise ValueError(f"{name}: {field} is {said[:80]}, wanted {wanted}; shrink the engine anew")
