@@ -166,7 +166,7 @@ def test_help_imports_nothing_heavy():
         (["run", "--set", "sed=3"], "unknown key 'sed': did you mean 'seed'?"),
         (["run", "--set", "seed"], "--set seed: key=value wanted"),
         (["run", "--recipe", "huge"], "recipe 'huge': known: default, tiny"),
-        (["run", "--recipe", "no/such.toml"], "no/such.toml: No such file or directory"),
+        (["run", "--recipe", "no/such.toml"], "no/such.toml: cannot be read (No such file or directory)"),
         (["run", "--drives", "no/such"], "--drives no/such: no such file or directory"),
         (["scene", "shwo"], "scene: unknown subcommand 'shwo' (did you mean 'show'?)"),
         (["scene", "show"], "scene show: WHAT is missing; usage: drivefoundry scene show WHAT [options]"),

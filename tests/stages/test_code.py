@@ -9,7 +9,7 @@ import pytest
 from drivefoundry.sources import _files, code_hash
 from drivefoundry.stages import making
 
-BESIDE = ("drivefoundry.ledger", "drivefoundry.progress", "drivefoundry.compute", "drivefoundry.recipes",
+BESIDE = ("drivefoundry.ledger", "drivefoundry.outputs", "drivefoundry.progress", "drivefoundry.compute", "drivefoundry.recipes",
           "drivefoundry.settings", "drivefoundry.sources", "drivefoundry.tracking")  # fmt: skip
 """How and when things are made, not what: recipes are in the key by their values."""
 STAGES = {

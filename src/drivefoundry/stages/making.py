@@ -16,13 +16,13 @@ from drivefoundry.recipes import Recipe
 NOUNS = ("drivefoundry.types", "drivefoundry.roadmap", "drivefoundry.route", "drivefoundry_car.inputs")
 SIM = ("drivefoundry.sim", "drivefoundry_car.codec", *NOUNS)
 CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.codec",
-       "drivefoundry_car.inputs")  # fmt: skip
+       "drivefoundry_car.inputs", "drivefoundry_car.documents")  # fmt: skip
 LOG = ("drivefoundry_car.log", "drivefoundry_car.live", "drivefoundry_car.channels", "drivefoundry_car.chunks",
        "drivefoundry_car.video")  # fmt: skip
 STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.bucket",
          "drivefoundry.clips.row", "drivefoundry.clips.prepared")  # fmt: skip
 PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
-        "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
+        "drivefoundry_car.documents", "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
         "drivefoundry_car.upload", "drivefoundry_car.outbox", "drivefoundry_car.durable",
         "drivefoundry_car.link")  # fmt: skip
 FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
@@ -31,7 +31,7 @@ HOME = ("drivefoundry.ingest", "drivefoundry.clips.checking", "drivefoundry.stag
 LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.stages.label", *STORE, *NOUNS, *LOG)
 IMPORT = ("drivefoundry.clips", "drivefoundry.sim.geometry", "drivefoundry.stages.openloop", *NOUNS, *LOG)
 LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry.types",
-         "drivefoundry_car.codec", "drivefoundry_car.inputs")  # fmt: skip
+         "drivefoundry_car.codec", "drivefoundry_car.inputs", "drivefoundry_car.documents")  # fmt: skip
 JUDGE = (
     "drivefoundry.judge",
     "drivefoundry.label.scene",
