@@ -31,7 +31,7 @@ from drivefoundry.stages.tables import (
     traffic_table,
     worst_table,
 )
-from drivefoundry.types import Verdict
+from drivefoundry.types import Verdict, short_id
 from drivefoundry.ui.content import (
     Baseline,
     Curve,
@@ -166,7 +166,7 @@ def _failures(verdict: Verdict, policy: str) -> list[Note]:
     for key, what in (("collision", "collided"), ("off_road", "left the road"), ("red_light", "ran a red light")):
         bad = np.flatnonzero(m[key] > 0)
         if len(bad):
-            ids = ", ".join(verdict.scenes[i][:12] for i in bad[:4])
+            ids = ", ".join(short_id(verdict.scenes[i]) for i in bad[:4])
             out.append(Note("failed", f"{policy} {what} in {len(bad)} of {len(m[key])} scenes (first: {ids})."))
     slow = int((m["progress"] < 0.5).sum())
     if slow:
