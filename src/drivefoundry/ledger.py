@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS builds (
 );
 CREATE INDEX IF NOT EXISTS builds_by_id ON builds (id);
 """
-_COLUMNS = "key, id, kind, parents, info, seconds, cpu_seconds, bytes, finished"
+_COLUMNS = "key, id, kind, parents, recipe, info, seconds, cpu_seconds, bytes, finished"
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Artefact:
     bytes: int
     finished: float
     """Unix time."""
+    recipe: Any = None
+    """What it was asked to be made with, as plain values."""
 
 
 class Ledger:
@@ -79,7 +81,8 @@ class Ledger:
         self.root = Path(root)
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"{self.root}: is a file; a run directory is wanted (--out)")
-        known = {"artefacts", "work", "ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "scenes", "run.json"}
+        known = {"artefacts", "work", "ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "scenes", "run.json",
+                 "progress.json", "engine", "releases"}  # fmt: skip
         if self.root.is_dir() and not (self.root / "ledger.db").exists():
             strangers = sorted(p.name for p in self.root.iterdir() if _strange(p, known))
             if strangers:
@@ -340,10 +343,21 @@ class Ledger:
             ) from error
 
     def _artefact(self, row: tuple[Any, ...]) -> Artefact:
-        key, id, kind, parents, info, seconds, cpu, size, finished = row
+        key, id, kind, parents, recipe, info, seconds, cpu, size, finished = row
         path = self.root / "artefacts" / _folder(kind, id)
         return Artefact(
-            id, key, kind, path, tuple(json.loads(parents)), json.loads(info), False, seconds, cpu, size, finished
+            id,
+            key,
+            kind,
+            path,
+            tuple(json.loads(parents)),
+            json.loads(info),
+            False,
+            seconds,
+            cpu,
+            size,
+            finished,
+            json.loads(recipe),
         )
 
 

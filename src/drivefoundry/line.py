@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from drivefoundry.ledger import Artefact, Ledger
 from drivefoundry.recipes import Recipe
-from drivefoundry.stages import tell
+from drivefoundry.stages import links, tell
 from drivefoundry.stages.asked import Asked, remember
 from drivefoundry.stages.making import Line, Reached
 from drivefoundry.tracking import wanted as wanted_tracker
@@ -127,8 +127,11 @@ def run(
         line = Line(ledger, recipe, out, until, last, dry=dry, track=track)
         if not dry:
             ledger.claim()
+            line.on_done = lambda line: _record(line, asked)
             remember(out, asked)
         _through(line, source, drives)
+        if not dry:
+            links.without_dangling(out)
         report = out / tell.PAGE if dry else tell.report(line, source, drives)
     seconds = time.monotonic() - start
     text = _expected(line) if dry else _made(line, seconds, report)
@@ -150,16 +153,21 @@ def report(asked: Asked, out: Path, *, dry: bool = False) -> Ran:
     return Ran(page, time.monotonic() - start, line.done, text)
 
 
+def _record(line: Line, asked: Asked) -> None:
+    """Keep run.json and the links at what the line has come to."""
+    remember(line.out, asked, line.done)
+    turn, kind, artefact = line.done[-1]
+    links.link(line.out, kind, turn, artefact.path)
+
+
 def _source(asked: Asked) -> Source | None:
     """Where a run's situations come from, None for camera drives; what is refused here leaves no directory behind."""
     from drivefoundry.clips.importers.folder import wanted
     from drivefoundry.stages import record
-    from drivefoundry.stages.home import campaigns_of
 
     if asked.drives and asked.scenes:
         raise ValueError("--drives and --scenes: give one; a camera drive has no scene truth, a scene no camera")
     asked.recipe.validate()
-    campaigns_of(asked.recipe.campaigns)
     if asked.drives:
         wanted(asked.drives, "drives")
         return None

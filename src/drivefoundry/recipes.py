@@ -5,7 +5,7 @@ A recipe is a tree of frozen dataclasses of plain values; `--set train.pretrain_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from drivefoundry.model.config import Action, ModelConfig
 from drivefoundry.model.presets import FROM_NOTHING
 from drivefoundry.types import require
 
-LEAST: dict[str, float] = {
+LEAST: Mapping[str, float] = {
     "fleet.seconds": 20, "fleet.held_out_seconds": 20, "fleet.outing_seconds": 6, "judge.seconds": 4, "rl.samples": 2,
     "judge.gate_over_baseline": -1,
 } | dict.fromkeys(
@@ -23,7 +23,7 @@ LEAST: dict[str, float] = {
 )  # fmt: skip
 """Key, or the last part of one -> the least value of it that some stage can work with; of other numbers any above 0. A
 recording shorter than a clip gives none; curation drops clips under 6 s; a plan reaches 4 s."""
-MOST: dict[str, float] = {
+MOST: Mapping[str, float] = {
     "loops": 1000, "cars": 1000, "traffic": 10_000, "pedestrians": 10_000, "outings": 100_000, "batch": 65_536,
     "seconds": 3600, "held_out_seconds": 3600, "outing_seconds": 600, "judge.seconds": 600, "phases": 5, "shake": 32,
     "samples": 1024, "scenes": 1_000_000, "trial": 1_000_000, "films": 100, "worst": 100, "temperature": 100, "kl": 100,

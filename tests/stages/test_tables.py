@@ -20,6 +20,7 @@ from drivefoundry.stages.tables import (
     worst_table,
 )
 from drivefoundry.stages.tell import curves_of, failures, gate_words, scene_links
+from drivefoundry.types import short_id
 from drivefoundry.ui.content import Film
 
 SCENES = [f"{i}".rjust(14, "s") for i in range(20)]
@@ -70,20 +71,20 @@ def test_the_cars_of_all_turns_beside_the_baselines(tmp_path):
 
 def test_worst_scenes_name_what_failed_and_when():
     film = Film("f", "", "video/mp4", b"", id=film_id(SCENES[3], ENGINE, 2))
-    links = scene_links(verdict(), 2, [film], "my scenes")
+    links = scene_links(verdict(), 2, [film])
     table = worst_table(verdict(), 8, links)
     assert [[row[0], *row[2:]] for row in table.rows] == [[ENGINE, 0.0, "collision at fault", 6.2]]
     link = table.rows[0][1]
-    assert link.id == SCENES[3][:12]
+    assert link.id == short_id(SCENES[3])
     assert link.film == film.id
-    assert shlex.split(link.command)[:6] == ["drivefoundry", "scene", "show", "my scenes", "--scene", SCENES[3][:12]]
+    assert shlex.split(link.command)[:6] == ["drivefoundry", "scene", "show", ".", "--scene", short_id(SCENES[3])]
 
 
 def test_failures_name_their_scenes():
-    notes = failures(verdict(), scene_links(verdict(), 2, [], "."))
+    notes = failures(verdict(), scene_links(verdict(), 2, []))
     told = {note.text.partition(" in ")[0]: [link.id for link in note.scenes] for note in notes}
     ways = ("collided", "left the road", "ran a red light", "got less than half as far as the route follower")
-    assert told == {f"{ENGINE} {way}": [SCENES[3][:12]] for way in ways}
+    assert told == {f"{ENGINE} {way}": [short_id(SCENES[3])] for way in ways}
     assert not any(link.film for note in notes for link in note.scenes)
 
 

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import arg
 
 from drivefoundry.cli.options import Common
-from drivefoundry.cli.verbs import PROG, Outcome
+from drivefoundry.cli.verbs import Outcome
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class CompareOptions(Common):
     """What `judge compare` takes."""
 
     first: Annotated[tyro.conf.Positional[Path], arg(metavar="A")]
-    """A verdict.json, or a run directory (its last verdict)."""
+    """A verdict.json, a run (its newest verdict), or RUN:judge:TURN."""
     second: Annotated[tyro.conf.Positional[Path], arg(metavar="B")]
     """The verdict to compare with it."""
 
@@ -27,19 +27,7 @@ def run(options: CompareOptions) -> Outcome:
     """`judge compare`: the paired table over the scenes that both judged."""
     from drivefoundry.judge.compare import compare_verdicts, comparison_text
     from drivefoundry.judge.gate import load_verdict
+    from drivefoundry.stages import named
 
-    first, second = (load_verdict(_verdict_of(path)) for path in (options.first, options.second))
+    first, second = (load_verdict(named.verdict(path)) for path in (options.first, options.second))
     return Outcome(comparison_text(first, second), [asdict(row) for row in compare_verdicts(first, second)])
-
-
-def _verdict_of(path: Path) -> Path:
-    """The verdict itself, or the last one of a run directory."""
-    if not (path / "ledger.db").exists():
-        return path / "verdict.json" if path.is_dir() else path
-    from drivefoundry.ledger import Ledger
-
-    with Ledger(path) as ledger:
-        verdicts = [a for a in ledger.history() if a.kind == "verdict"]
-    if not verdicts:
-        raise ValueError(f"{path}: no verdict in this run yet; `{PROG} run --until judge --out {path}` makes one")
-    return verdicts[-1].path / "verdict.json"

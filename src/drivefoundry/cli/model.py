@@ -37,7 +37,7 @@ class ShowOptions(Common):
     """What `model show` takes."""
 
     what: Annotated[tyro.conf.Positional[str], arg(metavar="MODEL")]
-    """A checkpoint directory, or a size: 0.1M to 72B."""
+    """A run (its newest model), RUN:sft:TURN, a checkpoint directory, or a size: 0.1M to 72B."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ExportOptions(Creates):
     """What `model export` takes."""
 
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="MODEL")]
-    """A checkpoint directory."""
+    """A run (its newest model), RUN:sft:TURN, or a checkpoint directory."""
     hf: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Gets a directory that transformers loads."""
     gguf: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
@@ -84,11 +84,12 @@ def export(options: ExportOptions) -> Outcome:
         raise ValueError("model export: give --hf DIR or --gguf FILE, or both")
     from drivefoundry.model.checkpoint import load_checkpoint
     from drivefoundry.model.exports import extract, save_gguf, save_hf
+    from drivefoundry.stages import named
 
     if options.dry_run:
-        _shape(str(options.what))
+        named.model(options.what)
         return Outcome("\n".join(f"would write {path}" for path in files), {"would_write": files})
-    loaded = load_checkpoint(options.what)
+    loaded = load_checkpoint(named.model(options.what))
     language = extract(loaded.model, loaded.tokenizer)
     if options.hf is not None:
         save_hf(options.hf, language)
@@ -98,16 +99,16 @@ def export(options: ExportOptions) -> Outcome:
 
 
 def _shape(what: str) -> ModelConfig:
-    """A checkpoint directory or a size in, its shape out; the weights are not read."""
+    """A model's name or a size in, its shape out; the weights are not read."""
     from drivefoundry.model.config import ModelConfig
     from drivefoundry.model.presets import SIZES, preset
+    from drivefoundry.stages import named
 
     if what.upper() in SIZES:
         return preset(what.upper())
-    told = Path(what) / "config.json"
-    if not told.is_file() or not (told.parent / "codebook.npy").is_file():
-        raise ValueError(f"{what}: neither a checkpoint directory nor one of the sizes {', '.join(SIZES)}")
-    return ModelConfig.from_json(told.read_text())
+    if not Path(what).exists() and ":" not in what:
+        raise ValueError(f"{what}: neither a model nor one of the sizes {', '.join(SIZES)}")
+    return ModelConfig.from_json((named.model(what) / "config.json").read_text())
 
 
 def parts_of(config: ModelConfig) -> tuple[dict[str, int], int]:

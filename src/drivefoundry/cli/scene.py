@@ -19,7 +19,7 @@ class ListOptions(Common):
     """What `scene list` takes."""
 
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="WHAT")]
-    """File or folder of recorded traffic (CommonRoad, Waymo Open Motion, ScenarioNet), or directory of a run."""
+    """File or folder of recorded traffic (CommonRoad, Waymo Open Motion, ScenarioNet), or a run: its exam."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ShowOptions(ListOptions, Creates):
     """What `scene show` takes."""
 
     scene: Annotated[str, arg(metavar="N|ID")] = "0"
-    """Which of its scenes, as `scene list` names them."""
+    """Which of its scenes: a number or an ID of `scene list`, or at least 6 digits of an ID."""
     at: Annotated[int | None, arg(metavar="STEP", help_behavior_hint="(default: its start)")] = None
     """Step of the recording that a picture shows, 10 a second."""
     out: Annotated[Path, arg(metavar="FILE")] = Path("scene.png")
@@ -38,18 +38,17 @@ def listed(options: ListOptions) -> Outcome:
     """`scene list`: a row a scene; files that gave none are named on stderr."""
     from drivefoundry.stages import look
 
-    scenes, refused = look.scenes_at(options.what)
+    rows, refused = look.listing(options.what)
     for file, why in refused.items():
         print(f"no scene of {file}: {why}", file=sys.stderr)
-    return Outcome(look.table(scenes), {"scenes": look.rows(scenes), "refused": refused})
+    return Outcome(look.table(rows), {"scenes": rows, "refused": refused})
 
 
 def show(options: ShowOptions) -> Outcome:
     """`scene show`: a picture or a film of one scene."""
     from drivefoundry.stages import look
 
-    scenes, _ = look.scenes_at(options.what)
-    scene = look.chosen(scenes, options.scene)
+    scene = look.scene_at(options.what, options.scene)
     if options.dry_run:
         return Outcome(f"would draw scene {scene.id} into {options.out}", {"would_write": options.out})
     look.show(scene, options.at, options.out)

@@ -17,8 +17,8 @@ from drivefoundry.cli.options import Common, announce
 class ServeOptions(Common):
     """What `serve` takes."""
 
-    engine: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Engine directory: what `shrink` made, or a car's slot holds."""
+    engine: Annotated[Path | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """A run (its newest engine), RUN:shrink:TURN, a release (RUN/releases/2), or an engine directory."""
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
     """Where to listen; 0.0.0.0 for other machines, unix:///PATH for a socket."""
     port: Annotated[int, arg(metavar="N")] = 50051
@@ -36,13 +36,17 @@ class ServeOptions(Common):
 def run(options: ServeOptions) -> None:
     """`serve`: an engine behind AlpaSim's contract, until the process is stopped."""
     if options.engine is None:
-        raise ValueError("serve: give --engine DIR")
+        raise ValueError("serve: give --engine NAME")
     try:
         from drivefoundry_car.egodriver import load, serving
     except ImportError as error:
         raise ValueError(f"serve: {error}") from None
 
-    driver = load(options.engine, camera=options.camera, speed_limit=options.speed_limit, axle=options.rear_axle)
+    from drivefoundry.stages import named
+
+    driver = load(
+        named.engine(options.engine), camera=options.camera, speed_limit=options.speed_limit, axle=options.rear_axle
+    )
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with serving(driver, options.host, options.port, options.mode):

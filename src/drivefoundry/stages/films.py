@@ -12,7 +12,7 @@ from drivefoundry.judge.worst import failure, worst_scenes
 from drivefoundry.ledger import Artefact
 from drivefoundry.sim.view import film, mp4
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, load_scores
-from drivefoundry.types import PLAN_DT, Scene
+from drivefoundry.types import PLAN_DT, Scene, short_id
 from drivefoundry.ui.content import Film
 
 FINE = "no infraction"
@@ -20,7 +20,7 @@ FINE = "no infraction"
 
 def film_id(scene: str, policy: str, turn: int) -> str:
     """What a film of this drive is called on the page."""
-    return f"film-{scene[:12]}-{'car' if policy == WHOLE_CAR else 'engine'}-{turn}"
+    return f"film-{short_id(scene)}-{'car' if policy == WHOLE_CAR else 'engine'}-{turn}"
 
 
 def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Artefact]], worst: int) -> list[Film]:
@@ -67,5 +67,5 @@ def _film(path: Path, scene: Scene, turn: int, policy: str, how: str) -> Film:
     frames = film(scene, ego, agents, valid, plans, said)
     lines = [(k * PLAN_DT, t) for k, t in enumerate(said) if t and (k == 0 or t != said[k - 1])]
     who = f"release {turn}" if policy == WHOLE_CAR else f"release {turn}, guard off"
-    title = f"{scene.id[:12]}, {who}"
+    title = f"{short_id(scene.id)}, {who}"
     return Film(title, f"{scene.place}: {how}", "video/mp4", mp4(frames), lines, film_id(scene.id, policy, turn))

@@ -73,6 +73,8 @@ class Line:
     track: str = ""
     """Where metrics of trainings go besides, see `tracking`; no part of what an artefact hangs on."""
     done: list[tuple[int | None, str, Artefact]] = field(default_factory=list)
+    on_done: Callable[[Line], None] | None = None
+    """Told after each artefact that was made or found, the last of `done`."""
     reached: bool = False
 
     @property
@@ -107,6 +109,8 @@ class Line:
         else:
             artefact = self.ledger.make(kind, made_from, there, code, build)
         self.done.append((turn, kind, artefact))
+        if self.on_done:
+            self.on_done(self)
         if artefact.made and not self.dry:
             name = f"{kind.replace('_', ' ')} {artefact.info.get('policy', '')}"
             when = f"turn {turn}" if turn else ""

@@ -124,8 +124,6 @@ class Source(Protocol):
     """Where the loop gets its situations and its exam from."""
 
     name: str
-    scene_folder: str
-    """What `scene show` is given to find the exam's scenes, from the run directory."""
 
     def lacks(self) -> list[str]:
         """Sentences for the report on what the source does not hold."""
@@ -148,7 +146,6 @@ class City:
     """Situations of the embedded city: people drive in turn 1, then the last release; the exam is another city."""
 
     name = "embedded fleet in SUMO cities"
-    scene_folder = "."
 
     def lacks(self) -> list[str]:
         """Nothing: the simulator knows all."""
@@ -187,7 +184,6 @@ class Recorded:
         wanted(folder, "scenes")
         self.folder = folder
         self.name = f"recorded traffic: {folder.resolve().name}"
-        self.scene_folder = str(folder)
 
     @cached_property
     def read(self) -> tuple[list[Scene], dict[str, str], int]:

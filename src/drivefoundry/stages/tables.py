@@ -24,8 +24,6 @@ COLUMNS = {
     "at_fault_collision": "at fault", "off_road": "off road", "red_light": "red light run",
     "progress": "route completion", "comfort": "comfort",
 }  # fmt: skip
-SHORT = 12
-"""Digits of a scene's id that are shown."""
 OPEN_LOOP = {
     **{f"{key}_{n}s": f"{key.upper()} at {n} s, m" for key in ("ade", "fde") for n in (1, 2, 3, 4)},
     "yaw_rate": "yaw rate error, rad/s",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +26,6 @@ from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
 from drivefoundry.stages.tables import (
     COLUMNS,
     ORDER,
-    SHORT,
     Done,
     against_table,
     car_table,
@@ -37,7 +35,7 @@ from drivefoundry.stages.tables import (
     traffic_table,
     worst_table,
 )
-from drivefoundry.types import Verdict
+from drivefoundry.types import Verdict, short_id
 from drivefoundry.ui.content import (
     Baseline,
     Curve,
@@ -178,17 +176,15 @@ def _some(
     return sorted((scenes[policy, verdict.scenes[i]] for i in which), key=lambda link: not link.film)[:LISTED]
 
 
-def scene_links(verdict: Verdict, turn: int, films: Sequence[Film], folder: str) -> dict[tuple[str, str], SceneLink]:
-    """(policy, scene id) -> its short id, its film of this turn if there is one, and the command that shows it.
-
-    folder: what `scene show` is given, from the run directory.
-    """
+def scene_links(verdict: Verdict, turn: int, films: Sequence[Film]) -> dict[tuple[str, str], SceneLink]:
+    """(policy, scene id) -> its short id, its film of this turn if there is one, and the command that shows it if given
+    in the run directory."""
     filmed = {film.id for film in films}
     out = {}
     for policy in (verdict.candidate, WHOLE_CAR):
         for scene in verdict.scenes:
-            short, film = scene[:SHORT], film_id(scene, policy, turn)
-            command = f"drivefoundry scene show {shlex.quote(folder)} --scene {short} --out {short}.mp4"
+            short, film = short_id(scene), film_id(scene, policy, turn)
+            command = f"drivefoundry scene show . --scene {short} --out {short}.mp4"
             out[policy, scene] = SceneLink(short, film if film in filmed else "", command)
     return out
 
@@ -223,18 +219,15 @@ def baselines(verdict: Verdict) -> list[Baseline]:
     return [Baseline(n, verdict.summary[n][SCORE][0], verdict.summary[n]["collision"][0]) for n in names]
 
 
-def loop_report(
-    recipe: Recipe, done: Done, source: str, lacks: Sequence[str], films: Sequence[Film], folder: str
-) -> ReportContent:
-    """The report of a run of the loop. lacks: sentences on what the source does not hold; folder: where `scene show`
-    finds the scenes."""
+def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], films: Sequence[Film]) -> ReportContent:
+    """The report of a run of the loop. lacks: sentences on what the source does not hold."""
     plain = replace(_plain(recipe, done, source, [Note("lacks", text) for text in lacks]), films=films)
     verdicts = [a for _, kind, a in done if kind == "verdict"]
     if not verdicts:
         return plain.validate()
     verdict = load_verdict(verdicts[-1].path / "verdict.json")
     turns = turns_of(done)
-    links = scene_links(verdict, turns[-1].number, films, folder)
+    links = scene_links(verdict, turns[-1].number, films)
     return replace(
         plain,
         scenes=f"{len(verdict.scenes)} held-out scenes, {recipe.judge.seconds:g} s each at most",
@@ -354,11 +347,4 @@ def _content(line: Line, done: Done, source: Source | None, folder: Path | None)
         return camera_report(line.recipe, done, _source_name(source, folder))
     exam = [a for _, kind, a in done if kind == "exam"]
     scenes = source.exam_scenes(line, exam[0]) if exam else []
-    return loop_report(
-        line.recipe,
-        done,
-        source.name,
-        source.lacks(),
-        films_of(scenes, done, line.recipe.judge.worst),
-        source.scene_folder,
-    )
+    return loop_report(line.recipe, done, source.name, source.lacks(), films_of(scenes, done, line.recipe.judge.worst))

@@ -113,7 +113,7 @@ def _digest(contract: dict[str, Any]) -> str:
 def _contract(path: Path) -> dict[str, Any]:
     contract = json_of(_bytes(path), path, AGAIN)
     if not isinstance(contract, dict) or "format" not in contract:
-        raise ValueError(f"{path}: not an engine's contract; give the directory that `drivefoundry shrink` wrote")
+        raise ValueError(f"{path}: not an engine's contract; `drivefoundry run --until shrink` makes an engine")
     if contract["format"] != FORMAT:
         raise ValueError(f"{path}: format {contract['format']}, this car reads {FORMAT}; update drivefoundry-car")
     if contract.pop("sha256", None) != _digest(contract):
