@@ -5,24 +5,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from drivefoundry.types import require
+from drivefoundry_car.documents import decoded, json_object, read_bytes
 
 from .config import ModelConfig
-from .decoder import rope_stretch
-from .gguf import Gguf, read_gguf
+from .families import gguf_shape, hf_shape, redundant
+from .gguf import read_gguf
 from .language import Language
-from .tensors import read_tensors
-from .text import EOS, OWN, TextCodec
+from .tensors import TensorFile
+from .text import EOS, OWN, TextCodec, tokenizer_of
 from .vla import VLA
 from .vocabulary import from_gguf
 
@@ -46,8 +48,7 @@ _WHOLE = {
 }
 """Our names, and those of Hugging Face and of GGUF, whose matrices lie on top of each other in ours."""
 HF, GGUF = 0, 1
-LLAMA3_CONTEXT = (1.0, 4.0, 8192)
-"""Low and high frequency factor and original context of every public Llama 3 with scaled positions."""
+_AGAIN = "the file is damaged, fetch it again"
 
 
 @dataclass(frozen=True)
@@ -137,109 +138,128 @@ def _checked(path: Path, config: ModelConfig, of: int, fetch: Callable[[str], np
 def _from_hf(folder: Path) -> Backbone:
     for name in ("config.json", "tokenizer.json"):
         require((folder / name).is_file(), f"{folder}: no {name}; not a Hugging Face model directory")
-    told = _told(folder / "config.json")
-    config = _hf_shape(folder / "config.json", told)
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    require(index.is_file() or single.is_file(), f"{folder}: no model.safetensors; save the model as safetensors")
-    shards = _told(index, "weight_map")["weight_map"] if index.is_file() else None
+    told = json_object(read_bytes(folder / "config.json"), folder / "config.json", _AGAIN)
+    raw = read_bytes(folder / "tokenizer.json")
+    wanted = "model" in json_object(raw, folder / "tokenizer.json", _AGAIN)
+    require(wanted, f"{folder / 'tokenizer.json'}: no model; fetch it again")
+    tokenizer = tokenizer_of(raw, folder / "tokenizer.json")
+    more = {name: _beside(folder, name) for name in ("generation_config.json", "tokenizer_config.json")}
+    end = _mark(folder, "eos", told, more, tokenizer)
+    where = "generation_config.json and tokenizer_config.json"
+    require(end is not None, f"{folder / 'config.json'}: no eos_token_id, nor in {where}; the end mark must be said")
+    assert end is not None
+    config = hf_shape(folder / "config.json", told, end)
+    files = _shards(folder)
+    of = {name: held for held in files.values() for name in held.names}
 
     def fetch(name: str) -> np.ndarray:
-        require(shards is None or name in shards, f"{index}: no tensor {name}")
-        shard = single if shards is None else folder / shards[name]
-        require(shard.is_file(), f"{shard}: no such file; {index.name} wants it")
-        return read_tensors(shard, [name])[name]
+        require(name in of, f"{folder}: no tensor {name}")
+        return of[name].read(name)
 
-    about = folder / "tokenizer_config.json"
-    chat = _told(about).get("chat_template", "") if about.is_file() else ""
-    _told(folder / "tokenizer.json", "model")
-    raw = (folder / "tokenizer.json").read_bytes()
     weights = _checked(folder, config, HF, fetch)
-    context = told.get("max_position_embeddings", 2048)
-    return Backbone(config, weights, raw, told.get("bos_token_id"), context, chat if isinstance(chat, str) else "")
+    for name in sorted(of.keys() - {n for parts in names(config, HF).values() for n in parts}):
+        known = redundant(config, name, of[name].read(name), weights["embed"])
+        require(known, f"{of[name].path}: tensor {name} is of no part of the model that is read; it would be lost")
+    context = told.get("max_position_embeddings") or 2048
+    fits = type(context) is int and context > 0
+    require(fits, f"{folder / 'config.json'}: max_position_embeddings is {str(context)[:60]}, a whole number wanted")
+    begin = _mark(folder, "bos", told, more, tokenizer)
+    return Backbone(config, weights, raw, begin, context, _chat(folder, more["tokenizer_config.json"]))
 
 
-def _told(path: Path, key: str | None = None) -> dict:
-    """A JSON file's object, with `key` in it."""
-    try:
-        out = json.loads(path.read_text())
-    except ValueError:
-        raise ValueError(f"{path}: no JSON; the file is damaged, fetch it again") from None
-    require(isinstance(out, dict) and (key is None or key in out), f"{path}: no {key or 'object'}; fetch it again")
-    return out
+def _shards(folder: Path) -> dict[str, TensorFile]:
+    """The files of the tensors, by name: those that the index names, or the single one."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    require(index.is_file() or single.is_file(), f"{folder}: no model.safetensors; save the model as safetensors")
+    if not index.is_file():
+        return {single.name: TensorFile(single)}
+    places = json_object(read_bytes(index), index, _AGAIN).get("weight_map")
+    plain = isinstance(places, dict) and all(isinstance(p, str) and Path(p).name == p for p in places.values())
+    require(plain, f"{index}: no weight_map of tensors and files; fetch it again")
+    assert isinstance(places, dict)
+    for place in sorted(set(places.values())):
+        require((folder / place).is_file(), f"{folder / place}: no such file; {index.name} wants it")
+    files = {place: TensorFile(folder / place) for place in sorted(set(places.values()))}
+    held = {name: place for place, file in files.items() for name in file.names}
+    for name in sorted(held.keys() ^ places.keys()):
+        require(name in held, f"{index}: no tensor {name} in {places.get(name)}")
+        require(name in places, f"{folder / held.get(name, '')}: tensor {name} is not in {index.name}")
+    twice = sum(len(file.names) for file in files.values()) - len(held)
+    require(twice == 0, f"{index}: {twice} tensors are in two files; fetch them again")
+    require(single.name in files or not single.exists(), f"{single}: is not in {index.name}; remove one of the two")
+    return files
 
 
-def _hf_shape(path: Path, told: dict) -> ModelConfig:
-    """config.json in, the shape out; what the decoder cannot do is refused."""
-    kind = told.get("model_type")
-    require(kind in ("llama", "qwen2"), f"{path}: model_type {kind!r}; 'llama' and 'qwen2' can be read")
-    for key, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
-        require(told.get(key, wanted) == wanted, f"{path}: {key} is {told.get(key)!r}, wanted {wanted!r}")
-    require(not told.get("use_sliding_window"), f"{path}: use_sliding_window; attention over everything is wanted")
-    required = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-    for key in required:
-        require(isinstance(told.get(key), int), f"{path}: no {key}")
-    dim, layers, heads, ffn, vocab = (told[key] for key in required)
-    rope = {**(told.get("rope_scaling") or {}), **(told.get("rope_parameters") or {})}
-    scaled, end = rope.get("rope_type", rope.get("type", "default")), told.get("eos_token_id") or 0
-    require(scaled in ("default", "llama3"), f"{path}: rope_type {scaled!r}; 'default' and 'llama3' can be read")
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    return ModelConfig(
-        dim=dim, layers=layers, heads=heads, kv_heads=told.get("num_key_value_heads") or heads,
-        head_dim=told.get("head_dim") or dim // heads, ffn=ffn, qkv_bias=kind == "qwen2",
-        tied=bool(told.get("tie_word_embeddings", False)), norm_eps=told.get("rms_norm_eps", 1e-6),
-        rope_theta=rope.get("rope_theta") or told.get("rope_theta") or 1e4,
-        rope_scaling=tuple(rope[k] for k in keys) if scaled == "llama3" else None,  # type: ignore[arg-type]
-        text_vocab=OWN + vocab, text_shift=OWN, text_end=end[0] if isinstance(end, list) else end,
-    ).validate()  # fmt: skip
+def _beside(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of the directory that need not be there."""
+    path = folder / name
+    return json_object(read_bytes(path), path, _AGAIN) if path.is_file() else {}
+
+
+def _mark(
+    folder: Path, kind: str, told: Mapping[str, Any], more: Mapping[str, Mapping[str, Any]], tokenizer: Tokenizer
+) -> int | None:
+    """The id of the mark that ends ("eos") or begins ("bos") a text, the first where there are several: of config.json,
+    else of generation_config.json, else that of the word in tokenizer_config.json; None where all are silent."""
+    rows, key = tokenizer.get_vocab_size(), f"{kind}_token_id"
+    for name, about in (("config.json", told), ("generation_config.json", more["generation_config.json"])):
+        ids = about.get(key)
+        ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+        for one in ids:
+            known = type(one) is int and one >= 0 and tokenizer.id_to_token(min(one, 2**31)) is not None
+            require(known, f"{folder / name}: {key} is {str(one)[:40]}, which is none of the tokenizer's {rows} ids")
+        if ids:
+            return ids[0]
+    word = more["tokenizer_config.json"].get(f"{kind}_token")
+    word = word.get("content") if isinstance(word, dict) else word
+    if word is None:
+        return None
+    known = isinstance(word, str) and tokenizer.token_to_id(word) is not None
+    require(known, f"{folder / 'tokenizer_config.json'}: {kind}_token {str(word)[:40]!r} is no word of tokenizer.json")
+    return tokenizer.token_to_id(word)
+
+
+def _chat(folder: Path, about: Mapping[str, Any]) -> str:
+    """The chat template: of the file that newer directories have, else of tokenizer_config.json; of several the default
+    one."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return decoded(read_bytes(path), path)
+    held = about.get("chat_template") or ""
+    if isinstance(held, list):
+        held = {t.get("name"): t.get("template") for t in held if isinstance(t, dict)}.get("default") or ""
+    require(isinstance(held, str), f"{folder / 'tokenizer_config.json'}: chat_template is no text; fetch it again")
+    return held
 
 
 def _from_gguf(path: Path) -> Backbone:
     held = read_gguf(path)
-    config = _gguf_shape(path, held)
+    config = gguf_shape(path, held)
 
     def fetch(name: str) -> np.ndarray:
         require(name in held.tensors, f"{path}: no tensor {name}")
         x, heads = held.tensors[name], {"attn_q": config.heads, "attn_k": config.kv_heads}.get(name.split(".")[-2])
-        if heads is None or config.qkv_bias:
+        if heads is None or config.qkv_bias or x.shape[0] % (2 * heads):
             return x
         return x.reshape(heads, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)  # interleaved rotation to halves
 
-    family = held.fields["general.architecture"]
+    family, raw = held.fields["general.architecture"], from_gguf(held.fields, path)
     begin, context = held.fields.get("tokenizer.ggml.bos_token_id"), held.fields.get(f"{family}.context_length", 2048)
-    assert begin is None or isinstance(begin, int)
+    words = held.fields["tokenizer.ggml.tokens"]
+    assert isinstance(words, list)
+    for key, one in (("eos", config.text_end), ("bos", begin)):
+        known = one is None or (type(one) is int and 0 <= one < len(words))
+        require(known, f"{path}: tokenizer.ggml.{key}_token_id is {str(one)[:40]}, there are {len(words)} tokens")
+    require(type(context) is int and context > 0, f"{path}: {family}.context_length is {str(context)[:40]}")
     assert isinstance(context, int)
-    chat = str(held.fields.get("tokenizer.chat_template", ""))
+    assert begin is None or isinstance(begin, int)
     weights = _checked(path, config, GGUF, fetch)
-    return Backbone(config, weights, from_gguf(held.fields, path), begin, context, chat)
-
-
-def _gguf_shape(path: Path, held: Gguf) -> ModelConfig:
-    """A GGUF file's metadata in, the shape out."""
-    family = held.fields.get("general.architecture")
-    require(family in ("llama", "qwen2"), f"{path}: architecture {family!r}; 'llama' and 'qwen2' can be read")
-
-    def field(key: str, default: float | None = None) -> float:
-        value = held.fields.get(f"{family}.{key}", default)
-        require(isinstance(value, int | float), f"{path}: no {family}.{key}")
-        assert isinstance(value, int | float)
-        return value
-
-    require("token_embd.weight" in held.tensors, f"{path}: no tensor token_embd.weight")
-    dim, heads = int(field("embedding_length")), int(field("attention.head_count"))
-    config = ModelConfig(
-        dim=dim, layers=int(field("block_count")), heads=heads, kv_heads=int(field("attention.head_count_kv", heads)),
-        head_dim=int(field("attention.key_length", dim // heads)), ffn=int(field("feed_forward_length")),
-        qkv_bias=family == "qwen2", tied="output.weight" not in held.tensors,
-        norm_eps=float(np.float32(field("attention.layer_norm_rms_epsilon")).astype(str)),
-        rope_theta=field("rope.freq_base", 1e4), text_vocab=OWN + len(held.tensors["token_embd.weight"]),
-        text_shift=OWN, text_end=int(held.fields.get("tokenizer.ggml.eos_token_id", 0)),  # type: ignore[arg-type]
-    )  # fmt: skip
-    stretch = held.tensors.get("rope_freqs.weight")
-    if stretch is not None:
-        config = replace(config, rope_scaling=(float(stretch.max()), *LLAMA3_CONTEXT))
-        known = np.allclose(rope_stretch(config).numpy(), stretch, rtol=1e-4)
-        require(known, f"{path}: rope_freqs.weight is not Llama 3's; read the model from a Hugging Face directory")
-    return config.validate()
+    for name in sorted(held.tensors.keys() - {n for parts in names(config, GGUF).values() for n in parts}):
+        known = name == "rope_freqs.weight"  # which `gguf_shape` has read
+        require(known, f"{path}: tensor {name} is of no part of the model that is read; it would be lost")
+    chat = held.fields.get("tokenizer.chat_template", "")
+    require(isinstance(chat, str), f"{path}: tokenizer.chat_template is no text; fetch the file again")
+    return Backbone(config, weights, raw, begin, context, str(chat))
 
 
 def adopt(backbone: Backbone, seed: int = 0, **changes: object) -> tuple[VLA, TextCodec]:

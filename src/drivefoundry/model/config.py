@@ -7,11 +7,16 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from drivefoundry.types import PLAN_POINTS, require
+from drivefoundry_car.documents import json_object
 
 CELL = 8
 """Side of the vision stem's first, shared patches, px."""
 SPECIALS = 8
 """Ids kept after the action codes: task, think, act and room for later tasks."""
+LARGEST = {"layers": 1024, "vit_layers": 1024, "heads": 1024, "head_dim": 4096, "text_vocab": 1 << 24, "frames": 64,
+           "text_end": 1 << 24, "cameras": 64, "patch": 1024}  # fmt: skip
+"""Of a shape's numbers; of the others 2^20."""
+_MAY_BE_ZERO = ("vit_dim", "vit_layers", "vit_heads", "vit_ffn", "text_shift", "text_end")
 Action = Literal["codes", "flow"]
 """How a plan leaves the model: as codes of the vocabulary, or by flow matching from the state at the act mark."""
 
@@ -106,6 +111,7 @@ class ModelConfig:
         return self.task_id + 2
 
     def validate(self) -> ModelConfig:
+        _require_sizes(self)
         h, w = self.image
         require(
             h % self.patch == 0 and w % self.patch == 0,
@@ -130,10 +136,38 @@ class ModelConfig:
 
     @staticmethod
     def from_json(text: str) -> ModelConfig:
-        """Raises ValueError where a key is unknown."""
-        raw = json.loads(text)
+        """Raises ValueError where a key is unknown or a value is none of its kind."""
+        raw = json_object(text, "model config")
         known = {f.name for f in fields(ModelConfig)}
         unknown = sorted(set(raw) - known)
         require(not unknown, f"model config: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        tuples = {k: tuple(raw[k]) for k in ("image", "rope_scaling") if raw.get(k) is not None}
+        tuples = {k: tuple(raw[k]) for k in ("image", "rope_scaling") if isinstance(raw.get(k), list)}
         return ModelConfig(**{**raw, **tuples}).validate()
+
+
+def _require_sizes(c: ModelConfig) -> None:
+    """ValueError names a field that is not of its kind, or of a size that no model has."""
+    for field in fields(ModelConfig):
+        value, default = getattr(c, field.name), field.default
+        what = f"ModelConfig.{field.name}"
+        if type(default) is bool:
+            require(type(value) is bool, f"{what}: true or false wanted, got {str(value)[:40]!r}")
+        elif type(default) is int:
+            least = 0 if field.name in _MAY_BE_ZERO else 1
+            fits = type(value) is int and least <= value <= LARGEST.get(field.name, 1 << 20)
+            most = LARGEST.get(field.name, 1 << 20)
+            require(fits, f"{what}: a whole number of {least} to {most} wanted, got {str(value)[:40]!r}")
+        elif type(default) is float:
+            fits = type(value) in (int, float) and 0 < value < 1e30
+            require(fits, f"{what}: a number above 0 wanted, got {str(value)[:40]!r}")
+        elif type(default) is str:
+            require(isinstance(value, str), f"{what}: text wanted, got {str(value)[:40]!r}")
+    pair = (
+        isinstance(c.image, tuple) and len(c.image) == 2 and all(type(n) is int and 1 <= n <= 1 << 14 for n in c.image)
+    )
+    require(pair, f"ModelConfig.image: height and width, px, wanted, got {str(c.image)[:40]!r}")
+    r = c.rope_scaling
+    four = r is None or (
+        isinstance(r, tuple) and len(r) == 4 and all(type(x) in (int, float) and 0 < x < 1e30 for x in r)
+    )
+    require(four, f"ModelConfig.rope_scaling: four numbers above 0 wanted, got {str(r)[:40]!r}")

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,13 +75,15 @@ def _table(path: Path, header: bytes, size: int) -> dict[str, tuple[str, tuple[i
     """A header and the bytes behind it in; name -> type, shape, begin and end, one tensor behind the other, out."""
     told, table = json_object(header, path, _AGAIN), {}
     told.pop("__metadata__", None)
+    shape: Any
+    span: Any
     for name, entry in told.items():
-        try:
-            kind, shape, (lo, hi) = entry["dtype"], entry["shape"], entry["data_offsets"]
-            plain = isinstance(kind, str) and all(type(n) is int and n >= 0 for n in (*shape, lo, hi))
-        except (KeyError, TypeError, ValueError):
-            plain = False
+        entry = entry if isinstance(entry, dict) else {}
+        kind, shape, span = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+        lists = isinstance(kind, str) and isinstance(shape, list) and isinstance(span, list) and len(span) == 2
+        plain = lists and all(type(n) is int and n >= 0 for n in (*shape, *span))
         require(plain, f"{path}: tensor {name[:80]!r} has no type, shape and data_offsets; {_AGAIN}")
+        lo, hi = span
         require(lo <= hi <= size, f"{path}: tensor {name} is cut short; make the file again")
         table[name] = (kind, tuple(shape), lo, hi)
     at = 0

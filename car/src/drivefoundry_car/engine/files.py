@@ -10,10 +10,10 @@ selftest.npz  recorded inputs and answers (see `drivefoundry_car.slots`)
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,10 @@ CONTRACT, WEIGHTS, CODEBOOK = "engine.json", "weights.bin", "codebook.npy"
 DTYPES = {"int8": "<i1", "int16": "<i2", "float32": "<f4"}
 MOST_ACCELERATION = 100
 """m/s^2, of an action code: no car has more."""
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '<f([48])', 'fortran_order': False, 'shape': \((\d{1,6}), 2\), \} *\n", re.DOTALL
+)
+"""How a .npy file begins that holds a codebook."""
 AGAIN = "the file is damaged; fetch or shrink the engine anew"
 
 
@@ -43,8 +47,10 @@ class Files:
 def read(path: Path) -> Files:
     """Engine directory in, Files out. ValueError names the file that is missing, damaged or of another format."""
     contract = checked(_contract(path / CONTRACT), path / CONTRACT)
-    content, told = {}, contract.get("files")
-    plain = isinstance(told, dict) and all(Path(n).name == n and isinstance(d, str) for n, d in told.items())
+    content: dict[str, bytes] = {}
+    told: Any = contract.get("files")
+    told = told if isinstance(told, dict) else {}
+    plain = all(Path(n).name == n and isinstance(d, str) for n, d in told.items())
     if not plain or not {WEIGHTS, CODEBOOK} <= told.keys():
         raise ValueError(f"{path / CONTRACT}: files is no table of {WEIGHTS}, {CODEBOOK} and their digests; {AGAIN}")
     for name, digest in told.items():
@@ -61,10 +67,12 @@ def _tensors(table: dict[str, Any], weights: bytes, told: Path) -> dict[str, np.
     """The contract's tensor table and the bytes in; the tensors, which lie one behind the other and share no byte, and
     whose floats are finite, out."""
     found, spans = {}, []
+    kind: Any
+    shape: Any
     for name, entry in table.items():
-        kind, shape, offset = entry if isinstance(entry, list) and len(entry) == 3 else (None, None, None)
+        kind, shape, offset = entry if isinstance(entry, list) and len(entry) == 3 else (None, [], None)
         sizes = isinstance(shape, list) and len(shape) <= 4 and all(type(n) is int and n >= 0 for n in shape)
-        if kind not in DTYPES or not sizes or type(offset) is not int or offset < 0:
+        if not isinstance(kind, str) or kind not in DTYPES or not sizes or type(offset) is not int or offset < 0:
             raise ValueError(f"{told}: tensors.{name} is no type, shape and offset; {AGAIN}")
         form, count = np.dtype(DTYPES[kind]), math.prod(shape)
         if offset + count * form.itemsize > len(weights):
@@ -82,16 +90,11 @@ def _tensors(table: dict[str, Any], weights: bytes, told: Path) -> dict[str, np.
 
 def _codebook(raw: bytes, codes: int, path: Path) -> np.ndarray:
     """The bytes of a .npy file in, accelerations and curvatures (codes, 2) that a car can drive out."""
-    stream = io.BytesIO(raw)
-    try:
-        version = np.lib.format.read_magic(stream)
-        shape, turned, form = np.lib.format.read_array_header_1_0(stream) if version == (1, 0) else ((), True, None)
-    except ValueError as error:
-        raise ValueError(f"{path}: no .npy file ({str(error).partition(chr(10))[0]}); {AGAIN}") from None
-    left = len(raw) - stream.tell()
-    if turned or form is None or form.kind != "f" or shape != (codes, 2) or left != 2 * codes * form.itemsize:
-        raise ValueError(f"{path}: ({codes}, 2) floats wanted, one row an action code; {AGAIN}")
-    book = np.frombuffer(raw, form, offset=stream.tell()).reshape(codes, 2)
+    found = _NPY.match(raw)
+    whole = found is not None and int(found[2]) == codes and len(raw) - found.end() == 2 * codes * int(found[1])
+    if found is None or not whole:
+        raise ValueError(f"{path}: no .npy file of ({codes}, 2) floats, one row an action code; {AGAIN}")
+    book = np.frombuffer(raw, f"<f{int(found[1])}", offset=found.end()).reshape(codes, 2)
     if not (
         np.isfinite(book).all() and np.abs(book[:, 0]).max() <= MOST_ACCELERATION and np.abs(book[:, 1]).max() <= 10
     ):

@@ -1,0 +1,277 @@
+"""Spoilt inputs for every reader of files and texts that come from elsewhere, as one line of JSON.
+
+    python -m benchmarks.fuzz SECONDS [--only READER ...] [--seed N] [--sanitize] [--keep FOLDER] [--quick]
+
+Each reader (`benchmarks.readers`) runs in a process of its own with bounded memory and CPU time an input, and has an
+equal share of the SECONDS. Inputs are sound ones changed by what they mean (`benchmarks.mutations`): headers, trees of
+JSON, records of MCAP, steps of a pickle, contracts sealed again. A reader may answer or raise ValueError; another
+exception ("uncaught"), a process that dies ("crashes") and one that does not come to an end ("timeouts") are findings.
+Their inputs are kept in a folder, one a kind, with what was said beside it. --sanitize builds both C++ libraries of the
+car with AddressSanitizer and UndefinedBehaviorSanitizer in a folder of its own, and tries what runs through them. The
+same seed gives the same inputs. Ends with exit code 1 if there was a finding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import mmap
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.figures import report
+
+MEMORY = 1 << 30
+"""Bytes that a reader may take beyond what its process has before the first input."""
+CPU_S, WALL_S = 20, 300
+"""Time that one input may take: of the CPU, and by the clock."""
+BOARD = 1 << 26
+"""Bytes of the file in which a child leaves its number and its input before it reads them."""
+SANITIZERS = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-fno-omit-frame-pointer",
+    "-O1",
+    "-g1",
+]
+
+
+@dataclass
+class Found:
+    """What one reader came to."""
+
+    inputs: int = 0
+    refused: int = 0
+    crashes: int = 0
+    uncaught: int = 0
+    timeouts: int = 0
+    peak_mb: float = 0.0
+    kinds: Counter[str] = field(default_factory=Counter)
+    """What went wrong, in a few words -> how often."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("seconds", type=float, nargs="?", default=60.0, help="for all readers together (60)")
+    parser.add_argument("--only", nargs="+", default=[], help="names of readers")
+    parser.add_argument("--seed", type=int, default=0, help="another gives other inputs")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("fuzz"), help="folder for the inputs that were not well taken"
+    )
+    parser.add_argument("--sanitize", action="store_true", help="what runs through C++, built with sanitizers")
+    parser.add_argument("--quick", action="store_true", help="a second each")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--begin", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--board", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        child(asked.child, asked.board, asked.seed, asked.begin, asked.seconds, bounded=not asked.sanitize)
+        return 0
+    from benchmarks.readers import NATIVE, READERS
+
+    unknown = sorted(set(asked.only) - READERS.keys())
+    if unknown:
+        parser.error(f"--only {unknown[0]}: known are {', '.join(READERS)}")
+    names = [n for n in asked.only or READERS if not asked.sanitize or n in NATIVE]
+    each = 1.0 if asked.quick else asked.seconds / max(1, len(names))
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="drivefoundry-fuzz-") as aside:
+        environment = sanitized(Path(aside)) if asked.sanitize else dict(os.environ)
+        for name in names:
+            found = tried(name, each, asked.seed, Path(aside) / name, asked.keep, environment, asked.sanitize)
+            figures |= {f"{name}_{k}": v for k, v in vars(found).items() if k != "kinds"}
+            print(f"{name}: {found.inputs} inputs, {found.refused} refused", *said(found), sep="\n  ", file=sys.stderr)
+    wrong = sum(v for k, v in figures.items() if k.endswith(("_crashes", "_uncaught", "_timeouts")))
+    print(report(figures, {"findings": (wrong, 0.0, wrong == 0)}), flush=True)
+    return 0 if wrong == 0 else 1
+
+
+def said(found: Found) -> list[str]:
+    return [f"{n} x {what}" for what, n in found.kinds.most_common()]
+
+
+def tried(
+    name: str, seconds: float, seed: int, folder: Path, keep: Path, environment: Mapping[str, str], sanitize: bool
+) -> Found:
+    """One reader's share of the time: children one after the other, each from the input behind the one that ended the
+    last."""
+    found, begin, left = Found(), 0, seconds
+    folder.mkdir()
+    board = folder / "board"
+    while left > 0:
+        board.write_bytes(b"")
+        os.truncate(board, BOARD)
+        command = [sys.executable, "-m", "benchmarks.fuzz", str(left), "--child", name, "--board", str(board)]
+        command += ["--seed", str(seed), "--begin", str(begin), *["--sanitize"] * sanitize]
+        with (folder / "said").open("w") as words, (folder / "told").open("w") as told:
+            process = subprocess.Popen(command, stdout=told, stderr=words, env=dict(environment))
+            late = not watched(process, board)
+        number, spent, data = posted(board)
+        for line in (folder / "told").read_text().splitlines(keepends=True):
+            event = json.loads(line) if line.endswith("\n") else {"refused": 0, "peak_mb": 0.0}  # it died over the last
+            if "kind" in event:
+                found.uncaught += 1
+                keep_one(found, keep, name, event["kind"], bytes.fromhex(event["data"]), event["trace"])
+            else:
+                found.refused += event["refused"]
+                found.peak_mb = max(found.peak_mb, event["peak_mb"])
+        found.inputs += number - begin
+        if process.returncode == 0:
+            break
+        words = (folder / "said").read_text(errors="replace")
+        assert number > begin, f"{name}: no input was tried: {words[-2000:]}"
+        slow = late or process.returncode == -signal.SIGXCPU or process.returncode == -signal.SIGPROF
+        found.timeouts, found.crashes = found.timeouts + slow, found.crashes + (not slow)
+        why = "takes too long" if slow else died(process.returncode, words)
+        keep_one(found, keep, name, why, data, words)
+        left, begin = left - max(spent, 0.1), number
+    return found
+
+
+def died(code: int, words: str) -> str:
+    """In a few words how a process ended."""
+    lines = [line.strip() for line in words.splitlines() if "SUMMARY" in line or "runtime error" in line]
+    return lines[0][:160] if lines else f"died of signal {-code}" if code < 0 else f"ended with {code}"
+
+
+def watched(process: subprocess.Popen[bytes], board: Path) -> bool:
+    """Waits for a child; kills it, and answers False, where one input takes too long by the clock."""
+    last, since = -1, time.monotonic()
+    while True:
+        try:
+            process.wait(1.0)
+            return True
+        except subprocess.TimeoutExpired:
+            number = posted(board)[0]
+            if number != last:
+                last, since = number, time.monotonic()
+            elif time.monotonic() - since > WALL_S:
+                process.kill()
+                return False
+
+
+def keep_one(found: Found, keep: Path, name: str, kind: str, data: bytes, words: str) -> None:
+    """The first input of each kind of finding, and what was said of it."""
+    found.kinds[kind] += 1
+    if found.kinds[kind] == 1:
+        keep.mkdir(parents=True, exist_ok=True)
+        stem = f"{name}-{len(found.kinds)}"
+        while (keep / f"{stem}.input").exists():
+            stem += "x"
+        (keep / f"{stem}.input").write_bytes(data)
+        (keep / f"{stem}.txt").write_text(f"{kind}\n\n{words[-8000:]}")
+
+
+def posted(board: Path) -> tuple[int, float, bytes]:
+    """Number of the inputs begun, seconds since the first, and the last one."""
+    with board.open("rb") as held:
+        head = held.read(24)
+        number, spent, size = (int.from_bytes(head[i : i + 8], "little") for i in (0, 8, 16))
+        return number, spent / 1000, held.read(min(size, BOARD - 24))
+
+
+def child(name: str, board: Path, seed: int, begin: int, seconds: float, bounded: bool) -> None:
+    """Tries inputs from number `begin` on until the time is up; findings as lines of JSON on stdout."""
+    from benchmarks.readers import opened
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    reader = opened(name, board.parent / "work")
+    for seed_input in reader.seeds:
+        reader.read(seed_input)  # sound ones are taken; whatever they bring in is there
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if bounded:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with board.open("r+b") as held:
+        place = mmap.mmap(held.fileno(), BOARD)
+    number, refused, since, counted = begin, 0, time.monotonic(), Counter[str]()
+    while time.monotonic() - since < seconds:
+        dice = random.Random(f"{seed}/{name}/{number}")
+        data = reader.spoil(dice, dice.choice(reader.seeds))
+        number += 1
+        spent = int(1000 * (time.monotonic() - since))
+        for i, value in enumerate((number, spent, len(data))):
+            place[8 * i : 8 * i + 8] = value.to_bytes(8, "little")
+        place[24 : 24 + len(data)] = data[: BOARD - 24]
+        signal.setitimer(signal.ITIMER_PROF, CPU_S)  # whose signal ends the process, in C++ too
+        try:
+            reader.read(data)
+        except ValueError:
+            refused += 1
+        except Exception as error:  # that is what is looked for
+            counted[kind := kind_of(error)] += 1
+            event = {"kind": kind} if counted[kind] < 1000 else None
+            if event:
+                whole = data.hex() if counted[kind] == 1 else ""
+                trace = traceback.format_exc()[-8000:] if counted[kind] == 1 else ""
+                print(json.dumps(event | {"data": whole, "trace": trace}), file=answers, flush=True)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        if number % 64 == 0:
+            tell(answers, before, refused)
+            refused = 0
+    tell(answers, before, refused)
+
+
+def tell(answers, before: int, refused: int) -> None:
+    """What a child that dies later has come to so far."""
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(json.dumps({"refused": refused, "peak_mb": round(peak, 1)}), file=answers, flush=True)
+
+
+def kind_of(error: Exception) -> str:
+    """An exception's class and the innermost place of ours that it went through."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "drivefoundry" in f.filename]
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else "elsewhere"
+    return (
+        f"{type(error).__name__} in {where}: {str(error)[:80]!r}"
+        if not frames
+        else f"{type(error).__name__} in {where}"
+    )
+
+
+def sanitized(folder: Path) -> dict[str, str]:
+    """Both C++ libraries built with sanitizers, in a copy of the car's package; the environment in which it is found
+    first, and the sanitizers' runtime with it."""
+    import drivefoundry_car
+
+    here = Path(drivefoundry_car.__path__[0])
+    package = folder / "car" / "drivefoundry_car"
+    shutil.copytree(here, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    from drivefoundry_car.watch.library import SOURCES
+
+    for part, sources in (("engine", ("kernels.cpp", "forward.h")), ("watch", SOURCES)):
+        place = package / part
+        digest = hashlib.sha256(b"".join((place / name).read_bytes() for name in sources)).hexdigest()
+        flags = ["-std=c++17", "-ffp-contract=off", "-pthread", "-Wno-psabi", "-shared", "-fPIC", *SANITIZERS]
+        define = f'-D{part.upper()}_SOURCE="{digest}"'
+        subprocess.run(["g++", *flags, define, str(place / sources[0]), "-o", str(place / "_kernels.so")], check=True)
+    libraries = [
+        subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so", "libstdc++.so")  # C++ exceptions are caught by the sanitizer's own
+    ]
+    return dict(os.environ) | {
+        "LD_PRELOAD": " ".join(libraries),
+        "PYTHONPATH": os.pathsep.join([str(folder / "car"), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:abort_on_error=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1:abort_on_error=1",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
