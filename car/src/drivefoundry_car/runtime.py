@@ -210,7 +210,7 @@ class Runtime:
         if broken:
             bad["guard_failed"], stopped = np.ones(seen.cars, bool), np.ones(seen.cars, bool)
         self._stopping.keep(points, ~stopped)
-        self._stopping.given(points, stopped)
+        self._stopping.given(points, guarded & stopped, stopped)
         self._say(bad, seen)
         self._count(decisions=1, guarded=int((guarded | stopped).sum()), stopped=int(stopped.sum()))
         born, texts = self._hint
@@ -290,7 +290,7 @@ class Runtime:
         if self.patient:
             raise error
         log.error("guard failed: %s: %s", type(error).__name__, error)
-        return self._stopping.stop(speed), np.ones(seen.cars, bool), True
+        return self._stopping.stop(speed), np.zeros(seen.cars, bool), True
 
     def _say(self, bad: dict[str, np.ndarray], seen: Seen) -> None:
         """Count the reasons, and log each when it begins."""

@@ -34,8 +34,8 @@ PATIENCE_S = 2.5 * PLAN_DT
 
 @dataclass(frozen=True)
 class Latest:
-    """What to follow. points (S, 8, 3) x, y, yaw, in the ego frame at the time `at`, due 0.5 .. 4.0 s after it; stopped:
-    no fresh plan came, this is the last one braked to a stop."""
+    """What to follow. points (S, 8, 3) x, y, yaw, in the ego frame at the time `at`, due 0.5 .. 4.0 s after it;
+    stopped: no fresh plan came, this is the last one braked to a stop."""
 
     at: float
     points: np.ndarray
@@ -92,7 +92,7 @@ class Watchdog:
                 log.error("no plan for %.1f s: braking to a stop along the last one", now - last.at)
             expected = self._stopping.advance(now - last.at)
             points = self._stopping.stop(np.nan_to_num(expected))
-            self._stopping.given(points, np.ones(len(points), bool))
+            self._stopping.given(points, np.zeros(len(points), bool), np.ones(len(points), bool))
             self._latest = Latest(now, points, True)
             return self._latest
 
