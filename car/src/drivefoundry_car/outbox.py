@@ -27,13 +27,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from drivefoundry_car.durable import rename, replacing, sweep, sync, write_json
+from drivefoundry_car.durable import NO_ROOM, rename, replacing, sweep, sync, write_json
 
 log = logging.getLogger(__name__)
 REFUSED = "refused"
 MOST_BYTES = 8 << 30
 """Bytes of a queue that is not told otherwise."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 LAST = -(1 << 31)
 """Priority of a clip of which nobody knows what it is for."""
 _ANY_CLIP = "?" * 64 + ".*"
