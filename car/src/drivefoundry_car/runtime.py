@@ -204,9 +204,7 @@ class Runtime:
         points, tokens, failed = self._think(frames, ego, route, seen, until)
         bad |= failed
         stopped = np.logical_or.reduce([*bad.values()])
-        expected = self._stopping.advance(PLAN_DT if seconds is None else seconds)
-        speed = np.where(np.isfinite(seen.speed), seen.speed, np.where(np.isfinite(expected), expected, seen.last))
-        points, guarded, broken = self._guarded(points, np.nan_to_num(speed), stopped, seen)
+        points, guarded, broken = self._guarded(points, stopped, seen, PLAN_DT if seconds is None else seconds)
         if broken:
             bad["guard_failed"], stopped = np.ones(seen.cars, bool), np.ones(seen.cars, bool)
         self._stopping.keep(points, ~stopped)
@@ -278,11 +276,13 @@ class Runtime:
         return (None, error) if error is not None else (done.result(), None)
 
     def _guarded(
-        self, points: np.ndarray, speed: np.ndarray, stopped: np.ndarray, seen: Seen
+        self, points: np.ndarray, stopped: np.ndarray, seen: Seen, seconds: float
     ) -> tuple[np.ndarray, np.ndarray, bool]:
         """Plans, those of stopped cars replaced by their stop, as the guard leaves them; which it changed; and whether
-        it failed, which leaves every car its bare stop."""
+        it failed, which leaves every car its bare stop. seconds: since the last decision."""
+        speed = seen.speed
         if stopped.any():
+            speed = self._moved_on(seen, seconds)
             points = np.where(stopped[:, None, None], self._stopping.stop(speed), points)
         outcome = settle(Future(), self.guard.check, points, speed, seen.objects)
         if (error := outcome.exception()) is None:
@@ -290,7 +290,17 @@ class Runtime:
         if self.patient:
             raise error
         log.error("guard failed: %s: %s", type(error).__name__, error)
+        if not stopped.any():
+            speed = self._moved_on(seen, seconds)
         return self._stopping.stop(speed), np.zeros(seen.cars, bool), True
+
+    def _moved_on(self, seen: Seen, seconds: float) -> np.ndarray:
+        """The time since the last decision is over; speeds (S,) m/s: as measured, else as planned, else as measured
+        before, else 0."""
+        planned = self._stopping.advance(seconds)
+        return np.nan_to_num(
+            np.where(np.isnan(seen.speed), np.where(np.isnan(planned), seen.last, planned), seen.speed)
+        )
 
     def _say(self, bad: dict[str, np.ndarray], seen: Seen) -> None:
         """Count the reasons, and log each when it begins."""

@@ -19,11 +19,13 @@ STEPS = POINTS * FINE
 class Stopping:
     """What S cars were last given to follow, and where on it they are now, if they followed it.
 
-    At each decision call `advance`, then `keep` for the cars with a good plan, and `stop` and `given` for the others.
+    At a decision at which some car needs one call `advance`, then `stop`; at each decision `keep` for the cars with a
+    good plan and `given` for the others.
     """
 
     def __init__(self, cars: int, brake: float = BRAKE) -> None:
         self.cars, self.brake = cars, brake
+        self._points, self._kept = np.zeros((cars, POINTS, 3)), np.zeros(cars, bool)
         self._path = np.zeros((cars, STEPS + 1, 3))
         self._run = np.zeros((cars, STEPS + 1))
         self._planned = np.full((cars, STEPS), np.inf)
@@ -36,6 +38,7 @@ class Stopping:
 
     def advance(self, seconds: float) -> np.ndarray:
         """Move on by the time since the last decision; the speed that each car should have now, NaN if unknown."""
+        self._look_back()
         seconds = max(seconds, 0.0)
         k = min(int(seconds / FINE_DT), STEPS - 1)
         rest = min(seconds - k * FINE_DT, FINE_DT)
@@ -46,15 +49,22 @@ class Stopping:
 
     def keep(self, points: np.ndarray, cars: np.ndarray) -> None:
         """Remember the plans (S, 8, 3) of some cars (S,) bool as good."""
-        if cars.any():
-            self._path[cars] = path = fine_path(points[cars])
+        self._points[cars] = points[cars]
+        self._kept |= cars
+
+    def _look_back(self) -> None:
+        """Work out what was kept: it is needed only when a stop is."""
+        if (cars := self._kept).any():
+            self._path[cars] = path = fine_path(self._points[cars])
             self._given[cars], self._speed[cars], self._planned[cars] = _profile(path)
             self._run[cars] = self._given[cars]
             self._begun[cars] = self._travelled[cars] = 0.0
+            self._kept = np.zeros(self.cars, bool)
 
     def stop(self, speed: np.ndarray) -> np.ndarray:
         """Speeds (S,) m/s, finite, in; every car's path braked from now on to a stop, (S, 8, 3) in its ego frame of
         now, out."""
+        self._look_back()
         t = np.arange(2 * STEPS + 1) * FINE_DT / 2  # the ends and the middles of the steps
         v = np.maximum(np.maximum(speed, 0.0)[:, None] - self.brake * t, 0.0)
         later = np.minimum((self._begun[:, None] + t) / FINE_DT, STEPS - 1).astype(np.int64)
