@@ -244,3 +244,20 @@ def test_what_holds_on_is_told_when_it_changes(make_drive, tmp_path):
     np.testing.assert_array_equal(clip.plan.points, cut.plan.points)
     assert clip.plan.text == cut.plan.text
     assert json.loads(clip.meta["triggers"])[0]["campaign"] == "brake"
+
+
+def test_a_clip_worth_less_than_a_full_queue_does_not_fill_the_spool_instead(make_drive, tmp_path, caplog):
+    queue = Outbox(tmp_path / "queue", most_bytes=40_000)
+    (tmp_path / "crash.mcap").write_bytes(bytes(39_000))
+    queue.put(tmp_path / "crash.mcap", Note("crash", 99))
+    log.write_drive(tmp_path / "a.mcap", make_drive(steps=50, campaign="brake"))
+    uploader = Uploader(
+        "http://127.0.0.1:1", "token", tmp_path / "queue", most_bytes=40_000, link=Link([Window(networks=("x",))])
+    )
+    with Collector(tmp_path, {}, [BRAKE], {}, uploader) as collector:
+        pass
+    assert (collector.counts().queued, collector.counts().evicted) == (0, 1)
+    assert [q.note.campaign for q in queue.waiting()] == ["crash"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["queue"]
+    said = f"{tmp_path / 'a.mcap'}: dropped: the queue's 40000 bytes are full of clips worth more"
+    assert [r.getMessage() for r in caplog.records] == [said]

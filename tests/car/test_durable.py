@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from drivefoundry_car import durable, outbox, recorder, stream
+from drivefoundry_car import durable, recorder, stream
 from drivefoundry_car.outbox import Note, Outbox
 
 
@@ -28,22 +29,55 @@ def test_a_queued_clip_is_on_the_disk_before_its_source_is_gone(tmp_path, monkey
     if elsewhere and not (shared.is_dir() and shared.stat().st_dev != tmp_path.stat().st_dev):
         pytest.skip("one file system here")
     seen = []
+    real = os.fsync
 
-    def sync(path):
-        durable.sync(path)
-        seen.append((path.name, source.exists(), len(list((tmp_path / "queue").glob("*.mcap")))))
+    def fsync(opened):
+        real(opened)
+        name = Path(os.readlink(f"/proc/self/fd/{opened}")).name
+        seen.append((name, source.exists(), len(list((tmp_path / "queue").glob("*.mcap")))))
 
-    monkeypatch.setattr(outbox, "sync", sync)
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("no /proc here")
     with tempfile.TemporaryDirectory(dir=shared if elsewhere else tmp_path) as folder:
         source = Path(folder) / "clip.mcap"
         source.write_bytes(b"clip")
+        monkeypatch.setattr(durable.os, "fsync", fsync)
         sha = Outbox(tmp_path / "queue").put(source, Note("c", 1))
+        monkeypatch.undo()
         assert not source.exists()
     assert sorted(p.name for p in (tmp_path / "queue").iterdir()) == [f"{sha}.json", f"{sha}.mcap"]
-    assert seen[0] == ("clip.mcap", True, 0)
-    assert seen[-1] == ("queue", False, 1)
-    if elsewhere:
-        assert [(name.endswith(".part"), *rest) for name, *rest in seen[1:-1]] == [(True, True, 0), (False, True, 1)]
+    clips = [(name.endswith(".part"), *rest) for name, *rest in seen if ".json" not in name]
+    assert clips[:2] == [(False, True, 0), (False, True, 0)]  # the note's name, then the clip's bytes
+    assert clips[2:] == ([(True, True, 0), (False, True, 1)] if elsewhere else [(False, False, 1)])
+    assert seen[-1][0] == "queue"
+
+
+def test_what_cannot_be_written_leaves_nothing_beside_it(tmp_path):
+    (tmp_path / "a.json").write_text("old")
+
+    def halfway():
+        with durable.replacing(tmp_path / "a.json") as out:
+            out.write(b"half of i")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        halfway()
+    with pytest.raises(TypeError):
+        durable.write_json(tmp_path / "a.json", {"b": object()})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "old"
+
+
+def test_a_sweep_takes_what_a_kill_left_and_not_what_is_being_written(tmp_path):
+    killed = tmp_path / ".a.json.1-2.part"
+    killed.write_text("half")
+    with durable.replacing(tmp_path / "b.json") as out:
+        out.write(b"{}")
+        assert durable.sweep(tmp_path) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["b.json"]
+    killed.write_text("half")
+    assert durable.sweep(tmp_path, "b.json") == 0
+    assert killed.exists()
 
 
 def test_a_recorded_clip_is_on_the_disk_before_it_is_told(tmp_path, monkeypatch):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry_car.outbox import DAYS, Note, Outbox
+from drivefoundry_car import durable, outbox
+from drivefoundry_car.outbox import DAYS, Full, Note, Outbox
 
 DAY = 86400.0
 
@@ -134,3 +137,184 @@ def test_a_clip_is_held_by_one(tmp_path, recorded):
         with box.held(queued) as gone:
             assert gone is None
     assert box.waiting() == []
+
+
+def ages(box):
+    """Give what is queued ages by the name of its content, so that 'a' is the oldest."""
+    for file in box.folder.rglob("*.mcap"):
+        old = 1_000_000_000 + file.read_bytes()[0]
+        os.utime(file, (old, old))
+
+
+def names(folder):
+    return sorted(f.read_bytes()[:1].decode() for f in folder.glob("*.mcap"))
+
+
+def test_the_least_valuable_makes_room(tmp_path, recorded):
+    """The lower priority first, of one priority the older; nothing where that would not be enough."""
+    box = Outbox(tmp_path / "queue", most_bytes=40)
+    for name, priority in (("a", 5), ("b", 1), ("c", 1), ("d", 9)):
+        box.put(clip(recorded, name), Note("some", priority))
+        ages(box)
+    box.put(clip(recorded, "e"), Note("new", 1))
+    assert names(box.folder) == ["a", "c", "d", "e"]
+    box.put(clip(recorded, "f", 20), Note("new", 6))
+    assert names(box.folder) == ["a", "d", "f"]
+    for size, priority in ((31, 8), (41, 99), (1, 4)):
+        with pytest.raises(Full, match="40 bytes are full of clips worth more") as full:
+            box.put(clip(recorded, "g", size), Note("new", priority))
+        assert full.value.errno == errno.ENOSPC
+        assert (recorded / "g.mcap").stat().st_size == size
+    assert names(box.folder) == ["a", "d", "f"]
+    assert box.evicted == {"some": 2, "new": 1}
+    assert len(list(box.folder.iterdir())) == 6  # each with its note
+
+
+def test_a_clip_that_is_being_sent_makes_no_room(tmp_path, recorded):
+    box = Outbox(tmp_path / "queue", most_bytes=20)
+    for name, priority in (("a", 1), ("b", 2)):
+        box.put(clip(recorded, name), Note("", priority))
+    sent = box.waiting()[-1]
+    with box.held(sent) as file:
+        assert file is not None
+        box.put(clip(recorded, "c"), Note("", 9))
+        assert names(box.folder) == ["a", "c"]
+        with pytest.raises(Full):
+            box.put(clip(recorded, "d"), Note("", 8))
+    box.put(clip(recorded, "d"), Note("", 8))
+    assert names(box.folder) == ["c", "d"]
+
+
+def test_what_was_refused_makes_room_first(tmp_path, recorded):
+    box = Outbox(tmp_path / "queue", most_bytes=30)
+    for name, priority in (("a", 99), ("b", 1), ("c", 2)):
+        box.put(clip(recorded, name), Note("x", priority))
+    box.refuse(box.waiting()[0], "422 not a clip")
+    box.put(clip(recorded, "d"), Note("x", 1))
+    assert names(box.folder) == ["b", "c", "d"]
+    assert not list((box.folder / "refused").iterdir())
+
+
+def test_a_stray_that_finds_no_room_is_the_one_to_go(tmp_path):
+    box = Outbox(tmp_path, most_bytes=20)
+    for name, priority in (("a", 5), ("b", 5), ("c", 1)):
+        clip(tmp_path, name, note={"campaign": name, "priority": priority})
+    assert sorted(q.note.campaign for q in box.waiting()) == ["a", "b"]
+    assert not list(tmp_path.glob("c.*"))
+    assert box.evicted == {"c": 1}
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 40), st.integers(-3, 3), st.sampled_from(["put", "refuse", "restore"])), max_size=16
+    ),
+    st.integers(1, 100),
+)
+def test_the_queue_keeps_within_its_bytes_and_its_best(tmp_path_factory, clips, most):
+    """Whatever is put, refused and restored: the bound holds, and nothing goes while something worth less stays."""
+    folder = tmp_path_factory.mktemp("q")
+    box, gone = Outbox(folder / "queue", most_bytes=most), 0
+    for i, (size, priority, action) in enumerate(clips):
+        if action == "refuse" and box.waiting():
+            box.refuse(box.waiting()[0], "no")
+        elif action == "restore" and box.refused():
+            box.restore(box.refused()[0])
+        before = {q.sha256: (1, q.note.priority, q.size) for q in box.waiting()}
+        before |= {r.sha256: (0, r.note.priority, r.file.stat().st_size) for r in box.refused()}
+        made = folder / "made.mcap"
+        made.write_bytes(bytes([i]) * size)
+        try:
+            sha = box.put(made, Note("", priority))
+        except Full:
+            worth_less = sum(n for refused, p, n in before.values() if (refused, p) <= (1, priority))
+            assert sum(n for *_, n in before.values()) - worth_less + size > most  # they would not have been enough
+            assert {q.sha256 for q in box.waiting()} | {r.sha256 for r in box.refused()} == set(before)
+            continue
+        after = {q.sha256 for q in box.waiting()} | {r.sha256 for r in box.refused()}
+        assert sha in after
+        dropped = set(before) - after
+        gone += len(dropped)
+        worst = min((before[c][:2] for c in after - {sha}), default=(2, 0))
+        assert all(before[c][:2] <= min(worst, (1, priority)) for c in dropped)
+        assert sum(f.stat().st_size for f in box.folder.rglob("*.mcap")) <= most
+    assert sum(box.evicted.values()) == gone
+
+
+def test_a_full_disk_drops_what_is_worth_less_and_leaves_no_pieces(tmp_path, recorded, monkeypatch):
+    """The disk takes a note only once it has room again."""
+    box = Outbox(tmp_path / "queue")
+    for name, priority in (("a", 1), ("b", 2), ("c", 99)):
+        box.put(clip(recorded, name), Note("", priority))
+    real = os.fsync
+
+    def fsync(opened):
+        if os.readlink(f"/proc/self/fd/{opened}").endswith(".part") and len(names(box.folder)) > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(opened)
+
+    monkeypatch.setattr(durable.os, "fsync", fsync)
+    room = 2
+    box.put(clip(recorded, "d"), Note("", 50))
+    assert names(box.folder) == ["b", "c", "d"]
+    room = 0
+    with pytest.raises(OSError, match="No space left"):
+        box.put(clip(recorded, "e"), Note("", 50))
+    assert names(box.folder) == ["c"]
+    assert names(recorded) == ["e"]
+    assert sorted(f.suffix for f in box.folder.iterdir()) == [".json", ".mcap"]
+
+
+def test_room_for_others(tmp_path, recorded):
+    box = Outbox(tmp_path / "queue")
+    for name, priority in (("a", 1), ("b", 2), ("c", 3)):
+        box.put(clip(recorded, name), Note("", priority))
+    assert not box.make_room(21, priority=3)
+    assert names(box.folder) == ["a", "b", "c"]
+    assert box.make_room(11, priority=3)
+    assert names(box.folder) == ["c"]
+
+
+def test_pieces_of_an_earlier_life_are_swept(tmp_path):
+    parts = [f".{'0' * 64}.json.1-2.part", f".{'0' * 64}.mcap.1-2.part", ".spent.json.1-2.part"]
+    for name in [*parts, "recording.mcap.part", ".other.mcap.1.part"]:
+        (tmp_path / name).write_text("half")
+    Outbox(tmp_path)
+    assert sorted(f.name for f in tmp_path.iterdir()) == [".other.mcap.1.part", "recording.mcap.part"]
+
+
+def test_refused_clips_come_back_with_their_notes(tmp_path, recorded, capsys):
+    box = Outbox(tmp_path / "queue")
+    notes = {"a": Note("night", 7, 100), "b": Note("day", 3), "c": Note()}
+    sha = {name: box.put(clip(recorded, name), note) for name, note in notes.items()}
+    for queued in box.waiting():
+        box.refuse(queued, "413 too large; cut it")
+    assert box.waiting() == []
+    assert {r.sha256: r.note for r in box.refused()} == {sha[name]: note for name, note in notes.items()}
+
+    def run(*arguments):
+        code = outbox.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    code, lines, _ = run("list", box.folder)
+    assert (code, len(lines)) == (0, 3)
+    assert any(line.startswith(f"refused  {sha['a']}  10 bytes  priority 7  413 too large") for line in lines)
+    for odd in ("f" * 64, ""):
+        code, lines, err = run("restore", box.folder, odd)
+        assert (code, lines, err.count("\n")) == (2, [], 1)
+        assert "is not the hash of one refused clip" in err
+    assert run("restore", box.folder, sha["a"][:12])[:2] == (0, [f"restored {sha['a']}"])
+    assert [(q.sha256, q.note) for q in box.waiting()] == [(sha["a"], notes["a"])]
+    assert run("restore", box.folder)[0] == 0
+    assert {q.sha256: q.note for q in box.waiting()} == {sha[name]: note for name, note in notes.items()}
+    assert not list((box.folder / "refused").iterdir())
+    assert run("list", box.folder)[1][0].startswith(f"waiting  {sha['a']}  10 bytes  priority 7  night")
+    code, _, err = run("list", tmp_path / "nowhere")
+    assert (code, err) == (2, f"{tmp_path / 'nowhere'}: no such folder; give the queue's\n")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_bound_must_be_one(tmp_path):
+    with pytest.raises(ValueError, match=r"Outbox.most_bytes: must be > 0, got 0"):
+        Outbox(tmp_path, most_bytes=0)

@@ -147,3 +147,43 @@ def test_a_full_disk_costs_the_clip_and_nothing_else(tmp_path, full_disk):
     part = log.read_drive(path)
     assert part.t[0] == pytest.approx(103.0)
     assert 10 < len(part.t) < 60
+
+
+ROOM = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from drivefoundry_car.collector import Collector
+from drivefoundry_car.outbox import Note
+from drivefoundry_car.recent import Moment
+from drivefoundry_car.trigger import campaign
+spool = Path(sys.argv[1])
+brake = campaign("brake", {"rule": "accel < -4 m/s^2", "priority": 60, "before_s": 2.0, "after_s": 2.0})
+with Collector(spool, {}, [brake], {"vehicle": "car-1", "drive": "d"}) as car:
+    for name, priority in (("trivial", 1), ("crash", 99)):
+        (spool.parent / name).write_text(name * 1000)
+        car.outbox.put(spool.parent / name, Note(name, priority))
+    os.environ["FULL_BYTES"] = "3000"
+    real = car.outbox.make_room
+    def make_room(count, priority):
+        made = real(count, priority)
+        if made:
+            os.environ["FULL_BYTES"] = "1000000000"
+        return made
+    car.outbox.make_room = make_room
+    for i in range(100):
+        car.tick(Moment(i * 0.1, np.array([i, 0, 0, 10.0, -6.0 if 40 <= i < 45 else 0.0, 0, 0])))
+        car.recorder.settle()
+counts = car.counts()
+print(counts.recorded, counts.failed, counts.evicted, *[q.note.campaign for q in car.outbox.waiting()])
+"""
+
+
+def test_a_clip_under_way_takes_the_room_of_one_that_is_worth_less(tmp_path, full_disk):
+    under = {**os.environ, "LD_PRELOAD": str(full_disk), "FULL_UNDER": str(tmp_path / "spool"), "FULL_BYTES": "100000"}
+    command = [sys.executable, "-c", ROOM, str(tmp_path / "spool")]
+    done = subprocess.run(command, env=under, capture_output=True, text=True)
+    assert done.stdout == "1 0 1 crash brake\n", done.stderr
+    assert [line.partition("dropped")[2] for line in done.stderr.splitlines()] == [
+        " to make room (campaign 'trivial', priority 1)"
+    ]

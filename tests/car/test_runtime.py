@@ -160,3 +160,15 @@ def test_a_patient_runtime_hears_every_answer_at_the_next_decision() -> None:
     said = [runtime.plan(*seen(1, speed)).text[0] for speed in (1.0, 2.0, 3.0, 4.0)]
     assert said == ["", "keep 1 m/s", "keep 1 m/s", "keep 3 m/s"]
     assert runtime.counts.hints_late == runtime.counts.hints_skipped == 0
+
+
+def test_a_patient_runtime_leaves_no_answer_to_the_next_drive(caplog: pytest.LogCaptureFixture) -> None:
+    """A drive may end right after a request: what the reasoner then says is of that drive, and not late in the next."""
+    runtime = Runtime(ConstantVelocity(), reasoner=ConstantVelocity(), reason_every=2, patient=True)
+    with caplog.at_level(logging.WARNING):
+        for speed in (1.0, 2.0, 3.0):
+            said = [runtime.plan(*seen(1, speed)).text[0] for _ in range(3)]
+            assert said == ["", f"keep {speed:.0f} m/s", f"keep {speed:.0f} m/s"]
+            runtime.reset()
+    assert (runtime.counts.hints, runtime.counts.hints_late) == (3, 0)
+    assert caplog.text == ""

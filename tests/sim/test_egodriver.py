@@ -162,7 +162,7 @@ class Direct:
     name, privileged = "direct", False
 
     def __init__(self, engine):
-        self.runtime = Runtime(engine)
+        self.runtime = Runtime(engine, patient=True)
 
     def reset(self, scenes):
         self.runtime.reset()

@@ -25,7 +25,7 @@ import numpy as np
 from drivefoundry_car import channels
 from drivefoundry_car.channels import Camera
 from drivefoundry_car.log import read_meta
-from drivefoundry_car.outbox import Outbox
+from drivefoundry_car.outbox import Full, Outbox
 from drivefoundry_car.recent import Moment, Recent
 from drivefoundry_car.record import LENGTH_S
 from drivefoundry_car.recorder import Recorder, recover, set_aside
@@ -48,7 +48,8 @@ FPS = 10
 class Counts:
     """What has happened since the car was started. fired: per campaign, also firings that are not in its share;
     recorded: clips; queued: clips, also of earlier lives; sent: clips that the service has acknowledged; dropped: per
-    channel, messages that came too late or were lost to a slow disk; failed: clips that the disk did not take."""
+    channel, messages that came too late or were lost to a slow disk; failed: clips that the disk did not take; evicted:
+    clips that made room for more valuable ones, or found none."""
 
     fired: dict[str, int]
     recorded: int
@@ -56,6 +57,7 @@ class Counts:
     sent: int
     dropped: dict[str, int]
     failed: int
+    evicted: int = 0
 
 
 class Collector:
@@ -94,12 +96,15 @@ class Collector:
         self._encoders: dict[str, Encoder] = {}
         self._told: dict[str, object] = {}
         self._fired: Counter[str] = Counter()
-        self._queued, self._trouble = 0, ""
+        self._queued, self._homeless, self._trouble = 0, 0, ""
         self._sent_before = 0 if uploader is None else uploader.sent
         self._taking, self._wake, self._closing = threading.Lock(), threading.Event(), False
         for found in recover(self.spool).values():
             log.warning("%s", f"{found}: recovered, to its last second" if isinstance(found, Path) else found)
-        self.recorder = Recorder(self.spool, cameras, meta, ego_size, camera_bytes=camera_bytes, on_clip=self._wake.set)
+        self.recorder = Recorder(
+            self.spool, cameras, meta, ego_size, camera_bytes=camera_bytes, on_clip=self._wake.set,
+            make_room=self._make_room,
+        )  # fmt: skip
         self._wake.set()  # what earlier lives have left
         self._courier = threading.Thread(target=self._run, name="courier", daemon=True)
         self._courier.start()
@@ -128,7 +133,8 @@ class Collector:
         """What has happened so far."""
         done = self.recorder.counts()
         sent = 0 if self.uploader is None else self.uploader.sent - self._sent_before
-        return Counts(dict(self._fired), done.clips, self._queued, sent, done.dropped, done.failed)
+        evicted = self._homeless + self.outbox.evicted.total()
+        return Counts(dict(self._fired), done.clips, self._queued, sent, done.dropped, done.failed, evicted)
 
     def close(self, leave_s: float | None = LEAVE_S) -> None:
         """Open clips end with what there is and are queued. What is being sent has leave_s to get there (None: as long
@@ -170,6 +176,11 @@ class Collector:
         if any(f is not None for f in flags.values()) and self._changed(channels.DRIVER, tuple(flags.values())):
             push(channels.DRIVER, t, json.dumps(flags, separators=(",", ":")).encode())
 
+    def _make_room(self, count: int, priority: int) -> bool:
+        """Room on the spool's disk for a clip under way, of the queue's clips that are worth less."""
+        one_disk = self.spool.stat().st_dev == self.outbox.folder.stat().st_dev
+        return one_disk and self.outbox.make_room(count, priority)
+
     def _encoded(self, name: str, frame: np.ndarray) -> tuple[bool, bytes]:
         camera = self.recorder.cameras.get(name)
         if camera is None or camera.format != "h264" or frame.shape != (camera.height, camera.width, 3):
@@ -208,6 +219,10 @@ class Collector:
                     name = read_meta(clip).get("campaign", "")
                     self.outbox.put(clip, note_for(name, self.campaigns))
                     self._queued += 1
+                except Full as error:  # of all clips it is worth the least, and the spool has a bound as well
+                    self._homeless += 1
+                    log.warning("%s: dropped: %s", clip, error.strerror)
+                    clip.unlink()
                 except ValueError as error:
                     log.error("%s; it is kept in %s", error, set_aside(clip).parent)
                 except OSError as error:

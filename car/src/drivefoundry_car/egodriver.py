@@ -91,7 +91,7 @@ class EngineDriver(BaseDriver):
         camera = session.cameras[name]
         size = int(camera.intrinsics.resolution_h), int(camera.intrinsics.resolution_w)
         pixels = sampling(camera, self.image)
-        self._drives[session.uuid] = _Drive(Runtime(self.engine), name, pixels, size)
+        self._drives[session.uuid] = _Drive(Runtime(self.engine, patient=True), name, pixels, size)
 
     def on_session_close(self, session: SessionState) -> None:
         self._drives.pop(session.uuid, None)

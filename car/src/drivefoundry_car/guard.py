@@ -98,7 +98,7 @@ class Guard:
             if not slow.any():
                 break
             s = np.cumsum(allowed[slow] * PLAN_DT, 1)
-            points[slow] = _along(fine_path(points[slow]), s)
+            points[slow] = poses_along(fine_path(points[slow]), s)
             ds[slow], turn[slow], _ = _stretches(points[slow])
             # a long stretch's curve is tighter in places than its turn says, and slowing has cut out one of these
             redo = slow & self._too_tight(ds, turn).any(1)
@@ -148,7 +148,7 @@ class Guard:
             t = (np.arange(POINTS * FINE) + 0.5) * FINE_DT
             v = np.minimum(step[act] / FINE_DT, np.maximum(speed[act, None] - b * t, 0.0))
             s = np.cumsum(v * FINE_DT, 1)[:, FINE - 1 :: FINE]
-            tried = _along(fine[act], s)
+            tried = poses_along(fine[act], s)
             _, h = self._harm(fine_path(tried), rows, scene)
             better = h < best - 1e-9  # the mildest of equals stays
             out[better], best[better] = tried[better], h[better]
@@ -272,7 +272,7 @@ def fine_path(points: np.ndarray) -> np.ndarray:
     return out
 
 
-def _along(fine: np.ndarray, s: np.ndarray) -> np.ndarray:
+def poses_along(fine: np.ndarray, s: np.ndarray) -> np.ndarray:
     """Fine paths (S, 41, 3) and arc lengths (S, 8) in, the poses there (S, 8, 3) out; beyond the end, the end."""
     step = np.hypot(*np.moveaxis(np.diff(fine[..., :2], axis=1), -1, 0))
     run = np.concatenate([np.zeros((len(fine), 1)), np.cumsum(step, 1)], 1)

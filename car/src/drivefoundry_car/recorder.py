@@ -79,7 +79,9 @@ class Recorder:
 
     cameras: name -> Camera, up to 8, 'front' being the one that models see; meta: what `log.Drive.meta` holds. Each
     camera's ring is bounded by camera_bytes, each other channel's by signal_bytes. on_clip is called, in the writer's
-    thread, when a clip is whole. Times are s since one epoch for all channels, at least 0, rising per channel.
+    thread, when a clip is whole; make_room, when the disk is full, with the bytes that are lacking and the priority of
+    the clip that lacks them: true where some were freed. Times are s since one epoch for all channels, at least 0,
+    rising per channel.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Recorder:
         camera_bytes: int = 8 << 20,
         signal_bytes: int = 2 << 20,
         on_clip: Callable[[], object] = lambda: None,
+        make_room: Callable[[int, int], bool] = lambda _, __: False,
     ) -> None:
         for name, camera in cameras.items():
             if not re.fullmatch(r"[a-z0-9_]+", name) or camera.format not in channels.FORMATS:
@@ -101,7 +104,7 @@ class Recorder:
                 )
         self.folder, self.meta, self.cameras, self.ego_size = Path(folder), dict(meta), dict(cameras), ego_size
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._on_clip = on_clip
+        self._on_clip, self._make_room = on_clip, make_room
         starts: dict[str, Start] = {name: "key" if c.format == "h264" else "any" for name, c in cameras.items()}
         self._rings = {name: Ring(camera_bytes, start) for name, start in starts.items()}
         self._rings |= {topic: Ring(signal_bytes, "held" if topic in HELD else "any") for topic in (EGO, *TOPICS)}
@@ -269,7 +272,10 @@ class Recorder:
         stem, k = f"{drive}-{max(window.begin, 0):09.1f}", 0
         while any((self.folder / f"{stem}{f'_{k}' if k else ''}.mcap{end}").exists() for end in ("", PART)):
             k += 1
-        stream = self._stream = McapStream(self.folder / f"{stem}{f'_{k}' if k else ''}.mcap{PART}")
+        stream = self._stream = McapStream(
+            self.folder / f"{stem}{f'_{k}' if k else ''}.mcap{PART}",
+            lambda count: self._make_room(count, max(priority for priority, *_ in window.triggers)),
+        )
         self._ids = {}
         stream.add_metadata("recording", {"clock": "each channel's own"})
         stream.add_metadata("ego", channels.measured(self.ego_size))

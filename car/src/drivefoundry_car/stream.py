@@ -13,6 +13,7 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from mcap.records import (
     SummaryOffset,
 )
 
-from drivefoundry_car.durable import sync
+from drivefoundry_car.durable import NO_ROOM, sync
 
 MAGIC = b"\x89MCAP0\r\n"
 CHUNK_BYTES = 1 << 20
@@ -49,10 +50,14 @@ Index = dict[int, list[tuple[int, int]]]
 
 
 class McapStream:
-    """One MCAP file that is being written; OSError where the disk is full or gone. Others see that it is (flock)."""
+    """One MCAP file that is being written; OSError where the disk is full or gone. Others see that it is (flock).
 
-    def __init__(self, path: Path) -> None:
+    make_room: asked for so many bytes when the disk is full; true where it is worth trying again.
+    """
+
+    def __init__(self, path: Path, make_room: Callable[[int], bool] = lambda _: False) -> None:
         self._open(path, "x+b")
+        self._make_room = make_room
         try:
             self._write(MAGIC + _bytes_of(Header("", "drivefoundry")))
             sync(path.parent)
@@ -64,6 +69,7 @@ class McapStream:
     def _open(self, path: Path, mode: str) -> None:
         self.path = path
         self._file = path.open(mode, buffering=0)
+        self._make_room: Callable[[int], bool] = lambda _: False
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._counts: dict[int, int] = {}
@@ -132,13 +138,15 @@ class McapStream:
     def _write(self, data: bytes) -> None:
         """All of data, or OSError and the file as it was."""
         at, left = self._file.tell(), memoryview(data)
-        try:
-            while left:
+        while left:
+            try:
                 left = left[self._file.write(left) :]
-        except OSError:
-            self._file.seek(at)
-            self._file.truncate()
-            raise
+            except OSError as error:
+                if error.errno in NO_ROOM and self._make_room(len(left)):
+                    continue
+                self._file.seek(at)
+                self._file.truncate()
+                raise
 
     def finish(self) -> None:
         """What is still open, then the summary, to the disk; the file is closed."""

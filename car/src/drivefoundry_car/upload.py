@@ -2,6 +2,9 @@
 
 A clip leaves the queue (`outbox`) only when the service has acknowledged its very hash; nothing else is remembered, so
 a kill at any moment costs at most the bytes of the request under way. Clips are streamed, never held in memory.
+
+Proxies and captive portals answer too: only what carries the service's own `Tus-Resumable` decides anything about a
+clip, and its headers are checked before they are used. All else means: try again later.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import base64
 import json
 import queue
 import random
+import re
 import ssl
 import threading
 import time
@@ -21,19 +25,22 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from drivefoundry_car.endpoint import TUS, checked, first_line, from_service, read_answer
 from drivefoundry_car.link import Link
-from drivefoundry_car.outbox import Note, Outbox, Queued
+from drivefoundry_car.outbox import MOST_BYTES, Note, Outbox, Queued
 
 __all__ = ["Note", "Receipt", "Uploader"]
-TUS = "1.0.0"
-AGAIN = {404, 408, 409, 423, 425, 429, 460, 500, 502, 503, 504, 507}
-"""Statuses after which the same file may yet get through; 404: the upload is gone, begin anew."""
+STOP = {400, 401, 403, 405, 412, 415}
+"""The service's statuses that no other attempt changes: the token or the protocol is at fault, the clip waits."""
 REFUSED = {403, 413, 422}
-"""Statuses that say that the service will never take this file: another vehicle's, too large, no drive."""
+"""The service's statuses that say that it will never take this file: another vehicle's, too large, no drive."""
+_NUMBER, _PLACE = re.compile(r"[0-9]{1,18}"), re.compile(r"/[!-~]{0,2000}")
 PIECE = 1 << 20
 """Bytes between two looks at the link."""
 ASKED = 500
 """Hashes that the service is asked for at once."""
+ANSWER = 1 << 20
+"""Most bytes of an answer that are read."""
 PATIENCE_S = 60.0
 """Longest wait for another attempt; who is told to wait longer leaves it to the next `send_all`."""
 
@@ -48,7 +55,7 @@ class Receipt:
 
 
 class _Later(Exception):
-    """An attempt that failed for a reason that may pass, not before so many seconds."""
+    """An attempt that failed for a reason that may pass, though not before so many seconds."""
 
     def __init__(self, why: str, seconds: float = 0.0) -> None:
         super().__init__(why)
@@ -61,9 +68,26 @@ class _Closed(Exception):
 
 @dataclass(frozen=True)
 class _Answer:
+    """status; headers by lower-case name; the text of the body; and whether it is the service's own."""
+
     status: int
     headers: dict[str, str]
     text: str
+
+    @property
+    def own(self) -> bool:
+        return from_service(self.headers)
+
+    def offset(self, most: int) -> int:
+        """Upload-Offset. _Later if it is missing or no number of bytes of the clip."""
+        text = self.headers.get("upload-offset", "")
+        if not _NUMBER.fullmatch(text) or int(text) > most:
+            raise _Later(f"Upload-Offset '{first_line(text)}' for a clip of {most} bytes")
+        return int(text)
+
+    def acknowledges(self, clip: Queued) -> bool:
+        """Whether the service says with it that this clip is there for good."""
+        return self.own and self.headers.get("clip-sha256") == clip.sha256
 
 
 class Uploader:
@@ -73,7 +97,7 @@ class Uploader:
     bytes a request; link: when, how fast; bytes_per_day: of all campaigns together; attempts: failures in a row after
     which a file waits for the next `send_all`; backoff: s before the second attempt, doubled each time up to a minute,
     with full jitter; connections: files sent at once; timeout: s without a byte; clock: s since 1970, whose days end
-    the budgets'.
+    the budgets'; most_bytes: of the queue, see `Outbox`; insecure_http: see `endpoint.checked`.
     """
 
     def __init__(
@@ -90,10 +114,12 @@ class Uploader:
         connections: int = 2,
         timeout: float = 60.0,
         clock: Callable[[], float] = time.time,
+        most_bytes: int = MOST_BYTES,
+        insecure_http: bool = False,
     ) -> None:
-        self.server, self.chunk, self.attempts, self.backoff = server.rstrip("/"), chunk, attempts, backoff
+        self.server, self.chunk, self.attempts, self.backoff = checked(server, insecure_http), chunk, attempts, backoff
         self.connections, self.timeout, self.link = connections, timeout, link or Link()
-        self.outbox = Outbox(queue_dir, bytes_per_day, clock)
+        self.outbox = Outbox(queue_dir, bytes_per_day, clock, most_bytes)
         self.queue = self.outbox.folder
         self._base = urlsplit(self.server).path
         self._renew = token if callable(token) else None
@@ -155,12 +181,12 @@ class Uploader:
                 answer = self._authorised(
                     connection, "POST", f"{self._base}/have", {"Content-Type": "application/json"}, body
                 )
-                have = set(json.loads(answer.text)["have"]) if answer.status == 200 else set()
+                have = _have(answer)
                 for clip in some:
                     with self.outbox.held(clip) as file:
                         if file is not None and clip.sha256 in have:
                             receipts.append(self._acknowledged(clip, 0))
-        except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        except (OSError, HTTPException, ValueError):
             pass  # whatever is wrong will be met, and told, when the first clip is begun
         finally:
             connection.close()
@@ -197,31 +223,32 @@ class Uploader:
         gives up."""
         if self.outbox.spent(clip.note):
             return None
-        sent, failed, why, wait = 0, 0, "", 0.0
+        sent, failed, reached, why, wait = 0, 0, 0, "", 0.0
         # When the service has been away for all attempts of one file, the others try once.
         while failed < (1 if down.is_set() else self.attempts):
             if failed:
                 time.sleep(max(wait, random.uniform(0, min(PATIENCE_S, self.backoff * 2 ** (failed - 1)))))
-            before, wait = sent, 0.0
+            before, wait = reached, 0.0
             try:
                 location, offset, done = self._begin(connection, clip)
+                reached = max(reached, offset)
                 while not done:
                     count, offset, done = self._piece(connection, clip, file, location, offset)
-                    sent += count
+                    sent, reached = sent + count, max(reached, offset)
                 return self._acknowledged(clip, sent)
             except _Closed:
                 connection.close()
                 return None
             except (_Later, OSError, HTTPException) as error:
                 connection.close()
-                why = " ".join(str(error).split()) or type(error).__name__
+                why = first_line(str(error)) or type(error).__name__
                 wait = error.seconds if isinstance(error, _Later) else 0.0
                 if wait > PATIENCE_S:
                     return f"{why}; clips wait in {self.queue}"
             except ValueError as error:
                 connection.close()
                 return str(error)
-            failed = 1 if sent > before else failed + 1
+            failed = 1 if reached > before else failed + 1  # an attempt that came further is none of the failures
         down.set()
         return f"{self.server}: gave up after {failed} attempts ({why}); clips wait in {self.queue}"
 
@@ -230,10 +257,10 @@ class Uploader:
         sha, name = (base64.b64encode(text.encode()).decode() for text in (clip.sha256, clip.file.name))
         headers = {"Upload-Length": str(clip.size), "Upload-Metadata": f"sha256 {sha},filename {name}"}
         answer = self._checked(self._authorised(connection, "POST", f"{self._base}/uploads", headers), clip, 201)
-        location = urlsplit(answer.headers["location"]).path  # of this server: nobody else is sent the token
+        location = _place(answer)
         if "upload-offset" not in answer.headers:
             answer = self._checked(self._authorised(connection, "HEAD", location, {}), clip, 200)
-        return location, int(answer.headers["upload-offset"]), answer.headers.get("clip-sha256") == clip.sha256
+        return location, answer.offset(clip.size), answer.acknowledges(clip)
 
     def _piece(
         self, connection: HTTPConnection, clip: Queued, file: IO[bytes], location: str, offset: int
@@ -249,7 +276,10 @@ class Uploader:
         finally:
             self.outbox.refund(clip.note, count - body.sent)
         answer = self._checked(answer, clip, 204)
-        return count, int(answer.headers["upload-offset"]), answer.headers.get("clip-sha256") == clip.sha256
+        reached, done = answer.offset(clip.size), answer.acknowledges(clip)
+        if not done and (reached != offset + count or not count):
+            raise _Later(f"{reached} bytes have come of {offset + count} sent, and the clip is not acknowledged")
+        return count, reached, done
 
     def _authorised(
         self, connection: HTTPConnection, method: str, path: str, headers: dict[str, str], body: bytes | _Body = b""
@@ -258,7 +288,7 @@ class Uploader:
         token = self._token or self._other_than("")
         answer = _ask(connection, method, path, {**headers, "Authorization": f"Bearer {token}"}, body)
         for _ in range(2):  # the first may be one that another process has fetched, and be stale as well
-            if answer.status == 401 and self._renew is not None:
+            if answer.status == 401 and answer.own and self._renew is not None:
                 token = self._other_than(token)
                 answer = _ask(connection, method, path, {**headers, "Authorization": f"Bearer {token}"}, body)
         return answer
@@ -271,16 +301,50 @@ class Uploader:
             return self._token
 
     def _checked(self, answer: _Answer, clip: Queued, wanted: int) -> _Answer:
-        """The answer if it has the wanted status; else _Later, or ValueError with the service's own words."""
-        if answer.status == wanted:
+        """The answer if it is the service's and has the wanted status; else _Later, or ValueError with the service's
+        own words."""
+        if answer.own and answer.status == wanted:
             return answer
-        line = f"{self.server}: {answer.status} {answer.text.strip().splitlines()[0] if answer.text.strip() else ''}"
-        if answer.status in AGAIN:
-            after = answer.headers.get("retry-after", "")
-            raise _Later(line, float(after) if after.isdecimal() else 0.0)
-        if answer.status in REFUSED and "www-authenticate" not in answer.headers:
+        line = f"{self.server}: {answer.status} {first_line(answer.text)}".rstrip()
+        after = answer.headers.get("retry-after", "")
+        later = _Later(line, float(after) if _NUMBER.fullmatch(after) else 0.0)
+        if not answer.own:
+            raise _Later(f"{line} (not an answer of the ingest service: is a proxy or portal there?)", later.seconds)
+        scope = "www-authenticate" in answer.headers
+        if answer.status in REFUSED and not scope and _is_line(answer):
             self.outbox.refuse(clip, line)
+        elif answer.status not in STOP:
+            raise later
         raise ValueError(f"{line}; clip {clip.sha256[:12]}")
+
+
+def _place(answer: _Answer) -> str:
+    """The path of an upload on this server: nobody else is sent the token. _Later if there is none."""
+    try:
+        path = urlsplit(answer.headers.get("location", "")).path
+    except ValueError:
+        path = ""
+    if not _PLACE.fullmatch(path) or path.startswith("//"):
+        raise _Later(f"Location '{first_line(answer.headers.get('location', ''))}' is no place of an upload")
+    return path
+
+
+def _have(answer: _Answer) -> set[str]:
+    """Which clips the service has, by its answer to /have; none if the answer is not its own."""
+    if answer.status != 200 or not answer.own:
+        return set()
+    try:
+        told = json.loads(answer.text)
+    except (ValueError, RecursionError):
+        return set()
+    have = told.get("have") if isinstance(told, dict) else None
+    return {sha for sha in have if isinstance(sha, str)} if isinstance(have, list) else set()
+
+
+def _is_line(answer: _Answer) -> bool:
+    """Whether a refusal has the form of the service's: one line of plain text."""
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "text/plain" and len(answer.text.strip().splitlines()) == 1
 
 
 class _Body:
@@ -318,7 +382,7 @@ def _ask(connection: HTTPConnection, method: str, path: str, headers: dict[str, 
             connection.sock.settimeout(1.0)  # a refusal may have come before the link broke
             broken = True
     answer = connection.getresponse()
-    text = answer.read(1 << 20).decode(errors="replace")
-    if broken:
+    text = read_answer(answer, ANSWER, connection.timeout or 60.0).decode(errors="replace")
+    if broken or not answer.isclosed():
         connection.close()
     return _Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, text)

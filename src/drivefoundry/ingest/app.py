@@ -135,7 +135,8 @@ class _Service:
             raise Refused(400, "sha256: a list of hashes of 64 hex digits wanted")
         if len(asked) > HASHES:
             raise Refused(413, f"sha256: {len(asked)} hashes are more than the {HASHES} that may be asked for at once")
-        return JSONResponse({"have": [sha for sha in dict.fromkeys(asked) if self.landing.has(sha, vehicle)]})
+        have = [sha for sha in dict.fromkeys(asked) if self.landing.has(sha, vehicle)]
+        return JSONResponse({"have": have}, headers={"Tus-Resumable": TUS})  # a car believes no proxy's answer
 
     async def create(self, request: Request) -> Response:
         vehicle = self._vehicle(request)

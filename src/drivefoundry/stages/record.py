@@ -102,7 +102,7 @@ def record_scenes(fleet: Fleet, scenes: list[Scene], car: Path | None, out: Path
     release = ""
     if car is not None:
         engine, release = engine_in(car)
-        policy = CarPolicy(Runtime.load(engine, reason_every=0), f"release {release[:12]}")
+        policy = CarPolicy(Runtime.load(engine, reason_every=0, patient=True), f"release {release[:12]}")
     with bar("outings", len(chosen)) as advance:
         rows = record_supervised(
             policy,

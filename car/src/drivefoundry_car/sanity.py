@@ -1,0 +1,147 @@
+"""An observation in, what cannot be true of it out: the checks that stand before the planner and the guard.
+
+Masks are (S,) bool, true where the car S must not be driven by what was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+TOP_SPEED, REVERSE = 100.0, 3.0
+"""A measured speed above, or backwards faster than this, is a fault of the sensor, m/s."""
+EGO_MOST, ROUTE_MOST = 1e3, 1e6
+OBJECT_SPEED, OBJECT_SIZE, OBJECT_FAR = 150.0, 100.0, 1e5
+"""Objects beyond these are no road users, m/s and m."""
+MOVING = 0.5
+"""Below this speed, m/s, the camera may see the same picture again."""
+FLAT = 3
+"""A picture whose channels vary by no more than this shows nothing: black, white, or one colour."""
+BLANK_MOST, FROZEN_MOST = 2, 3
+"""So many decisions in a row may be made on a blank picture, or on one and the same while the car moves."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was found. cars: S; speed (S,) m/s as measured, NaN where that cannot be true, last the newest such of the
+    car's history; objects: without those left_out; masks by reason: frames_bad, ego_bad, route_bad, objects_bad."""
+
+    cars: int
+    speed: np.ndarray
+    last: np.ndarray
+    objects: list[np.ndarray | None] | None
+    left_out: int
+    bad: dict[str, np.ndarray]
+
+
+def inspect(frames: Any, ego: Any, route: Any, objects: Any, cars: int) -> Seen:
+    """Look at what `Runtime.plan` was given, whatever it is; cars: how many there are where it does not say."""
+    batches = ((ego, 3), (frames, 5), (route, 2))
+    cars = next((len(a) for a, axes in batches if isinstance(a, np.ndarray) and a.ndim == axes and len(a)), cars)
+    none = np.zeros(cars, bool)
+    frames_fit = isinstance(frames, np.ndarray) and frames.ndim == 5 and frames.dtype == np.uint8
+    frames_bad = none | (not frames_fit or len(frames) != cars or not frames.size)
+    ego_bad, speed, last = ~none, np.full(cars, np.nan), np.full(cars, np.nan)
+    if _fits(ego, cars, 3):
+        speeds = np.asarray(ego[..., 0], np.float64)
+        with np.errstate(invalid="ignore"):
+            likely = (speeds >= -REVERSE) & (speeds <= TOP_SPEED)
+            ego_bad = ~((np.abs(ego) <= EGO_MOST).all((1, 2)) & likely[:, -1])
+        speed = np.where(likely[:, -1], speeds[:, -1], np.nan)
+        newest = speeds.shape[1] - 1 - np.argmax(likely[:, ::-1], 1)
+        last = np.where(likely.any(1), speeds[np.arange(cars), newest], np.nan)
+    route_bad = ~none
+    if _fits(route, cars, 2):
+        with np.errstate(invalid="ignore"):
+            route_bad = ~(np.abs(route) <= ROUTE_MOST).all(1)
+    clean, left_out, objects_bad = objects_of(objects, cars)
+    bad = {"frames_bad": frames_bad, "ego_bad": ego_bad, "route_bad": route_bad, "objects_bad": objects_bad}
+    return Seen(cars, speed, last, clean, left_out, bad)
+
+
+def objects_of(objects: Any, cars: int) -> tuple[list[np.ndarray | None] | None, int, np.ndarray]:
+    """The perception channel's word in; the objects that can be, how many cannot, and the cars whose list is no list of
+    objects (mask) out. An object is left out by itself; the others count."""
+    if objects is None:
+        return None, 0, np.zeros(cars, bool)
+    if not isinstance(objects, Sequence | np.ndarray) or getattr(objects, "shape", None) == () or len(objects) != cars:
+        return None, 0, np.ones(cars, bool)
+    clean: list[np.ndarray | None] = []
+    left_out, bad = 0, np.zeros(cars, bool)
+    for i, given in enumerate(objects):
+        if given is None:
+            clean.append(None)
+            continue
+        try:
+            rows = np.asarray(given, np.float64)
+        except (ValueError, TypeError, OverflowError):
+            rows = np.zeros(0)
+        if rows.ndim != 2 or np.shape(rows)[-1] < 6:
+            bad[i] = True
+            clean.append(None)
+            continue
+        size = rows[:, 4:6]
+        with np.errstate(invalid="ignore"):
+            fine = np.isfinite(rows[:, :6]).all(1) & (np.abs(rows[:, :2]) <= OBJECT_FAR).all(1)
+            fine &= (np.abs(rows[:, 3]) <= OBJECT_SPEED) & (size >= 0).all(1) & (size <= OBJECT_SIZE).all(1)
+        left_out += int((~fine).sum())
+        clean.append(given if fine.all() else rows[fine])
+    return clean, left_out, bad
+
+
+def answer_of(answer: Any, cars: int, most: float = 1e4) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """A planner's answer in; points (S, 8, 3), tokens, and the cars whose points cannot be (mask) out; None if it is no
+    answer. most: m from the car."""
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        return None
+    try:
+        points, tokens = (np.asarray(a) for a in answer)
+    except ValueError:
+        return None
+    if points.shape != (cars, 8, 3) or points.dtype.kind not in "fiu" or tokens.dtype.kind not in "iu":
+        return None
+    if tokens.ndim != 2 or len(tokens) != cars:
+        return None
+    with np.errstate(invalid="ignore"):
+        fine = np.abs(points) <= most
+    return points, tokens, np.asarray(~fine.all((1, 2)))
+
+
+class Camera:
+    """Watches the pictures of S cars from decision to decision."""
+
+    def __init__(self, cars: int) -> None:
+        self._last: np.ndarray | None = None
+        self._blank, self._frozen = np.zeros(cars, np.int64), np.zeros(cars, np.int64)
+
+    def look(self, frames: np.ndarray, speed: np.ndarray, again: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Frames (S, F, H, W, 3) and speeds (S,), NaN where unknown, in; which of the newest pictures are blank, which
+        the same as before while the car moves, and which cars have seen nothing for too long, (S,) bool each, out.
+
+        again: this moment was there before. A car that stands does not see that its camera is frozen, so what was
+        counted stays until the picture changes: it does not start again blindly.
+        """
+        newest = frames[:, -1]
+        span = newest.max((1, 2)).astype(np.int64) - newest.min((1, 2))
+        blank = (span <= FLAT).all(1)
+        same = np.full(len(frames), again)
+        if self._last is not None and self._last.shape == newest.shape:
+            same |= (self._last == newest).all((1, 2, 3))
+        frozen = same & ~(np.abs(speed) <= MOVING)
+        self._blank = np.where(blank, self._blank + 1, 0)
+        self._frozen = np.where(same, self._frozen + frozen, 0)
+        self._last = newest.copy()
+        return blank, frozen, (self._blank > BLANK_MOST) | (self._frozen > FROZEN_MOST)
+
+
+def _fits(array: Any, cars: int, axes: int) -> bool:
+    return (
+        isinstance(array, np.ndarray)
+        and array.ndim == axes
+        and len(array) == cars
+        and array.size > 0
+        and array.dtype.kind in "fiu"
+    )
