@@ -63,6 +63,8 @@ class Door:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.most, self.most_of_one, self._metrics = most, max(1, most * 3 // 4), metrics
+        # A crowd at the door must not push out whom it has let in before the loop has read what they sent.
+        self._at_once = max(1, min(AT_ONCE, self.most_of_one // 8))
         self._loop = asyncio.get_running_loop()
         self._listener, self._make, self._proxies, self._tls = listener, make, proxies, tls
         self._guests: dict[Guest, None] = {}
@@ -101,7 +103,7 @@ class Door:
         self._open = on
 
     def _accept(self) -> None:
-        for _ in range(AT_ONCE):
+        for _ in range(self._at_once):
             try:
                 sock, peer = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
