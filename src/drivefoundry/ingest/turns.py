@@ -12,6 +12,8 @@ FREE = 3.0
 """Refusals that cost no wait: a recorder may have written a few bad files."""
 LONGEST_S = 60.0
 """Longest wait; an uploader still waits so long within one attempt."""
+SLOW_S = 3.0
+"""A refused check that took longer costs its vehicle as long again."""
 _FORGIVEN_S = 60.0
 """One refusal is forgotten in so long."""
 _KEPT = 10_000
@@ -88,13 +90,13 @@ class Penalties:
         return max(0.0, self._of[vehicle][2] - self._clock()) if vehicle in self._of else 0.0
 
     def refused(self, vehicle: str, took: float) -> None:
-        """A check that took so many seconds ended in a refusal: the wait is as long at least, and doubles each time."""
+        """A check that took so many seconds ended in a refusal: the wait doubles each time."""
         level, now = self._level(vehicle) + 1, self._clock()
         wait = 2 ** (min(level, 60.0) - FREE - 1) if level > FREE else 0.0
         self._of.pop(vehicle, None)
         if len(self._of) >= _KEPT:
             del self._of[next(iter(self._of))]
-        self._of[vehicle] = (level, now, now + min(LONGEST_S, max(wait, took)))
+        self._of[vehicle] = (level, now, now + min(LONGEST_S, max(wait, took if took > SLOW_S else 0.0)))
 
     def passed(self, vehicle: str) -> None:
         """A clip of the vehicle was taken: one refusal is forgotten."""
