@@ -54,7 +54,7 @@ def make_app(
     landing: Landing, accounts: Accounts, uploads: Uploads, metrics: Metrics, silence_s: float = 30.0
 ) -> FastAPI:
     """The service over one landing; unfinished uploads are kept in uploads. silence_s: see `access.Access`."""
-    app = FastAPI(title="drivefoundry ingest", version="1", docs_url=None, redoc_url=None)
+    app = FastAPI(title="drivefoundry ingest", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     service = _Service(landing, accounts, uploads, metrics)
     service.silence_s = silence_s
     for method, path, handler, status in (
