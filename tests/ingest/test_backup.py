@@ -106,6 +106,14 @@ def test_a_revocation_outlives_a_copy_that_does_not_know_of_it(tmp_path):
         with pytest.raises(ValueError, match="revoked"):
             vehicles.rotate(secret)
     assert (vehicles.life("car-1"), vehicles.life("car-2")) == (1, 1)
+    vehicles.close()
+    for end in ("-wal", "-shm"):
+        file.with_name(f"{file.name}{end}").unlink(missing_ok=True)
+    shutil.copy(tmp_path / "older", file)  # an operator puts back an older table by hand
+    assert restore(file) == ""
+    vehicles = Vehicles(file)
+    with pytest.raises(ValueError, match="revoked"):
+        vehicles.rotate(refresh)
     vehicle, refresh = vehicles.enrol(vehicles.invite("car-1"))  # and may be invited again
     vehicles.close()
     emptied(file)

@@ -133,9 +133,16 @@ def restore(file: Path) -> str:
     For the process that holds the service's folder. The damaged files are kept beside it. ValueError where the copy is
     damaged as well.
     """
-    why, copy = lost(file), copy_of(file)
-    if not why:
-        return ""
+    why = lost(file)
+    if why:
+        _put_back(file, why)
+    if file.exists() and file.stat().st_size:
+        _revoke_again(file)
+    return why
+
+
+def _put_back(file: Path, why: str) -> None:
+    copy = copy_of(file)
     fault = fault_of(copy)
     if fault:
         raise ValueError(f"{file} {why}, and its backup {copy.name} {fault}; put back an older copy of either")
@@ -150,19 +157,26 @@ def restore(file: Path) -> str:
         kept.backup(db)
         with db:
             db.execute("UPDATE vehicles SET code = NULL, code_until = NULL")
-            for name, life in _revoked(file):
-                db.execute(
-                    "INSERT INTO vehicles (name, scopes, life, revoked) VALUES (?, 'status', ?, ?) "
-                    "ON CONFLICT (name) DO UPDATE SET life = excluded.life, revoked = excluded.revoked, "
-                    "refresh = NULL, before = NULL WHERE vehicles.life < excluded.life",
-                    (name, life, time.time()),
-                )
     sync(aside)
     os.replace(aside, file)
     sync(file.parent)
     _log.error("%s %s: restored from %s; one-time codes not yet used are void, invite those vehicles again",
                file, why, copy.name)  # fmt: skip
-    return why
+
+
+def _revoke_again(file: Path) -> None:
+    """Apply the revocations that a table, restored here or by an operator, does not know of."""
+    try:
+        with closing(sqlite3.connect(file, timeout=30.0)) as db, db:
+            for name, life in _revoked(file):
+                db.execute(
+                    "INSERT INTO vehicles (name, scopes, life, revoked) VALUES (?, 'status', ?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET life = excluded.life, revoked = excluded.revoked, code = NULL, "
+                    "refresh = NULL, before = NULL WHERE vehicles.life < excluded.life",
+                    (name, life, time.time()),
+                )
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"{file}: cannot keep the vehicles ({error}); name another folder") from error
 
 
 def _free(name: Path) -> Path:

@@ -77,6 +77,7 @@ def running(
         stack.enter_context(sole(folder))
         restore(folder / "vehicles.db")
         vehicles = stack.enter_context(closing(Vehicles(folder / "vehicles.db")))
+        vehicles.backup.now()
         check = make = None
         if apart:
             checkers = stack.enter_context(closing(Checkers(store.objects.url)))
@@ -91,7 +92,7 @@ def running(
             log_level="error", access_log=False, ws="none", lifespan="off", http=Wire, proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
         )  # fmt: skip
-        most, header_s = access.most(len(os.listdir("/proc/self/fd"))), access.header_s
+        most, header_s = access.most(len(os.listdir("/dev/fd"))), access.header_s
 
         def door(listener: socket.socket, **of_server: Any) -> Door:
             return Door(listener, lambda guest: Wire(guest, header_s, **of_server), most, proxies, metrics, tls)
