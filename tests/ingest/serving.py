@@ -61,9 +61,14 @@ def invited(store: Path, vehicle: str) -> str:
 
 
 @contextmanager
-def serving(store: Path, *options: str, port: int = 0, **environment: str) -> Iterator[Service]:
-    """The service in a process of its own; killed at the end, if it has not stopped before."""
+def serving(
+    store: Path, *options: str, port: int = 0, nofile: int | None = None, **environment: str
+) -> Iterator[Service]:
+    """The service in a process of its own; killed at the end, if it has not stopped before. nofile: descriptors that it
+    may have."""
     command = [sys.executable, "-m", "drivefoundry", "ingest", "serve", "--store", str(store), "--port", str(port)]
+    if nofile is not None:
+        command = ["sh", "-c", f'ulimit -n {nofile}; exec "$@"', "sh", *command]
     around = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, env=around) as process:
         try:

@@ -153,7 +153,7 @@ def test_from_the_operators_code_to_clips_at_home_and_revoked(tmp_path, make_dri
         (["enrol"], "ingest enrol: give the vehicle's name"),
         (["revoke", "car-1", "--store", "nowhere"], "no vehicles here"),
         (["vehicles", "--store", "s3://bucket"], "is remote; name a local folder"),
-        (["serve", "--clip", "0"], "Limits.clip: above 0 wanted"),
+        (["serve", "--clip", "0"], "Limits.clip: must be > 0, got 0"),
         (["serve", "--prot", "1"], "did you mean '--port'?"),
     ],
 )

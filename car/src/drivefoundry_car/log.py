@@ -236,7 +236,7 @@ def _read(data: bytes, with_video: bool) -> Drive:
     data_of: dict[str, list[bytes]] = {topic: [] for topic in wanted}
     ns_of: dict[str, list[int]] = {topic: [] for topic in wanted}
     kept = {id: (data_of[c.topic], ns_of[c.topic]) for id, c in summary.channels.items() if c.topic in data_of}
-    for channel, at, message in messages(data, summary):
+    for channel, at, message in messages(data, summary, kept.keys()):
         if channel in kept:
             kept[channel][0].append(message)
             kept[channel][1].append(at)

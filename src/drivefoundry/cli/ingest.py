@@ -37,7 +37,7 @@ class ServeOptions(Place):
     """What `ingest serve` takes."""
 
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
-    """Where to listen; 0.0.0.0 for other machines, behind a proxy that speaks TLS."""
+    """Where to listen; 0.0.0.0 for other machines, with --cert and --key or behind a proxy that speaks TLS."""
     port: Annotated[int, arg(metavar="N")] = 8080
     """The port there; 0 for a free one."""
     clip: Annotated[int, arg(metavar="BYTES")] = 256 << 20
@@ -45,7 +45,17 @@ class ServeOptions(Place):
     day: Annotated[int | None, arg(metavar="BYTES", help_behavior_hint="(default: any)")] = None
     """Most that one vehicle may send a day (UTC)."""
     requests: Annotated[float, arg(metavar="N")] = 100.0
-    """Most requests a second of one vehicle, in the long run."""
+    """Most requests a second of one vehicle, and wrong secrets a second of one address, in the long run."""
+    unfinished: Annotated[int, arg(metavar="BYTES")] = 4 << 30
+    """Most that one vehicle's unfinished uploads may come to."""
+    cert: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: plain HTTP)")] = None
+    """Certificate chain (PEM): speak TLS."""
+    key: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Its private key (PEM, without a passphrase)."""
+    trust_proxy: Annotated[tuple[str, ...], arg(metavar="ADDRESS|CIDR", help_behavior_hint="(default: none)")] = ()
+    """Proxies whose X-Forwarded-For or Forwarded header is believed."""
+    connections: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: by `ulimit -n`)")] = None
+    """Most connections at once."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +87,18 @@ def serve(options: ServeOptions) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     from drivefoundry.clips.store import ClipStore
+    from drivefoundry.ingest.access import Access, raise_descriptors
     from drivefoundry.ingest.limits import Limits
     from drivefoundry.ingest.server import running
 
-    limits = Limits(clip=options.clip, requests=options.requests, day=options.day).validate()
+    limits = Limits(
+        clip=options.clip, requests=options.requests, day=options.day, unfinished=options.unfinished
+    ).validate()
+    access = Access(options.cert, options.key, options.trust_proxy, options.connections).validate()
+    raise_descriptors()
     folder = _folder(options)
     store = ClipStore(options.store)
-    with running(store, None, options.port, options.host, folder, limits=limits, apart=True) as service:
+    with running(store, None, options.port, options.host, folder, limits=limits, access=access, apart=True) as service:
         text = f"{service.url} takes clips into {options.store} until it is stopped"
         announce(options, text, {"url": service.url, "store": options.store})
         stop.wait()
@@ -133,10 +148,11 @@ def _folder(options: Place) -> Path:
 
 
 def _vehicles(options: Place) -> Vehicles:
+    from drivefoundry.ingest.backup import copy_of
     from drivefoundry.ingest.vehicles import Vehicles
 
     file = _folder(options) / "vehicles.db"
-    if not file.exists():
+    if not file.exists() and not copy_of(file).exists():
         raise ValueError(f"{file}: no vehicles here; name the service's --store or --folder")
     return Vehicles(file)
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import queue
 import resource
 import signal
+import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,8 +22,11 @@ from drivefoundry.compute import keep_memory
 
 MEMORY = 2 << 30
 """Bytes that a check may take beyond what an idle checker has: a clip of the largest size takes half of it."""
-SECONDS = 30.0
-"""How long a check may take: the largest clip takes a second or two."""
+SECONDS, LEAST_S, BYTES_A_SECOND = 30.0, 10.0, 1e6
+"""Processor time that a check may take: LEAST_S and a second for each so many bytes, SECONDS at most. The largest clip
+takes a second or two, a clip of JPEG pictures, which are encoded anew, a tenth of what it may."""
+PATIENCE = 4.0
+"""A check may wait for the processor or the disk so many times longer than it may compute."""
 STORE_S = 600.0
 """How much longer making a row may take: its videos go to the object store, over a network perhaps."""
 _START_S = 60.0
@@ -30,7 +35,7 @@ _START_S = 60.0
 class Checkers:
     """`prepared.check` and `prepared.prepare` in processes of their own, a file at a time each; threads may share them.
 
-    objects: URL of the object store that keeps the clips' videos; memory, seconds: bounds of one file.
+    objects: URL of the object store that keeps the clips' videos; memory, seconds: bounds of the largest file.
     """
 
     def __init__(self, objects: str, count: int = 2, *, memory: int = MEMORY, seconds: float = SECONDS) -> None:
@@ -54,7 +59,9 @@ class Checkers:
     def _ask(self, path: Path, sha256: str, vehicle: str | None) -> Prepared | None:
         checker = self._idle.get()
         try:
-            return checker.ask((path, sha256, vehicle), self.seconds)
+            return checker.ask(
+                (path, sha256, vehicle), min(self.seconds, LEAST_S + path.stat().st_size / BYTES_A_SECOND)
+            )
         finally:
             if not checker.process.is_alive():
                 checker.close()
@@ -85,13 +92,11 @@ class _Checker:
             raise OSError("no checker starts") from error
         try:
             self._pipe.send(task)
-            keeps = task[2] is None
-            if not self._pipe.poll(seconds + STORE_S * keeps):
-                self.process.kill()
-                self.process.join()
-                if keeps:  # it has been checked: the store is slow, not the file
-                    raise OSError(f"keeping a clip takes more than {seconds + STORE_S:g} s")
-                raise ValueError(f"checking it takes more than {seconds:g} s; cut it into shorter clips")
+            if task[2] is not None:
+                self._wait(seconds)
+            elif not self._pipe.poll(seconds + STORE_S):  # it has been checked: the store is slow, not the file
+                self._kill()
+                raise OSError(f"keeping a clip takes more than {seconds + STORE_S:g} s")
             told = self._pipe.recv()
         except (EOFError, ConnectionError) as error:
             self.process.join()
@@ -102,11 +107,36 @@ class _Checker:
             raise told
         return told
 
+    def _wait(self, seconds: float) -> None:
+        """Until the answer is there. ValueError where it takes more processor time; OSError where the machine is too
+        busy with other things, or its disk does not answer: neither is the file's fault."""
+        begun, end = self._spent(), time.monotonic() + PATIENCE * seconds
+        left = seconds
+        while not self._pipe.poll(max(0.05, left)):
+            left = seconds - (self._spent() - begun)
+            if left <= 0:
+                self._kill()
+                raise ValueError(f"checking it takes more than {seconds:g} s; cut it into shorter clips")
+            if time.monotonic() > end:
+                self._kill()
+                raise OSError(f"no checker gets through a clip in {PATIENCE * seconds:g} s")
+
+    def _spent(self) -> float:
+        """Processor seconds of the process so far; 0 once it is dead."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
     def close(self) -> None:
         self._pipe.close()
         self.process.join(SECONDS)
-        self.process.kill()
-        self.process.join()
+        self._kill()
 
 
 def _work(pipe: Connection, objects: str, memory: int) -> None:

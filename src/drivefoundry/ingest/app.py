@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
+import logging
 import os
 import re
 import sqlite3
+import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,32 +28,41 @@ from drivefoundry.ingest.accounts import Accounts, Refused, document
 from drivefoundry.ingest.contract import ROUTES, SECURITY, TUS
 from drivefoundry.ingest.landing import Landing
 from drivefoundry.ingest.metrics import CONTENT_TYPE, Metrics
+from drivefoundry.ingest.turns import Penalties, Turns
 from drivefoundry.ingest.uploads import Upload, Uploads
 
-SILENCE_S = 30.0
-"""A request that sends nothing for this long loses its hold on the upload."""
+CHECKS = 2
+"""Clips that are checked at once: work for the processor, away from the event loop."""
+SLOWEST = 4096
+"""Bytes that a request must bring within the time of silence, or it loses its hold on the upload."""
 HASHES = 1000
 """Most hashes that may be asked for at once."""
 _SHA = re.compile(r"[0-9a-f]{64}")
-_COUNTERS = {
+_log = logging.getLogger(__name__)
+COUNTERS = {
     "requests_total": "Requests by route and status.",
     "received_bytes_total": "Bytes of clips received, those of broken requests included.",
     "acknowledged_total": "Clips checked, kept and acknowledged.",
     "refused_total": "Uploads whose bytes were refused, by reason.",
+    "put_off_total": "Checks put off because the vehicle's last clips were refused.",
+    "check_seconds_total": "Time that checks of clips took.",
+    "dropped_total": "Connections that were ended or refused, by reason.",
 }
 
 
-def make_app(landing: Landing, accounts: Accounts, uploads: Uploads) -> FastAPI:
-    """The service over one landing; unfinished uploads are kept in uploads."""
-    app = FastAPI(title="drivefoundry ingest", version="1", docs_url=None, redoc_url=None)
-    metrics = Metrics(_COUNTERS)
+def make_app(
+    landing: Landing, accounts: Accounts, uploads: Uploads, metrics: Metrics, silence_s: float = 30.0
+) -> FastAPI:
+    """The service over one landing; unfinished uploads are kept in uploads. silence_s: see `access.Access`."""
+    app = FastAPI(title="drivefoundry ingest", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     service = _Service(landing, accounts, uploads, metrics)
+    service.silence_s = silence_s
     for method, path, handler, status in (
         ("GET", "/health", service.health, 200),
         ("GET", "/metrics", service.metrics_text, 200),
         ("POST", "/enrol", accounts.enrol, 200),
         ("POST", "/token", accounts.token, 200),
-        ("GET", "/status", accounts.status, 200),
+        ("GET", "/status", service.status, 200),
         ("POST", "/have", service.have, 200),
         ("OPTIONS", "/uploads", service.options, 204),
         ("POST", "/uploads", service.create, 201),
@@ -65,10 +76,13 @@ def make_app(landing: Landing, accounts: Accounts, uploads: Uploads) -> FastAPI:
     async def refuse(_: Request, error: Refused) -> Response:
         return PlainTextResponse(str(error), error.status, {"Tus-Resumable": TUS, **error.headers})
 
-    @app.exception_handler(sqlite3.OperationalError)
-    async def no_table(_: Request, error: sqlite3.OperationalError) -> Response:
-        line = f"the table of vehicles cannot be written ({error}); try again later"
-        return PlainTextResponse(line, 507, {"Tus-Resumable": TUS})
+    @app.exception_handler(sqlite3.DatabaseError)
+    async def no_table(_: Request, error: sqlite3.DatabaseError) -> Response:
+        accounts.vehicles.suspect()
+        full = isinstance(error, sqlite3.OperationalError)
+        line = f"the table of vehicles cannot be {'written' if full else 'read'} ({error}); try again later"
+        _log.error(line)
+        return PlainTextResponse(line, 507 if full else 503, {"Tus-Resumable": TUS, "Retry-After": "60"})
 
     plain = app.openapi
 
@@ -104,22 +118,33 @@ class _Service:
     def __init__(self, landing: Landing, accounts: Accounts, uploads: Uploads, metrics: Metrics) -> None:
         self.landing, self.accounts, self.uploads, self.metrics = landing, accounts, uploads, metrics
         self.busy: set[str] = set()
-        # Checking a clip is work for the processor: two at a time, away from the event loop.
-        self.checks = ThreadPoolExecutor(2, thread_name_prefix="check")
+        self.sending: Counter[str] = Counter()
+        self.checks, self.turns = ThreadPoolExecutor(CHECKS, thread_name_prefix="check"), Turns(CHECKS)
+        self.penalties = Penalties()
+        self.silence_s = 30.0
 
     async def health(self) -> Response:
         counts = self.landing.counts()
-        if self.landing.trouble:
-            return JSONResponse({"status": self.landing.trouble, **counts}, 503)
-        return JSONResponse({"status": "ok", **counts})
+        trouble = self.accounts.vehicles.trouble() or self.landing.trouble
+        return JSONResponse({"status": trouble or "ok", **counts}, 503 if trouble else 200)
+
+    async def status(self, request: Request) -> Response:
+        vehicle = self.accounts.vehicle(request, "status")
+        spent, day = self.accounts.vehicles.spent(vehicle), self.accounts.limits.day
+        left = None if day is None else max(0, day - spent)
+        about = {"vehicle": vehicle, "bytes_today": spent, "bytes_left": left}
+        about["resets_in_s"] = self.accounts.vehicles.tomorrow_in()
+        return JSONResponse({**about, "lost": self.landing.lost(vehicle)[:HASHES]})
 
     async def metrics_text(self) -> Response:
-        counts = self.landing.counts()
+        counts = self.landing.counts() | {"set_aside": self.landing.set_aside}
         gauges = {
             "landed": ("Clips in the table.", counts["landed"]),
             "waiting": ("Clips acknowledged, not yet in the table.", counts["waiting"]),
             "unfinished": ("Uploads that have begun and not ended.", len(self.uploads)),
             "receiving": ("Requests that add to an upload now.", len(self.busy)),
+            "checks_waiting": ("Whole uploads that wait to be checked.", len(self.turns)),
+            "set_aside": ("Files kept apart because they could not be read or were damaged.", counts["set_aside"]),
         }
         return Response(self.metrics.text(gauges), media_type=CONTENT_TYPE)
 
@@ -155,7 +180,7 @@ class _Service:
             return Response(status_code=201, headers={**headers, "Upload-Offset": str(length), "Clip-Sha256": sha})
         self.accounts.left(vehicle)
         try:
-            upload = self.uploads.create(vehicle, sha, length)
+            upload = self.uploads.create(vehicle, sha, length, self.busy)
         except OSError as error:
             raise _full(error) from error
         if upload is None:
@@ -175,7 +200,10 @@ class _Service:
         upload = self._own(name, vehicle)
         if name in self.busy:
             raise Refused(423, "another request adds to this upload; try again later")
+        if self.sending[vehicle] >= self.accounts.limits.sending:
+            raise Refused(429, f"{self.sending[vehicle]} requests of this vehicle are under way", {"Retry-After": "5"})
         self.busy.add(name)
+        self.sending[vehicle] += 1
         try:
             offset = self.uploads.offset(upload)
             if began != offset:
@@ -188,51 +216,76 @@ class _Service:
             return Response(status_code=204, headers=headers)
         finally:
             self.busy.discard(name)
+            self.sending[vehicle] -= 1
+            if not self.sending[vehicle]:
+                del self.sending[vehicle]
 
     async def _receive(self, request: Request, upload: Upload, begin: int) -> int:
         """Append what comes; what came before the link broke is kept. Returns the bytes now here."""
         room = upload.length - begin
-        left = self.accounts.left(upload.vehicle) if room else 0
-        if int(request.headers.get("Content-Length") or 0) > room:
+        wanted = min(_number(request, "Content-Length"), room + 1) if "Content-Length" in request.headers else room
+        if wanted > room:
             raise Refused(413, f"more than the promised {upload.length} bytes")
-        count, clock = 0, asyncio.get_running_loop().time
+        if not wanted:
+            return begin
         try:
             part = os.open(self.uploads.part(upload), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
             raise _full(error) from error
+        came, booked = [0], False
         try:
-            async with asyncio.timeout(SILENCE_S) as silence:
-                async for piece in request.stream():
-                    silence.reschedule(clock() + SILENCE_S)
-                    if count + len(piece) > room:
-                        raise Refused(413, f"more than the promised {upload.length} bytes")
-                    if count + len(piece) > left:
-                        self.accounts.left(upload.vehicle, count + len(piece))
-                    view = memoryview(piece)
-                    while view:
-                        wrote = os.write(part, view)
-                        view, count = view[wrote:], count + wrote
+            granted = self.accounts.book(upload.vehicle, upload.id, begin, wanted)
+            booked = True
+            await self._append(request, part, room, granted, came)
         except (ClientDisconnect, TimeoutError) as error:
-            raise Refused(408, f"the link broke after {begin + count} bytes; go on from there") from error
+            raise Refused(408, f"the link broke after {begin + came[0]} bytes; go on from there") from error
         except OSError as error:
             raise _full(error) from error
         finally:
             os.close(part)
-            if count:
-                self.metrics.add("received_bytes_total", count)
-                self.accounts.vehicles.spend(upload.vehicle, count)
-        return begin + count
+            if came[0]:
+                self.metrics.add("received_bytes_total", came[0])
+            if booked:
+                self.accounts.settle(upload.vehicle, upload.id, came[0])
+        return begin + came[0]
+
+    async def _append(self, request: Request, part: int, room: int, granted: int, came: list[int]) -> None:
+        """Write what comes to an open file; came: bytes so far. A sender that is too slow gets TimeoutError."""
+        clock, seen = asyncio.get_running_loop().time, 0
+        async with asyncio.timeout(self.silence_s) as silence:
+            async for piece in request.stream():
+                if came[0] + len(piece) - seen >= SLOWEST:
+                    silence.reschedule(clock() + self.silence_s)
+                    seen = came[0] + len(piece)
+                if came[0] + len(piece) > room:
+                    raise Refused(413, f"more than the promised {room} bytes")
+                if came[0] + len(piece) > granted:
+                    raise self.accounts.all_sent()
+                view = memoryview(piece)
+                while view:
+                    wrote = os.write(part, view)
+                    view, came[0] = view[wrote:], came[0] + wrote
 
     async def _finish(self, upload: Upload) -> None:
         """Check and hand over a whole upload; on return it may be acknowledged."""
-        take: Callable[..., None] = self.landing.take
-        part = self.uploads.part(upload)
+        part, began = self.uploads.part(upload), time.monotonic()
         reason = ""
         try:
             if not upload.length:
                 part.touch()
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self.checks, take, part, upload.sha256, upload.vehicle)
+            async with self.turns.turn(upload.vehicle):
+                wait = self.penalties.wait(upload.vehicle)
+                if wait:
+                    self.metrics.add("put_off_total")
+                    line = f"clips of this vehicle were refused; this one is whole and is checked in {wait:.0f} s"
+                    raise Refused(429, line, {"Retry-After": str(int(wait) + 1)})
+                began = time.monotonic()
+                take: Callable[..., None] = self.landing.take
+                loop = asyncio.get_running_loop()
+                try:
+                    await loop.run_in_executor(self.checks, take, part, upload.sha256, upload.vehicle)
+                finally:
+                    self.metrics.add("check_seconds_total", time.monotonic() - began)
         except WrongHash as error:
             reason = "hash"
             self.uploads.restart(upload)
@@ -251,6 +304,10 @@ class _Service:
         finally:
             if reason:
                 self.metrics.add("refused_total", reason=reason)
+            if reason in ("clip", "vehicle"):
+                self.penalties.refused(upload.vehicle, time.monotonic() - began)
+                _log.warning("%s: clip %s refused (%s)", upload.vehicle, upload.sha256[:12], reason)
+        self.penalties.passed(upload.vehicle)
         self.metrics.add("acknowledged_total")
         self.uploads.forget(upload)
 
@@ -275,7 +332,7 @@ def _full(error: OSError) -> Refused:
 def _number(request: Request, header: str) -> int:
     text = request.headers.get(header, "")
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-        raise Refused(400, f"{header}: a whole number wanted, not '{text}'")
+        raise Refused(400, f"{header}: a whole number wanted, not '{text[:40]}'")
     return int(text)
 
 
@@ -286,6 +343,6 @@ def _metadata(header: str) -> dict[str, str]:
         key, _, value = entry.partition(" ")
         try:
             pairs[key] = base64.b64decode(value, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError) as error:
-            raise Refused(400, f"Upload-Metadata: the value of '{key}' is not base64 text") from error
+        except ValueError as error:  # no base64, or not of UTF-8, or not even ASCII
+            raise Refused(400, f"Upload-Metadata: the value of '{key[:40]}' is not base64 text") from error
     return pairs

@@ -24,7 +24,7 @@ _LINE = {
     423: "another request adds to this upload",
     429: "too many requests, uploads or bytes; Retry-After says when to come again",
     460: "the bytes do not have the promised SHA-256; they are thrown away",
-    503: "clips wait for the store",
+    503: "clips wait for the store, or the vehicles cannot be read",
     507: "no room at present",
 }
 _ACCOUNT = {
@@ -50,7 +50,7 @@ def _answers(
 ) -> dict[int | str, dict[str, Any]]:
     """Responses: plain lines for errors, schemas of JSON and names of headers by status for the rest."""
     line = {"text/plain": {"schema": {"type": "string"}}}
-    out: dict[int | str, dict[str, Any]] = {s: {"description": _LINE[s], "content": line} for s in (*errors, 507)}
+    out: dict[int | str, dict[str, Any]] = {s: {"description": _LINE[s], "content": line} for s in (*errors, 503, 507)}
     for status, schema in (json or {}).items():
         out[status] = {"description": _LINE[status], "content": {"application/json": {"schema": schema}}}
     for status, names in (headers or {}).items():
@@ -89,14 +89,15 @@ ROUTES: dict[str, dict[str, Any]] = {
                                               for s in (200, 503)})),
     "metrics": _route("metrics", {200: {"description": "counts, for Prometheus",
                                         "content": {"text/plain": {"schema": {"type": "string"}}}}}),
-    "enrol": _route("enrol", _answers(400, 401, 413, 415, 429, json={200: _ACCOUNT}),
+    "enrol": _route("enrol", _answers(400, 401, 408, 413, 415, 429, json={200: _ACCOUNT}),
                     requestBody=_body(_object(code=SECRET))),
-    "token": _route("token", _answers(400, 401, 413, 415, 429, json={200: _ACCOUNT}),
+    "token": _route("token", _answers(400, 401, 408, 413, 415, 429, json={200: _ACCOUNT}),
                     requestBody=_body(_object(refresh=SECRET))),
     "status": _route("status", _answers(401, 403, 429, json={200: _object(
-        vehicle={"type": "string"}, bytes_today=_COUNT, bytes_left={"type": ["integer", "null"]}, resets_in_s=_COUNT)}),
+        vehicle={"type": "string"}, bytes_today=_COUNT, bytes_left={"type": ["integer", "null"]}, resets_in_s=_COUNT,
+        lost={"type": "array", "items": HASH})}),
         security=_LOCKED),
-    "have": _route("have", _answers(400, 401, 403, 413, 415, 429,
+    "have": _route("have", _answers(400, 401, 403, 408, 413, 415, 429,
                                     json={200: _object(have={"type": "array", "items": HASH})}), security=_LOCKED,
                    requestBody=_body(_object(sha256={"type": "array", "items": HASH, "maxItems": 1000}))),
     "options": _route("options", _answers(headers={204: ("Tus-Version", "Tus-Extension", "Tus-Max-Size")})),

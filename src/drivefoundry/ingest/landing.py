@@ -1,21 +1,24 @@
 """Uploaded files in, clips in the store out: checked one by one before they are acknowledged, landed in batches.
 
 A file that is acknowledged lies in the landing folder until its row is in the table, so that a kill loses nothing: the
-next start takes it up again.
+next start takes it up again. One that is damaged, unreadable or gone by then is set aside and the others land; its
+vehicle learns of it, and may send the clip again.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from drivefoundry.clips.prepared import Prepared, prepare
 from drivefoundry.clips.store import ClipStore
-from drivefoundry_car.durable import sync
+from drivefoundry_car.durable import sync, write_json
 
 BATCH, EVERY_S = 128, 2.0
 """Rows are appended once so many wait, or after this time: each append is a version of the table."""
@@ -45,10 +48,19 @@ class Landing:
         self._landed: dict[str, str] = dict(zip(rows["id"], rows["vehicle"], strict=True))
         self._acknowledged: dict[str, None] = {}
         self.trouble = ""
-        """Why clips do not get into the table at present."""
+        """Why clips do not get into the table at present; without paths of this machine."""
+        self._aside = folder / "damaged"
+        self._lost: dict[str, str] = dict(self._noted())  # by hash: vehicle
+        self.set_aside = len(self._lost)
+        """Acknowledged clips, and whatever else has a clip's name here, that could not be landed."""
         self._wake, self._stop = threading.Event(), threading.Event()
         for file in sorted(folder.glob("*.mcap")):  # acknowledged before the last stop, not yet in the table
-            row = self._made(file.stem)
+            self._waiting[file.stem] = "", None  # whose it is, its row will say
+            try:
+                row = self._made(file.stem)
+            except OSError as error:  # the store's trouble: its row is made once that is over
+                _log.warning("clips wait for the store: %s", error)
+                continue
             if row is not None:
                 self._waiting[file.stem] = row.row["vehicle"], row
         self._thread = threading.Thread(target=self._run, name="landing", daemon=True)
@@ -78,9 +90,13 @@ class Landing:
             if sha in self._landed:  # by another upload, meanwhile
                 part.unlink()
                 return
-            os.replace(part, self.folder / f"{sha}.mcap")
+            place = self.folder / f"{sha}.mcap"
+            if place.is_dir():
+                self._keep(place)
+            os.replace(part, place)
             self._first_waits = self._first_waits if self._waiting else time.monotonic()
             self._waiting[sha] = vehicle, row
+            self._lost.pop(sha, None)
             if len(self._waiting) >= BATCH:
                 self._wake.set()
         sync(self.folder)
@@ -101,10 +117,21 @@ class Landing:
         self.store.append(list(rows.values()))
         self.store.sync()
         with self._lock:
-            for sha in rows:
-                self._landed[sha] = self._waiting.pop(sha)[0]
+            for sha, row in rows.items():
+                self._landed[sha] = row.row["vehicle"]
+                self._waiting.pop(sha, None)
+                self._lost.pop(sha, None)
         for sha in rows:
-            (self.folder / f"{sha}.mcap").unlink(missing_ok=True)
+            try:
+                (self.folder / f"{sha}.mcap").unlink(missing_ok=True)
+                (self._aside / f"{sha}.json").unlink(missing_ok=True)
+            except OSError as error:  # its row is there: the next start finds that out
+                _log.warning("the file of a clip that has landed stays behind: %s", error)
+
+    def lost(self, vehicle: str) -> list[str]:
+        """Hashes of clips that were acknowledged to the vehicle and could not be landed: damaged or gone since."""
+        with self._lock:
+            return sorted(sha for sha, owner in self._lost.items() if owner == vehicle)
 
     def counts(self) -> dict[str, int]:
         """How many clips are in the table and how many wait."""
@@ -119,18 +146,56 @@ class Landing:
         self.flush()
 
     def _made(self, sha: str) -> Prepared | None:
-        """The row of a clip that waits. What the disk has damaged since it came is kept apart and told."""
+        """The row of a clip that waits; None, and the clip set aside, where its file is damaged, unreadable or gone.
+        OSError where it is the store that does not do as asked."""
         file = self.folder / f"{sha}.mcap"
         try:
             return self._make(file, sha)
         except ValueError as error:
-            aside = self.folder / "damaged"
-            aside.mkdir(exist_ok=True)
-            os.replace(file, aside / file.name)
-            _log.error("an acknowledged clip is damaged, its file is now in %s: %s", aside, error)
-            with self._lock:
-                self._waiting.pop(sha, None)
-            return None
+            self._give_up(sha, error)
+        except OSError as error:
+            if _readable(file):
+                raise
+            self._give_up(sha, error)
+        return None
+
+    def _give_up(self, sha: str, error: Exception) -> None:
+        """Keep apart what cannot be landed, and note whose it was."""
+        kept = self._keep(self.folder / f"{sha}.mcap")
+        _log.error("an acknowledged clip cannot be landed; %s: %s", kept or "its file cannot be moved", error)
+        with self._lock:
+            owner = self._waiting.pop(sha, ("", None))[0]
+            self._acknowledged.pop(sha, None)
+            self._lost[sha] = owner
+            self.set_aside += 1
+        note = {"vehicle": owner, "why": " ".join(str(error).split()), "at": time.time()}
+        try:
+            self._aside.mkdir(exist_ok=True)
+            write_json(self._aside / f"{sha}.json", note)
+        except OSError as full:
+            _log.error("clip %s: its loss cannot be noted: %s", sha, full)
+
+    def _keep(self, file: Path) -> str:
+        """Move a file, or what has its name, into the folder `damaged`; says where it is now."""
+        try:
+            self._aside.mkdir(exist_ok=True)
+            kept = self._aside / file.name
+            if kept.exists():
+                kept = kept.with_name(f"{file.name}.{time.time_ns()}")
+            os.replace(file, kept)
+        except FileNotFoundError:
+            return "its file is gone"
+        except OSError:
+            return ""
+        return f"it is now {kept}"
+
+    def _noted(self) -> Iterator[tuple[str, str]]:
+        """Hash and vehicle of what was lost before this start."""
+        for note in sorted(self._aside.glob("*.json")):
+            try:
+                yield note.stem, str(json.loads(note.read_text())["vehicle"])
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                _log.warning("%s: cannot be read (%s)", note, error)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -141,11 +206,28 @@ class Landing:
             try:
                 self.flush()
                 self.trouble = ""
-            except OSError as error:  # a full disk: what waits stays in the folder and is tried again
-                self.trouble = f"clips wait for the store: {' '.join(str(error).split())}"
-                _log.warning(self.trouble)
+            except (OSError, ValueError) as error:  # a full disk: what waits stays in the folder and is tried again
+                self.trouble = f"clips wait for the store: {_public(error)}"
+                _log.warning("clips wait for the store: %s", " ".join(str(error).split()))
 
     def _quiet(self) -> bool:
         """Whether now is the time to make rows: while cars wait for their clips to be checked, that comes first."""
         now = time.monotonic()
         return now - self._last_came > QUIET_S or now - self._first_waits > LONGEST_S or len(self._waiting) > MOST // 2
+
+
+def _readable(file: Path) -> bool:
+    """Whether a file is there and can be read to its end."""
+    try:
+        with file.open("rb") as opened:
+            while opened.read(1 << 20):
+                pass
+    except OSError:
+        return False
+    return True
+
+
+def _public(error: Exception) -> str:
+    """What anybody may read of an error: its reason, without paths or addresses."""
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(re.sub(r"(?:\w+://|(?<![\w.])/)[^\s'\",;)]*", "...", text).split())

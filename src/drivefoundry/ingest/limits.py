@@ -1,4 +1,4 @@
-"""What one vehicle may ask of the service: requests a second, bytes a day, bytes a clip."""
+"""What one vehicle may ask of the service: requests a second, bytes a day, bytes a clip, bytes under way."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ _KEPT = 10_000
 
 @dataclass(frozen=True)
 class Limits:
-    """clip: bytes of the largest; requests: a second in the long run, `burst` at once; day: bytes, None for any."""
+    """clip: bytes of the largest; requests: a second in the long run, `burst` at once; day: bytes, None for any;
+    unfinished: bytes of all uploads that have begun and not ended; sending: requests with bytes of a clip at once.
+
+    requests and burst also bound the wrong codes, secrets and tokens of one address."""
 
     clip: int = 256 << 20
     requests: float = 100.0
     burst: int = 400
     day: int | None = None
+    unfinished: int = 4 << 30
+    sending: int = 32
 
     def validate(self) -> Limits:
         """The limits themselves, or ValueError naming the field."""
-        for name in ("clip", "requests", "burst", "day"):
+        for name in ("clip", "requests", "burst", "day", "unfinished", "sending"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"Limits.{name}: above 0 wanted, not {value}")
+                raise ValueError(f"Limits.{name}: must be > 0, got {value}")
+        if self.unfinished < self.clip:
+            raise ValueError(
+                f"Limits.unfinished: {self.unfinished} bytes are fewer than one clip's {self.clip}; raise it"
+            )
         return self
 
 

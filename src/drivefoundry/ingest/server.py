@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
+import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from drivefoundry.clips.checking import Checkers
 from drivefoundry.clips.store import ClipStore
+from drivefoundry.ingest.access import Access, Proxies
 from drivefoundry.ingest.accounts import Accounts
-from drivefoundry.ingest.app import make_app
+from drivefoundry.ingest.app import COUNTERS, make_app
+from drivefoundry.ingest.backup import restore
+from drivefoundry.ingest.door import Door
 from drivefoundry.ingest.landing import Landing
 from drivefoundry.ingest.limits import Limits
+from drivefoundry.ingest.metrics import Metrics
 from drivefoundry.ingest.uploads import Uploads
 from drivefoundry.ingest.vehicles import Vehicles
+from drivefoundry.ingest.wire import Wire
 
 START_S = 10.0
 STOP_S = 10
 """Requests under way when the service is to stop get so long to end; what has come of them is kept."""
+KEEP_ALIVE_S = 60
+"""A car pauses between clips; a new connection costs more than an idle one."""
 
 
 @dataclass(frozen=True)
@@ -47,39 +58,88 @@ def running(
     folder: Path | str | None = None,
     *,
     limits: Limits | None = None,
+    access: Access | None = None,
     apart: bool = False,
 ) -> Iterator[Running]:
     """Serve uploads into store until the block ends, and land what was acknowledged; port 0 takes a free one.
 
     secret: signs the tokens; by default one that is kept with the vehicles. folder: where uploads and vehicles are
-    kept, on a local disk; by default beside a store that is a local directory. apart: check what comes in processes of
-    bounded memory and time (`checking`), as a service of cars that are not one's own must. The block may end while
-    requests are under way: those are finished, for up to STOP_S. ValueError when the port is taken or the store is
-    remote and no folder is given.
+    kept, on a local disk; by default beside a store that is a local directory. access: TLS, proxies, connections.
+    apart: check what comes in processes of bounded memory and time (`checking`), as a service of cars that are not
+    one's own must. The block may end while requests are under way: those are finished, for up to STOP_S. ValueError
+    when the port is taken, another service works in the folder, or the store is remote and no folder is given.
     """
     folder = default_folder(store.url) if folder is None else Path(folder)
+    access, limits = (access or Access()).validate(), (limits or Limits()).validate()
+    tls = access.context()
     with ExitStack() as stack:
         listener = stack.enter_context(closing(_listen(host, port)))
+        stack.enter_context(sole(folder))
+        restore(folder / "vehicles.db")
         vehicles = stack.enter_context(closing(Vehicles(folder / "vehicles.db")))
+        vehicles.backup.now()
         check = make = None
         if apart:
             checkers = stack.enter_context(closing(Checkers(store.objects.url)))
             check, make = checkers.check, checkers.prepare
         landing = stack.enter_context(closing(Landing(store, folder / "landing", check, make)))
-        accounts = Accounts(vehicles, vehicles.secret() if secret is None else secret, limits or Limits())
-        app = make_app(landing, accounts, Uploads(folder / "uploads"))
-        config = uvicorn.Config(app, log_level="error", access_log=False, ws="none", lifespan="off")
-        config.timeout_keep_alive = 60  # a car pauses between clips; a new connection costs more than an idle one
-        config.timeout_graceful_shutdown = STOP_S
-        server = uvicorn.Server(config)
+        uploads = Uploads(folder / "uploads", limits.unfinished)
+        vehicles.settle_all(uploads.size)
+        proxies, metrics = Proxies(access.proxies), Metrics(COUNTERS)
+        accounts = Accounts(vehicles, vehicles.secret() if secret is None else secret, limits, proxies)
+        config = uvicorn.Config(
+            make_app(landing, accounts, uploads, metrics, access.silence_s),
+            log_level="error", access_log=False, ws="none", lifespan="off", http=Wire, proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
+        )  # fmt: skip
+        most, header_s = access.most(len(os.listdir("/dev/fd"))), access.header_s
+
+        def door(listener: socket.socket, **of_server: Any) -> Door:
+            return Door(listener, lambda guest: Wire(guest, header_s, **of_server), most, proxies, metrics, tls)
+
+        server = _Server(config, door)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="ingest", daemon=True)
         thread.start()
         try:
             _wait_for(server, thread)
-            yield Running(f"http://{host}:{listener.getsockname()[1]}", landing)
+            at = f"[{host}]" if ":" in host else host
+            yield Running(f"http{'' if tls is None else 's'}://{at}:{listener.getsockname()[1]}", landing)
         finally:
             server.should_exit = True
             thread.join()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, its connections let in by a door."""
+
+    def __init__(self, config: uvicorn.Config, door: Callable[..., Door]) -> None:
+        super().__init__(config)
+        self._door = door
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        assert sockets is not None
+        of_server = {"config": self.config, "server_state": self.server_state, "app_state": {}}
+        loop = asyncio.get_running_loop()
+        self.servers: list[Any] = [self._door(sock, _loop=loop, **of_server) for sock in sockets]
+        self.started = True
+
+
+@contextmanager
+def sole(folder: Path) -> Iterator[None]:
+    """Hold a service's folder. ValueError naming the process that holds it already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(folder / "service.lock", os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            who = lock.read(20).strip() or "unknown"
+            raise ValueError(
+                f"{folder}: another ingest service (process {who}) works here; stop it or name another --folder"
+            ) from error
+        lock.truncate()
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
 
 
 def default_folder(store: str) -> Path:

@@ -42,14 +42,29 @@ def issue_token(secret: str, vehicle: str, ttl: float = TTL_S, scopes: Sequence[
     return jwt.encode({"alg": "HS256"}, {**claims, "scope": " ".join(scopes), "life": life}, OctKey.import_key(secret))
 
 
+class Forged(ValueError):
+    """A token that this service did not sign."""
+
+
+class Stale(ValueError):
+    """A token of this service that is good no more, or not for this."""
+
+    def __init__(self, line: str, vehicle: str = "") -> None:
+        super().__init__(line)
+        self.vehicle = vehicle
+
+
 def bearer_of(secret: str, token: str) -> Bearer:
-    """Whom a token stands for. ValueError says why it is refused: forged, expired, of another service."""
+    """Whom a token stands for. Forged or Stale, both ValueErrors, say why it is refused."""
     try:
         claims = jwt.decode(token, OctKey.import_key(secret), algorithms=["HS256"]).claims
-    except (JoseError, ValueError) as error:
-        raise ValueError("the token is not signed by this service; enrol the vehicle again") from error
-    if claims.get("aud") != AUDIENCE or not isinstance(claims.get("sub"), str) or not claims["sub"]:
-        raise ValueError("the token is not for uploads; enrol the vehicle again")
-    if not isinstance(claims.get("exp"), (int, float)) or claims["exp"] + LEEWAY_S < time.time():
-        raise ValueError("the token has expired; fetch a new one")
-    return Bearer(claims["sub"], tuple(str(claims.get("scope", "")).split()), int(claims.get("life", 0)))
+    except (JoseError, ValueError, TypeError, LookupError, RecursionError) as error:  # whatever odd JSON may hold
+        raise Forged("the token is not signed by this service; enrol the vehicle again") from error
+    vehicle, life, scope = claims.get("sub"), claims.get("life", 0), claims.get("scope", "")
+    if claims.get("aud") != AUDIENCE or not isinstance(vehicle, str) or not vehicle:
+        raise Stale("the token is not for uploads; enrol the vehicle again")
+    if type(life) is not int or not isinstance(scope, str):
+        raise Stale("the token's life or scope is malformed; enrol the vehicle again")
+    if type(claims.get("exp")) not in (int, float) or not claims["exp"] + LEEWAY_S >= time.time():
+        raise Stale("the token has expired; fetch a new one", vehicle)
+    return Bearer(vehicle, tuple(scope.split()), life)

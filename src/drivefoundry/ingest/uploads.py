@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +23,10 @@ SWEEP_S = 3600.0
 """Time between two looks for them."""
 MOST = 256
 """Unfinished uploads that one vehicle may have."""
+SILENT_S = 3600.0
+"""Where a vehicle has too many, those that nothing was added to for this long make room."""
+_NAMED = re.compile(r"([0-9a-f]{32})\.(json|part|new)")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,40 +42,70 @@ class Upload:
 class Uploads:
     """The folder of unfinished uploads. For one thread, and one request at a time that adds to an upload."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, unfinished: int = 4 << 30) -> None:
+        """unfinished: most bytes that the uploads of one vehicle may come to."""
+        self.folder, self._most = folder, unfinished
         folder.mkdir(parents=True, exist_ok=True)
         self._all: dict[str, Upload] = {}
-        for info in folder.glob("*.json"):
-            try:
-                self._all[info.stem] = Upload(**json.loads(info.read_text()))
-            except (ValueError, TypeError):  # a power cut can empty a file; its car begins anew
-                info.unlink()
-        for file in folder.iterdir():
-            if file.stem not in self._all or file.suffix == ".new":
-                file.unlink()
+        for entry in sorted(folder.iterdir()):
+            if _NAMED.fullmatch(entry.name) and not entry.is_file():
+                self._set_aside(entry)
+            elif _NAMED.fullmatch(entry.name) and entry.suffix == ".json":
+                self._read(entry)
+        for entry in list(folder.iterdir()):  # what has another name is somebody else's
+            if _NAMED.fullmatch(entry.name) and (entry.stem not in self._all or entry.suffix == ".new"):
+                entry.unlink()
         self._count = Counter(upload.vehicle for upload in self._all.values())
+        self._bytes: Counter[str] = Counter()
+        for upload in self._all.values():
+            self._bytes[upload.vehicle] += upload.length
         self._swept = 0.0
         self._sweep()
+
+    def _read(self, info: Path) -> None:
+        try:
+            upload = Upload(**json.loads(info.read_text()))
+            if info.stem == upload.id == self.name(upload.vehicle, upload.sha256, upload.length):
+                self._all[info.stem] = upload
+        except OSError as error:
+            _log.error("%s: cannot be read (%s)", info, error.strerror)
+            self._set_aside(info)
+        except (ValueError, TypeError):  # a power cut can empty a file; its car begins anew
+            pass
+
+    def _set_aside(self, entry: Path) -> None:
+        """Keep what is not as it was written, out of the way."""
+        aside = self.folder / "aside"
+        aside.mkdir(exist_ok=True)
+        kept = aside / f"{entry.name}.{time.time_ns()}"
+        os.replace(entry, kept)
+        _log.error("%s: not a file that the service can use; it is now %s", entry, kept)
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def create(self, vehicle: str, sha256: str, length: int) -> Upload | None:
-        """The upload of this file by this vehicle, new or as far as it has come; None where it has too many."""
+    def create(self, vehicle: str, sha256: str, length: int, held: Collection[str] = ()) -> Upload | None:
+        """The upload of this file by this vehicle, new or as far as it has come; None where it has too many, or too
+        many bytes of them. held: ids of those that are not to make room."""
         self._sweep()
         name = self.name(vehicle, sha256, length)
         if name in self._all:
             return self._all[name]
-        if self._count[vehicle] >= MOST:
-            return None
+        if not self._room(vehicle, length):
+            self._sweep_silent(vehicle, held)
+            if not self._room(vehicle, length):
+                return None
         upload = Upload(name, vehicle, sha256, length)
         aside = self.folder / f"{name}.new"
         aside.write_text(json.dumps(asdict(upload)))
         os.replace(aside, self.folder / f"{name}.json")
         self._all[name] = upload
         self._count[vehicle] += 1
+        self._bytes[vehicle] += length
         return upload
+
+    def _room(self, vehicle: str, length: int) -> bool:
+        return self._count[vehicle] < MOST and self._bytes[vehicle] + length <= self._most
 
     @staticmethod
     def name(vehicle: str, sha256: str, length: int) -> str:
@@ -91,6 +128,10 @@ class Uploads:
         except FileNotFoundError:
             return 0
 
+    def size(self, name: str) -> int | None:
+        """Bytes that have come of an upload by its id; None where there is no such upload."""
+        return self.offset(self._all[name]) if name in self._all else None
+
     def restart(self, upload: Upload) -> None:
         """Throw away the bytes that have come: the upload begins anew."""
         self.part(upload).unlink(missing_ok=True)
@@ -101,6 +142,9 @@ class Uploads:
         (self.folder / f"{upload.id}.json").unlink(missing_ok=True)
         if self._all.pop(upload.id, None) is not None:
             self._count[upload.vehicle] -= 1
+            self._bytes[upload.vehicle] -= upload.length
+            if not self._count[upload.vehicle]:
+                del self._count[upload.vehicle], self._bytes[upload.vehicle]
 
     def _sweep(self) -> None:
         """Forget what is stale."""
@@ -108,7 +152,16 @@ class Uploads:
             return
         self._swept = time.monotonic() + SWEEP_S
         for upload in list(self._all.values()):
-            info, part = self.folder / f"{upload.id}.json", self.part(upload)
-            last = max(info.stat().st_mtime, part.stat().st_mtime if part.exists() else 0.0)
-            if time.time() - last > STALE_S:
+            if time.time() - self._last(upload) > STALE_S:
                 self.forget(upload)
+
+    def _sweep_silent(self, vehicle: str, held: Collection[str]) -> None:
+        for upload in list(self._all.values()):
+            old = upload.vehicle == vehicle and time.time() - self._last(upload) > SILENT_S
+            if old and upload.id not in held:
+                self.forget(upload)
+
+    def _last(self, upload: Upload) -> float:
+        """When something was added: s since 1970."""
+        files = (self.folder / f"{upload.id}.json", self.part(upload))
+        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
