@@ -30,7 +30,12 @@ def runs(t: np.ndarray) -> list[tuple[int, int]]:
 
 
 def is_steady(t: np.ndarray) -> bool:
-    """Whether rising times (T,) are on the clock: DT apart within JITTER_S, all along each stretch without a gap."""
+    """Whether rising times (T,) are on the clock: DT apart within JITTER_S, all along each stretch without a gap.
+
+    ValueError where most of it is gaps.
+    """
+    if len(t) > 1 and (median := float(np.median(np.diff(t)))) > GAP_S + EDGE_S:
+        raise ValueError(f"its states are {median:.2f} s apart; record one at least every {GAP_S} s")
     return all(np.abs(t[a:b] - t[a] - DT * np.arange(b - a)).max(initial=0.0) <= JITTER_S for a, b in runs(t))
 
 
@@ -46,12 +51,10 @@ def spans(t: np.ndarray, steps: np.ndarray, back: int, ahead: int) -> np.ndarray
 
 
 def steps_of(t: np.ndarray) -> np.ndarray:
-    """The multiples of DT within rising times (T,), none within a gap. ValueError where most of it is gaps."""
-    if len(t) > 1 and (median := float(np.median(np.diff(t)))) > GAP_S + EDGE_S:
-        raise ValueError(f"its states are {median:.2f} s apart; record one at least every {GAP_S} s")
+    """The multiples of DT within rising times (T,), none within a gap."""
     parts = []
     for a, b in runs(t):
-        parts.append(DT * np.arange(np.ceil(t[a] / DT - 1e-5), np.floor(t[b - 1] / DT + 1e-5) + 1))
+        parts.append(DT * np.arange(np.ceil(t[a] / DT - 1e-6), np.floor(t[b - 1] / DT + 1e-6) + 1))
     return np.concatenate(parts) + 0.0  # no -0.0
 
 
