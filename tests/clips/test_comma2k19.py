@@ -98,7 +98,7 @@ def test_a_segment_is_a_drive_in_its_own_map_frame(tmp_path):
 
 
 def test_the_radar_gives_moving_cars_once_each(tmp_path):
-    (drive,) = comma2k19.drives(segment(tmp_path))
+    (drive,) = drives_in(segment(tmp_path))
     o = drive.objects
     assert len(o.track) == 1  # neither the second echo of the same car nor what stands still
     assert o.valid[0, 1:-2].all()
@@ -108,18 +108,18 @@ def test_the_radar_gives_moving_cars_once_each(tmp_path):
     assert away @ [c, s] == pytest.approx(30 + 4.6, abs=1e-2)  # from bumper to bumper, and half of each car
     assert away @ [-s, c] == pytest.approx(-0.5, abs=1e-2)
     assert o.states[0, step, 3] == pytest.approx(V)
-    (without,) = comma2k19.drives(segment(tmp_path / "other", radar=False))
+    (without,) = drives_in(segment(tmp_path / "other", radar=False))
     assert without.objects is None
 
 
 def test_a_hand_on_the_wheel_takes_over_only_from_who_steers(tmp_path):
-    (drive,) = comma2k19.drives(segment(tmp_path))
+    (drive,) = drives_in(segment(tmp_path))
     since = drive.t - 500.03
     np.testing.assert_array_equal(drive.engaged, since > 5)
     np.testing.assert_array_equal(drive.takeover, (since > 8.01) & (since < 9.01))
     (fired,) = [f for f in firings(load_campaigns(), drive) if f.campaign == "takeover"]
     assert fired.t == pytest.approx(508.1)
-    (without,) = comma2k19.drives(segment(tmp_path / "other", can=False))
+    (without,) = drives_in(segment(tmp_path / "other", can=False))
     assert without.engaged is without.takeover is None
 
 

@@ -138,7 +138,7 @@ def _test(options: TestOptions) -> None:
 
     campaigns = load_campaigns(options.who)
     sent = None if options.sent is None else Sent.load(options.sent)
-    tested = backlog.mine(campaigns, (d for what in options.what for d in backlog.drives_at(what)), sent)
+    tested = backlog.mine(campaigns, backlog.all_drives_at(options.what), sent)
     if tested.fired and options.most:
         print(backlog.fired_table(tested, options.most) + "\n")
     print(backlog.totals_table(campaigns, tested, options.hours_a_day))
@@ -161,7 +161,7 @@ def _replay(options: ReplayOptions) -> None:
     from drivefoundry_car.upload import Uploader
 
     campaigns = load_campaigns(options.who)
-    drives = (d for what in options.what for d in backlog.drives_at(what, video=True))
+    drives = backlog.all_drives_at(options.what, video=True)
     if options.to:
         credential = Credential(options.to, options.spool / "credential.json")
         if options.code:

@@ -17,7 +17,7 @@ from drivefoundry.judge.open_loop import (
 from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.model.policy import TorchPolicy
-from drivefoundry.progress import bar
+from drivefoundry.progress import bar, warn
 from drivefoundry.stages.home import write_json
 from drivefoundry.stages.making import IMPORT, JUDGE, Line
 from drivefoundry.types import Observation
@@ -40,12 +40,20 @@ def scored(line: Line, model: Artefact, held_out: Artefact) -> Artefact:
 
 
 def import_drives(folder: Path, store_url: str, out: Path) -> dict:
-    """Folder of real drives in; clips.json out, the clips in the store, and what the source lacks in notes.json."""
+    """Import a folder of real drives, or one file: the clips into the store, their ids into clips.json, what the source
+    lacks and which of its files are left out into notes.json."""
     fresh(out)
     store = ClipStore(store_url)
-    for name, data in maps_in(folder).items():
+    lacks: list[str] = []
+
+    def left_out(why: str) -> None:
+        warn(why)
+        lacks.append(why.removeprefix("left out: "))
+
+    maps = maps_in(folder, left_out)
+    for name, data in maps.items():
         store.put_map(name, data)
-    files = clips_in(folder, out / ".clips")
+    files = clips_in(folder, out / ".clips", maps=maps, left_out=left_out)
     notes: dict[str, str] = {}
     truth = False
     for file in files:
@@ -54,10 +62,15 @@ def import_drives(folder: Path, store_url: str, out: Path) -> dict:
         truth |= drive.objects is not None and bool(drive.meta.get("map"))
     if not truth:
         notes["scene truth"] = "absent: no closed-loop score, no reinforcement, no collisions to count"
+    top = folder if folder.is_dir() else folder.parent
+    for why in lacks:
+        name, _, reason = why.removeprefix(f"{top}/").partition(": ")
+        notes[f"left out, {name}"] = reason
     ids = store.land(files)
     write_json(out / "clips.json", {"clips": sorted(ids)})
     write_json(out / "notes.json", notes)
-    return {"clips": len(set(ids)), "bytes": sum(f.stat().st_size for f in files)}
+    told = {"left_out": len(lacks)} if lacks else {}
+    return {"clips": len(set(ids)), "bytes": sum(f.stat().st_size for f in files)} | told
 
 
 POLICIES = ("constant velocity", "constant yaw rate", "model")
