@@ -46,10 +46,12 @@ def fields_of(data: bytes, with_video: bool) -> dict[str, Any]:
     ns_of = {topic: ns for topic, (_, ns, _) in of.items()}
     data_of = {topic: messages for topic, (_, _, messages) in of.items()}
     about = records.metadata
+    if not data_of[channels.STATE]:
+        raise ValueError(f"no message on {channels.STATE}: it holds no drive; record the car's own motion")
     t, ego = channels.read_states(data_of[channels.STATE])
     if not np.isfinite(t).all():
         raise ValueError(f"{channels.STATE}: a state without its time t; write s since the recording's epoch")
-    shift = int(np.median(np.rint(t * channels.NS) - np.array(ns_of[channels.STATE], np.float64))) if len(t) else 0
+    shift = int(np.median(np.rint(t * channels.NS) - np.array(ns_of[channels.STATE], np.float64)))
     if abs(shift) > SHIFT_NS:
         ns_of = {topic: [at + shift for at in ns] for topic, ns in ns_of.items()}
     exact = dict(zip(ns_of[channels.STATE], t.tolist(), strict=True))
@@ -64,7 +66,7 @@ def fields_of(data: bytes, with_video: bool) -> dict[str, Any]:
     for topic, name in ((channels.PLAN, "plan"), (channels.CORRECTION, "correction")):
         if topic in of:
             rows = [json.loads(m) for m in data_of[topic]]
-            points = np.array([r["points"] for r in rows], np.float32).reshape(len(rows), -1, 3)
+            points = np.array([r["points"] for r in rows], np.float32).reshape(len(rows), -1 if rows else 8, 3)
             fields[name] = np.array([r["t"] for r in rows], np.float64), points, [r["text"] for r in rows]
     fields["cameras"] = _cameras(records, of, ns_of, exact)
     if "ego" in about:
@@ -86,13 +88,20 @@ def _is_read(channel: Channel, with_video: bool) -> bool:
 def _by_topic(
     records: Records, found: dict[int, tuple[list[int], list[bytes]]], with_video: bool
 ) -> dict[str, tuple[Channel, list[int], list[bytes]]]:
-    """Topic -> the first channel that tells it, and the log times and messages of all that tell it alike, in order."""
+    """Topic -> one channel that tells it, and the log times and messages of all that tell it alike, in order.
+
+    Of several schemas on one topic a drive's own counts, else the first. A topic without messages is none, but for
+    plans: a car may have decided nothing.
+    """
     out: dict[str, tuple[Channel, list[int], list[bytes]]] = {}
-    for id, channel in sorted(records.channels.items()):
+    own_first = sorted(records.channels.items(), key=lambda c: (not _is_own(records, c[1]), c[0]))
+    for id, channel in own_first:
         schema = records.schemas.get(channel.schema_id)
         if not _tells(channel, schema) or not _is_read(channel, with_video):
             continue
         ns, messages = found.get(id, ([], []))
+        if not ns and channel.topic not in (channels.STATE, channels.PLAN, channels.CORRECTION):
+            continue
         if channel.topic not in out:
             out[channel.topic] = channel, ns, messages
         elif _schema_name(records, out[channel.topic][0]) == (schema.name if schema else ""):
@@ -105,6 +114,11 @@ def _by_topic(
             order = sorted(range(len(ns)), key=ns.__getitem__)
             out[topic] = channel, [ns[i] for i in order], [messages[i] for i in order]
     return out
+
+
+def _is_own(records: Records, channel: Channel) -> bool:
+    """Whether a channel's schema has the name that a written drive gives it."""
+    return _schema_name(records, channel) == channels.schema_of(channel.topic)
 
 
 def _tells(channel: Channel, schema: Schema | None) -> bool:
@@ -181,10 +195,8 @@ def _cameras(
             continue
         name = topic.removeprefix(channels.CAMERA)
         calibration = of.get(channels.calibration_of(name))
-        if calibration is None or not calibration[2] or "mount" not in calibration[0].metadata:
+        if calibration is None or "mount" not in calibration[0].metadata:
             raise ValueError(f"{topic}: no calibration with its mount; write it on {channels.calibration_of(name)}")
-        if not data:
-            raise ValueError(f"{topic}: no picture on it; leave the camera out")
         times = np.array([exact.get(at, at / channels.NS) for at in ns_of[topic]], np.float64)
         message = channels.PICTURES[_schema_name(records, channel)]
         out[name] = _camera([message.FromString(m) for m in data], calibration[2], times, calibration[0].metadata)
