@@ -24,7 +24,10 @@ MAX_BYTES = 1 << 31
 """Limit on the unpacked size of a file: an hour of one camera and its signals is a tenth of it."""
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 _RECORD, _MESSAGE = struct.Struct("<BQ"), struct.Struct("<HIQQ")
-_CHANNEL_ID = struct.Struct("<H")
+_HEAD, _ID = struct.Struct("<BQHIQ"), struct.Struct("<H")
+"""A message's record up to its log time in one go; the id that begins a schema or channel."""
+_IS_MESSAGE = int(Opcode.MESSAGE)
+"""A plain number: comparing with an enumeration's member is slow."""
 
 
 class Records:
@@ -48,10 +51,15 @@ class Records:
         self._kept: dict[int, bool] = {}
 
     def messages(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield (channel id, log time ns, message), in file order. Chunk and summary checksums are verified.
+        """Yield (channel id, log time ns, message), in file order; see `blocks`."""
+        for block in self.blocks():
+            yield from block
 
-        ValueError or McapError where a record does not fit, a chunk is larger than it says, or all of them are larger
-        than the limit.
+    def blocks(self) -> Iterator[list[tuple[int, int, bytes]]]:
+        """Yield the messages of each chunk, and each that lies in none, in file order.
+
+        A message is (channel id, log time ns, bytes). Chunk and summary checksums are verified. ValueError or McapError
+        where a record does not fit, a chunk is larger than it says, or all of them are larger than the limit.
         """
         data, at, summary = self._data, len(MCAP_MAGIC), False
         while True:
@@ -65,12 +73,11 @@ class Records:
             if opcode == Opcode.DATA_END:
                 summary = True
             elif opcode == Opcode.CHUNK and not summary:
-                raw = self._unpacked(Chunk.read(_stream(data[body:end])))
-                yield from self._inside(raw)
+                yield self._inside(self._unpacked(Chunk.read(_stream(data[body:end]))))
             elif opcode == Opcode.MESSAGE and not summary:
                 channel, _, log_time, _ = _MESSAGE.unpack_from(data, body)
                 if self._keeps(channel):
-                    yield channel, log_time, data[body + _MESSAGE.size : end]
+                    yield [(channel, log_time, data[body + _MESSAGE.size : end])]
             elif opcode == Opcode.METADATA:
                 record = Metadata.read(_stream(data[body:end]))
                 self.metadata[record.name] = dict(record.metadata)
@@ -78,22 +85,28 @@ class Records:
                 self._describe(opcode, data[body:end])
             at = end
 
-    def _inside(self, raw: bytes) -> Iterator[tuple[int, int, bytes]]:
+    def _inside(self, raw: bytes) -> list[tuple[int, int, bytes]]:
         """Messages of one unpacked chunk."""
-        at, kept = 0, self._kept
-        while at < len(raw):
-            opcode, size = _RECORD.unpack_from(raw, at)
-            at += _RECORD.size
-            if at + size > len(raw):
+        found = []
+        at, end, kept, head = 0, len(raw), self._kept, _HEAD.unpack_from
+        record, most, skip = _RECORD.size, len(raw) - _HEAD.size, _RECORD.size + _MESSAGE.size
+        while at < end:
+            if at <= most:
+                opcode, size, channel, _, log_time = head(raw, at)
+            else:  # another record, too short for a message
+                opcode, size = _RECORD.unpack_from(raw, at)
+                channel = log_time = 0
+            begin, at = at, at + record + size
+            if at > end:
                 raise EndOfFile
-            if opcode == Opcode.MESSAGE:
-                (channel,) = _CHANNEL_ID.unpack_from(raw, at)
+            if opcode == _IS_MESSAGE:
+                if size < _MESSAGE.size:
+                    raise EndOfFile
                 if kept[channel] if channel in kept else self._keeps(channel):
-                    _, _, log_time, _ = _MESSAGE.unpack_from(raw, at)
-                    yield channel, log_time, raw[at + _MESSAGE.size : at + size]
+                    found.append((channel, log_time, raw[begin + skip : at]))
             elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
-                self._describe(opcode, raw[at : at + size])
-            at += size
+                self._describe(opcode, raw[begin + record : at])
+        return found
 
     def _keeps(self, channel: int) -> bool:
         if channel not in self._kept:
@@ -101,14 +114,14 @@ class Records:
         return self._kept[channel]
 
     def _describe(self, opcode: int, body: bytes) -> None:
+        """Note a schema or channel; the same may stand in every chunk and in the summary."""
+        (id,) = _ID.unpack_from(body)
         if opcode == Opcode.SCHEMA:
-            schema = Schema.read(_stream(body))
-            self.schemas[schema.id] = schema
-        else:
-            channel = Channel.read(_stream(body))
-            if channel.id not in self.channels:
-                self.channels[channel.id] = channel
-                self._kept[channel.id] = self._wanted(channel)
+            if id not in self.schemas:
+                self.schemas[id] = Schema.read(_stream(body))
+        elif id not in self.channels:
+            self.channels[id] = channel = Channel.read(_stream(body))
+            self._kept[id] = self._wanted(channel)
 
     def _unpacked(self, chunk: Chunk) -> bytes:
         """A chunk's records; zstd and LZ4 allocate what their own headers say, so those are checked first."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,12 +33,13 @@ def fields_of(data: bytes, with_video: bool) -> dict[str, Any]:
     """
     records = Records(data, lambda c: _is_read(c, with_video))
     found: dict[int, tuple[list[int], list[bytes]]] = {}
-    for channel, at, message in records.messages():
-        kept = found.get(channel)
-        if kept is None:
-            kept = found[channel] = ([], [])
-        kept[0].append(at)
-        kept[1].append(message)
+    for block in records.blocks():
+        for channel, at, message in block:
+            kept = found.get(channel)
+            if kept is None:
+                kept = found[channel] = ([], [])
+            kept[0].append(at)
+            kept[1].append(message)
     of = _by_topic(records, found, with_video)
     if channels.STATE not in of:
         raise ValueError(f"no {channels.STATE} channel: it holds no drive; import it with the importer of its format")
@@ -108,7 +108,7 @@ def _by_topic(
             first, some, more = out[channel.topic]
             out[channel.topic] = (first if some else channel), some + ns, more + messages
     for topic, (channel, ns, messages) in out.items():
-        if any(a > b for a, b in pairwise(ns)):
+        if ns != sorted(ns):
             if topic == channels.STATE:
                 _check_states(messages)
             order = sorted(range(len(ns)), key=ns.__getitem__)
