@@ -193,3 +193,20 @@ def test_rules_run_on_the_public_example():
     assert "near_miss" not in not_evaluable(campaigns, drive)
     assert firings(campaigns, drive) == []  # a quiet minute
     assert clips_of(drive, campaigns, seed=0)
+
+
+@pytest.mark.parametrize("sensor", ["CAN/speed", "IMU/gyro"])
+def test_nothing_is_made_up_where_a_sensor_is_silent(tmp_path, sensor):
+    """A sensor is lost for 3 s: the drive has no steps there, and says so."""
+    segment(tmp_path)
+    log = next(tmp_path.glob("*/*/processed_log")) / sensor
+    t, value = np.load(log / "t"), np.load(log / "value")
+    there = (t < 506) | (t > 509)
+    save(log / "t", t[there])
+    save(log / "value", value[there])
+    (drive,) = drives_in(tmp_path)
+    assert not ((drive.t > 506.05) & (drive.t < 508.95)).any()
+    assert np.diff(drive.t).max() == pytest.approx(3.1, abs=0.15)
+    assert (np.diff(drive.t) > 0.11).sum() == 1
+    assert drive.notes["clock"].endswith("s are left out: a sensor is silent for more than 0.25 s")
+    assert drive.objects.states.shape[1] == len(drive.t)
