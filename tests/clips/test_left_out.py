@@ -58,6 +58,16 @@ def test_where_none_is_sound_or_one_was_named_it_is_an_error(folder, tmp_path):
         clips_in(folder, tmp_path / "out")
 
 
+def test_what_cannot_be_opened_is_left_out_too(folder):
+    (folder / "b.mcap").unlink()
+    (folder / "d.mcap").symlink_to(folder / "gone.mcap")
+    (folder / "e.mcap").mkdir()
+    (folder / "f.mcap").write_bytes(b"")
+    said = []
+    assert len([*drives_in(folder, left_out=said.append)]) == 2
+    assert [s.split(": ")[1] for s in said] == [str(folder / f"{n}.mcap") for n in "def"]
+
+
 def test_one_file_will_do_for_a_folder(folder, tmp_path):
     paths = clips_in(folder / "c.mcap", tmp_path / "out")
     assert [p.name for p in paths] == ["c-000.mcap"]

@@ -127,7 +127,7 @@ def drive_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     bags = [p.parent for p in path.glob("*/metadata.yaml") if p.parent.name != "drives"]
-    return sorted(p for folder in (path, path / "drives", *bags) for p in folder.glob("*.mcap") if p.is_file())
+    return sorted(p for folder in (path, path / "drives", *bags) for p in folder.glob("*.mcap"))
 
 
 def read_file(file: Path, *, video: bool = True) -> Drive:
@@ -172,8 +172,11 @@ def sound(
     for item, read in items:
         try:
             found = read()
-        except ValueError as error:
-            why = str(error) if str(error).startswith(str(item)) else f"{item}: {error}"
+        except ConnectionError:  # a store that cannot be reached is no fault of one of its clips
+            raise
+        except (ValueError, OSError) as error:
+            said = str(error) if isinstance(error, ValueError) else error.strerror or str(error)
+            why = said if said.startswith(str(item)) else f"{item}: {said}"
             if path == item:
                 raise ValueError(why) from error
             bad.append(why)
