@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,18 @@ def test_a_damaged_drive_is_left_out_and_said(make_drive, tmp_path, capsys):
     assert "left_out" not in info
     with pytest.raises(ValueError, match=r"b\.mcap: truncated MCAP"):
         landed(folder / "b.mcap", tmp_path, "none")
+
+
+def test_a_drive_whose_pictures_do_not_decode_is_left_out(make_drive, tmp_path):
+    folder = tmp_path / "drives"
+    folder.mkdir()
+    drive = make_drive(steps=80, frames=True)
+    write_drive(folder / "a.mcap", drive)
+    broken = replace(drive.video, packets=[b"no jpeg"] * 80, format="jpeg", key=np.ones(80, bool))
+    write_drive(folder / "b.mcap", replace(drive, video=broken))
+    info, notes = landed(folder, tmp_path)
+    assert (info["clips"], info["left_out"]) == (1, 1)
+    assert "video: a packet does not decode" in notes["left out, b-000.mcap"]
 
 
 def test_a_drive_of_another_rate_says_so_and_is_kept(tmp_path):

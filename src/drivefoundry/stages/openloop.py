@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.clips.importers.folder import clips_in, fingerprint, maps_in
+from drivefoundry.clips.importers.folder import clips_in, fingerprint, maps_in, sound
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.judge.open_loop import (
     constant_velocity_plan,
@@ -62,15 +62,18 @@ def import_drives(folder: Path, store_url: str, out: Path) -> dict:
         truth |= drive.objects is not None and bool(drive.meta.get("map"))
     if not truth:
         notes["scene truth"] = "absent: no closed-loop score, no reinforcement, no collisions to count"
+    # A clip whose pictures cannot be kept is left out as well.
+    clips = [(file, lambda file=file: store.prepare(file)) for file in files]
+    prepared = [clip for _, clip in sound(out / ".clips", clips, left_out)]
+    store.append(prepared)
     top = folder if folder.is_dir() else folder.parent
     for why in lacks:
-        name, _, reason = why.removeprefix(f"{top}/").partition(": ")
+        name, _, reason = why.removeprefix(f"{out / '.clips'}/").removeprefix(f"{top}/").partition(": ")
         notes[f"left out, {name}"] = reason
-    ids = store.land(files)
-    write_json(out / "clips.json", {"clips": sorted(ids)})
+    write_json(out / "clips.json", {"clips": sorted(p.id for p in prepared)})
     write_json(out / "notes.json", notes)
-    told = {"left_out": len(lacks)} if lacks else {}
-    return {"clips": len(set(ids)), "bytes": sum(f.stat().st_size for f in files)} | told
+    size = sum(p.row["bytes"] for p in prepared)
+    return {"clips": len({p.id for p in prepared}), "bytes": size} | ({"left_out": len(lacks)} if lacks else {})
 
 
 POLICIES = ("constant velocity", "constant yaw rate", "model")
