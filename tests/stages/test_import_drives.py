@@ -68,6 +68,20 @@ def test_a_drive_of_another_rate_says_so_and_is_kept(tmp_path):
     assert curate(str(tmp_path / "store"), [clip], backend="serial").kept == [clip]
 
 
+def test_where_drives_differ_each_says_so(make_drive, tmp_path):
+    folder = tmp_path / "drives"
+    folder.mkdir()
+    for i, (name, rate) in enumerate({"a": 10, "b": 20, "c": 20}.items()):
+        drive = make_drive(steps=160, seed=i, frames=True)
+        t = np.arange(160) / rate
+        kept = replace(drive, t=t, plan=None, correction=None, video=replace(drive.video, t=t))
+        write_drive(folder / f"{name}.mcap", replace(kept, notes={"signals": f"as {name} has them", "route": "absent"}))
+    _, notes = landed(folder, tmp_path)
+    assert notes["route"] == "absent"
+    assert notes["clock"] == "states came about 20 times a second; interpolated at 10 a second"
+    assert {k for k in notes if k.startswith("signals")} == {f"signals of drive-{i}" for i in range(3)}
+
+
 def test_a_clip_whose_pictures_are_lost_does_not_stop_curation(make_drive, tmp_path):
     folder = tmp_path / "drives"
     folder.mkdir()

@@ -54,12 +54,14 @@ def import_drives(folder: Path, store_url: str, out: Path) -> dict:
     for name, data in maps.items():
         store.put_map(name, data)
     files = clips_in(folder, out / ".clips", maps=maps, left_out=left_out)
-    notes: dict[str, str] = {}
+    said: dict[str, dict[str, list[str]]] = {}
     truth = False
     for file in files:
         drive = read_drive(file, video=False)
-        notes |= drive.notes
+        for field, what in drive.notes.items():
+            said.setdefault(field, {}).setdefault(what, []).append(drive.meta.get("drive", file.stem))
         truth |= drive.objects is not None and bool(drive.meta.get("map"))
+    notes = _notes(said)
     if not truth:
         notes["scene truth"] = "absent: no closed-loop score, no reinforcement, no collisions to count"
     # A clip whose pictures cannot be kept is left out as well.
@@ -74,6 +76,18 @@ def import_drives(folder: Path, store_url: str, out: Path) -> dict:
     write_json(out / "notes.json", notes)
     size = sum(p.row["bytes"] for p in prepared)
     return {"clips": len({p.id for p in prepared}), "bytes": size} | ({"left_out": len(lacks)} if lacks else {})
+
+
+def _notes(said: dict[str, dict[str, list[str]]]) -> dict[str, str]:
+    """Field -> note -> the drives that say so in; one note a field out, and where drives differ one for each that does,
+    with the first drive's name."""
+    notes: dict[str, str] = {}
+    for field, whats in said.items():
+        for what, names in whats.items():
+            drives = list(dict.fromkeys(names))
+            more = f" and {len(drives) - 1} more" if len(drives) > 1 else ""
+            notes[field if len(whats) == 1 else f"{field} of {drives[0]}{more}"] = what
+    return notes
 
 
 POLICIES = ("constant velocity", "constant yaw rate", "model")
