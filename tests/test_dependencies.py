@@ -38,7 +38,7 @@ def declared(project: str, *extras: str) -> set[str]:
     [("pyproject.toml", "drivefoundry", "src"), ("car/pyproject.toml", "drivefoundry_car", "car/src")],
 )
 def test_imports_and_declarations_agree(project, own, folder):
-    extras = ("ray", "gym", "alpasim", "mlflow", "tensorboard") if own == "drivefoundry" else ("alpasim",)
+    extras = ("ray", "gym", "alpasim", "mlflow", "ros2", "tensorboard") if own == "drivefoundry" else ("alpasim",)
     wanted, providers = declared(project, *extras), packages_distributions()
     used = set()
     for module, file in imported(folder).items():

@@ -21,6 +21,7 @@ WIDE = 110
 """Columns of a terminal from which bars also say how long they have been going."""
 
 console = Console(highlight=False, soft_wrap=True)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -36,6 +37,11 @@ def silent() -> Iterator[None]:
 def say(text: str) -> None:
     """One line for the user, above any running bar. Rich markup is understood."""
     console.print(text)
+
+
+def warn(text: str) -> None:
+    """One line on stderr about what was left out; work goes on without it."""
+    _errors.print(" ".join(text.split()), markup=False)
 
 
 def cpu_seconds() -> float:

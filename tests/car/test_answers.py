@@ -9,11 +9,11 @@ import stat
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from portal import TUS, Answer, portal
 
 from drivefoundry_car.enrol import Credential
 from drivefoundry_car.outbox import Note, Outbox
 from drivefoundry_car.upload import Uploader
+from portal import TUS, Answer, portal
 
 PAGE = b"<html>\n<p>please log in</p></html>"
 DEEP = b"[" * 60_000

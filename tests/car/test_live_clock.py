@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivefoundry_car import channels, live
+from drivefoundry_car import channels, clock, live
 
 
 def ns(*t):
@@ -21,17 +21,17 @@ def test_the_grid_has_no_steps_where_the_ego_is_unknown():
     ego = np.zeros((len(t), 7))
     ego[:, 0] = t
     ego[(t > 0.55) & (t < 0.95), 3] = np.nan
-    at, states = live.on_grid(t, ego)
+    at, states = clock.on_grid(t, ego)
     np.testing.assert_allclose(at, [0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.5, 1.6, 1.7, 1.8, 1.9], atol=1e-9)
     np.testing.assert_allclose(states[:, 0], at, atol=1e-9)
     with pytest.raises(ValueError, match="no ego state that has x, y, yaw and speed"):
-        live.on_grid(t, ego * np.nan)
+        clock.on_grid(t, ego * np.nan)
 
 
 def test_states_on_the_grid_stay_as_they_are():
     t = 17.0 + np.arange(50) * 0.1
     ego = np.random.default_rng(0).normal(size=(50, 7))
-    at, states = live.on_grid(t, ego)
+    at, states = clock.on_grid(t, ego)
     np.testing.assert_array_equal(at, t)
     np.testing.assert_array_equal(states, ego)
 
@@ -41,7 +41,7 @@ def test_a_steady_drive_is_steady_on_the_grid(rate, begin, turn):
     since = np.arange(3 * rate) / rate
     ego = np.zeros((len(since), 7))
     ego[:, 0], ego[:, 2] = 20 * since, np.arctan2(np.sin(turn * since + 3), np.cos(turn * since + 3))
-    at, states = live.on_grid(begin + since, ego)
+    at, states = clock.on_grid(begin + since, ego)
     assert 28 <= len(at) <= 31
     np.testing.assert_allclose(np.diff(at), 0.1, atol=1e-6)
     np.testing.assert_allclose(states[:, 0], 20 * (at - begin), atol=1e-5)

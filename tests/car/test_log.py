@@ -60,7 +60,7 @@ _float = st.floats(-1e6, 1e6, width=32)
 @given(st.data())
 def test_arrays_come_back_bit_for_bit(tmp_path, data):
     steps, tracks = data.draw(st.integers(1, 12)), data.draw(st.integers(0, 4))
-    t = np.cumsum(data.draw(hnp.arrays(np.float64, steps, elements=st.floats(0.001, 10))))
+    t = data.draw(st.floats(0, 1e5)) + np.arange(steps) * 0.1
     ego = data.draw(
         hnp.arrays(np.float64, (steps, 7), elements=st.floats(allow_nan=False, allow_infinity=False, width=64))
     )
@@ -106,7 +106,7 @@ def test_a_truncated_file_is_refused(make_drive, tmp_path, share):
     log.write_drive(path, make_drive(steps=30))
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(ValueError, match=r"a\.mcap: truncated MCAP.*copy or record it again$"):
+    with pytest.raises(ValueError, match=r"a\.mcap: truncated MCAP.*mend it with `mcap recover`$"):
         log.read_drive(path)
 
 

@@ -103,3 +103,15 @@ def test_random_share_is_kept_in_the_mean_and_by_seed(make_drive):
     assert 2.2 < np.mean(counts) < 2.8
     assert spans(clips_of(drive, CAMPAIGNS, seed=1)) == spans(clips_of(drive, CAMPAIGNS, seed=1))
     assert spans(clips_of(drive, CAMPAIGNS, seed=1)) != spans(clips_of(drive, CAMPAIGNS, seed=2))
+
+
+def test_no_clip_reaches_over_a_gap(make_drive):
+    drive = make_drive(steps=600, frames=True)
+    drive.takeover[300:310] = True
+    t = drive.t + 40.0 * (np.arange(600) >= 295)
+    clips = clips_of(replace(drive, t=t, video=replace(drive.video, t=t)), CAMPAIGNS, seed=0)
+    assert [c.meta["clip_index"] for c in clips] == [str(i) for i in range(len(clips))]
+    assert all(np.diff(c.t).max() < 0.11 for c in clips)
+    (taken,) = [c for c in clips if c.meta["campaign"] == "takeover"]
+    assert taken.t[0] == pytest.approx(69.5)
+    assert len(taken.t) == 200

@@ -98,7 +98,7 @@ def test_a_segment_is_a_drive_in_its_own_map_frame(tmp_path):
 
 
 def test_the_radar_gives_moving_cars_once_each(tmp_path):
-    (drive,) = comma2k19.drives(segment(tmp_path))
+    (drive,) = drives_in(segment(tmp_path))
     o = drive.objects
     assert len(o.track) == 1  # neither the second echo of the same car nor what stands still
     assert o.valid[0, 1:-2].all()
@@ -108,18 +108,18 @@ def test_the_radar_gives_moving_cars_once_each(tmp_path):
     assert away @ [c, s] == pytest.approx(30 + 4.6, abs=1e-2)  # from bumper to bumper, and half of each car
     assert away @ [-s, c] == pytest.approx(-0.5, abs=1e-2)
     assert o.states[0, step, 3] == pytest.approx(V)
-    (without,) = comma2k19.drives(segment(tmp_path / "other", radar=False))
+    (without,) = drives_in(segment(tmp_path / "other", radar=False))
     assert without.objects is None
 
 
 def test_a_hand_on_the_wheel_takes_over_only_from_who_steers(tmp_path):
-    (drive,) = comma2k19.drives(segment(tmp_path))
+    (drive,) = drives_in(segment(tmp_path))
     since = drive.t - 500.03
     np.testing.assert_array_equal(drive.engaged, since > 5)
     np.testing.assert_array_equal(drive.takeover, (since > 8.01) & (since < 9.01))
     (fired,) = [f for f in firings(load_campaigns(), drive) if f.campaign == "takeover"]
     assert fired.t == pytest.approx(508.1)
-    (without,) = comma2k19.drives(segment(tmp_path / "other", can=False))
+    (without,) = drives_in(segment(tmp_path / "other", can=False))
     assert without.engaged is without.takeover is None
 
 
@@ -193,3 +193,20 @@ def test_rules_run_on_the_public_example():
     assert "near_miss" not in not_evaluable(campaigns, drive)
     assert firings(campaigns, drive) == []  # a quiet minute
     assert clips_of(drive, campaigns, seed=0)
+
+
+@pytest.mark.parametrize("sensor", ["CAN/speed", "IMU/gyro"])
+def test_nothing_is_made_up_where_a_sensor_is_silent(tmp_path, sensor):
+    """A sensor is lost for 3 s: the drive has no steps there, and says so."""
+    segment(tmp_path)
+    log = next(tmp_path.glob("*/*/processed_log")) / sensor
+    t, value = np.load(log / "t"), np.load(log / "value")
+    there = (t < 506) | (t > 509)
+    save(log / "t", t[there])
+    save(log / "value", value[there])
+    (drive,) = drives_in(tmp_path)
+    assert not ((drive.t > 506.05) & (drive.t < 508.95)).any()
+    assert np.diff(drive.t).max() == pytest.approx(3.1, abs=0.15)
+    assert (np.diff(drive.t) > 0.11).sum() == 1
+    assert drive.notes["clock"].endswith("s are left out: a sensor is silent for more than 0.25 s")
+    assert drive.objects.states.shape[1] == len(drive.t)

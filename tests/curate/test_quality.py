@@ -40,6 +40,14 @@ def test_short(drive):
     assert motion_fault(cut(drive, 0, 3.0), min_seconds=2.0) is None
 
 
+@pytest.mark.parametrize("rate", [6.8, 8.0, 9.9, 10.1, 12.5, 15.0, 19.0])
+def test_a_clock_of_another_rate(drive, rate):
+    """Episodes count steps: what is not on the clock is dropped, never labelled by the wrong seconds."""
+    assert motion_fault(replace(drive, t=drive.t * 10 / rate)).startswith("clock: a step of ")
+    jitter = drive.t + np.random.default_rng(0).uniform(0, 0.04, len(drive.t))
+    assert motion_fault(replace(drive, t=jitter)).startswith("clock: a step of ")
+
+
 def test_impossible_motion(drive):
     jump = drive.ego.copy()
     jump[60:, 0] += 30

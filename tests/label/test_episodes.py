@@ -9,6 +9,7 @@ from street import drive, path_at, plans, street
 from drivefoundry.label.episodes import WEIGHT, concatenate, episodes_of, load_shard, sane, save_shard, track_ahead
 from drivefoundry.label.scene import scene_from_clip
 from drivefoundry_car.inputs import to_ego, to_map
+from drivefoundry_car.log import Drive, Plans, encode_video, read_drive, write_drive
 
 
 def label(d, **options):
@@ -156,3 +157,50 @@ def test_damaged_shard_is_refused(tmp_path):
         load_shard(tmp_path / "none")
     with pytest.raises(ValueError, match="no episodes"):
         concatenate([])
+
+
+@pytest.mark.parametrize("rate", [5.0, 7.5, 8.0, 12.5, 15.0, 19.0, 30.0, 50.0, 100.0])
+def test_a_label_reaches_four_seconds_at_every_rate(tmp_path, rate):
+    """12 m/s, states at one rate and a camera at another, through the file that a logger writes."""
+    t = np.arange(int(14 * rate)) / rate
+    ego = np.zeros((len(t), 7))
+    ego[:, 0], ego[:, 3] = 12 * t, 12.0
+    shown = np.arange(0, 14 * 20) / 20
+    frames = np.zeros((len(shown), 64, 160, 3), np.uint8)
+    frames[...] = (np.arange(len(shown)) % 200 + 20)[:, None, None, None]
+    video = encode_video(frames, shown, (95.3, 95.3, 80, 28), (1, 0, 1.5, 0), fps=20)
+    write_drive(tmp_path / "a.mcap", Drive({"drive": "a"}, t, ego, video=video))
+    e = episodes_of(read_drive(tmp_path / "a.mcap"), None, "c", phases=5)
+    assert len(e) > 80
+    np.testing.assert_allclose(e.future[:, :, 0], 12 * 0.5 * np.arange(1, 9)[None].repeat(len(e), 0), atol=1e-3)
+    np.testing.assert_allclose(e.ego[-1, :, :2], [[12.0, 0.0]] * 4, atol=1e-5)
+
+
+def test_steps_of_another_length_are_never_labelled():
+    """A drive that reached labelling by another way than the importers: no label of the wrong length."""
+    d = drive(size=(64, 160))
+    for rate in (7.0, 8.0, 9.9, 10.1, 12.5, 15.0):
+        t = d.t[0] + np.arange(200) / rate
+        assert len(episodes_of(replace(d, t=t, video=replace(d.video, t=t)), None, "c", phases=5)) == 0
+
+
+def test_no_decision_reaches_over_a_gap():
+    d = drive(size=(64, 160))
+    t = d.t + 3.0 * (np.arange(200) >= 90)
+    e = episodes_of(replace(d, t=t, video=replace(d.video, t=t)), None, "c", phases=5)
+    steps = np.searchsorted(t, e.t + t[0] - 1e-6)
+    assert ((steps + 40 < 90) | (steps - 15 >= 90)).all()
+    assert {int(s >= 90) for s in steps} == {0, 1}
+
+
+def test_a_correction_between_two_steps_is_seen_from_the_step_before_it():
+    d = drive(10.0, size=(64, 160))
+    late = 0.06
+    t = d.t[0] + 2.0 + late
+    ahead = path_at(10 * (2.0 + late + 0.5 * np.arange(1, 9)))
+    pose = path_at(np.array([10 * (2.0 + late)]))[0]
+    plan = Plans(np.array([t]), to_ego(ahead, pose)[None].astype(np.float32), [""])
+    e = label(replace(d, correction=plan, engaged=np.ones(200, bool)))
+    assert e.t.tolist() == pytest.approx([2.0])
+    expected = to_ego(path_at(10 * (2.0 + 0.5 * np.arange(1, 9))), d.ego[20, :3])
+    np.testing.assert_allclose(e.future[0], expected, atol=0.05)

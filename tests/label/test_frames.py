@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivefoundry.label.frames import crop_box, frames_at, nearest
+from drivefoundry.label.frames import crop_box, frames_at, latest
 from drivefoundry_car.log import encode_video
 
 
@@ -34,10 +34,10 @@ def test_larger_pictures_are_cropped_and_shrunk():
     assert frames_at(video, np.array([], int), (64, 160)).shape == (0, 64, 160, 3)
 
 
-def test_nearest_frame_must_be_near():
+def test_a_decision_sees_the_last_frame_before_it_and_no_stale_one():
     video = encode_video(
         np.zeros((3, 64, 160, 3), np.uint8), np.array([0.0, 0.1, 0.5]), (95, 95, 80, 28), (1, 0, 1.5, 0)
     )
-    index, ok = nearest(video, np.array([-0.2, 0.02, 0.07, 0.3, 0.52]))
-    assert index.tolist() == [0, 0, 1, 1, 2]
-    assert ok.tolist() == [False, True, True, False, True]
+    index, ok = latest(video, np.array([-0.2, 0.02, 0.0995, 0.07, 0.3, 0.52]))
+    assert index.tolist() == [0, 0, 1, 0, 1, 2]
+    assert ok.tolist() == [False, True, True, True, False, True]

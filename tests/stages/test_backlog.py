@@ -13,7 +13,7 @@ from drivefoundry.clips.store import ClipStore
 from drivefoundry.ledger import Ledger
 from drivefoundry.roadmap import save_map
 from drivefoundry.stages import backlog
-from drivefoundry_car.log import write_drive
+from drivefoundry_car.log import Drive, write_drive
 from drivefoundry_car.novelty import Sent
 from drivefoundry_car.trigger import campaign
 from situation import town
@@ -143,3 +143,66 @@ def test_from_the_command_line(folder, tmp_path, capsys):
 def test_what_is_refused(tmp_path, capsys, argv, says):
     assert cli.main(["campaign", *(a.replace("{tmp}", str(tmp_path)) for a in argv)]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.fixture
+def damaged(folder):
+    """The folder with a third drive that is cut short."""
+    (folder / "cut.mcap").write_bytes((folder / "d0.mcap").read_bytes()[:3000])
+    return folder
+
+
+def test_one_damaged_drive_does_not_stop_the_test(damaged, tmp_path, capsys):
+    file = tmp_path / "mine.toml"
+    file.write_text("[hard]\nrule = 'accel < -4 m/s^2 for 0.3 s'\npriority = 1\n")
+    drives = [str(p) for p in sorted(damaged.glob("*.mcap"))]
+    for what in ([str(damaged)], drives, [str(damaged / "d1.mcap"), str(damaged / "none"), *drives[:2]]):
+        assert cli.main(["campaign", "test", str(file), *what]) == 0
+        out = capsys.readouterr()
+        assert "2 drives, 1.0 minutes" in out.out
+        assert "hard      accel -5 m/s^2" in out.out
+        left = [line for line in out.err.splitlines() if line.startswith("left out: ")]
+        assert f"left out: {damaged / 'cut.mcap'}: truncated MCAP" in " ".join(left)
+        assert len(left) == 1 + any("none" in w for w in what)
+    assert cli.main(["campaign", "test", str(file), str(damaged / "cut.mcap")]) == 2
+    assert "cut.mcap: truncated MCAP" in capsys.readouterr().err
+    for path in damaged.glob("d*.mcap"):
+        path.unlink()
+    assert cli.main(["campaign", "test", str(file), str(damaged)]) == 2
+    assert "none of its 1 recordings can be read" in capsys.readouterr().err
+
+
+def test_a_damaged_map_costs_the_stop_lines_only(folder):
+    (folder / "maps" / "here.npz").write_bytes(b"PK")
+    said = []
+    found = [*backlog.drives_at(folder, left_out=said.append)]
+    assert [(r.name, r.stop_lines) for r in found] == [("d0", None), ("d1", None)]
+    assert len(said) == 1
+    assert "here.npz: road map" in said[0]
+
+
+def test_a_rule_does_not_hold_on_through_a_gap(make_drive):
+    """Hard braking is seen at two samples, five seconds apart: nobody knows what was between."""
+    drive = make_drive(steps=200)
+    drive.ego[99:101, 4] = -5
+    together = backlog.Recorded("a", drive, 0, None)
+    apart = replace(together, drive=replace(drive, t=drive.t + 5.0 * (np.arange(200) >= 100)))
+    rule = campaign("hard", {"rule": "accel_lon < -4 m/s^2 for 0.5 s", "priority": 1})
+    assert backlog.mine([rule], iter([apart])).fired == []
+    drive.ego[99:106, 4] = -5
+    tested = backlog.mine([rule], iter([together]))
+    assert [round(f.t, 1) for f in tested.fired] == [10.4]
+    assert (tested.drives, tested.hours) == (1, pytest.approx(19.9 / 3600))
+
+
+@pytest.mark.parametrize("rate", [5, 12.5, 20, 50, 100])
+def test_a_rules_seconds_are_true_seconds_at_every_rate(make_drive, tmp_path, rate):
+    """Braking of 0.45 s is no braking for 0.6 s, nor is one of 0.9 s missed, however often states come."""
+    t = np.arange(int(20 * rate)) / rate
+    ego = np.zeros((len(t), 7))
+    ego[:, 0], ego[:, 3] = 10 * t, 10.0
+    ego[((t >= 5) & (t < 5.45)) | ((t >= 10) & (t < 10.9)), 4] = -5.0
+    write_drive(tmp_path / "a.mcap", Drive({"drive": "a", "vehicle": "v"}, t, ego))
+    rule = campaign("hard", {"rule": "accel_lon < -4 m/s^2 for 0.6 s", "priority": 1})
+    fired = backlog.mine([rule], backlog.drives_at(tmp_path)).fired
+    assert [round(f.t, 1) for f in fired] == [10.6]

@@ -93,6 +93,11 @@ def calibration_of(name: str) -> str:
     return f"{CAMERA}{name}/calibration"
 
 
+def schema_of(topic: str) -> str:
+    """Name of the JSON schema of a topic."""
+    return "drivefoundry" + topic.replace("/", ".")
+
+
 def open_channel(writer: Registers, topic: str, metadata: dict[str, str] | None = None, form: str = "h264") -> int:
     """Register a topic with its schema; returns the channel id. form: of a camera's pictures, one of FORMATS."""
     message = PROTOBUF.get(topic)
@@ -102,7 +107,7 @@ def open_channel(writer: Registers, topic: str, metadata: dict[str, str] | None 
         described = build_file_descriptor_set(message).SerializeToString()
         schema = writer.register_schema(message.DESCRIPTOR.full_name, "protobuf", described)
         return writer.register_channel(topic, "protobuf", schema, metadata or {})
-    name = "drivefoundry" + topic.replace("/", ".")
+    name = schema_of(topic)
     body = json.dumps({"title": name, "type": "object", "properties": JSON[topic]})
     schema = writer.register_schema(name, "jsonschema", body.encode())
     return writer.register_channel(topic, "json", schema, metadata or {})

@@ -1,48 +1,177 @@
-"""An MCAP file's bytes in, its messages out: the inner loop of reading, ten times quicker than record objects."""
+"""Records of an MCAP file, as any writer may lay them out: the inner loop of reading, ten times quicker than objects.
+
+Reads front to back, so it needs neither a summary nor an index: https://mcap.dev/spec leaves both optional, as it does
+chunks, compression, checksums, statistics and the order of messages in time.
+"""
 
 from __future__ import annotations
 
 import io
+import mmap
 import struct
-from collections.abc import Iterator, Set
+import zlib
+from collections.abc import Callable, Iterator
 
+import lz4.frame
 import zstandard
 from mcap.data_stream import ReadDataStream
+from mcap.exceptions import EndOfFile
 from mcap.opcode import Opcode
-from mcap.records import Chunk
-from mcap.stream_reader import get_chunk_data_stream
-from mcap.summary import Summary
+from mcap.records import Channel, Chunk, Footer, Metadata, Schema
+from mcap.stream_reader import CRCValidationError
 
 MAX_BYTES = 1 << 31
-"""A file may unpack to no more: an hour of one camera and its signals is a tenth of it."""
+"""Limit on the unpacked size of a file: an hour of one camera and its signals is a tenth of it."""
 FREE_BYTES, RATIO = 64 << 20, 200
-"""Nor to more than this, and so many times its own size: a parked car's scenes, all alike, come to fifty times."""
+"""A file may not unpack to more than this and so many times its own size, either: a parked car's scenes, all alike, come
+to fifty times."""
+MCAP_MAGIC = b"\x89MCAP0\r\n"
 _RECORD, _MESSAGE = struct.Struct("<BQ"), struct.Struct("<HIQQ")
+_HEAD, _ID = struct.Struct("<BQHIQ"), struct.Struct("<H")
+"""A message's record up to its log time in one go; the id that begins a schema or channel."""
+_IS_MESSAGE = int(Opcode.MESSAGE)
+"""A plain number: comparing with an enumeration's member is slow."""
 
 
-def messages(data: bytes, summary: Summary, wanted: Set[int] | None = None) -> Iterator[tuple[int, int, bytes]]:
-    """(channel id, log time ns, message) of every message in the file's chunks, in file order; checksums are verified.
+class Records:
+    """One MCAP file's bytes: iterate `messages`; `schemas`, `channels` and `metadata` are complete once it ends.
 
-    wanted: channels that are read; a chunk whose index names none of them is passed over as it is.
-    ValueError if the chunks say or turn out to unpack to more than MAX_BYTES, or too many times the file's size.
+    data: the whole file, which may be mapped. wanted: which channels' messages are yielded (default: all); a chunk
+    whose message indexes name none of them stays packed. limited: hold the unpacked size to MAX_BYTES, and to RATIO
+    times the file's size beyond FREE_BYTES.
     """
-    most = left = min(MAX_BYTES, FREE_BYTES + RATIO * len(data))
-    for index in summary.chunk_indexes:
-        if wanted is not None and index.message_index_offsets and wanted.isdisjoint(index.message_index_offsets):
-            continue
-        begin = index.chunk_start_offset + _RECORD.size
-        chunk = Chunk.read(ReadDataStream(io.BytesIO(data[begin : index.chunk_start_offset + index.chunk_length])))
-        left -= chunk.uncompressed_size
-        # zstd allocates what its own header says: a small file must not claim the memory of a large one.
-        claimed = zstandard.frame_content_size(chunk.data) if chunk.compression == "zstd" else chunk.uncompressed_size
-        if left < 0 or claimed not in (-1, chunk.uncompressed_size):
-            raise ValueError(f"unpacks to more than {most >> 20} MiB or than it says; cut it into shorter drives")
-        stream, length = get_chunk_data_stream(chunk, validate_crc=True)
-        raw, at = stream.read(length), 0
-        while at < length:
-            opcode, size = _RECORD.unpack_from(raw, at)
-            at += _RECORD.size
-            if opcode == Opcode.MESSAGE:
-                channel, _, log_time, _ = _MESSAGE.unpack_from(raw, at)
-                yield channel, log_time, raw[at + _MESSAGE.size : at + size]
-            at += size
+
+    def __init__(
+        self,
+        data: bytes | mmap.mmap,
+        wanted: Callable[[Channel], bool] = lambda _: True,
+        limited: bool = True,
+    ) -> None:
+        self.schemas: dict[int, Schema] = {}
+        self.channels: dict[int, Channel] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
+        """Metadata records by name; of several with one name the last."""
+        self._data, self._wanted, self._limited = data, wanted, limited
+        self._most = self._left = min(MAX_BYTES, FREE_BYTES + RATIO * len(data))
+        self._kept: dict[int, bool] = {}
+
+    def messages(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (channel id, log time ns, message), in file order; see `blocks`."""
+        for block in self.blocks():
+            yield from block
+
+    def blocks(self) -> Iterator[list[tuple[int, int, bytes]]]:
+        """Yield the messages of each chunk, and each that lies in none, in file order.
+
+        A message is (channel id, log time ns, bytes). Chunk and summary checksums are verified. ValueError or McapError
+        where a record does not fit, a chunk is larger than it says, or all of them are larger than the limit.
+        """
+        data, at, summary = self._data, len(MCAP_MAGIC), False
+        while True:
+            opcode, size = _RECORD.unpack_from(data, at)
+            body, end = at + _RECORD.size, at + _RECORD.size + size
+            if end > len(data):
+                raise EndOfFile
+            if opcode == Opcode.FOOTER:
+                self._check_summary(at, data[body:end])
+                return
+            if opcode == Opcode.DATA_END:
+                summary = True
+            elif opcode == Opcode.CHUNK and not summary and not self._unwanted(end):
+                yield self._inside(self._unpacked(Chunk.read(_stream(data[body:end]))))
+            elif opcode == Opcode.MESSAGE and not summary:
+                channel, _, log_time, _ = _MESSAGE.unpack_from(data, body)
+                if self._keeps(channel):
+                    yield [(channel, log_time, data[body + _MESSAGE.size : end])]
+            elif opcode == Opcode.METADATA:
+                record = Metadata.read(_stream(data[body:end]))
+                self.metadata[record.name] = dict(record.metadata)
+            elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+                self._describe(opcode, data[body:end])
+            at = end
+
+    def _unwanted(self, at: int) -> bool:
+        """Whether the message indexes that follow a chunk, which ends here, name only channels that are known and not
+        wanted."""
+        channels: list[int] = []
+        while at + _RECORD.size + _ID.size <= len(self._data):
+            opcode, size = _RECORD.unpack_from(self._data, at)
+            if opcode != Opcode.MESSAGE_INDEX:
+                break
+            channels += _ID.unpack_from(self._data, at + _RECORD.size)
+            at += _RECORD.size + size
+        return bool(channels) and not any(self._kept.get(channel, True) for channel in channels)
+
+    def _inside(self, raw: bytes) -> list[tuple[int, int, bytes]]:
+        """Messages of one unpacked chunk."""
+        found = []
+        at, end, kept, head = 0, len(raw), self._kept, _HEAD.unpack_from
+        record, most, skip = _RECORD.size, len(raw) - _HEAD.size, _RECORD.size + _MESSAGE.size
+        while at < end:
+            if at <= most:
+                opcode, size, channel, _, log_time = head(raw, at)
+            else:  # another record, too short for a message
+                opcode, size = _RECORD.unpack_from(raw, at)
+                channel = log_time = 0
+            begin, at = at, at + record + size
+            if at > end:
+                raise EndOfFile
+            if opcode == _IS_MESSAGE:
+                if size < _MESSAGE.size:
+                    raise EndOfFile
+                if kept[channel] if channel in kept else self._keeps(channel):
+                    found.append((channel, log_time, raw[begin + skip : at]))
+            elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+                self._describe(opcode, raw[begin + record : at])
+        return found
+
+    def _keeps(self, channel: int) -> bool:
+        if channel not in self._kept:
+            raise ValueError(f"a message on channel {channel}, which it never describes; mend it with `mcap recover`")
+        return self._kept[channel]
+
+    def _describe(self, opcode: int, body: bytes) -> None:
+        """Note a schema or channel; the same may stand in every chunk and in the summary."""
+        (id,) = _ID.unpack_from(body)
+        if opcode == Opcode.SCHEMA:
+            if id not in self.schemas:
+                self.schemas[id] = Schema.read(_stream(body))
+        elif id not in self.channels:
+            self.channels[id] = channel = Channel.read(_stream(body))
+            self._kept[id] = self._wanted(channel)
+
+    def _unpacked(self, chunk: Chunk) -> bytes:
+        """A chunk's records; zstd and LZ4 allocate what their own headers say, so those are checked first."""
+        size, packed = chunk.uncompressed_size, chunk.data
+        self._left -= size
+        claimed = zstandard.frame_content_size(packed) if chunk.compression == "zstd" else size
+        if (self._limited and self._left < 0) or claimed not in (-1, size):
+            raise ValueError(f"unpacks to more than {self._most >> 20} MiB or than it says; cut it into shorter drives")
+        if chunk.compression == "zstd":
+            raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size) if size else b""
+        elif chunk.compression == "lz4":
+            try:
+                raw = lz4.frame.LZ4FrameDecompressor().decompress(packed, max_length=size)
+            except RuntimeError as error:  # the only class that lz4 raises on damaged bytes
+                raise ValueError(f"an LZ4 chunk does not unpack ({error}); copy or record it again") from None
+        elif not chunk.compression:
+            raw = packed
+        else:
+            raise ValueError(f"chunks are compressed with '{chunk.compression}'; zstd, lz4 or none can be read")
+        if len(raw) != size:
+            raise ValueError(f"a chunk unpacks to {len(raw)} bytes, not to {size} as it says; copy or record it again")
+        if chunk.uncompressed_crc and zlib.crc32(raw) != chunk.uncompressed_crc:
+            raise CRCValidationError(expected=chunk.uncompressed_crc, actual=zlib.crc32(raw), record=chunk)
+        return raw
+
+    def _check_summary(self, at: int, body: bytes) -> None:
+        """The summary's checksum, where there is one: it covers the footer up to itself."""
+        footer = Footer.read(_stream(body))
+        if footer.summary_crc and footer.summary_start:
+            found = zlib.crc32(self._data[footer.summary_start : at + _RECORD.size + 16])
+            if found != footer.summary_crc:
+                raise CRCValidationError(expected=footer.summary_crc, actual=found, record=footer)
+
+
+def _stream(data: bytes) -> ReadDataStream:
+    return ReadDataStream(io.BytesIO(data))

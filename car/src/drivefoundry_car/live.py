@@ -9,34 +9,7 @@ import numpy as np
 from foxglove_schemas_protobuf.SceneUpdate_pb2 import SceneUpdate
 
 from drivefoundry_car.channels import DRIVER, KIND_NAMES, NS, OBJECTS, SIGNALS
-
-DT = 0.1
-"""Step of the grid, s."""
-GAP_S = 0.25
-"""Where the ego's state is further apart than this, s, the grid has no steps."""
-
-
-def on_grid(t: np.ndarray, ego: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ego states ego (N, 7) at t (N,) s in; the same at the multiples of DT, interpolated, out.
-
-    States at about DT or slower stay as they are. Those without x, y, yaw and speed are left out. ValueError if none is
-    left.
-    """
-    t, first = np.unique(t, return_index=True)
-    ego = ego[first]
-    known = np.isfinite(ego[:, :4]).all(axis=1)
-    t, ego = t[known], ego[known]
-    if not len(t):
-        raise ValueError("no ego state that has x, y, yaw and speed; record them")
-    grid = DT * np.arange(np.ceil(t[0] / DT - 1e-6), np.floor(t[-1] / DT + 1e-6) + 1)
-    if len(t) < 2 or np.median(np.diff(t)) > 0.9 * DT or not len(grid):
-        return t, ego
-    after = np.clip(np.searchsorted(t, grid - 1e-6), 1, len(t) - 1)
-    near = np.minimum(np.abs(grid - t[after]), np.abs(grid - t[after - 1]))
-    grid = grid[(t[after] - t[after - 1] <= GAP_S) | (near < 1e-6)]
-    columns = [np.interp(grid, t, np.unwrap(c) if i == 2 else c) for i, c in enumerate(ego.T)]
-    columns[2] = np.arctan2(np.sin(columns[2]), np.cos(columns[2]))
-    return grid, np.column_stack(columns)
+from drivefoundry_car.clock import DT
 
 
 def objects(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import struct
@@ -13,19 +12,17 @@ from typing import IO, Any
 
 import numpy as np
 import zstandard
-from foxglove_schemas_protobuf.CameraCalibration_pb2 import CameraCalibration
 from google.protobuf.message import DecodeError
 from mcap.exceptions import McapError
 from mcap.reader import make_reader
 from mcap.stream_reader import CRCValidationError
 from mcap.writer import CompressionType, Writer
 
-from drivefoundry_car import channels, live
+from drivefoundry_car import channels, clock, topics
 from drivefoundry_car.channels import Camera
-from drivefoundry_car.chunks import messages
-from drivefoundry_car.video import Encoder, decode, demux_mp4, encode, is_key, mux_mp4
+from drivefoundry_car.chunks import MCAP_MAGIC
+from drivefoundry_car.video import Encoder, decode, demux_mp4, encode, mux_mp4
 
-MCAP_MAGIC = b"\x89MCAP0\r\n"
 _DAMAGE = (McapError, CRCValidationError, DecodeError, zstandard.ZstdError, struct.error, UnicodeDecodeError)
 _DAMAGE += (json.JSONDecodeError, KeyError, IndexError, TypeError, OverflowError)
 """What the MCAP, protobuf and zstd readers raise on bytes that are not what they say."""
@@ -195,9 +192,11 @@ def check(drive: Drive) -> Drive:
 
 
 def read_drive(path: Path | str, video: bool = True) -> Drive:
-    """An MCAP file in, the Drive out; without video, packets are skipped (drive.video is None).
+    """Read the drive of an MCAP file; without video, packets are skipped (drive.video is None).
 
-    ValueError with one line: no such file, not an MCAP, truncated or damaged, or no drive in it (no /ego/state).
+    Any writer's layout of the format will do. States that are not on the 10 Hz clock are put on it, see `clock.onto`;
+    where they leave gaps, so does `t`. ValueError with one line: no such file, not an MCAP, truncated or damaged, no
+    drive in it (no /ego/state), or a clock that cannot be mended.
     """
     path = Path(path)
     if not path.is_file():
@@ -206,7 +205,9 @@ def read_drive(path: Path | str, video: bool = True) -> Drive:
     if not data.startswith(MCAP_MAGIC):
         raise ValueError(f"{path}: not an MCAP file; import it with the importer of its format")
     if len(data) < 2 * len(MCAP_MAGIC) or not data.endswith(MCAP_MAGIC):
-        raise ValueError(f"{path}: truncated MCAP, its footer is missing; copy or record it again")
+        raise ValueError(
+            f"{path}: truncated MCAP, its footer is missing; copy it again, or mend it with `mcap recover`"
+        )
     try:
         return _read(data, video)
     except _DAMAGE as error:
@@ -225,87 +226,14 @@ def read_meta(path: Path) -> dict[str, str]:
 
 
 def _read(data: bytes, with_video: bool) -> Drive:
-    reader = make_reader(io.BytesIO(data), validate_crcs=True)
-    summary = reader.get_summary()
-    assert summary is not None  # the footer is there: `read_drive` has looked
-    topics = {c.topic: c for c in summary.channels.values()}
-    if channels.STATE not in topics:
-        raise ValueError(f"no {channels.STATE} channel: it holds no drive; import it with the importer of its format")
-    skipped = (channels.POSE,) if with_video else (channels.POSE, channels.CAMERA)
-    wanted = [topic for topic in topics if not topic.startswith(skipped)]
-    data_of: dict[str, list[bytes]] = {topic: [] for topic in wanted}
-    ns_of: dict[str, list[int]] = {topic: [] for topic in wanted}
-    kept = {id: (data_of[c.topic], ns_of[c.topic]) for id, c in summary.channels.items() if c.topic in data_of}
-    for channel, at, message in messages(data, summary, kept.keys()):
-        if channel in kept:
-            kept[channel][0].append(message)
-            kept[channel][1].append(at)
-    records = {m.name: m.metadata for m in reader.iter_metadata()}
-    t, ego = channels.read_states(data_of[channels.STATE])
-    exact = dict(zip(ns_of[channels.STATE], t.tolist(), strict=True))
-    if "recording" in records:
-        t, ego = live.on_grid(t, ego)
-        fields = live.fields(data_of, ns_of, t)
-    else:
-        fields = _stepped(data_of, ns_of, records, len(t))
-    if "objects" in fields:
-        fields["objects"] = Objects(*fields["objects"])
-    if channels.ROUTE in wanted:
-        fields["route"] = np.array(json.loads(data_of[channels.ROUTE][0])["points"], np.float64)
-    others: dict[str, Video] = {}
-    for topic in wanted:
-        if topic.startswith(channels.CAMERA) and not topic.endswith("/calibration"):
-            name = topic.removeprefix(channels.CAMERA)
-            times = np.array([exact.get(at, at / channels.NS) for at in ns_of[topic]], np.float64)
-            message = channels.PICTURES[summary.schemas[topics[topic].schema_id].name]
-            about = topics[channels.calibration_of(name)].metadata
-            told = [message.FromString(m) for m in data_of[topic]]
-            others[name] = _read_video(told, data_of[channels.calibration_of(name)], times, about)
+    """The drive, on the 10 Hz clock."""
+    fields = topics.fields_of(data, with_video)
+    others = {name: Video(**camera) for name, camera in fields.pop("cameras").items()}
+    made = {"objects": Objects, "plan": Plans, "correction": Plans}
+    fields |= {name: made[name](*fields[name]) for name in made if name in fields}
     if channels.FRONT in others:
         fields["video"] = others.pop(channels.FRONT)
-    for topic, name in ((channels.PLAN, "plan"), (channels.CORRECTION, "correction")):
-        if topic in wanted:
-            rows = [json.loads(m) for m in data_of[topic]]
-            points = np.array([r["points"] for r in rows], np.float32).reshape(len(rows), -1, 3)
-            fields[name] = Plans(np.array([r["t"] for r in rows], np.float64), points, [r["text"] for r in rows])
-    size_of = records["ego"]
-    ego_size = (float(size_of["length"]), float(size_of["width"]), float(size_of["height"]))
-    return check(Drive(dict(records["drive"]), t, ego, ego_size, notes=dict(records["notes"]), others=others, **fields))
-
-
-def _stepped(
-    data_of: dict[str, list[bytes]], ns_of: dict[str, list[int]], records: dict[str, dict[str, str]], length: int
-) -> dict[str, Any]:
-    """The fields whose messages stand at the drive's own steps, objects as a tuple."""
-    step_of = {at: i for i, at in enumerate(ns_of[channels.STATE])}
-    steps = {topic: [step_of[at] for at in ns_of.get(topic, ())] for topic in channels.STEPPED}
-    fields: dict[str, Any] = {}
-    if channels.OBJECTS in data_of:
-        of = {name: json.loads(value) for name, value in records["objects"].items()}
-        track, size = np.array(of["track"], np.int64), np.array(of["size"], np.float32).reshape(-1, 3)
-        moved = channels.read_scene_updates(data_of[channels.OBJECTS], steps[channels.OBJECTS], track, length)
-        fields["objects"] = (track, np.array(of["kind"], np.int64), size, *moved)
-    if channels.SIGNALS in data_of:
-        changed = data_of[channels.SIGNALS]
-        fields["signal_id"] = np.array(json.loads(changed[0])["id"], np.int64)
-        fields["signal_state"] = channels.held(steps[channels.SIGNALS], changed, "state", length, np.uint8)
-    if channels.DRIVER in data_of:
-        for name in ("engaged", "takeover"):
-            fields[name] = channels.held(steps[channels.DRIVER], data_of[channels.DRIVER], name, length, np.bool_)
-    return fields
-
-
-def _read_video(told: list[Any], calibration: list[bytes], times: np.ndarray, about: dict[str, str]) -> Video:
-    at = CameraCalibration.FromString(calibration[0])
-    x, y, z, pitch, *yaw = json.loads(about["mount"])
-    packets, form = [m.data for m in told], told[0].format
-    key = [k == "1" for k in about["key"]] if "key" in about else [form != "h264" or is_key(p) for p in packets]
-    first = 0 if "key" in about else next((i for i, k in enumerate(key) if k), len(key))
-    if first == len(key):
-        raise ValueError(f"{told[0].frame_id}: no key frame; record it from one")
-    lens = (at.K[0], at.K[4], at.K[2], at.K[5])
-    kept = {"t": times[first:], "key": np.array(key[first:], bool), "packets": packets[first:]}
-    return Video(at.width, at.height, lens, (x, y, z, pitch), *yaw, format=form, **kept)
+    return clock.onto(check(Drive(others=others, **fields)))
 
 
 def cut(drive: Drive, t0: float, t1: float) -> Drive:

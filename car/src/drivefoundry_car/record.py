@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from drivefoundry_car import clock
 from drivefoundry_car.log import Drive, cut
 from drivefoundry_car.signals import Beside
 from drivefoundry_car.trigger import Campaign, applies, draws, firings
@@ -36,13 +37,18 @@ def clips_of(
     drive and beside windows already taken; a firing inside a taken window is on that clip already, one that finds no
     room is left out. A campaign's random windows of length_s lie anywhere still free, those of pick = "all" end to end.
     A drive shorter than a window is one clip if anything wants it; end to end, the last clip may be shorter, down to
-    half. Same drive, campaigns and seed: same clips. Each clip's meta gains campaign, trigger (the rule, 'random' or
-    'all'), trigger_t (s) and clip_index.
+    half. No window reaches over a gap in the drive. Same drive, campaigns and seed: same clips. Each clip's meta gains
+    campaign, trigger (the rule, 'random' or 'all'), trigger_t (s) and clip_index.
     """
     steps = len(drive.t)
     if not steps:
         return []
-    period = float(np.median(np.diff(drive.t))) if steps > 1 else 0.1
+    period = float(np.median(np.diff(drive.t))) if steps > 1 else clock.DT
+    runs = clock.runs(drive.t)
+    if len(runs) > 1 and period <= clock.GAP_S:  # no window reaches over a gap
+        parts = [cut(drive, float(drive.t[a]), float(drive.t[b - 1]) + period / 2) for a, b in runs]
+        found = [c for part in parts for c in clips_of(part, campaigns, seed, length_s, beside)]
+        return [replace(c, meta={**c.meta, "clip_index": str(i)}) for i, c in enumerate(found)]
     length = min(max(1, round(length_s / period)), steps)
     fired = firings(campaigns, drive, beside)
     taken: list[Window] = []

@@ -106,7 +106,7 @@ def test(options: TestOptions) -> Outcome:
 
     campaigns = load_campaigns(options.who)
     sent = None if options.sent is None else Sent.load(options.sent)
-    tested = backlog.mine(campaigns, (d for what in options.what for d in backlog.drives_at(what)), sent)
+    tested = backlog.mine(campaigns, backlog.all_drives_at(options.what), sent)
     parts = [backlog.fired_table(tested, options.most)] if tested.fired and options.most else []
     parts.append(backlog.totals_table(campaigns, tested, options.hours_a_day))
     parts.append(
@@ -125,7 +125,7 @@ def replay(options: ReplayOptions) -> Outcome:
     from drivefoundry_car.trigger import load_campaigns
 
     campaigns = load_campaigns(options.who)
-    drives = (d for what in options.what for d in backlog.drives_at(what, video=not options.dry_run))
+    drives = backlog.all_drives_at(options.what, video=not options.dry_run)
     where = options.to or str(options.store)
     if options.dry_run:
         tested = backlog.mine(campaigns, drives, None)

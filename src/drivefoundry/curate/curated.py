@@ -171,7 +171,16 @@ def examine(
 
 def _examine_chunk(task: tuple[str, list[str], float]) -> list[Exam]:
     url, ids, min_seconds = task
-    return [examine_drive(_store(url).drive(i), i, min_seconds=min_seconds) for i in ids]
+    return [_examined(url, i, min_seconds) for i in ids]
+
+
+def _examined(url: str, clip_id: str, min_seconds: float) -> Exam:
+    """A clip that cannot be read is dropped with the reason, and does not stop the others."""
+    try:
+        drive = _store(url).drive(clip_id)
+    except ValueError as error:
+        return Exam(f"damaged: {error}", "", 0.0, np.zeros(0, np.float32), origin_of({}, clip_id, 0.0, 0.0))
+    return examine_drive(drive, clip_id, min_seconds=min_seconds)
 
 
 @lru_cache(maxsize=2)

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from drivefoundry import outputs
-from drivefoundry.label.frames import frames_at, nearest
+from drivefoundry.label.frames import frames_at, latest
 from drivefoundry.label.reason import MANOEUVRES, TURNED, manoeuvres, plan_speeds, reasons
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Episodes, Scene, require
-from drivefoundry_car.inputs import ROUTE_FEATURES, ego_history, route_features, to_ego
+from drivefoundry_car import clock
+from drivefoundry_car.inputs import HISTORY, ROUTE_FEATURES, ego_history, route_features, to_ego, to_map
 from drivefoundry_car.log import Drive
 
 SIZE = (64, 160)
@@ -24,6 +25,8 @@ STRIDE = round(PLAN_DT / DT)
 """Log steps between decisions."""
 AHEAD = STRIDE * PLAN_POINTS
 """Log steps that a label reaches ahead."""
+BEHIND = STRIDE * (HISTORY - 1)
+"""Log steps that the ego history reaches back."""
 MAX_SPEED, MAX_ACCEL, MAX_TURN = 60.0, 12.0, 0.8
 """Kinematic bounds of a label: m/s, m/s^2 between half seconds, rad of heading in half a second."""
 WEIGHT = {"takeover": 3.0, "brake": 2.0, "stop": 2.0, "turn": 2.0, "start": 1.5, "correction": 1.5, "stand": 0.5}
@@ -40,7 +43,8 @@ def episodes_of(
     short.
 
     phases: decisions start at this many offsets within the half second (1: 2 Hz, 5: every step). With corrections, the
-    2 Hz grid is laid on their times.
+    2 Hz grid is laid on their times. Steps are counted for time, so a decision whose history or label crosses steps
+    that are not on the 10 Hz clock is left out.
     """
     require(1 <= phases <= STRIDE, f"phases: 1 to {STRIDE} wanted, got {phases}")
     corrected, points = _corrections(drive)
@@ -48,11 +52,13 @@ def episodes_of(
     use = np.searchsorted(corrected, steps)
     is_correction = np.isin(steps, corrected)
     from_track = ~is_correction & (steps + AHEAD < len(drive.t)) & ~_model_drives(drive, steps)
-    keep = is_correction | from_track
+    keep = (is_correction & clock.spans(drive.t, steps, BEHIND, 0)) | (
+        from_track & clock.spans(drive.t, steps, BEHIND, AHEAD)
+    )
     if drive.video is None or not keep.any():
         return empty(size)
-    now, now_ok = nearest(drive.video, drive.t[steps])
-    past, past_ok = nearest(drive.video, drive.t[steps] - PLAN_DT)
+    now, now_ok = latest(drive.video, drive.t[steps])
+    past, past_ok = latest(drive.video, drive.t[steps] - PLAN_DT)
     keep &= now_ok & past_ok
     future = np.zeros((len(steps), PLAN_POINTS, 3))
     for n in np.flatnonzero(keep):
@@ -133,7 +139,7 @@ def _near_takeover(drive: Drive, steps: np.ndarray) -> np.ndarray:
         return np.zeros(len(steps), bool)
     taken = np.asarray(drive.takeover, bool)
     edges = np.flatnonzero(taken & ~np.concatenate([[False], taken[:-1]]))
-    since = (steps[:, None] - edges[None]) * DT
+    since = drive.t[steps][:, None] - drive.t[edges][None]
     return np.asarray(((since >= -3.0) & (since <= 1.0)).any(1))
 
 
@@ -141,11 +147,31 @@ def _corrections(drive: Drive) -> tuple[np.ndarray, np.ndarray]:
     """Steps (C,) ascending at which the safety driver's own plan is known, and those plans (C, 8, 3)."""
     if drive.correction is None or not len(drive.correction.t):
         return np.zeros(0, int), np.zeros((0, PLAN_POINTS, 3))
-    step = np.rint((drive.correction.t - drive.t[0]) / DT).astype(int)
-    # The first half second has no earlier frame.
-    inside = np.flatnonzero((step >= STRIDE) & (step < len(drive.t)))
+    t = drive.correction.t
+    step = np.searchsorted(drive.t, t + clock.JITTER_S, side="right") - 1
+    # The first half second has no earlier frame; a plan made in a gap, or after the end, has no step of its own.
+    inside = np.flatnonzero((step >= STRIDE) & (t - drive.t[np.maximum(step, 0)] < DT))
     steps, first = np.unique(step[inside], return_index=True)
-    return steps, np.asarray(drive.correction.points)[inside][first]
+    points = np.array(drive.correction.points)[inside][first]
+    late = t[inside][first] - drive.t[steps]
+    for n in np.flatnonzero(np.abs(late) > clock.JITTER_S):
+        points[n] = _earlier(points[n], drive.ego[steps[n] : steps[n] + 2, :3], float(late[n]))
+    return steps, points
+
+
+def _earlier(points: np.ndarray, poses: np.ndarray, late: float) -> np.ndarray:
+    """A plan (8, 3) made `late` s after a step, less than one step, in; the same way seen from the step out.
+
+    poses (1 or 2, 3): the ego at that step and the next, between which it is interpolated.
+    """
+    turn = poses[-1, 2] - poses[0, 2]
+    change = np.append(poses[-1, :2] - poses[0, :2], np.arctan2(np.sin(turn), np.cos(turn)))
+    made_at = poses[0] + change * late / DT
+    way = np.vstack([poses[0], made_at, to_map(points.astype(np.float64), made_at)])
+    at = np.concatenate([[0.0, late], late + PLAN_DT * np.arange(1, PLAN_POINTS + 1)])
+    way[:, 2] = np.unwrap(way[:, 2])
+    then = PLAN_DT * np.arange(1, PLAN_POINTS + 1)
+    return to_ego(np.column_stack([np.interp(then, at, c) for c in way.T]), poses[0]).astype(points.dtype)
 
 
 def _steps(n: int, corrected: np.ndarray, phases: int) -> np.ndarray:

@@ -14,19 +14,22 @@ from drivefoundry_car.log import Video, decode_video
 
 HORIZON = 28 / 64
 """Height of the horizon in the model's picture, share from the top (the embedded rig: cy = 28 of 64 rows)."""
-TOLERANCE_S = 0.06
-"""A frame stands for a moment when it was taken within this time of it."""
+OLDEST_S = 0.1
+"""A decision sees the last frame taken before it, if that is no older: one period of a 10 Hz camera."""
+EDGE_S = 1e-3
+"""What clocks of camera and car may differ by, and rounding, s."""
 
 
-def nearest(video: Video, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Times (N,) s in; index (N,) of the frame nearest each, and (N,) bool whether it is near enough."""
+def latest(video: Video, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the frame that a car has at each time: the last one taken by then, never one of the future.
+
+    t (N,) s in; index (N,) and (N,) bool, whether there is one and it is no older than OLDEST_S, out.
+    """
     if not len(video.t):
         return np.zeros(len(t), int), np.zeros(len(t), bool)
-    right = np.clip(np.searchsorted(video.t, t), 1, max(1, len(video.t) - 1))
-    left = right - 1
-    right = np.minimum(right, len(video.t) - 1)
-    index = np.where(np.abs(video.t[left] - t) <= np.abs(video.t[right] - t), left, right)
-    return index, np.abs(video.t[index] - t) <= TOLERANCE_S
+    last = np.searchsorted(video.t, t + EDGE_S, side="right") - 1
+    index = np.maximum(last, 0)
+    return index, (last >= 0) & (t - video.t[index] <= OLDEST_S + EDGE_S)
 
 
 def crop_box(width: int, height: int, cx: float, cy: float, size: tuple[int, int]) -> tuple[float, float, float, float]:

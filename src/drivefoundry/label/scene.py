@@ -11,6 +11,7 @@ from drivefoundry import route as routes
 from drivefoundry.curate.split import place_of
 from drivefoundry.roadmap import arc_length
 from drivefoundry.types import AGENT_CAR, AGENT_TRUCK, SIGNAL_OFF, RoadMap, Scene, require
+from drivefoundry_car import clock
 from drivefoundry_car.log import Drive
 
 START = 15
@@ -27,10 +28,12 @@ DEFAULT_SPEED = 13.9
 def scene_from_clip(drive: Drive, map: RoadMap, clip_id: str) -> Scene:
     """Drive with objects in, the Scene of its own car out; the ego is agent 0.
 
-    Raises ValueError where the drive is too short or names another map than the one given.
+    Raises ValueError where the drive is too short, not on the 10 Hz clock, or names another map than the one given.
     """
     steps = len(drive.t)
     require(steps > START + 5, f"clip {clip_id}: {steps} steps are too few for a scene, at least {START + 6} wanted")
+    steady = bool(clock.spans(drive.t, np.array([0]), 0, steps - 1)[0])
+    require(steady, f"clip {clip_id}: its states are not {clock.DT} s apart; import the drive again")
     named = drive.meta.get("map", map.id)
     require(named == map.id, f"clip {clip_id}: recorded on map {named}, given map {map.id}")
     tracks, valid, size, kind = _agents(drive)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.clips.importers.folder import MAPS, drive_files, drives_in
+from drivefoundry.clips.importers.folder import MAPS, drive_files, drives_in, read_file, sound
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.curate.curated import load_curated
 from drivefoundry.ledger import Ledger
+from drivefoundry.progress import warn
 from drivefoundry.roadmap import load_map
 from drivefoundry.types import require
-from drivefoundry_car.log import Drive, read_drive
+from drivefoundry_car import clock
+from drivefoundry_car.log import Drive, cut
 from drivefoundry_car.novelty import Sent, embedding
 from drivefoundry_car.rules import cost, signals_in, unit_of
 from drivefoundry_car.signals import SIGNALS, Beside, signals_of
@@ -54,36 +56,75 @@ class Tested:
     lacking: dict[str, Counter[str]]
 
 
-def drives_at(what: Path, video: bool = False) -> Iterator[Recorded]:
-    """A drive's file, a folder of drives or of logs that an importer knows, a clip store or a run (the drives that its
-    fleet recorded) in; its drives, with pictures if wanted, out. ValueError in one line where there is none."""
+def all_drives_at(
+    whats: Sequence[Path], video: bool = False, left_out: Callable[[str], object] = warn
+) -> Iterator[Recorded]:
+    """Read the drives at each of several paths, see `drives_at`. Of several paths one without a sound drive is left out
+    too, and left_out told why; ValueError where none has one."""
+    bad: list[str] = []
+    found = False
+    for what in whats:
+        try:
+            for recorded in drives_at(what, video, left_out):
+                found = True
+                yield recorded
+        except ValueError as error:
+            if len(whats) == 1:
+                raise
+            bad.append(str(error))
+            left_out(f"left out: {error}")
+    if bad and not found:
+        raise ValueError(f"none of the {len(whats)} paths has a drive that can be read; the first: {bad[0]}")
+
+
+def drives_at(what: Path, video: bool = False, left_out: Callable[[str], object] = warn) -> Iterator[Recorded]:
+    """Read the drives of a file, a folder of drives or of logs that an importer knows, a clip store, or a run (the
+    drives that its fleet recorded), with pictures if wanted.
+
+    Of several a damaged one is left out, and left_out told why in one line. ValueError in one line where none is sound.
+    """
     if (what / "ledger.db").exists():
         with Ledger(what) as ledger:
             folders = [a.path for a in ledger.history() if a.kind in ("fleet", "outings", "import")]
         files = [f for folder in folders for f in drive_files(folder)]
         require(len(files) > 0, f"{what}: this run has recorded no drives yet; give its clips ({what}/clips)")
-        yield from (_recorded(f, video) for f in files)
     elif (what / "clips.lance").exists():
         store = ClipStore(what)
         rows = store.rows(["id", "bytes"]).to_pydict()
-        for clip, size in zip(rows["id"], rows["bytes"], strict=True):
-            drive = store.drive(clip, video=video)
-            name = f"{drive.meta.get('drive', '')}@{drive.t[0]:.0f}s"
-            yield Recorded(name, drive, size, _stops_in_store(store, drive.meta.get("map", "")))
+        clips = [
+            (what / clip, lambda clip=clip, size=size: _in_store(store, clip, size, video))
+            for clip, size in zip(rows["id"], rows["bytes"], strict=True)
+        ]
+        yield from (r for _, r in sound(what, clips, left_out))
+        return
     else:
         require(what.exists(), f"{what}: no such file or folder; give drives, a run or a clip store")
-        files = [what] if what.is_file() else drive_files(what)
+        files = drive_files(what) if what.is_dir() or what.suffix == ".mcap" else []
         if not files:  # logs of another kind
-            yield from (Recorded(d.meta.get("drive", ""), d, 0, None) for d in drives_in(what, video=video))
-        yield from (_recorded(f, video) for f in files)
+            for d in drives_in(what, video=video, left_out=left_out):
+                yield Recorded(d.meta.get("drive", ""), d, 0, None)
+    readers = [(f, lambda f=f: _recorded(f, video, left_out)) for f in files]
+    yield from (r for _, r in sound(what, readers, left_out))
 
 
-def _recorded(file: Path, video: bool) -> Recorded:
+def _recorded(file: Path, video: bool, left_out: Callable[[str], object]) -> Recorded:
     """An MCAP drive, and its map where that lies beside it."""
-    drive = read_drive(file, video=video)
+    drive = read_file(file, video=video)
     maps = [folder / MAPS / f"{drive.meta.get('map', '')}.npz" for folder in (file.parent, file.parent.parent)]
-    stops = next((load_map(p.read_bytes()).stop_lines for p in maps if p.exists()), None)
+    stops = None
+    for path in (p for p in maps if p.exists()):
+        try:
+            stops = load_map(path.read_bytes()).stop_lines
+            break
+        except ValueError as error:
+            left_out(f"left out: {path}: {error}; {file} is taken without its stop lines")
     return Recorded(file.stem, drive, file.stat().st_size, stops)
+
+
+def _in_store(store: ClipStore, clip: str, size: int, video: bool) -> Recorded:
+    drive = store.drive(clip, video=video)
+    name = f"{drive.meta.get('drive', '')}@{drive.t[0]:.0f}s"
+    return Recorded(name, drive, size, _stops_in_store(store, drive.meta.get("map", "")))
 
 
 def _stops_in_store(store: ClipStore, map_id: str) -> np.ndarray | None:
@@ -99,27 +140,43 @@ def mine(campaigns: Sequence[Campaign], drives: Iterator[Recorded], sent: Sent |
     lacking: dict[str, Counter[str]] = defaultdict(Counter)
     count, seconds, size, known = 0, 0.0, 0, True
     for r in drives:
-        values = signals_of(r.drive, Beside(r.stop_lines, sent))
-        watch = Watch([c for c in campaigns if applies(c, r.drive)], list(values))
-        for name, signals in watch.lacking.items():
-            lacking[name].update(signals)
-        of = {c.name: c for c in watch.campaigns}
-        for f in watch.run(r.drive.t, np.array(list(values.values()), np.float64)):
-            tree = of[f.campaign].tree
-            assert tree is not None
-            i = int(np.searchsorted(r.drive.t, f.t))
-            at = {s: float(values[s][i]) for s in sorted(signals_in(tree))}
-            fired.append(Fired(r.name, f.t, f.campaign, at))
-        count, seconds = count + 1, seconds + float(r.drive.t[-1] - r.drive.t[0])
+        for a, b in clock.runs(r.drive.t):  # nobody knows that a rule holds on through a gap
+            whole = b - a == len(r.drive.t)
+            part = r.drive if whole else cut(r.drive, float(r.drive.t[a]), float(r.drive.t[b - 1]) + clock.EDGE_S)
+            lacks, some = _fired(campaigns, part, r.name, Beside(r.stop_lines, sent))
+            fired += some
+            if not a:
+                for name, signals in lacks.items():
+                    lacking[name].update(signals)
+            seconds += float(part.t[-1] - part.t[0])
+        count += 1
         size, known = size + r.bytes, known and r.bytes > 0
     return Tested(count, seconds / 3600, size if known else 0, fired, dict(lacking))
 
 
-def what_was_sent(store: ClipStore) -> Sent:
-    """A clip store in, the embeddings of all its clips' samples out: what cars measure novelty against."""
+def _fired(
+    campaigns: Sequence[Campaign], drive: Drive, name: str, beside: Beside
+) -> tuple[dict[str, tuple[str, ...]], list[Fired]]:
+    """Which campaigns lack what, and what fired, in one stretch of a drive."""
+    values = signals_of(drive, beside)
+    watch = Watch([c for c in campaigns if applies(c, drive)], list(values))
+    of = {c.name: c for c in watch.campaigns}
+    fired = []
+    for f in watch.run(drive.t, np.array(list(values.values()), np.float64)):
+        tree = of[f.campaign].tree
+        assert tree is not None
+        i = int(np.searchsorted(drive.t, f.t))
+        fired.append(Fired(name, f.t, f.campaign, {s: float(values[s][i]) for s in sorted(signals_in(tree))}))
+    return watch.lacking, fired
+
+
+def what_was_sent(store: ClipStore, left_out: Callable[[str], object] = warn) -> Sent:
+    """Embed the samples of all clips of a store: what cars measure novelty against. A damaged clip is left out, and
+    left_out told why in one line; ValueError where none is sound."""
     sent = Sent()
-    for clip in store.ids():
-        sent.add(embedding(signals_of(store.drive(clip, video=False))))
+    clips = [(Path(clip), lambda clip=clip: store.drive(clip, video=False)) for clip in store.ids()]
+    for _, drive in sound(Path(str(store.url)), clips, left_out):
+        sent.add(embedding(signals_of(drive)))
     return sent
 
 

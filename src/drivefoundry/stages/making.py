@@ -18,6 +18,7 @@ SIM = ("drivefoundry.sim", "drivefoundry_car.codec", *NOUNS)
 CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.codec",
        "drivefoundry_car.inputs", "drivefoundry_car.documents")  # fmt: skip
 LOG = ("drivefoundry_car.log", "drivefoundry_car.live", "drivefoundry_car.channels", "drivefoundry_car.chunks",
+       "drivefoundry_car.clock", "drivefoundry_car.topics",
        "drivefoundry_car.video")  # fmt: skip
 STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.bucket",
          "drivefoundry.clips.row", "drivefoundry.clips.prepared")  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.clips.importers.folder import clips_in, fingerprint, maps_in
+from drivefoundry.clips.importers.folder import clips_in, fingerprint, maps_in, sound
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.judge.open_loop import (
     constant_velocity_plan,
@@ -17,7 +17,7 @@ from drivefoundry.judge.open_loop import (
 from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.model.policy import TorchPolicy
-from drivefoundry.progress import bar
+from drivefoundry.progress import bar, warn
 from drivefoundry.stages.home import write_json
 from drivefoundry.stages.making import IMPORT, JUDGE, Line
 from drivefoundry.types import Observation
@@ -40,24 +40,54 @@ def scored(line: Line, model: Artefact, held_out: Artefact) -> Artefact:
 
 
 def import_drives(folder: Path, store_url: str, out: Path) -> dict:
-    """Folder of real drives in; clips.json out, the clips in the store, and what the source lacks in notes.json."""
+    """Import a folder of real drives, or one file: the clips into the store, their ids into clips.json, what the source
+    lacks and which of its files are left out into notes.json."""
     fresh(out)
     store = ClipStore(store_url)
-    for name, data in maps_in(folder).items():
+    lacks: list[str] = []
+
+    def left_out(why: str) -> None:
+        warn(why)
+        lacks.append(why.removeprefix("left out: "))
+
+    maps = maps_in(folder, left_out)
+    for name, data in maps.items():
         store.put_map(name, data)
-    files = clips_in(folder, out / ".clips")
-    notes: dict[str, str] = {}
+    files = clips_in(folder, out / ".clips", maps=maps, left_out=left_out)
+    said: dict[str, dict[str, list[str]]] = {}
     truth = False
     for file in files:
         drive = read_drive(file, video=False)
-        notes |= drive.notes
+        for field, what in drive.notes.items():
+            said.setdefault(field, {}).setdefault(what, []).append(drive.meta.get("drive", file.stem))
         truth |= drive.objects is not None and bool(drive.meta.get("map"))
+    notes = _notes(said)
     if not truth:
         notes["scene truth"] = "absent: no closed-loop score, no reinforcement, no collisions to count"
-    ids = store.land(files)
-    write_json(out / "clips.json", {"clips": sorted(ids)})
+    # A clip whose pictures cannot be kept is left out as well.
+    clips = [(file, lambda file=file: store.prepare(file)) for file in files]
+    prepared = [clip for _, clip in sound(out / ".clips", clips, left_out)]
+    store.append(prepared)
+    top = folder if folder.is_dir() else folder.parent
+    for why in lacks:
+        name, _, reason = why.removeprefix(f"{out / '.clips'}/").removeprefix(f"{top}/").partition(": ")
+        notes[f"left out, {name}"] = reason
+    write_json(out / "clips.json", {"clips": sorted(p.id for p in prepared)})
     write_json(out / "notes.json", notes)
-    return {"clips": len(set(ids)), "bytes": sum(f.stat().st_size for f in files)}
+    size = sum(p.row["bytes"] for p in prepared)
+    return {"clips": len({p.id for p in prepared}), "bytes": size} | ({"left_out": len(lacks)} if lacks else {})
+
+
+def _notes(said: dict[str, dict[str, list[str]]]) -> dict[str, str]:
+    """Field -> note -> the drives that say so in; one note a field out, and where drives differ one for each that does,
+    with the first drive's name."""
+    notes: dict[str, str] = {}
+    for field, whats in said.items():
+        for what, names in whats.items():
+            drives = list(dict.fromkeys(names))
+            more = f" and {len(drives) - 1} more" if len(drives) > 1 else ""
+            notes[field if len(whats) == 1 else f"{field} of {drives[0]}{more}"] = what
+    return notes
 
 
 POLICIES = ("constant velocity", "constant yaw rate", "model")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from drivefoundry.progress import warn
 from drivefoundry.stages.backlog import Recorded, aligned
 from drivefoundry.types import require
 from drivefoundry_car.channels import FRONT
@@ -29,16 +30,26 @@ class Replayed:
 
 
 def replay(
-    campaigns: Sequence[Campaign], drives: Iterator[Recorded], spool: Path, uploader_of: Callable[[str], Uploader]
+    campaigns: Sequence[Campaign],
+    drives: Iterator[Recorded],
+    spool: Path,
+    uploader_of: Callable[[str], Uploader],
+    left_out: Callable[[str], object] = warn,
 ) -> Iterator[Replayed]:
     """Each drive through the data side of a car (`collector`), faster than time goes by; what came of it out.
 
-    spool: where clips are recorded; uploader_of: of a vehicle by its name. ValueError where a drive names no vehicle or
-    the service cannot be reached or refuses what it is sent.
+    spool: where clips are recorded; uploader_of: of a vehicle by its name. Among several a drive that names no vehicle
+    is left out, and left_out told. ValueError where none names one, or the service cannot be reached or refuses what it
+    is sent.
     """
+    nameless: list[str] = []
+    done = False
     for r in drives:
         vehicle = r.drive.meta.get("vehicle", "")
-        require(bool(vehicle), f"{r.name}: its meta names no vehicle; a service takes clips of vehicles that it knows")
+        if not vehicle:
+            nameless.append(f"{r.name}: its meta names no vehicle; a service takes clips of vehicles that it knows")
+            continue
+        done = True
         uploader, beside = uploader_of(vehicle), Beside(r.stop_lines)
         front = {} if r.drive.video is None else {FRONT: r.drive.video}
         cameras = {**front, **r.drive.others}
@@ -57,6 +68,9 @@ def replay(
         told = f"they wait in {uploader.queue}, or lie in its folder 'refused' with the reason"
         require(left <= 0, f"{r.name}: {left} of {counts.queued} clips did not get home; {told}")
         yield Replayed(r.name, counts)
+    require(done or not nameless, "".join(nameless[:1]))
+    for why in nameless:
+        left_out(f"left out: {why}")
 
 
 def _drive(car: Collector, drive: Drive, videos: dict[str, Video]) -> None:

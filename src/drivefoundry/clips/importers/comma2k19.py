@@ -8,13 +8,13 @@ takeovers. Absent: pictures (their files are not read), route, map. Schafer, San
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.clips.importers.series import Series, grid, wrapped
-from drivefoundry.types import AGENT_CAR, require
+from drivefoundry.clips.importers.series import Series, between, grid, wrapped
+from drivefoundry.types import AGENT_CAR, DT, require
+from drivefoundry_car.clock import GAP_S
 from drivefoundry_car.log import Drive, Objects
 
 DEEP = 3
@@ -57,12 +57,6 @@ def segments(folder: Path) -> list[Path]:
     return sorted((p for p in found if (p / "global_pose").is_dir()), key=lambda p: (p.parent.name, p.name.zfill(4)))
 
 
-def drives(folder: Path) -> Iterator[Drive]:
-    """Folder in, the Drive of each segment out. ValueError names the file that is missing or damaged."""
-    for segment in segments(folder):
-        yield read(segment)
-
-
 def read(segment: Path) -> Drive:
     """One segment in, its Drive on the 10 Hz grid out; map frame: east and north of its first position.
 
@@ -77,6 +71,9 @@ def read(segment: Path) -> Drive:
     starts, ends = zip(*((s.t[0], s.t[-1]) for s in (speed, wheel, gyro)), strict=True)
     t = grid(max(times[0], *starts), min(times[-1], *ends))
     require(len(t) > 1, f"{segment}: its sensors have no time in common; copy it again")
+    known = np.logical_and.reduce([between(at, t) for at in (times, speed.t, wheel.t, gyro.t)])
+    require(int(known.sum()) > 1, f"{segment}: its sensors have gaps of over {GAP_S} s throughout; copy it again")
+    lost, t = int((~known).sum()), t[known]
 
     to_map = _axes(positions[0])
     x, y, _ = ((positions - positions[0]) @ to_map.T).T
@@ -93,6 +90,8 @@ def read(segment: Path) -> Drive:
     who = "CAN: openpilot sends steering requests" if engaged is not None else "absent: not in this car's CAN"
     hand = f"engaged, and the driver's steering torque above {OVERRIDE} (openpilot's threshold)"
     notes = NOTES | {"engaged": who, "takeover": hand if takeover is not None else who}
+    if lost:
+        notes["clock"] = f"{lost * DT:.1f} s are left out: a sensor is silent for more than {GAP_S} s"
     meta = {
         "vehicle": vehicle,
         "drive": f"{route}--{segment.name}",

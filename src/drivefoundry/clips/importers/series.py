@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from drivefoundry.types import DT, require
+from drivefoundry_car.clock import EDGE_S, GAP_S
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ class Series:
         slope = (sxv - sx * sv / n) / np.where(few, 1.0, spread)
         value = sv / n + slope * (t - origin - sx / n)
         return np.where(few, self.at(t), value), np.where(few, np.nan, slope)
+
+
+def between(samples: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """(T,) bool: whether a sensor with these sample times told about each time, with no gap of over GAP_S around it."""
+    after = np.clip(np.searchsorted(samples, t - EDGE_S), 1, len(samples) - 1)
+    near = np.minimum(np.abs(t - samples[after]), np.abs(t - samples[after - 1]))
+    return (samples[after] - samples[after - 1] <= GAP_S + EDGE_S) | (near <= EDGE_S)
 
 
 def grid(first: float, last: float) -> np.ndarray:

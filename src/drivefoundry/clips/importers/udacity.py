@@ -8,7 +8,6 @@ Absent: route, objects, map. Udacity self-driving-car data, challenge 2: https:/
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from drivefoundry.clips.importers.pieces import pieces
+from drivefoundry.clips.importers.table import rows_of
 from drivefoundry.types import DT, require
 from drivefoundry_car.log import Drive, Video, encode_video, write_drive
 
@@ -69,22 +69,22 @@ def runs_of(folder: Path) -> list[Run]:
     ValueError names the line and column of labels.csv that is no number, or says that no frame is there.
     """
     labels = folder / "labels.csv"
-    with labels.open(newline="") as f:
-        reader = csv.DictReader(f)
-        missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
-        require(not missing, f"{labels}: column {', '.join(missing[:1])} is missing; wanted {', '.join(COLUMNS)}")
-        rows = list(reader)
+    header, rows = rows_of(labels)
+    missing = [c for c in COLUMNS if c not in header]
+    require(not missing, f"{labels}: column {', '.join(missing[:1])} is missing; wanted {', '.join(COLUMNS)}")
+    at = [header.index(c) for c in COLUMNS]
     present = {p.name for d in folder.glob("center_*") for p in d.iterdir()}
     files, values = [], []
-    for line, row in enumerate(rows, 2):
-        if Path(row["file"]).name in present:
-            files.append(folder / row["file"])
-            values.append([_number(labels, line, c, row[c]) for c in COLUMNS[1:]])
+    for line, row in rows:
+        if Path(row[at[0]]).name in present:
+            files.append(folder / row[at[0]])
+            values.append([_number(labels, line, c, row[k]) for c, k in zip(COLUMNS[1:], at[1:], strict=True)])
+            back = len(values) > 1 and values[-1][0] <= values[-2][0]
+            require(not back, f"{labels}: line {line}, t_s: it must rise from line to line; sort the file by time")
     require(
         len(files) > 1, f"{labels}: none of its {len(rows)} frames is in the folder; copy the center_* folder beside it"
     )
     table = np.array(values)
-    require(bool((np.diff(table[:, 0]) > 0).all()), f"{labels}: t_s must rise from line to line; sort the file by time")
     cuts = np.flatnonzero(np.diff(table[:, 0]) > GAP_S) + 1
     runs = []
     for k, part in enumerate(np.split(np.arange(len(files)), cuts)):
@@ -123,29 +123,23 @@ def drive_of(run: Run, *, video: bool = True) -> Drive:
     place = run.name.rsplit("-", 1)[0]
     meta = {"vehicle": "udacity-mkz", "drive": run.name, "source": "udacity", "place": place, "route_id": place}
     supported = f"{100 * run.supported.mean():.0f} % of frames steer enough to support the derived speed"
-    return Drive(
-        meta=meta,
-        t=t,
-        ego=ego,
-        ego_size=SIZE,
-        video=_video(run) if video else None,
-        notes={**NOTES, "ego.speed.share": supported},
-    )
+    pictures, lacks = _video(run) if video else (None, {})
+    notes = {**NOTES, "ego.speed.share": supported, **lacks}
+    return Drive(meta=meta, t=t, ego=ego, ego_size=SIZE, video=pictures, notes=notes)
 
 
 def write_clips(
-    folder: Path, out: Path, *, seconds: float = 20.0, on_clip: Callable[[Path], None] | None = None
+    run: Run, out: Path, *, seconds: float = 20.0, on_clip: Callable[[Path], None] | None = None
 ) -> list[Path]:
-    """Folder in, MCAP clips out, each a span of one run; pose goes on from clip to clip of a run."""
+    """Run in, MCAP clips out; pose goes on from clip to clip."""
     written = []
-    for run in runs_of(folder):
-        whole = drive_of(run, video=False)
-        for k, (t0, t1) in enumerate(pieces(run.t[0], run.t[-1], seconds)):
-            path = out / f"{run.name}-{k:03d}.mcap"
-            write_drive(path, _span(run, whole, t0, t1))
-            written.append(path)
-            if on_clip:
-                on_clip(path)
+    whole = drive_of(run, video=False)
+    for k, (t0, t1) in enumerate(pieces(run.t[0], run.t[-1], seconds)):
+        path = out / f"{run.name}-{k:03d}.mcap"
+        write_drive(path, _span(run, whole, t0, t1))
+        written.append(path)
+        if on_clip:
+            on_clip(path)
     return written
 
 
@@ -153,25 +147,42 @@ def _span(run: Run, whole: Drive, t0: float, t1: float) -> Drive:
     steps = (whole.t >= t0 - 1e-6) & (whole.t < t1 - 1e-6)
     shown = np.flatnonzero((run.t >= t0 - 1e-6) & (run.t < t1 - 1e-6))
     part = Run(run.name, [run.files[i] for i in shown], *(c[shown] for c in _columns(run)))
-    return Drive(
-        meta=whole.meta, t=whole.t[steps], ego=whole.ego[steps], ego_size=SIZE, video=_video(part), notes=whole.notes
-    )
+    video, lacks = _video(part)
+    notes = {**whole.notes, **lacks}
+    return Drive(meta=whole.meta, t=whole.t[steps], ego=whole.ego[steps], ego_size=SIZE, video=video, notes=notes)
 
 
 def _columns(run: Run) -> tuple[np.ndarray, ...]:
     return run.t, run.steering, run.yaw_rate, run.speed, run.supported
 
 
-def _video(run: Run) -> Video:
-    frames = np.stack([_picture(path) for path in run.files])
-    height, width = frames.shape[1:3]
-    focal = FOCAL_640 * width / 640
-    fps = max(1, round((len(run.t) - 1) / (run.t[-1] - run.t[0])))
-    return encode_video(frames, run.t, (focal, focal, width / 2, HORIZON * height), MOUNT, fps=fps)
+def _video(run: Run) -> tuple[Video | None, dict[str, str]]:
+    """The run's pictures, and a note on those left out: damaged ones, and those of another size than the first."""
+    frames, kept, bad = [], [], []
+    for i, path in enumerate(run.files):
+        frame = _picture(path)
+        if frame is None or (frames and frame.shape != frames[0].shape):
+            bad.append(path.name)
+        else:
+            frames.append(frame)
+            kept.append(i)
+    video, lacks = None, {}
+    if frames:
+        height, width = frames[0].shape[:2]
+        focal = FOCAL_640 * width / 640
+        fps = max(1, round((len(run.t) - 1) / (run.t[-1] - run.t[0])))
+        lens = (focal, focal, width / 2, HORIZON * height)
+        video = encode_video(np.stack(frames), run.t[kept], lens, MOUNT, fps=fps)
+    if bad:
+        names = ", ".join(bad[:3]) + (" ..." if len(bad) > 3 else "")
+        what = f"{len(bad)} of {len(run.files)} pictures are damaged or of another size and left out: {names}"
+        lacks = {f"video of {run.name} from {run.t[0]:.0f} s": what}
+    return video, lacks
 
 
-def _picture(path: Path) -> np.ndarray:
+def _picture(path: Path) -> np.ndarray | None:
+    """A picture's pixels; None where it is damaged."""
     try:
         return np.asarray(Image.open(path).convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path}: not a whole picture ({error}); copy it again or delete it") from None
+    except (UnidentifiedImageError, OSError):
+        return None

@@ -8,13 +8,12 @@ is theirs throughout and takes over from nobody. https://github.com/udacity/self
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from drivefoundry.clips.importers.series import Series, grid, wrapped
+from drivefoundry.clips.importers.table import header_of, rows_of
 from drivefoundry.clips.importers.udacity import GAP_S, SHORTEST_S, SIZE
 from drivefoundry.types import require
 from drivefoundry_car.log import Drive
@@ -44,22 +43,15 @@ MEASURED = {"ego.pose": "true (GPS, smoothed over 2 s); heading is its course"}
 
 
 def tables(folder: Path) -> list[Path]:
-    """The tables of a folder, one a recording: where two tell of the same, the one with GPS."""
+    """The tables of a folder, one a recording: where two tell of the same, the one with GPS; or the one file given."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.csv")):
-        with path.open(newline="", errors="replace") as f:
-            header, first = next(csv.reader(f), []), next(csv.reader(f), [])
+    for path in sorted(folder.glob("*.csv")) if folder.is_dir() else [folder]:
+        header, first = header_of(path)
         if set(COLUMNS) <= set(header):
             name = dict(zip(header, first, strict=False)).get("filename", path.name)
             if name not in found or set(PLACE) <= set(header):
                 found[name] = path
     return sorted(found.values())
-
-
-def drives(folder: Path) -> Iterator[Drive]:
-    """Folder in, a Drive for each stretch without a gap out. ValueError names file, line and column."""
-    for path in tables(folder):
-        yield from read(path)
 
 
 def read(path: Path) -> list[Drive]:
@@ -75,19 +67,13 @@ def read(path: Path) -> list[Drive]:
 
 def _rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Times (N,) ns, and angle, speed and, where they are there, lat and long (N, 2 or 4)."""
-    with path.open(newline="") as f:
-        reader = csv.reader(f)
-        header = next(reader)
-        rows = list(reader)
+    header, rows = rows_of(path)
     require(len(rows) > 1, f"{path}: no rows; copy it again")
     names = ["angle", "speed", *(PLACE if set(PLACE) <= set(header) else ())]
     picture, columns = header.index("filename"), [header.index(n) for n in names]
     ns, table = np.zeros(len(rows), np.int64), np.zeros((len(rows), len(names)))
-    for i, row in enumerate(rows):
-        where = f"{path}: line {i + 2}"
-        require(
-            len(row) == len(header), f"{where}: {len(row)} columns where the header has {len(header)}; copy it again"
-        )
+    for i, (line, row) in enumerate(rows):
+        where = f"{path}: line {line}"
         stamp = Path(row[picture]).stem
         require(stamp.isdecimal(), f"{where}, filename: {row[picture]!r} names no time; <ns>.jpg wanted")
         ns[i] = int(stamp)
