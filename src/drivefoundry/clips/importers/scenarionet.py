@@ -1,20 +1,18 @@
-"""ScenarioNet / MetaDrive scenario pickles (`sd_*.pkl`, of nuScenes and Waymo) in, Recording out.
+"""ScenarioNet / MetaDrive scenario pickles (`sd_*.pkl`) in, Recording out.
 
-A pickle is a program: only arrays, numbers, words and plain containers are let in, every other class is refused by name
-before it is made. Tracks are put on a 10 Hz clock. The recording car is the first ego. Source of the format: Li et al.,
-"ScenarioNet: open-source platform for large-scale traffic scenario simulation and modeling", NeurIPS 2023.
+A pickle is a program; this one is not run (see `pickles`). Tracks are put on a 10 Hz clock. The recording car is the first
+ego. Source of the format: Li et al., "ScenarioNet: open-source platform for large-scale traffic scenario simulation and
+modeling", NeurIPS 2023.
 """
 
 from __future__ import annotations
 
-import collections
-import io
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from drivefoundry.clips.importers import pickles
 from drivefoundry.clips.importers.recording import FAR, Recording, head, marks_of, states, unpacked
 from drivefoundry.clips.importers.roads import Features, around, has_length, recorded_limit, rings_with_holes, road_map
 from drivefoundry.clips.importers.womd import HEIGHT_M, STATES, TRUCK_M
@@ -36,57 +34,6 @@ REAR_AXLE = 1.38
 """nuScenes gives its own car by the rear axle: the middle of that Renault Zoe lies this far ahead, m."""
 LONGEST_S = 300.0
 """A scenario is no longer than this; what claims to be is damaged."""
-ODD = (AttributeError, EOFError, ImportError, IndexError, KeyError, MemoryError, OverflowError, RecursionError,
-       TypeError, ValueError, pickle.UnpicklingError)  # fmt: skip
-"""What damaged pickles make the unpickler raise."""
-
-
-class _Array:
-    """Stands for numpy.ndarray within the pickle, so that nothing can call that with a size of its own."""
-
-
-def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """What numpy's arrays begin as in a pickle; their shape and bytes follow as their state."""
-    if kind is not _Array or shape != (0,):
-        raise pickle.UnpicklingError("an array that does not begin empty")
-    return np.ndarray((0,), "b")
-
-
-def _from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    """An array of protocol 5, of bytes that are there."""
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
-
-
-def _latin1(text: Any, code: Any) -> bytes:
-    """How protocols before 3 write bytes."""
-    if code != "latin1":
-        raise pickle.UnpicklingError("bytes in another code than latin1")
-    return str(text).encode("latin1")
-
-
-_ALLOWED = {
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): np.dtype,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty_array for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): np.float64(0).__reduce__()[0] for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
-    **{("builtins", k.__name__): k for k in (bool, complex, dict, float, frozenset, int, list, set, str, tuple)},
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("collections", "defaultdict"): collections.defaultdict,
-    ("_codecs", "encode"): _latin1,
-}
-"""What a pickle may name, and what stands for it."""
-
-
-class _Restricted(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise _Refused(f"{module}.{name}")
-        return _ALLOWED[module, name]
-
-
-class _Refused(Exception):
-    """A class that no scenario needs."""
 
 
 def fits(path: Path) -> bool:
@@ -101,13 +48,13 @@ def read(path: Path) -> Recording:
     """File in, Recording out. ValueError names the file, the field or class, and the mend."""
     data = unpacked(path, False)
     try:
-        whole = _Restricted(io.BytesIO(data)).load()
-    except _Refused as error:
+        whole = pickles.load(data)
+    except pickles.Named as error:
         raise ValueError(
             f"{path}: holds the class {error}, which no scenario needs; write it with plain arrays, lists and dicts"
         ) from None
-    except ODD as error:
-        raise ValueError(f"{path}: not a whole pickle ({type(error).__name__}: {error}); get the file again") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not a whole pickle of plain data ({error}); get the file again") from None
     try:
         return _recording(whole, path.stem)
     except ValueError as error:
