@@ -8,15 +8,15 @@ every other one. Memory and time are linear in the size of the file. Format: Pyt
 
 from __future__ import annotations
 
-import math
 import pickletools
-import re
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from drivefoundry.clips.importers import pickled_arrays
+from drivefoundry.clips.importers.pickled_arrays import Budget, Dtype, Name, Pending
 from drivefoundry.types import require
 
 DEEPEST = 60
@@ -28,7 +28,6 @@ SPARE = 1_000_000
 MOST_BITS = 512
 """Longest integer, bits."""
 
-_KIND = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[SU]\d{1,7}|O8?)\Z")
 _CORE = ("numpy.core", "numpy._core")
 _CALLED = {
     **{(f"{core}.multiarray", "_reconstruct"): "reconstruct" for core in _CORE},
@@ -53,32 +52,7 @@ class Named(ValueError):
     """A class or function that plain data does not need."""
 
 
-class _Name:
-    """A name of `_CALLED`."""
-
-    def __init__(self, word: str):
-        self.word = word
-
-
-class _Dtype:
-    """A dtype, whose byte order follows as its state."""
-
-    def __init__(self, kind: str):
-        self.kind, self.order = kind, "<"
-
-    def numpy(self) -> np.dtype:
-        return np.dtype(self.order + self.kind)
-
-
-class _Pending:
-    """An array whose shape and bytes follow as its state; slots: where the memo holds it."""
-
-    def __init__(self) -> None:
-        self.slots: list[int] = []
-
-
 _SCALAR = (bool, int, float, str, bytes, bytearray, type(None), np.generic)
-_HIDDEN = (_Name, _Dtype, _Pending)
 
 
 def load(data: bytes) -> Any:
@@ -105,8 +79,8 @@ class _Machine:
     """The stack and the memo of a pickle of `size` bytes."""
 
     def __init__(self, size: int):
-        self.size, self.stack, self.marks, self.memo = size, [], [], {}
-        self.made, self.room = 0, 2 * size + SPARE
+        self.stack, self.marks, self.memo, self.made = [], [], {}, 0
+        self.budget = Budget(size, 2 * size + SPARE)
 
     def step(self, name: str, arg: Any) -> None:
         if name in _VALUES:
@@ -142,11 +116,6 @@ class _Machine:
         del self.stack[at:]
         return out
 
-    def spend(self, count: int) -> None:
-        """Bytes of arrays; those of the file are there once."""
-        self.room -= count
-        require(self.room >= 0, "arrays that are made of the same bytes again and again")
-
 
 def _plain(value: Any) -> Any:
     if isinstance(value, int):
@@ -170,11 +139,11 @@ def _drop_marked(m: _Machine, arg: Any) -> None:
 
 def _put(m: _Machine, arg: Any) -> None:
     index = len(m.memo) if arg is None else arg
-    require(0 <= index < m.size, f"memo entry {index} in a file of {m.size} bytes")
+    require(0 <= index < m.budget.size, f"memo entry {index} in a file of {m.budget.size} bytes")
     value = m.pop()
     m.stack.append(value)
     m.memo[index] = value
-    if isinstance(value, _Pending):
+    if isinstance(value, Pending):
         value.slots.append(index)
 
 
@@ -245,21 +214,21 @@ def _push_name(m: _Machine, module: str, name: str) -> None:
     word = _CALLED.get((module, name))
     if word is None:
         raise Named(f"{module}.{name}"[:200])
-    m.push(_Name(word))
+    m.push(Name(word))
 
 
 def _reduce(m: _Machine, arg: Any) -> None:
     given, name = m.pop(), m.pop()
-    known = isinstance(name, _Name) and isinstance(given, tuple)
+    known = isinstance(name, Name) and isinstance(given, tuple)
     require(known and name.word in _MADE, "a call of what is no function")
-    m.push(_MADE[name.word](m, given))
+    m.push(_MADE[name.word](m.budget, given))
 
 
-def _encode(m: _Machine, given: tuple[Any, ...]) -> bytes:
+def _encode(budget: Budget, given: tuple[Any, ...]) -> bytes:
     """How protocols before 3 write bytes."""
     sound = len(given) == 2 and all(isinstance(g, str) for g in given)
     require(sound and given[1] == "latin1", "bytes in another code than latin1")
-    m.spend(len(given[0]))
+    budget.spend(len(given[0]))
     return given[0].encode("latin1")
 
 
@@ -268,48 +237,20 @@ def _members(given: tuple[Any, ...]) -> set[Any]:
     return set(map(_key, given[0] if given else ()))
 
 
-def _no_bytes(m: _Machine, given: tuple[Any, ...]) -> bytes:
+def _no_bytes(budget: Budget, given: tuple[Any, ...]) -> bytes:
     """How protocols before 3 write no bytes."""
     require(len(given) == 0, "bytes of something else")
     return b""
 
 
-def _ordered(m: _Machine, given: tuple[Any, ...]) -> dict[Any, Any]:
+def _ordered(budget: Budget, given: tuple[Any, ...]) -> dict[Any, Any]:
     require(len(given) == 0, "an OrderedDict that does not begin empty")
     return {}
 
 
-def _default(m: _Machine, given: tuple[Any, ...]) -> dict[Any, Any]:
+def _default(budget: Budget, given: tuple[Any, ...]) -> dict[Any, Any]:
     require(len(given) <= 1, "a defaultdict that does not begin empty")
     return {}
-
-
-def _dtype(m: _Machine, given: tuple[Any, ...]) -> _Dtype:
-    name = given[0] if given else None
-    found = _KIND.match(name) if isinstance(name, str) else None
-    require(found is not None, f"an array of {str(name)[:40]!r}; numbers, bool and text wanted")
-    out = _Dtype(found.group(1))  # pyright: ignore[reportOptionalMemberAccess]
-    out.order = name[0].replace("=", "<").replace("|", "<") if name[0] in "<>|=" else "<"
-    return out
-
-
-def _reconstruct(m: _Machine, given: tuple[Any, ...]) -> _Pending:
-    named = len(given) == 3 and isinstance(given[0], _Name) and given[0].word == "ndarray"
-    require(named and isinstance(given[1], tuple) and given[1] == (0,), "an array that does not begin empty")
-    return _Pending()
-
-
-def _scalar(m: _Machine, given: tuple[Any, ...]) -> Any:
-    require(len(given) == 2 and isinstance(given[0], _Dtype), "a scalar without a dtype")
-    return _array(m, (), given[0], given[1], "C")[()]
-
-
-def _from_buffer(m: _Machine, given: tuple[Any, ...]) -> np.ndarray:
-    """An array of protocol 5."""
-    require(len(given) == 4, "an array without a shape")
-    buffer, dtype, shape, order = given
-    require(isinstance(dtype, _Dtype) and isinstance(order, str) and order in "CF", "an array without a dtype")
-    return _array(m, shape, dtype, buffer, order)
 
 
 def _build(m: _Machine, arg: Any) -> None:
@@ -317,65 +258,21 @@ def _build(m: _Machine, arg: Any) -> None:
     state = m.pop()
     owner = m.pop()
     require(isinstance(state, tuple), "a state that is no tuple")
-    if isinstance(owner, _Dtype):
-        _order(owner, state)
+    if isinstance(owner, Dtype):
+        pickled_arrays.set_order(owner, state)
         m.stack.append(owner)
         return
-    require(isinstance(owner, _Pending), "a state of what has none")
+    require(isinstance(owner, Pending), "a state of what has none")
     state = state[1:] if len(state) == 5 and isinstance(state[0], int) else state
-    require(len(state) == 4 and isinstance(state[1], _Dtype), "an array without a dtype")
+    require(len(state) == 4 and isinstance(state[1], Dtype), "an array without a dtype")
     shape, dtype, fortran, raw = state
     if dtype.kind[0] == "O":
-        out = _objects(shape, raw)
+        out = pickled_arrays.objects(shape, raw)
     else:
-        out = _array(m, shape, dtype, raw, "F" if fortran is True else "C")
+        out = pickled_arrays.array(m.budget, shape, dtype, raw, "F" if fortran is True else "C")
     for index in owner.slots:
         m.memo[index] = out
     m.stack.append(out)
-
-
-def _order(dtype: _Dtype, state: tuple[Any, ...]) -> None:
-    """Take the byte order of a dtype's state; what else a state can hold (fields, subarrays, metadata) is refused."""
-    sound = len(state) in (8, 9) and all(isinstance(state[i], (int, str)) for i in (0, 1, 5))
-    require(sound and state[1] in ("<", ">", "|", "="), "a dtype with an unknown state")
-    plain = all(part is None for part in (*state[2:5], *state[8:]))
-    require(plain, "an array with fields, subarrays or metadata")
-    if dtype.kind[0] in "SU":
-        size = int(dtype.kind[1:]) * (4 if dtype.kind[0] == "U" else 1)
-        require(state[5] == size, f"text of {state[5]} bytes where its name says {size}")
-    elif dtype.kind[0] != "O":
-        require(state[5] == -1, "a number with a size of its own")
-    dtype.order = ">" if state[1] == ">" else "<"
-
-
-def _objects(shape: Any, values: Any) -> list[Any]:
-    """An array of objects as a list: it holds values of the file, no addresses."""
-    sound = isinstance(values, list) and isinstance(shape, tuple) and shape == (len(values),)
-    require(sound, "an array of objects that is no flat list; write it as a list")
-    return values
-
-
-def _array(m: _Machine, shape: Any, dtype: _Dtype, raw: Any, order: str) -> np.ndarray:
-    """An array over the bytes that the file holds for it; ValueError where they are not as many as it needs."""
-    sized = isinstance(shape, tuple) and len(shape) <= 8 and all(type(n) is int and n >= 0 for n in shape)
-    require(sized, "an array whose shape is no tuple of sizes")
-    require(dtype.kind[0] != "O", "an array of objects as bytes")
-    raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    require(isinstance(raw, (bytes, bytearray)), "an array without bytes")
-    kind, count = dtype.numpy(), math.prod(shape)
-    require(count * kind.itemsize == len(raw), f"an array of {count} values in {len(raw)} bytes")
-    require(max((*shape, count)) <= max(m.size, 64), "an empty array with sides longer than the file")
-    m.spend(len(raw) + count)
-    if count == 0 or kind.itemsize == 0:
-        return np.zeros(shape, kind.newbyteorder("="))
-    if kind.kind == "b":  # other bytes than 0 and 1 are no bool that NumPy can count
-        return np.asarray(np.ndarray(shape, np.uint8, raw, order=order) != 0)
-    out = np.ndarray(shape, kind, raw, order=order)
-    if kind.kind == "U":
-        points = np.frombuffer(raw, kind.byteorder.replace("=", "<") + "u4")
-        require(bool((points < 0x110000).all()), "text with no such characters")
-        require(not bool(((points >= 0xD800) & (points < 0xE000)).any()), "text with half a character")
-    return np.asarray(out, kind.newbyteorder("="))
 
 
 def _check(value: Any, most: int) -> None:
@@ -456,15 +353,15 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "REDUCE": _reduce,
     "BUILD": _build,
 }
-_MADE: dict[str, Callable[[_Machine, tuple[Any, ...]], Any]] = {
+_MADE: dict[str, Callable[[Budget, tuple[Any, ...]], Any]] = {
     "encode": _encode,
     "bytes": _no_bytes,
-    "set": lambda m, given: _members(given),
-    "frozenset": lambda m, given: frozenset(_members(given)),
+    "set": lambda budget, given: _members(given),
+    "frozenset": lambda budget, given: frozenset(_members(given)),
     "ordered": _ordered,
     "default": _default,
-    "dtype": _dtype,
-    "reconstruct": _reconstruct,
-    "scalar": _scalar,
-    "frombuffer": _from_buffer,
+    "dtype": pickled_arrays.dtype,
+    "reconstruct": pickled_arrays.reconstruct,
+    "scalar": pickled_arrays.scalar,
+    "frombuffer": pickled_arrays.from_buffer,
 }

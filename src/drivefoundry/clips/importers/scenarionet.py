@@ -1,8 +1,8 @@
 """ScenarioNet / MetaDrive scenario pickles (`sd_*.pkl`) in, Recording out.
 
-A pickle is a program; this one is not run (see `pickles`). Tracks are put on a 10 Hz clock. The recording car is the first
-ego. Source of the format: Li et al., "ScenarioNet: open-source platform for large-scale traffic scenario simulation and
-modeling", NeurIPS 2023.
+A pickle is a program; this one is not run (see `pickles`). Tracks are put on a 10 Hz clock. The recording car is the
+first ego. Source of the format: Li et al., "ScenarioNet: open-source platform for large-scale traffic scenario
+simulation and modeling", NeurIPS 2023.
 """
 
 from __future__ import annotations
