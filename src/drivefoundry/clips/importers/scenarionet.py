@@ -53,6 +53,7 @@ CONSTANT_SIZE = "av2"
 """The set whose sizes are constants of the converter, one a kind."""
 CONSTANT_STOP = "nuplan"
 """The set whose stop points the converter puts 8 m into the lane that they let through."""
+DRAWN = ("ROAD_LINE", "ROAD_EDGE_BOUNDARY", "ROAD_EDGE_MEDIAN", "CROSSWALK", "DRIVEWAY", "SPEED_BUMP")
 UNITS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 STEPS_S = (0.005, 1.0)
 """Steps of a clock in seconds, s; what is longer is written in another unit."""
@@ -242,8 +243,8 @@ def _features(whole: dict[str, Any], dataset: str, left: Counter[str]) -> Featur
         elif kind in ("DRIVEWAY", "SPEED_BUMP") and len(area) > 2:
             f.areas.append(area[:, :2])
         else:
-            bare = not len(line) and not len(area)
-            left[f"map features of type {plain_word(kind)}{' without points' if bare else ''}"] += 1
+            few = kind.startswith(DRAWN)
+            left[f"map features of type {plain_word(kind)}{' with too few points' if few else ''}"] += 1
     require(len(f.lanes) > 0, "map_features: no lane in it; a recording without a road cannot be driven")
     f.edges += outline
     rings, cut = _rings(outline)
