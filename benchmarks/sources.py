@@ -23,6 +23,7 @@ from drivefoundry.clips.importers.folder import format_of, scene_files, scenes_i
 from drivefoundry.clips.importers.recording import is_short
 from drivefoundry.judge.closed_loop import route_progress, score_rollout
 from drivefoundry.sim.drive import batches, drive
+from drivefoundry.sim.edges import unknown_ground
 from drivefoundry.sim.geometry import box_corners, boxes_overlap
 from drivefoundry.sim.policies import ConstantVelocity, Driver, LogReplay, RouteFollower
 from drivefoundry.sim.raster import DRIVABLE, ground_raster
@@ -152,6 +153,8 @@ def first_off_road(scene: Scene, track: np.ndarray, steps: np.ndarray) -> tuple[
     one gets, m, at most DEEPEST."""
     raster = ground_raster(scene.map)
     road = DRIVABLE[raster.classes]
+    unknown = unknown_ground(scene.map)
+    road = road if unknown is None else road | unknown
     first, deepest, reach = -1, 0.0, round(DEEPEST / raster.resolution)
     corners, size = np.empty((4, 2)), scene.size[scene.ego].astype(np.float64)
     for t in steps:

@@ -49,7 +49,8 @@ class Features:
 
     lanes by id, with a limit m/s (NaN unknown), successors' ids where the source has them, ids of bicycle lanes; road
     edges; painted lines with LINE_* kinds; crosswalks; areas that are road whatever the lanes say; lights: lane id ->
-    (stop point (2,), states (T,)), where the lane begins at the stop line.
+    (stop point (2,), states (T,)), where the lane begins at the stop line. complete: lanes and areas are all the ground
+    that one may drive on; else there can be more, of which only road edges tell.
     """
 
     lanes: dict[str, np.ndarray] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Features:
     crosswalks: list[np.ndarray] = field(default_factory=list)
     areas: list[np.ndarray] = field(default_factory=list)
     lights: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    complete: bool = False
 
 
 def recorded_limit(tracks: np.ndarray, valid: np.ndarray) -> float:
@@ -106,6 +108,7 @@ def around(f: Features, tracks: np.ndarray, valid: np.ndarray) -> tuple[Features
         crosswalks=[line for v in f.crosswalks if near(line := moved(v))],
         areas=[part for v in f.areas if len(part := _clipped(moved(v), box)) > 2],
         lights={k: (at - origin, states) for k, (at, states) in f.lights.items() if k in lanes},
+        complete=f.complete,
     ), origin
 
 
@@ -120,7 +123,7 @@ def road_map(f: Features, default_limit: float) -> tuple[RoadMap, Lights | None]
     heading = np.concatenate([_headings(d) for d in dense])
     rays = np.column_stack([points, heading])
     edges, paint, centres = _segments(f.edges), _segments([*f.lines, *f.edges]), _segments(dense)
-    to_edge, _ = _cast(rays, edges[0], 0.0, REACH)
+    to_edge, met = _cast(rays, edges[0], 0.0, REACH)
     to_paint, _ = _cast(rays, paint[0], *PAINT)
     to_lane, which = _cast(rays, centres[0], BESIDE[0], REACH)
     width = _widths(owner, len(lanes), to_paint, [k in f.narrow for k in ids])
@@ -146,6 +149,7 @@ def road_map(f: Features, default_limit: float) -> tuple[RoadMap, Lights | None]
         crosswalks=f.crosswalks,
         stop_lines=stops,
         signal_heads=heads,
+        road_edges=None if f.complete else _facing_road(f.edges, edges, rays, met),
     )
     return road, lights
 
@@ -278,6 +282,20 @@ def _lights(f: Features, index: dict[str, int], lanes: list[np.ndarray], width: 
     ways = [resample(lanes[lane][:, :2], ACROSS)[:8] for lane in behind]
     states = np.array([shown for _, shown in f.lights.values()], np.uint8)
     return stops, heads, behind, Lights(ways, np.array(list(behind.values())), states)
+
+
+def _facing_road(
+    lines: list[np.ndarray], edges: tuple[np.ndarray, np.ndarray], rays: np.ndarray, met: np.ndarray
+) -> list[np.ndarray]:
+    """Road edges as (P, 2) lines with the road on their left: the side from which most rays meet them; as they are
+    written, as Waymo's are, where none does. edges: their segments; met (n, 2): the segment that each ray meets."""
+    segments, line = edges
+    votes = np.zeros(len(lines))
+    i, side = np.nonzero(met >= 0)
+    a, b = segments[met[i, side], :2], segments[met[i, side], 3:5]
+    (ex, ey), (px, py) = (b - a).T, (rays[i, :2] - a).T
+    np.add.at(votes, line[met[i, side]], np.sign(ex * py - ey * px))
+    return [v[:, :2] if n >= 0 else v[::-1, :2] for v, n in zip(lines, votes, strict=True)]
 
 
 def _strips(rays: np.ndarray, owner: np.ndarray, side: np.ndarray) -> list[np.ndarray]:

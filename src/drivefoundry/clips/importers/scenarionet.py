@@ -247,6 +247,7 @@ def _features(whole: dict[str, Any], dataset: str, left: Counter[str]) -> Featur
             left[f"map features of type {plain_word(kind)}{' with too few points' if few else ''}"] += 1
     require(len(f.lanes) > 0, "map_features: no lane in it; a recording without a road cannot be driven")
     f.edges += outline
+    f.complete = len(outline) > 0
     rings, cut = _rings(outline)
     f.areas += rings_with_holes(rings)
     if cut:
