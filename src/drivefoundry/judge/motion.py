@@ -16,9 +16,9 @@ from numba import njit, prange
 from drivefoundry.judge.lanes import JUNCTION, lane_at
 from drivefoundry.judge.nearby import BLOCK, TTC_STEPS, agent_spans, ego_spans, near, reach_of, touch
 from drivefoundry.judge.surroundings import Surroundings, route_feet
-from drivefoundry.sim.edges import UNKNOWN
+from drivefoundry.sim.edges import MAPPED_ROAD, NO_ROAD, ground_at
+from drivefoundry.sim.edges import UNMAPPED as UNMAPPED_GROUND
 from drivefoundry.sim.geometry import boxes_overlap, project_on_polyline
-from drivefoundry.sim.raster import GROUND, SIDEWALK, class_at
 from drivefoundry.types import AGENT_CYCLIST, AGENT_PEDESTRIAN, DT, SIGNAL_RED
 
 STANDING = 0.05
@@ -82,17 +82,12 @@ class Traffic:
 
 @njit(cache=True, nogil=True)
 def _ground(cells, frames, m, x, y):
-    """What there is here, or one texel away: 0 no road, 1 ground of which the map says nothing, 2 road."""
-    best = 0
-    for i in range(5):
-        dx = SLACK if i == 1 else -SLACK if i == 2 else 0.0
-        dy = SLACK if i == 3 else -SLACK if i == 4 else 0.0
-        c = class_at(cells, frames, m, x + dx, y + dy)
-        if c == UNKNOWN:
-            best = 1
-        elif c != GROUND and c != SIDEWALK:
-            return 2
-    return best
+    """The best of the ground here and one texel away, as `ground_at` tells it."""
+    best = ground_at(cells, frames, m, x, y)
+    if best == MAPPED_ROAD:
+        return best
+    best = max(best, ground_at(cells, frames, m, x + SLACK, y), ground_at(cells, frames, m, x - SLACK, y))
+    return max(best, ground_at(cells, frames, m, x, y + SLACK), ground_at(cells, frames, m, x, y - SLACK))
 
 
 @njit(cache=True, nogil=True)
@@ -109,7 +104,7 @@ def _areas(states, size, trig, cells, frames, m, lanes, lane_frames, on_route, h
             x, y = states[k, 0] + a * c - b * s, states[k, 1] + a * s + b * c
             if not flags & OFF_ROAD:
                 ground = _ground(cells, frames, m, x, y)
-                flags = OFF_ROAD if ground == 0 else UNMAPPED if ground == 1 else flags
+                flags = OFF_ROAD if ground == NO_ROAD else UNMAPPED if ground == UNMAPPED_GROUND else flags
             beside[j] = lane_at(lanes, lane_frames, m, x, y)
         if flags & UNMAPPED and k > 0 and out[k - 1] & OFF_ROAD:
             flags = OFF_ROAD

@@ -13,11 +13,13 @@ from collections import OrderedDict
 import numpy as np
 from numba import njit
 
-from drivefoundry.sim.raster import CLASSES, GROUND, RasterStack, ground_raster, stack_rasters
+from drivefoundry.sim.raster import CLASSES, GROUND, SIDEWALK, RasterStack, ground_raster, stack_rasters
 from drivefoundry.types import RoadMap
 
 UNKNOWN = CLASSES
 """Texel class of unknown ground in a stack of `stack_roads`; `drivable_at` does not hold it against anyone."""
+NO_ROAD, UNMAPPED, MAPPED_ROAD = range(3)
+"""What `ground_at` tells."""
 BAND = 3.0
 """Ground behind a road edge that is known to be no road, m: as far as the fastest car gets in a step, so that nobody
 jumps over it."""
@@ -49,17 +51,31 @@ def unknown_ground(road_map: RoadMap) -> np.ndarray | None:
 
 
 def stack_roads(maps: list[RoadMap]) -> RasterStack:
-    """Maps in, one flat stack out as of `stack_rasters`, with UNKNOWN where a map says nothing of the ground."""
+    """Maps in, one flat stack for `ground_at` out: as of `stack_rasters`, with UNKNOWN where a map says nothing of the
+    ground, and frames (M, 7) with the class beyond the raster as last column."""
     stack = stack_rasters(maps)
+    beyond = [GROUND if m.road_edges is None else UNKNOWN for m in maps]
+    frames = np.column_stack([stack.frames, np.array(beyond, np.float64)])
     if all(m.road_edges is None for m in maps):
-        return stack
+        return RasterStack(stack.classes, frames)
     classes = stack.classes.copy()
     for road_map, frame in zip(maps, stack.frames, strict=True):
         unknown = unknown_ground(road_map)
         if unknown is not None:
             first = int(frame[0])
             classes[first : first + unknown.size][unknown.reshape(-1)] = UNKNOWN
-    return RasterStack(classes, stack.frames)
+    return RasterStack(classes, frames)
+
+
+@njit(cache=True, nogil=True)
+def ground_at(classes, frames, m, x, y):
+    """Point (x, y) m of map m in; NO_ROAD, UNMAPPED or MAPPED_ROAD out. NaN is no road. Arrays as of `stack_roads`."""
+    col = (x - frames[m, 3]) / frames[m, 5]
+    row = (y - frames[m, 4]) / frames[m, 5]
+    c = GROUND if col != col or row != row else int(frames[m, 6])
+    if row >= 0.0 and col >= 0.0 and row < frames[m, 1] and col < frames[m, 2]:
+        c = int(classes[int(frames[m, 0]) + int(row) * int(frames[m, 2]) + int(col)])
+    return UNMAPPED if c == UNKNOWN else NO_ROAD if c in (GROUND, SIDEWALK) else MAPPED_ROAD
 
 
 @njit(cache=True, nogil=True)

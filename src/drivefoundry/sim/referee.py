@@ -13,9 +13,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from drivefoundry.sim.edges import stack_roads
+from drivefoundry.sim.edges import ground_at, stack_roads
 from drivefoundry.sim.geometry import box_corners, boxes_overlap, project_on_polyline
-from drivefoundry.sim.raster import drivable_at
 from drivefoundry.sim.world import World
 from drivefoundry.types import SIGNAL_RED
 
@@ -27,17 +26,17 @@ CONTACT, OFF_ROAD, RED_LIGHT = range(3)
 
 @njit(cache=True, nogil=True)
 def _on_road(classes, frames, m, ego, size):
-    """Do all four corners lie on drivable ground, or one texel away from it?"""
+    """Does no corner lie on what is known to be no road, further than one texel from all else?"""
     corners = np.empty((4, 2))
     box_corners(ego[0], ego[1], ego[2], size[0], size[1], corners)
     for i in range(4):
         x, y = corners[i]
         if not (
-            drivable_at(classes, frames, m, x, y)
-            or drivable_at(classes, frames, m, x + SLACK, y)
-            or drivable_at(classes, frames, m, x - SLACK, y)
-            or drivable_at(classes, frames, m, x, y + SLACK)
-            or drivable_at(classes, frames, m, x, y - SLACK)
+            ground_at(classes, frames, m, x, y)
+            or ground_at(classes, frames, m, x + SLACK, y)
+            or ground_at(classes, frames, m, x - SLACK, y)
+            or ground_at(classes, frames, m, x, y + SLACK)
+            or ground_at(classes, frames, m, x, y - SLACK)
         ):
             return False
     return True

@@ -284,16 +284,13 @@ def _lights(f: Features, index: dict[str, int], lanes: list[np.ndarray], width: 
     return stops, heads, behind, Lights(ways, np.array(list(behind.values())), states)
 
 
-def _facing_road(
-    lines: list[np.ndarray], edges: tuple[np.ndarray, np.ndarray], rays: np.ndarray, met: np.ndarray
-) -> list[np.ndarray]:
-    """Road edges as (P, 2) lines with the road on their left: the side from which most rays meet them; as they are
-    written, as Waymo's are, where none does. edges: their segments; met (n, 2): the segment that each ray meets."""
-    segments, line = edges
-    votes = np.zeros(len(lines))
-    i, side = np.nonzero(met >= 0)
+def _facing_road(lines: list[np.ndarray], edges: tuple, rays: np.ndarray, met: np.ndarray) -> list[np.ndarray]:
+    """Road edges (P, 2) with the road, the side from which most rays meet them, on their left; as Waymo's they run so
+    where none does. edges: their segments; met (n, 2): the segment of each ray."""
+    (i, side), (segments, line) = np.nonzero(met >= 0), edges
     a, b = segments[met[i, side], :2], segments[met[i, side], 3:5]
     (ex, ey), (px, py) = (b - a).T, (rays[i, :2] - a).T
+    votes = np.zeros(len(lines))
     np.add.at(votes, line[met[i, side]], np.sign(ex * py - ey * px))
     return [v[:, :2] if n >= 0 else v[::-1, :2] for v, n in zip(lines, votes, strict=True)]
 
