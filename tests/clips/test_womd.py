@@ -3,7 +3,11 @@ import pytest
 
 from drivefoundry.clips.importers import scenes_in, womd
 from drivefoundry.clips.importers.recording import not_read, scenes_of
+from drivefoundry.judge.closed_loop import score_rollout
 from drivefoundry.judge.surroundings import surroundings
+from drivefoundry.sim.drive import drive
+from drivefoundry.sim.edges import MAPPED_ROAD, NO_ROAD, UNMAPPED, ground_at, stack_roads
+from drivefoundry.sim.policies import LogReplay
 from drivefoundry.sim.raster import drivable_at
 from drivefoundry.types import LINE_EDGE, LINE_WHITE_DASHED, SIGNAL_GREEN, SIGNAL_RED
 from handmade import ORIGIN, STEPS, changed, write
@@ -39,6 +43,43 @@ def test_the_road_reaches_to_its_edges_and_no_further(tmp_path, wide):
     assert not on(-wide - 0.3)
     assert on(3.5 + wide - 0.3)
     assert not on(3.5 + wide + 0.3)
+
+
+def test_a_car_park_without_lanes_is_not_off_the_road_and_the_verge_behind_an_edge_is(tmp_path):
+    whole = scenario()
+    edge = whole["roads"][4]["geometry"]
+    whole["roads"][4]["geometry"] = [p for p in edge if p["x"] <= ORIGIN[0] + 100]  # open to the right from there on
+    far = [{"x": ORIGIN[0] + x, "y": ORIGIN[1] - 40.0} for x in (100, 200)]
+    whole["roads"].append({"type": "road_edge", "id": 77, "map_element_id": 15, "geometry": far})
+    parked = whole["objects"][1]
+    turn = np.linspace(0, 12, STEPS)  # the second car leaves lane 3 for the car park
+    parked["position"] = [
+        {**p, "x": p["x"] + 65.0, "y": p["y"] - float(d)} if p["y"] > -9000 else p
+        for p, d in zip(parked["position"], turn, strict=True)
+    ]
+    r = womd.read(write(tmp_path / "a.json", whole))
+    scene = next(s for s in scenes_of(r) if s.id.endswith(":101"))
+    rollout = drive(LogReplay(), [scene], traffic="replay")
+    score = score_rollout(rollout, [scene], np.ones(1))
+    assert score["off_road"][0] == 0.0
+    assert score["unmapped_share"][0] > 0.2
+    m = scene.map
+    x, y = (float(v) for v in r.tracks[0, 0, :2])
+    stack = stack_roads([m])
+    kinds = [int(ground_at(stack.classes, stack.frames, 0, x + dx, y + dy))
+             for dx, dy in ((20, 0), (20, -3.5), (120, -20), (120, -38), (120, -42))]  # fmt: skip
+    assert kinds == [MAPPED_ROAD, NO_ROAD, UNMAPPED, UNMAPPED, NO_ROAD]
+
+
+def test_road_edges_have_the_road_on_their_left_however_they_are_written(tmp_path):
+    whole = scenario()
+    for r in whole["roads"][4:6]:
+        r["geometry"] = r["geometry"][::-1]
+    turned, plain = (womd.read(write(tmp_path / f"{n}.json", w)).map for n, w in enumerate((whole, scenario())))
+    for m in (turned, plain):
+        right, left = m.road_edges
+        assert right[0, 0] < right[-1, 0]
+        assert left[0, 0] > left[-1, 0]
 
 
 def test_scenes_have_their_own_egos_and_start_at_the_present(tmp_path):

@@ -124,7 +124,7 @@ def road_map(f: Features, default_limit: float) -> tuple[RoadMap, Lights | None]
     rays = np.column_stack([points, heading])
     edges, paint, centres = _segments(f.edges), _segments([*f.lines, *f.edges]), _segments(dense)
     to_edge, met = _cast(rays, edges[0], 0.0, REACH)
-    to_paint, _ = _cast(rays, paint[0], *PAINT)
+    to_paint = _cast(rays, paint[0], *PAINT)[0]
     to_lane, which = _cast(rays, centres[0], BESIDE[0], REACH)
     width = _widths(owner, len(lanes), to_paint, [k in f.narrow for k in ids])
     beside = _beside(owner, len(lanes), heading, to_lane, which, to_edge, centres)
@@ -155,7 +155,7 @@ def road_map(f: Features, default_limit: float) -> tuple[RoadMap, Lights | None]
 
 
 def has_length(line: np.ndarray) -> bool:
-    """Whether a line (P, 2+) leads anywhere; sources hold lanes of one point, which nobody can drive on."""
+    """Whether a line (P, 2+) leads anywhere; sources hold lanes of one point."""
     return len(line) > 1 and bool((line[:, :2] != line[0, :2]).any())
 
 
@@ -307,8 +307,7 @@ def _inside(line: np.ndarray, box: np.ndarray) -> list[np.ndarray]:
     """Parts of a line that lie in the box (x0, y0, x1, y1), thinned out."""
     inside = np.asarray(((line[:, :2] >= box[:2]) & (line[:, :2] <= box[2:])).all(1))
     cuts = np.flatnonzero(np.diff(inside.astype(np.int8))) + 1
-    runs = [r for r in np.split(np.arange(len(line)), cuts) if len(r) > 1 and inside[r[0]]]
-    return [thin(line[r]) for r in runs]
+    return [thin(line[r]) for r in np.split(np.arange(len(line)), cuts) if len(r) > 1 and inside[r[0]]]
 
 
 def _clipped(polygon: np.ndarray, box: np.ndarray) -> np.ndarray:
