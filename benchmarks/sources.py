@@ -90,7 +90,7 @@ def measure(name: str, files: list[Path], egos: int, figures: dict, targets: dic
         f"{name}_log_at_fault_unexplained": at_fault, f"{name}_log_off_road_unexplained": off_road,
     }  # fmt: skip
     for policy, score in scores.items():
-        for metric in ("driving_score_21", "pdms", "at_fault_collision", "off_road", "progress"):
+        for metric in ("driving_score_21", "pdms", "at_fault_collision", "off_road", "unmapped_share", "progress"):
             figures[f"{name}_{policy.replace(' ', '_').replace('-', '_')}_{metric}"] = score[metric].mean()
     rules, straight = (scores[p.name]["driving_score_21"].mean() for p in (RouteFollower, ConstantVelocity))
     targets |= {
