@@ -23,6 +23,7 @@ from drivefoundry.clips.importers.folder import format_of, scene_files, scenes_i
 from drivefoundry.clips.importers.recording import is_short
 from drivefoundry.judge.closed_loop import route_progress, score_rollout
 from drivefoundry.sim.drive import batches, drive
+from drivefoundry.sim.edges import unknown_ground
 from drivefoundry.sim.geometry import box_corners, boxes_overlap
 from drivefoundry.sim.policies import ConstantVelocity, Driver, LogReplay, RouteFollower
 from drivefoundry.sim.raster import DRIVABLE, ground_raster
@@ -89,7 +90,7 @@ def measure(name: str, files: list[Path], egos: int, figures: dict, targets: dic
         f"{name}_log_at_fault_unexplained": at_fault, f"{name}_log_off_road_unexplained": off_road,
     }  # fmt: skip
     for policy, score in scores.items():
-        for metric in ("driving_score_21", "pdms", "at_fault_collision", "off_road", "progress"):
+        for metric in ("driving_score_21", "pdms", "at_fault_collision", "off_road", "unmapped_share", "progress"):
             figures[f"{name}_{policy.replace(' ', '_').replace('-', '_')}_{metric}"] = score[metric].mean()
     rules, straight = (scores[p.name]["driving_score_21"].mean() for p in (RouteFollower, ConstantVelocity))
     targets |= {
@@ -152,6 +153,8 @@ def first_off_road(scene: Scene, track: np.ndarray, steps: np.ndarray) -> tuple[
     one gets, m, at most DEEPEST."""
     raster = ground_raster(scene.map)
     road = DRIVABLE[raster.classes]
+    unknown = unknown_ground(scene.map)
+    road = road if unknown is None else road | unknown
     first, deepest, reach = -1, 0.0, round(DEEPEST / raster.resolution)
     corners, size = np.empty((4, 2)), scene.size[scene.ego].astype(np.float64)
     for t in steps:

@@ -35,7 +35,8 @@ def make_map(**arrays: Any) -> RoadMap:
 
     Names are the fields of RoadMap. Sequences of points (lanes, lane_next, drivable, lines, crosswalks, sidewalks) are
     given as a Ragged or as a list of arrays. Only `lanes` must be given: what a source does not know is left out and
-    becomes empty (no lines, no signals, no buildings), no neighbour, no successor, 3.2 m of width and 50 km/h.
+    becomes empty (no lines, no signals, no buildings), no neighbour, no successor, 3.2 m of width and 50 km/h. With
+    `road_edges` the drivable area is not all that one may drive on, without them it is.
     ValueError names a field that is unknown or does not fit.
     """
     known = {f.name for f in fields(RoadMap)} - {"id"}
@@ -49,6 +50,8 @@ def make_map(**arrays: Any) -> RoadMap:
         parts[name] = _rounded(np.asarray(given.get(name, np.full(n, default)), dtype))
     for name, width in _TABLES.items():
         parts[name] = _rounded(np.asarray(given.get(name, []), np.float64).reshape(-1, width))
+    if given.get("road_edges") is not None:  # a map without them has the id that it had before there were any
+        parts["road_edges"] = _ragged("road_edges", given["road_edges"], 2)
     parts["line_kind"] = np.asarray(given.get("line_kind", np.zeros(len(parts["lines"]))), np.int32)
     successors = parts["lane_next"].points
     require(
@@ -66,11 +69,16 @@ def save_map(map: RoadMap) -> bytes:
     """RoadMap in, compressed npz bytes out: the same bytes for the same map."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in _flat({f.name: getattr(map, f.name) for f in fields(RoadMap) if f.name != "id"}):
+        for name, array in _flat(_parts(map)):
             body = io.BytesIO()
             np.lib.format.write_array(body, np.ascontiguousarray(array), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(name + ".npy"), body.getvalue(), zipfile.ZIP_DEFLATED)
     return out.getvalue()
+
+
+def _parts(map: RoadMap) -> dict[str, Any]:
+    every = {f.name: getattr(map, f.name) for f in fields(RoadMap) if f.name != "id"}
+    return {name: value for name, value in every.items() if value is not None}
 
 
 @lru_cache(maxsize=64)
@@ -79,7 +87,8 @@ def load_map(data: bytes) -> RoadMap:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             raw = {name: archive[name] for name in archive.files}
-        arrays: dict[str, Any] = {n: Ragged(raw.pop(n + ".points"), raw.pop(n + ".offsets")) for n in _RAGGED}
+        ragged = [*_RAGGED, *(["road_edges"] if "road_edges.points" in raw else [])]
+        arrays: dict[str, Any] = {n: Ragged(raw.pop(n + ".points"), raw.pop(n + ".offsets")) for n in ragged}
     except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
         raise ValueError(
             f"road map: {len(data)} bytes are not a stored map; import its drive again ({error})"

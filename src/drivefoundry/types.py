@@ -109,6 +109,9 @@ class RoadMap:
     """(G, 4) x, y, z of the lamp centre and yaw it faces (towards approaching traffic) of each signal g."""
     buildings: np.ndarray
     """(B, 6) x, y, yaw, length, width, height of boxes."""
+    road_edges: Ragged | None = None
+    """Lines where the road ends, with the road on their left, of a map whose drivable area is not all that one may
+    drive on; None where it is."""
 
     def validate(self) -> RoadMap:
         n, g = len(self.lanes), len(self.signal_heads)
@@ -120,6 +123,8 @@ class RoadMap:
         require(len(self.lane_next) == n, f"RoadMap.lane_next: one list a lane, got {len(self.lane_next)} for {n}")
         for name in ("lanes", "lane_next", "drivable", "lines", "crosswalks", "sidewalks"):
             _require_parts(name, getattr(self, name))
+        if self.road_edges is not None:
+            _require_parts("road_edges", self.road_edges)
         _require_lengths(self.lanes)
         wide, fast = np.asarray(self.lane_width), np.asarray(self.lane_speed)
         require(bool(((wide > 0) & (wide < 100)).all()), "RoadMap.lane_width: metres above 0 wanted")

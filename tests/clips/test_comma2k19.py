@@ -123,6 +123,29 @@ def test_a_hand_on_the_wheel_takes_over_only_from_who_steers(tmp_path):
     assert without.engaged is without.takeover is None
 
 
+@pytest.mark.parametrize("joint", ["|", "_", "--", "%7C"])
+@pytest.mark.parametrize("above", ["", "Chunk_1", "comma2k19/Chunk_1"])
+def test_a_route_is_the_same_however_its_name_is_written(tmp_path, joint, above):
+    segment(tmp_path / "all" / above, seconds=4.0)
+    (route,) = (tmp_path / "all" / above).iterdir()
+    route.rename(route.with_name(f"b0c9d2329ad1606b{joint}2018-08-02--08-34-47"))
+    (drive,) = drives_in(tmp_path / "all")
+    assert drive.meta["vehicle"] == "b0c9d2329ad1606b"
+    assert drive.meta["route_id"] == "b0c9d2329ad1606b_2018-08-02--08-34-47"
+    assert drive.ego_size == (4.6, 1.84, 1.68)
+    assert "ego.size" not in drive.notes
+
+
+def test_the_size_of_another_car_is_assumed_and_said_to_be(tmp_path):
+    segment(tmp_path, seconds=4.0)
+    (route,) = tmp_path.iterdir()
+    route.rename(route.with_name("99c94dc769b5d96f|2019-01-02--03-04-05"))
+    (drive,) = drives_in(tmp_path)
+    assert drive.meta["vehicle"] == "99c94dc769b5d96f"
+    assert drive.ego_size == comma2k19.CAR
+    assert "assumed" in drive.notes["ego.size"]
+
+
 def test_segments_come_in_order(tmp_path):
     for name in ("9", "10"):
         segment(tmp_path, name, seconds=3, begin=540.0 + 60 * (name == "10"))

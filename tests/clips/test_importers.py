@@ -233,8 +233,9 @@ def test_the_road_goes_on_where_the_map_is_cut(tmp_path):
     ("text", "says"),
     [
         ("<commonRoad", "not whole XML"),
-        (scenario([], version="2020a"), "version 2020a; 2018b wanted"),
-        (scenario([], step="0.04"), r"timeStepSize 0.04 s; 0.1 wanted"),
+        (scenario([], version="2017a"), "version 2017a; 2018b and 2020a can be read, others cannot"),
+        (scenario([], step="40"), r"timeStepSize '40': 0.005 .. 1.0 s wanted"),
+        (scenario([], step="a tenth"), r"timeStepSize 'a tenth': 0.005 .. 1.0 s wanted"),
         (scenario([], lanes=[]), "no <lanelet> in it"),
         (scenario([], head='<!DOCTYPE a [<!ENTITY b "c">]>'), "has a DOCTYPE"),
         (scenario([], lanes=['<lanelet id="7"/>']), "lanelet 7: leftBound has 0 points"),

@@ -62,6 +62,108 @@ def test_gaps_stay_gaps(tmp_path):
     assert r.valid[1, 60:].all()
 
 
+@pytest.mark.parametrize(
+    ("stop", "go"),
+    [
+        ("TRAFFIC_LIGHT_RED", "TRAFFIC_LIGHT_GREEN"),
+        ("LANE_STATE_ARROW_STOP", "LANE_STATE_ARROW_GO"),
+        ("red", "Green"),
+        (b"LANE_STATE_STOP", b"LANE_STATE_GO"),
+    ],
+)
+def test_every_sets_words_for_a_light(tmp_path, stop, go):
+    whole = scenario()
+    shown = whole["dynamic_map_states"]["3"]["state"]
+    shown["object_state"] = [stop if "STOP" in word else go for word in shown["object_state"]]
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", whole))
+    assert scenes_of(r)[0].signals[0, [0, -1]].tolist() == [SIGNAL_RED, SIGNAL_GREEN]
+    shown["object_state"] = np.array(shown["object_state"])
+    again = scenarionet.read(write(tmp_path / "sd_a.pkl", whole))
+    np.testing.assert_array_equal(scenes_of(again)[0].signals, scenes_of(r)[0].signals)
+
+
+def test_unknown_words_are_named_with_their_number(tmp_path):
+    whole = scenario()
+    words = whole["dynamic_map_states"]["3"]["state"]["object_state"]
+    words[:3] = ["LANE_STATE_BLINKING_GREEN"] * 3
+    words[4] = None  # a step at which nobody saw it
+    whole["tracks"]["t"] = {**whole["tracks"]["a"], "type": "TRAM"}
+    whole["tracks"]["o"] = {**whole["tracks"]["a"], "type": "OTHER"}
+    whole["map_features"]["99"] = {"type": "TRAM_RAIL", "polyline": [[0.0, 0.0], [1.0, 1.0]]}
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", whole))
+    assert len(r.map.stop_lines) == 0
+    assert r.notes["signals"].endswith("unknown words: LANE_STATE_BLINKING_GREEN 3 times")
+    assert r.left["states of lights in an unknown word, LANE_STATE_BLINKING_GREEN"] == 3
+    assert r.left["tracks of type TRAM"] == r.left["tracks of type OTHER"] == 1
+    assert r.left["map features of type TRAM_RAIL"] == 1
+    said = scenes_of(r)[0].meta["not_read"].split("; ")
+    assert "3 states of lights in an unknown word, LANE_STATE_BLINKING_GREEN" in said
+    assert "1 tracks of type TRAM" in said
+
+
+@pytest.mark.parametrize(("unit", "a_second"), scenarionet.UNITS.items())
+def test_a_clock_in_another_unit_is_read_and_named(tmp_path, unit, a_second):
+    whole = scenario(5.0)
+    whole["metadata"]["ts"] = (whole["metadata"]["ts"] * a_second).astype(np.int64) + 1_600_000_000 * int(a_second)
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", whole))
+    assert r.tracks.shape[1] == 91
+    np.testing.assert_allclose(np.diff(r.tracks[0, :, 0]), 1.0, atol=0.021)
+    assert unit in r.notes["clock"]
+
+
+def test_limits_in_metres_a_second_and_the_nuplan_stop_point(tmp_path):
+    whole = scenario()
+    whole["metadata"]["dataset"] = "nuplan"
+    for lane in ("1", "2", "3"):
+        whole["map_features"][lane].pop("speed_limit_kmh", None)
+    whole["map_features"]["1"]["speed_limit_mps"] = 11.5
+    whole["map_features"]["2"]["speed_limit_mps"] = None
+    light = whole["dynamic_map_states"]["3"]
+    light["stop_point"] = np.add(light["stop_point"][:2], [8.0, 0.0])
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", whole))
+    assert r.map.lane_speed[0] == pytest.approx(11.5)
+    begin = r.map.lanes[2][0]
+    assert r.map.stop_lines[0, 0] == pytest.approx(begin[0], abs=0.01)
+
+
+def test_argoverse_outlines_are_joined_and_its_constants_are_no_limits(tmp_path):
+    whole = scenario(nuscenes=True)
+    ring = whole["map_features"].pop("boundary_0")["polyline"]
+    for i in range(0, len(ring), 20):
+        piece = {"type": "ROAD_LINE_SOLID_SINGLE_WHITE", "polyline": ring[i : i + 20]}
+        whole["map_features"][f"boundary_0{i}"] = piece
+    whole["metadata"] |= {"dataset": "av2", "sdc_id": "ego"}
+    whole["map_features"]["1"]["speed_limit_kmh"] = 136.8
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", whole))
+    assert (r.map.lane_speed < 20).all()
+    assert "constants of the converter" in r.notes["size"]
+    where = surroundings([scenes_of(r)[0]])
+    y, m = float(r.tracks[0, 0, 1]), int(where.place[0])
+    assert drivable_at(where.roads.classes, where.roads.frames, m, 0.0, y + 6.3)
+    assert not drivable_at(where.roads.classes, where.roads.frames, m, 0.0, y + 6.8)
+
+
+def test_velocities_and_headings_that_are_absent_come_from_the_positions(tmp_path):
+    whole = scenario()
+    for name in ("velocity", "heading"):
+        del whole["tracks"]["a"]["state"][name]
+    whole["tracks"]["a"]["state"]["valid"][30:40] = 0
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", whole))
+    seen = r.valid[1]
+    np.testing.assert_allclose(r.tracks[1, seen, 3], 10.0)
+    np.testing.assert_allclose(r.tracks[1, seen, 2], 0.0)
+    assert r.notes["velocities"] == "absent for 1 tracks: from the positions"
+
+
+def test_names_of_a_file_cannot_break_its_line(tmp_path):
+    whole = changed(scenario(), ("tracks", "a", "state", "heading"), np.zeros(7))
+    whole["tracks"]["a\nb" * 1000] = whole["tracks"].pop("a")
+    with pytest.raises(ValueError, match="for 91 times") as error:
+        scenarionet.read(write(tmp_path / "sd_a.pkl", whole))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
 class Bomb:
     def __reduce__(self):
         return os.system, ("true",)

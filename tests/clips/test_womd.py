@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 
 from drivefoundry.clips.importers import scenes_in, womd
-from drivefoundry.clips.importers.recording import scenes_of
+from drivefoundry.clips.importers.recording import not_read, scenes_of
+from drivefoundry.judge.closed_loop import score_rollout
 from drivefoundry.judge.surroundings import surroundings
+from drivefoundry.sim.drive import drive
+from drivefoundry.sim.edges import MAPPED_ROAD, NO_ROAD, UNMAPPED, ground_at, stack_roads
+from drivefoundry.sim.policies import LogReplay
 from drivefoundry.sim.raster import drivable_at
 from drivefoundry.types import LINE_EDGE, LINE_WHITE_DASHED, SIGNAL_GREEN, SIGNAL_RED
 from handmade import ORIGIN, STEPS, changed, write
@@ -39,6 +43,43 @@ def test_the_road_reaches_to_its_edges_and_no_further(tmp_path, wide):
     assert not on(-wide - 0.3)
     assert on(3.5 + wide - 0.3)
     assert not on(3.5 + wide + 0.3)
+
+
+def test_a_car_park_without_lanes_is_not_off_the_road_and_the_verge_behind_an_edge_is(tmp_path):
+    whole = scenario()
+    edge = whole["roads"][4]["geometry"]
+    whole["roads"][4]["geometry"] = [p for p in edge if p["x"] <= ORIGIN[0] + 100]  # open to the right from there on
+    far = [{"x": ORIGIN[0] + x, "y": ORIGIN[1] - 40.0} for x in (100, 200)]
+    whole["roads"].append({"type": "road_edge", "id": 77, "map_element_id": 15, "geometry": far})
+    parked = whole["objects"][1]
+    turn = np.linspace(0, 12, STEPS)  # the second car leaves lane 3 for the car park
+    parked["position"] = [
+        {**p, "x": p["x"] + 65.0, "y": p["y"] - float(d)} if p["y"] > -9000 else p
+        for p, d in zip(parked["position"], turn, strict=True)
+    ]
+    r = womd.read(write(tmp_path / "a.json", whole))
+    scene = next(s for s in scenes_of(r) if s.id.endswith(":101"))
+    rollout = drive(LogReplay(), [scene], traffic="replay")
+    score = score_rollout(rollout, [scene], np.ones(1))
+    assert score["off_road"][0] == 0.0
+    assert score["unmapped_share"][0] > 0.2
+    m = scene.map
+    x, y = (float(v) for v in r.tracks[0, 0, :2])
+    stack = stack_roads([m])
+    kinds = [int(ground_at(stack.classes, stack.frames, 0, x + dx, y + dy))
+             for dx, dy in ((20, 0), (20, -3.5), (120, -20), (120, -38), (120, -42))]  # fmt: skip
+    assert kinds == [MAPPED_ROAD, NO_ROAD, UNMAPPED, UNMAPPED, NO_ROAD]
+
+
+def test_road_edges_have_the_road_on_their_left_however_they_are_written(tmp_path):
+    whole = scenario()
+    for r in whole["roads"][4:6]:
+        r["geometry"] = r["geometry"][::-1]
+    turned, plain = (womd.read(write(tmp_path / f"{n}.json", w)).map for n, w in enumerate((whole, scenario())))
+    for m in (turned, plain):
+        right, left = m.road_edges
+        assert right[0, 0] < right[-1, 0]
+        assert left[0, 0] > left[-1, 0]
 
 
 def test_scenes_have_their_own_egos_and_start_at_the_present(tmp_path):
@@ -94,6 +135,67 @@ def test_a_trailer_is_no_other_vehicle(tmp_path):
     scene = scenes_of(womd.read(write(tmp_path / "a.json", whole)))[0]
     assert len(scene.kind) == 4
     assert scene.meta["left_out"].endswith(": 999")
+
+
+def test_what_holds_nothing_is_left_out_and_counted(tmp_path):
+    plain = womd.read(write(tmp_path / "plain.json", scenario(lights=True)))
+    whole = scenario(lights=True)
+    ghost = {**whole["objects"][1], "id": 900, "valid": [False] * STEPS, "length": 0, "width": 0, "height": 0}
+    nowhere = {**ghost, "id": 901, "position": [], "velocity": [], "heading": [], "valid": []}
+    whole["objects"] = [nowhere, *whole["objects"], ghost, {**ghost, "type": "unset"}, {**ghost, "type": None}]
+    whole["roads"] += [
+        {"type": "road_line", "id": 90, "map_element_id": 7, "geometry": []},
+        {"type": "road_edge", "id": 91, "map_element_id": 15, "geometry": whole["roads"][4]["geometry"][:1]},
+        {"type": "lane", "id": 92, "map_element_id": 2, "geometry": []},
+        {"type": "tram_rail", "id": 93, "geometry": []},
+    ]
+    empty = {"state": [], "x": [], "y": [], "time_index": []}
+    whole["tl_states"] |= {"1": empty, "77": whole["tl_states"]["3"]}
+    r = womd.read(write(tmp_path / "a.json", whole))
+    assert r.map.id == plain.map.id
+    assert r.ids == plain.ids
+    np.testing.assert_array_equal(r.tracks, plain.tracks)
+    assert r.left == {
+        "objects that are never seen": 2,
+        "objects of type unset": 1,
+        "objects of type None": 1,
+        "lanes without a length": 2,
+        "map features of type road_line with too few points": 1,
+        "map features of type road_edge with too few points": 1,
+        "map features of type tram_rail": 1,
+        "map features of type stop_sign": 1,
+        "lights that are never seen": 1,
+        "lights of lanes that are not in the map": 1,
+    }
+    scene = scenes_of(r)[0]
+    assert "2 objects that are never seen" in scene.meta["not_read"]
+    assert scene.signals.any()
+
+
+def test_unknown_words_of_a_light_are_named_and_it_is_not_taken_for_off(tmp_path):
+    whole = scenario(lights=True)
+    whole["tl_states"]["3"]["state"][5:7] = ["go slow; stop", "blue"]
+    r = womd.read(write(tmp_path / "a.json", whole))
+    assert len(r.map.stop_lines) == 0
+    assert r.notes["signals"].endswith("unknown words: blue 1 times, go slow stop 1 times")
+    assert r.left["lights that show unknown words"] == 1
+    assert r.left["states of lights in an unknown word, blue"] == 1
+
+
+def test_a_recording_car_that_is_never_seen_names_nobody(tmp_path):
+    whole = scenario(named=True)
+    whole["objects"][2]["valid"] = [False] * STEPS
+    r = womd.read(write(tmp_path / "a.json", whole))
+    assert r.ego == -1
+    assert r.left["recording cars that are no road user or never seen"] == 1
+
+
+def test_a_report_counts_what_was_left_out_once_a_recording(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.json", changed(scenario(), ("scenario_id",), name))
+    scenes, _ = scenes_in(tmp_path)
+    assert len(scenes) == 4
+    assert "Not read: 2 lanes without a length (in 2 recordings)." in not_read(scenes)
 
 
 def test_bad_files_do_not_stop_the_others(tmp_path):

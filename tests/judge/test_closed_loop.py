@@ -1,11 +1,13 @@
 """Whole drives by hand: what ends them, what counts, and the driving scores to the digit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from straight_road import START, cruise, moving, rollout, scene
+from straight_road import START, cruise, moving, road, rollout, scene
 
 from drivefoundry.judge.closed_loop import driving_score_20, driving_score_21, measure, route_progress, score_rollout
-from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED
+from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED, Ragged
 
 
 def one(s, ego, reference=80.0):
@@ -91,6 +93,46 @@ def test_off_road_by_distance():
     assert s["off_road_at"] == s["first_infraction"] == pytest.approx(4.1)
     assert s["driving_score_21"] == pytest.approx(1 - share)
     assert s["driving_score_20"] == pytest.approx(1.0)  # leaderboard 2.0 as it is stated has no term for it
+
+
+def yard():
+    """The straight road, whose map ends at y = -1.6 and knows an edge there from x = -60 to 20 only."""
+    edge = np.array([[-60.0, -1.6], [20.0, -1.6]])
+    return replace(road(), id="yard", road_edges=Ragged.of([edge], 2))
+
+
+def test_ground_that_the_map_does_not_know_is_neither_on_the_road_nor_off_it():
+    ego = cruise(8, 81)
+    ego[41:, 1] = -6.0  # from x = 32.8 on, past the end of the edge
+    s = one(scene(moving(0, 0, 8), map=yard()), ego, reference=64.0)
+    assert (s["off_road"], s["off_road_share"]) == (0, 0)
+    assert s["off_road_at"] == np.inf
+    way = np.hypot(0.8, 6.0) + 39 * 0.8
+    assert s["unmapped_share"] == pytest.approx(way / (40 * 0.8 + way))
+    assert one(scene(moving(0, 0, 8)), ego, reference=64.0)["unmapped_share"] == 0.0
+
+
+def test_who_crosses_an_edge_is_off_the_road_until_back_on_one():
+    ego = cruise(8, 81)
+    ego[10:15, 1], ego[15:40, 1] = -3.0, -20.0  # over the edge, then far beyond what is known to be no road
+    s = one(scene(moving(0, 0, 8), map=yard()), ego, reference=64.0)
+    assert s["off_road"] == 1
+    assert s["off_road_at"] == pytest.approx(1.0)
+    assert s["unmapped_share"] == 0.0
+    step = np.hypot(*np.diff(ego[:, :2], axis=0).T)
+    assert s["off_road_share"] == pytest.approx(step[9:39].sum() / step.sum())
+    ego[60:, 1] = -6.0  # a second time out, where no edge is: that is not held against it
+    after = one(scene(moving(0, 0, 8), map=yard()), ego, reference=64.0)
+    assert after["off_road_share"] < s["off_road_share"]
+    assert after["unmapped_share"] > 0.2
+
+
+def test_the_driving_direction_is_not_judged_where_the_map_knows_no_lane():
+    ego = cruise(8, 81)
+    ego[41:, 1] = -6.0
+    open_, closed = (measure(rollout([s], ego[None]), [s])["DDC"][0] for s in (
+        scene(moving(0, 0, 8), map=yard()), scene(moving(0, 0, 8))))  # fmt: skip
+    assert (open_, closed) == (1.0, 0.0)
 
 
 def test_the_time_of_every_event():

@@ -53,6 +53,14 @@ def test_all_policies_and_versions_stand_in_the_table():
     assert table.rows[table.marked][0] == ENGINE
 
 
+def test_what_was_driven_where_the_map_knows_nothing_stands_below_the_table():
+    assert "the map does not know" not in judge_table(verdict(), ORDER).note
+    drives = {ENGINE: metrics(0.99) | {"unmapped_share": np.full(20, 0.25)}}
+    drives |= {name: metrics(0.95) | {"unmapped_share": np.zeros(20)} for name in BASELINES}
+    note = judge_table(judge(ENGINE, SCENES, drives, ()), ORDER).note
+    assert note.endswith(f"not counted as off the road: {ENGINE} 25.0 %.")
+
+
 def test_the_candidate_against_every_other_policy():
     table = against_table(verdict(), ORDER)
     assert {row[0] for row in table.rows} == {WHOLE_CAR, *BASELINES}

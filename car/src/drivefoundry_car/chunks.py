@@ -23,8 +23,8 @@ from mcap.stream_reader import CRCValidationError
 MAX_BYTES = 1 << 31
 """Limit on the unpacked size of a file: an hour of one camera and its signals is a tenth of it."""
 FREE_BYTES, RATIO = 64 << 20, 200
-"""A file may not unpack to more than this and so many times its own size, either: a parked car's scenes, all alike, come
-to fifty times."""
+"""Nor may a file unpack to more than this and so many times its own size: a parked car's scenes, all alike, come to
+fifty times."""
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 _RECORD, _MESSAGE = struct.Struct("<BQ"), struct.Struct("<HIQQ")
 _HEAD, _ID = struct.Struct("<BQHIQ"), struct.Struct("<H")

@@ -30,15 +30,16 @@ def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.
     out.
 
     collision: any contact with an agent that did not overlap at the start; at_fault_collision: by nuPlan's rules;
-    off_road: a corner left the drivable area (by over 0.2 m); red_light; ttc_ok: no time to collision below 1 s;
-    comfort: share of 4 s windows within bounds; progress: route completion in shares of the expert's, at most 1 (1
-    where the expert makes 5 m or less); pdms: PDM score of NAVSIM v1 with NC, DAC, TTC, EP = progress and C = comfort
-    over the whole drive; driving_score_20 and driving_score_21: route completion x penalty of CARLA's leaderboards
-    (only 2.1 takes off what was driven off the road), where a collision counts once per agent and those in which the
-    ego stands or is hit from behind do not;
-    off_road_share: by distance; stalled: share of time standing; collision_at, at_fault_at, off_road_at, red_light_at:
-    s until the first of each, infinite if none; first_infraction: the earliest of the last three; progress_m and
-    distance: m; end: s that counted.
+    off_road: a corner left the drivable area (by over 0.2 m) for ground that is known to be no road; red_light; ttc_ok:
+    no time to collision below 1 s; comfort: share of 4 s windows within bounds; progress: route completion in shares of
+    the expert's, at most 1 (1 where the expert makes 5 m or less); pdms: PDM score of NAVSIM v1 with NC, DAC, TTC, EP =
+    progress and C = comfort over the whole drive; driving_score_20 and driving_score_21: route completion x penalty of
+    CARLA's leaderboards (only 2.1 takes off what was driven off the road), where a collision counts once per agent and
+    those in which the ego stands or is hit from behind do not;
+    off_road_share: by distance; unmapped_share: by distance, on ground of which the map does not say whether it is
+    road; stalled: share of time standing; collision_at, at_fault_at, off_road_at, red_light_at: s until the first of
+    each, infinite if none; first_infraction: the earliest of the last three; progress_m and distance: m; end: s that
+    counted.
     """
     m = measure(rollout, scenes)
     require(
@@ -61,6 +62,7 @@ def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.
         "driving_score_20": driving_score_20(progress, m),
         "driving_score_21": driving_score_21(progress, m, share),
         "off_road_share": share,
+        "unmapped_share": m["unmapped_distance"] / np.maximum(m["distance"], 1e-9),
         "stalled": m["standing"],
         "first_infraction": infractions.min(0),
         **{name: m[name] for name in TIMES},

@@ -16,8 +16,9 @@ from numba import njit, prange
 from drivefoundry.judge.lanes import JUNCTION, lane_at
 from drivefoundry.judge.nearby import BLOCK, TTC_STEPS, agent_spans, ego_spans, near, reach_of, touch
 from drivefoundry.judge.surroundings import Surroundings, route_feet
+from drivefoundry.sim.edges import MAPPED_ROAD, NO_ROAD, ground_at
+from drivefoundry.sim.edges import UNMAPPED as UNMAPPED_GROUND
 from drivefoundry.sim.geometry import boxes_overlap, project_on_polyline
-from drivefoundry.sim.raster import drivable_at
 from drivefoundry.types import AGENT_CYCLIST, AGENT_PEDESTRIAN, DT, SIGNAL_RED
 
 STANDING = 0.05
@@ -34,7 +35,7 @@ LK_OFFSET, LK_STEPS = 0.5, 20
 SLACK = 0.2
 """A corner this near to the road, m, is on it: one texel, no better is the edge known (nuPlan grants 0.3 m)."""
 
-OFF_ROAD, STRADDLING, IN_JUNCTION, ONCOMING = 1, 2, 4, 8
+OFF_ROAD, STRADDLING, IN_JUNCTION, ONCOMING, UNMAPPED = 1, 2, 4, 8, 16
 
 FIELDS = (
     "NC",
@@ -46,6 +47,7 @@ FIELDS = (
     "progress",
     "distance",
     "off_road_distance",
+    "unmapped_distance",
     "standing",
     "hit_pedestrians",
     "hit_vehicles",
@@ -60,8 +62,9 @@ FIELDS = (
     "end",
 )
 (
-    NC, DAC, DDC, TLC, TTC, LK, PROGRESS, DISTANCE, OFF_ROAD_DISTANCE, STOOD, HIT_PEDESTRIANS, HIT_VEHICLES, HIT_STATIC,
-    RED_LIGHTS, CONTACTS, AT_FAULT_CONTACTS, COLLISION_AT, AT_FAULT_AT, OFF_ROAD_AT, RED_LIGHT_AT, END,
+    NC, DAC, DDC, TLC, TTC, LK, PROGRESS, DISTANCE, OFF_ROAD_DISTANCE, UNMAPPED_DISTANCE, STOOD, HIT_PEDESTRIANS,
+    HIT_VEHICLES, HIT_STATIC, RED_LIGHTS, CONTACTS, AT_FAULT_CONTACTS, COLLISION_AT, AT_FAULT_AT, OFF_ROAD_AT,
+    RED_LIGHT_AT, END,
 ) = range(len(FIELDS))  # fmt: skip
 
 
@@ -78,21 +81,19 @@ class Traffic:
 
 
 @njit(cache=True, nogil=True)
-def _on_road(cells, frames, m, x, y):
-    """Is there drivable ground here, or one texel away?"""
-    return (
-        drivable_at(cells, frames, m, x, y)
-        or drivable_at(cells, frames, m, x + SLACK, y)
-        or drivable_at(cells, frames, m, x - SLACK, y)
-        or drivable_at(cells, frames, m, x, y + SLACK)
-        or drivable_at(cells, frames, m, x, y - SLACK)
-    )
+def _ground(cells, frames, m, x, y):
+    """The best of the ground here and one texel away, as `ground_at` tells it."""
+    best = ground_at(cells, frames, m, x, y)
+    if best == MAPPED_ROAD:
+        return best
+    best = max(best, ground_at(cells, frames, m, x + SLACK, y), ground_at(cells, frames, m, x - SLACK, y))
+    return max(best, ground_at(cells, frames, m, x, y + SLACK), ground_at(cells, frames, m, x, y - SLACK))
 
 
 @njit(cache=True, nogil=True)
 def _areas(states, size, trig, cells, frames, m, lanes, lane_frames, on_route, has_lanes, out):
-    """Where the ego is at each step: OFF_ROAD | STRADDLING | IN_JUNCTION | ONCOMING flags into out (T,); cosine and
-    sine of its heading into trig (T, 2)."""
+    """Where the ego is at each step: OFF_ROAD | STRADDLING | IN_JUNCTION | ONCOMING | UNMAPPED flags into out (T,);
+    cosine and sine of its heading into trig (T, 2). Who has left the road is off it until it is back on a road."""
     beside = np.empty(4, np.int64)
     for k in range(len(states)):
         c, s = math.cos(states[k, 2]), math.sin(states[k, 2])
@@ -101,9 +102,12 @@ def _areas(states, size, trig, cells, frames, m, lanes, lane_frames, on_route, h
         for j in range(4):  # front left, rear left, rear right, front right
             a, b = (0.5 if j in (0, 3) else -0.5) * size[0], (0.5 if j < 2 else -0.5) * size[1]
             x, y = states[k, 0] + a * c - b * s, states[k, 1] + a * s + b * c
-            if not flags and not _on_road(cells, frames, m, x, y):
-                flags |= OFF_ROAD
+            if not flags & OFF_ROAD:
+                ground = _ground(cells, frames, m, x, y)
+                flags = OFF_ROAD if ground == NO_ROAD else UNMAPPED if ground == UNMAPPED_GROUND else flags
             beside[j] = lane_at(lanes, lane_frames, m, x, y)
+        if flags & UNMAPPED and k > 0 and out[k - 1] & OFF_ROAD:
+            flags = OFF_ROAD
         # Left and right corner of one end in two lanes. Front and rear in two lanes is just driving on.
         front = beside[0] >= 0 and beside[3] >= 0 and beside[0] != beside[3]
         rear = beside[1] >= 0 and beside[2] >= 0 and beside[1] != beside[2]
@@ -112,7 +116,7 @@ def _areas(states, size, trig, cells, frames, m, lanes, lane_frames, on_route, h
         lane = lane_at(lanes, lane_frames, m, states[k, 0], states[k, 1])
         if lane == JUNCTION:
             flags |= IN_JUNCTION
-        elif has_lanes and (lane < 0 or not on_route[lane]):
+        elif has_lanes and (not flags & UNMAPPED if lane < 0 else not on_route[lane]):
             flags |= ONCOMING
         out[k] = flags
 
@@ -255,6 +259,8 @@ def _along_route(states, areas, end, route, route_s, foot, out):
             out[DISTANCE] += step
             if areas[k] & OFF_ROAD:
                 out[OFF_ROAD_DISTANCE] += step
+            if areas[k] & UNMAPPED:
+                out[UNMAPPED_DISTANCE] += step
         if areas[k] & ONCOMING:  # elsewhere the sum of the last second does not grow
             astray = 0.0
             for j in range(max(1, k - DDC_STEPS), k + 1):

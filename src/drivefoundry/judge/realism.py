@@ -18,6 +18,7 @@ import numpy as np
 from numba import njit
 
 from drivefoundry.judge.motion import crosses
+from drivefoundry.sim.edges import unknown_ground
 from drivefoundry.sim.geometry import box_corners, wrap
 from drivefoundry.sim.raster import DRIVABLE, ground_raster
 from drivefoundry.types import AGENT_CAR, AGENT_TRUCK, DT, SIGNAL_RED, RoadMap, Rollout, Scene, require
@@ -314,6 +315,9 @@ def _ground(road_map: RoadMap) -> tuple[np.ndarray, float, float, float]:
     if road_map.id not in _kept:
         raster = ground_raster(road_map)
         road = DRIVABLE[raster.classes]
+        unknown = unknown_ground(road_map)
+        if unknown is not None:
+            road |= unknown
         inside, outside = np.sqrt(squared_distance(~road)), np.sqrt(squared_distance(road))
         signed = (np.where(road, 0.5 - inside, outside - 0.5) * raster.resolution).astype(np.float32)
         _kept[road_map.id] = signed, raster.origin_x, raster.origin_y, raster.resolution

@@ -12,8 +12,9 @@ import numpy as np
 
 from drivefoundry.judge.lanes import LaneStack, route_lanes, stack_lanes
 from drivefoundry.roadmap import arc_length
+from drivefoundry.sim.edges import stack_roads
 from drivefoundry.sim.geometry import project_on_polyline
-from drivefoundry.sim.raster import RasterStack, stack_rasters
+from drivefoundry.sim.raster import RasterStack
 from drivefoundry.types import RoadMap, Scene
 
 BANK_CELLS = 1_000_000_000
@@ -65,7 +66,7 @@ def _stacks(maps: dict[str, RoadMap]) -> _Bank:
     if _bank is not None and len(_bank.roads.classes) < BANK_CELLS:
         maps = {**_bank.maps, **maps}
     every = list(maps.values())
-    _bank = _Bank(maps, stack_rasters(every), stack_lanes(every))
+    _bank = _Bank(maps, stack_roads(every), stack_lanes(every))
     return _bank
 
 

@@ -1,9 +1,9 @@
 """A stepped world in, what its egos do wrong out, step by step: contacts, leaving the road, stop lines run on red.
 
 By the judge's definitions, so that who learns from these events learns for the judge: a contact is the first overlap
-with an agent that did not overlap at the start, off the road is a corner more than 0.2 m beyond the drivable area, and
-a red light is run where the front crosses its stop line in the direction it guards. Letters: S scenes, A agents, R
-route points, G signals.
+with an agent that did not overlap at the start, off the road is a corner more than 0.2 m beyond the drivable area, on
+ground that the map knows to be no road, and a red light is run where the front crosses its stop line in the direction
+it guards. Letters: S scenes, A agents, R route points, G signals.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from drivefoundry.sim.edges import ground_at, stack_roads
 from drivefoundry.sim.geometry import box_corners, boxes_overlap, project_on_polyline
-from drivefoundry.sim.raster import drivable_at, stack_rasters
 from drivefoundry.sim.world import World
 from drivefoundry.types import SIGNAL_RED
 
@@ -26,17 +26,17 @@ CONTACT, OFF_ROAD, RED_LIGHT = range(3)
 
 @njit(cache=True, nogil=True)
 def _on_road(classes, frames, m, ego, size):
-    """Do all four corners lie on drivable ground, or one texel away from it?"""
+    """Does no corner lie on what is known to be no road, further than one texel from all else?"""
     corners = np.empty((4, 2))
     box_corners(ego[0], ego[1], ego[2], size[0], size[1], corners)
     for i in range(4):
         x, y = corners[i]
         if not (
-            drivable_at(classes, frames, m, x, y)
-            or drivable_at(classes, frames, m, x + SLACK, y)
-            or drivable_at(classes, frames, m, x - SLACK, y)
-            or drivable_at(classes, frames, m, x, y + SLACK)
-            or drivable_at(classes, frames, m, x, y - SLACK)
+            ground_at(classes, frames, m, x, y)
+            or ground_at(classes, frames, m, x + SLACK, y)
+            or ground_at(classes, frames, m, x - SLACK, y)
+            or ground_at(classes, frames, m, x, y + SLACK)
+            or ground_at(classes, frames, m, x, y - SLACK)
         ):
             return False
     return True
@@ -103,7 +103,7 @@ class Referee:
         self.world = world
         maps = list({s.map.id: s.map for s in p.scenes}.values())
         index = {m.id: i for i, m in enumerate(maps)}
-        self._place, self._roads = np.array([index[s.map.id] for s in p.scenes]), stack_rasters(maps)
+        self._place, self._roads = np.array([index[s.map.id] for s in p.scenes]), stack_roads(maps)
         signals = p.signals.shape[1]
         self._lines, self._facing = np.full((n, signals, 4), np.nan), np.zeros((n, signals))
         for i, scene in enumerate(p.scenes):

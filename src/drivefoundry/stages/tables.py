@@ -53,9 +53,16 @@ def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
         "follower reads the simulator's state (privileged) and sets the progress that counts as 1; log replay follows "
         "the recorded person in traffic that reacts; PDM-Closed style picks the best of 15 scored proposals, with the "
         "state all around. A collision counts whoever is at fault. Formulas and sources: docs/metrics.md."
-    )
+    ) + _unmapped(verdict, names)
     marked = names.index(verdict.candidate) if verdict.candidate in names else None
     return Table("Closed loop, held-out scenes", ["policy", *COLUMNS.values()], rows, note, marked)
+
+
+def _unmapped(verdict: Verdict, names: Sequence[str]) -> str:
+    """A sentence on how much was driven where the map knows neither road nor its end; none where nothing was."""
+    shares = {n: verdict.summary[n].get("unmapped_share", (0.0, 0.0, 0.0))[0] for n in names}
+    some = ", ".join(f"{n} {100 * share:.1f} %" for n, share in shares.items() if share > 0.0)
+    return f" Driven on ground that the map does not know, not counted as off the road: {some}." if some else ""
 
 
 def against_table(verdict: Verdict, order: Sequence[str]) -> Table:

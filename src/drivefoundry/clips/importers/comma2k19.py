@@ -8,6 +8,7 @@ takeovers. Absent: pictures (their files are not read), route, map. Schafer, San
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from drivefoundry.types import AGENT_CAR, DT, require
 from drivefoundry_car.clock import GAP_S
 from drivefoundry_car.log import Drive, Objects
 
-DEEP = 3
-"""Levels of folders in which segments are looked for: route, segment."""
+DEEP = 5
+"""Levels of folders in which segments are looked for: data set, chunk, route, segment."""
+ROUTE = re.compile(r"(.+?)(?:\||%7C|_|:|--|-)(\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d)", re.IGNORECASE)
+"""A route's name, dongle|time. Many file systems and archivers do not take the bar, so people have it with others."""
 SPEED, WHEEL, GYRO, RADAR = "CAN/speed", "CAN/steering_angle", "IMU/gyro", "CAN/radar"
 POSE = ("frame_times", "frame_positions", "frame_orientations", "frame_velocities")
 SIZES = {"b0c9d2329ad1606b": (4.6, 1.84, 1.68), "99c94dc769b5d96e": (4.63, 1.8, 1.43)}
@@ -83,8 +86,7 @@ def read(segment: Path) -> Drive:
     columns = [np.interp(t, times, x), np.interp(t, times, y), wrapped(np.interp(t, times, yaw)), np.maximum(v, 0)]
     ego = np.column_stack([*columns, accel, rate, np.radians(Series(wheel.t, wheel.v[:, 0]).at(t))])
 
-    route = segment.parent.name
-    vehicle = route.partition("_")[0]
+    vehicle, route = named(segment.absolute().parent.name)
     size = SIZES.get(vehicle, CAR)
     engaged, takeover = _hands(segment, t)
     who = "CAN: openpilot sends steering requests" if engaged is not None else "absent: not in this car's CAN"
@@ -92,6 +94,8 @@ def read(segment: Path) -> Drive:
     notes = NOTES | {"engaged": who, "takeover": hand if takeover is not None else who}
     if lost:
         notes["clock"] = f"{lost * DT:.1f} s are left out: a sensor is silent for more than {GAP_S} s"
+    if vehicle not in SIZES:
+        notes["ego.size"] = f"assumed, {size} m: the vehicle is none of the set's two cars"
     meta = {
         "vehicle": vehicle,
         "drive": f"{route}--{segment.name}",
@@ -101,6 +105,15 @@ def read(segment: Path) -> Drive:
     }
     found = _objects(segment, t, ego, size[0])
     return Drive(meta, t, ego, size, objects=found, engaged=engaged, takeover=takeover, notes=notes)
+
+
+def named(folder: str) -> tuple[str, str]:
+    """Name of a route's folder in; its vehicle and the route's own name out, however the two parts are joined."""
+    found = ROUTE.fullmatch(folder)
+    if found is None:
+        return folder.partition("_")[0], folder
+    vehicle = found[1].lower()
+    return vehicle, f"{vehicle}_{found[2]}"
 
 
 def _load(path: Path) -> np.ndarray:

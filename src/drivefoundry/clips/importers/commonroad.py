@@ -1,21 +1,33 @@
-"""CommonRoad 2018b XML (plain or gzip) in, RoadMap and Scenes out.
+"""CommonRoad XML, versions 2018b and 2020a (plain or gzip), in, Recording out.
 
 The format has a planning problem but no recorded ego drive: a recorded vehicle becomes the ego, and the Scene's meta
-says which. Lanelets without a speed limit get one from the recorded traffic; also said in meta. There are no lights in
-the format. Source of the format: Althoff, Koschi, Manzinger, "CommonRoad: Composable benchmarks for motion planning on
-roads", IV 2017.
+says which. What a state leaves open (speed and orientation are optional, values may be intervals, places regions) is
+derived or taken by its middle, and noted. Source of the format: Althoff, Koschi, Manzinger, "CommonRoad: Composable
+benchmarks for motion planning on roads", IV 2017; its XML schema 2020a.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from drivefoundry.clips.importers.recording import HEIGHT, Recording, head, unpacked
-from drivefoundry.clips.importers.roads import crossing
-from drivefoundry.roadmap import make_map
+from drivefoundry.clips.importers.lanelets import BEYOND, map_of, number
+from drivefoundry.clips.importers.recording import (
+    HEIGHT,
+    Recording,
+    head,
+    headings,
+    one_line,
+    plain_word,
+    resampled,
+    speeds,
+    unpacked,
+)
 from drivefoundry.types import (
     AGENT_CAR,
     AGENT_CYCLIST,
@@ -23,24 +35,25 @@ from drivefoundry.types import (
     AGENT_TRUCK,
     DT,
     FARTHEST,
-    LINE_EDGE,
-    LINE_WHITE_DASHED,
-    LINE_YELLOW,
-    RoadMap,
     require,
 )
 
+VERSIONS = ("2018b", "2020a")
 KINDS = {
     "car": AGENT_CAR, "taxi": AGENT_CAR, "priorityVehicle": AGENT_CAR, "motorcycle": AGENT_CAR,
     "parkedVehicle": AGENT_CAR, "truck": AGENT_TRUCK, "bus": AGENT_TRUCK, "train": AGENT_TRUCK,
     "bicycle": AGENT_CYCLIST, "pedestrian": AGENT_PEDESTRIAN,
 }  # fmt: skip
-
-BEYOND = 10.0
-"""Road that is taken to go on where the map is cut off, m: a car's nose passes the end before its middle does."""
-
+OBSTACLES = ("obstacle", "staticObstacle", "dynamicObstacle")
+"""Elements of what stands or moves on the road, of 2018b and of 2020a."""
+BESIDE_ROAD = ("roadBoundary", "building", "pillar", "medianStrip", "median_strip")
+"""Types of obstacles that are parts of the place."""
+NO_ROAD_USERS = ("environmentObstacle", "phantomObstacle")
+"""Elements of buildings, and of road users that may be where nobody sees."""
 MOST_STEPS = 10_000
 """Steps of a recording, at most: what claims more is damaged."""
+STEPS_S = (0.005, 1.0)
+"""Time steps that are read, s."""
 
 
 def fits(path: Path) -> bool:
@@ -52,34 +65,50 @@ def fits(path: Path) -> bool:
 
 
 def read(path: Path) -> Recording:
-    """File in, Recording out. ValueError names the file and what is wrong: not XML, not 2018b, no lanelets, another
-    time step."""
+    """File in, Recording out. ValueError names the file and what is wrong: not XML, another version, no lanelets."""
     root = _root(path)
     require(root.tag == "commonRoad", f"{path}: root element is <{root.tag}>, not <commonRoad>")
-    version = root.get("commonRoadVersion", "none")
-    require(version == "2018b", f"{path}: CommonRoad version {version}; 2018b wanted (convert it with commonroad-io)")
     try:
-        step = float(root.get("timeStepSize", "nan"))
-        require(abs(step - DT) < 1e-6, f"{path}: timeStepSize {step} s; {DT} wanted")
-        ids, kind, size, tracks, valid = _vehicles(root)
-        map, speed_note = _map(root, tracks, valid)
-    except (AttributeError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: an element that 2018b requires is missing ({error}); get the file again") from None
+        return _recording(root, path.name.removesuffix(".gz").removesuffix(".xml"))
     except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
-    benchmark = root.get("benchmarkID") or path.name.removesuffix(".gz").removesuffix(".xml")
+        raise ValueError(f"{path}: {one_line(error)}") from None
+
+
+def _recording(root: Element, stem: str) -> Recording:
+    version = root.get("commonRoadVersion", "none")
+    require(version in VERSIONS, f"CommonRoad version {version}; {' and '.join(VERSIONS)} can be read, others cannot")
+    step = _time_step(root.get("timeStepSize", ""))
+    left: Counter[str] = Counter()
+    taken: Counter[str] = Counter()
+    ids, kind, size, tracks, valid = _on_grid(_road_users(root, left, taken), step, taken)
+    road, signals, notes = map_of(root, tracks, valid, step, left)
+    benchmark = root.get("benchmarkID") or stem
     # Country and town of the benchmark id, without map and recording number: USA_US101-3_1_T-1 -> USA_US101.
-    place = benchmark.split("-")[0]
-    notes = {
-        "speed_limit": speed_note,
+    place = benchmark.removeprefix("C-").split("-")[0]
+    notes |= {
         "height": "by kind: absent in the source",
         "drivable": f"the lanelets, and {BEYOND:.0f} m where the map is cut off",
-        "signals": "absent in the source",
     }
-    return Recording(benchmark, "commonroad", place, map, ids, kind, size, tracks, valid, notes=notes)
+    if abs(step - DT) > 1e-6:
+        notes["clock"] = f"steps of {step} s: put on steps of {DT} s"
+    if taken:
+        notes["states"] = "; ".join(f"{n} {what}" for what, n in sorted(taken.items()))
+    return Recording(
+        benchmark, "commonroad", place, road, ids, kind, size, tracks, valid, lights=signals, notes=notes,
+        left={what: n for what, n in left.items() if n},
+    )  # fmt: skip
 
 
-def _root(path: Path) -> ElementTree.Element:
+def _time_step(text: str) -> float:
+    try:
+        step = float(text)
+    except ValueError:
+        step = np.nan
+    require(STEPS_S[0] <= step <= STEPS_S[1], f"timeStepSize {text!r}: {STEPS_S[0]} .. {STEPS_S[1]} s wanted")
+    return step
+
+
+def _root(path: Path) -> Element:
     """Parse without document types: scenarios need no entities, and entities are how XML attacks its reader."""
     data = unpacked(path, path.suffix == ".gz")
     require(
@@ -91,137 +120,178 @@ def _root(path: Path) -> ElementTree.Element:
         raise ValueError(f"{path}: not whole XML ({error}); get the file again") from None
 
 
-def _vehicles(root: ElementTree.Element) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All obstacles that have a box and exact states; their states on steps 0 .. T-1."""
-    ids, kinds, sizes, states = [], [], [], []
-    last = 0
-    for obstacle in root.iterfind("obstacle"):
-        box = obstacle.find("shape/rectangle")
-        if box is None:
-            continue
-        rows = [_state(obstacle.find("initialState")), *map(_state, obstacle.iterfind("trajectory/state"))]
-        rows = [row for row in rows if row is not None]
-        if not rows:
-            continue
-        at = np.array([row[0] for row in rows])
-        rising = bool((at >= 0).all() and (at < MOST_STEPS).all() and (at % 1 == 0).all() and (np.diff(at) > 0).all())
-        require(
-            rising,
-            f"obstacle {obstacle.get('id')}: time steps must be whole, rise and begin at 0 or later; sort its states",
-        )
-        known = bool((np.abs(np.array(rows)) < FARTHEST).all())
-        require(known, f"obstacle {obstacle.get('id')}: a state is no number or far off the origin; remove that state")
-        kind = KINDS.get(obstacle.findtext("type", ""), AGENT_CAR)
-        ids.append(obstacle.attrib["id"])
-        kinds.append(kind)
-        sizes.append((_number(obstacle, box, "length"), _number(obstacle, box, "width"), HEIGHT[kind]))
-        sound = min(sizes[-1]) > 0.0 and max(sizes[-1]) < 100.0
-        require(sound, f"obstacle {obstacle.get('id')}: length and width in metres above 0 wanted; remove it")
-        states.append((obstacle.findtext("role") == "static", np.array(rows)))
-        last = max(last, int(rows[-1][0]))
-    tracks, valid = np.zeros((len(ids), last + 1, 4)), np.zeros((len(ids), last + 1), bool)
-    for n, (parked, rows) in enumerate(states):
-        steps = slice(None) if parked else rows[:, 0].astype(int)
-        tracks[n, steps] = rows[0, 1:] if parked else rows[:, 1:]
-        valid[n, steps] = True
-    return ids, np.array(kinds, int), np.array(sizes, np.float64).reshape(-1, 3), tracks, valid
+@dataclass(frozen=True)
+class _RoadUser:
+    """One road user. shift: where the middle of its box lies ahead and to the left of its place, m, and how far it is
+    turned, rad; rows: states, step, x, y, yaw, speed (NaN where the file has none)."""
+
+    id: str
+    kind: int
+    size: tuple[float, float, float]
+    shift: tuple[float, ...]
+    parked: bool
+    rows: np.ndarray
 
 
-def _state(state: ElementTree.Element | None) -> tuple[float, ...] | None:
-    """(step, x, y, yaw, speed), or None where one of them is a region or an interval instead of a value."""
-    if state is None:
-        return None
-    texts = [state.findtext(p) for p in ("time/exact", "position/point/x", "position/point/y", "orientation/exact")]
-    if None in texts:
-        return None
-    return (*(float(t) for t in texts if t is not None), float(state.findtext("velocity/exact") or 0.0))
-
-
-def _map(root: ElementTree.Element, tracks: np.ndarray, valid: np.ndarray) -> tuple[RoadMap, str]:
-    lanelets = root.findall("lanelet")
-    require(len(lanelets) > 0, "no <lanelet> in it; scenarios without a road cannot be driven")
-    index = {lanelet.attrib["id"]: i for i, lanelet in enumerate(lanelets)}
-    left = [_bound(lanelet, "leftBound") for lanelet in lanelets]
-    right = [_bound(lanelet, "rightBound") for lanelet in lanelets]
-    centre = [(a + b) / 2 for a, b in zip(left, right, strict=True)]
-    limit, note = _limits(lanelets, tracks, valid)
-    beside = {
-        side: [_neighbour(lanelet, side, index) for lanelet in lanelets] for side in ("adjacentLeft", "adjacentRight")
-    }
-    lines, kinds = [], []
-    for i in range(len(lanelets)):
-        for bound, side in ((left[i], "adjacentLeft"), (right[i], "adjacentRight")):
-            other, same = beside[side][i]
-            if other >= 0 and other < i:
-                continue  # the neighbour has drawn it
-            lines.append(bound)
-            kinds.append(LINE_EDGE if other < 0 else LINE_WHITE_DASHED if same else LINE_YELLOW)
-    junction = crossing(centre)
-    for i in np.flatnonzero(junction):  # inside junctions nothing is painted
-        kinds = [k for k, line in zip(kinds, lines, strict=True) if line is not left[i] and line is not right[i]]
-        lines = [line for line in lines if line is not left[i] and line is not right[i]]
-    road = make_map(
-        lanes=centre,
-        lane_width=[float(np.median(np.hypot(*(a - b).T))) for a, b in zip(left, right, strict=True)],
-        lane_speed=limit,
-        lane_next=[
-            [index[s.attrib["ref"]] for s in lanelet.iterfind("successor") if s.attrib["ref"] in index]
-            for lanelet in lanelets
-        ],
-        lane_left=[other if same else -1 for other, same in beside["adjacentLeft"]],
-        lane_right=[other if same else -1 for other, same in beside["adjacentRight"]],
-        lane_junction=junction,
-        drivable=[
-            *(np.concatenate([a, b[::-1]]) for a, b in zip(left, right, strict=True)),
-            *_beyond(lanelets, left, right),
-        ],
-        lines=lines,
-        line_kind=kinds,
-    )
-    return road, note
-
-
-def _beyond(lanelets: list[ElementTree.Element], left: list[np.ndarray], right: list[np.ndarray]) -> list[np.ndarray]:
-    """Where the map is cut off the road goes on: each lanelet without a successor (predecessor), BEYOND further."""
+def _road_users(root: Element, left: Counter[str], taken: Counter[str]) -> list[_RoadUser]:
+    """All that stands or moves on the road. What is left out is counted in `left`, what is taken for something else or
+    by its middle in `taken`."""
+    for tag in NO_ROAD_USERS:
+        left[f"<{tag}>"] += len(root.findall(tag))
     out = []
-    for lanelet, a, b in zip(lanelets, left, right, strict=True):
-        for tag, end, inner in (("successor", -1, -2), ("predecessor", 0, 1)):
-            way = a[end] - a[inner] + b[end] - b[inner]
-            if lanelet.find(tag) is None and way.any():
-                on = BEYOND * way / np.hypot(*way)
-                out.append(np.array([a[end], a[end] + on, b[end] + on, b[end]]))
+    for obstacle in (o for tag in OBSTACLES for o in root.iterfind(tag)):
+        word = (obstacle.findtext("type") or "").strip()
+        box = _box(obstacle, obstacle.find("shape"))
+        if word in BESIDE_ROAD or box is None:
+            left[f"obstacles of type {plain_word(word)}" if box else "obstacles without a shape"] += 1
+            continue
+        rows = _states(obstacle, taken)
+        if not len(rows):
+            left["obstacles without a place"] += 1
+            continue
+        kind = KINDS.get(word, AGENT_CAR)
+        if word not in KINDS:
+            taken[f"obstacles of type {plain_word(word)}, taken for cars"] += 1
+        length, width, *shift = box
+        name = obstacle.get("id", "")
+        sound = min(length, width) > 0.0 and max(length, width) < 100.0
+        require(sound, f"obstacle {name}: length and width in metres above 0 wanted; remove it")
+        parked = obstacle.tag == "staticObstacle" or (obstacle.findtext("role") or "").strip() == "static"
+        out.append(_RoadUser(name, kind, (length, width, HEIGHT[kind]), tuple(shift), parked, rows))
     return out
 
 
-def _bound(lanelet: ElementTree.Element, side: str) -> np.ndarray:
-    points = [(_number(lanelet, p, "x"), _number(lanelet, p, "y")) for p in lanelet.iterfind(f"{side}/point")]
-    require(len(points) > 1, f"lanelet {lanelet.get('id')}: {side} has {len(points)} points, at least two wanted")
-    near = bool((np.abs(np.array(points)) < FARTHEST).all())
-    require(near, f"lanelet {lanelet.get('id')}: {side} has a point that is no number or far off the origin; remove it")
-    return np.array(points)
+def _box(obstacle: Element, shape: Element | None) -> tuple[float, float, float, float, float] | None:
+    """Length, width, where its middle lies ahead and to the left of the obstacle's place, and how far it is turned, of
+    the box around a shape; None without one."""
+    parts = [] if shape is None else [p for p in shape if p.tag in ("rectangle", "circle", "polygon")]
+    if not parts:
+        return None
+    if len(parts) == 1 and parts[0].tag == "rectangle":
+        one = parts[0]
+        length, width = number(obstacle, one, "length"), number(obstacle, one, "width")
+        x, y = _centre(obstacle, one)
+        turned = number(obstacle, one, "orientation") if one.find("orientation") is not None else 0.0
+        return (length, width, x, y, turned) if np.isfinite(turned) else None
+    corners = np.concatenate([_corners(obstacle, part) for part in parts])
+    low, high = corners.min(0), corners.max(0)
+    return (float(high[0] - low[0]), float(high[1] - low[1]), *((low + high) / 2).tolist(), 0.0)
 
 
-def _number(owner: ElementTree.Element, element: ElementTree.Element, name: str) -> float:
-    text = element.findtext(name, "")
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{owner.tag} {owner.get('id')}: <{name}> is {text!r}, a number wanted") from None
+def _centre(owner: Element, part: Element) -> tuple[float, float]:
+    centre = part.find("center")
+    return (number(owner, centre, "x"), number(owner, centre, "y")) if centre is not None else (0.0, 0.0)
 
 
-def _limits(lanelets: list[ElementTree.Element], tracks: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, str]:
-    """(L,) limits m/s; where none is given, the 95th percentile of recorded speeds (at least 8 m/s)."""
-    given = np.array([float(lanelet.findtext("speedLimit") or "nan") for lanelet in lanelets])
-    if np.isfinite(given).all():
-        return given, "given"
-    recorded = float(max(8.0, np.percentile(tracks[..., 3][valid], 95))) if valid.any() else 13.9
-    share = f"{np.isnan(given).sum()} of {len(given)} lanelets"
-    return np.where(np.isnan(given), recorded, given), f"absent for {share}: 95th percentile of recorded speeds taken"
+def _corners(owner: Element, part: Element) -> np.ndarray:
+    """Corners (P, 2) of a part of a shape, in the obstacle's own frame; of a circle, those of the square around it."""
+    if part.tag == "polygon":
+        points = [(number(owner, p, "x"), number(owner, p, "y")) for p in part.iterfind("point")]
+        require(len(points) > 2, f"{owner.tag} {owner.get('id')}: a polygon of {len(points)} points; remove it")
+        return np.array(points)
+    if part.tag == "circle":
+        half = np.full(2, number(owner, part, "radius"))
+        turned = 0.0
+    else:
+        half = np.array([number(owner, part, "length"), number(owner, part, "width")]) / 2
+        turned = number(owner, part, "orientation") if part.find("orientation") is not None else 0.0
+    c, s = np.cos(turned), np.sin(turned)
+    square = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) * half
+    return square @ np.array([[c, s], [-s, c]]) + np.array(_centre(owner, part))
 
 
-def _neighbour(lanelet: ElementTree.Element, side: str, index: dict[str, int]) -> tuple[int, bool]:
-    """(lane, drives the same way) of a neighbour; (-1, False) without one."""
-    element = lanelet.find(side)
-    if element is None or element.attrib["ref"] not in index:
-        return -1, False
-    return index[element.attrib["ref"]], element.get("drivingDir") == "same"
+def _states(obstacle: Element, taken: Counter[str]) -> np.ndarray:
+    """States (n, 5) of an obstacle in the order of the file; those without a place are left out and counted."""
+    found = [(obstacle.find("initialState"), True)]
+    found += [(state, False) for state in obstacle.iterfind("trajectory/state")]
+    found += [(state, False) for state in obstacle.iterfind("occupancySet/occupancy")]
+    rows = [_state(obstacle, state, first, taken) for state, first in found if state is not None]
+    rows = [row for row in rows if row is not None]
+    return np.array(rows, np.float64).reshape(-1, 5)
+
+
+def _state(obstacle: Element, state: Element, first: bool, taken: Counter[str]) -> tuple[float, ...] | None:
+    """(step, x, y, yaw, speed); yaw and speed NaN where absent. None without a place or a time."""
+    time = _value(obstacle, state, "time", taken)
+    time = 0.0 if np.isnan(time) and first else time
+    place = state.find("position/point")
+    if place is not None:
+        x, y = number(obstacle, place, "x"), number(obstacle, place, "y")
+    else:
+        region = state.find("position") if state.find("position") is not None else state.find("shape")
+        parts = [] if region is None else [p for p in region if p.tag in ("rectangle", "circle", "polygon")]
+        if not parts:
+            taken["states without a place, left out"] += 1
+            return None
+        x, y = np.concatenate([_corners(obstacle, p) for p in parts]).mean(0).tolist()
+        taken["states whose place is a region, its middle taken"] += 1
+    if np.isnan(time):
+        taken["states without a time, left out"] += 1
+        return None
+    yaw = _value(obstacle, state, "orientation", taken)
+    speed = _value(obstacle, state, "velocity", taken)
+    across = _value(obstacle, state, "velocityY", taken)
+    return time, x, y, yaw, float(np.hypot(speed, across)) if np.isfinite(across) and across else speed
+
+
+def _value(obstacle: Element, state: Element, name: str, taken: Counter[str]) -> float:
+    """The value of a state, the middle of an interval, NaN without one."""
+    element = state.find(name)
+    if element is None:
+        return np.nan
+    if element.find("exact") is not None:
+        return number(obstacle, element, "exact")
+    if element.find("intervalStart") is None or element.find("intervalEnd") is None:
+        return np.nan
+    a, b = number(obstacle, element, "intervalStart"), number(obstacle, element, "intervalEnd")
+    taken[f"states whose {name} is an interval, its middle taken"] += 1
+    if name == "time":
+        return float(np.floor((a + b) / 2))
+    if name == "orientation" and b < a:
+        b += 2 * np.pi
+    return (a + b) / 2
+
+
+def _on_grid(users: list[_RoadUser], step: float, taken: Counter[str]):
+    """Road users in; ids, kind (N,), size (N, 3), tracks (N, T, 4), valid (N, T) on steps of 0.1 s out."""
+    for user in users:
+        at = user.rows[:, 0]
+        rising = bool((at >= 0).all() and (at < MOST_STEPS).all() and (at % 1 == 0).all() and (np.diff(at) > 0).all())
+        says = "time steps must be whole, rise and begin at 0 or later; sort its states"
+        require(rising, f"obstacle {user.id}: {says}")
+        whole = np.where(np.isnan(user.rows[:, 3:]), 0.0, user.rows[:, 3:])
+        known = bool((np.abs(np.column_stack([user.rows[:, :3], whole])) < FARTHEST).all())
+        require(known, f"obstacle {user.id}: a state is no number or far off the origin; remove that state")
+    last = max((int(user.rows[-1, 0]) for user in users), default=0)
+    tracks, valid = np.zeros((len(users), last + 1, 4)), np.zeros((len(users), last + 1), bool)
+    clock = np.arange(last + 1) * step
+    for n, user in enumerate(users):
+        steps = slice(None) if user.parked else user.rows[:, 0].astype(int)
+        tracks[n, steps] = user.rows[0, 1:] if user.parked else user.rows[:, 1:]
+        valid[n, steps] = True
+        _derive(tracks[n], valid[n], clock, taken)
+        if any(user.shift):
+            ahead, aside, turned = user.shift
+            cos, sin = np.cos(tracks[n, :, 2]), np.sin(tracks[n, :, 2])
+            tracks[n, :, 0] += np.where(valid[n], ahead * cos - aside * sin, 0.0)
+            tracks[n, :, 1] += np.where(valid[n], ahead * sin + aside * cos, 0.0)
+            tracks[n, :, 2] += np.where(valid[n], turned, 0.0)
+    if abs(step - DT) > 1e-6 and last > 0:
+        at = DT * np.arange(int(clock[-1] / DT + 1.01))
+        pairs = [resampled(rows, seen, clock, at) for rows, seen in zip(tracks, valid, strict=True)]
+        tracks = np.array([rows for rows, _ in pairs]).reshape(len(users), len(at), 4)
+        valid = np.array([seen for _, seen in pairs], bool).reshape(len(users), len(at))
+    size = np.array([user.size for user in users], np.float64).reshape(-1, 3)
+    return [user.id for user in users], np.array([user.kind for user in users], int), size, tracks, valid
+
+
+def _derive(rows: np.ndarray, seen: np.ndarray, clock: np.ndarray, taken: Counter[str]) -> None:
+    """Fill in orientations and speeds that the file does not have, from the positions."""
+    for column, name, made in (
+        (2, "orientation", headings(rows[:, :2], seen)),
+        (3, "velocity", speeds(rows[:, :2], seen, clock)),
+    ):
+        absent = seen & np.isnan(rows[:, column])
+        if absent.any():
+            rows[absent, column] = made[absent]
+            taken[f"road users without a {name}: from their positions"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,8 @@ TOUCHING = 10
 """Steps for which boxes overlap that cannot be two vehicles: a trailer, or one vehicle tracked twice."""
 FAR = 1e7
 """Coordinates of sources, m, and headings are below this (as northings of UTM are); what is not is damaged."""
+NOT_READ = "not_read"
+"""Entry of a scene's meta: what of its recording was left out, "3 tracks of type OTHER; 1 lane without a length"."""
 MOST_BYTES = 1 << 28
 """Unpacked size at which a file is refused: no scenario comes near it."""
 
@@ -77,7 +80,8 @@ class Recording:
 
     ego: index of the car that the source names as its own, -1 where it names none. history: steps before the start, if
     there is time for them. notes: what the source lacks and how it was made up for, for the scenes' meta. marks: points
-    of the map in the source's own frame, by which two recordings of one place know each other.
+    of the map in the source's own frame, by which two recordings of one place know each other. left: how many of what
+    the file holds were not read, by what they are.
     """
 
     id: str
@@ -94,6 +98,7 @@ class Recording:
     lights: Lights | None = None
     notes: dict[str, str] = field(default_factory=dict)
     marks: frozenset[tuple[int, int]] = frozenset()
+    left: dict[str, int] = field(default_factory=dict)
 
 
 def scenes_of(recording: Recording, *, egos: int = 4) -> list[Scene]:
@@ -174,6 +179,8 @@ def _scene(r: Recording, ego: int, a: int, b: int) -> Scene:
     signals = np.zeros((0, b - a), np.uint8) if r.lights is None else r.lights.along(route[:, :2])[:, a:b]
     meta = {"ego": f"recorded vehicle {r.ids[ego]}", "recording": r.id, **r.notes}
     meta["route"] = "its driven path, extended along the lanes"
+    if r.left:
+        meta[NOT_READ] = "; ".join(f"{n} {what}" for what, n in sorted(r.left.items()))
     one[ego] = False
     if one.any():
         names = ", ".join(r.ids[i] for i in np.flatnonzero(one))
@@ -221,6 +228,75 @@ def states(xy: np.ndarray, yaw: np.ndarray, velocity: np.ndarray, valid: np.ndar
     require(not len(bad), f"{where}position, heading, velocity: no number at step {bad[:1]}; mark the step invalid")
     rows = np.where(valid[:, None], rows, 0.0)
     return np.column_stack([rows[:, :3], np.hypot(rows[:, 3], rows[:, 4])])
+
+
+def speeds(xy: np.ndarray, valid: np.ndarray, clock: np.ndarray) -> np.ndarray:
+    """Positions (T, 2), valid (T,) and their times (T,) s in; speeds (T,) m/s out, for sources that have none: central
+    differences between neighbouring valid steps, one-sided at the ends of a run, 0 where a step stands alone."""
+    before, after = _neighbours(valid)
+    span = clock[after] - clock[before]
+    away = np.hypot(*(xy[after] - xy[before]).T)
+    return np.where(valid & (after > before), away / np.where(span > 0, span, 1.0), 0.0)
+
+
+def headings(xy: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Positions (T, 2) and valid (T,) in; headings (T,) rad out, for sources that have none: the direction of motion,
+    where it stands that of the nearest step at which it moves, 0 where it never moves."""
+    before, after = _neighbours(valid)
+    step = np.where(valid[:, None], xy[after] - xy[before], 0.0)
+    moving = np.flatnonzero(np.hypot(*step.T) > 0.05)
+    if not len(moving):
+        return np.zeros(len(valid))
+    yaw = np.arctan2(step[moving, 1], step[moving, 0])
+    t = np.arange(len(valid))
+    later = np.clip(np.searchsorted(moving, t), 0, len(moving) - 1)
+    earlier = np.maximum(later - 1, 0)
+    return yaw[np.where(np.abs(t - moving[earlier]) < np.abs(moving[later] - t), earlier, later)]
+
+
+def _neighbours(valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each step the step before and after it, the step itself where that one is not valid."""
+    t = np.arange(len(valid))
+    before, after = np.maximum(t - 1, 0), np.minimum(t + 1, len(valid) - 1)
+    return np.where(valid[before], before, t), np.where(valid[after], after, t)
+
+
+def resampled(rows: np.ndarray, valid: np.ndarray, clock: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """States (T, 4) on one clock in, on another out: linear in between, seen where the states on both sides are."""
+    after = np.clip(np.searchsorted(clock, at - 1e-3), 1, len(clock) - 1)
+    before = after - 1
+    u = np.clip((at - clock[before]) / (clock[after] - clock[before]), 0.0, 1.0)
+    u = np.where(u < 0.02, 0.0, np.where(u > 0.98, 1.0, u))
+    seen = (valid[before] | (u == 1.0)) & (valid[after] | (u == 0.0))
+    out = rows[before] + u[:, None] * (rows[after] - rows[before])
+    turn = rows[after, 2] - rows[before, 2]
+    out[:, 2] = rows[before, 2] + u * np.arctan2(np.sin(turn), np.cos(turn))
+    return np.where(seen[:, None], out, 0.0), seen
+
+
+def plain_word(value: object) -> str:
+    """A word of a file, as a line of the report can hold it."""
+    text = "".join(c for c in str(value) if c.isprintable() and c not in ";,")
+    return text[:40] or "(none)"
+
+
+def one_line(error: Exception) -> str:
+    """What is wrong with a file in one line of bounded length, whatever the file's own names hold."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    return text if len(text) <= 400 else f"{text[:200]} ... {text[-180:]}"
+
+
+def not_read(scenes: Iterable[Scene]) -> list[str]:
+    """Scenes in; one sentence a thing that was left out of their recordings, with its number, out."""
+    by_recording = {s.meta.get("recording", s.id): s.meta[NOT_READ] for s in scenes if NOT_READ in s.meta}
+    total: Counter[str] = Counter()
+    files: Counter[str] = Counter()
+    for text in by_recording.values():
+        for part in text.split("; "):
+            n, _, what = part.partition(" ")
+            total[what] += int(n)
+            files[what] += 1
+    return [f"Not read: {total[what]} {what} (in {files[what]} recordings)." for what in sorted(total)]
 
 
 def unpacked(path: Path, packed: bool) -> bytes:

@@ -49,7 +49,8 @@ class Features:
 
     lanes by id, with a limit m/s (NaN unknown), successors' ids where the source has them, ids of bicycle lanes; road
     edges; painted lines with LINE_* kinds; crosswalks; areas that are road whatever the lanes say; lights: lane id ->
-    (stop point (2,), states (T,)), where the lane begins at the stop line.
+    (stop point (2,), states (T,)), where the lane begins at the stop line. complete: lanes and areas are all the ground
+    that one may drive on; else there can be more, of which only road edges tell.
     """
 
     lanes: dict[str, np.ndarray] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Features:
     crosswalks: list[np.ndarray] = field(default_factory=list)
     areas: list[np.ndarray] = field(default_factory=list)
     lights: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    complete: bool = False
 
 
 def recorded_limit(tracks: np.ndarray, valid: np.ndarray) -> float:
@@ -106,6 +108,7 @@ def around(f: Features, tracks: np.ndarray, valid: np.ndarray) -> tuple[Features
         crosswalks=[line for v in f.crosswalks if near(line := moved(v))],
         areas=[part for v in f.areas if len(part := _clipped(moved(v), box)) > 2],
         lights={k: (at - origin, states) for k, (at, states) in f.lights.items() if k in lanes},
+        complete=f.complete,
     ), origin
 
 
@@ -120,8 +123,8 @@ def road_map(f: Features, default_limit: float) -> tuple[RoadMap, Lights | None]
     heading = np.concatenate([_headings(d) for d in dense])
     rays = np.column_stack([points, heading])
     edges, paint, centres = _segments(f.edges), _segments([*f.lines, *f.edges]), _segments(dense)
-    to_edge, _ = _cast(rays, edges[0], 0.0, REACH)
-    to_paint, _ = _cast(rays, paint[0], *PAINT)
+    to_edge, met = _cast(rays, edges[0], 0.0, REACH)
+    to_paint = _cast(rays, paint[0], *PAINT)[0]
     to_lane, which = _cast(rays, centres[0], BESIDE[0], REACH)
     width = _widths(owner, len(lanes), to_paint, [k in f.narrow for k in ids])
     beside = _beside(owner, len(lanes), heading, to_lane, which, to_edge, centres)
@@ -146,12 +149,13 @@ def road_map(f: Features, default_limit: float) -> tuple[RoadMap, Lights | None]
         crosswalks=f.crosswalks,
         stop_lines=stops,
         signal_heads=heads,
+        road_edges=None if f.complete else _facing_road(f.edges, edges, rays, met),
     )
     return road, lights
 
 
 def has_length(line: np.ndarray) -> bool:
-    """Whether a line (P, 2+) leads anywhere; sources hold lanes of one point, which nobody can drive on."""
+    """Whether a line (P, 2+) leads anywhere; sources hold lanes of one point."""
     return len(line) > 1 and bool((line[:, :2] != line[0, :2]).any())
 
 
@@ -280,6 +284,17 @@ def _lights(f: Features, index: dict[str, int], lanes: list[np.ndarray], width: 
     return stops, heads, behind, Lights(ways, np.array(list(behind.values())), states)
 
 
+def _facing_road(lines: list[np.ndarray], edges: tuple, rays: np.ndarray, met: np.ndarray) -> list[np.ndarray]:
+    """Road edges (P, 2) with the road, the side from which most rays meet them, on their left; as Waymo's they run so
+    where none does. edges: their segments; met (n, 2): the segment of each ray."""
+    (i, side), (segments, line) = np.nonzero(met >= 0), edges
+    a, b = segments[met[i, side], :2], segments[met[i, side], 3:5]
+    (ex, ey), (px, py) = (b - a).T, (rays[i, :2] - a).T
+    votes = np.zeros(len(lines))
+    np.add.at(votes, line[met[i, side]], np.sign(ex * py - ey * px))
+    return [v[:, :2] if n >= 0 else v[::-1, :2] for v, n in zip(lines, votes, strict=True)]
+
+
 def _strips(rays: np.ndarray, owner: np.ndarray, side: np.ndarray) -> list[np.ndarray]:
     """The road around every lane as quadrilaterals between neighbouring rays, (4, 2) each."""
     normal = np.stack([-np.sin(rays[:, 3]), np.cos(rays[:, 3])], 1)
@@ -292,8 +307,7 @@ def _inside(line: np.ndarray, box: np.ndarray) -> list[np.ndarray]:
     """Parts of a line that lie in the box (x0, y0, x1, y1), thinned out."""
     inside = np.asarray(((line[:, :2] >= box[:2]) & (line[:, :2] <= box[2:])).all(1))
     cuts = np.flatnonzero(np.diff(inside.astype(np.int8))) + 1
-    runs = [r for r in np.split(np.arange(len(line)), cuts) if len(r) > 1 and inside[r[0]]]
-    return [thin(line[r]) for r in runs]
+    return [thin(line[r]) for r in np.split(np.arange(len(line)), cuts) if len(r) > 1 and inside[r[0]]]
 
 
 def _clipped(polygon: np.ndarray, box: np.ndarray) -> np.ndarray:
