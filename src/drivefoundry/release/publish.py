@@ -18,9 +18,9 @@ from tuf.api.metadata import TargetFile  # pyright: ignore[reportPrivateImportUs
 
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.release import sign
-from drivefoundry_car.durable import sync
-from drivefoundry_car.slots import atomic
-from drivefoundry_car.update import CHANNEL, EVERYONE, target_path
+from drivefoundry_car.durable import atomic, sync
+from drivefoundry_car.proof import target_path
+from drivefoundry_car.update import CHANNEL, EVERYONE
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 

@@ -23,7 +23,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
-from drivefoundry_car.slots import atomic
+from drivefoundry_car.durable import atomic
 
 ROLES = ("root", "targets", "snapshot", "timestamp")
 LIFE = {"root": timedelta(days=365), "targets": timedelta(days=180), "snapshot": timedelta(days=30)}
