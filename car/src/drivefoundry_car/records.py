@@ -6,6 +6,7 @@ empty one, for a car must not stand still because of its notes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -30,7 +31,9 @@ class Record:
     attempts: int = 0
     """Self-tests in a row that were begun and not ended."""
     boots: int = 0
-    """Boots in a row that were neither called healthy nor ended in order."""
+    """Boots in a row, each of another process, that were neither called healthy nor ended in order."""
+    by: str = ""
+    """The process of the last boot, see `process`."""
     good: bool = False
     """Has driven for long enough without a fault."""
     refused: str = ""
@@ -89,6 +92,12 @@ def reports(folder: Path) -> list[Report]:
         for each in (listed if isinstance(listed, list) else [])
         if isinstance(each, dict) and set(each) == names and all(isinstance(v, str) for v in each.values())
     ]
+
+
+def process() -> str:
+    """This process, told from every other one that ran or will run on this machine."""
+    started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]  # in clock ticks since the boot
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.getpid()} {started}"
 
 
 def _record(value: Any) -> Record | None:

@@ -72,7 +72,9 @@ class Slots(SlotFiles):
         try:
             with self.alone(BOOT_WAIT_S):
                 chosen = self._choose()
-                self._remember(chosen.release, boots=self._record(chosen.release).boots + 1)
+                record, me = self._record(chosen.release), records.process()
+                if record.by != me:  # a process that boots twice has not died
+                    self._remember(chosen.release, boots=record.boots + 1, by=me)
                 return chosen
         except Busy:
             slot = self.slot()
@@ -98,7 +100,7 @@ class Slots(SlotFiles):
         with self.alone(BOOT_WAIT_S):
             now = self.current()
             if now is not None:
-                self._remember(now.release, boots=0)
+                self._remember(now.release, boots=0, by="")
 
     def rollback(self) -> Installed:
         """Run the other slot's release from now on, and do not install the present one before it is published again.

@@ -164,7 +164,8 @@ def one_line(source: str, slots: Slots) -> Iterator[None]:
     except exceptions.ExpiredMetadataError as e:
         raise ValueError(f"{source}: {e}; renew the repository's metadata") from e
     except exceptions.BadVersionNumberError as e:
-        raise ValueError(f"{source}: older than what this car has seen ({e}); an old copy is being served") from e
+        why = "an old copy is being served, or a stolen key was used to look newer: rotate the online keys"
+        raise ValueError(f"{source}: older than what this car has seen ({e}); {why}") from e
     except (exceptions.LengthOrHashMismatchError, exceptions.DownloadLengthMismatchError) as e:
         raise ValueError(f"{source}: wrong hash or length: {e}; publish the release again") from e
     except exceptions.RepositoryError as e:
