@@ -92,13 +92,14 @@ class Fetcher(Urllib3Fetcher):
         thread.start()
         try:
             yield
-        except (exceptions.DownloadError, HTTPError, OSError) as e:
+        except (exceptions.DownloadError, HTTPError, OSError):
             if not self._given_up:
                 raise
-            raise exceptions.SlowRetrievalError(f"{url} came at less than {MIN_RATE:,} bytes/s") from e
         finally:
             ended.set()
             thread.join()
+        if self._given_up:  # headers that were cut off look like a complete answer without a body
+            raise exceptions.SlowRetrievalError(f"{url} came at less than {MIN_RATE:,} bytes/s")
 
 
 def _pools(fetcher: Fetcher) -> dict[str, Any]:
