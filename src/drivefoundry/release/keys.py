@@ -10,6 +10,7 @@ publication. Snapshot and timestamp keys only say how fresh that is: they are on
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +31,8 @@ class Keys:
     offline: of root and targets, one directory for each medium that is at hand; online: of snapshot and timestamp.
     """
 
-    offline: tuple[Path, ...]
-    online: Path
+    offline: Sequence[str | Path]
+    online: str | Path
 
     @staticmethod
     def of(where: str | Path | Keys) -> Keys:
@@ -50,7 +51,7 @@ class Keys:
 
     def folders(self, role: str) -> tuple[Path, ...]:
         """Where a role's keys lie."""
-        return self.offline if role in OFFLINE else (self.online,)
+        return tuple(map(Path, self.offline if role in OFFLINE else (self.online,)))
 
 
 def make(keys: Keys, role: str, count: int, *, again: bool = False) -> list[tuple[Path, CryptoSigner]]:

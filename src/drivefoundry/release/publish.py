@@ -19,7 +19,7 @@ from tuf.api.metadata import TargetFile  # pyright: ignore[reportPrivateImportUs
 
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.release import sign
-from drivefoundry.release.keys import OFFLINE, ROLES, Keys, make, signers
+from drivefoundry.release.keys import OFFLINE, ROLES, Keys, make
 from drivefoundry_car.durable import atomic, sync
 from drivefoundry_car.proof import target_path
 from drivefoundry_car.update import CHANNEL, EVERYONE
@@ -90,12 +90,12 @@ def create_repository(
     already is verified and left as it is. ValueError where it is damaged.
     """
     repo, keys, counts = Path(repo_dir), Keys.of(keys_dir), _quorum(quorum)
-    for folder in (*keys.offline, keys.online):
+    for folder in (*keys.folders("root"), *keys.folders("timestamp")):
         if repo.resolve() == folder.resolve() or repo.resolve() in folder.resolve().parents:
             raise ValueError(f"{folder}: the keys may not lie inside the repository, which cars can read")
     if not (repo / "metadata" / "timestamp.json").exists():
         at = sign.utc(now)
-        with sign.disk(keys.online):
+        with sign.disk(Path(keys.online)):
             held = {role: [key for _, key in make(keys, role, counts[role][1])] for role in ROLES}
         with sign.disk(repo):
             repo.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def publish(
     release = _describe(contents, name, cohort, failed, at)
     with sign.alone(repo):
         state = sign.load_state(repo)
-        signers(keys, "targets", state.root.signed)  # a missing key is told before anything is written
+        sign.can_publish(keys, state)
         listed = release_of(repo, state, release.id)
         if listed is None:
             with sign.disk(repo):
@@ -234,6 +234,7 @@ def point(repo: Path, keys: Keys, state: sign.State, cohort: str, release: str, 
 
 def write_channel(repo: Path, keys: Keys, state: sign.State, channel: Channel, now: datetime) -> None:
     """Replace current.json and publish the state."""
+    sign.can_publish(keys, state)
     cohorts = {cohort: asdict(rollout) for cohort, rollout in channel.cohorts.items()}
     with sign.disk(repo):
         put(repo, state, CHANNEL, as_json({"cohorts": cohorts, "published": channel.published}))

@@ -129,7 +129,7 @@ def _replace(keys: Keys, root: Root, role: str, quorum: tuple[int, int] | None, 
         raise ValueError(f"quorum of {role}: {needed} of {count} keys, {kept} of them kept; more signatures than keys")
     for keyid in retired:
         root.revoke_key(keyid, role)
-    with sign.disk(keys.online):
+    with sign.disk(Path(keys.online)):
         made = make(keys, role, count - kept, again=True)
     for _, key in made:
         root.add_key(key.public_key, role)

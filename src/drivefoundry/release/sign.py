@@ -136,6 +136,12 @@ def write_state(
             file.write(timestamp.to_bytes())
 
 
+def can_publish(keys: Keys, state: State) -> None:
+    """ValueError where a key for a publication is missing: told before anything is written."""
+    for role in CHAIN:
+        signers(keys, role, state.root.signed)
+
+
 def due(state: State, role: str, now: datetime) -> bool:
     """Whether half of a role's life has passed."""
     return expires(state, role) - now < LIFE[role] / 2
