@@ -2,15 +2,18 @@
 
 import errno
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from drivefoundry import cli
-from drivefoundry.cli.verbs import VERBS
+from drivefoundry.cli.options import flags, named, parse
+from drivefoundry.cli.verbs import STAGES, VERBS, subcommands
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,11 @@ def calls(monkeypatch):
     out = []
     line, recipes = ModuleType("drivefoundry.line"), ModuleType("drivefoundry.recipes")
 
-    def run(recipe, path, *, until, drives, scenes, look, track):
-        out.append((recipe, str(path), until) if not look else (recipe, str(path), "look"))
+    def ran(path):
+        return SimpleNamespace(report=path / "report.html", seconds=0.0, done=[], text="done")
+
+    def run(recipe, path, *, until, drives, scenes, track, dry):
+        out.append((recipe, str(path), until))
         if recipe.seed == 28:
             raise OSError(errno.ENOSPC, "disk full while making clips", "out")
         if recipe.seed == 98:
@@ -35,14 +41,20 @@ def calls(monkeypatch):
             raise KeyboardInterrupt
         if recipe.seed == 9:
             raise ImportError("libGLU.so.1: cannot open shared object file: No such file or directory")
+        return ran(path)
+
+    def report(asked, path, *, dry):
+        out.append((asked.recipe, str(path), "report"))
+        return ran(path)
 
     def named(name):
         if name not in ("default", "tiny"):
             raise ValueError(f"recipe {name!r}: known: default, tiny")
         return Recipe()
 
-    line.run, recipes.named = run, named  # pyright: ignore[reportAttributeAccessIssue]
+    line.run, line.report, recipes.named = run, report, named  # pyright: ignore[reportAttributeAccessIssue]
     import drivefoundry
+    import drivefoundry.stages.asked
     import drivefoundry.stages.look  # builds on the real ones
 
     for name, module in (("line", line), ("recipes", recipes)):
@@ -60,24 +72,68 @@ def refused(capsys, *argv: str) -> str:
     return err
 
 
-def test_help_names_every_verb(capsys):
+def test_help_names_every_verb_and_stage(capsys):
     assert cli.main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for group in VERBS.values():
-        for verb in group:
-            assert sum(line.startswith(f"  {verb} ") for line in lines) == 1
+    for name in [*VERBS, *STAGES]:
+        assert sum(line.startswith(f"  {name} ") for line in lines) >= 1
     assert max(map(len, lines)) <= 100
 
 
-@pytest.mark.parametrize(
-    "verb", [v for group in VERBS.values() for v in group if v not in ("scene", "campaign", "model")]
-)
-def test_every_verb_has_help_with_its_options(capsys, verb):
-    assert cli.main([verb, "--help"]) == 0
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_help_with_its_own_options_and_examples(capsys, name):
+    verb = VERBS[name]
+    assert cli.main([*name.split(), "--help"]) == 0
     out = capsys.readouterr().out
-    assert ("--out DIR" in out) == (verb not in ("serve", "plan"))
-    assert ("--engine DIR" in out) == (verb == "serve")
-    assert ("--until" in out) == (verb == "run")
+    assert " ".join(out.split()).count(f"{verb.what[0].upper()}{verb.what[1:]}.") == 1
+    for flag in [*flags(named(verb.options)), "--json"]:
+        assert flag in out
+    for words, what in verb.examples:
+        assert f"  drivefoundry {words}\n      {what}" in out
+    assert cli.main(["help", *name.split()]) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_options_belong_to_the_verbs_in_which_they_mean_something():
+    takes = {name: flags(named(verb.options)) for name, verb in VERBS.items()}
+    assert {name for name in takes if "--loops" in takes[name]} == {"run"}
+    assert {name for name in takes if "--until" in takes[name]} == {"run"}
+    assert {name for name in takes if "--track" in takes[name]} == {"run", "scale run"}
+    assert all("--json" in options for options in takes.values())
+    creates = {"run", "report", "scale run", "scale fit", "plan cluster", "city", "scene show", "model import"}
+    assert creates <= {name for name in takes if "--dry-run" in takes[name]}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_examples_are_understood(name):
+    for words, _ in VERBS[name].examples:
+        said = shlex.split(words.partition(" > ")[0])
+        assert parse(VERBS[name], said[len(name.split()) :]) is not None
+
+
+@pytest.mark.parametrize("noun", ["ingest", "judge", "campaign", "scene", "model", "scale"])
+def test_a_noun_alone_shows_its_subcommands_and_starts_nothing(capsys, monkeypatch, tmp_path, calls, noun):
+    monkeypatch.chdir(tmp_path)
+    shown = []
+    for argv in ([noun], [noun, "-h"], [noun, "--help"], ["help", noun]):
+        assert cli.main(argv) == 0
+        shown.append(capsys.readouterr().out)
+        for sub in subcommands(noun):
+            assert f"  drivefoundry {noun} {sub} " in shown[-1]
+    assert len(set(shown)) == 1
+    said = refused(capsys, noun, "zzz")
+    assert f"{noun}: unknown subcommand 'zzz'; usage: drivefoundry {noun} {'|'.join(subcommands(noun))}" in said
+    assert calls == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "distill"])
+def test_a_stage_is_no_verb(capsys, monkeypatch, tmp_path, calls, stage):
+    monkeypatch.chdir(tmp_path)
+    argv = [stage, "--out", "x", "--recipe", "tiny"]
+    assert f"drivefoundry run --until {stage.replace('ll', 'l')}" in refused(capsys, *argv)
+    assert calls == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_imports_nothing_heavy():
@@ -90,9 +146,19 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["trian"], "unknown verb 'trian': did you mean 'train'?"),
+        (["trian"], "unknown verb 'trian': did you mean 'run --until train'?"),
+        (["serv"], "unknown verb 'serv': did you mean 'serve'?"),
+        (["zzz"], "unknown verb 'zzz': see `drivefoundry --help`"),
+        (["version"], "unknown verb 'version': did you mean `drivefoundry --version`?"),
+        (["help", "zzz"], "unknown verb 'zzz'"),
+        (["ingest", "sreve"], "unknown subcommand 'sreve' (did you mean 'serve'?); usage: drivefoundry ingest serve|"),
+        (["scene", "list", "--jsn"], "scene list: unknown option '--jsn': did you mean '--json'?"),
+        (["campaign", "check", "--drives", "x.toml"], "campaign check: unknown option '--drives': known: --json"),
+        (["run", "-x"], "run: unknown option '-x'"),
+        (["report", "--loops", "3"], "report: unknown option '--loops'"),
+        (["city", "a", "b"], "city: unexpected argument 'b'"),
         (["run", "--lops", "3"], "run: unknown option '--lops': did you mean '--loops'?"),
-        (["run", "zzz"], "run: unknown option 'zzz': known: --out"),
+        (["run", "zzz"], "run: unexpected argument 'zzz'"),
         (["run", "--loops", "x"], "run: Error parsing --loops"),
         (["run", "--out"], "run: Missing value for argument '--out'"),
         (["run", "--until", "lable"], "--until lable: no such stage; did you mean 'label'?"),
@@ -102,19 +168,19 @@ def test_help_imports_nothing_heavy():
         (["run", "--recipe", "huge"], "recipe 'huge': known: default, tiny"),
         (["run", "--recipe", "no/such.toml"], "no/such.toml: No such file or directory"),
         (["run", "--drives", "no/such"], "--drives no/such: no such file or directory"),
-        (["scene", "shwo"], "scene shwo: did you mean 'show'?"),
-        (["scene", "show"], "scene show: "),
-        (["scene", "list", "no/such"], "no/such: no such folder"),
+        (["scene", "shwo"], "scene: unknown subcommand 'shwo' (did you mean 'show'?)"),
+        (["scene", "show"], "scene show: WHAT is missing; usage: drivefoundry scene show WHAT [options]"),
+        (["scene", "list", "no/such"], "no/such: no such file or directory"),
         (["scene", "show", "no/such", "--at", "x"], "scene show: Error parsing --at"),
-        (["model", "exprot"], "model exprot: did you mean 'export'?"),
-        (["model", "show", "9M"], "9M: neither a checkpoint directory nor one of the sizes 0.1M"),
+        (["model", "exprot"], "model: unknown subcommand 'exprot' (did you mean 'export'?)"),
+        (["model", "show", "9M"], "9M: neither a model nor one of the sizes 0.1M"),
         (["model", "import", "no/such.gguf"], "no/such.gguf: no such backbone"),
         (["model", "export", "no/such"], "model export: give --hf DIR or --gguf FILE"),
-        (["model", "export", "no/such", "--hf", "x"], "no/such: no model.safetensors; not a checkpoint"),
+        (["model", "export", "no/such", "--hf", "x"], "no/such: no such file or directory"),
         (["model", "export", "no/such", "--form", "Q4_1"], "model export: invalid choice 'Q4_1'"),
-        (["import"], "import: give --drives PATH or --scenes PATH"),
+        (["run", "--until", "import"], "run --until import: give --drives PATH or --scenes PATH"),
         (["run", "--until", "serve"], "--until serve: no such stage"),
-        (["serve"], "serve: give --engine DIR"),
+        (["serve"], "serve: give --engine NAME"),
         (["plan", "--days", "3", "--cards", "8"], "plan: --days and --cards: give one of them"),
         (["plan", "--model", "huge"], "model 'huge': "),
         (["plan", "--chip", "own"], "chip.tflops: above 0 wanted, got 0; give it with --set chip.tflops=..."),
@@ -143,30 +209,23 @@ def test_what_serving_needs_is_said(capsys, monkeypatch):
 
 def test_settings_reach_the_line(calls):
     assert cli.main(["run", "--loops", "5", "--set", "seed=7", "--out", "here"]) == 0
-    assert cli.main(["judge"]) == 0
     assert cli.main(["run", "--until", "label"]) == 0
-    assert calls == [(Recipe(5, 7), "here", None), (Recipe(), "out", "judge"), (Recipe(), "out", "label")]
+    assert calls == [(Recipe(5, 7), "here", None), (Recipe(), "out", "label")]
 
 
-def test_stages_before_the_judge_end_in_the_first_turn(calls):
-    for argv in (["label"], ["rl", "--loops", "2"], ["rl", "--set", "loops=2"], ["judge"], ["release"], ["car"]):
-        assert cli.main(argv) == 0
-    assert [recipe.loops for recipe, *_ in calls] == [1, 2, 2, 3, 3, 3]
+def test_the_report_is_of_the_recipe_that_is_asked_for(calls):
+    assert cli.main(["report", "--out", "here", "--set", "seed=7"]) == 0
+    assert calls == [(Recipe(3, 7), "here", "report")]
 
 
-def test_things_to_look_at(calls):
-    assert cli.main(["report", "--out", "here"]) == 0
-    assert calls == [(Recipe(), "here", "look")]
-
-
-def test_scene_verbs_explain_themselves(capsys):
-    assert cli.main(["scene"]) == 0
-    assert "scene show WHAT" in capsys.readouterr().out
-    for verb in ("show", "list"):
-        assert cli.main(["scene", verb, "--help"]) == 0
-        out = capsys.readouterr().out
-        assert "WHAT" in out
-        assert ("--at STEP" in out) == (verb == "show")
+def test_json_is_one_document_on_stdout(calls, capsys):
+    assert cli.main(["run", "--json", "--out", "here"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": "here/report.html", "seconds": 0.0, "artefacts": []}
+    assert cli.main(["plan", "--eflops", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cards"] == pytest.approx(3125)
+    assert cli.main(["model", "show", "4m", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert sum(shown["parts"].values()) == shown["parameters"] > 4e6
 
 
 def test_plan(capsys):
@@ -203,9 +262,65 @@ def test_recipe_file(calls, tmp_path):
     assert calls[0][0] == Recipe(1, 11)
 
 
-def test_interrupt(capsys, calls):
+def test_interrupt(capsys, calls, monkeypatch):
     assert cli.main(["run", "--set", "seed=0"]) == 130
     assert capsys.readouterr().err == "drivefoundry: stopped; the same command goes on from here\n"
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("drivefoundry.scaling.sweep.sweep", stopped)
+    assert cli.main(["plan", "cluster", "--seeds", "1"]) == 130
+    assert capsys.readouterr().err == "drivefoundry: stopped\n"
+
+
+BASH = """
+COMP_WORDS=({words}); COMP_CWORD={at}; _drivefoundry; printf '%s\\n' "${{COMPREPLY[@]-}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["ru"], {"run"}),
+        (["ingest", ""], {"serve", "enrol", "revoke", "vehicles"}),
+        (["help", "scene", ""], {"show", "list"}),
+        (["scene", "show", "--o"], {"--out"}),
+        (["run", "--unt"], {"--until"}),
+        (["run", "--until", "di"], {"distil"}),
+        (["run", "--recipe", ""], {"default", "tiny"}),
+        (["serve", "--mode", "c"], {"carla"}),
+        (["model", "export", "x", "--form", "F"], {"F32", "F16"}),
+        (["plan", "cl"], {"cluster"}),
+        (["plan", "--c"], {"--clips", "--cards", "--chip"}),
+        (["plan", "cluster", "--se"], {"--seeds", "--set"}),
+        (["completion", "f"], {"fish"}),
+        (["report", "--loo"], set()),
+        (["run", "--out", ""], set()),
+    ],
+)
+def test_bash_completes(capsys, tmp_path, words, found):
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    assert cli.main(["completion", "bash"]) == 0
+    script = tmp_path / "completion"
+    said = " ".join(shlex.quote(word) for word in ["drivefoundry", *words])
+    script.write_text(capsys.readouterr().out + BASH.format(words=said, at=len(words)))
+    done = subprocess.run(["bash", "-u", "-c", f"source {script}"], check=True, capture_output=True, text=True)
+    assert {word for word in done.stdout.split("\n") if word} == found
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_read_their_scripts(capsys, tmp_path, shell):
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for name, verb in VERBS.items():
+        assert name.split()[-1] in script
+        for flag in flags(named(verb.options)):
+            assert flag.lstrip("-") in script
+    if shutil.which(shell):
+        (tmp_path / "script").write_text(script)
+        subprocess.run([shell, "-n", str(tmp_path / "script")], check=True, capture_output=True)
 
 
 def test_unforeseen_errors_are_not_hidden(monkeypatch):

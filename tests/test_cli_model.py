@@ -56,5 +56,3 @@ def test_every_size_is_told_without_its_weights(size, capsys):
 
 def test_help_names_its_verbs(capsys):
     assert "model import BACKBONE" in said(capsys)
-    for verb, option in (("import", "--action"), ("show", "MODEL"), ("export", "--gguf")):
-        assert option in said(capsys, verb, "--help")

@@ -32,9 +32,9 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
-def run(out: Path, *argv: str, verb: str = "run", **more: str) -> subprocess.CompletedProcess[str]:
+def run(out: Path, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
-    command = [sys.executable, "-m", "drivefoundry", verb, "--out", str(out), *SMALL, *argv]
+    command = [sys.executable, "-m", "drivefoundry", "run", "--out", str(out), *SMALL, *argv]
     return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=250, check=False)
 
 
@@ -138,7 +138,7 @@ def test_stricter_judge_redoes_the_judgement_alone(copy):
 
 def test_longer_training_redoes_what_learns_from_it(copy):
     before = history(copy)
-    argv = ["train", "--out", str(copy), *SMALL, "--set", "train.pretrain_steps=7"]
+    argv = ["run", "--until", "train", "--loops", "1", "--out", str(copy), *SMALL, "--set", "train.pretrain_steps=7"]
     assert cli.main(argv) == 0
     assert set(made_after(copy, before)) == {"pretrain", "sft", "report"}
 
@@ -247,7 +247,7 @@ def test_full_disk(copy, full_disk, kind, room):
         f"drivefoundry: {copy}: disk full while making {kind}; free some space and run again, finished work is kept\n"
     )
     assert [a.key for a in history(copy)] == before
-    assert cli.main(["train", "--out", str(copy), *SMALL]) == 0
+    assert cli.main(["run", "--until", "train", "--loops", "1", "--out", str(copy), *SMALL]) == 0
     assert_nothing_half_made(copy)
 
 
@@ -315,7 +315,7 @@ def test_tampered_release(copy, capsys, part, says, car_is_there):
         (car,) = [a for a in history(copy) if a.kind == "car"][-1:]
         shutil.rmtree(car.path)
     before = files(copy)
-    said = refused(capsys, "car", "--out", str(copy), *SMALL)
+    said = refused(capsys, "run", "--until", "car", "--out", str(copy), *SMALL)
     assert says in said
     assert f"delete {release.path} and run again" in said
     assert files(copy) == before

@@ -66,7 +66,7 @@ def test_camera_drive(tmp_path, capsys):
     assert "Mean trajectory error below constant yaw rate" in page
 
     capsys.readouterr()
-    assert cli.main(["release", "--drives", str(folder), "--out", str(out), *SMALL]) == 2
+    assert cli.main(["run", "--until", "release", "--drives", str(folder), "--out", str(out), *SMALL]) == 2
     assert "camera drives have no scene truth" in capsys.readouterr().err
     assert cli.main(["run", "--drives", str(folder), "--out", str(out), *SMALL]) == 0
     assert "nothing to do" in capsys.readouterr().out

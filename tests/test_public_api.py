@@ -3,7 +3,7 @@
 import inspect
 
 from drivefoundry import cli, compute, ledger, progress, settings
-from drivefoundry.cli.verbs import VERBS
+from drivefoundry.cli.verbs import STAGES, first_words
 from drivefoundry.ui import content, report
 
 
@@ -20,8 +20,8 @@ def public(module):
 def test_names():
     assert public(ledger) == ["Artefact", "Ledger", "fresh"]
     assert public(compute) == ["cores", "keep_memory", "pmap"]
-    assert public(progress) == ["Clock", "bar", "cpu_seconds", "say", "stage"]
-    assert public(settings) == ["canonical", "nearest", "with_file", "with_settings"]
+    assert public(progress) == ["Clock", "bar", "cpu_seconds", "say", "silent", "stage"]
+    assert public(settings) == ["canonical", "nearest", "with_file", "with_settings", "with_values"]
     assert public(cli) == ["main"]
     assert public(report) == ["render_report"]
     assert "ReportContent" in public(content)
@@ -34,6 +34,7 @@ def test_signatures():
 
 
 def test_verbs():
-    verbs = [verb for group in VERBS.values() for verb in group]
-    stages = ["fleet", "ingest", "import", "curate", "label", "train", "rl", "distill", "shrink", "judge", "release"]
-    assert verbs == ["run", *stages, "car", "serve", "campaign", "plan", "scale", "scene", "city", "model", "report"]
+    verbs = ["run", "report", "judge", "serve", "ingest", "campaign", "plan", "scale", "scene", "city", "model"]
+    assert first_words() == [*verbs, "completion"]
+    stages = ["fleet", "ingest", "import", "curate", "label", "train", "rl", "distil", "shrink", "judge", "release"]
+    assert [*STAGES] == [*stages, "car"]

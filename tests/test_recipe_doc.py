@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from drivefoundry import cli
 from drivefoundry.recipes import RECIPES, leaves, named
 from drivefoundry.settings import with_file, with_settings
 
@@ -40,21 +41,51 @@ def test_named_recipes_are_valid(name):
 @pytest.mark.parametrize(
     ("setting", "line"),
     [
-        ("loops=0", "loops: above 0 wanted, got 0"),
-        ("fleet.cars=-1", "fleet.cars: above 0 wanted, got -1"),
-        ("train.new_share=1.5", "train.new_share: a share, at most 1, wanted, got 1.5"),
-        ("judge.films=-1", "judge.films: 0 or more wanted, got -1"),
-        ("train.size=9M", "train.size: '9M' is no size; known: 0.1M, 0.3M, 1M, 4M, 16M, 64M"),
-        ("curate.phases=9", "curate.phases: at most 5 wanted, got 9"),
-        ("fleet.places=", "fleet.places: at least one wanted"),
+        ("loops=0", "loops: must be > 0, got 0"),
+        ("fleet.cars=-1", "fleet.cars: must be > 0, got -1"),
+        ("fleet.cars=1000000", "fleet.cars: must be at most 1000, got 1000000"),
+        ("fleet.seconds=5", "fleet.seconds: must be at least 20, got 5"),
+        ("train.new_share=1.5", "train.new_share: must be at most 1, got 1.5"),
+        ("judge.films=-1", "judge.films: must be at least 0, got -1"),
+        ("train.size=9M", "train.size: '9M' is not one of 0.1M, 0.3M, 1M, 4M, 16M, 64M"),
+        ("curate.phases=9", "curate.phases: must be at most 5, got 9"),
+        ("fleet.places=", "fleet.places: give at least one"),
+        ("fleet.places=place_a,place_a", "fleet.places: place_a, place_a: one of them is given twice"),
         ("fleet.held_out=place_b", "fleet.held_out: 'place_b' is one of fleet.places; hold out another"),
-        ("scale.sizes=0.1M,9M", "scale.sizes: '9M' is no size; known: 0.1M, 0.3M, 1M, 4M, 16M, 64M"),
-        ("scale.samples=32", "scale.samples: each at least a batch (64) wanted"),
+        ("scale.sizes=0.1M,9M", "scale.sizes: '9M' is not one of 0.1M, 0.3M, 1M, 4M, 16M, 64M"),
+        ("scale.samples=32", "scale.samples: each must be from scale.batch (64) to 1,000,000,000, got 32"),
         ("camera.action=steer", "key 'camera.action': 'steer' is not one of codes, flow"),
-        ("rl.reward=PDM", "rl.reward: 'PDM' is neither PDMS nor EPDMS"),
+        ("rl.reward=PDM", "rl.reward: 'PDM' is not one of PDMS, EPDMS"),
+        ("campaigns=none.toml", "campaigns: none.toml: no such file"),
     ],
 )
 def test_values_that_cannot_work_are_refused(setting, line):
     with pytest.raises(ValueError) as caught:  # noqa: PT011  the whole text is compared
         with_settings(named("default"), [setting]).validate()
     assert str(caught.value) == line
+
+
+def absurd(value: object) -> list[str]:
+    """Values of a leaf's type, or of another, that nobody means."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return ["-1", "0", "1e300", "999999999999", "nan", "many", ""]
+    return ["", "nowhere", "/no/such/thing", "-1", "a,a", "\n"]
+
+
+@pytest.mark.parametrize("key", [key for key, _ in leaves(named("default"))])
+def test_no_value_of_any_key_leaves_a_directory_before_it_is_known_to_work(tmp_path, capsys, monkeypatch, key):
+    """Each value is either a valid one, or refused in one line that names its key."""
+    monkeypatch.chdir(tmp_path)
+    refusals = 0
+    for text in absurd(dict(leaves(named("default")))[key]):
+        code = cli.main(["run", "--dry-run", "--set", f"{key}={text}"])
+        said = capsys.readouterr().err
+        assert code in (0, 2)
+        assert said.count("\n") == (code == 2)
+        assert (key in said) == (code == 2)
+        if code == 2:
+            refusals += 1
+            assert cli.main(["run", "--set", f"{key}={text}"]) == 2
+            assert capsys.readouterr().err == said
+        assert list(tmp_path.iterdir()) == []
+    assert refusals > 0

@@ -20,6 +20,7 @@ import os
 import shutil
 import sqlite3
 import time
+import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ CREATE TABLE IF NOT EXISTS builds (
 );
 CREATE INDEX IF NOT EXISTS builds_by_id ON builds (id);
 """
-_COLUMNS = "key, id, kind, parents, info, seconds, cpu_seconds, bytes, finished"
+_COLUMNS = "key, id, kind, parents, recipe, info, seconds, cpu_seconds, bytes, finished"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Artefact:
     bytes: int
     finished: float
     """Unix time."""
+    recipe: Any = None
+    """What it was asked to be made with, as plain values."""
 
 
 class Ledger:
@@ -73,7 +76,8 @@ class Ledger:
         self.root = Path(root)
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"{self.root}: is a file; a run directory is wanted (--out)")
-        known = {"artefacts", "work", "ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "scenes"}
+        known = {"artefacts", "work", "ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "scenes", "run.json",
+                 "progress.json", "engine", "releases"}  # fmt: skip
         if self.root.is_dir() and not (self.root / "ledger.db").exists():
             strangers = sorted(p.name for p in self.root.iterdir() if p.name not in known and p.suffix != ".html")
             if strangers:
@@ -83,6 +87,7 @@ class Ledger:
         (self.root / "artefacts").mkdir(parents=True, exist_ok=True)
         (self.root / "work").mkdir(exist_ok=True)
         self._lock: IO[str] | None = None
+        self._reading = False
         self._db = sqlite3.connect(self.root / "ledger.db", timeout=30, isolation_level=None)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -95,6 +100,28 @@ class Ledger:
             raise ValueError(
                 f"{self.root / 'ledger.db'}: not a ledger ({error}); give another directory (--out)"
             ) from error
+
+    @classmethod
+    def reading(cls, root: Path | str, *, may_be_absent: bool = False) -> Ledger:
+        """The record of a run to read alone: nothing is created or locked, also while another process builds there.
+
+        may_be_absent: where no run is, the record is empty. Else ValueError.
+        """
+        ledger = cls.__new__(cls)
+        ledger.root, ledger._lock, ledger._reading = Path(root), None, True
+        file = ledger.root / "ledger.db"
+        if file.is_file():
+            ledger._db = _opened(file)
+        elif may_be_absent:
+            ledger._db = sqlite3.connect(":memory:", isolation_level=None)
+            ledger._db.executescript(_SCHEMA)
+        else:
+            raise ValueError(f"{root}: no run is here; give the directory of one (drivefoundry run --out)")
+        return ledger
+
+    def claim(self) -> None:
+        """Take the lock that building wants, until `close`. ValueError if another process is building here."""
+        self._take_lock()
 
     def make(
         self,
@@ -115,6 +142,7 @@ class Ledger:
         ValueError if another process is building in the same root.
         """
         assert kind.isidentifier(), f"kind {kind!r}: a plain word"
+        assert not self._reading, "a record that is opened for reading makes nothing"
         self._take_lock()
         row = _asked(kind, recipe, parents, code)
         key = row["key"]
@@ -163,7 +191,7 @@ class Ledger:
         starts = [i for i in newest if i.startswith(id)]
         if len(id) < 6 or len(starts) != 1:
             raise ValueError(
-                f"{id!r}: {len(starts)} artefacts begin so; give the first 12 digits of one (see drivefoundry report)"
+                f"{id!r}: {len(starts)} artefacts begin so; give 12 digits of one (`drivefoundry ls` lists them)"
             )
         out: dict[str, Artefact] = {}
 
@@ -265,11 +293,42 @@ class Ledger:
         return None if row is None else self._artefact(row)
 
     def _artefact(self, row: tuple[Any, ...]) -> Artefact:
-        key, id, kind, parents, info, seconds, cpu, size, finished = row
+        key, id, kind, parents, recipe, info, seconds, cpu, size, finished = row
         path = self.root / "artefacts" / _folder(kind, id)
         return Artefact(
-            id, key, kind, path, tuple(json.loads(parents)), json.loads(info), False, seconds, cpu, size, finished
+            id,
+            key,
+            kind,
+            path,
+            tuple(json.loads(parents)),
+            json.loads(info),
+            False,
+            seconds,
+            cpu,
+            size,
+            finished,
+            json.loads(recipe),
         )
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    """A ledger's database for reading. Where not even its write-ahead log's index can be made (another user's run), it
+    is read as it was last checkpointed."""
+    quoted = urllib.parse.quote(str(file.resolve()))
+    for mode in ("mode=rw", "mode=ro&immutable=1"):
+        db = sqlite3.connect(f"file:{quoted}?{mode}", uri=True, timeout=30, isolation_level=None)
+        try:
+            db.execute("PRAGMA query_only=ON")
+            db.execute(f"SELECT {_COLUMNS} FROM builds LIMIT 1").fetchone()
+            return db
+        except sqlite3.OperationalError as error:
+            db.close()
+            if "immutable" in mode:
+                raise ValueError(f"{file}: cannot be read ({error})") from error
+        except sqlite3.DatabaseError as error:
+            db.close()
+            raise ValueError(f"{file}: not a ledger ({error}); give another directory") from error
+    raise AssertionError("the second mode returns or raises")
 
 
 def fresh(path: Path) -> Path:

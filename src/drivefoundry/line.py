@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drivefoundry import progress
 from drivefoundry.ledger import Artefact, Ledger
 from drivefoundry.recipes import Recipe
+from drivefoundry.stages import links, tell
+from drivefoundry.stages.asked import Asked, remember
 from drivefoundry.stages.making import Line, Reached
 from drivefoundry.tracking import wanted as wanted_tracker
 
@@ -87,6 +88,17 @@ BEFORE_RL = ("fleet", "ingest", "import", "curate", "label", "train")
 """Stages that need no model which can be reinforced."""
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What a run came to. done: (turn, kind, artefact) in the line's order; of a dry run those without an id would be
+    made."""
+
+    report: Path
+    seconds: float
+    done: list[tuple[int | None, str, Artefact]]
+    text: str
+
+
 def run(
     recipe: Recipe,
     out: Path,
@@ -94,46 +106,99 @@ def run(
     until: str | None = None,
     drives: Path | None = None,
     scenes: Path | None = None,
-    look: bool = False,
     track: str = "",
-) -> Path:
-    """The whole line under `out`, or as far as the verb `until`; returns the report's path.
+    dry: bool = False,
+) -> Ran:
+    """The whole line under `out`, or as far as the stage `until`, and the report.
 
     drives: a folder of real drives with a camera; scenes: a folder of recorded traffic; neither: the embedded city.
-    look: make nothing but the report, of what is there. track: an experiment tracker besides, see `tracking`.
+    track: an experiment tracker besides, see `tracking`. dry: make nothing, say what would be made.
     """
-    if drives and scenes:
-        raise ValueError("--drives and --scenes: give one; a camera drive has no scene truth, a scene no camera")
     if drives and until not in (None, *CAMERA_STAGES):
         raise ValueError(f"{until}: camera drives have no scene truth to drive in; they go {', '.join(CAMERA_STAGES)}")
-    recipe.validate()
+    asked = Asked(recipe, drives, scenes)
     wanted_tracker(track)
+    source = _source(asked)
     if not drives and until not in BEFORE_RL:
         recipe.reinforceable()
     start = time.monotonic()
-    from drivefoundry.clips.importers.folder import wanted
-    from drivefoundry.stages import record, tell
-    from drivefoundry.stages.home import campaigns_of
-
-    campaigns_of(recipe.campaigns)
-    if drives:
-        wanted(drives, "drives")  # what is refused here leaves no run directory behind
-    source = None if drives else record.Recorded(scenes) if scenes else record.City()
     last = None if drives or until == "import" else recipe.loops
-    if look and not (out / "ledger.db").exists():
-        raise ValueError(f"{out}: no run is here; give the directory of one (--out)")
-    with Ledger(out) as ledger:
-        line = Line(ledger, recipe, out, until, last, look, track)
-        with contextlib.suppress(Reached):
-            if source:
-                loop(line, source)
-            elif drives:
-                camera(line, drives)
-        if look and not line.done:
-            raise ValueError(f"{out}: nothing of this recipe is made here; give all options that its run was given")
-        report = tell.report(line, source, drives)
-    made, known = sum(a.made for _, _, a in line.done), len(line.done)
+    with Ledger.reading(out, may_be_absent=True) if dry else Ledger(out) as ledger:
+        line = Line(ledger, recipe, out, until, last, dry=dry, track=track)
+        if not dry:
+            ledger.claim()
+            line.on_done = lambda line: _record(line, asked)
+            remember(out, asked)
+        _through(line, source, drives)
+        if not dry:
+            links.without_dangling(out)
+        report = out / tell.PAGE if dry else tell.report(line, source, drives)
     seconds = time.monotonic() - start
+    text = _expected(line) if dry else _made(line, seconds, report)
+    return Ran(report, seconds, line.done, text)
+
+
+def report(asked: Asked, out: Path, *, dry: bool = False) -> Ran:
+    """out/report.html of what is there of a recipe, also while a run makes more; nothing else is made and no lock is
+    taken. ValueError where nothing is there."""
+    source = _source(asked)
+    start = time.monotonic()
+    with Ledger.reading(out) as ledger:
+        line = Line(ledger, asked.recipe, out, look=True)
+        _through(line, source, asked.drives)
+        if not line.done:
+            raise ValueError(f"{out}: nothing of this recipe is made here; give all options that its run was given")
+        page = out / tell.PAGE if dry else tell.report(line, source, asked.drives)
+    text = f"would write {page} of {len(line.done)} artefacts" if dry else str(page)
+    return Ran(page, time.monotonic() - start, line.done, text)
+
+
+def _record(line: Line, asked: Asked) -> None:
+    """Keep run.json and the links at what the line has come to."""
+    remember(line.out, asked, line.done)
+    turn, kind, artefact = line.done[-1]
+    links.link(line.out, kind, turn, artefact.path)
+
+
+def _source(asked: Asked) -> Source | None:
+    """Where a run's situations come from, None for camera drives; what is refused here leaves no directory behind."""
+    from drivefoundry.clips.importers.folder import wanted
+    from drivefoundry.stages import record
+
+    if asked.drives and asked.scenes:
+        raise ValueError("--drives and --scenes: give one; a camera drive has no scene truth, a scene no camera")
+    asked.recipe.validate()
+    if asked.drives:
+        wanted(asked.drives, "drives")
+        return None
+    return record.Recorded(asked.scenes) if asked.scenes else record.City()
+
+
+def _through(line: Line, source: Source | None, drives: Path | None) -> None:
+    """As far through the line as it is to go."""
+    with contextlib.suppress(Reached):
+        if source:
+            loop(line, source)
+        elif drives:
+            camera(line, drives)
+
+
+def _made(line: Line, seconds: float, report: Path) -> str:
+    made, known = sum(a.made for _, _, a in line.done), len(line.done)
     what = f"{made} of {known} artefacts made" if made else f"nothing to do, all {known} artefacts are up to date"
-    progress.say(f"{what} ({seconds:.1f} s); report: {report}")
-    return report
+    return f"{what} ({seconds:.1f} s); report: {report}"
+
+
+def _expected(line: Line) -> str:
+    """What a dry run says: each artefact that would be made, and how many are there."""
+    missing = [
+        (turn, f"{kind.replace('_', ' ')} {a.info.get('policy', '')}") for turn, kind, a in line.done if not a.id
+    ]
+    lines = [f"{f'turn {turn}' if turn else '':7}{name.rstrip()}: would be made" for turn, name in missing]
+    there = len(line.done) - len(missing)
+    if not missing:
+        return f"nothing to do, all {there} artefacts are up to date"
+    lines.append(f"{there} artefacts are up to date, {len(missing)} would be made, then {line.out / tell.PAGE}")
+    if there:
+        lines.append("(one whose parents come out as they were stays as it is)")
+    return "\n".join(lines)

@@ -23,6 +23,16 @@ WIDE = 110
 console = Console(highlight=False, soft_wrap=True)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Neither bars nor lines within the block."""
+    was, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = was
+
+
 def say(text: str) -> None:
     """One line for the user, above any running bar. Rich markup is understood."""
     console.print(text)
@@ -69,7 +79,7 @@ def bar(what: str, total: int) -> Iterator[Callable[..., None]]:
     """What is done in how many steps in, `advance(steps=1, note="")` out. Bars nest; worker processes show none."""
     if multiprocessing.parent_process() is not None:
         yield lambda steps=1, note="": None
-    elif console.is_terminal:
+    elif console.is_terminal and not console.quiet:
         yield from _live(what, total)
     else:
         yield from _lines(what, total)

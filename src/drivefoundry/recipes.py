@@ -5,7 +5,7 @@ A recipe is a tree of frozen dataclasses of plain values; `--set train.pretrain_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,28 @@ from drivefoundry.model.config import Action, ModelConfig
 from drivefoundry.model.presets import FROM_NOTHING
 from drivefoundry.types import require
 
-MAY_BE_ZERO = {"traffic", "pedestrians", "weight_decay", "forget", "blind", "shake", "reasoned", "turn_reasoned", "kl",
-               "anchor", "trial", "teacher", "polish_steps", "films", "seed", "gate_collisions"}  # fmt: skip
-SHARES = {
-    "duplicate_similarity",
-    "forget",
-    "blind",
-    "reasoned",
-    "turn_reasoned",
-    "new_share",
-    "teacher",
-    "gate_collisions",
-}
+LEAST: Mapping[str, float] = {
+    "fleet.seconds": 20, "fleet.held_out_seconds": 20, "fleet.outing_seconds": 6, "judge.seconds": 4, "rl.samples": 2,
+    "judge.gate_over_baseline": -1,
+} | dict.fromkeys(
+    ("fleet.traffic", "fleet.pedestrians", "weight_decay", "forget", "blind", "shake", "reasoned", "turn_reasoned",
+     "kl", "anchor", "trial", "teacher", "polish_steps", "films", "seed", "gate_collisions"), 0,
+)  # fmt: skip
+"""Key, or the last part of one -> the least value of it that some stage can work with; of other numbers any above 0. A
+recording shorter than a clip gives none; curation drops clips under 6 s; a plan reaches 4 s."""
+MOST: Mapping[str, float] = {
+    "loops": 1000, "cars": 1000, "traffic": 10_000, "pedestrians": 10_000, "outings": 100_000, "batch": 65_536,
+    "seconds": 3600, "held_out_seconds": 3600, "outing_seconds": 600, "judge.seconds": 600, "phases": 5, "shake": 32,
+    "samples": 1024, "scenes": 1_000_000, "trial": 1_000_000, "films": 100, "temperature": 100, "kl": 100,
+    "anchor": 100, "seed": 2_000_000_000,
+} | dict.fromkeys(
+    ("duplicate_similarity", "forget", "blind", "reasoned", "turn_reasoned", "new_share", "teacher", "gate_collisions",
+     "gate_over_baseline", "weight_decay", "rate", "backbone_rate", "pretrain_rate", "sft_rate", "polish_rate"), 1,
+) | dict.fromkeys(
+    ("steps", "turn_steps", "pretrain_steps", "sft_steps", "polish_steps"), 100_000_000,
+)  # fmt: skip
+"""Key, or the last part of one -> its greatest value: shares and learning rates end at 1, a picture is 64 pixels high;
+counts end where no machine could hold what they ask for."""
 
 
 @dataclass(frozen=True)
@@ -180,31 +190,52 @@ class Recipe:
 
     def validate(self) -> Recipe:
         """Itself, or ValueError naming the key whose value no stage could work with."""
+        require(
+            bool(self.name.strip()) and self.name.isprintable(), f"name: must be text on one line, got {self.name!r}"
+        )
         for key, value in leaves(self):
-            name = key.rpartition(".")[2]
-            if type(value) in (int, float) and name != "gate_over_baseline":
-                least = "0 or more" if name in MAY_BE_ZERO else "above 0"
-                require(value > 0 or (value == 0 and name in MAY_BE_ZERO), f"{key}: {least} wanted, got {value}")
-            require(name not in SHARES or value <= 1, f"{key}: a share, at most 1, wanted, got {value}")
-            require(
-                name != "size" or value in FROM_NOTHING,
-                f"{key}: {value!r} is no size; known: {', '.join(FROM_NOTHING)}",
-            )
-            require(not name.endswith("phases") or value <= 5, f"{key}: at most 5 wanted, got {value}")
+            if type(value) in (int, float):
+                _in_bounds(key, value)
+            if key.endswith(".size"):
+                _one_of(key, value, FROM_NOTHING)
+        self._fleet()
+        _one_of("rl.reward", self.rl.reward, ("PDMS", "EPDMS"))
+        _distinct("scale.sizes", self.scale.sizes)
+        _distinct("scale.samples", self.scale.samples)
         for size in self.scale.sizes:
-            require(size in FROM_NOTHING, f"scale.sizes: {size!r} is no size; known: {', '.join(FROM_NOTHING)}")
-        least = self.scale.batch
-        require(min(self.scale.samples, default=0) >= least, f"scale.samples: each at least a batch ({least}) wanted")
-        if self.train.backbone is not None:
-            from drivefoundry.model.backbones import backbone_path  # torch comes in here, and only then
-
-            backbone_path(self.train.backbone)
-        f = self.fleet
-        require(len(f.places) > 0, "fleet.places: at least one wanted")
-        require(f.held_out not in f.places, f"fleet.held_out: {f.held_out!r} is one of fleet.places; hold out another")
-        known = ("PDMS", "EPDMS")
-        require(self.rl.reward in known, f"rl.reward: {self.rl.reward!r} is neither {' nor '.join(known)}")
+            _one_of("scale.sizes", size, FROM_NOTHING)
+        least, most = self.scale.batch, 1_000_000_000
+        for n in self.scale.samples:
+            require(
+                least <= n <= most, f"scale.samples: each must be from scale.batch ({least}) to {most:,}, got {n:,}"
+            )
+        self._files()
         return self
+
+    def _files(self) -> None:
+        key = "campaigns"
+        try:
+            if self.campaigns:
+                from drivefoundry_car.trigger import load_campaigns
+
+                load_campaigns(self.campaigns)
+            key = "train.backbone"
+            if self.train.backbone is not None:
+                from drivefoundry.model.backbones import backbone_path  # torch comes in here, and only then
+
+                backbone_path(self.train.backbone)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
+
+    def _fleet(self) -> None:
+        from drivefoundry.fleet.places import PLACES
+
+        f = self.fleet
+        _distinct("fleet.places", f.places)
+        for place in f.places:
+            _one_of("fleet.places", place, PLACES)
+        _one_of("fleet.held_out", f.held_out, PLACES)
+        require(f.held_out not in f.places, f"fleet.held_out: {f.held_out!r} is one of fleet.places; hold out another")
 
     def reinforceable(self) -> Recipe:
         """Itself, or ValueError where reinforcement could not sample its model's plans; weights are not read."""
@@ -214,9 +245,26 @@ class Recipe:
             require(
                 action == "codes",
                 f"train.backbone: plans of {folder} come from a flow head, which rl cannot sample; import it with "
-                "`drivefoundry model import --action codes`, or end with `drivefoundry train`",
+                "`drivefoundry model import --action codes`, or end with `drivefoundry run --until train`",
             )
         return self
+
+
+def _in_bounds(key: str, value: float) -> None:
+    name = key.rpartition(".")[2]
+    least, most = (bounds.get(key, bounds.get(name)) for bounds in (LEAST, MOST))
+    above = value > 0 if least is None else value >= least
+    require(above, f"{key}: must be {'> 0' if least is None else f'at least {least:g}'}, got {value}")
+    require(most is None or value <= most, f"{key}: must be at most {most}, got {value}")
+
+
+def _one_of(key: str, value: str, known: Collection[str]) -> None:
+    require(value in known, f"{key}: {value!r} is not one of {', '.join(known)}")
+
+
+def _distinct(key: str, values: tuple[Any, ...]) -> None:
+    require(len(values) > 0, f"{key}: give at least one")
+    require(len({*values}) == len(values), f"{key}: {', '.join(map(str, values))}: one of them is given twice")
 
 
 def leaves(recipe: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

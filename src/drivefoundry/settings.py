@@ -71,11 +71,16 @@ def with_file(recipe: R, path: Path) -> R:
         changes = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not TOML ({error})") from error
-    for key, value in _leaves(changes):
-        try:
-            recipe = _put(recipe, key.split("."), value, key, is_text=False)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+    try:
+        return with_values(recipe, changes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def with_values(recipe: R, values: Mapping[str, Any]) -> R:
+    """Recipe and plain values as `canonical` writes them in, the recipe with these values out. ValueError as above."""
+    for key, value in _leaves(values):
+        recipe = _put(recipe, key.split("."), value, key, is_text=False)
     return recipe
 
 
@@ -86,7 +91,7 @@ def nearest(word: str, names: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 
 
-def _leaves(table: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -116,7 +121,7 @@ def _typed(value: Any, hint: Any, key: str, is_text: bool) -> Any:
     """A value of the field's type, from a TOML value or (is_text) from the command line."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value in ("none", "None") and type(None) in args:
+        if str(value) in ("none", "None") and type(None) in args:
             return None
         args = tuple(a for a in args if a is not type(None))
         origin, hint, args = typing.get_origin(args[0]), args[0], typing.get_args(args[0])

@@ -7,6 +7,7 @@ Every type has `validate()`, which raises ValueError naming the field and the me
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -59,6 +60,14 @@ class Ragged:
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.points[self.offsets[i] : self.offsets[i + 1]]
+
+
+def short_id(scene_id: str) -> str:
+    """The 12 hex digits by which reports, tables and file names call a scene: of a scene cut from a clip the first of
+    its id, which is a hash; of one from recorded traffic, whose id is a name, those of the name's SHA-256."""
+    if len(scene_id) == 64 and not set(scene_id) - set("0123456789abcdef"):
+        return scene_id[:12]
+    return hashlib.sha256(scene_id.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

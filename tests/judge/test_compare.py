@@ -8,6 +8,7 @@ from drivefoundry import cli
 from drivefoundry.judge.compare import compare_verdicts, comparison_text, shared_scenes
 from drivefoundry.judge.gate import judge, load_verdict, save_verdict, scene_content
 from drivefoundry.judge.worst import failure, worst_scenes
+from drivefoundry.types import short_id
 
 N = 30
 
@@ -58,7 +59,7 @@ def test_text_names_what_changed_most():
     assert "CARLA leaderboard 2.1" in text
     assert "NAVSIM v2.2" in text
     changed = text.splitlines()[-1]
-    assert "scene7" in changed
+    assert short_id("scene7") in changed
     assert changed.endswith("nothing wrong -> collision at fault at 4.5 s")
     assert comparison_text(verdict(0.0, None), verdict(0.0, None)).endswith("no scene changed")
 
@@ -72,7 +73,7 @@ def test_command_line(tmp_path, capsys):
     assert "+0.100" in out
     assert "superior" in out
     assert cli.main(["judge", "compare", str(tmp_path / "a")]) == 2
-    assert "two verdict.json files" in capsys.readouterr().err
+    assert "judge compare: B is missing; usage: drivefoundry judge compare A B" in capsys.readouterr().err
     assert cli.main(["judge", "compare", str(tmp_path / "a"), str(tmp_path / "none")]) == 2
     assert "none: no such verdict" in capsys.readouterr().err
 

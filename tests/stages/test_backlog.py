@@ -130,7 +130,7 @@ def test_from_the_command_line(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["chek", "a"], "campaign chek: did you mean 'check'?"),
+        (["chek", "a"], "campaign: unknown subcommand 'chek' (did you mean 'check'?)"),
         (["check", "none.toml"], "none.toml: no such file"),
         (["test", "library.toml"], "give drives, a clip store or a run"),
         (["test", "library.toml", "{tmp}/none"], "none: no such file or folder"),

@@ -9,11 +9,13 @@ from PIL import Image
 
 from drivefoundry import cli
 from drivefoundry.stages import look
+from drivefoundry.types import short_id
 from handmade import womd, write
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
     (tmp_path / "traffic").mkdir()
     write(tmp_path / "traffic" / "a.json", womd(lights=True))
     write(tmp_path / "traffic" / "b.json", b'{"objects": ')
@@ -23,9 +25,9 @@ def folder(tmp_path):
 def test_table(folder, capsys):
     assert cli.main(["scene", "list", str(folder)]) == 0
     out, err = capsys.readouterr()
-    head, *rows = [line.split(maxsplit=6) for line in out.splitlines()]
+    head, *rows = [line.split(maxsplit=7) for line in out.splitlines()]
     assert tuple(head) == look.COLUMNS
-    assert rows[0] == ["0", "womd-abc:100", "womd", "8.0", "3", "1", "recorded vehicle 100"]
+    assert rows[0] == ["0", short_id("womd-abc:100"), "womd-abc:100", "womd", "8.0", "3", "1", "recorded vehicle 100"]
     assert len(rows) == 2
     assert err.startswith("no scene of b.json: not whole JSON")
 
@@ -77,3 +79,46 @@ def test_a_reader_may_stop_reading(folder):
         err = process.stderr.read().decode()
     assert process.returncode == 0
     assert "Broken" not in err
+
+
+def test_a_scene_has_one_short_id_and_any_unambiguous_prefix_is_taken(folder):
+    rows, _ = look.listing(folder)
+    for n, row in enumerate(rows):
+        assert row["id"] == short_id(row["scene"])
+        for which in (str(n), row["id"], row["id"][:6], row["scene"]):
+            assert look.scene_at(folder, which).id == row["scene"]
+    with pytest.raises(ValueError, match=r"--scene womd-abc: 2 scenes begin so; give more digits"):
+        look.scene_at(folder, "womd-abc")
+    with pytest.raises(ValueError, match="no such scene"):
+        look.scene_at(folder, rows[0]["id"][:5] + "x")
+    assert short_id("ab" * 32) == "ab" * 6
+    assert len(short_id("AB" * 32)) == 12 != short_id("ab" * 32)
+
+
+def other(name: str, **more) -> dict:
+    return {**womd(**more), "scenario_id": name, "name": name}
+
+
+def test_one_scene_costs_one_file(folder, monkeypatch):
+    for name in ("c.json", "d.json"):
+        write(folder / name, other(name, lights=True))
+    rows, _ = look.listing(folder)
+    read = []
+    real = look.scenes_in
+    monkeypatch.setattr(look, "scenes_in", lambda path, **more: read.append(path.name) or real(path, **more))
+    last = rows[-1]
+    assert look.scene_at(folder, last["id"]).id == last["scene"]
+    assert look.scene_at(folder, str(last["n"])).id == last["scene"]
+    assert read == ["d.json", "d.json"]
+    write(folder / "d.json", other("d.json", lights=False))
+    assert look.listing(folder)[0][-1]["lights"] == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent.with_name("empty-cache")))
+    read.clear()
+    assert look.scene_at(folder, "0").id == rows[0]["scene"]
+    assert set(read) == {"a.json"}
+
+
+def test_what_cannot_be_cached_is_read(folder, monkeypatch):
+    (folder / "file").write_text("no directory")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "file"))
+    assert look.scene_at(folder, "1").id == look.listing(folder)[0][1]["scene"]

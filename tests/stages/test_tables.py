@@ -9,6 +9,7 @@ from drivefoundry.judge.gate import judge, save_verdict
 from drivefoundry.ledger import Artefact
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR
 from drivefoundry.stages.tables import ORDER, against_table, car_table, judge_table, traffic_table, worst_table
+from drivefoundry.types import short_id
 
 SCENES = [f"{i}".rjust(14, "s") for i in range(20)]
 BASELINES = ("constant velocity", "log replay", "PDM-Closed style", "rule-based route follower")
@@ -58,7 +59,7 @@ def test_the_cars_of_all_turns_beside_the_baselines(tmp_path):
 
 def test_worst_scenes_name_what_failed_and_when():
     table = worst_table(verdict())
-    assert table.rows == [[ENGINE, SCENES[3][:12], 0.0, "collision at fault", 6.2]]
+    assert table.rows == [[ENGINE, short_id(SCENES[3]), 0.0, "collision at fault", 6.2]]
 
 
 def test_traffic_beside_its_log(tmp_path):

@@ -1,27 +1,36 @@
-"""Command line in, exit code out: one verb a stage, one line an error. Nothing heavy is imported before a verb runs."""
+"""Words in, exit status out: finds the verb in the table, parses its options, runs it, prints what it hands back."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
+import math
 import os
 import sys
-from collections.abc import Sequence
-from importlib import import_module
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from drivefoundry.cli.verbs import OWN, PROG, VERBS, WITHIN, manual
+from drivefoundry.cli.manual import manual, usage
+from drivefoundry.cli.verbs import FIRST_TURN, PROG, STAGES, VERBS, Outcome, Verb, first_words, nouns, subcommands
 from drivefoundry.settings import nearest
 
 __all__ = ["main"]
 _USER_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EADDRINUSE, errno.EACCES, errno.EROFS, errno.EPERM}
+_HELP = ("-h", "--help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Arguments in (default: the process's), exit code out: 0 done, 2 refused with one line on stderr, 130 stopped."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Arguments in (default: the process's), exit status out: 0 done, 1 judged and a gate failed, 2 refused with one
+    line on stderr, 130 stopped."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb: Verb | None = None
     try:
-        return _dispatch(argv)
+        verb, rest = _chosen(words)
+        return _run(verb, rest) if verb else 0
     except KeyboardInterrupt:
-        return _refuse("stopped; the same command goes on from here", 130)
+        resumes = verb is not None and verb.resumes
+        return _refuse("stopped; the same command goes on from here" if resumes else "stopped", 130)
     except ValueError as error:
         if os.environ.get("DRIVEFOUNDRY_TRACEBACK"):
             raise
@@ -48,24 +57,105 @@ def _refuse(text: str, code: int = 2) -> int:
     return code
 
 
-def _dispatch(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help", "help"):
+def _chosen(words: list[str]) -> tuple[Verb | None, list[str]]:
+    """The verb that the words name, and its own words; None where help was asked for (and is shown)."""
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in _HELP:
         print(manual())
-        return 0
-    if argv[0] == "--version":
+        return None, []
+    if words[0] == "--version":
         from importlib.metadata import version
 
         print(f"{PROG} {version(PROG)}")
+        return None, []
+    first, rest = words[0], words[1:]
+    if first in nouns():
+        return _within(first, rest)
+    if first in VERBS:
+        return VERBS[first], rest
+    raise ValueError(_unknown(first))
+
+
+def _within(noun: str, rest: list[str]) -> tuple[Verb | None, list[str]]:
+    """The verb of a noun with subcommands; a noun may also be a verb itself."""
+    if rest and f"{noun} {rest[0]}" in VERBS:
+        return VERBS[f"{noun} {rest[0]}"], rest[1:]
+    own = VERBS.get(noun)
+    if own and (rest or not own.takes):
+        if rest[:1] and rest[0] in _HELP:
+            print(usage(noun) + "\n")
+        return own, rest
+    if not rest or rest[0] in _HELP:
+        print(usage(noun))
+        return None, []
+    if rest[0].startswith("-") and noun in STAGES:
+        raise ValueError(f"{noun}: {_stage(noun)}; {_known(noun)}")
+    near = nearest(rest[0], subcommands(noun))
+    meant = f" ({near})" if near.startswith("did you mean") else ""
+    raise ValueError(f"{noun}: unknown subcommand {rest[0]!r}{meant}; {_known(noun)}")
+
+
+def _known(noun: str) -> str:
+    return f"usage: {PROG} {noun} {'|'.join(subcommands(noun))} [options]"
+
+
+def _stage(name: str) -> str:
+    turn = " --loops 1" if name in FIRST_TURN else ""
+    return f"this stage is part of the loop: use `{PROG} run --until {name}{turn}`"
+
+
+def _unknown(word: str) -> str:
+    stage = "distil" if word == "distill" else word
+    if stage in STAGES:
+        return f"{word}: {_stage(stage)}"
+    if word == "version":
+        return f"unknown verb 'version': did you mean `{PROG} --version`?"
+    near = nearest(word, [*first_words(), "help", *STAGES])
+    if near.startswith("did you mean"):
+        meant = near.split("'")[1]
+        return f"unknown verb {word!r}: did you mean {f'run --until {meant}' if meant in STAGES else meant!r}?"
+    return f"unknown verb {word!r}: see `{PROG} --help`"
+
+
+def _run(verb: Verb, rest: list[str]) -> int:
+    from drivefoundry.cli.options import named, parse
+
+    options = parse(verb, rest)
+    if options is None:
         return 0
-    verb, rest = argv[0], argv[1:]
-    verbs = [verb for group in VERBS.values() for verb in group]
-    if verb not in verbs:
-        raise ValueError(f"unknown verb {verb!r}: {nearest(verb, verbs)}")
-    if (verb, *rest[:1]) in WITHIN:
-        module, _, function = WITHIN[verb, rest[0]].partition(".")
-        getattr(import_module(f"{__name__}.{module}"), function or "run")(rest[1:])
-    elif verb in OWN:
-        import_module(f"{__name__}.{verb}").run(rest)
-    else:
-        import_module(f"{__name__}.stage").run(verb, rest)
-    return 0
+    with _told(options.json, getattr(options, "quiet", False)):
+        outcome: Outcome | None = named(verb.run)(options)
+    if outcome is None:
+        return 0
+    if options.json:
+        print(json.dumps(_plain(outcome.data), indent=1, allow_nan=False))
+    elif outcome.text:
+        print(outcome.text)
+    return outcome.code
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON knows it: paths as text, numpy's numbers as Python's, null where a number is not finite."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return _plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
+@contextlib.contextmanager
+def _told(as_json: bool, quiet: bool) -> Iterator[None]:
+    """Where what is said on the way goes: beside a JSON document only to stderr; nowhere where it shall be quiet."""
+    with contextlib.ExitStack() as stack:
+        if as_json:
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        if quiet:
+            from drivefoundry import progress
+
+            stack.enter_context(progress.silent())
+        yield

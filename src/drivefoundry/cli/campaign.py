@@ -1,38 +1,36 @@
-"""`campaign check`, `test`, `replay`, `yield`, `sent`: campaigns and drives in, what they cost, find and bring, out."""
+"""`campaign check`, `test`, `replay`, `yield`, `sent`: campaigns and drives in; what they cost, find and bring out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import arg
 
-from drivefoundry.cli.options import parse
-from drivefoundry.cli.verbs import PROG
-from drivefoundry.settings import nearest
+from drivefoundry.cli.options import Common, Creates, Quiet
+from drivefoundry.cli.verbs import Outcome
 
-_VERBS = {
-    "check": ("FILE", "parse a campaigns file: what each one takes, costs and needs"),
-    "test": ("FILE WHAT...", "run it over drives, a clip store or a run: what fired where, and bytes a day"),
-    "replay": ("FILE WHAT...", "drive it again: record the clips and send them, to a store or a running service"),
-    "yield": ("WHAT", "what each campaign brought home into a run or a clip store"),
-    "sent": ("STORE", "what a store's clips show, as the file that cars measure novelty against"),
-}
+if TYPE_CHECKING:
+    from drivefoundry.stages.backlog import Recorded
+    from drivefoundry.stages.replay import Replayed
+    from drivefoundry_car.trigger import Campaign
+
 _FILE = "Campaigns (TOML); library.toml and campaigns.toml: those that ship, where there is no such file here."
 
 
 @dataclass(frozen=True)
-class CheckOptions:
-    """What `campaign check` understands."""
+class CheckOptions(Common):
+    """What `campaign check` takes."""
 
     who: Annotated[tyro.conf.Positional[str], arg(metavar="FILE", help=_FILE)]
 
 
 @dataclass(frozen=True)
-class TestOptions:
-    """What `campaign test` understands."""
+class TestOptions(Quiet):
+    """What `campaign test` takes."""
 
     who: Annotated[tyro.conf.Positional[str], arg(metavar="FILE", help=_FILE)]
     what: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="WHAT")]
@@ -46,8 +44,8 @@ class TestOptions:
 
 
 @dataclass(frozen=True)
-class ReplayOptions:
-    """What `campaign replay` understands."""
+class ReplayOptions(Quiet, Creates):
+    """What `campaign replay` takes."""
 
     who: Annotated[tyro.conf.Positional[str], arg(metavar="FILE", help=_FILE)]
     what: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="WHAT")]
@@ -63,16 +61,16 @@ class ReplayOptions:
 
 
 @dataclass(frozen=True)
-class YieldOptions:
-    """What `campaign yield` understands."""
+class YieldOptions(Common):
+    """What `campaign yield` takes."""
 
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="WHAT")]
     """Run directory or clip store."""
 
 
 @dataclass(frozen=True)
-class SentOptions:
-    """What `campaign sent` understands."""
+class SentOptions(Creates):
+    """What `campaign sent` takes."""
 
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="STORE")]
     """Clip store, or the run directory that holds it."""
@@ -80,54 +78,24 @@ class SentOptions:
     """The file to write."""
 
 
-_OPTIONS = {
-    "check": CheckOptions,
-    "test": TestOptions,
-    "replay": ReplayOptions,
-    "yield": YieldOptions,
-    "sent": SentOptions,
-}
-
-
-def run(rest: list[str]) -> None:
-    """`campaign check`, `test`, `replay`, `yield` and `sent`."""
-    if not rest or rest[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {PROG} campaign {f'{name} {what}':18}  {does}" for name, (what, does) in _VERBS.items())
-        print(f"usage:\n{verbs}\n\n{PROG} campaign test --help shows the options.")
-        return
-    if rest[0] not in _VERBS:
-        raise ValueError(f"campaign {rest[0]}: {nearest(rest[0], _VERBS)}")
-    options = parse(_OPTIONS[rest[0]], f"campaign {rest[0]}", _VERBS[rest[0]][1], rest[1:])
-    if isinstance(options, CheckOptions):
-        _check(options)
-    elif isinstance(options, TestOptions):
-        _test(options)
-    elif isinstance(options, ReplayOptions):
-        _replay(options)
-    elif isinstance(options, YieldOptions):
-        from drivefoundry.stages import backlog
-
-        print(backlog.yield_table(backlog.yields(options.what)))
-    elif isinstance(options, SentOptions):
-        _sent(options)
-
-
-def _check(options: CheckOptions) -> None:
+def check(options: CheckOptions) -> Outcome:
+    """`campaign check`: a row a campaign."""
     from drivefoundry.stages import backlog
     from drivefoundry_car.rules import cost
     from drivefoundry_car.signals import SIGNALS
     from drivefoundry_car.trigger import Watch, load_campaigns
 
     campaigns = load_campaigns(options.who)
-    print(backlog.check_table(campaigns))
     most = sum(cost(c.tree) for c in campaigns if c.tree)
     shared = Watch(campaigns, list(SIGNALS)).rules.operations
-    print(
-        f"\n{len(campaigns)} campaigns: {shared} operations a sample, {most:,} at worst (every window used up at once)"
-    )
+    said = f"{len(campaigns)} campaigns: {shared} operations a sample, {most:,} at worst (every window used up at once)"
+    each = [{"name": c.name, "operations_at_worst": cost(c.tree) if c.tree else 0} for c in campaigns]
+    data = {"campaigns": each, "operations": shared, "operations_at_worst": most}
+    return Outcome(f"{backlog.check_table(campaigns)}\n\n{said}", data)
 
 
-def _test(options: TestOptions) -> None:
+def test(options: TestOptions) -> Outcome:
+    """`campaign test`: what fired where, and totals by campaign."""
     if not options.what:
         raise ValueError("campaign test: give drives, a clip store or a run to test it on")
     if options.hours_a_day <= 0 or options.most < 0:
@@ -139,55 +107,84 @@ def _test(options: TestOptions) -> None:
     campaigns = load_campaigns(options.who)
     sent = None if options.sent is None else Sent.load(options.sent)
     tested = backlog.mine(campaigns, (d for what in options.what for d in backlog.drives_at(what)), sent)
-    if tested.fired and options.most:
-        print(backlog.fired_table(tested, options.most) + "\n")
-    print(backlog.totals_table(campaigns, tested, options.hours_a_day))
-    print(
-        f"\n{tested.drives} drives, {60 * tested.hours:.1f} minutes; a day has {options.hours_a_day:g} hours of driving"
+    parts = [backlog.fired_table(tested, options.most)] if tested.fired and options.most else []
+    parts.append(backlog.totals_table(campaigns, tested, options.hours_a_day))
+    parts.append(
+        f"{tested.drives} drives, {60 * tested.hours:.1f} minutes; a day has {options.hours_a_day:g} hours of driving"
     )
+    data = {"drives": tested.drives, "hours": tested.hours, "fired": [asdict(f) for f in tested.fired]}
+    return Outcome("\n\n".join(parts), data)
 
 
-def _replay(options: ReplayOptions) -> None:
+def replay(options: ReplayOptions) -> Outcome:
+    """`campaign replay`: stored drives are driven again, and their clips sent home."""
     if not options.what:
         raise ValueError("campaign replay: give drives, a clip store or a run to drive again")
+    from drivefoundry.stages import backlog
+    from drivefoundry.stages import replay as replays
+    from drivefoundry_car.trigger import load_campaigns
+
+    campaigns = load_campaigns(options.who)
+    drives = (d for what in options.what for d in backlog.drives_at(what, video=not options.dry_run))
+    where = options.to or str(options.store)
+    if options.dry_run:
+        tested = backlog.mine(campaigns, drives, None)
+        text = f"would record {len(tested.fired)} clips of {tested.drives} drives at most, and send them to {where}"
+        return Outcome(text, {"drives": tested.drives, "firings": len(tested.fired), "to": where})
+    done = _to_service(options, campaigns, drives) if options.to else _to_store(options, campaigns, drives)
+    sent = sum(r.counts.sent for r in done)
+    data = {"drives": len(done), "sent": sent, "to": where}
+    return Outcome(f"{replays.replayed_table(done)}\n\n{sent} clips sent to {where}", data)
+
+
+def _to_service(options: ReplayOptions, campaigns: list[Campaign], drives: Iterator[Recorded]) -> list[Replayed]:
+    from drivefoundry.stages import replay as replays
+    from drivefoundry_car.enrol import Credential
+    from drivefoundry_car.upload import Uploader
+
+    credential = Credential(options.to, options.spool / "credential.json")
+    if options.code:
+        credential.enrol(options.code)
+    uploader = Uploader(options.to, credential, options.spool / "queue")
+    return [*replays.replay(campaigns, drives, options.spool, lambda _: uploader)]
+
+
+def _to_store(options: ReplayOptions, campaigns: list[Campaign], drives: Iterator[Recorded]) -> list[Replayed]:
     import secrets
 
     from drivefoundry.clips.store import ClipStore
     from drivefoundry.ingest.server import running
     from drivefoundry.ingest.tokens import issue_token
-    from drivefoundry.stages import backlog, replay
-    from drivefoundry_car.enrol import Credential
-    from drivefoundry_car.trigger import load_campaigns
+    from drivefoundry.stages import replay as replays
     from drivefoundry_car.upload import Uploader
 
-    campaigns = load_campaigns(options.who)
-    drives = (d for what in options.what for d in backlog.drives_at(what, video=True))
-    if options.to:
-        credential = Credential(options.to, options.spool / "credential.json")
-        if options.code:
-            credential.enrol(options.code)
-        uploader = Uploader(options.to, credential, options.spool / "queue")
-        done = [*replay.replay(campaigns, drives, options.spool, lambda _: uploader)]
-    else:
-        secret = secrets.token_hex(32)
-        with running(ClipStore(options.store), secret) as service:
+    secret = secrets.token_hex(32)
+    with running(ClipStore(options.store), secret) as service:
 
-            def uploader_of(vehicle: str) -> Uploader:
-                return Uploader(service.url, issue_token(secret, vehicle), options.spool / "queue" / vehicle)
+        def uploader_of(vehicle: str) -> Uploader:
+            return Uploader(service.url, issue_token(secret, vehicle), options.spool / "queue" / vehicle)
 
-            done = [*replay.replay(campaigns, drives, options.spool, uploader_of)]
-    print(replay.replayed_table(done))
-    sent = sum(r.counts.sent for r in done)
-    print(f"\n{sent} clips sent to {options.to or options.store}")
+        return [*replays.replay(campaigns, drives, options.spool, uploader_of)]
 
 
-def _sent(options: SentOptions) -> None:
+def yielded(options: YieldOptions) -> Outcome:
+    """`campaign yield`: a row a campaign."""
+    from drivefoundry.stages import backlog
+
+    found = backlog.yields(options.what)
+    return Outcome(backlog.yield_table(found), [asdict(one) for one in found])
+
+
+def sent(options: SentOptions) -> Outcome:
+    """`campaign sent`: the file that cars measure novelty against."""
     from drivefoundry.clips.store import ClipStore
     from drivefoundry.stages import backlog
 
     url = options.what / "clips" if (options.what / "ledger.db").exists() else options.what
     if not (url / "clips.lance").exists():
         raise ValueError(f"{options.what}: no clip store, and no run with one")
-    sent = backlog.what_was_sent(ClipStore(url))
-    sent.save(options.out)
-    print(f"{options.out}: {len(sent.kept)} embeddings")
+    if options.dry_run:
+        return Outcome(f"would write {options.out}", {"would_write": options.out})
+    shown = backlog.what_was_sent(ClipStore(url))
+    shown.save(options.out)
+    return Outcome(f"{options.out}: {len(shown.kept)} embeddings", {"file": options.out, "embeddings": len(shown.kept)})

@@ -1,7 +1,8 @@
-"""`city`: a driver and a city in; what many cars of it did at once, and a film, out."""
+"""`city`: a driver and a city in; what many of its cars did at once, and a film, out."""
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
-from drivefoundry.cli.options import parse
-from drivefoundry.cli.verbs import VERBS
+from drivefoundry.cli.options import Creates, Quiet
+from drivefoundry.cli.verbs import Outcome
 
 
 @dataclass(frozen=True)
-class CityOptions:
-    """What `city` understands."""
+class CityOptions(Quiet, Creates):
+    """What `city` takes."""
 
     who: Annotated[tyro.conf.Positional[str], arg(metavar="DRIVER")]
     """rules, constant-velocity, or a run directory, an engine or a checkpoint directory."""
@@ -36,19 +37,21 @@ class CityOptions:
     """Gets city.json (what each car did) and city.mp4."""
 
 
-def run(rest: list[str]) -> None:
-    """`city`."""
-    options = parse(CityOptions, "city", VERBS["To look at"]["city"], rest)
-    if options is None:
-        return
+def run(options: CityOptions) -> Outcome:
+    """`city`: faults per kilometre of many cars at once."""
     if min(options.cars, options.seconds) < 1 or min(options.others, options.people, options.seed) < 0:
         raise ValueError("city: at least one car and one second wanted, and no negative number")
+    files = [options.out / "city.json", options.out / "city.mp4"]
+    if options.dry_run:
+        text = (
+            f"would drive {options.cars} cars of {options.who} in {options.place} and write {files[0]} and {files[1]}"
+        )
+        return Outcome(text, {"would_write": files})
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from drivefoundry.stages import city
 
     made = city.drives(
         options.who, options.place, options.seed, options.cars, options.others, options.people, options.seconds
     )
-    print(city.table(made))
     city.write(made, options.out)
-    print(options.out / "city.mp4")
+    return Outcome(f"{city.table(made)}\n{files[1]}", json.loads(files[0].read_text()) | {"film": files[1]})

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
-from drivefoundry.cli.options import parse
+from drivefoundry.cli.options import Creates
+from drivefoundry.cli.verbs import Outcome
 
 
 @dataclass(frozen=True)
-class ClusterOptions:
-    """What `plan cluster` understands."""
+class ClusterOptions(Creates):
+    """What `plan cluster` takes."""
 
     seeds: Annotated[int, arg(metavar="N")] = 4
     """Simulations behind every figure."""
@@ -23,21 +24,23 @@ class ClusterOptions:
     """Change the cluster: cards, days, card_mtbf_hours, restart_minutes, spares, ..."""
 
 
-def run(rest: list[str]) -> None:
-    """`plan cluster`: a table on stdout, and a page."""
-    what = "simulates a cluster's failures, stragglers and checkpoints: what keeps it above 90 %, and where it breaks"
-    options = parse(ClusterOptions, "plan cluster", what, rest)
-    if options is None:
-        return
+def run(options: ClusterOptions) -> Outcome:
+    """`plan cluster`: a table, and with --out a page."""
     from drivefoundry.scaling import sweep
     from drivefoundry.scaling.cluster import Cluster
     from drivefoundry.settings import with_settings
 
     base = with_settings(Cluster(), options.set).validate()
+    page = None if options.out is None else options.out / "cluster.html"
+    if options.dry_run:
+        return Outcome(f"would write {page}" if page else "would write nothing", {"would_write": page})
     at = sweep.point(base, options.seeds)
     rows = sweep.sweep(base, options.seeds)
-    print(sweep.sweep_text(base, at, rows))
-    if options.out is not None:
+    text = sweep.sweep_text(base, at, rows)
+    if page is not None:
         from drivefoundry.stages import scaling
 
-        print(scaling.write_cluster(options.out / "cluster.html", base, at, rows, sweep.one_run(base).course))
+        text += f"\n{scaling.write_cluster(page, base, at, rows, sweep.one_run(base).course)}"
+    return Outcome(
+        text, {"cluster": asdict(base), "at": asdict(at), "sweep": [asdict(row) for row in rows], "page": page}
+    )

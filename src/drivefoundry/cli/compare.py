@@ -1,32 +1,33 @@
-"""`judge compare`: two verdicts in, the table of what changed out."""
+"""`judge compare`: two verdicts in, the table of what changed between them out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from drivefoundry.cli.verbs import PROG
+import tyro
+from tyro.conf import arg
+
+from drivefoundry.cli.options import Common
+from drivefoundry.cli.verbs import Outcome
 
 
-def run(paths: Sequence[str]) -> None:
-    """Two verdicts, files or run directories, in; the table of what changed on stdout."""
-    if len(paths) != 2 or any(p.startswith("-") for p in paths):
-        raise ValueError("judge compare: give two verdict.json files or run directories")
-    from drivefoundry.judge.compare import comparison_text
+@dataclass(frozen=True)
+class CompareOptions(Common):
+    """What `judge compare` takes."""
+
+    first: Annotated[tyro.conf.Positional[Path], arg(metavar="A")]
+    """A verdict.json, a run (its newest verdict), or RUN:judge:TURN."""
+    second: Annotated[tyro.conf.Positional[Path], arg(metavar="B")]
+    """The verdict to compare with it."""
+
+
+def run(options: CompareOptions) -> Outcome:
+    """`judge compare`: the paired table over the scenes that both judged."""
+    from drivefoundry.judge.compare import compare_verdicts, comparison_text
     from drivefoundry.judge.gate import load_verdict
+    from drivefoundry.stages import named
 
-    first, second = (load_verdict(_verdict_of(Path(p))) for p in paths)
-    print(comparison_text(first, second))
-
-
-def _verdict_of(path: Path) -> Path:
-    """The verdict itself, or the last one of a run directory."""
-    if not (path / "ledger.db").exists():
-        return path / "verdict.json" if path.is_dir() else path
-    from drivefoundry.ledger import Ledger
-
-    with Ledger(path) as ledger:
-        verdicts = [a for a in ledger.history() if a.kind == "verdict"]
-    if not verdicts:
-        raise ValueError(f"{path}: no verdict in this run yet; run `{PROG} judge --out {path}` first")
-    return verdicts[-1].path / "verdict.json"
+    first, second = (load_verdict(named.verdict(path)) for path in (options.first, options.second))
+    return Outcome(comparison_text(first, second), [asdict(row) for row in compare_verdicts(first, second)])

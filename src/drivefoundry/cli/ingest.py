@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import arg
 
-from drivefoundry.cli.options import parse
+from drivefoundry.cli.options import Common, Creates, announce
+from drivefoundry.cli.verbs import Outcome
 
 if TYPE_CHECKING:
     from drivefoundry.ingest.vehicles import Vehicles
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(Common):
     """Where a service is."""
 
     store: Annotated[str, arg(metavar="DIR|URL")] = "clips"
@@ -33,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True)
 class ServeOptions(Place):
-    """What `ingest serve` understands."""
+    """What `ingest serve` takes."""
 
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
     """Where to listen; 0.0.0.0 for other machines, behind a proxy that speaks TLS."""
@@ -48,8 +49,8 @@ class ServeOptions(Place):
 
 
 @dataclass(frozen=True)
-class EnrolOptions(Place):
-    """What `ingest enrol` understands."""
+class EnrolOptions(Place, Creates):
+    """What `ingest enrol` takes."""
 
     who: Annotated[tyro.conf.Positional[str], arg(metavar="VEHICLE", help_behavior_hint="")] = ""
     """The vehicle's name, as its drives carry it."""
@@ -58,18 +59,20 @@ class EnrolOptions(Place):
 
 
 @dataclass(frozen=True)
-class RevokeOptions(Place):
-    """What `ingest revoke` understands."""
+class RevokeOptions(Place, Creates):
+    """What `ingest revoke` takes."""
 
     who: Annotated[tyro.conf.Positional[str], arg(metavar="VEHICLE", help_behavior_hint="")] = ""
     """The vehicle's name."""
 
 
-def serve(rest: list[str]) -> None:
+@dataclass(frozen=True)
+class VehiclesOptions(Place):
+    """What `ingest vehicles` takes."""
+
+
+def serve(options: ServeOptions) -> None:
     """The ingest service until it is stopped; then it finishes what is under way and lands what it acknowledged."""
-    options = parse(ServeOptions, "ingest serve", "take clips of enrolled vehicles into a clip store", rest)
-    if options is None:
-        return
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
@@ -81,43 +84,46 @@ def serve(rest: list[str]) -> None:
     folder = _folder(options)
     store = ClipStore(options.store)
     with running(store, None, options.port, options.host, folder, limits=limits, apart=True) as service:
-        print(f"{service.url} takes clips into {options.store} until it is stopped", flush=True)
+        text = f"{service.url} takes clips into {options.store} until it is stopped"
+        announce(options, text, {"url": service.url, "store": options.store})
         stop.wait()
 
 
-def enrol(rest: list[str]) -> None:
-    """A vehicle's name in, its one-time code on stdout."""
-    options = parse(EnrolOptions, "ingest enrol", "print a one-time code by which a vehicle enrols itself", rest)
-    if options is None:
-        return
+def enrol(options: EnrolOptions) -> Outcome:
+    """`ingest enrol`: a vehicle's name in, its one-time code out."""
     from drivefoundry.ingest.tokens import SCOPES
     from drivefoundry.ingest.vehicles import Vehicles
 
-    with closing(Vehicles(_folder(options) / "vehicles.db")) as vehicles:
-        print(vehicles.invite(_named(options.who, "enrol"), options.scopes or SCOPES))
+    who, scopes, file = _named(options.who, "enrol"), options.scopes or SCOPES, _folder(options) / "vehicles.db"
+    if options.dry_run:
+        return Outcome(f"would invite {who} for {', '.join(scopes)} in {file}", {"vehicle": who, "scopes": scopes})
+    with closing(Vehicles(file)) as vehicles:
+        code = vehicles.invite(who, scopes)
+    return Outcome(code, {"vehicle": who, "scopes": scopes, "code": code})
 
 
-def revoke(rest: list[str]) -> None:
-    """A vehicle's name in; nothing that it holds is good any more."""
-    options = parse(RevokeOptions, "ingest revoke", "end a vehicle's tokens, secrets and codes, at once", rest)
-    if options is None:
-        return
+def revoke(options: RevokeOptions) -> Outcome:
+    """`ingest revoke`: nothing that the vehicle holds is good any more."""
+    who = _named(options.who, "revoke")
     with closing(_vehicles(options)) as vehicles:
-        vehicles.revoke(_named(options.who, "revoke"))
+        if options.dry_run:
+            return Outcome(f"would revoke {who}", {"vehicle": who})
+        vehicles.revoke(who)
+    return Outcome("", {"vehicle": who, "revoked": True})
 
 
-def listed(rest: list[str]) -> None:
-    """The vehicles, one a line: name, scopes, bytes of today, how it stands."""
-    options = parse(Place, "ingest vehicles", "list the vehicles, their scopes, bytes of today and standing", rest)
-    if options is None:
-        return
+def listed(options: VehiclesOptions) -> Outcome:
+    """`ingest vehicles`: one line a vehicle: name, scopes, bytes sent today, status."""
+    lines, rows = [], []
     with closing(_vehicles(options)) as vehicles:
         for v in vehicles.all():
-            how = "invited"
-            if v.revoked is not None or v.enrolled is not None:
-                at = datetime.fromtimestamp(v.revoked or v.enrolled or 0.0)
-                how = f"{'revoked' if v.revoked else 'enrolled'} {at:%Y-%m-%d %H:%M}"
-            print(f"{v.name:24} {','.join(v.scopes):16} {vehicles.spent(v.name):14} {how}")
+            status, at = "invited", v.revoked or v.enrolled
+            if at is not None:
+                status = f"{'revoked' if v.revoked else 'enrolled'} {datetime.fromtimestamp(at):%Y-%m-%d %H:%M}"
+            spent = vehicles.spent(v.name)
+            lines.append(f"{v.name:24} {','.join(v.scopes):16} {spent:14} {status}")
+            rows.append({"vehicle": v.name, "scopes": v.scopes, "bytes_today": spent, "status": status.split()[0]})
+    return Outcome("\n".join(lines), rows)
 
 
 def _folder(options: Place) -> Path:

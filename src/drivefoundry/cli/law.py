@@ -1,7 +1,8 @@
-"""`scale fit`: training runs in, their scaling law out, as a table and a page with its figures."""
+"""`scale fit`: training runs in; their scaling law out, as text, JSON and a page with its figures."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import arg
 
-from drivefoundry.cli.options import parse
+from drivefoundry.cli.options import Creates
+from drivefoundry.cli.verbs import Outcome
 
 if TYPE_CHECKING:
     from drivefoundry.scaling.law import Run
 
 
 @dataclass(frozen=True)
-class LawOptions:
-    """What `scale fit` understands."""
+class LawOptions(Creates):
+    """What `scale fit` takes."""
 
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="RUNS")]
     """JSON lines, one run each: parameters, tokens, loss, and score (0 .. 1) where it drove."""
@@ -26,29 +28,30 @@ class LawOptions:
     """Gets law.json and scaling.html."""
 
 
-def run(rest: list[str]) -> None:
-    """`scale fit`: the law on stdout."""
-    options = parse(LawOptions, "scale fit", "the scaling law of training runs, and its page", rest)
-    if options is None:
-        return
+def run(options: LawOptions) -> Outcome:
+    """`scale fit`: the law, printed and written."""
     from drivefoundry.scaling.law import read_runs
 
-    tell(read_runs(options.what), options.out)
+    runs = read_runs(options.what)
+    if options.dry_run:
+        files = [options.out / "law.json", options.out / "scaling.html"]
+        text = f"would fit {len(runs)} runs and write {files[0]} and {files[1]}"
+        return Outcome(text, {"runs": len(runs), "would_write": files})
+    return told(runs, options.out)
 
 
-def tell(runs: Sequence[Run], out: Path) -> None:
-    """Runs in; their law on stdout, and in `out`."""
+def told(runs: Sequence[Run], out: Path) -> Outcome:
+    """Runs in; their law, which is also written into `out`."""
     from drivefoundry.scaling import law
     from drivefoundry.stages import scaling
 
     found, score = law.laws(runs)
-    for name, value in found.coefficients().items():
-        print(f"{name:6} {scaling.interval_text(value)}")
+    lines = [f"{name:6} {scaling.interval_text(value)}" for name, value in found.coefficients().items()]
     for name, value in found.exponents().items():
-        print(f"best {name} grow as compute to the {scaling.interval_text(value)}")
-    print(scaling.foretold(found))
+        lines.append(f"best {name} grow as compute to the {scaling.interval_text(value)}")
+    lines.append(scaling.foretold(found))
     drove = sum(run.score is not None for run in runs)
-    print(f"No score law: {drove} runs drove, at least {law.FEWEST} wanted." if score is None else score.said())
+    lines.append(f"No score law: {drove} runs drove, at least {law.FEWEST} wanted." if score is None else score.said())
     page = scaling.write_scaling(out / "scaling.html", found, score)
     (out / "law.json").write_text(found.to_json())
-    print(page)
+    return Outcome("\n".join([*lines, str(page)]), {**json.loads(found.to_json()), "page": page})

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import arg
 
-from drivefoundry.cli.options import parse
-from drivefoundry.cli.verbs import PROG
-from drivefoundry.settings import nearest
+from drivefoundry.cli.options import Common, Creates
+from drivefoundry.cli.verbs import PROG, Outcome
 
 if TYPE_CHECKING:
     from drivefoundry.model.config import ModelConfig
 
-_MODEL = {
-    "import": ("BACKBONE", "a language model, and eyes and plans around it, as a checkpoint to train"),
-    "show": ("MODEL", "how large a model is, what it asks of memory, what its sequence is made of"),
-    "export": ("MODEL", "the language model of a trained model, for transformers (--hf) or llama.cpp (--gguf)"),
-}
 _PARTS = {"stem": "eyes", "ego_in": "ego and route", "ego_out": "ego and route", "route_in": "ego and route",
           "route_out": "ego and route", "embed": "vocabulary", "own_head": "vocabulary"}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class ImportOptions:
-    """What `model import` understands."""
+class ImportOptions(Creates):
+    """What `model import` takes."""
 
     what: Annotated[tyro.conf.Positional[str], arg(metavar="BACKBONE")]
     """smollm2, a .gguf file, or a Hugging Face directory of the Llama or Qwen2 family."""
@@ -39,19 +33,19 @@ class ImportOptions:
 
 
 @dataclass(frozen=True)
-class ShowOptions:
-    """What `model show` understands."""
+class ShowOptions(Common):
+    """What `model show` takes."""
 
     what: Annotated[tyro.conf.Positional[str], arg(metavar="MODEL")]
-    """A checkpoint directory, or a size: 0.1M to 72B."""
+    """A run (its newest model), RUN:sft:TURN, a checkpoint directory, or a size: 0.1M to 72B."""
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """What `model export` understands."""
+class ExportOptions(Creates):
+    """What `model export` takes."""
 
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="MODEL")]
-    """A checkpoint directory."""
+    """A run (its newest model), RUN:sft:TURN, or a checkpoint directory."""
     hf: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Gets a directory that transformers loads."""
     gguf: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
@@ -60,70 +54,67 @@ class ExportOptions:
     """Of the matrices in FILE."""
 
 
-def run(rest: list[str]) -> None:
-    """`model import`, `model show` and `model export`."""
-    if not rest or rest[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {PROG} model {name:6} {of:8} {what}" for name, (of, what) in _MODEL.items())
-        print(f"usage:\n{verbs}\n\n{PROG} model import --help shows the options.")
-        return
-    verb, *rest = rest
-    if verb not in _MODEL:
-        raise ValueError(f"model {verb}: {nearest(verb, _MODEL)}")
-    name, what = f"model {verb}", _MODEL[verb][1]
-    if verb == "import":
-        if (options := parse(ImportOptions, name, what, rest)) is not None:
-            _import(options)
-    elif verb == "show":
-        if (options := parse(ShowOptions, name, what, rest)) is not None:
-            print(table(_shape(options.what)))
-    elif (options := parse(ExportOptions, name, what, rest)) is not None:
-        _export(options)
+def imported(options: ImportOptions) -> Outcome:
+    """`model import`: a checkpoint around a language model."""
+    from drivefoundry.model.backbones import backbone_path
 
-
-def _import(options: ImportOptions) -> None:
+    if options.dry_run:
+        path = backbone_path(options.what)
+        return Outcome(f"would build a model around {path} in {options.out}", {"would_write": options.out})
     from drivefoundry.model.checkpoint import save_checkpoint
-    from drivefoundry.train.pretrain import imported
+    from drivefoundry.train.pretrain import imported as built
 
-    made = imported(options.what, action=options.action)
+    made = built(options.what, action=options.action)
     save_checkpoint(options.out, made.model, made.codebook, made.tokenizer)
-    print(table(made.config))
-    print(f"{options.out}: its codebook is fitted when it is trained: {PROG} train --set train.backbone={options.out}")
+    use = f"{PROG} run --until train --set train.backbone={options.out}"
+    text = f"{table(made.config)}\n{options.out}: its codebook is fitted when it is trained: {use}"
+    return Outcome(text, {"checkpoint": options.out, **sizes(made.config)})
 
 
-def _export(options: ExportOptions) -> None:
-    if options.hf is None and options.gguf is None:
+def show(options: ShowOptions) -> Outcome:
+    """`model show`: parameters by part, memory and sequence."""
+    config = _shape(options.what)
+    return Outcome(table(config), sizes(config))
+
+
+def export(options: ExportOptions) -> Outcome:
+    """`model export`: the language model, for transformers or llama.cpp."""
+    files = [path for path in (options.hf, options.gguf) if path is not None]
+    if not files:
         raise ValueError("model export: give --hf DIR or --gguf FILE, or both")
     from drivefoundry.model.checkpoint import load_checkpoint
     from drivefoundry.model.exports import extract, save_gguf, save_hf
+    from drivefoundry.stages import named
 
-    loaded = load_checkpoint(options.what)
+    if options.dry_run:
+        named.model(options.what)
+        return Outcome("\n".join(f"would write {path}" for path in files), {"would_write": files})
+    loaded = load_checkpoint(named.model(options.what))
     language = extract(loaded.model, loaded.tokenizer)
     if options.hf is not None:
         save_hf(options.hf, language)
-        print(options.hf)
     if options.gguf is not None:
         save_gguf(options.gguf, language, options.form)
-        print(options.gguf)
+    return Outcome("\n".join(map(str, files)), {"files": files})
 
 
 def _shape(what: str) -> ModelConfig:
-    """A checkpoint directory or a size in, its shape out; the weights are not read."""
+    """A model's name or a size in, its shape out; the weights are not read."""
     from drivefoundry.model.config import ModelConfig
     from drivefoundry.model.presets import SIZES, preset
+    from drivefoundry.stages import named
 
-    if what in SIZES:
-        return preset(what)
-    told = Path(what) / "config.json"
-    if not told.is_file() or not (told.parent / "codebook.npy").is_file():
-        raise ValueError(f"{what}: neither a checkpoint directory nor one of the sizes {', '.join(SIZES)}")
-    return ModelConfig.from_json(told.read_text())
+    if what.upper() in SIZES:
+        return preset(what.upper())
+    if not Path(what).exists() and ":" not in what:
+        raise ValueError(f"{what}: neither a model nor one of the sizes {', '.join(SIZES)}")
+    return ModelConfig.from_json((named.model(what) / "config.json").read_text())
 
 
-def table(config: ModelConfig) -> str:
-    """A shape in; parameters by part, memory and sequence, as lines of text, out."""
+def parts_of(config: ModelConfig) -> tuple[dict[str, int], int]:
+    """Parameters by part, and places of a plan in the sequence, of a shape."""
     import torch
 
-    from drivefoundry.model.presets import memory
     from drivefoundry.model.vla import VLA
 
     with torch.device("meta"):
@@ -132,6 +123,29 @@ def table(config: ModelConfig) -> str:
     for name, p in model.named_parameters():
         first = name.partition(".")[0]
         parts[_PARTS.get(first, first)] += p.numel()
+    return dict(parts), model.slots
+
+
+def sizes(config: ModelConfig) -> dict[str, Any]:
+    """What `table` says, as `--json` gives it; bytes of the whole model or of its longest sample."""
+    from drivefoundry.model.presets import memory
+
+    parts, slots = parts_of(config)
+    longest, m = config.prefix + config.max_text + slots, memory(config)
+    return {
+        "parameters": sum(parts.values()), "parts": parts, "sequence": longest, "config": asdict(config),
+        "memory": {
+            "weights": m.weights, "training": m.training, "activations": m.activations * longest,
+            "recomputed": m.recomputed * longest, "cache": m.cache * longest,
+        },
+    }  # fmt: skip
+
+
+def table(config: ModelConfig) -> str:
+    """A shape in; parameters by part, memory and sequence, as lines of text, out."""
+    from drivefoundry.model.presets import memory
+
+    parts, slots = parts_of(config)
     c, m = config, memory(config)
     own = "" if c.text_shift else ", words of its own"
     about = {
@@ -141,11 +155,11 @@ def table(config: ModelConfig) -> str:
         "decoder": f"{c.layers} layers of {c.dim}, {c.heads} heads and {c.kv_heads} for keys, {c.ffn} between",
     }
     lines = [f"  {name:14}{n:>15,}  {about.get(name, '')}".rstrip() for name, n in parts.items()]
-    longest = c.prefix + c.max_text + model.slots
+    longest = c.prefix + c.max_text + slots
     return "\n".join([
         f"{'parameters':16}{sum(parts.values()):>15,}  plans by {c.action}", *lines,
         f"{'sequence':16}{longest:>15,}  task 1, image {c.prefix - 3}, ego 1, route 1, text up to {c.max_text}, "
-        f"plan {model.slots}",
+        f"plan {slots}",
         "memory",
         f"  {'weights':14}{_bytes(m.weights):>15}  bf16",
         f"  {'training':14}{_bytes(m.training):>15}  weights, gradients, masters and two moments",

@@ -1,44 +1,143 @@
-"""A verb's arguments in, its options out."""
+"""A verb's words in, its options out; and the options that several verbs share."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
+import json
+import re
+import sys
+import typing
 from collections.abc import Sequence
-from typing import TypeVar
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any
 
 import tyro
+from tyro.conf import arg
 
-from drivefoundry.cli.verbs import PROG
+from drivefoundry.cli.verbs import PROG, Verb
 from drivefoundry.settings import nearest
 
-T = TypeVar("T")
+_NUMBER = re.compile(r"-\.?\d")
+_MISSING = re.compile(r"Missing from .*?: (\S+)")
 
 
-def parse(shape: type[T], verb: str, what: str, rest: Sequence[str]) -> T | None:
-    """Options of a verb, or None if its help was asked for (and shown). ValueError for anything not understood."""
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every verb takes."""
+
+    json: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Print one JSON document on stdout; all other text goes to stderr."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quiet(Common):
+    """For verbs that show how far they are."""
+
+    quiet: Annotated[bool, arg(aliases=["-q"], help_behavior_hint="")] = False
+    """Show no progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Creates(Common):
+    """For verbs that write or delete something."""
+
+    dry_run: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Say what would be written or deleted, and change nothing."""
+
+
+def announce(options: Common, text: str, data: Any) -> None:
+    """Say at once, before the verb ends, what a service is reached by: text, or with --json a document on one line."""
+    if options.json:
+        print(json.dumps(data, default=str), file=sys.__stdout__, flush=True)
+    else:
+        print(text, flush=True)
+
+
+def named(reference: str) -> Any:
+    """What "module:name" of the table stands for."""
+    module, name = reference.split(":")
+    return getattr(import_module(f"drivefoundry.cli.{module}"), name)
+
+
+@cache
+def flags(shape: type) -> dict[str, tuple[str, ...]]:
+    """Option -> the values that it is limited to (none: any, or it takes none), of an options class."""
+    hints = typing.get_type_hints(shape, include_extras=True)
+    out: dict[str, tuple[str, ...]] = {}
+    for field in fields(shape):
+        hint = hints[field.name]
+        if not _positional(hint):
+            out[f"--{field.name.replace('_', '-')}"] = _choices(hint)
+            out |= {alias: () for alias in _aliases(hint)}
+    return out
+
+
+def positionals(shape: type) -> dict[str, tuple[str, ...]]:
+    """Positional argument -> the values that it is limited to (none: any)."""
+    hints = typing.get_type_hints(shape, include_extras=True)
+    return {f.name: _choices(hints[f.name]) for f in fields(shape) if _positional(hints[f.name])}
+
+
+def _positional(hint: Any) -> bool:
+    return any("Positional" in str(mark) for mark in getattr(hint, "__metadata__", ()))
+
+
+def _aliases(hint: Any) -> list[str]:
+    return [a for mark in getattr(hint, "__metadata__", ()) for a in getattr(mark, "aliases", None) or ()]
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    """Values of the first Literal in a type."""
+    if typing.get_origin(hint) is typing.Literal:
+        return tuple(map(str, typing.get_args(hint)))
+    return next((found for inner in typing.get_args(hint) if (found := _choices(inner))), ())
+
+
+def parse(verb: Verb, rest: Sequence[str]) -> Any:
+    """Options of a verb, or None if its help was asked for (and shown). ValueError for anything not understood; unknown
+    options are named before missing arguments."""
+    shape = named(verb.options)
+    _only_known(verb.name, shape, rest)
     wrong = io.StringIO()
     try:
         with contextlib.redirect_stderr(wrong):
             options, unknown = tyro.cli(
                 shape,
-                prog=f"{PROG} {verb}",
-                description=f"{what[0].upper()}{what[1:]}.",
+                prog=f"{PROG} {verb.name}",
+                description=f"{verb.what[0].upper()}{verb.what[1:]}.",
                 args=rest,
                 return_unknown_args=True,
-                config=(tyro.conf.UseAppendAction,),
+                config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as stop:
         if not stop.code:
+            print(examples(verb))
             return None
-        raise ValueError(f"{verb}: {_first_sentence(wrong.getvalue())}") from None
+        said = _first_sentence(wrong.getvalue())
+        if missing := _MISSING.match(said):
+            said = f"{missing[1]} is missing; usage: {PROG} {verb.name} {verb.takes} [options]"
+        raise ValueError(f"{verb.name}: {said}") from None
     if unknown:
-        flags = [
-            f"--{name.replace('_', '-')}" for name in inspect.signature(shape).parameters if name not in ("what", "who")
-        ]
-        raise ValueError(f"{verb}: unknown option {unknown[0]!r}: {nearest(unknown[0].partition('=')[0], flags)}")
+        raise ValueError(f"{verb.name}: unexpected argument {unknown[0]!r}; see `{PROG} {verb.name} --help`")
     return options
+
+
+def examples(verb: Verb) -> str:
+    """The examples of a verb's help."""
+    return "\n".join(["Examples:", *(f"  {PROG} {words}\n      {what}" for words, what in verb.examples)])
+
+
+def _only_known(name: str, shape: type, rest: Sequence[str]) -> None:
+    known = [*flags(shape), "-h", "--help"]
+    for word in rest:
+        if word == "--":
+            return
+        flag = word.partition("=")[0].replace("_", "-")
+        if len(word) > 1 and word[0] == "-" and not _NUMBER.match(word) and flag not in known:
+            raise ValueError(f"{name}: unknown option {word.partition('=')[0]!r}: {nearest(flag, known[:-2])}")
 
 
 def _first_sentence(message: str) -> str:

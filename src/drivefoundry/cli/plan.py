@@ -1,20 +1,19 @@
-"""`plan` and `plan cluster`: what a training run takes; what failures leave of a cluster."""
+"""`plan`: what a training run takes."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from drivefoundry.cli.options import parse
-from drivefoundry.cli.verbs import VERBS
+from drivefoundry.cli.options import Common
+from drivefoundry.cli.verbs import Outcome
 
 
 @dataclass(frozen=True)
-class PlanOptions:
-    """What `plan` understands."""
+class PlanOptions(Common):
+    """What `plan` takes."""
 
     model: Annotated[str, arg(metavar="SIZE")] = "8B"
     """A size by name (0.3M ... 72B), or so many parameters: 13B, 3e9."""
@@ -28,17 +27,12 @@ class PlanOptions:
     """Peak EFLOPS: only the cards, modules and money that these are."""
     chip: Literal["A800", "H100", "910B", "own"] = "A800"
     """The card; `own` takes its numbers from --set chip.tflops=... and the like."""
-    json: bool = False
-    """Print the plan as JSON."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
     """Change one assumption; the plan lists them all."""
 
 
-def run(rest: list[str]) -> None:
-    """`plan`: a table of what the run takes, on stdout."""
-    options = parse(PlanOptions, "plan", VERBS["To plan"]["plan"], rest)
-    if options is None:
-        return
+def run(options: PlanOptions) -> Outcome:
+    """`plan`: a table of what the run takes."""
     given = [f"--{name}" for name in ("days", "cards", "eflops") if getattr(options, name) is not None]
     if len(given) > 1:
         raise ValueError(f"plan: {' and '.join(given)}: give one of them")
@@ -54,8 +48,8 @@ def run(rest: list[str]) -> None:
     assumed = Assumptions(shape.named(options.model), chips.CHIPS[options.chip], work)
     assumed = with_settings(assumed, options.set).validate()
     if options.eflops is not None:
-        print(told.fleet_text(options.eflops, assumed.chip, assumed.cny_per_usd))
-        return
+        text = told.fleet_text(options.eflops, assumed.chip, assumed.cny_per_usd)
+        return Outcome(text, asdict(chips.fleet_of(options.eflops, assumed.chip)))
     days = 30.0 if options.days is None and options.cards is None else options.days
     made = plan.plan(assumed, days, options.cards)
-    print(json.dumps(made.to_dict(), indent=1) if options.json else told.plan_text(made, options.model.upper()))
+    return Outcome(told.plan_text(made, options.model.upper()), made.to_dict())

@@ -1,22 +1,35 @@
-"""`scale`: a grid of sizes and amounts of data trained on the embedded fleet, and the scaling law that they follow."""
+"""`scale run`: train a grid of sizes and amounts of data on the embedded fleet, then fit the law that they follow."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
-from drivefoundry.cli.law import tell
-from drivefoundry.cli.options import parse
-from drivefoundry.cli.stage import Options, recipe_of
-from drivefoundry.cli.verbs import VERBS
+from tyro.conf import arg
+
+from drivefoundry.cli.law import told
+from drivefoundry.cli.options import Creates, Quiet
+from drivefoundry.cli.stage import RecipeOptions, recipe_of
+from drivefoundry.cli.verbs import Outcome
 
 
-def run(rest: list[str]) -> None:
-    """`scale`: all runs of the grid that are not there yet, then the law, in the run directory."""
-    options = parse(Options, "scale", VERBS["To plan"]["scale"], rest)
-    if options is None:
-        return
-    recipe = recipe_of(options)
+@dataclass(frozen=True, kw_only=True)
+class ScaleOptions(RecipeOptions, Quiet, Creates):
+    """What `scale run` takes."""
+
+    track: Annotated[str, arg(metavar="WHERE", help_behavior_hint="")] = ""
+    """Also send training metrics there: mlflow, mlflow:URI or tensorboard:DIR."""
+
+
+def run(options: ScaleOptions) -> Outcome:
+    """`scale run`: all pairs of the grid that are not there yet, then the law, in the run directory."""
+    recipe = recipe_of(options).validate()
+    if options.dry_run:
+        pairs = [(size, samples) for size in recipe.scale.sizes for samples in recipe.scale.samples]
+        lines = [f"would train {size} on {samples:,} samples, if it is not there yet" for size, samples in pairs]
+        lines.append(f"would write {options.out / 'runs.jsonl'}, law.json and scaling.html")
+        return Outcome("\n".join(lines), {"pairs": pairs})
     from drivefoundry.ledger import Ledger
     from drivefoundry.stages.grid import grid
     from drivefoundry.stages.making import Line
@@ -25,4 +38,4 @@ def run(rest: list[str]) -> None:
     with Ledger(options.out) as ledger:
         runs = grid(Line(ledger, recipe, options.out, track=wanted(options.track)))
     (options.out / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
-    tell(runs, options.out)
+    return told(runs, options.out)

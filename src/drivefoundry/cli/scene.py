@@ -10,55 +10,46 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
-from drivefoundry.cli.options import parse
-from drivefoundry.cli.verbs import PROG
-from drivefoundry.settings import nearest
-
-_SCENE = {
-    "show": "a scene as the camera would see it, beside the map: a picture, or a film (.mp4, .gif)",
-    "list": "a table of scenes: id, source, seconds, agents, lights, ego",
-}
+from drivefoundry.cli.options import Common, Creates
+from drivefoundry.cli.verbs import Outcome
 
 
 @dataclass(frozen=True)
-class ListOptions:
-    """What `scene list` understands."""
+class ListOptions(Common):
+    """What `scene list` takes."""
 
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="WHAT")]
-    """File or folder of recorded traffic (CommonRoad, Waymo Open Motion, ScenarioNet), or directory of a run."""
+    """File or folder of recorded traffic (CommonRoad, Waymo Open Motion, ScenarioNet), or a run: its exam."""
 
 
 @dataclass(frozen=True)
-class ShowOptions(ListOptions):
-    """What `scene show` understands."""
+class ShowOptions(ListOptions, Creates):
+    """What `scene show` takes."""
 
     scene: Annotated[str, arg(metavar="N|ID")] = "0"
-    """Which of its scenes, as `scene list` names them."""
+    """Which of its scenes: a number or an ID of `scene list`, or at least 6 digits of an ID."""
     at: Annotated[int | None, arg(metavar="STEP", help_behavior_hint="(default: its start)")] = None
     """Step of the recording that a picture shows, 10 a second."""
     out: Annotated[Path, arg(metavar="FILE")] = Path("scene.png")
     """*.png: a picture; *.mp4 or *.gif: a film."""
 
 
-def run(rest: list[str]) -> None:
-    """`scene show` and `scene list`."""
-    if not rest or rest[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {PROG} scene {name} WHAT   {what}" for name, what in _SCENE.items())
-        print(f"usage:\n{verbs}\n\n{PROG} scene show --help shows the options.")
-        return
-    if rest[0] not in _SCENE:
-        raise ValueError(f"scene {rest[0]}: {nearest(rest[0], _SCENE)}")
-    shape = ShowOptions if rest[0] == "show" else ListOptions
-    options = parse(shape, f"scene {rest[0]}", _SCENE[rest[0]], rest[1:])
-    if options is None:
-        return
+def listed(options: ListOptions) -> Outcome:
+    """`scene list`: a row a scene; files that gave none are named on stderr."""
     from drivefoundry.stages import look
 
-    scenes, refused = look.scenes_at(options.what)
-    if isinstance(options, ShowOptions):
-        look.show(look.chosen(scenes, options.scene), options.at, options.out)
-        print(options.out)
-    else:
-        print(look.table(scenes))
-        for file, why in refused.items():
-            print(f"no scene of {file}: {why}", file=sys.stderr)
+    rows, refused = look.listing(options.what)
+    for file, why in refused.items():
+        print(f"no scene of {file}: {why}", file=sys.stderr)
+    return Outcome(look.table(rows), {"scenes": rows, "refused": refused})
+
+
+def show(options: ShowOptions) -> Outcome:
+    """`scene show`: a picture or a film of one scene."""
+    from drivefoundry.stages import look
+
+    scene = look.scene_at(options.what, options.scene)
+    if options.dry_run:
+        return Outcome(f"would draw scene {scene.id} into {options.out}", {"would_write": options.out})
+    look.show(scene, options.at, options.out)
+    return Outcome(str(options.out), {"scene": scene.id, "file": options.out})

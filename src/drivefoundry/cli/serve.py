@@ -10,16 +10,15 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from drivefoundry.cli.options import parse
-from drivefoundry.cli.verbs import VERBS
+from drivefoundry.cli.options import Common, announce
 
 
 @dataclass(frozen=True)
-class ServeOptions:
-    """What `serve` understands."""
+class ServeOptions(Common):
+    """What `serve` takes."""
 
-    engine: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Engine directory: what `shrink` made, or a car's slot holds."""
+    engine: Annotated[Path | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """A run (its newest engine), RUN:shrink:TURN, a release (RUN/releases/2), or an engine directory."""
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
     """Where to listen; 0.0.0.0 for other machines, unix:///PATH for a socket."""
     port: Annotated[int, arg(metavar="N")] = 50051
@@ -34,21 +33,23 @@ class ServeOptions:
     """How far the rear axle, the simulator's origin of the car, lies behind the middle of its box."""
 
 
-def run(rest: list[str]) -> None:
+def run(options: ServeOptions) -> None:
     """`serve`: an engine behind AlpaSim's contract, until the process is stopped."""
-    options = parse(ServeOptions, "serve", VERBS["In the car"]["serve"], rest)
-    if options is None:
-        return
     if options.engine is None:
-        raise ValueError("serve: give --engine DIR")
+        raise ValueError("serve: give --engine NAME")
     try:
         from drivefoundry_car.egodriver import load, serving
     except ImportError as error:
         raise ValueError(f"serve: {error}") from None
 
-    driver = load(options.engine, camera=options.camera, speed_limit=options.speed_limit, axle=options.rear_axle)
+    from drivefoundry.stages import named
+
+    driver = load(
+        named.engine(options.engine), camera=options.camera, speed_limit=options.speed_limit, axle=options.rear_axle
+    )
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with serving(driver, options.host, options.port, options.mode):
-        print(f"{options.engine} answers at {options.host}, port {options.port}, until it is stopped", flush=True)
+        text = f"{options.engine} answers at {options.host}, port {options.port}, until it is stopped"
+        announce(options, text, {"engine": options.engine, "host": options.host, "port": options.port})
         stop.wait()

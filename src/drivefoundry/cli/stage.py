@@ -1,4 +1,4 @@
-"""`run` and the verbs of single stages: options in, the line's artefacts out."""
+"""`run` and `report`: the loop's options in; its artefacts, or the page about them, out."""
 
 from __future__ import annotations
 
@@ -9,82 +9,131 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from drivefoundry.cli.options import parse
-from drivefoundry.cli.verbs import VERBS, stages
+from drivefoundry.cli.options import Common, Creates, Quiet
+from drivefoundry.cli.verbs import STAGES, Outcome
 from drivefoundry.settings import nearest, with_file, with_settings
 
 if TYPE_CHECKING:
+    from drivefoundry.ledger import Artefact
+    from drivefoundry.line import Ran
     from drivefoundry.recipes import Recipe
 
-_ONE_TURN = ("fleet", "ingest", "curate", "label", "train", "rl", "distill", "shrink")
-"""Stages that end in the first turn, unless --loops says otherwise."""
 
-
-@dataclass(frozen=True)
-class Options:
-    """What every verb understands."""
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions(Common):
+    """What a run is made from, for the verbs that make or look at one."""
 
     out: Annotated[Path, arg(metavar="DIR")] = Path("out")
-    """Run directory: made if missing, gone on with if there."""
+    """Run directory; created if it does not exist, continued if it does."""
     recipe: Annotated[str, arg(metavar="NAME|FILE")] = "default"
     """default, tiny, or a TOML file of changes to the default recipe."""
-    loops: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
-    """Turns of the loop. A stage before the judge ends in the first turn where this is not given."""
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
+    """Change one key of the recipe; may be given several times."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(RecipeOptions):
+    """Where a run's situations come from."""
+
     drives: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Real drives to learn from, instead of the embedded fleet's."""
     scenes: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Recorded traffic scenes to judge and improve on, instead of the embedded fleet's."""
-    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
-    """Change one key of the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SourceOptions, Quiet, Creates):
+    """What `run` takes."""
+
+    until: Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="(default: all)")] = None
+    """Last stage to run: fleet, ingest, import, curate, label, train, rl, distil, shrink, judge, release or car."""
+    loops: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
+    """Turns of the loop."""
     track: Annotated[str, arg(metavar="WHERE", help_behavior_hint="")] = ""
-    """Metrics of trainings go there besides: mlflow, mlflow:URI or tensorboard:DIR."""
+    """Also send training metrics there: mlflow, mlflow:URI or tensorboard:DIR."""
 
 
-@dataclass(frozen=True)
-class RunOptions(Options):
-    """What `run` understands besides."""
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Creates):
+    """What `report` takes."""
 
-    until: Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="(default: all of them)")] = None
-    """Last stage to run."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("out")
+    """Run directory."""
+    recipe: Annotated[str | None, arg(metavar="NAME|FILE", help_behavior_hint="(default: the last run's)")] = None
+    """Of another recipe than that of the last run here: default, tiny, or a TOML file."""
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
+    """Change one key of the recipe; may be given several times."""
+    drives: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
+    """The run's real drives, if they have been moved."""
+    scenes: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
+    """The run's recorded traffic, if it has been moved."""
 
 
-def run(verb: str, rest: list[str]) -> None:
-    """A verb and its arguments in; everything up to that stage is made, if it is not there yet."""
-    what = next(group[verb] for group in VERBS.values() if verb in group)
-    options = parse(RunOptions if verb == "run" else Options, verb, what, rest)
-    if options is None:
-        return
-    until = options.until if isinstance(options, RunOptions) else None if verb == "report" else verb
-    if isinstance(options, RunOptions) and until is not None and until not in stages():
-        raise ValueError(f"--until {until}: no such stage; {nearest(until, stages())}")
+def run(options: RunOptions) -> Outcome:
+    """`run`: everything up to the last stage wanted is made, if it is not there yet."""
+    if options.until is not None and options.until not in STAGES:
+        raise ValueError(f"--until {options.until}: no such stage; {nearest(options.until, STAGES)}")
+    _there(options)
+    if options.until == "import" and options.drives is None and options.scenes is None:
+        raise ValueError("run --until import: give --drives PATH or --scenes PATH")
+    recipe = recipe_of(options, options.loops)
+    from drivefoundry import line
+
+    ran = line.run(
+        recipe, options.out, until=options.until, drives=options.drives, scenes=options.scenes,
+        track=options.track, dry=options.dry_run,
+    )  # fmt: skip
+    return Outcome(ran.text, {"report": ran.report, "seconds": ran.seconds, "artefacts": rows(ran)})
+
+
+def report(options: ReportOptions) -> Outcome:
+    """`report`: the page about what is there, and nothing else made."""
+    _there(options)
+    _settle()
+    from drivefoundry import line
+    from drivefoundry.stages.asked import Asked, remembered
+
+    asked = remembered(options.out)
+    if asked is None or options.recipe is not None:
+        asked = Asked(_recipe(options.recipe or "default"))
+    moved = options.drives or options.scenes
+    drives, scenes = (options.drives, options.scenes) if moved else (asked.drives, asked.scenes)
+    ran = line.report(Asked(with_settings(asked.recipe, options.set), drives, scenes), options.out, dry=options.dry_run)
+    return Outcome(ran.text, {"report": ran.report, "artefacts": rows(ran)})
+
+
+def rows(ran: Ran) -> list[dict]:
+    """A run's artefacts, in the order of the line, as `--json` gives them."""
+
+    def row(turn: int | None, kind: str, artefact: Artefact) -> dict:
+        there = {"id": artefact.id, "path": artefact.path, "bytes": artefact.bytes, "seconds": artefact.seconds}
+        return {"turn": turn, "stage": kind, "made": artefact.made, **(there if artefact.id else {})}
+
+    return [row(*one) for one in ran.done]
+
+
+def _there(options: SourceOptions | ReportOptions) -> None:
     for name in ("drives", "scenes"):
         path = getattr(options, name)
         if path is not None and not path.exists():
             raise ValueError(f"--{name} {path}: no such file or directory")
-    if until == "import" and options.drives is None and options.scenes is None:
-        raise ValueError("import: give --drives PATH or --scenes PATH")
-
-    recipe = recipe_of(options, verb)
-    from drivefoundry import line
-
-    line.run(
-        recipe, options.out, until=until, drives=options.drives, scenes=options.scenes, look=verb == "report",
-        track=options.track,
-    )  # fmt: skip
 
 
-def recipe_of(options: Options, verb: str = "") -> Recipe:
+def recipe_of(options: RecipeOptions, loops: int | None = None) -> Recipe:
     """The recipe that a verb's options ask for. From here on torch and the rest are there."""
+    _settle()
+    recipe = _recipe(options.recipe)
+    if loops is not None:
+        recipe = with_settings(recipe, [f"loops={loops}"])
+    return with_settings(recipe, options.set)
+
+
+def _settle() -> None:
     # Threads that spin while they wait slow down whatever shares the cores, several-fold; those that sleep cost little.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def _recipe(name: str) -> Recipe:
     from drivefoundry import recipes
 
-    if options.recipe.endswith(".toml"):
-        recipe = with_file(recipes.named("default"), Path(options.recipe))
-    else:
-        recipe = recipes.named(options.recipe)
-    if options.loops is not None:
-        recipe = with_settings(recipe, [f"loops={options.loops}"])
-    elif verb in _ONE_TURN:
-        recipe = with_settings(recipe, ["loops=1"])
-    return with_settings(recipe, options.set)
+    return with_file(recipes.named("default"), Path(name)) if name.endswith(".toml") else recipes.named(name)

@@ -1,78 +1,231 @@
-"""The verbs, and what each does."""
+"""The verbs of the command line, one entry each: help, completion, the docs' table and dispatch all read this table.
+
+An entry names its options and its function as "module:name" within `drivefoundry.cli`, so that reading the table
+imports nothing. `options` builds options from words, `run` takes them and returns an `Outcome` or None.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 PROG = "drivefoundry"
 
-VERBS: dict[str, dict[str, str]] = {
-    "The whole loop": {
-        "run": "record, learn, judge, release, drive and record again, turn after turn; then the report",
-    },
-    "One stage, and whatever it stands on that is not made yet": {
-        "fleet": "a city full of cars records drives",
-        "ingest": "clips around the triggers travel into the clip store; `ingest serve --help`: a service",
-        "import": "drives or scenes from elsewhere (--drives, --scenes) enter instead of the fleet's",
-        "curate": "broken and near-duplicate clips out; training and test places kept apart",
-        "label": "clips become episodes: scene facts, reasoning, decisions, future trajectory; and scenes",
-        "train": "pre-train the base model, then fine-tune it with reasoning",
-        "rl": "plans sampled in scenes cut from the clips; those that score higher become more likely",
-        "distill": "a much smaller student learns from the model",
-        "shrink": "the student becomes an int8 engine",
-        "judge": "all models and baselines drive held-out scenes; `judge compare A B`: two verdicts",
-        "release": "sign and publish the engine: to all cars if the gates let it, else to test cars",
-    },
-    "In the car": {
-        "car": "update to the release: verify it, test it, activate it",
-        "serve": "an engine (--engine) as AlpaSim's driver: the simulator asks it over gRPC",
-        "campaign": "what cars shall send home: check, test and replay it on old drives, see what it brought",
-    },
-    "To plan": {
-        "plan": "cards, layout, days, storage and money of a training run; `plan cluster`: its goodput",
-        "scale": "a grid of sizes and data trained, its scaling law; `scale fit RUNS`: that of other runs",
-    },
-    "To look at": {
-        "scene": "show or list the scenes of recorded traffic, or of a run's exam",
-        "city": "many cars of one driver at once in a live city: faults a kilometre, and a film",
-        "model": "language models in, what a size or a model is, trained ones out: import, show, export",
-        "report": "write report.html of what the run has made, and make nothing else",
-    },
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb, or one subcommand of a noun.
+
+    name: "run", "judge compare"; takes: its positional arguments, as usage shows them; what: one line; options, run:
+    "module:name"; examples: (words after the program's name, what they do); resumes: True where the same command goes
+    on from where an earlier one was stopped.
+    """
+
+    name: str
+    takes: str
+    what: str
+    options: str
+    run: str
+    examples: tuple[tuple[str, str], ...]
+    resumes: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a verb hands back: text for people, data for `--json` (one JSON document), and the exit status."""
+
+    text: str
+    data: Any
+    code: int = 0
+
+
+STAGES = {
+    "fleet": "a city full of cars records drives",
+    "ingest": "clips around the triggers travel into the clip store",
+    "import": "drives or scenes from elsewhere (--drives, --scenes) replace the fleet's",
+    "curate": "broken and near-duplicate clips out; training and test places kept apart",
+    "label": "clips become scenes and episodes: scene facts, reasoning, decisions, future trajectory",
+    "train": "pre-train the base model, then fine-tune it with reasoning",
+    "rl": "reinforcement learning on plans sampled in scenes cut from the clips",
+    "distil": "train a much smaller student on the model's answers",
+    "shrink": "quantise the student to an int8 engine",
+    "judge": "all models and baselines drive held-out scenes",
+    "release": "sign and publish the engine: to all cars if it passes its gates, else to test cars",
+    "car": "a car updates to the release: it verifies, tests and activates it",
 }
-OWN = ("scene", "city", "serve", "campaign", "plan", "scale", "model")
-"""Verbs that make nothing of the line; each is `run` of the module of its name."""
-WITHIN = {
-    ("judge", "compare"): "compare",
-    ("plan", "cluster"): "cluster",
-    ("scale", "fit"): "law",
-    ("ingest", "serve"): "ingest.serve",
-    ("ingest", "enrol"): "ingest.enrol",
-    ("ingest", "revoke"): "ingest.revoke",
-    ("ingest", "vehicles"): "ingest.listed",
+"""Stages of the line, in order: what `run --until` takes."""
+FIRST_TURN = ("fleet", "ingest", "curate", "label", "train", "rl", "distil", "shrink")
+"""Stages that each turn has before its judge."""
+
+_LOOP = (
+    Verb(
+        "run", "", "run the loop: record, learn, judge, release, drive, record again; report",
+        "stage:RunOptions", "stage:run",
+        (
+            ("run", "all turns of the default recipe, in ./out"),
+            ("run --recipe tiny --out try", "the same loop in about a minute"),
+            ("run --until train --loops 1", "as far as the first turn's fine-tuned model"),
+            ("run --drives my-drive/", "learn from your own road-camera drives"),
+            ("run --set train.sft_steps=300", "change any key of the recipe"),
+            ("run --dry-run", "what is up to date and what would be made"),
+        ),
+        resumes=True,
+    ),
+    Verb(
+        "report", "", "write report.html of what a run has made so far, also while it is running",
+        "stage:ReportOptions", "stage:report",
+        (("report --out out", "write out/report.html"),),
+    ),
+)  # fmt: skip
+_JUDGE = (
+    Verb(
+        "judge compare", "A B", "compare two verdicts metric by metric and scene by scene",
+        "compare:CompareOptions", "compare:run",
+        (("judge compare out1 out2", "the last verdicts of two runs"),),
+    ),
+)  # fmt: skip
+_CAR = (
+    Verb(
+        "serve", "", "serve an engine as AlpaSim's driver: the simulator asks it over gRPC",
+        "serve:ServeOptions", "serve:run",
+        (("serve --engine out", "the newest engine of the run in ./out"),),
+    ),
+    Verb(
+        "ingest serve", "", "take clips of enrolled vehicles into a clip store, until stopped",
+        "ingest:ServeOptions", "ingest:serve",
+        (("ingest serve --store clips --port 8080", "clips land in ./clips"),),
+    ),
+    Verb(
+        "ingest enrol", "VEHICLE", "print a one-time code with which a vehicle enrols itself",
+        "ingest:EnrolOptions", "ingest:enrol",
+        (("ingest enrol car-7 --store clips", "a code for car-7, good for a day"),),
+    ),
+    Verb(
+        "ingest revoke", "VEHICLE", "end a vehicle's tokens, secrets and codes at once",
+        "ingest:RevokeOptions", "ingest:revoke",
+        (("ingest revoke car-7 --store clips", "refuse car-7 from its next request on"),),
+    ),
+    Verb(
+        "ingest vehicles", "", "list the vehicles: scopes, bytes sent today, status",
+        "ingest:VehiclesOptions", "ingest:listed",
+        (("ingest vehicles --store clips", "one line a vehicle"),),
+    ),
+    Verb(
+        "campaign check", "FILE", "check a campaigns file: what each rule takes, costs and needs",
+        "campaign:CheckOptions", "campaign:check",
+        (("campaign check library.toml", "the campaigns that ship"),),
+    ),
+    Verb(
+        "campaign test", "FILE WHAT...", "run campaigns over drives, a store or a run: what fired, bytes a day",
+        "campaign:TestOptions", "campaign:test",
+        (("campaign test my.toml out", "where a run's drives would have fired these rules"),),
+    ),
+    Verb(
+        "campaign replay", "FILE WHAT...", "drive recordings again and send their clips to a store or service",
+        "campaign:ReplayOptions", "campaign:replay",
+        (("campaign replay my.toml my-logs/ --store replayed", "the clips land in ./replayed"),),
+    ),
+    Verb(
+        "campaign yield", "WHAT", "show what each campaign has brought into a run or a clip store",
+        "campaign:YieldOptions", "campaign:yielded",
+        (("campaign yield out", "clips and bytes by campaign"),),
+    ),
+    Verb(
+        "campaign sent", "STORE", "write what a store's clips show, as the file cars measure novelty against",
+        "campaign:SentOptions", "campaign:sent",
+        (("campaign sent out --out sent.npy", "embeddings of a run's clips"),),
+    ),
+)  # fmt: skip
+_PLAN = (
+    Verb(
+        "plan", "", "work out cards, layout, days, storage and money of a training run",
+        "plan:PlanOptions", "plan:run",
+        (
+            ("plan --model 8b --days 30", "what a training run takes, and what it costs"),
+            ("plan --model 8b --cards 512 --set mfu=0.45", "how long it takes on so many cards"),
+        ),
+    ),
+    Verb(
+        "plan cluster", "", "simulate a cluster's failures, stragglers and checkpoints: its goodput",
+        "cluster:ClusterOptions", "cluster:run",
+        (("plan cluster --set cards=10000", "what keeps 10,000 cards useful"),),
+    ),
+    Verb(
+        "scale run", "", "train a grid of model sizes and data amounts, then fit its scaling law",
+        "scale:ScaleOptions", "scale:run",
+        (("scale run --out grid", "every pair of scale.sizes and scale.samples"),),
+        resumes=True,
+    ),
+    Verb(
+        "scale fit", "RUNS", "fit the scaling law of training runs from elsewhere",
+        "law:LawOptions", "law:run",
+        (("scale fit runs.jsonl --out scale", "law.json and scaling.html in ./scale"),),
+    ),
+)  # fmt: skip
+_LOOK = (
+    Verb(
+        "scene list", "WHAT", "list scenes: ID, source, seconds, agents, lights, ego",
+        "scene:ListOptions", "scene:listed",
+        (("scene list out", "the held-out scenes of a run"),),
+    ),
+    Verb(
+        "scene show", "WHAT", "draw one scene as the camera sees it, beside the map: a picture or a film",
+        "scene:ShowOptions", "scene:show",
+        (
+            ("scene show my-scenes/ --scene 3", "scene.png of the fourth scene"),
+            ("scene show out --scene 007d8f --out drive.mp4", "a film of the scene with this ID"),
+        ),
+    ),
+    Verb(
+        "city", "DRIVER", "drive many cars in a live city: faults per kilometre, and a film",
+        "city:CityOptions", "city:run",
+        (("city out", "the newest engine of the run in ./out"), ("city rules --seconds 60", "the rule-based driver")),
+    ),
+    Verb(
+        "model import", "BACKBONE", "build a model around a language model, as a checkpoint to train",
+        "model:ImportOptions", "model:imported",
+        (("model import smollm2 --out vla", "a checkpoint in ./vla"),),
+    ),
+    Verb(
+        "model show", "MODEL", "show a model's parameters, memory and sequence",
+        "model:ShowOptions", "model:show",
+        (("model show out", "the run's newest model"), ("model show 4M", "a model of this size")),
+    ),
+    Verb(
+        "model export", "MODEL", "write a trained model's language model for transformers or llama.cpp",
+        "model:ExportOptions", "model:export",
+        (("model export out --gguf model.gguf", "the run's newest model, for llama.cpp"),),
+    ),
+)  # fmt: skip
+_SHELL = (
+    Verb(
+        "completion", "SHELL", "print a completion script for bash, zsh or fish",
+        "completion:CompletionOptions", "completion:run",
+        (("completion bash > ~/.local/share/bash-completion/completions/drivefoundry", "for every new bash"),),
+    ),
+)  # fmt: skip
+
+GROUPS: dict[str, tuple[Verb, ...]] = {
+    "The loop": _LOOP,
+    "Judging": _JUDGE,
+    "Cars": _CAR,
+    "Planning": _PLAN,
+    "Looking": _LOOK,
+    "Shell": _SHELL,
 }
-"""A verb's own verbs -> module, with its function where that is not `run`."""
-EXAMPLES = (
-    ("run", "all turns of the default recipe, in ./out"),
-    ("run --recipe tiny --out /tmp/try", "the same line in about a minute"),
-    ("run --drives my-drive/", "learn from your own road-camera drive"),
-    ("run --set train.sft_steps=300", "any key of the recipe"),
-    ("campaign test my.toml out", "where a run's drives would have fired these rules"),
-    ("plan --model 8b --days 30", "what a training run takes, and what it costs"),
-    ("judge compare out1 out2", "two runs' last verdicts, scene by scene"),
-)
+VERBS: dict[str, Verb] = {verb.name: verb for group in GROUPS.values() for verb in group}
 
 
-def stages() -> list[str]:
-    """The stages of the line, in the table's order."""
-    return [v for group in VERBS.values() for v in group if v not in ("run", "report", *OWN)]
+def nouns() -> list[str]:
+    """First words that have subcommands."""
+    return list(dict.fromkeys(name.split()[0] for name in VERBS if " " in name))
 
 
-def manual() -> str:
-    """What --help prints."""
-    import drivefoundry
+def subcommands(noun: str) -> list[str]:
+    """Second words after a noun, in the table's order."""
+    return [name.split()[1] for name in VERBS if name.startswith(f"{noun} ")]
 
-    lines = [f"usage: {PROG} VERB [options]", "", drivefoundry.__doc__ or "", ""]
-    for group, verbs in VERBS.items():
-        lines += [group + ":", *(f"  {verb:9}{what}" for verb, what in verbs.items()), ""]
-    lines += ["Examples:", *(f"  {PROG} {command:34}{what}" for command, what in EXAMPLES), ""]
-    return "\n".join(
-        [*lines, f"{PROG} VERB --help shows the options. Exit code 2: refused, with one line that says why."]
-    )
+
+def first_words() -> list[str]:
+    """All first words, in the table's order."""
+    return list(dict.fromkeys(name.split()[0] for name in VERBS))

@@ -11,7 +11,7 @@ from drivefoundry.judge.gate import MARGINS
 from drivefoundry.judge.stats import Comparison, compare_paired
 from drivefoundry.judge.versions import VERSIONS
 from drivefoundry.judge.worst import SCORE, failure
-from drivefoundry.types import Verdict, require
+from drivefoundry.types import Verdict, require, short_id
 
 CHANGED = 8
 """Scenes named, those that changed most."""
@@ -77,7 +77,7 @@ def comparison_text(a: Verdict, b: Verdict) -> str:
     for k in most:
         was, now = mine[SCORE][at_a[k]], theirs[SCORE][at_b[k]]
         fates = f"{_fate(mine, int(at_a[k]))} -> {_fate(theirs, int(at_b[k]))}"
-        lines.append(f"  {a.scenes[at_a[k]][:16]:<18}{was:.3f} -> {now:.3f}  {fates}")
+        lines.append(f"  {short_id(a.scenes[at_a[k]]):<14}{was:.3f} -> {now:.3f}  {fates}")
     return "\n".join(lines)
 
 

@@ -57,7 +57,8 @@ def load_checkpoint(folder: Path) -> Loaded:
     folder = Path(folder)
     for name in ("model.safetensors", "config.json", "tokenizer.json", "codebook.npy"):
         require(
-            (folder / name).is_file(), f"{folder}: no {name}; not a checkpoint (train one with `drivefoundry train`)"
+            (folder / name).is_file(),
+            f"{folder}: no {name}; not a checkpoint (`drivefoundry run --until train` trains one)",
         )
     config = ModelConfig.from_json((folder / "config.json").read_text())
     tensors = read_tensors(folder / "model.safetensors")

@@ -18,7 +18,6 @@ import numpy as np
 from drivefoundry.fleet.live import driven, open_city
 from drivefoundry.judge.closed_loop import measure
 from drivefoundry.judge.stats import mean_interval, ratio_interval
-from drivefoundry.ledger import Ledger
 from drivefoundry.progress import bar
 from drivefoundry.roadmap import arc_length
 from drivefoundry.sim import view as pictures
@@ -28,8 +27,8 @@ from drivefoundry.sim.pack import crossings, resample
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, RouteFollower
 from drivefoundry.sim.rig import View
 from drivefoundry.sim.view import FILM_VIEW
-from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, SIGNAL_GREEN, Rollout, Scene, require
-from drivefoundry_car.engine import files
+from drivefoundry.stages import named
+from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, SIGNAL_GREEN, Rollout, Scene
 from drivefoundry_car.inputs import to_ego
 from drivefoundry_car.runtime import Runtime
 
@@ -152,26 +151,17 @@ def summary(drives: CityDrive) -> dict[str, tuple[float, float, float]]:
 
 
 def driver(who: str) -> Driver:
-    """A baseline's name, an engine, a checkpoint, or a run directory (its last engine, guarded) in; the driver out.
-
-    ValueError where it is none of these.
+    """A baseline's name, or the name of an engine (driven with its guard), a model or a run (its newest engine) in, see
+    `stages.named`; the driver out. ValueError where it is none of these.
     """
     if who in BASELINES:
         return BASELINES[who]()
-    path = Path(who)
-    if (path / "ledger.db").exists():
-        with Ledger(path) as ledger:
-            engines = [a for a in ledger.history() if a.kind == "shrink"]
-        require(len(engines) > 0, f"{who}: no engine in this run yet; run `drivefoundry shrink --out {who}` first")
-        return CarPolicy(Runtime.load(engines[-1].path, reason_every=2, reason_cars=64, patient=True), f"car of {who}")
-    if (path / files.CONTRACT).exists():
-        return CarPolicy(Runtime.load(path, reason_every=2, reason_cars=64, patient=True), f"car with {who}")
-    if (path / "model.safetensors").exists():
+    kind, path = named.driver(who, BASELINES)
+    if kind == "model":
         from drivefoundry.model.policy import TorchPolicy
 
         return TorchPolicy(path, who)
-    names = ", ".join(BASELINES)
-    raise ValueError(f"{who}: no driver; give {names}, a run directory, an engine or a checkpoint directory")
+    return CarPolicy(Runtime.load(path, reason_every=2, reason_cars=64, patient=True), f"car of {who}")
 
 
 def drives(who: str, place: str, seed: int, cars: int, others: int, people: int, seconds: float) -> CityDrive:

@@ -12,7 +12,7 @@ from drivefoundry.judge.worst import failure
 from drivefoundry.ledger import Artefact
 from drivefoundry.sim.view import film, mp4
 from drivefoundry.stages.score import WHOLE_CAR, load_scores
-from drivefoundry.types import PLAN_DT, Scene
+from drivefoundry.types import PLAN_DT, Scene, short_id
 from drivefoundry.ui.content import Film
 
 FINE = "no infraction"
@@ -56,4 +56,4 @@ def _film(path: Path, scene: Scene, turn: int, how: str) -> Film:
     said = [str(t) for t in text]
     frames = film(scene, ego, agents, valid, plans, said)
     lines = [(k * PLAN_DT, t) for k, t in enumerate(said) if t and (k == 0 or t != said[k - 1])]
-    return Film(f"{scene.id[:12]}, release {turn}", f"{scene.place}: {how}", "video/mp4", mp4(frames), lines)
+    return Film(f"{short_id(scene.id)}, release {turn}", f"{scene.place}: {how}", "video/mp4", mp4(frames), lines)

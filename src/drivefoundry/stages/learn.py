@@ -84,7 +84,7 @@ def distilled(line: Line, turn: int, teacher: Artefact, before: Artefact | None,
     ago = before.path if before else None
     code, track = ("drivefoundry.rl", *LEARN, *JUDGE), tracked(line, turn, "distil", r)
     return line.make(
-        turn, "distill", "distil", {"distil": r, "rl": rl}, [teacher, before, *shards], code,
+        turn, "distil", "distil", {"distil": r, "rl": rl}, [teacher, before, *shards], code,
         lambda d: _distil(r, rl, line.store, teacher.path, ago, paths, d, track),
     )  # fmt: skip
 

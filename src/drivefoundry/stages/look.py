@@ -2,65 +2,162 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from drivefoundry.clips.importers.folder import scenes_in
-from drivefoundry.ledger import Ledger
+from drivefoundry.clips.importers.folder import scene_files, scenes_in, wanted
+from drivefoundry.compute import pmap
+from drivefoundry.progress import bar
 from drivefoundry.sim import view
+from drivefoundry.stages import named
+from drivefoundry.stages.asked import remembered
+from drivefoundry.stages.known import Known, Row
+from drivefoundry.stages.label import clip_ids, scenes_of
 from drivefoundry.stages.record import EGOS
-from drivefoundry.types import DT, Scene, require
+from drivefoundry.types import DT, Scene, require, short_id
 
 FRAMES_A_S = 5
-COLUMNS = ("n", "id", "source", "seconds", "agents", "lights", "ego")
+COLUMNS = ("n", "id", "name", "source", "seconds", "agents", "lights", "ego")
+PREFIX = 6
+"""Digits of an id that are enough to name a scene."""
 
 
-def scenes_at(what: Path) -> tuple[list[Scene], dict[str, str]]:
-    """File or folder of recorded traffic, or directory of a run in the embedded city, in; its scenes (of a run: its
-    exam's), and why some files gave none, out. ValueError where there is no scene."""
-    if (what / "ledger.db").exists():
-        return _exam(what), {}
-    scenes, refused = scenes_in(what, egos=EGOS)
+def listing(what: Path) -> tuple[list[Row], dict[str, str]]:
+    """File or folder of recorded traffic, or name of a run, in; a row a scene (of a run: of its exam's), and why some
+    files gave none, out. ValueError where there is no scene."""
+    found = named.resolved(what)
+    if found.run is not None:
+        store, ids, folder = _exam(found)
+        if folder is None:
+            return [row(n, s) for n, s in enumerate(scenes_of(store, ids))], {}
+        every, refused = _folder_rows(folder)
+        rows = [r for r in every if r["scene"] in set(ids)]
+        return [{**r, "n": n} for n, r in enumerate(rows)], refused
+    rows, refused = _folder_rows(what)
     why = "; ".join(f"{file}: {reason}" for file, reason in list(refused.items())[:3])
-    require(len(scenes) > 0, f"{what}: no scene in it ({why})")
-    return scenes, refused
+    require(len(rows) > 0, f"{what}: no scene in it ({why})")
+    return rows, refused
 
 
-def _exam(run: Path) -> list[Scene]:
-    with Ledger(run) as ledger:
-        exams = [a for a in ledger.history() if a.kind == "exam"]
-    require(len(exams) > 0, f"{run}: this run has no exam yet; it is made first of all (drivefoundry judge)")
-    recorded = not (exams[-1].path / "clips.json").exists()
-    require(not recorded, f"{run}: a run on recorded traffic; give the folder that it was given (--scenes)")
-    from drivefoundry.stages.label import clip_ids, scenes_of
-
-    return scenes_of(str(run / "clips"), clip_ids(exams[-1].path))
-
-
-def table(scenes: list[Scene]) -> str:
-    """One line a scene: number, id, source, seconds to drive, other agents, lights that show something, which the ego
-    is."""
-    rows = [COLUMNS] + [
-        (
-            str(n), s.id, s.source, f"{(s.valid.shape[1] - s.start - 1) * DT:.1f}", str(len(s.kind) - 1),
-            str(int(s.signals.any(1).sum())), s.meta.get("ego", "the recording car"),
-        )
-        for n, s in enumerate(scenes)
-    ]  # fmt: skip
-    wide = [max(len(row[c]) for row in rows) for c in range(len(COLUMNS))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows)
+def scene_at(what: Path, which: str) -> Scene:
+    """The scene of a number (as in `listing`), an id, a short id or at least 6 digits of one; only the clip or the file
+    that holds it is read, where `listing` has seen the file. ValueError where there is none, or several."""
+    found = named.resolved(what)
+    if found.run is None:
+        return _in_folder(what, which)
+    store, ids, folder = _exam(found)
+    if folder is None:
+        return scenes_of(store, [chosen(ids, which)])[0]
+    return _in_folder(folder, chosen(ids, which))
 
 
-def chosen(scenes: list[Scene], which: str) -> Scene:
-    """The scene of a number (as in the table) or id; ValueError where there is none."""
-    if which.isdecimal():
-        require(int(which) < len(scenes), f"--scene {which}: there are {len(scenes)}, from 0 on")
-        return scenes[int(which)]
-    found = [s for s in scenes if s.id == which]
-    require(len(found) > 0, f"--scene {which}: no such scene; `drivefoundry scene list` names all {len(scenes)}")
+def _exam(found: named.Named) -> tuple[str, list[str], Path | None]:
+    """A run in; its clip store, the ids of its exam's scenes, and the folder that these come from, None where they are
+    clips."""
+    run = found.run
+    assert run is not None
+    exam = named.newest(run, "exam", "judge")
+    if (exam.path / "clips.json").exists():
+        return str(run / "clips"), clip_ids(exam.path), None
+    asked = remembered(run)
+    folder = asked.scenes if asked else None
+    require(folder is not None, f"{run}: a run on recorded traffic; give the folder that it was given (--scenes)")
+    return "", [*json.loads((exam.path / "exam.json").read_text())["scenes"]], folder
+
+
+def _files_of(what: Path) -> list[Path]:
+    if not what.is_file():
+        wanted(what, "scenes")
+    files = scene_files(what)
+    require(len(files) > 0, f"{what}: no file of recorded traffic")
+    return files
+
+
+def _folder_rows(what: Path) -> tuple[list[Row], dict[str, str]]:
+    """Rows of all scenes; files that have been read before and are as they were are not read again."""
+    files = _files_of(what)
+    known = Known.of(what)
+    missing = [f for f in files if known.rows(f) is None]
+    if missing:
+        with bar("read scenes", len(missing)) as advance:
+            how = "processes" if len(missing) > 1 else "serial"
+            read = pmap(_rows_of, missing, how, on_done=lambda *_: advance())
+        known.add(zip(missing, read, strict=True))
+    every, refused = [], {}
+    for file in files:
+        rows, why = known.rows(file) or ([], "")
+        every += rows
+        if why:
+            refused[file.relative_to(what).as_posix() if file != what else file.name] = why
+    return [{**r, "n": n} for n, r in enumerate(every)], refused
+
+
+def _rows_of(file: Path) -> tuple[list[Row], str]:
+    """One file's rows, and why it gives none."""
+    scenes, refused = scenes_in(file, egos=EGOS)
+    return [row(0, s) for s in scenes], next(iter(refused.values()), "")
+
+
+def _in_folder(what: Path, which: str) -> Scene:
+    """One scene of a folder: files are read one after the other until it is certain, those known before not at all."""
+    files = _files_of(what)
+    known = Known.of(what)
+    ids: list[tuple[str, Path]] = []
+    number = which.isdecimal() and len(which) < PREFIX
+    for file in sorted(files, key=lambda f: not number and known.rows(f) is None):
+        told = known.rows(file)
+        if told is None:
+            told = _rows_of(file)
+            known.add([(file, told)])
+        ids += [(r["scene"], file) for r in told[0]]
+        if int(which) < len(ids) if number else any(which in (i, short_id(i)) for i, _ in ids):
+            break
+    scene = chosen([scene for scene, _ in ids], which)
+    scenes, _ = scenes_in(dict(ids)[scene], egos=EGOS)
+    return next(s for s in scenes if s.id == scene)
+
+
+def row(n: int, s: Scene) -> Row:
+    """What a listing says of a scene: number, short id, name where its id is one, source, seconds to drive, other
+    agents, lights that show something, which the ego is; and the whole id."""
+    short = short_id(s.id)
+    return {
+        "n": n, "id": short, "name": "-" if s.id.startswith(short) else s.id, "source": s.source,
+        "seconds": round((s.valid.shape[1] - s.start - 1) * DT, 1), "agents": len(s.kind) - 1,
+        "lights": int(s.signals.any(1).sum()), "ego": s.meta.get("ego", "the recording car"), "scene": s.id,
+    }  # fmt: skip
+
+
+def table(rows: list[Row]) -> str:
+    """One line a scene."""
+    cells = [COLUMNS, *(tuple(str(r[c]) for c in COLUMNS) for r in rows)]
+    wide = [max(len(row[c]) for row in cells) for c in range(len(COLUMNS))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in cells)
+
+
+def matching(ids: Sequence[str], which: str) -> list[str]:
+    """The ids that a word means: the one that it is, or all that it begins, whole or short."""
+    if which in ids:
+        return [which]
+    if len(which) < PREFIX:
+        return []
+    return [i for i in dict.fromkeys(ids) if i.startswith(which) or short_id(i).startswith(which)]
+
+
+def chosen(ids: Sequence[str], which: str) -> str:
+    """The id of a number, an id, or at least PREFIX digits of a whole or short one; ValueError where there is none, or
+    several."""
+    found = matching(ids, which)
+    if not found and which.isdecimal():
+        require(int(which) < len(ids), f"--scene {which}: there are {len(ids)}, from 0 on")
+        return ids[int(which)]
+    require(len(found) > 0, f"--scene {which}: no such scene; `drivefoundry scene list` names all {len(ids)}")
+    require(len(found) == 1, f"--scene {which}: {len(found)} scenes begin so; give more digits")
     return found[0]
 
 

@@ -68,9 +68,13 @@ class Line:
     """The turn in which that stage is the last; None where it belongs to no turn."""
     look: bool = False
     """Make nothing: go on as far as everything is there."""
+    dry: bool = False
+    """Make nothing: an artefact that is not there gets one without an id in its place, and so do its children."""
     track: str = ""
     """Where metrics of trainings go besides, see `tracking`; no part of what an artefact hangs on."""
     done: list[tuple[int | None, str, Artefact]] = field(default_factory=list)
+    on_done: Callable[[Line], None] | None = None
+    """Told after each artefact that was made or found, the last of `done`."""
     reached: bool = False
 
     @property
@@ -96,19 +100,33 @@ class Line:
             raise Reached
         there = [p for p in parents if p is not None]
         made_from = {"turn": turn, "recipe": recipe}
-        if self.look:
+        if self.dry:
+            artefact = self._expected(kind, made_from, there, code)
+        elif self.look:
             artefact = self.ledger.find(kind, made_from, there, code)
             if artefact is None:
                 raise Reached
         else:
             artefact = self.ledger.make(kind, made_from, there, code, build)
         self.done.append((turn, kind, artefact))
-        if artefact.made:
+        if self.on_done:
+            self.on_done(self)
+        if artefact.made and not self.dry:
             name = f"{kind.replace('_', ' ')} {artefact.info.get('policy', '')}"
             when = f"turn {turn}" if turn else ""
             progress.say(f"{when:7}{name:<34}{artefact.seconds:6.1f} s   {_told(artefact.info)}")
         self.reached |= verb == self.until and turn == self.last
         return artefact
+
+    def _expected(self, kind: str, made_from: dict[str, Any], there: list[Artefact], code: tuple[str, ...]) -> Artefact:
+        """The artefact that is there, or one without an id in place of what would be made."""
+        found = self.ledger.find(kind, made_from, there, code) if all(p.id for p in there) else None
+        if found is not None:
+            return found
+        path = self.ledger.root / "artefacts" / f"{kind}-"
+        recipe = made_from["recipe"]
+        info = {"policy": recipe["policy"]} if isinstance(recipe, dict) and "policy" in recipe else {}
+        return Artefact("", "", kind, path, (), info, made=True, seconds=0.0, cpu_seconds=0.0, bytes=0, finished=0.0)
 
 
 def _told(info: dict[str, Any]) -> str:

@@ -161,7 +161,7 @@ class City:
         return ingest(line, None, drives)
 
     def exam_clips(self, exam: Artefact) -> list[str]:
-        return clip_ids(exam.path)
+        return clip_ids(exam.path) if exam.id else []  # a dry run's exam may be still to be made
 
     def exam_scenes(self, line: Line, exam: Artefact) -> list[Scene]:
         return scenes_of(line.store, clip_ids(exam.path))

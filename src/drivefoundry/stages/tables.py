@@ -13,7 +13,7 @@ from drivefoundry.judge.versions import VERSIONS, WOSAC
 from drivefoundry.judge.worst import SCORE, worst_scenes
 from drivefoundry.ledger import Artefact
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
-from drivefoundry.types import Verdict
+from drivefoundry.types import Verdict, short_id
 from drivefoundry.ui.content import Cell, Table
 
 Done = Sequence[tuple[int | None, str, Artefact]]
@@ -76,7 +76,7 @@ def worst_table(verdict: Verdict) -> Table:
     rows: list[list[Cell]] = []
     for policy in dict.fromkeys((verdict.candidate, WHOLE_CAR)):
         for f in worst_scenes(verdict.scenes, verdict.scores[policy], WORST):
-            rows.append([policy, f.scene[:12], f.score, f.term, f.at if np.isfinite(f.at) else None])
+            rows.append([policy, short_id(f.scene), f.score, f.term, f.at if np.isfinite(f.at) else None])
     note = (
         f"What went wrong first in the scenes of the lowest {VERSIONS[SCORE]}. Films of the car's failures are below."
     )

@@ -31,7 +31,7 @@ from drivefoundry.stages.tables import (
     traffic_table,
     worst_table,
 )
-from drivefoundry.types import Verdict
+from drivefoundry.types import Verdict, short_id
 from drivefoundry.ui.content import (
     Baseline,
     Curve,
@@ -166,7 +166,7 @@ def _failures(verdict: Verdict, policy: str) -> list[Note]:
     for key, what in (("collision", "collided"), ("off_road", "left the road"), ("red_light", "ran a red light")):
         bad = np.flatnonzero(m[key] > 0)
         if len(bad):
-            ids = ", ".join(verdict.scenes[i][:12] for i in bad[:4])
+            ids = ", ".join(short_id(verdict.scenes[i]) for i in bad[:4])
             out.append(Note("failed", f"{policy} {what} in {len(bad)} of {len(m[key])} scenes (first: {ids})."))
     slow = int((m["progress"] < 0.5).sum())
     if slow:
@@ -281,17 +281,24 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
 def report(line: Line, source: Source | None, folder: Path | None) -> Path:
     """A run's line in, path of out/report.html out; rendered anew only when one of its artefacts is another.
 
+    A line that only looks gets its page without an entry in the ledger, so that it needs no lock.
+
     source: where the loop's situations came from; None for a camera run on `folder`.
     """
-    done = list(line.done)
+    done, path = list(line.done), line.out / PAGE
 
     def build(out: Path) -> None:
         render_report(_content(line, done, source, folder), out / PAGE)
 
-    told_of = {"recipe": line.recipe.name, "source": _source_name(source, folder)}
-    made = line.ledger.make("report", told_of, [a for *_, a in done], TELL, build)
+    told_of, parents = {"recipe": line.recipe.name, "source": _source_name(source, folder)}, [a for *_, a in done]
+    if line.look:
+        made = line.ledger.find("report", told_of, parents, TELL)
+        if made is None:
+            render_report(_content(line, done, source, folder), path)
+            return path
+    else:
+        made = line.ledger.make("report", told_of, parents, TELL, build)
     line.done.append((None, "report", made))
-    path = line.out / PAGE
     page = (made.path / PAGE).read_bytes()
     if not path.exists() or path.read_bytes() != page:
         aside = path.with_name(f".{PAGE}.tmp")

@@ -64,7 +64,7 @@ def _contract(path: Path) -> dict[str, Any]:
     except ValueError as e:
         raise ValueError(f"{path}: no JSON ({e}); {AGAIN}" if path.exists() else str(e)) from e
     if not isinstance(contract, dict) or "format" not in contract:
-        raise ValueError(f"{path}: not an engine's contract; give the directory that `drivefoundry shrink` wrote")
+        raise ValueError(f"{path}: not an engine's contract; `drivefoundry run --until shrink` makes an engine")
     if contract["format"] != FORMAT:
         raise ValueError(f"{path}: format {contract['format']}, this car reads {FORMAT}; update drivefoundry-car")
     if contract.pop("sha256", None) != _digest(contract):

@@ -1,0 +1,78 @@
+"""What a run directory was last asked for and what it used, as run.json: recipe, source, and the artefacts in order."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drivefoundry.ledger import Artefact
+from drivefoundry.recipes import Recipe, default
+from drivefoundry.settings import canonical, with_values
+from drivefoundry.types import require
+
+FILE = "run.json"
+Done = Sequence[tuple[int | None, str, Artefact]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """drives, scenes: absolute paths, at most one of them."""
+
+    recipe: Recipe
+    drives: Path | None = None
+    scenes: Path | None = None
+
+
+def remember(out: Path, asked: Asked, done: Done = ()) -> None:
+    """Write out/run.json, whole or not at all. While the line goes through what the file already lists for the same
+    recipe and source, the file stays untouched."""
+    places = {k: None if p is None else p.resolve().as_posix() for k, p in _places(asked).items()}
+    told: dict[str, Any] = {"recipe": json.loads(canonical(asked.recipe)), **places}
+    made = [{"turn": turn, "stage": kind, "id": a.id} for turn, kind, a in done]
+    was = _read(out)
+    if was is not None:
+        listed = was.pop("artefacts", [])
+        if was == told and listed[: len(made)] == made:
+            return
+    aside = out / f".{FILE}.part"
+    aside.write_text(json.dumps({**told, "artefacts": made}, indent=1))
+    os.replace(aside, out / FILE)
+
+
+def remembered(out: Path) -> Asked | None:
+    """What a run directory was last asked for; None where it does not say. ValueError for another file."""
+    told = _read(out)
+    if told is None:
+        return None
+    require(isinstance(told.get("recipe"), dict), f"{out / FILE}: field recipe is missing; delete it, or run again")
+    try:
+        recipe = with_values(default(), told["recipe"])
+    except ValueError as error:
+        raise ValueError(f"{out / FILE}: {error}; delete it, or run again") from None
+    return Asked(recipe, *(Path(p) if isinstance(p := told.get(k), str) else None for k in ("drives", "scenes")))
+
+
+def current(out: Path) -> list[str]:
+    """Ids of the artefacts that the last run used, in its order; empty where it does not say."""
+    made = (_read(out) or {}).get("artefacts")
+    return [a["id"] for a in made if isinstance(a, dict) and "id" in a] if isinstance(made, list) else []
+
+
+def _read(out: Path) -> dict[str, Any] | None:
+    path = out / FILE
+    if not path.exists():
+        return None
+    try:
+        told = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); delete it, or run again") from None
+    require(isinstance(told, dict), f"{path}: not an object; delete it, or run again")
+    return told
+
+
+def _places(asked: Asked) -> dict[str, Path | None]:
+    return {"drives": asked.drives, "scenes": asked.scenes}

@@ -1,0 +1,60 @@
+"""What is known of files of recorded traffic that were read before, so that one scene costs one file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drivefoundry.sources import code_hash
+
+CODE = ("drivefoundry.clips.importers", "drivefoundry.stages.look", "drivefoundry.stages.record")
+"""What rows hang on besides their file."""
+Row = dict[str, Any]
+
+
+@dataclass
+class Known:
+    """Rows of the files of one folder, kept in the user's cache directory. An entry counts while its file has the size
+    and the time of change that it had then."""
+
+    file: Path
+    entries: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, what: Path) -> Known:
+        """What is known of a folder or a file; nothing where the cache cannot be read."""
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        digest = hashlib.sha256(f"{what.resolve()} {code_hash(CODE)}".encode()).hexdigest()
+        known = cls(home / "drivefoundry" / "scenes" / f"{digest[:32]}.json")
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads(known.file.read_text())
+            known.entries = told if isinstance(told, dict) else {}
+        return known
+
+    def rows(self, file: Path) -> tuple[list[Row], str] | None:
+        """A file's rows and why it gave none; None where it is new or has changed."""
+        told = self.entries.get(str(file.resolve()))
+        if not isinstance(told, dict) or told.get("stamp") != _stamp(file):
+            return None
+        return told["rows"], told["why"]
+
+    def add(self, read: Iterable[tuple[Path, tuple[list[Row], str]]]) -> None:
+        """Keep what was read; a cache that cannot be written is none."""
+        for file, (rows, why) in read:
+            self.entries[str(file.resolve())] = {"stamp": _stamp(file), "rows": rows, "why": why}
+        with contextlib.suppress(OSError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            aside = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+            aside.write_text(json.dumps(self.entries))
+            os.replace(aside, self.file)
+
+
+def _stamp(file: Path) -> list[int]:
+    there = file.stat()
+    return [there.st_size, there.st_mtime_ns]
