@@ -2,13 +2,14 @@
 
 from drivefoundry.release.keys import Keys
 from drivefoundry.release.publish import Release, Rollout, create_repository, publish, releases, verify
-from drivefoundry.release.renewal import Renewal, Rotation, renew, rotate
+from drivefoundry.release.renewal import Renewal, Role, Rotation, renew, roles, rotate
 from drivefoundry.release.rollout import halt, resume, roll_back, rollouts, stage
 
 __all__ = [
     "Keys",
     "Release",
     "Renewal",
+    "Role",
     "Rollout",
     "Rotation",
     "create_repository",
@@ -17,6 +18,7 @@ __all__ = [
     "releases",
     "renew",
     "resume",
+    "roles",
     "roll_back",
     "rollouts",
     "rotate",

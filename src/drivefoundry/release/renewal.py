@@ -43,6 +43,28 @@ class Rotation:
     made: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class Role:
+    """One role as published. threshold: signatures that it takes; keys: id -> whether its file is at hand."""
+
+    version: int
+    expires: datetime
+    threshold: int
+    keys: dict[str, bool]
+
+
+def roles(repo_dir: str | Path, keys_dir: str | Path | Keys) -> dict[str, Role]:
+    """Every role of a repository, by its name."""
+    state, keys = sign.load_state(Path(repo_dir)), Keys.of(keys_dir)
+    root, out = state.root.signed, {}
+    for role in ROLES:
+        there = {key.public_key.keyid for key in at_hand(keys, role, root)}
+        held = {keyid: keyid in there for keyid in root.roles[role].keyids}
+        version = getattr(state, role).signed.version
+        out[role] = Role(version, sign.expires(state, role), root.roles[role].threshold, held)
+    return out
+
+
 def renew(repo_dir: str | Path, keys_dir: str | Path | Keys, *, now: datetime | None = None) -> Renewal:
     """Sign anew what has lived half its life, so that it does not expire. Run it every day.
 
