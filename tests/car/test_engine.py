@@ -16,7 +16,7 @@ from drivefoundry.model.vla import VLA, Vote
 from drivefoundry.shrink.export import export_engine
 from drivefoundry_car.codec import driven, fit_codebook
 from drivefoundry_car.engine import Engine, files, kernels
-from drivefoundry_car.slots import self_test
+from drivefoundry_car.selftest import self_test
 from student import TEXTS, TINY, samples
 
 FRAMES, EGO, ROUTE, _ = samples(48, seed=7)

@@ -32,16 +32,16 @@ def rename(file: Path, name: Path) -> None:
 
 
 @contextmanager
-def replacing(file: Path, durable: bool = True) -> Iterator[BinaryIO]:
+def replacing(file: Path, durable: bool = True, mode: int = 0o600) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `file` when the block ends: whole or not at all, readable by its owner
-    only. If durable, it outlives a power cut.
+    only unless mode says otherwise (less the umask). If durable, it outlives a power cut.
 
     It is written beside `file` and removed if anything fails. It is locked meanwhile, so that `sweep` can tell it from
     what a kill has left behind.
     """
     aside = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        with _locked(aside) as out:
+        with _locked(aside, mode) as out:
             yield out
             out.flush()
             if durable:
@@ -51,6 +51,10 @@ def replacing(file: Path, durable: bool = True) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
     if durable:
         sync(file.parent)
+
+
+PUBLIC = 0o666
+"""Mode of files that others may read, less the umask."""
 
 
 def write_json(file: Path, value: object, durable: bool = True) -> None:
@@ -74,10 +78,10 @@ def sweep(folder: Path, name: str = "*") -> int:
     return count
 
 
-def _locked(path: Path) -> BinaryIO:
+def _locked(path: Path, mode: int) -> BinaryIO:
     """A new file, open and locked."""
     while True:
-        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb")
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:  # else `sweep` came between opening and locking
             return file

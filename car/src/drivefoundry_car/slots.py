@@ -1,282 +1,326 @@
-"""Verified release directories in, the one that the car runs out: A/B slots, self test, rollback.
+"""Which release a car runs: its self-test before every drive, installing, falling and rolling back.
 
-On disk: a/ and b/ (each release.json, verdict.json, engine/...), `current` -> a or b, next/ (what is being fetched),
-refused.json (releases that must not run, and why), testing (the release whose self test is under way). `current` is
-replaced in one step, and only after the new release has passed its test.
+`SlotFiles` has the files; here are the rules. Only a release whose files are whole and signed and whose self-test has
+passed becomes the current one. What a car remembers of releases is in `records`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Any
 
-import numpy as np
+from drivefoundry_car import proof, records
+from drivefoundry_car.records import Record, Report
+from drivefoundry_car.selftest import LIMIT_S, Unfinished, self_test
+from drivefoundry_car.slotfiles import MEND, Busy, Installed, SlotFiles, other
 
-from drivefoundry_car.durable import sync
-
-SELF_TEST = "selftest.npz"
-"""Recorded inputs and answer beside the engine's files: frames, ego, route, points."""
-SELF_TEST_M = 0.1
-"""An answer further than this from the recorded one is another answer, m."""
+ATTEMPTS = 3
+"""Self-tests of a release in a row that may be cut off before it is refused."""
+BOOTS = 5
+"""Boots of a new release in a row that may die before the other slot takes over."""
+HEALTHY_MIN = 10.0
+"""Minutes of driving without a fault after which a release is good."""
+BOOT_WAIT_S = 5.0
+"""How long boot waits for an activation, s."""
+INSTALL_WAIT_S = 2 * LIMIT_S + BOOT_WAIT_S
+"""How long an activation waits for a boot, which may test both slots, s."""
 
 
 @dataclass(frozen=True)
-class Installed:
-    """A release in a slot. engine: the directory to load; release: its id; passed: its verdict's gates passed."""
+class Health:
+    """What a car can tell the fleet of its releases. running: the current one, None for none (or a damaged one)."""
 
-    slot: str
-    engine: Path
-    release: str
-    name: str
-    passed: bool
-
-
-class Testable(Protocol):
-    """The part of an engine that the self test needs; shapes as in `runtime.Model`."""
-
-    def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    running: str | None
+    good: bool
+    refused: dict[str, str]
+    """release -> why this car does not install it."""
+    reports: tuple[Report, ...]
 
 
-def record_self_test(engine: Testable, path: Path, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> None:
-    """Run the engine on a few fixed inputs and keep its answer in its directory, for `self_test` in every car.
+class CutOff(ValueError):
+    """A self-test did not come to an end: no verdict on the release."""
 
-    frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12); path is the engine's directory.
+
+class Unfit(ValueError):
+    """A release that is whole and yet must not run: it is refused as soon as another one runs in its place."""
+
+
+class Slots(SlotFiles):
+    """The two slots of one car.
+
+    test: raises ValueError for an engine directory that must not run. Whatever else ends it (an exception, a kill, a
+    power cut) says nothing about the engine and counts as one of ATTEMPTS; LIMIT_S without an end is a failure.
+    root: the root.json that the car was shipped with; without it, releases are checked against the car's own copy.
     """
-    points, _ = engine.plan(frames, ego, route)
-    with atomic(path / SELF_TEST) as file:
-        np.savez_compressed(file, frames=frames, ego=ego, route=route, points=points)
 
-
-def self_test(path: Path) -> None:
-    """Engine directory in; ValueError unless the engine loads and gives its recorded answer (where one is recorded).
-
-    Up to a quarter of the recorded inputs may differ: another CPU may round a near tie between two codes the other way.
-    """
-    from drivefoundry_car.engine import Engine
-
-    engine = Engine(path)
-    if not (path / SELF_TEST).exists():
-        return
-    try:
-        with np.load(path / SELF_TEST, allow_pickle=False) as kept:
-            frames, ego, route, want = (kept[k] for k in ("frames", "ego", "route", "points"))
-    except KeyError as e:
-        raise ValueError(f"{path / SELF_TEST}: no {e.args[0]}; record the self test anew") from e
-    points, _ = engine.plan(frames, ego, route)
-    if points.shape != want.shape or not np.isfinite(points).all():
-        raise ValueError(f"{path}: the answer to the recorded input has shape {points.shape} or is not finite")
-    off = np.abs(points[..., :2] - want[..., :2]).max((1, 2)) > SELF_TEST_M
-    if off.sum() > len(off) // 4:
-        raise ValueError(f"{path}: {off.sum()} of {len(off)} answers differ from the recorded by > {SELF_TEST_M} m")
-
-
-class Slots:
-    """The two slots of one car. test raises ValueError for an engine directory that must not run."""
-
-    def __init__(self, folder: str | Path, test: Callable[[Path], None] = self_test):
-        self.folder, self.test = Path(folder), test
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.next = self.folder / "next"
-
-    def current(self) -> Installed | None:
-        """The release that runs, None before the first one. ValueError where its files are damaged."""
-        slot = self._slot()
-        return None if slot is None else self.read(slot)
-
-    def read(self, slot: str) -> Installed:
-        """What a slot holds. ValueError where that is no whole release."""
-        path = self.folder / slot
-        try:
-            release = json.loads((path / "release.json").read_text())
-            return Installed(slot, path / "engine", release["id"], release["name"], release["passed"])
-        except (OSError, json.JSONDecodeError, KeyError) as e:
-            raise ValueError(f"{path}: holds no whole release ({type(e).__name__}: {e}); run an update") from e
+    def __init__(self, folder: str | Path, test: Callable[[Path], None] = self_test, *, root: bytes | None = None):
+        super().__init__(folder, root)
+        self.test = test
 
     def boot(self) -> Installed:
-        """What to do before driving: the current release if its files are whole and it passes its test, else the other
-        slot's, which is then the current one. ValueError where neither can run.
+        """Choose what to drive with: the current release if it is whole and passes its self-test, else the one in the
+        other slot, which is then the current one.
+
+        A release that died in each of its last BOOTS boots and was never good gives way to the other slot. One that was
+        refused is taken only where nothing else can run. While somebody else changes the slots, boot waits BOOT_WAIT_S
+        and then takes the current release, which passed its test before. ValueError where nothing can run.
         """
-        with self.alone():
-            slot = self._slot()
+        try:
+            with self.alone(BOOT_WAIT_S):
+                chosen = self._choose()
+                record, me = self._record(chosen.release), records.process()
+                if record.by != me:  # a process that boots twice has not died
+                    self._remember(chosen.release, boots=record.boots + 1, by=me)
+                return chosen
+        except Busy:
+            slot = self.slot()
             if slot is None:
-                raise ValueError(f"{self.folder}: no release is installed; run an update")
-            try:
-                return self._fit(slot)
-            except ValueError as e:
-                return self._other(slot, f"{e}")
+                raise
+            return self.whole(slot)
+
+    def healthy(self, minutes: float) -> bool:
+        """Tell how long the current release has driven without a fault since the boot; whether it is good now.
+
+        Call it every few minutes. From HEALTHY_MIN on the release is good and no longer rolled back by itself.
+        """
+        with self.alone(BOOT_WAIT_S):
+            now = self.current()
+            if now is None:
+                return False
+            if minutes >= HEALTHY_MIN:
+                self._remember(now.release, boots=0, good=True)
+            return self._record(now.release).good
+
+    def ended(self) -> None:
+        """Tell that a drive has ended in order, however short it was: it does not count against the release."""
+        with self.alone(BOOT_WAIT_S):
+            now = self.current()
+            if now is not None:
+                self._remember(now.release, boots=0, by="")
 
     def rollback(self) -> Installed:
-        """Run the other slot's release from now on, and do not install the present one again. ValueError where that
-        one cannot run; nothing has changed then.
+        """Run the other slot's release from now on, and do not install the present one before it is published again.
+
+        ValueError where the other one cannot run; nothing has changed then.
         """
-        with self.alone():
-            slot = self._slot()
+        with self.alone(BOOT_WAIT_S):
+            slot = self.slot()
             if slot is None:
                 raise ValueError(f"{self.folder}: no release is installed; nothing to roll back")
-            left = self.read(slot)
-            now = self._other(slot, "to be rolled back")
-            self._refuse(left.release, "rolled back")
+            try:
+                self._fit(other(slot))
+            except ValueError as e:
+                raise ValueError(f"slot {slot} cannot be rolled back: slot {other(slot)} must not run ({e})") from e
+            left = self.id_in(slot)
+            now = self.activate(other(slot))
+            if not self._remember(left, refused="rolled back"):
+                raise ValueError(f"{self.folder}: rolled back, but the disk has no room to remember that; free some")
+            self._report("rolled back", left, "by hand", now.release)
             return now
+
+    def health(self) -> Health:
+        """What the fleet should know: send it home after a boot or an update."""
+        try:
+            now = self.current()
+        except ValueError:
+            now = None
+        known = records.load(self.folder)
+        refused = {release: record.refused for release, record in known.items() if record.refused}
+        good = now is not None and known.get(now.release, Record()).good
+        return Health(now.release if now else None, good, refused, tuple(records.reports(self.folder)))
 
     # installing
 
-    def runs(self, release: str) -> bool:
-        """Whether this release is the current one, and whole."""
-        slot = self._slot()
-        return slot is not None and self.holds(slot, release)
+    def vouch(self, listed: Callable[[str], bool], kept: dict[str, Any]) -> None:
+        """Keep the newest proof for those releases in the slots that it lists."""
+        for release in filter(None, map(self.id_in, "ab")):
+            if listed(release):
+                proof.keep(self.folder, release, kept)
 
-    def spare(self) -> str:
-        """The slot that is not in use."""
-        return "b" if self._slot() == "a" else "a"
-
-    def holds(self, slot: str, release: str) -> bool:
-        """Whether a slot has this release whole."""
-        try:
-            held = self.read(slot)
-            self._check(slot)
-        except ValueError:
-            return False
-        return held.release == release
-
-    def install(self, release: str, fetch: Callable[[Path], None]) -> Installed:
+    def install(
+        self, release: str, fetch: Callable[[Path], None], published: int = 0, kept: dict[str, Any] | None = None
+    ) -> Installed:
         """Test a release and make it the current one. fetch fills next/ with verified files, where no slot has it yet.
 
-        ValueError, with `current` as it was, for a refused release and for one that fails its test.
+        published: the number of the publication that offers it; kept: its proof. ValueError, with `current` as it was,
+        for a release that this car has refused (unless nothing else can run) and for one that fails its test.
         """
-        why = self._refused().get(release)
-        if why is not None:
-            raise ValueError(f"release {release} was refused by this car: {why}; publish a mended one")
-        spare = self.spare()
-        if self.holds(spare, release):
-            self._try(release, self.folder / spare / "engine")
-            return self._activate(spare)
-        self.next.mkdir(exist_ok=True)
-        fetch(self.next)
-        self._try(release, self.next / "engine")
-        old = self.folder / "old"
-        shutil.rmtree(old, ignore_errors=True)
-        if (self.folder / spare).exists():
-            os.replace(self.folder / spare, old)
-        os.replace(self.next, self.folder / spare)
-        sync(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
-        return self._activate(spare)
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """One at a time may change the slots. A release whose test took the process down is refused from here on."""
-        with (self.folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                raise ValueError(f"{self.folder}: another update is running; wait for it") from e
-            testing = self.folder / "testing"
-            if testing.exists():
-                self._refuse(testing.read_text(), "its self test did not come to an end")
-                testing.unlink()
-            yield
+        self._admit(release, published)
+        if kept is not None:
+            proof.keep(self.folder, release, kept)
+        ready = self.folder / self.spare()
+        if not self.holds(ready.name, release):
+            ready = self.next
+            ready.mkdir(exist_ok=True)
+            fetch(ready)
+        try:
+            self._try(release, ready / "engine")
+        except CutOff:
+            raise
+        except ValueError as e:
+            self._report("refused", release, str(e), self._running())
+            raise
+        with self.alone(INSTALL_WAIT_S):
+            slot = self.spare()
+            if ready == self.next:
+                slot = self._dispensable()
+                self.fill(slot)
+            elif not self.holds(slot, release):
+                raise Busy(f"{self.folder}: the slots have changed meanwhile; update again")
+            now = self.activate(slot)
+            self._remember(release, boots=0, refused="", published=published)
+            self._forget()
+            return now
 
     # inside
 
-    def _slot(self) -> str | None:
-        link = self.folder / "current"
-        if link.exists() and not link.is_symlink():
-            raise ValueError(f"{link}: must be a link to a or b; copy the slots with their links")
-        return os.readlink(link) if link.is_symlink() else None
+    def _choose(self) -> Installed:
+        """The release to boot, made current."""
+        slot = self.slot()
+        order = [slot, other(slot)] if slot else [s for s in "ab" if (self.folder / s).is_dir()]
+        if not order:
+            raise ValueError(f"{self.folder}: no release is installed; {MEND}")
+        why: dict[str, ValueError] = {}
+        for each in order:
+            try:
+                return self._take(self._fit(each), slot, why)
+            except CutOff:
+                raise
+            except ValueError as e:
+                why[each] = e
+        # Rather one that was refused than none, the one whose self-test was cut off least often first.
+        for each in sorted(order, key=lambda s: self._record(self.id_in(s)).attempts):
+            with suppress(ValueError):
+                held = self.whole(each)
+                self._try(held.release, held.engine)
+                return self._take(held, slot, why)
+        raise ValueError(", nor may ".join([f"slot {s}{' must not run' * (s == order[0])} ({why[s]})" for s in order]))
 
-    def _check(self, slot: str) -> None:
-        """ValueError unless the slot's files are those that were signed."""
-        path = self.folder / slot
-        for name, digest in files_of(path / "release.json").items():
-            file = path / name
-            if not file.is_file():
-                raise ValueError(f"{file}: missing; run an update")
-            with file.open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                    raise ValueError(f"{file}: has changed since it was installed; run an update")
+    def _take(self, chosen: Installed, slot: str | None, why: dict[str, ValueError]) -> Installed:
+        """Make a slot current, if it is not, and tell why the one that was is not."""
+        if chosen.slot == slot:
+            return chosen
+        left = self.id_in(slot) if slot else ""
+        reason = why[slot] if slot else ValueError("`current` named no slot")
+        now = self.activate(chosen.slot)
+        if isinstance(reason, Unfit):
+            self._remember(left, refused=str(reason))
+        what = "rolled back" if self._record(left).refused else "fell back"
+        self._report(what, left, str(reason), now.release)
+        return now
 
     def _fit(self, slot: str) -> Installed:
         """The release of a slot that may run. ValueError says why it must not."""
-        held = self.read(slot)
-        why = self._refused().get(held.release)
-        if why is not None:
-            raise ValueError(f"release {held.release} was refused by this car: {why}")
-        self._check(slot)
+        held = self.whole(slot)
+        record = self._record(held.release)
+        why = _refusal(record)
+        if why:
+            raise (ValueError if record.refused else Unfit)(f"release {held.release} was refused by this car: {why}")
+        if record.boots >= BOOTS and not record.good and slot == self.slot():
+            raise Unfit(f"release {held.release} died in each of {record.boots} boots in a row")
         self._try(held.release, held.engine)
         return held
 
-    def _other(self, slot: str, why: str) -> Installed:
-        """Leave a slot for the other one, if that may run."""
-        other = self.spare()
-        try:
-            self._fit(other)
-        except ValueError as e:
-            raise ValueError(f"slot {slot} must not run ({why}), nor may slot {other} ({e})") from e
-        return self._activate(other)
-
-    def _activate(self, slot: str) -> Installed:
-        aside = self.folder / "current.next"
-        aside.unlink(missing_ok=True)
-        aside.symlink_to(slot)
-        os.replace(aside, self.folder / "current")
-        sync(self.folder)
-        return self.read(slot)
+    def _admit(self, release: str, published: int) -> None:
+        """ValueError for a refused release, unless it has been published anew since or nothing else can run."""
+        with self.alone(INSTALL_WAIT_S):
+            record = self._record(release)
+            if published > record.published:
+                self._remember(release, attempts=0, boots=0, refused="", published=published)
+                return
+            why, slot = _refusal(record), self.slot()
+            if not why or slot is None:
+                return
+            with suppress(ValueError):
+                self.whole(slot)
+                why = f"release {release} was refused by this car: {why}; publish a mended one, or this one again"
+                slot = None
+            if slot is None:
+                raise ValueError(why)
 
     def _try(self, release: str, engine: Path) -> None:
-        """Run the self test; a failure is remembered. The mark outlives a process that the engine takes down."""
-        testing = self.folder / "testing"
-        with contextlib.suppress(OSError), atomic(testing) as file:  # a full disk must not keep a good car from driving
-            file.write(release.encode())
+        """Run the self-test. The attempt is on the disk before it begins, so that it counts whatever happens."""
+        with self.alone(INSTALL_WAIT_S):
+            attempt = self._record(release).attempts + 1
+            self._remember(release, attempts=attempt)
         try:
-            self.test(engine)
+            within(self.test, engine, LIMIT_S + 10)
+        except (Unfinished, MemoryError, OSError) as e:
+            why = " ".join(f"{type(e).__name__}: {e}".split())
+            raise CutOff(f"release {release}: its self-test was cut off ({why}), attempt {attempt}; try again") from e
         except ValueError as e:
-            self._refuse(release, str(e))
-            testing.unlink(missing_ok=True)
-            raise ValueError(f"release {release} fails its self test: {e}") from e
-        testing.unlink(missing_ok=True)
+            with self.alone(INSTALL_WAIT_S):
+                self._remember(release, attempts=0, refused=str(e))
+            raise ValueError(f"release {release} fails its self-test: {e}") from e
+        with self.alone(INSTALL_WAIT_S):
+            self._remember(release, attempts=0)
 
-    def _refused(self) -> dict[str, str]:
+    def _dispensable(self) -> str:
+        """The slot to fill: the one not in use, unless the current one is damaged and so the worse of the two."""
+        slot = self.slot()
+        if slot is not None:
+            with suppress(ValueError):
+                self.whole(slot)
+                return other(slot)
+        return slot or self.spare()
+
+    def _running(self) -> str:
+        slot = self.slot()
+        return self.id_in(slot) if slot else ""
+
+    def _record(self, release: str) -> Record:
+        return records.load(self.folder).get(release, Record())
+
+    def _remember(self, release: str, **changes: Any) -> bool:
+        """Change a release's record. False where that did not reach the disk: a car drives with a full one as well."""
+        known = records.load(self.folder)
+        known[release] = replace(known.get(release, Record()), **changes)
         try:
-            return json.loads((self.folder / "refused.json").read_text())
-        except FileNotFoundError:
-            return {}
+            records.save(self.folder, known)
+        except OSError:
+            return False
+        return True
 
-    def _refuse(self, release: str, why: str) -> None:
-        with atomic(self.folder / "refused.json") as file:
-            file.write(json.dumps({**self._refused(), release: why}, indent=1).encode())
+    def _report(self, what: str, release: str, why: str, now: str) -> None:
+        with suppress(OSError):
+            records.report(self.folder, what, release, why, now)
+
+    def _forget(self) -> None:
+        """Drop proofs and records of releases that are in no slot; what was refused stays known."""
+        here = {self.id_in("a"), self.id_in("b")}
+        known = records.load(self.folder)
+        with suppress(OSError):
+            records.save(self.folder, {k: v for k, v in known.items() if k in here or _refusal(v)})
+        for path in (self.folder / proof.FOLDER).glob("*.json"):
+            if path.stem not in here:
+                path.unlink(missing_ok=True)
 
 
-def files_of(release_json: Path) -> dict[str, str]:
-    """Names (below the release's directory) and SHA-256 of a release's files."""
-    try:
-        files: dict[str, str] = json.loads(release_json.read_text())["files"]
-    except (OSError, json.JSONDecodeError, KeyError) as e:
-        raise ValueError(f"{release_json}: no list of files ({type(e).__name__}: {e}); run an update") from e
-    for name in files:
-        if name.startswith("/") or ".." in name.split("/"):
-            raise ValueError(f"{release_json}: file name {name} leads out of the release")
-    return files
+def _refusal(record: Record) -> str:
+    """Why a release must not run, empty where it may."""
+    if record.refused or record.attempts < ATTEMPTS:
+        return record.refused
+    return f"its self-test was cut off {record.attempts} times in a row"
 
 
-@contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file to write; it takes the path's place, synced to disk, when the block ends well."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        sync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+def within(test: Callable[[Path], None], engine: Path, limit_s: float) -> None:
+    """Run a test, for limit_s at most. What it raises comes out; ValueError where it has not ended by then."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            test(engine)
+        except BaseException as e:  # every one is raised again, by who waits
+            raised.append(e)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if thread.is_alive():
+        raise ValueError(f"{engine}: the self-test has not ended within {limit_s:g} s")
+    if raised:
+        raise raised[0]

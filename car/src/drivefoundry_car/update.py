@@ -1,8 +1,8 @@
-"""A signed repository in, the release that the car runs out: verified download into A/B slots.
+"""Update a car from a signed repository: verified download into A/B slots.
 
 Trust starts at the root.json that the car was shipped with; from there every byte is verified as The Update Framework
-(TUF 1.0) says, by `tuf.ngclient`. Whatever goes wrong before the new release has passed its self test leaves the
-running one as it was, and says so in one line.
+(TUF 1.0) says, by `tuf.ngclient`. Whatever goes wrong before the new release has passed its self-test leaves the
+running one as it was, and is told in one line. Nothing here keeps a car from booting meanwhile.
 """
 
 from __future__ import annotations
@@ -10,34 +10,44 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import unquote, urlparse
+from typing import Any, NamedTuple
 
 from tuf.api import exceptions
 from tuf.ngclient import Updater as TufClient
-from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
 from urllib3.exceptions import HTTPError
 
+from drivefoundry_car import proof
 from drivefoundry_car.durable import sync
-from drivefoundry_car.slots import Installed, Slots, files_of, self_test
+from drivefoundry_car.fetch import Fetcher
+from drivefoundry_car.proof import target_path
+from drivefoundry_car.selftest import self_test
+from drivefoundry_car.slotfiles import Installed, files_of, sweep
+from drivefoundry_car.slots import INSTALL_WAIT_S, Slots
 
 CHANNEL = "current.json"
-"""TUF target that names each cohort's release: {"cohorts": {cohort: {"release", "rollout_percent", "previous"}}}."""
+"""TUF target that names each cohort's release: {"cohorts": {cohort: {"release", "rollout_percent", "previous",
+"halted"}}, "published": {release: number}}. A release's number grows each time that it is published."""
 EVERYONE = "all"
 """The cohort of cars whose own cohort has no release."""
 
 
-def target_path(release: str, name: str) -> str:
-    """The TUF target path of one file of a release."""
-    return f"releases/{release}/{name}"
+class Offer(NamedTuple):
+    """What a repository has for a car. published: the number of the release's publication, 0 for unknown."""
+
+    release: str
+    published: int
 
 
 def in_rollout(release: str, vehicle: str, percent: int) -> bool:
-    """Whether a vehicle is among the first `percent` of its cohort to get a release: the same answer every time."""
+    """Whether a vehicle is among the first `percent` of its cohort to get a release: the same answer every time.
+
+    A car without a name has no place in that order: it comes last, when everybody gets the release.
+    """
+    if not vehicle:
+        return percent >= 100
     return int(hashlib.sha256(f"{release}:{vehicle}".encode()).hexdigest()[:8], 16) % 100 < percent
 
 
@@ -60,23 +70,38 @@ class Updater:
         """
         self.metadata_dir = Path(metadata_dir)
         self.metadata_dir.mkdir(parents=True, exist_ok=True)
-        self.slots = Slots(slots_dir, test)
+        self.slots = Slots(slots_dir, test, root=root)
         self.source = str(source).rstrip("/")
         self.root, self.vehicle, self.cohort = root, vehicle, cohort
+        if not (self.slots.folder / proof.FOLDER).exists():  # slots of an earlier layout: their lists are still here
+            self._vouch(lambda release: True)
 
     def update(self) -> Installed | None:
         """Fetch, verify, test and activate what the repository offers this car; what runs then, None if nothing does.
 
         ValueError, with the running release unchanged: a wrong signature or hash, expired or older metadata, a download
-        that breaks off, a full disk, a release that fails its self test (it is not tried again).
+        that breaks off or is too slow, a full disk, a release that fails its self-test or was refused before.
         """
-        with self.slots.alone(), one_line(self.source, self.slots):
+        with self.slots.fetching(INSTALL_WAIT_S), one_line(self.source, self.slots):
+            sweep(self.metadata_dir)
             client = self._client()
             client.refresh()
+            kept = self._vouch(lambda release: client.get_targetinfo(target_path(release, "release.json")) is not None)
             offer = self._offer(client)
-            if offer is None or self.slots.runs(offer):
+            if offer is None or self.slots.runs(offer.release):
                 return self.slots.current()
-            return self.slots.install(offer, lambda aside: self._fetch(client, offer, aside))
+            return self.slots.install(
+                offer.release, lambda aside: self._fetch(client, offer.release, aside), offer.published, kept
+            )
+
+    def _vouch(self, listed: Callable[[str], bool]) -> dict[str, Any]:
+        """Give the slots the newest signed list of files; that list."""
+        try:
+            kept = proof.proof_of(self.metadata_dir)
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}  # a car that has never been updated
+        self.slots.vouch(listed, kept)
+        return kept
 
     def _client(self) -> TufClient:
         local = "://" not in self.source
@@ -91,15 +116,22 @@ class Updater:
             bootstrap=self.root,
         )
 
-    def _offer(self, client: TufClient) -> str | None:
-        """The release meant for this car, None for none."""
-        with tempfile.TemporaryDirectory(dir=self.slots.folder) as aside:
-            channel: dict[str, Any] = json.loads(self._get(client, CHANNEL, Path(aside) / CHANNEL).read_text())
+    def _offer(self, client: TufClient) -> Offer | None:
+        """The release meant for this car, None for none: then it stays with what it has."""
+        channel: dict[str, Any] = json.loads(self._get(client, CHANNEL, self.metadata_dir / CHANNEL).read_text())
         entry = channel["cohorts"].get(self.cohort) or channel["cohorts"].get(EVERYONE)
         if entry is None:
             return None
-        chosen = in_rollout(entry["release"], self.vehicle, entry["rollout_percent"])
-        return entry["release"] if chosen else entry["previous"]
+        release = entry["release"]
+        chosen = in_rollout(release, self.vehicle, entry["rollout_percent"])
+        if not chosen or (entry.get("halted") and not self._has(release)):
+            release = entry["previous"]
+        return None if release is None else Offer(release, channel.get("published", {}).get(release, 0))
+
+    def _has(self, release: str) -> bool:
+        """Whether the current slot says that it holds a release, be it whole or not."""
+        slot = self.slots.slot()
+        return slot is not None and self.slots.id_in(slot) == release
 
     def _get(self, client: TufClient, target: str, to: Path) -> Path:
         info = client.get_targetinfo(target)
@@ -122,43 +154,6 @@ class Updater:
             sync(folder)
 
 
-class Fetcher(Urllib3Fetcher):
-    """Reads file:// beside http(s)://, and keeps what it fetches on the slots' disk: a car's /tmp is small."""
-
-    def __init__(self, aside: Path):
-        super().__init__()
-        self._aside = aside
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        if not url.startswith("file://"):
-            return super()._fetch(url)
-        path = Path(unquote(urlparse(url).path))
-        if not path.is_file():
-            raise exceptions.DownloadHTTPError(f"{path} is not there", 404)
-        return _pieces(path)
-
-    @contextmanager
-    def download_file(self, url: str, max_length: int) -> Iterator[IO]:
-        with tempfile.TemporaryFile(dir=self._aside) as file:
-            size = 0
-            for chunk in self.fetch(url):
-                size += len(chunk)
-                if size > max_length:
-                    raise exceptions.DownloadLengthMismatchError(f"{url} has more than the {max_length} bytes signed")
-                file.write(chunk)
-            file.seek(0)
-            yield file
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                yield piece
-    except OSError as e:
-        raise exceptions.DownloadError(f"{path}: {e.strerror}") from e
-
-
 @contextmanager
 def one_line(source: str, slots: Slots) -> Iterator[None]:
     """Every way in which an update can fail becomes one ValueError line that names the repository and the mend."""
@@ -169,7 +164,8 @@ def one_line(source: str, slots: Slots) -> Iterator[None]:
     except exceptions.ExpiredMetadataError as e:
         raise ValueError(f"{source}: {e}; renew the repository's metadata") from e
     except exceptions.BadVersionNumberError as e:
-        raise ValueError(f"{source}: older than what this car has seen ({e}); an old copy is being served") from e
+        why = "an old copy is being served, or a stolen key was used to look newer: rotate the online keys"
+        raise ValueError(f"{source}: older than what this car has seen ({e}); {why}") from e
     except (exceptions.LengthOrHashMismatchError, exceptions.DownloadLengthMismatchError) as e:
         raise ValueError(f"{source}: wrong hash or length: {e}; publish the release again") from e
     except exceptions.RepositoryError as e:

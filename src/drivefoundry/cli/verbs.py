@@ -136,6 +136,66 @@ _CAR = (
         (("campaign sent out --out sent.npy", "embeddings of a run's clips"),),
     ),
 )  # fmt: skip
+_RELEASE = (
+    Verb(
+        "release list", "[WHERE]", "list the releases of a repository or run, and who runs them",
+        "release:WhereOptions", "release:listed",
+        (("release list out", "the releases of the run in ./out"),),
+    ),
+    Verb(
+        "release show", "[WHERE] [RELEASE]", "show one release: engine, verdict, gates, roll-out",
+        "release:ShowOptions", "release:show",
+        (("release show out turn-2", "the release of the second turn"),),
+    ),
+    Verb(
+        "release publish", "[WHERE]", "sign an engine and its verdict, for a share of a cohort's cars",
+        "release:PublishOptions", "release:publish",
+        (("release publish out --name turn-2 --percent 10", "the run's newest engine, to a tenth of the cars"),),
+    ),
+    Verb(
+        "release stage", "[WHERE] PERCENT", "widen or narrow the roll-out of a cohort's release",
+        "release:StageOptions", "release:stage",
+        (("release stage out 50", "half of the cars get it"),),
+    ),
+    Verb(
+        "release halt", "[WHERE]", "stop a roll-out where it is: no further car gets the release",
+        "release:CohortOptions", "release:halt",
+        (("release halt out --cohort taxis", "cars that run it keep it"),),
+    ),
+    Verb(
+        "release resume", "[WHERE]", "go on with a halted roll-out",
+        "release:CohortOptions", "release:resume",
+        (("release resume out", "at the percentage that it had"),),
+    ),
+    Verb(
+        "release rollback", "[WHERE] RELEASE", "make a former release current again for all cars of its cohort",
+        "release:RollbackOptions", "release:rollback",
+        (("release rollback out turn-1", "back to the first turn's"),),
+    ),
+    Verb(
+        "release renew", "[WHERE]", "sign again what has lived half its life, so that cars do not refuse it",
+        "release:RenewOptions", "release:renew",
+        (("release renew repo --online online", "every day, with the online keys alone"),),
+    ),
+    Verb(
+        "release keys", "[WHERE]", "show each role's version, expiry, quorum and keys",
+        "release:KeysOptions", "release:keys",
+        (("release keys out", "which keys are at hand, and what expires when"),),
+    ),
+    Verb(
+        "release rotate", "[WHERE]", "replace keys by new ones, in a new root; the old ones count no more",
+        "release:RotateOptions", "release:rotate",
+        (("release rotate out --role online", "after a break-in where the online keys were"),),
+    ),
+    Verb(
+        "release new", "WHERE", "make an empty repository, and its keys",
+        "release:NewOptions", "release:new",
+        (
+            ("release new repo --keys stick-1 --keys stick-2 --online online --quorum targets=2/2",
+             "two sticks must be there to publish"),
+        ),
+    ),
+)  # fmt: skip
 _PLAN = (
     Verb(
         "plan", "", "work out cards, layout, days, storage and money of a training run",
@@ -209,6 +269,7 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
     "The loop": _LOOP,
     "Judging": _JUDGE,
     "Cars": _CAR,
+    "Releases": _RELEASE,
     "Planning": _PLAN,
     "Looking": _LOOK,
     "Shell": _SHELL,

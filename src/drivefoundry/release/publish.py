@@ -1,27 +1,29 @@
-"""Engine and Verdict in, signed Release out: publication, staged roll-out and roll-back in a TUF repository on disk.
+"""Engine and Verdict in, signed Release out: publication in a TUF repository on disk.
 
 A release is a set of immutable targets, releases/<id>/{release.json, verdict.json, engine/...}, and stays in the
-repository. Which cars run it is said by one more target, current.json, by cohort; staging and rolling back rewrite
-only that. All of it is signed by the targets role."""
+repository. Which cars run it is said by one more target, current.json, by cohort (see `rollout`). All of it is signed
+by the targets role."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuf.api.metadata import TargetFile  # pyright: ignore[reportPrivateImportUsage]  # its documented place
 
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.outputs import MARK
 from drivefoundry.release import sign
-from drivefoundry_car.durable import sync
-from drivefoundry_car.slots import atomic
-from drivefoundry_car.update import CHANNEL, EVERYONE, target_path
+from drivefoundry.release.keys import OFFLINE, ROLES, Keys, make
+from drivefoundry_car.durable import PUBLIC, replacing, sync
+from drivefoundry_car.proof import target_path
+from drivefoundry_car.update import CHANNEL, EVERYONE
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -60,38 +62,56 @@ class Release:
 @dataclass(frozen=True)
 class Rollout:
     """What a cohort runs: `release` in rollout_percent of its cars, `previous` (None: whatever they have) in the
-    others.
+    others. halted: of those chosen, only the cars that run it already keep it.
     """
 
     release: str
     rollout_percent: int
     previous: str | None
+    halted: bool = False
 
 
-def create_repository(repo_dir: str | Path, keys_dir: str | Path, *, now: datetime | None = None) -> bytes:
-    """An empty signed repository, and its keys where they are missing; the root.json to ship with cars (bytes) out.
+class Channel(NamedTuple):
+    """current.json. cohorts: cohort -> Rollout; published: release -> the number of its last publication."""
 
-    A repository that is there already is verified and left as it is. ValueError where it is damaged.
+    cohorts: dict[str, Rollout]
+    published: dict[str, int]
+
+
+def create_repository(
+    repo_dir: str | Path,
+    keys_dir: str | Path | Keys,
+    *,
+    quorum: Mapping[str, tuple[int, int]] | None = None,
+    now: datetime | None = None,
+) -> bytes:
+    """Make an empty signed repository, and its keys where they are missing; return the root.json to ship with cars.
+
+    quorum: role -> (signatures that it takes, keys that it has), (1, 1) where not given. A repository that is there
+    already is verified and left as it is. ValueError where it is damaged.
     """
-    repo, keys_path = Path(repo_dir), Path(keys_dir)
-    if repo.resolve() == keys_path.resolve() or repo.resolve() in keys_path.resolve().parents:
-        raise ValueError(f"{keys_path}: the keys may not lie inside the repository, which cars can read")
+    repo, keys, counts = Path(repo_dir), Keys.of(keys_dir), _quorum(quorum)
+    for folder in (*keys.folders("root"), *keys.folders("timestamp")):
+        if repo.resolve() == folder.resolve() or repo.resolve() in folder.resolve().parents:
+            raise ValueError(f"{folder}: the keys may not lie inside the repository, which cars can read")
     if not (repo / "metadata" / "timestamp.json").exists():
         at = sign.utc(now)
-        keys = sign.make_keys(keys_path)
+        with sign.disk(Path(keys.online)):
+            held = {role: [key for _, key in make(keys, role, counts[role][1])] for role in ROLES}
         with sign.disk(repo):
             repo.mkdir(parents=True, exist_ok=True)
         with sign.alone(repo):
-            state = sign.first_state(keys, at)
-            _put(repo, state, CHANNEL, _json({"cohorts": {}}))
-            sign.write_state(repo, keys_path, state, at, new_root=True)
+            state = sign.first_state(held, {role: needed for role, (needed, _) in counts.items()}, at)
+            put(repo, state, CHANNEL, as_json({"cohorts": {}, "published": {}}))
+            sign.write_root(repo, state.root, held["root"], at)
+            sign.write_state(repo, keys, state, at)
     sign.load_state(repo)
-    return (repo / "metadata" / "1.root.json").read_bytes()
+    return sign.load_root(repo).to_bytes()
 
 
 def publish(
     repo_dir: str | Path,
-    keys_dir: str | Path,
+    keys_dir: str | Path | Keys,
     engine_dir: str | Path,
     verdict_json: str | Path,
     name: str,
@@ -103,11 +123,11 @@ def publish(
 ) -> Release:
     """Engine directory and verdict in; signed and current for rollout_percent of its cohort's cars out.
 
-    The same engine, verdict, name and cohort are the same release: publishing it again only makes it current again.
-    ValueError, with the published release unchanged: a verdict whose gates did not pass (unless allow_failed, which
-    release.json then says), no engine, keys that are not the repository's, a full disk.
+    The same engine, verdict, name and cohort are the same release: publishing it again makes it current again, also for
+    cars that have refused it. ValueError, with the published release unchanged: a verdict whose gates did not pass
+    (unless allow_failed, which release.json then says), no engine, keys that are not the repository's, a full disk.
     """
-    repo, keys, at = Path(repo_dir), Path(keys_dir), sign.utc(now)
+    repo, keys, at = Path(repo_dir), Keys.of(keys_dir), sign.utc(now)
     verdict, failed = _read_verdict(Path(verdict_json))
     if failed and not allow_failed:
         why = ", ".join(f"{k} {bound:.4g} (got {value:.4g})" for k, (value, bound) in failed.items())
@@ -116,73 +136,21 @@ def publish(
     release = _describe(contents, name, cohort, failed, at)
     with sign.alone(repo):
         state = sign.load_state(repo)
-        listed = _release(repo, state, release.id)
+        sign.can_publish(keys, state)
+        listed = release_of(repo, state, release.id)
         if listed is None:
             with sign.disk(repo):
                 for file, data in contents.items():
-                    _put(repo, state, target_path(release.id, file), data)
-                _put(repo, state, target_path(release.id, "release.json"), _json(asdict(release)))
-        _point(repo, keys, state, cohort, release.id, rollout_percent, at)
+                    put(repo, state, target_path(release.id, file), data)
+                put(repo, state, target_path(release.id, "release.json"), as_json(asdict(release)))
+        point(repo, keys, state, cohort, release.id, rollout_percent, at)
     return listed or release
-
-
-def stage(
-    repo_dir: str | Path, keys_dir: str | Path, cohort: str, rollout_percent: int, *, now: datetime | None = None
-) -> Rollout:
-    """Widen (or narrow) the roll-out of a cohort's current release. Cars chosen at 10 % are among those at 50 %."""
-    repo = Path(repo_dir)
-    with sign.alone(repo):
-        state = sign.load_state(repo)
-        entry = _rollouts(repo, state).get(cohort)
-        if entry is None:
-            raise ValueError(f"{repo}: cohort {cohort!r} has no release; publish one to it first")
-        _point(repo, Path(keys_dir), state, cohort, entry.release, rollout_percent, sign.utc(now))
-    return rollouts(repo)[cohort]
-
-
-def roll_back(repo_dir: str | Path, keys_dir: str | Path, to: str, *, now: datetime | None = None) -> Release:
-    """Make a former release (its id) current again for all cars of its cohort, in newer metadata that every car
-    accepts.
-    """
-    repo = Path(repo_dir)
-    with sign.alone(repo):
-        state = sign.load_state(repo)
-        release = _release(repo, state, to)
-        if release is None:
-            raise ValueError(
-                f"{repo}: no release {to!r}; it holds {', '.join(r.id for r in _all(repo, state)) or 'none'}"
-            )
-        _point(repo, Path(keys_dir), state, release.cohort, to, 100, sign.utc(now))
-    return release
-
-
-def renew(repo_dir: str | Path, keys_dir: str | Path, *, now: datetime | None = None) -> bool:
-    """Sign anew what has lived half its life, so that it does not expire; whether anything was due. Run it every
-    day.
-    """
-    repo, at = Path(repo_dir), sign.utc(now)
-    with sign.alone(repo):
-        state = sign.load_state(repo)
-        old_root = sign.due(state, "root", at)
-        if old_root:
-            state.root.signed.version += 1
-            state.root.signed.expires = at + sign.LIFE["root"]
-        is_due = old_root or any(sign.due(state, role, at) for role in ("targets", "snapshot", "timestamp"))
-        if is_due:
-            sign.write_state(repo, Path(keys_dir), state, at, new_root=old_root)
-    return is_due
 
 
 def releases(repo_dir: str | Path) -> list[Release]:
     """Every release in a repository, oldest first, read through its signatures."""
     repo = Path(repo_dir)
-    return _all(repo, sign.load_state(repo))
-
-
-def rollouts(repo_dir: str | Path) -> dict[str, Rollout]:
-    """cohort -> what it runs."""
-    repo = Path(repo_dir)
-    return _rollouts(repo, sign.load_state(repo))
+    return all_of(repo, sign.load_state(repo))
 
 
 def verify(repo_dir: str | Path) -> int:
@@ -194,6 +162,19 @@ def verify(repo_dir: str | Path) -> int:
     for target in state.targets.signed.targets:
         _get(repo, state, target)
     return len(state.targets.signed.targets)
+
+
+def _quorum(given: Mapping[str, tuple[int, int]] | None) -> dict[str, tuple[int, int]]:
+    """role -> (signatures, keys) for every role."""
+    counts = {role: (1, 1) for role in ROLES} | dict(given or {})
+    for role, (needed, count) in counts.items():
+        if role not in ROLES:
+            raise ValueError(f"quorum: no role {role!r}; the roles are {', '.join(ROLES)}")
+        if not 1 <= needed <= count:
+            raise ValueError(f"quorum of {role}: {needed} of {count} keys cannot sign; give 1 <= signatures <= keys")
+        if needed > 1 and role not in OFFLINE:
+            raise ValueError(f"quorum of {role}: an online role is signed by one machine; give (1, keys)")
+    return counts
 
 
 def _read_verdict(path: Path) -> tuple[bytes, dict[str, tuple[float, float]]]:
@@ -236,28 +217,43 @@ def _describe(
     ).validate()
 
 
-def _point(repo: Path, keys: Path, state: sign.State, cohort: str, release: str, percent: int, now: datetime) -> None:
-    """Rewrite current.json for one cohort and publish the state."""
+def point(repo: Path, keys: Keys, state: sign.State, cohort: str, release: str, percent: int, now: datetime) -> None:
+    """Rewrite current.json for one cohort and publish the state; a new publication of the release."""
     if not 0 <= percent <= 100:
-        raise ValueError(f"rollout_percent: 0 to 100 wanted, got {percent}")
-    all_of = _rollouts(repo, state)
-    was = all_of.get(cohort)
+        raise ValueError(f"rollout_percent: must be 0 to 100, got {percent}")
+    channel = channel_of(repo, state)
+    was = channel.cohorts.get(cohort)
     if was is None:
         previous = None
     else:  # cars outside the roll-out stay with what was rolled out to everyone last
-        previous = was.release if was.rollout_percent == 100 and was.release != release else was.previous
-    all_of[cohort] = Rollout(release, percent, None if percent == 100 else previous)
+        whole = was.rollout_percent == 100 and not was.halted
+        previous = was.release if whole and was.release != release else was.previous
+    channel.cohorts[cohort] = Rollout(release, percent, None if percent == 100 else previous)
+    channel.published[release] = state.targets.signed.version + 1
+    write_channel(repo, keys, state, channel, now)
+
+
+def write_channel(repo: Path, keys: Keys, state: sign.State, channel: Channel, now: datetime) -> None:
+    """Replace current.json and publish the state."""
+    sign.can_publish(keys, state)
+    cohorts = {cohort: asdict(rollout) for cohort, rollout in channel.cohorts.items()}
     with sign.disk(repo):
-        _put(repo, state, CHANNEL, _json({"cohorts": {k: asdict(v) for k, v in sorted(all_of.items())}}))
+        put(repo, state, CHANNEL, as_json({"cohorts": cohorts, "published": channel.published}))
     sign.write_state(repo, keys, state, now)
 
 
-def _put(repo: Path, state: sign.State, target: str, data: bytes) -> None:
+def channel_of(repo: Path, state: sign.State) -> Channel:
+    """What current.json says."""
+    said = json.loads(_get(repo, state, CHANNEL))
+    return Channel({k: Rollout(**v) for k, v in said["cohorts"].items()}, said.get("published", {}))
+
+
+def put(repo: Path, state: sign.State, target: str, data: bytes) -> None:
     """Write a target under its hash (nobody is told of it before the state is published) and list it."""
     info = TargetFile.from_data(target, data, ["sha256"])
     path = repo / "targets" / info.get_prefixed_paths()[0]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as file:
+    with replacing(path, mode=PUBLIC) as file:
         file.write(data)
     sync(path.parent)
     state.targets.signed.targets[target] = info
@@ -274,7 +270,8 @@ def _get(repo: Path, state: sign.State, target: str) -> bytes:
     return data
 
 
-def _release(repo: Path, state: sign.State, release: str) -> Release | None:
+def release_of(repo: Path, state: sign.State, release: str) -> Release | None:
+    """A release by its id, None where the repository has none of it."""
     target = target_path(release, "release.json")
     if target not in state.targets.signed.targets:
         return None
@@ -283,17 +280,15 @@ def _release(repo: Path, state: sign.State, release: str) -> Release | None:
     return replace(made, failed_gates={k: (v[0], v[1]) for k, v in made.failed_gates.items()}).validate()
 
 
-def _all(repo: Path, state: sign.State) -> list[Release]:
+def all_of(repo: Path, state: sign.State) -> list[Release]:
+    """Every release, oldest first."""
     ids = [t.split("/")[1] for t in state.targets.signed.targets if t.endswith("/release.json") and t.count("/") == 2]
-    found = [r for r in (_release(repo, state, i) for i in ids) if r is not None]
+    found = [r for r in (release_of(repo, state, i) for i in ids) if r is not None]
     return sorted(found, key=lambda r: (r.created, r.id))
 
 
-def _rollouts(repo: Path, state: sign.State) -> dict[str, Rollout]:
-    return {k: Rollout(**v) for k, v in json.loads(_get(repo, state, CHANNEL))["cohorts"].items()}
-
-
-def _json(value: Any) -> bytes:
+def as_json(value: Any) -> bytes:
+    """A value as JSON text."""
     return json.dumps(value, indent=1, sort_keys=True).encode()
 
 

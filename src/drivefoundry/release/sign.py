@@ -1,9 +1,8 @@
-"""Role metadata in, signed files of a TUF repository out, and back: keys, versions, expiry, atomic publication.
+"""Role metadata in, signed files of a TUF repository out, and back: versions, expiry, atomic publication.
 
-The four top-level roles of The Update Framework 1.0 have an ed25519 key each, so that root and targets may be kept
-offline. metadata/ holds N.root.json, N.targets.json, N.snapshot.json (consistent snapshots: a published version is
-never overwritten) and timestamp.json, whose replacement is the moment of publication: what was written before it
-belongs to nobody yet."""
+metadata/ holds N.root.json, N.targets.json, N.snapshot.json (consistent snapshots: a published version is never
+overwritten) and timestamp.json, whose replacement is the moment of publication: what was written before it belongs to
+nobody yet. Each role has keys of its own (see `keys`)."""
 
 # tuf and securesystemslib document these names where they are imported from here, but list no __all__
 # pyright: reportPrivateImportUsage=false
@@ -11,24 +10,26 @@ belongs to nobody yet."""
 from __future__ import annotations
 
 import fcntl
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
-from drivefoundry_car.slots import atomic
+from drivefoundry.release.keys import Keys, load_key, signers
+from drivefoundry_car.durable import PUBLIC, replacing
 
-ROLES = ("root", "targets", "snapshot", "timestamp")
+__all__ = ["LIFE", "State", "alone", "disk", "load_key", "load_root", "load_state", "write_root", "write_state"]
+
+CHAIN = ("targets", "snapshot", "timestamp")
+"""Each names the version of the one before it, so whoever signs one signs those after it."""
 LIFE = {"root": timedelta(days=365), "targets": timedelta(days=180), "snapshot": timedelta(days=30)}
 LIFE["timestamp"] = timedelta(days=7)
-"""How long a signature holds. Cars refuse what has expired, so `renew` runs at least every few days."""
+"""How long a signature holds. Cars refuse what has expired, so `renew` runs every day."""
 
 
 class State(NamedTuple):
@@ -40,46 +41,29 @@ class State(NamedTuple):
     timestamp: Metadata[Timestamp]
 
 
-def make_keys(keys_dir: Path) -> dict[str, CryptoSigner]:
-    """A directory (0700) in which root.pem, targets.pem, snapshot.pem and timestamp.pem (0600) are made where
-    missing.
-    """
-    with disk(keys_dir):
-        keys_dir.mkdir(parents=True, exist_ok=True)
-        keys_dir.chmod(0o700)
-        for role in ROLES:
-            path = keys_dir / f"{role}.pem"
-            if not path.exists():
-                with atomic(path) as file:
-                    os.fchmod(file.fileno(), 0o600)
-                    file.write(CryptoSigner.generate_ed25519().private_bytes)
-    return {role: load_key(keys_dir, role) for role in ROLES}
-
-
-def load_key(keys_dir: Path, role: str) -> CryptoSigner:
-    """One role's key. ValueError where it is missing, unreadable or open to others."""
-    path = keys_dir / f"{role}.pem"
-    if not path.is_file():
-        raise ValueError(f"{path}: no key for {role}; give the directory in which the repository's keys were made")
-    if path.stat().st_mode & 0o077:
-        raise ValueError(f"{path}: the key can be read by others; chmod 600 it")
-    try:
-        return CryptoSigner(load_pem_private_key(path.read_bytes(), None))
-    except (ValueError, TypeError) as e:
-        raise ValueError(f"{path}: not an ed25519 key in PEM; restore it from where it is kept") from e
+def load_root(repo_dir: Path) -> Metadata[Root]:
+    """The newest root metadata, which all older ones vouch for. ValueError for a damaged or foreign directory."""
+    folder = repo_dir / "metadata"
+    versions = sorted(version for path in folder.glob("*.root.json") if (version := number(path)) is not None)
+    if not versions or not (folder / "timestamp.json").is_file():
+        raise ValueError(f"{repo_dir}: no release repository (no metadata/timestamp.json); make one first")
+    with readable(folder):
+        trusted: Metadata[Root] | None = None
+        for version in versions:
+            root = Metadata[Root].from_file(str(folder / f"{version}.root.json"))
+            for judge in filter(None, (trusted, root)):
+                judge.signed.verify_delegate("root", root.signed_bytes, root.signatures)
+            trusted = root
+    assert trusted is not None, "there is a version"
+    return trusted
 
 
 def load_state(repo_dir: Path) -> State:
     """The published metadata, every signature, length and hash verified. ValueError for a damaged or foreign
     directory.
     """
-    folder = repo_dir / "metadata"
-    versions = sorted(int(p.name.split(".")[0]) for p in folder.glob("*.root.json"))
-    if not versions or not (folder / "timestamp.json").is_file():
-        raise ValueError(f"{repo_dir}: no release repository (no metadata/timestamp.json); make one first")
-    try:
-        root = Metadata[Root].from_file(str(folder / f"{versions[-1]}.root.json"))
-        root.verify_delegate("root", root)
+    folder, root = repo_dir / "metadata", load_root(repo_dir)
+    with readable(folder):
         timestamp = Metadata[Timestamp].from_file(str(folder / "timestamp.json"))
         meta = timestamp.signed.snapshot_meta
         raw = (folder / f"{meta.version}.snapshot.json").read_bytes()
@@ -89,63 +73,90 @@ def load_state(repo_dir: Path) -> State:
         raw = (folder / f"{meta.version}.targets.json").read_bytes()
         meta.verify_length_and_hashes(raw)
         targets = Metadata[Targets].from_bytes(raw)
-        for role, md in (("targets", targets), ("snapshot", snapshot), ("timestamp", timestamp)):
-            root.signed.verify_delegate(role, md.signed_bytes, md.signatures)
-    except RepositoryError as e:
-        raise ValueError(f"{folder}: damaged or not signed by its own keys ({e}); restore it from a copy") from e
-    except OSError as e:
-        raise ValueError(f"{folder}: {e.strerror} ({e.filename}); restore it from a copy") from e
-    return State(root, targets, snapshot, timestamp)
+        state = State(root, targets, snapshot, timestamp)
+        _verify(root, state, CHAIN)
+    return state
 
 
-def first_state(keys: dict[str, CryptoSigner], now: datetime) -> State:
+def first_state(keys: Mapping[str, list[CryptoSigner]], thresholds: Mapping[str, int], now: datetime) -> State:
     """What comes before version 1: every role unsigned, nothing published."""
-    root = Root(version=1, expires=_until("root", now), consistent_snapshot=True)
-    for role, signer in keys.items():
-        root.add_key(signer.public_key, role)
+    root = Root(expires=now, consistent_snapshot=True)
+    for role, held in keys.items():
+        for signer in held:
+            root.add_key(signer.public_key, role)
+        root.roles[role].threshold = thresholds[role]
     targets, snapshot, timestamp = Targets(expires=now), Snapshot(expires=now), Timestamp(expires=now)
-    for signed in (targets, snapshot, timestamp):
+    for signed in (root, targets, snapshot, timestamp):
         signed.version = 0  # the first write makes it 1
     return State(Metadata(root), Metadata(targets), Metadata(snapshot), Metadata(timestamp))
 
 
-def write_state(repo_dir: Path, keys_dir: Path, state: State, now: datetime, *, new_root: bool = False) -> State:
-    """Sign the next version of targets, snapshot and timestamp (and root, if new) and publish them; timestamp comes
-    last.
-
-    Every signature is verified against the root before the timestamp takes its place; what is returned was read back.
-    """
+def write_root(repo_dir: Path, root: Metadata[Root], by: Iterable[CryptoSigner], now: datetime) -> None:
+    """Sign the next version of the root metadata and publish it."""
+    root.signed.version += 1
+    root.signed.expires = now + LIFE["root"]
+    _sign(root, by)
+    root.signed.verify_delegate("root", root.signed_bytes, root.signatures)
     folder = repo_dir / "metadata"
-    root, targets, snapshot, timestamp = state
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if new_root:
-            _write(folder, "root", root, load_key(keys_dir, "root"))
-        targets.signed.version += 1
-        targets.signed.expires = _until("targets", now)
-        raw = _write(folder, "targets", targets, load_key(keys_dir, "targets"))
-        snapshot.signed.version += 1
-        snapshot.signed.expires = _until("snapshot", now)
-        snapshot.signed.meta["targets.json"] = MetaFile.from_data(targets.signed.version, raw, ["sha256"])
-        raw = _write(folder, "snapshot", snapshot, load_key(keys_dir, "snapshot"))
-        timestamp.signed.version += 1
-        timestamp.signed.expires = _until("timestamp", now)
-        timestamp.signed.snapshot_meta = MetaFile.from_data(snapshot.signed.version, raw, ["sha256"])
-        timestamp.sign(load_key(keys_dir, "timestamp"))
-        try:
-            for role, md in (("targets", targets), ("snapshot", snapshot), ("timestamp", timestamp)):
-                root.signed.verify_delegate(role, md.signed_bytes, md.signatures)
-        except RepositoryError as e:
-            raise ValueError(f"{keys_dir}: these keys are not the repository's ({e}); nothing was published") from e
-        with atomic(folder / "timestamp.json") as file:
+        _write(folder, "root", root)
+
+
+def write_state(
+    repo_dir: Path,
+    keys: Keys,
+    state: State,
+    now: datetime,
+    roles: Iterable[str] = CHAIN,
+    also: Mapping[str, list[CryptoSigner]] | None = None,
+) -> None:
+    """Sign the next version of some roles (the last ones of CHAIN) and publish them; timestamp comes last.
+
+    also: further signatures for a role. Nothing is written where a key is missing, and every signature is verified
+    against the root before the timestamp takes its place.
+    """
+    folder, root, todo = repo_dir / "metadata", state.root.signed, list(roles)
+    by = {role: [*signers(keys, role, root), *(also or {}).get(role, [])] for role in todo}
+    _, targets, snapshot, timestamp = state
+    with disk(folder):
+        for role in todo:
+            md: Metadata[Any] = getattr(state, role)
+            md.signed.version += 1
+            md.signed.expires = now + LIFE[role]
+            if role == "snapshot":
+                snapshot.signed.meta["targets.json"] = _meta(targets)
+            if role == "timestamp":
+                timestamp.signed.snapshot_meta = _meta(snapshot)
+            _sign(md, by[role])
+            if role != "timestamp":
+                _write(folder, role, md)
+        _verify(state.root, state, todo)
+        with replacing(folder / "timestamp.json", mode=PUBLIC) as file:
             file.write(timestamp.to_bytes())
-    return load_state(repo_dir)
+
+
+def can_publish(keys: Keys, state: State) -> None:
+    """ValueError where a key for a publication is missing: told before anything is written."""
+    for role in CHAIN:
+        signers(keys, role, state.root.signed)
 
 
 def due(state: State, role: str, now: datetime) -> bool:
     """Whether half of a role's life has passed."""
+    return expires(state, role) - now < LIFE[role] / 2
+
+
+def expires(state: State, role: str) -> datetime:
+    """When cars will refuse what a role has signed."""
     signed: Any = getattr(state, role).signed
-    return signed.expires - now < LIFE[role] / 2
+    return signed.expires
+
+
+def number(path: Path) -> int | None:
+    """The version in the name of a metadata file."""
+    first = path.name.split(".")[0]
+    return int(first) if first.isdecimal() else None
 
 
 @contextmanager
@@ -170,18 +181,38 @@ def disk(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: cannot write ({e.strerror or e}); the published release is unchanged") from e
 
 
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Damaged metadata becomes one ValueError line."""
+    try:
+        yield
+    except (RepositoryError, KeyError, RecursionError) as e:
+        raise ValueError(f"{folder}: damaged or not signed by its own keys ({e}); restore it from a copy") from e
+    except OSError as e:
+        raise ValueError(f"{folder}: {e.strerror} ({e.filename}); restore it from a copy") from e
+
+
 def utc(now: datetime | None) -> datetime:
     """A time, or the present one, in UTC."""
     return (now or datetime.now(UTC)).astimezone(UTC)
 
 
-def _until(role: str, now: datetime) -> datetime:
-    return now + LIFE[role]
+def _meta(md: Metadata[Any]) -> MetaFile:
+    return MetaFile.from_data(md.signed.version, md.to_bytes(), ["sha256"])
 
 
-def _write(folder: Path, role: str, md: Metadata[Any], signer: CryptoSigner) -> bytes:
-    md.sign(signer)
-    raw = md.to_bytes()
-    with atomic(folder / f"{md.signed.version}.{role}.json") as file:
-        file.write(raw)
-    return raw
+def _verify(root: Metadata[Root], state: State, roles: Iterable[str]) -> None:
+    for role in roles:
+        md: Metadata[Any] = getattr(state, role)
+        root.signed.verify_delegate(role, md.signed_bytes, md.signatures)
+
+
+def _sign(md: Metadata[Any], by: Iterable[CryptoSigner]) -> None:
+    md.signatures.clear()
+    for signer in by:
+        md.sign(signer, append=True)
+
+
+def _write(folder: Path, role: str, md: Metadata[Any]) -> None:
+    with replacing(folder / f"{md.signed.version}.{role}.json", mode=PUBLIC) as file:
+        file.write(md.to_bytes())

@@ -24,7 +24,7 @@ from drivefoundry.shrink.rounding import input_moments, rounded
 from drivefoundry.types import require
 from drivefoundry_car.codec import driven
 from drivefoundry_car.engine import Engine, files
-from drivefoundry_car.slots import SELF_TEST, record_self_test
+from drivefoundry_car.selftest import SELF_TEST, record_self_test
 
 INT8, INT11 = 127, 1023
 FINE = ("embed.codes",)

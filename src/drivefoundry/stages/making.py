@@ -44,7 +44,8 @@ JUDGE = (
 GRID = ("drivefoundry.stages.grid", *LEARN, *JUDGE)
 SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry.judge.gate", "drivefoundry.judge.stats",
         "drivefoundry.judge.versions", "drivefoundry.types", "drivefoundry_car.update", "drivefoundry_car.slots",
-        "drivefoundry_car.durable", *CAR)  # fmt: skip
+        "drivefoundry_car.slotfiles", "drivefoundry_car.records", "drivefoundry_car.proof", "drivefoundry_car.fetch",
+        "drivefoundry_car.selftest", "drivefoundry_car.durable", *CAR)  # fmt: skip
 SCENES = ("drivefoundry.clips.importers", "drivefoundry.sim.geometry", "drivefoundry.stages.record", *NOUNS, *LOG)
 TELL = ("drivefoundry.ui", "drivefoundry.stages.tell", "drivefoundry.stages.tables", "drivefoundry.stages.films",
         "drivefoundry.stages.quantities",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.ledger import Artefact, fresh
-from drivefoundry.release import create_repository, publish, verify
+from drivefoundry.release import Keys, create_repository, publish, verify
 from drivefoundry.stages.home import write_json
 from drivefoundry.stages.making import SHIP, Line
 from drivefoundry_car.update import EVERYONE, Updater
@@ -19,7 +19,7 @@ TEST_CARS = "safety-driver"
 
 def release(line: Line, turn: int, engine: Artefact, verdict: Artefact, before: Artefact | None) -> Artefact:
     """The engine as a signed release in the repository of all releases."""
-    keys, ago = line.out / "keys", before.path if before else None
+    keys, ago = Keys.apart(line.out / "keys"), before.path if before else None
     return line.make(
         turn, "release", "release", {}, [engine, verdict, before], SHIP,
         lambda d: sign_release(engine.path, verdict.path, ago, keys, f"turn-{turn}", d),
@@ -39,9 +39,9 @@ def car(line: Line, turn: int, released: Artefact, parked: Artefact | None) -> A
     )  # fmt: skip
 
 
-def sign_release(engine: Path, verdict: Path, before: Path | None, keys: Path, name: str, out: Path) -> dict:
-    """Engine and verdict artefacts, the former release's artefact, the keys' folder in; out/repo (a TUF repository that
-    holds all releases so far), root.json and release.json out.
+def sign_release(engine: Path, verdict: Path, before: Path | None, keys: Keys, name: str, out: Path) -> dict:
+    """Engine and verdict artefacts, the former release's artefact, the keys' folders in; out/repo (a TUF repository
+    that holds all releases so far), root.json and release.json out.
 
     The release goes to the cars with a safety driver in any case, to all cars only if every gate passed.
     """
