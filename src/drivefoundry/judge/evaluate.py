@@ -15,6 +15,7 @@ from drivefoundry.judge.closed_loop import route_progress, score_rollout
 from drivefoundry.judge.two_stage import two_stage
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import Driver, LogReplay, RouteFollower
+from drivefoundry.sim.rig import Rig
 from drivefoundry.types import DT, PLAN_DT, Rollout, Scene, require
 
 BATCH = 128
@@ -51,14 +52,16 @@ def evaluate(
     *,
     reference: np.ndarray | None = None,
     two_stages: bool = True,
+    rig: Rig | None = None,
     batch: int = BATCH,
     on_scenes: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Drive every scene among reactive traffic, for `seconds` or as long as its log lasts, and score it.
 
     reference: (S,) m, the progress that counts as 1; by default that of the rule-based route follower in these scenes.
-    two_stages: also score EPDMS, for which scenes must last 1 s. batch: scenes driven at once; only memory and time
-    depend on it. on_scenes(n) is called when n more scenes have been driven.
+    two_stages: also score EPDMS, for which scenes must last 1 s. rig: the front camera, `Rig.front()` by default.
+    batch: scenes driven at once; only memory and time depend on it. on_scenes(n) is called when n more scenes have been
+    driven.
 
     An exact log replay drives among replayed traffic, and its scores have two more metrics, `tracking_max` and
     `tracking_mean` (see `tracking_error`). ValueError where there is no scene, or one is too short.
@@ -72,7 +75,7 @@ def evaluate(
     )
     parts: list[tuple[list[int], Rollout]] = []
     for numbers in batches(scenes, batch):
-        parts.append((numbers, drive(policy, [scenes[i] for i in numbers], seconds)))
+        parts.append((numbers, drive(policy, [scenes[i] for i in numbers], seconds, rig)))
         if on_scenes:
             on_scenes(len(numbers))
     progress = _joined([(n, {"m": route_progress(r, [scenes[i] for i in n])}) for n, r in parts])["m"]
@@ -85,7 +88,7 @@ def evaluate(
         some = [scenes[i] for i in numbers]
         one = score_rollout(rollout, some, goal[numbers])
         if two_stages:
-            one |= two_stage(rollout, some, lambda others, s: drive(_off_the_log(policy), others, s), batch)
+            one |= two_stage(rollout, some, lambda others, s: drive(_off_the_log(policy), others, s, rig), batch)
         scored.append((numbers, one))
     scores = _joined(scored)
     if isinstance(policy, LogReplay) and policy.exact:
