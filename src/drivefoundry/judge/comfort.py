@@ -8,6 +8,7 @@ made once.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numba import njit, prange
@@ -28,6 +29,7 @@ PAST = 15
 """Steps of history that the history comfort looks at, at most."""
 
 
+@cache
 def savgol(n: int, window: int, order: int, deriv: int) -> np.ndarray:
     """(n, n) matrix of a Savitzky-Golay filter over n samples DT apart, its ends by the fit of the first and last
     window.
