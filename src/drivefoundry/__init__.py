@@ -118,7 +118,7 @@ class _WhenGymnasiumComes(MetaPathFinder):
         return spec
 
 
-if "gymnasium" in sys.modules:
+if sys.modules.get("gymnasium"):
     _register()
 else:
     sys.meta_path.insert(0, _WhenGymnasiumComes())

@@ -96,7 +96,8 @@ def train_one(
     trained = load_checkpoint(out / "checkpoint")
     c = trained.config
     loss = held_out_loss(trained, load_shard(held_out / "shard"))
-    scored = driving_score(TorchPolicy(out / "checkpoint", size), scenes, seconds, np.load(yard / "progress.npy"))
+    goal = np.load(yard / "progress.npy")[: len(scenes)]
+    scored = driving_score(TorchPolicy(out / "checkpoint", size), scenes, seconds, goal)
     run = Run(parameters(c), steps * r.batch * (c.prefix + c.plan), loss, scored, f"{size} on {samples:,} samples")
     write_json(out / "run.json", asdict(run.validate()))
     return {"pair": run.name, "loss": loss, "score": scored, "samples_per_s": report.samples_per_s, "mfu": report.mfu}
