@@ -47,8 +47,9 @@ def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
     note = (
         "Every policy drives the same held-out scenes; mean and 95 % bootstrap interval over scenes. The route "
         "follower reads the simulator's state (privileged) and sets the progress that counts as 1; log replay is "
-        f"what the recorded person did, in replayed traffic{_tracking(verdict)}; PDM-Closed style picks the best of 15 scored proposals, with the "
-        "state all around. A collision counts whoever is at fault. Formulas and sources: docs/metrics.md."
+        f"what the recorded person did, in replayed traffic{_tracking(verdict)}; PDM-Closed style picks the best of "
+        "15 scored proposals, with the state all around. A collision counts whoever is at fault. Formulas and "
+        "sources: docs/metrics.md."
     )
     marked = names.index(verdict.candidate) if verdict.candidate in names else None
     return Table("Closed loop, held-out scenes", ["policy", *COLUMNS.values()], rows, note, marked)
