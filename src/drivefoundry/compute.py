@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
@@ -73,31 +73,31 @@ def pmap(
     count = max(1, min(workers or cores(), len(items)))
     if not items:
         return []
+    spawn, began = None, None
     if backend == "processes":
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             os._exit(1)  # a worker that is still importing an unguarded main module: its parent says what is wrong
-        if _needs_main((fn, items)) and not _main_can_be_imported():
+        with_main = _needs_main((fn, items))
+        if with_main and not _main_can_be_imported():
             backend = "serial"
-    began = multiprocessing.get_context("spawn").Event() if backend == "processes" else None
+        # Never fork: numba, torch, lance and SUMO hold threads and locks.
+        spawn = multiprocessing.get_context("spawn") if with_main else _SpawnWithoutMain()
+        began = spawn.Event()
     finished: Iterable[tuple[int, Callable[[], B]]]
     if backend == "ray":
         finished = _on_ray(fn, items, workers)
     elif backend == "serial":
         finished = ((i, lambda item=item: fn(item)) for i, item in enumerate(items))
     else:
-        finished = _on_executor(fn, items, began, count)
+        executor = _processes(spawn, began, count) if spawn and began else ThreadPoolExecutor(count)
+        finished = _on_executor(fn, items, executor)
     results: dict[int, B] = {}
     for i, result in finished:
         try:
             results[i] = result()
         except BrokenProcessPool as error:
-            if began is not None and not began.is_set():
-                raise RuntimeError(
-                    f"worker processes cannot start: they import {_main_file()} first, and that starts workers itself "
-                    "or fails; put its calls under if __name__ == '__main__':, or pass backend='threads' or 'serial'"
-                ) from error
-            waiting = ", ".join(_name(item, k) for k, item in enumerate(items) if k not in results)[:200]
-            raise RuntimeError(f"a worker process was killed (out of memory?) on one of: {waiting}") from error
+            waiting = [_name(item, k) for k, item in enumerate(items) if k not in results]
+            raise RuntimeError(_why_broken(began, waiting)) from error
         except ValueError as error:
             name = _name(items[i], i)
             if str(error).startswith(name):
@@ -111,27 +111,38 @@ def pmap(
     return [results[i] for i in range(len(items))]
 
 
+def _why_broken(began: Event | None, waiting: list[str]) -> str:
+    """What became of the workers, of which the first sets `began`; waiting: the items without a result."""
+    if began is not None and not began.is_set():
+        return (
+            f"worker processes cannot start: they import {_main_file()} first, and that starts workers itself or "
+            "fails; put its calls under if __name__ == '__main__':, or pass backend='threads' or 'serial'"
+        )
+    return f"a worker process was killed (out of memory?) on one of: {', '.join(waiting)[:200]}"
+
+
 def _on_executor(
-    fn: Callable[[A], B], items: list[A], began: Event | None, workers: int
+    fn: Callable[[A], B], items: list[A], executor: AbstractContextManager[Executor]
 ) -> Iterator[tuple[int, Callable[[], B]]]:
-    """On threads; on processes where there is an event, which is set when the first of them runs."""
-    with _started(began, workers, _needs_main((fn, items))) as executor:
-        order: dict[Future[B], int] = {executor.submit(fn, item): i for i, item in enumerate(items)}
+    with executor as started:
+        order: dict[Future[B], int] = {}
+        for i, item in enumerate(items):
+            try:
+                future = started.submit(fn, item)
+            except BrokenProcessPool as error:  # the first workers were faster to die than this loop
+                future = Future()
+                future.set_exception(error)
+            order[future] = i
         try:
             for future in as_completed(order):
                 yield order[future], future.result
         finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            started.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
-def _started(began: Event | None, workers: int, with_main: bool) -> Iterator[Executor]:
-    if began is None:
-        with ThreadPoolExecutor(workers) as executor:
-            yield executor
-        return
-    # Never fork: numba, torch, lance and SUMO hold threads and locks.
-    spawn = multiprocessing.get_context("spawn") if with_main else _SpawnWithoutMain()
+def _processes(spawn: SpawnContext, began: Event, workers: int) -> Iterator[Executor]:
+    """Spawned workers with one compute thread each; `began` is set when the first of them runs."""
     kept = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)  # children read it before they import numpy
     try:
