@@ -64,8 +64,7 @@ def pmap(
     serial: here, one by one. workers: default is one a core.
     on_done(index, result) is called in this process as each is done.
     The first error stops the rest and is raised: a ValueError's line then begins with the item's name, other errors
-    carry it as a note. RuntimeError if a worker was killed, or if workers cannot start because the main module calls
-    this function while it is imported, without `if __name__ == "__main__":`.
+    carry it as a note. RuntimeError if a worker was killed, or cannot start as the main module has no `__main__` guard.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r}: one of {', '.join(BACKENDS)} wanted")
