@@ -148,7 +148,7 @@ def run(packed: Packed, traffic: Kind, steps: int, look: Look | None = None) -> 
     world = World(packed, traffic)
     wall = cpu = planning = 0.0
     others = 0
-    for step in range(min(steps, world.steps_left())):
+    for step in range(min(steps, int(world.steps_left().min()))):
         plan = None
         if step % DECISION_STEPS == 0:
             begun = time.perf_counter()

@@ -4,9 +4,9 @@
 
 DIR holds folders of recorded traffic, one a source (CommonRoad, Waymo Open Motion, ScenarioNet). For each: how many
 files give how many scenes; how often log replay is at fault or off the road; driving scores of the rule-based route
-follower and of constant velocity. A scene in which log replay breaks a rule must be explained by the recording itself:
-boxes that overlap in it, or corners of the logged box beside the mapped road. Those lines go to stderr. Ends with exit
-code 1 if a target is missed.
+follower and of constant velocity, as the judge gives them; how far the simulated car gets off the log where it tracks
+it. A scene in which log replay breaks a rule must be explained by the recording itself: boxes that overlap in it, or
+corners of the logged box beside the mapped road. Those lines go to stderr. Ends with exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import numpy as np
 from benchmarks.figures import report
 from drivefoundry.clips.importers.folder import format_of, scene_files, scenes_in
 from drivefoundry.clips.importers.recording import is_short
-from drivefoundry.judge.closed_loop import route_progress, score_rollout
-from drivefoundry.sim.drive import batches, drive
+from drivefoundry.judge.evaluate import evaluate, yardstick
 from drivefoundry.sim.edges import unknown_ground
 from drivefoundry.sim.geometry import box_corners, boxes_overlap
 from drivefoundry.sim.policies import ConstantVelocity, Driver, LogReplay, RouteFollower
@@ -31,7 +30,6 @@ from drivefoundry.stages.record import scene_hash
 from drivefoundry.types import DT, Scene
 
 QUICK_FILES = 6
-BATCH = 32
 DEEPEST = 10.0
 """Distances from the road are told up to this, m."""
 AT_FAULT, ON_ROAD = 0.01, 0.97
@@ -72,7 +70,9 @@ def measure(name: str, files: list[Path], egos: int, figures: dict, targets: dic
             say(f"{name}: {file.name}: {why}")
     seconds = time.perf_counter() - start
     whole = list({scene_hash(s): s for s in scenes if not is_short(s)}.values())
-    scores = {p.name: judged(p, whole) for p in (LogReplay(), RouteFollower(), ConstantVelocity())}
+    goal = yardstick(whole)
+    drivers: tuple[Driver, ...] = (LogReplay(), RouteFollower(), ConstantVelocity())
+    scores = {p.name: evaluate(p, whole, reference=goal, two_stages=False).scores for p in drivers}
     log = scores[LogReplay.name]
     reasons = [explained(s, at_fault, off_road) for s, at_fault, off_road in
                zip(whole, log["at_fault_collision"] > 0, log["off_road"] > 0, strict=True)]  # fmt: skip
@@ -88,6 +88,7 @@ def measure(name: str, files: list[Path], egos: int, figures: dict, targets: dic
         f"{name}_log_at_fault": log["at_fault_collision"].mean(), f"{name}_log_collision": log["collision"].mean(),
         f"{name}_log_on_road": 1.0 - log["off_road"].mean(), f"{name}_log_red_light": log["red_light"].mean(),
         f"{name}_log_at_fault_unexplained": at_fault, f"{name}_log_off_road_unexplained": off_road,
+        f"{name}_tracking_max_m": log["tracking_max"].max(), f"{name}_tracking_mean_m": log["tracking_mean"].mean(),
     }  # fmt: skip
     for policy, score in scores.items():
         for metric in ("driving_score_21", "pdms", "at_fault_collision", "off_road", "unmapped_share", "progress"):
@@ -99,19 +100,6 @@ def measure(name: str, files: list[Path], egos: int, figures: dict, targets: dic
         f"{name}_log_on_road_unexplained": (1.0 - off_road, ON_ROAD, bool(1.0 - off_road >= ON_ROAD)),
         f"{name}_rules_above_constant_velocity": (rules, straight, bool(rules > straight)),
     }  # fmt: skip
-
-
-def judged(policy: Driver, scenes: list[Scene]) -> dict[str, np.ndarray]:
-    """Scores of a policy in every scene, in their order, over whole logs up to 18 s."""
-    parts: dict[str, dict[str, float]] = {}
-    for some in batches(scenes, BATCH):
-        expert = route_progress(drive(RouteFollower(), some), some)
-        # Who replays the log meets the log: others that react would do so to the tracker's centimetres.
-        rollout = drive(policy, some, traffic="replay" if isinstance(policy, LogReplay) else "reactive")
-        scored = score_rollout(rollout, some, expert)
-        for i, scene in enumerate(some):
-            parts[scene.id] = {metric: float(values[i]) for metric, values in scored.items()}
-    return {metric: np.array([parts[s.id][metric] for s in scenes]) for metric in next(iter(parts.values()))}
 
 
 def explained(scene: Scene, at_fault: bool, off_road: bool) -> dict[str, str]:

@@ -129,3 +129,47 @@ def test_workers_die_with_their_parent(tmp_path):
         assert all(os.path.exists(f"/proc/{pid}") for pid in workers)
         process.kill()
         process.stdout.read()  # ends when the last worker has closed its end of the pipe
+
+
+UNGUARDED = "from drivefoundry.compute import pmap\nprint(sum(pmap(abs, [-1, -2, -3], workers=2)))\n"
+OWN = """
+import os
+from drivefoundry.compute import pmap
+def elsewhere(pid):
+    return os.getpid() != pid
+print(pmap(elsewhere, [os.getpid()] * 3, workers=2))
+"""
+GUARDED = OWN.replace("print", "if __name__ == '__main__':\n    print")
+
+
+def run(*command, stdin=""):
+    return subprocess.run([sys.executable, *command], input=stdin, capture_output=True, text=True, timeout=120)
+
+
+def test_a_script_needs_no_guard_for_functions_of_a_library(tmp_path):
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    ran = run(tmp_path / "script.py")
+    assert (ran.stdout, ran.stderr) == ("6\n", "")
+
+
+def test_standard_input_works_as_a_script_does():
+    """As in a notebook, workers cannot import it: its own functions run here, those of libraries elsewhere."""
+    for program, result in ((UNGUARDED, "6\n"), (OWN, "[False, False, False]\n")):
+        ran = run("-", stdin=program)
+        assert (ran.stdout, ran.stderr) == (result, "")
+
+
+def test_functions_of_a_guarded_script_run_elsewhere(tmp_path):
+    (tmp_path / "script.py").write_text(GUARDED)
+    assert run(tmp_path / "script.py").stdout == "[True, True, True]\n"
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    (tmp_path / "script.py").write_text(OWN)
+    ran = run(tmp_path / "script.py")
+    assert ran.returncode == 1
+    last = ran.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"RuntimeError: worker processes cannot start: they import {tmp_path / 'script.py'} first")
+    assert "under if __name__ == '__main__':" in last
+    assert "memory" not in ran.stderr
+    assert "bootstrapping" not in ran.stderr

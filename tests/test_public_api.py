@@ -1,10 +1,21 @@
 """The names that other programs build on. A change here is a change of the interface."""
 
 import inspect
+import subprocess
+import sys
+from importlib.metadata import version
 
+import pytest
+
+import drivefoundry
 from drivefoundry import cli, compute, ledger, progress, settings
 from drivefoundry.cli.verbs import STAGES, first_words
 from drivefoundry.ui import content, report
+
+API = {
+    "Drive", "Evaluation", "Observation", "Plan", "Policy", "RoadMap", "Rollout", "Scene", "__version__", "drive",
+    "drives_in", "evaluate", "load_policy", "read_drive", "recipe", "run", "scenes_in", "write_drive",
+}  # fmt: skip
 
 
 def public(module):
@@ -25,6 +36,33 @@ def test_names():
     assert public(cli) == ["main"]
     assert public(report) == ["render_report"]
     assert "ReportContent" in public(content)
+
+
+def test_the_package_gives_scripts_these_names():
+    assert set(drivefoundry.__all__) == API
+    assert set(dir(drivefoundry)) >= API
+    for name in sorted(API):
+        thing = getattr(drivefoundry, name)
+        assert thing is getattr(drivefoundry, name)
+        assert name == "__version__" or callable(thing)
+    assert drivefoundry.__version__ == version("drivefoundry")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'; its names: Drive"):
+        _ = drivefoundry.nothing
+    assert [*inspect.signature(drivefoundry.drive).parameters] == [
+        "policy", "scenes", "seconds", "rig", "traffic", "on_decision",
+    ]  # fmt: skip
+    assert [*inspect.signature(drivefoundry.evaluate).parameters] == [
+        "policy", "scenes", "seconds", "reference", "two_stages", "rig", "batch", "on_scenes",
+    ]  # fmt: skip
+    assert [*inspect.signature(drivefoundry.scenes_in).parameters] == ["path", "egos", "on_file"]
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = (
+        "import sys; import drivefoundry; print(*sorted({m.partition('.')[0] for m in sys.modules} "
+        "& {'torch', 'numpy', 'numba', 'gymnasium', 'av', 'pyarrow', 'tyro'}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_signatures():

@@ -5,16 +5,22 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 _KEPT = 1 << 28
+_HIDDEN = threading.Lock()
 A = TypeVar("A")
 B = TypeVar("B")
 Backend = Literal["processes", "threads", "ray", "serial"]
@@ -51,12 +57,14 @@ def pmap(
 ) -> list[B]:
     """Items in, [fn(item) for item in items] out, worked on by several workers at once.
 
-    processes: fresh spawned processes with one compute thread each; items must pickle, fn is a module's function.
+    processes: fresh spawned processes with one compute thread each; items must pickle, fn is a module's function. The
+    main module is imported in them only where fn or an item comes from it; where it cannot be (a notebook, a script on
+    standard input) the work is done here, one by one.
     threads: for work that lets go of the interpreter lock. ray: tasks on the cluster of RAY_ADDRESS, or a local one.
     serial: here, one by one. workers: default is one a core.
     on_done(index, result) is called in this process as each is done.
     The first error stops the rest and is raised: a ValueError's line then begins with the item's name, other errors
-    carry it as a note. RuntimeError if a worker was killed.
+    carry it as a note. RuntimeError if a worker was killed, or cannot start as the main module has no `__main__` guard.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r}: one of {', '.join(BACKENDS)} wanted")
@@ -64,20 +72,31 @@ def pmap(
     count = max(1, min(workers or cores(), len(items)))
     if not items:
         return []
+    spawn, began = None, None
+    if backend == "processes":
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            os._exit(1)  # a worker that is still importing an unguarded main module: its parent says what is wrong
+        with_main = _needs_main((fn, items))
+        if with_main and not _main_can_be_imported():
+            backend = "serial"
+        # Never fork: numba, torch, lance and SUMO hold threads and locks.
+        spawn = multiprocessing.get_context("spawn") if with_main else _SpawnWithoutMain()
+        began = spawn.Event()
     finished: Iterable[tuple[int, Callable[[], B]]]
     if backend == "ray":
         finished = _on_ray(fn, items, workers)
     elif backend == "serial":
         finished = ((i, lambda item=item: fn(item)) for i, item in enumerate(items))
     else:
-        finished = _on_executor(fn, items, backend, count)
+        executor = _processes(spawn, began, count) if spawn and began else ThreadPoolExecutor(count)
+        finished = _on_executor(fn, items, executor)
     results: dict[int, B] = {}
     for i, result in finished:
         try:
             results[i] = result()
         except BrokenProcessPool as error:
-            waiting = ", ".join(_name(item, k) for k, item in enumerate(items) if k not in results)[:200]
-            raise RuntimeError(f"a worker process was killed (out of memory?) on one of: {waiting}") from error
+            waiting = [_name(item, k) for k, item in enumerate(items) if k not in results]
+            raise RuntimeError(_why_broken(began, waiting)) from error
         except ValueError as error:
             name = _name(items[i], i)
             if str(error).startswith(name):
@@ -91,29 +110,42 @@ def pmap(
     return [results[i] for i in range(len(items))]
 
 
+def _why_broken(began: Event | None, waiting: list[str]) -> str:
+    """What became of the workers, of which the first sets `began`; waiting: the items without a result."""
+    if began is not None and not began.is_set():
+        return (
+            f"worker processes cannot start: they import {_main_file()} first, and that starts workers itself or "
+            "fails; put its calls under if __name__ == '__main__':, or pass backend='threads' or 'serial'"
+        )
+    return f"a worker process was killed (out of memory?) on one of: {', '.join(waiting)[:200]}"
+
+
 def _on_executor(
-    fn: Callable[[A], B], items: list[A], backend: str, workers: int
+    fn: Callable[[A], B], items: list[A], executor: AbstractContextManager[Executor]
 ) -> Iterator[tuple[int, Callable[[], B]]]:
-    with _started(backend, workers) as executor:
-        order: dict[Future[B], int] = {executor.submit(fn, item): i for i, item in enumerate(items)}
+    with executor as started:
+        order: dict[Future[B], int] = {}
+        for i, item in enumerate(items):
+            try:
+                future = started.submit(fn, item)
+            except BrokenProcessPool as error:  # the first workers were faster to die than this loop
+                future = Future()
+                future.set_exception(error)
+            order[future] = i
         try:
             for future in as_completed(order):
                 yield order[future], future.result
         finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            started.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
-def _started(backend: str, workers: int) -> Iterator[Executor]:
-    if backend == "threads":
-        with ThreadPoolExecutor(workers) as executor:
-            yield executor
-        return
-    spawn = multiprocessing.get_context("spawn")  # never fork: numba, torch, lance and SUMO hold threads and locks
+def _processes(spawn: SpawnContext, began: Event, workers: int) -> Iterator[Executor]:
+    """Spawned workers with one compute thread each; `began` is set when the first of them runs."""
     kept = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)  # children read it before they import numpy
     try:
-        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_die_with_parent) as executor:
+        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin, initargs=(began,)) as executor:
             yield executor
     finally:
         for name, value in kept.items():
@@ -123,8 +155,59 @@ def _started(backend: str, workers: int) -> Iterator[Executor]:
                 os.environ[name] = value
 
 
-def _die_with_parent() -> None:
-    """Without it a worker whose parent was killed would wait for ever, or write where the next run works."""
+class _ProcessWithoutMain(SpawnProcess):
+    """Does not import the parent's main module: that may be a script without a guard, or no file at all."""
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        with _HIDDEN:
+            main = sys.modules["__main__"]
+            empty = ModuleType("__main__")
+            empty.__spec__ = None
+            sys.modules["__main__"] = empty
+            try:
+                return SpawnProcess._Popen(process_obj)  # pyright: ignore[reportAttributeAccessIssue]
+            finally:
+                sys.modules["__main__"] = main
+
+
+class _SpawnWithoutMain(SpawnContext):
+    Process = _ProcessWithoutMain  # pyright: ignore[reportAssignmentType]
+
+
+class _Search:
+    """A file that only notices whether a pickle names the main module."""
+
+    found = False
+
+    def write(self, data: Any) -> int:
+        self.found |= b"__main__" in bytes(data)
+        return len(data)
+
+
+def _needs_main(task: Any) -> bool:
+    """Does this have a function, or an object of a class, of the main module? What does not pickle is refused later."""
+    search = _Search()
+    try:
+        pickle.Pickler(search).dump(task)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return True
+    return search.found
+
+
+def _main_file() -> str:
+    return str(getattr(sys.modules["__main__"], "__file__", None) or "the main module")
+
+
+def _main_can_be_imported() -> bool:
+    main = sys.modules["__main__"]
+    return getattr(main, "__spec__", None) is not None or Path(_main_file()).is_file()
+
+
+def _begin(began: Event) -> None:
+    """A worker's first act. Without the watch a worker whose parent was killed would wait for ever, or write where the
+    next run works."""
+    began.set()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

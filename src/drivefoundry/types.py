@@ -277,6 +277,8 @@ class Plan:
     """Reasoning, one a scene, where the policy gave it."""
     guarded: np.ndarray | None = None
     """(S,) bool, the guard changed the plan, where there is a guard."""
+    motion: np.ndarray | None = None
+    """(S, 5, 6) ego states at the next 5 steps that replace the tracker: exact replay, for privileged drivers only."""
 
 
 class Policy(Protocol):
@@ -294,7 +296,11 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Rollout:
-    """What happened when one policy drove S scenes in closed loop for T steps at 10 Hz (step 0 = Scene.start)."""
+    """What happened when one policy drove S scenes in closed loop at 10 Hz (step 0 = Scene.start).
+
+    Each scene has a length of its own, `lengths`; T is the longest. Beyond a scene's length the arrays are padding:
+    its last ego state, agents that are not valid, zero plans.
+    """
 
     policy: str
     scenes: list[str]
@@ -312,6 +318,25 @@ class Rollout:
     """[S][D] reasoning, or None."""
     guarded: np.ndarray
     """(S, D) bool: the guard changed the plan."""
+    steps: np.ndarray | None = None
+    """(S,) states of each scene, the first one included; None where all scenes have T."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(S,) states of each scene, the first one included."""
+        return np.full(len(self.ego), self.ego.shape[1]) if self.steps is None else self.steps
+
+    def of(self, i: int) -> Rollout:
+        """The drive of scene i alone, without padding of time."""
+        one, steps = slice(i, i + 1), int(self.lengths[i])
+        decisions = (steps - 1) // round(PLAN_DT / DT)
+        return Rollout(
+            self.policy, self.scenes[one], self.ego[one, :steps], self.agents[one, :, :steps],
+            self.agents_valid[one, :, :steps], self.plans[one, :decisions],
+            None if self.tokens is None else self.tokens[one, :decisions],
+            None if self.text is None else [self.text[i][:decisions]], self.guarded[one, :decisions],
+            np.array([steps]),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

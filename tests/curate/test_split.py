@@ -1,10 +1,10 @@
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivefoundry.clips.importers import scenes_in
-from drivefoundry.curate.split import SPLITS, Origin, by_place, by_time, check, groups_of, place_of
-from drivefoundry.stages.record import held_out_places
+from drivefoundry.curate.split import SPLITS, Origin, by_place, by_time, check, groups_of, hold_out, place_of
 from handmade import changed, womd, write
 
 
@@ -144,5 +144,5 @@ def test_scenes_of_one_recording_or_place_are_never_on_both_sides(tmp_path):
     sides = {}
     for s in scenes:
         assert sides.setdefault(int(s.meta["recording"].removeprefix("womd-r")) // 3, split[s.id]) == split[s.id]
-    held_out = held_out_places([s.place for s in scenes])
+    held_out = hold_out([s.place for s in scenes], ["alike"] * len(scenes), np.ones(len(scenes)))
     assert 0 < sum(s.place in held_out for s in scenes) < len(scenes)

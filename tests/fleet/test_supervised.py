@@ -79,3 +79,25 @@ def test_steering_wheel_turns_with_the_bend_and_rests_when_standing():
     assert angles[0] == 0.0
     assert angles[1] == -angles[2] > 0
     assert angles[3] == pytest.approx(np.arctan(0.25 * 2.85) * 14.8)
+
+
+def test_a_recorded_person_drives_their_own_log_to_its_end(tmp_path):
+    """Also into who stands there, which a safety driver would not let a release do; and each as long as the log is."""
+    standing = [(AGENT_CAR, straight(-20.0, EAST, 0.0, 0.0, 77))]
+    logs = [
+        situation(straight(-60.0, EAST, 0.0, 8.0, 77), standing, name="blocked"),
+        situation(straight(-60.0, EAST, 0.0, 8.0, 70), name="short"),
+    ]
+    rows = record_supervised(LogReplay(), logs, tmp_path, "", human=True)
+    assert [r["scene"] for r in rows] == ["blocked", "short"]
+    assert [r["takeovers"] for r in rows] == [0, 0]
+    for scene, steps in zip(logs, (61, 51), strict=True):
+        drive = read_drive(tmp_path / f"{scene.id}.mcap")
+        assert len(drive.t) == steps
+        assert drive.video is not None
+        assert len(drive.video.t) == steps
+        logged = scene.tracks[0, scene.start : scene.start + steps]
+        np.testing.assert_array_equal(drive.ego[:, :4].astype(np.float32), logged)
+    (tmp_path / "car").mkdir()
+    rows = record_supervised(ConstantVelocity(), logs, tmp_path / "car", "r1")
+    assert rows[0]["takeovers"] == 1

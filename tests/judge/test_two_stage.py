@@ -95,5 +95,5 @@ def test_groups_of_starts_do_not_change_the_score():
 
 def test_one_decision_is_not_enough():
     one = scene(moving(0, 0, 8))
-    with pytest.raises(ValueError, match="rollout: 1 decisions"):
+    with pytest.raises(ValueError, match="rollout: a scene has 1 decisions"):
         two_stage(drive(ConstantVelocity(), [one], 0.5), [one], lambda s, t: drive(ConstantVelocity(), s, t))

@@ -1,4 +1,4 @@
-"""Log replay follows the log, also where that turns as the simulated car cannot, or comes late."""
+"""Log replay that the simulated car tracks: near the log also where that has odd headings, or jumps."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def scene(xy: np.ndarray, yaw: np.ndarray) -> Scene:
 
 
 def off(s: Scene) -> np.ndarray:
-    ego = drive(LogReplay(), [s], 8.0).ego[0]
+    ego = drive(LogReplay(exact=False), [s], 8.0).ego[0]
     return np.hypot(*(ego[:, :2] - s.tracks[0, s.start : s.start + len(ego), :2]).T)
 
 

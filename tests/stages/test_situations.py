@@ -1,31 +1,89 @@
-"""Which recorded place is held out."""
+"""Which recorded places are held out, and that the exam they make is like its source."""
 
-from collections import Counter
-
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry.stages.record import held_out_places
+from drivefoundry.curate.split import MOST, hold_out
+from drivefoundry.judge.difficulty import Difficulty, difficulty, motion
+from drivefoundry.stages.record import compared, likeness
+from drivefoundry.types import AGENT_CAR
+from situation import EAST, situation, straight
+
+SCENES = st.lists(
+    st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["easy", "hard"]), st.floats(0, 1)), min_size=4, max_size=80
+)
 
 
-@given(st.lists(st.sampled_from("abcd"), min_size=2, max_size=60).filter(lambda places: len(set(places)) > 1))
-def test_the_smallest_place_with_a_tenth_of_all_scenes_is_held_out(places):
-    (held,), counts = held_out_places(places), Counter(places)
-    assert held in counts
-    enough = [p for p in counts if counts[p] >= len(places) / 10]
-    assert counts[held] == min(counts[p] for p in enough)
-    assert held_out_places(places[::-1]) == [held]
+@settings(max_examples=60, deadline=None)
+@given(SCENES.filter(lambda scenes: len({place for place, *_ in scenes}) > 1), st.randoms(use_true_random=False))
+def test_at_least_a_tenth_is_held_out_in_whole_places_whatever_the_order(scenes, random):
+    places, strata, scores = (list(column) for column in zip(*scenes, strict=True))
+    held = hold_out(places, strata, np.array(scores))
+    count = sum(place in held for place in places)
+    assert len(scenes) / 10 <= count < len(scenes)
+    if count > MOST * len(scenes) / 10:  # a single place that is larger than that
+        assert len(held) == 1 or max(places.count(p) for p in set(places)) > len(scenes) / 20
+    random.shuffle(scenes)
+    places, strata, scores = (list(column) for column in zip(*scenes, strict=True))
+    assert hold_out(places, strata, np.array(scores)) == held
 
 
-@given(st.lists(st.integers(1, 3), min_size=31, max_size=60))
-def test_of_many_small_places_a_tenth_of_the_scenes_is_held_out(sizes):
-    places = [f"place-{i}" for i, size in enumerate(sizes) for _ in range(size)]
-    held, counts = held_out_places(places), Counter(places)
-    assert len(places) / 10 <= sum(counts[p] for p in held) < len(places) / 10 + 3
-    assert held_out_places(places[::-1]) == held
+@pytest.mark.parametrize("seed", range(5))
+def test_an_exam_is_as_hard_as_its_source(seed):
+    """Places differ: in some all is easy, in others hard. One chosen by its name may be anything."""
+    rng = np.random.default_rng(seed)
+    places, strata, scores = [], [], []
+    for place in range(60):
+        hard = rng.beta(0.4, 0.4)
+        for _ in range(int(rng.integers(1, 8))):
+            level = rng.random() < hard
+            places.append(f"place-{place}")
+            strata.append("hard" if level else "easy")
+            scores.append(rng.uniform(0.0, 0.3) if level else rng.uniform(0.7, 1.0))
+    held = hold_out(places, strata, np.array(scores))
+    inside = np.isin(places, held)
+    whole = np.array(scores).mean()
+    alone = [np.array(scores)[np.array(places) == p].mean() for p in sorted(set(places))]
+    assert max(abs(a - whole) for a in alone) > 0.3, "places that are all alike prove nothing"
+    assert abs(np.array(scores)[inside].mean() - whole) < 0.03
+    assert abs((np.array(strata)[inside] == "hard").mean() - (np.array(strata) == "hard").mean()) < 0.05
+    assert 0.1 <= inside.mean() < 0.2
 
 
 def test_one_place_cannot_be_held_out():
     with pytest.raises(ValueError, match="all scenes are of one place"):
-        held_out_places(["a", "a"])
+        hold_out(["a", "a"], ["easy", "easy"], np.ones(2))
+
+
+def test_difficulty_is_what_constant_velocity_makes_of_a_scene():
+    bend = straight(-60.0, EAST, 0.0, 5.0)
+    turn = np.clip((bend[:, 0] + 40.0) / 20.0, 0.0, 1.0)
+    bend[:, 2] = turn
+    scenes = [
+        situation(straight(-60.0, EAST, 0.0, 8.0), name="free"),
+        situation(straight(-60.0, EAST, 0.0, 8.0), [(AGENT_CAR, straight(-38.0, EAST, 0.0, 0.0))], name="blocked"),
+        situation(straight(-60.0, EAST, 0.0, 0.0), name="parked"),
+        situation(bend, name="bend"),
+    ]
+    found = difficulty(scenes)
+    assert found.score[0] > 0.7 > found.score[1]
+    assert [motion(s) for s in scenes] == ["goes straight", "goes straight", "stands", "turns"]
+    assert found.stratum[0] == "easy, goes straight"
+    assert not found.stratum[1].startswith("easy")
+
+
+def test_the_exam_is_told_beside_its_source():
+    scenes = [situation(straight(-60.0, EAST, 0.0, 8.0), name=f"{i}") for i in range(4)]
+    for scene, place in zip(scenes, "aabc", strict=True):
+        object.__setattr__(scene, "place", place)
+    table = compared(scenes, Difficulty(np.array([1.0, 0.5, 0.0, 0.5]), ["e", "h", "h", "h"]), ["a"])
+    assert table["scenes"] == {"exam": 2, "source": 4}
+    assert table["places"] == {"exam": 1, "source": 3}
+    assert table["constant_velocity_score"] == {"exam": 0.75, "source": 0.5}
+    assert (table["e"], table["h"]) == ({"exam": 0.5, "source": 0.25}, {"exam": 0.5, "source": 0.75})
+    assert likeness(table) == (
+        "The exam has 2 of 4 scenes, from 2 of 4 recordings; constant velocity scores 0.75 there and 0.50 on all "
+        "scenes."
+    )

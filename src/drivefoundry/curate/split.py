@@ -12,6 +12,10 @@ from drivefoundry.types import require
 
 SPLITS = ("train", "val", "held_out")
 SHARES = (0.8, 0.1, 0.1)
+MOST = 2.0
+"""An exam grows to at most so many times its share, unless a single group is larger."""
+ROUNDS = 1000
+"""Exchanges tried at most while an exam is made more like its source."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,57 @@ def _pinned_split(some: list[str], pinned: Mapping[str, str], origins: Mapping[s
             f"{origins[a].drive!r} or route {origins[a].route!r} links them; hold out whole places"
         )
     return found[0] if found else None
+
+
+def hold_out(groups: Sequence[str], strata: Sequence[str], scores: np.ndarray, *, share: float = 0.1) -> list[str]:
+    """Choose the groups that are held out: whole ones, a `share` of the items at least, as like the source as possible.
+
+    groups, strata and scores (N,) of each item: what must stay together, its kind, and a number 0 .. 1. The exam's
+    shares of the strata and its mean score follow the source's: groups are added one by one, then exchanged while that
+    helps. The same items in any order give the same choice, sorted. ValueError where there is one group only.
+    """
+    names = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).hexdigest())
+    require(len(names) > 1, f"all scenes are of one place ({names[0]}): give recordings of two places, one is held out")
+    kinds = sorted(set(strata))
+    row, column = {g: i for i, g in enumerate(names)}, {k: i for i, k in enumerate(kinds)}
+    counts = np.zeros((len(names), len(kinds) + 1))
+    for group, kind, score in sorted(zip(groups, strata, np.asarray(scores, np.float64).tolist(), strict=True)):
+        counts[row[group], column[kind]] += 1.0
+        counts[row[group], -1] += score
+    source, least = counts.sum(0), share * len(groups)
+    chosen = np.zeros(len(names), np.bool_)
+    while counts[chosen, :-1].sum() < least:
+        cost = _unlikeness(counts[chosen].sum(0) + counts, source, least, growing=True)
+        chosen[int(np.where(chosen, np.inf, cost).argmin())] = True
+    best = float(_unlikeness(counts[chosen].sum(0)[None], source, least)[0])
+    for _ in range(ROUNDS):
+        inside, outside = np.flatnonzero(chosen), np.flatnonzero(~chosen)
+        moves = [(i, o) for i in (-1, *inside) for o in (-1, *outside)]
+        sums = np.array([[-1, *inside]]).T, np.array([[-1, *outside]])
+        less, more = (np.where(k[..., None] < 0, 0.0, counts[k]) for k in sums)
+        cost = _unlikeness((counts[chosen].sum(0) - less + more).reshape(-1, counts.shape[1]), source, least)
+        k = int(cost.argmin())
+        if cost[k] > best - 1e-9:
+            break
+        best = float(cost[k])
+        for which, now in zip(moves[k], (False, True), strict=True):
+            if which >= 0:
+                chosen[which] = now
+    return sorted(name for name, held in zip(names, chosen, strict=True) if held)
+
+
+def _unlikeness(sums: np.ndarray, source: np.ndarray, least: float, *, growing: bool = False) -> np.ndarray:
+    """Of candidate exams (M, K + 1), their items by stratum and the sum of their scores: how unlike the source each is.
+
+    Half the summed difference of the strata's shares, the difference of the mean scores, and what is more than `least`
+    as a share of the source; infinite where an exam is too small, or the whole source. Too large costs more.
+    """
+    n, whole = sums[:, :-1].sum(1), source[:-1].sum()
+    size = np.maximum(n, 1.0)
+    shares = 0.5 * np.abs(sums[:, :-1] / size[:, None] - source[:-1] / whole).sum(1)
+    cost = shares + np.abs(sums[:, -1] / size - source[-1] / whole) + np.maximum(n - least, 0.0) / whole
+    cost += np.where(n > MOST * least, 10.0, 0.0)
+    return np.where((n >= whole) | ((n < least) & (not growing)), np.inf, cost)
 
 
 def by_time(origins: Mapping[str, Origin], *, held_out: float = 0.2, val: float = 0.0) -> dict[str, str]:

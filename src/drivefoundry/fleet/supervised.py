@@ -39,28 +39,30 @@ def record_supervised(
     Rows: vehicle, km, takeovers, dangers by name.
     """
     rig = rig or Rig.front()
-    rows = []
-    for part in batches(scenes, batch):
-        rollout, supervision = drive_supervised(policy, part, seconds, rig)
-        for i, scene in enumerate(part):
-            drive = as_drive(scene, i, rollout, supervision, rig, f"car-{len(rows) % 40:02d}", release, human)
+    rows: dict[int, dict] = {}
+    for numbers in batches(scenes, batch):
+        rollout, supervision = drive_supervised(policy, [scenes[i] for i in numbers], seconds, rig)
+        for i, number in enumerate(numbers):
+            scene, steps = scenes[number], int(rollout.lengths[i])
+            drive = as_drive(scene, i, rollout, supervision, rig, f"car-{number % 40:02d}", release, human)
             write_drive(out / f"{scene.id}.mcap", drive)
-            moved = np.hypot(*np.diff(rollout.ego[i, :, :2], axis=0).T).sum() / 1000.0
-            held = supervision.takeover[i]
+            moved = np.hypot(*np.diff(rollout.ego[i, :steps, :2], axis=0).T).sum() / 1000.0
+            held = supervision.takeover[i, :steps]
             grabs = 0 if human else int((np.diff(held.astype(int), prepend=0) > 0).sum())
-            rows.append({"scene": scene.id, "km": float(moved), "takeovers": grabs})
+            rows[number] = {"scene": scene.id, "km": float(moved), "takeovers": grabs}
         if on_drive:
-            on_drive(len(part))
-    return rows
+            on_drive(len(numbers))
+    return [rows[i] for i in range(len(scenes))]
 
 
 def as_drive(
     scene: Scene, i: int, rollout: Rollout, supervision: Supervision, rig: Rig, vehicle: str, release: str, human: bool
 ) -> Drive:
     """One scene's share of a supervised rollout as a recording. Times start at 0 with the first simulated step."""
-    ego, n = rollout.ego[i], len(scene.kind)
-    decisions = np.arange(len(rollout.plans[i])) * PLAN_DT
-    text = rollout.text[i] if rollout.text is not None else [""] * len(decisions)
+    one, n = rollout.of(i), len(scene.kind)
+    ego, steps, plans = one.ego[0], len(one.ego[0]), one.plans[0]
+    decisions = np.arange(len(plans)) * PLAN_DT
+    text = one.text[0] if one.text is not None else [""] * len(decisions)
     lights, states = _signals(scene, ego)
     length, width, height = (float(v) for v in scene.size[scene.ego])
     assert len(ego) == len(decisions) * DECISION_STEPS + 1
@@ -69,11 +71,9 @@ def as_drive(
         t=np.arange(len(ego)) * DT,
         ego=np.column_stack([ego, steering_wheel(ego[:, 3], ego[:, 5])]),
         ego_size=(length, width, height),
-        video=filmed(supervision.frames[i], rig.views[0]),
+        video=filmed(supervision.frames[i, :steps], rig.views[0]),
         route=np.column_stack([scene.route[:, :2], scene.route_speed]),
-        objects=objects_near(
-            ego, rollout.agents[i, :n], rollout.agents_valid[i, :n], scene.kind, scene.size, scene.ego
-        ),
+        objects=objects_near(ego, one.agents[0, :n], one.agents_valid[0, :n], scene.kind, scene.size, scene.ego),
         signal_id=lights if len(lights) else None,
         signal_state=states if len(lights) else None,
         engaged=np.zeros(len(ego), np.bool_),
@@ -83,10 +83,10 @@ def as_drive(
         return drive
     return replace(
         drive,
-        engaged=supervision.engaged[i],
-        takeover=supervision.takeover[i],
-        plan=Plans(decisions, rollout.plans[i], text),
-        correction=Plans(decisions, supervision.correction[i], [""] * len(decisions)),
+        engaged=supervision.engaged[i, :steps],
+        takeover=supervision.takeover[i, :steps],
+        plan=Plans(decisions, plans, text),
+        correction=Plans(decisions, supervision.correction[i, : len(decisions)], [""] * len(decisions)),
     )
 
 

@@ -111,7 +111,7 @@ def measure(rollout: Rollout, scenes: list[Scene], stop: bool = True) -> dict[st
         signal_states(scenes, np.array([s.start for s in scenes]), steps),
     )
     ego_size = np.array([s.size[s.ego, :2] for s in scenes], np.float64)
-    out = judge_motions(rollout.ego[:, None], ego_size, traffic, surroundings(scenes), stop)[:, 0]
+    out = judge_motions(rollout.ego[:, None], ego_size, traffic, surroundings(scenes), stop, rollout.lengths)[:, 0]
     return {name: out[:, i] for i, name in enumerate(FIELDS)}
 
 

@@ -8,6 +8,7 @@ made once.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numba import njit, prange
@@ -28,6 +29,7 @@ PAST = 15
 """Steps of history that the history comfort looks at, at most."""
 
 
+@cache
 def savgol(n: int, window: int, order: int, deriv: int) -> np.ndarray:
     """(n, n) matrix of a Savitzky-Golay filter over n samples DT apart, its ends by the fit of the first and last
     window.
@@ -182,4 +184,9 @@ def extended_comfort(before: np.ndarray, states: np.ndarray) -> np.ndarray:
 
 def savgol_apply(values: np.ndarray, n: int, window: int, order: int, deriv: int) -> np.ndarray:
     """`savgol` over the last axis of values (..., n)."""
-    return values @ savgol(n, window, order, deriv).T
+    # Row by row, not as one matrix product: BLAS rounds a motion differently with the number of motions beside it.
+    out = np.empty((*values.shape[:-1], n))
+    for i, row in enumerate(savgol(n, window, order, deriv)):
+        part = slice(max(0, i - window), i + window)
+        out[..., i] = (values[..., part] * row[part]).sum(-1)
+    return out

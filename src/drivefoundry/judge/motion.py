@@ -330,25 +330,31 @@ def _judge_one(
 @njit(cache=True, nogil=True, parallel=True)
 def _judge_all(
     states, size, traffic, seen, sizes, kind, other_spans, signals, cells, frames, place, lanes, lane_frames, on_route,
-    has_lanes, route, route_s, route_n, foot, lines, facing, stop, out,
+    has_lanes, route, route_s, route_n, foot, lines, facing, stop, lengths, out,
 ):  # fmt: skip
     per_scene = states.shape[1]
     for i in prange(states.shape[0] * per_scene):
         s, n = i // per_scene, i % per_scene
         r = route_n[s]
         _judge_one(
-            states[s, n], size[s], traffic[s], seen[s], sizes[s], kind[s], other_spans[s], signals[s], cells, frames,
-            place[s], lanes, lane_frames, on_route[s], has_lanes[s], route[s, :r], route_s[s, :r], foot[s], lines[s],
-            facing[s], stop, out[s, n],
+            states[s, n][: lengths[s]], size[s], traffic[s], seen[s], sizes[s], kind[s], other_spans[s], signals[s],
+            cells, frames, place[s], lanes, lane_frames, on_route[s], has_lanes[s], route[s, :r], route_s[s, :r],
+            foot[s], lines[s], facing[s], stop, out[s, n],
         )  # fmt: skip
 
 
 def judge_motions(
-    states: np.ndarray, size: np.ndarray, traffic: Traffic, where: Surroundings, stop: bool
+    states: np.ndarray,
+    size: np.ndarray,
+    traffic: Traffic,
+    where: Surroundings,
+    stop: bool,
+    lengths: np.ndarray | None = None,
 ) -> np.ndarray:
     """Motions (S, N, T, 6) of egos of size (S, 2) in, (S, N, len(FIELDS)) out.
 
-    The N motions of a scene start at the same place. With `stop` a drive ends at its first collision at fault: nothing
+    The N motions of a scene start at the same place; of each only the first `lengths` (S,) states count, all of them
+    where None. With `stop` a drive ends at its first collision at fault: nothing
     after it counts. Times are s from the motion's start, infinite where a thing never happened; the result of each
     motion depends on nothing but itself, whatever the batch or the number of threads.
     """
@@ -360,6 +366,7 @@ def judge_motions(
         np.ascontiguousarray(states, np.float64), size, traffic.states, traffic.seen, traffic.size, traffic.kind, spans,
         traffic.signals, where.roads.classes, where.roads.frames, where.place, where.lanes.cells, where.lanes.frames,
         where.on_route, where.has_lanes, where.route, where.route_s, where.route_n, route_feet(where, states[:, 0, 0,
-        :2]), where.lines, where.facing, stop, out,
+        :2]), where.lines, where.facing, stop, np.full(len(states), states.shape[2]) if lengths is None else lengths,
+        out,
     )  # fmt: skip
     return out

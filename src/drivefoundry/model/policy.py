@@ -14,9 +14,16 @@ from drivefoundry_car.codec import driven
 from .checkpoint import load_checkpoint
 from .vla import Vote
 
+ROWS = 8
+"""Cars planned for together: every matrix product has one shape, whatever the batch."""
+
 
 class TorchPolicy:
     """Drives greedily with a checkpoint (bf16).
+
+    A matrix product rounds a row differently with the number of rows, so cars are planned for in groups of ROWS, the
+    last one filled up: what a car does then does not depend on how many drive at once. Within one shape the libraries
+    sum all rows in the same order; between machines, or numbers of threads, they may not.
 
     reason: also write reasoning at every `reason_every`-th decision, which stands until the next; it is for the
     reader, the plan does not wait for it.
@@ -38,13 +45,23 @@ class TorchPolicy:
         self._decision, self._text = 0, [""] * len(scenes)
 
     def plan(self, observation: Observation) -> Plan:
-        device = self.model.embed.device
-        arrays = (observation.frames, observation.ego, observation.route)
-        frames, ego, route = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
-        tokens, controls = (x.cpu().numpy() for x in self.model.plan(frames, ego, route, self.vote))
-        if self.reason and (self._decision % self.reason_every == 0 or len(self._text) != len(tokens)):
-            cache = self.model.start(frames, ego, route, self.model.config.max_text)
-            self._text = self.tokenizer.decode(self.model.generate_text(cache).cpu().numpy())
+        o = observation
+        n = len(o.ego)
+        due = self.reason and (self._decision % self.reason_every == 0 or len(self._text) != n)
+        if due:
+            self._text = []
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        for first in range(0, n, ROWS):
+            rows = np.minimum(np.arange(first, first + ROWS), n - 1)
+            device = self.model.embed.device
+            frames, ego, route = (torch.from_numpy(a[rows]).to(device) for a in (o.frames, o.ego, o.route))
+            codes, driven_by = (x.cpu().numpy() for x in self.model.plan(frames, ego, route, self.vote))
+            found.append((codes, driven_by))
+            if due:
+                cache = self.model.start(frames, ego, route, self.model.config.max_text)
+                self._text += self.tokenizer.decode(self.model.generate_text(cache).cpu().numpy())
+        self._text = self._text[:n]
+        tokens, controls = (np.concatenate(parts)[:n] for parts in zip(*found, strict=True))
         self._decision += 1
         points = driven(controls, observation.ego[:, -1, 0])
         return Plan(points, tokens, list(self._text) if self.reason else None)

@@ -15,10 +15,10 @@ from drivefoundry.roadmap import arc_length
 from drivefoundry.sim.camera import Camera
 from drivefoundry.sim.expert import DANGERS, dangers, expert_plan
 from drivefoundry.sim.pack import Packed, pack
-from drivefoundry.sim.policies import Driver
+from drivefoundry.sim.policies import Driver, LogReplay
 from drivefoundry.sim.rig import Rig
 from drivefoundry.sim.world import Kind, TrafficOf, World
-from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Rollout, Scene
+from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Rollout, Scene, require
 from drivefoundry_car.inputs import ego_history, route_features, to_ego
 
 DECISION_STEPS = round(PLAN_DT / DT)
@@ -114,18 +114,19 @@ def routes_near(world: World, on: float = ROUTE_ON) -> list[np.ndarray]:
     return out
 
 
-def batches(scenes: list[Scene], most: int) -> list[list[Scene]]:
-    """Scenes in, groups of at most `most` out whose logs are about (1 s) equally long: a batch ends with its shortest.
+def batches(scenes: list[Scene], most: int) -> list[list[int]]:
+    """Group the numbers of the scenes into batches of at most `most` whose logs are about (1 s) equally long.
 
-    Scenes that are all alike keep their order.
+    A batch steps until its longest log ends, so alike lengths waste least; no result depends on the grouping. Scenes
+    that are all alike keep their order.
     """
-    length = {id(s): s.valid.shape[1] - s.start for s in scenes}
-    alike = not scenes or max(length.values()) - min(length.values()) < 10
-    out: list[list[Scene]] = []
-    for scene in scenes if alike else sorted(scenes, key=lambda s: length[id(s)]):
-        if not out or len(out[-1]) == most or length[id(scene)] - length[id(out[-1][0])] >= 10:
+    length = [s.valid.shape[1] - s.start for s in scenes]
+    alike = not scenes or max(length) - min(length) < 10
+    out: list[list[int]] = []
+    for i in range(len(scenes)) if alike else np.argsort(length, kind="stable").tolist():
+        if not out or len(out[-1]) == most or length[i] - length[out[-1][0]] >= 10:
             out.append([])
-        out[-1].append(scene)
+        out[-1].append(i)
     return out
 
 
@@ -135,14 +136,16 @@ def drive(
     seconds: float = 18.0,
     rig: Rig | None = None,
     *,
-    traffic: Kind | TrafficOf = "reactive",
+    traffic: Kind | TrafficOf | None = None,
     on_decision: Callable[[int, int], None] | None = None,
 ) -> Rollout:
-    """S scenes driven by the policy, 10 Hz, decisions at 2 Hz; traffic: see `sim.world`.
+    """Drive S scenes with the policy at 10 Hz, with decisions at 2 Hz.
 
-    seconds is cut to the shortest log, unless the traffic needs none.
+    Each scene runs for `seconds` or until the last decision that its own log has time for, unless the traffic needs no
+    log; what else is in the list changes nothing. traffic: see `sim.world`; by default the others react, and where the
+    policy is an exact log replay they are replayed too, as they would otherwise react to what they have reacted to.
     """
-    world = World(pack(scenes), traffic)
+    world = World(pack(scenes), traffic or traffic_of(policy))
     eyes = None if policy.privileged is True else Eyes(world.packed, rig or Rig.front())
     return _loop(policy, world, seconds, eyes, None, on_decision)
 
@@ -156,10 +159,15 @@ def drive_supervised(
     on_decision: Callable[[int, int], None] | None = None,
 ) -> tuple[Rollout, Supervision]:
     """As `drive`, with the safety driver and its record."""
-    world = World(pack(scenes))
+    world = World(pack(scenes), traffic_of(policy))
     safety = _SafetyDriver(Eyes(world.packed, rig or Rig.front()))
     rollout = _loop(policy, world, seconds, safety.eyes, safety, on_decision)
     return rollout, safety.record()
+
+
+def traffic_of(policy: Driver) -> Kind:
+    """The traffic around a policy where none is asked for."""
+    return "replay" if isinstance(policy, LogReplay) and policy.exact else "reactive"
 
 
 class _SafetyDriver:
@@ -175,12 +183,13 @@ class _SafetyDriver:
         self._danger: list[np.ndarray] = []
         self._held: list[np.ndarray] = []
 
-    def check(self, world: World, points: np.ndarray) -> np.ndarray:
-        """The policy's plans (S, 8, 3) in, the plans that are driven out."""
+    def check(self, world: World, plan: Plan) -> np.ndarray:
+        """The policy's plan in, the plans (S, 8, 3) that are driven out. Nobody takes over from the recorded driver."""
+        points = plan.points
         right = expert_plan(world)
         danger = dangers(world, points, right)
         self.stalled = np.where(danger == STALLED, self.stalled + 1, 0)
-        grab = ((danger > 0) & (danger < STALLED)) | (self.stalled >= STALL_DECISIONS)
+        grab = plan.motion is None and ((danger > 0) & (danger < STALLED)) | (self.stalled >= STALL_DECISIONS)
         self.manual = np.where(grab, MANUAL_DECISIONS, np.maximum(self.manual - 1, 0))
         self._correction.append(right)
         self._danger.append(danger)
@@ -200,34 +209,44 @@ class _SafetyDriver:
 
 
 class _Log:
-    """What a Rollout of `steps` steps holds, written down step by step."""
+    """What a Rollout holds, written down step by step. decisions (S,): how many each scene makes."""
 
-    def __init__(self, world: World, steps: int):
+    def __init__(self, world: World, decisions: np.ndarray):
         n, a = world.packed.kind.shape
-        self.ego = np.zeros((n, steps + 1, 6))
-        self.agents = np.zeros((n, a, steps + 1, 4), np.float32)
-        self.agents_valid = np.zeros((n, a, steps + 1), np.bool_)
+        self.decisions = decisions
+        self.steps = decisions * DECISION_STEPS + 1
+        longest = int(self.steps.max())
+        self.ego = np.zeros((n, longest, 6))
+        self.agents = np.zeros((n, a, longest, 4), np.float32)
+        self.agents_valid = np.zeros((n, a, longest), np.bool_)
         self.plans: list[Plan] = []
 
     def note(self, world: World) -> None:
-        """This step of the world."""
+        """This step of the world; of scenes that have ended their last ego state."""
         t = world.step
-        self.ego[:, t], self.agents[:, :, t], self.agents_valid[:, :, t] = world.ego, world.agents, world.seen
+        on = t < self.steps
+        self.ego[:, t] = world.ego if t == 0 else np.where(on[:, None], world.ego, self.ego[:, t - 1])
+        self.agents[on, :, t], self.agents_valid[on, :, t] = world.agents[on], world.seen[on]
 
     def rollout(self, policy: str, scenes: list[Scene]) -> Rollout:
         tokens = [p.tokens for p in self.plans if p.tokens is not None]
         text = [p.text for p in self.plans if p.text is not None]
         silent = np.zeros(len(scenes), np.bool_)
+        over = np.arange(len(self.plans)) >= self.decisions[:, None]
+        on = ~over[..., None]
+        said = [["" if o else t for o, t in zip(row, of_one, strict=True)]
+                for row, of_one in zip(over, zip(*text, strict=True), strict=True)] if text else None  # fmt: skip
         return Rollout(
             policy=policy,
             scenes=[s.id for s in scenes],
             ego=self.ego,
             agents=self.agents,
             agents_valid=self.agents_valid,
-            plans=np.stack([p.points for p in self.plans], 1),
-            tokens=np.stack(tokens, 1) if tokens else None,
-            text=[list(t) for t in zip(*text, strict=True)] if text else None,
-            guarded=np.stack([silent if p.guarded is None else p.guarded for p in self.plans], 1),
+            plans=np.stack([p.points for p in self.plans], 1) * on[..., None],
+            tokens=np.stack(tokens, 1) * on if tokens else None,
+            text=said,
+            guarded=np.stack([silent if p.guarded is None else p.guarded for p in self.plans], 1) & ~over,
+            steps=self.steps,
         )
 
 
@@ -258,13 +277,16 @@ def _loop(
     on_decision: Callable[[int, int], None] | None,
 ) -> Rollout:
     scenes = world.packed.scenes
-    decisions = min(round(seconds / DT), world.steps_left()) // DECISION_STEPS
-    log = _Log(world, decisions * DECISION_STEPS)
+    of_each = np.minimum(round(seconds / DT), world.steps_left()) // DECISION_STEPS
+    log = _Log(world, of_each)
     decide = _mind(policy, world, eyes)
+    decisions = int(of_each.max())
+    require(decisions > 0, f"seconds: no scene has {PLAN_DT} s to drive; give longer scenes, or more seconds")
     for k in range(decisions):
         plan = decide()
+        assert plan.motion is None or policy.privileged is True, "a policy plans; only a baseline may set the ego"
         log.plans.append(plan)
-        world.follow(safety.check(world, plan.points) if safety else plan.points)
+        world.follow(safety.check(world, plan) if safety else plan.points, plan.motion)
         for _ in range(DECISION_STEPS):
             log.note(world)
             if safety:

@@ -31,6 +31,10 @@ from drivefoundry_car.inputs import HISTORY, ROUTE_FEATURES
 
 OBJECTS = 16
 """Nearest road users that an observation without camera holds."""
+Action = Literal["controls", "normalised", "plan"]
+ACTIONS = ("controls", "normalised", "plan")
+FAR = 1e5
+"""No observation is larger: positions of scenes are bounded by it (`types.FARTHEST`)."""
 FASTEST = 40.0
 """Plans are sampled from what a car at this speed, m/s, could reach."""
 SIGNALS = 4
@@ -85,8 +89,9 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     scenes: of any sources and lengths; traffic: see `sim.world`, but one that can start anew (a live city cannot); rig:
     the camera, none where None; action: "controls", (2,) acceleration m/s^2 and curvature 1/m, held for the 0.5 s,
-    or "plan", (8, 3) x, y, yaw in the ego frame at 0.5 .. 4.0 s, which a tracker follows for 0.5 s; seconds: an episode
-    lasts so long at most, else as long as the scene's log; reward: infos in, (S,) out.
+    "normalised", the same in -1 .. 1 (full braking to full throttle, full lock right to left), or "plan", (8, 3) x, y,
+    yaw in the ego frame at 0.5 .. 4.0 s, which a tracker follows for 0.5 s; seconds: an episode lasts so long at most,
+    else as long as the scene's log; reward: infos in, (S,) out.
 
     Observations: ego (4, 3) and route (12,) as `types.Observation` has them. With a camera also frames (2, H, W, 3)
     uint8, 0.5 s ago and now. Without one objects (16, 6), the nearest within 60 m: x, y, yaw in the ego frame, speed,
@@ -106,12 +111,12 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         traffic: Kind | TrafficOf = "reactive",
         *,
         rig: Rig | None = None,
-        action: Literal["controls", "plan"] = "controls",
+        action: Action = "controls",
         seconds: float | None = None,
         reward: Callable[[dict[str, np.ndarray]], np.ndarray] = route_reward,
     ):
         require(len(scenes) > 0, "scenes: none given; give at least one")
-        require(action in ("controls", "plan"), f"action {action!r}: choose from controls, plan")
+        require(action in ACTIONS, f"action {action!r}: choose from {', '.join(ACTIONS)}")
         longest = np.inf if seconds is None else round(seconds / PLAN_DT)
         require(longest >= 1, f"seconds {seconds}: an episode lasts one decision, {PLAN_DT} s, at least")
         steps = [s.valid.shape[1] - 1 - s.start for s in scenes]
@@ -135,13 +140,13 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     def _spaces(self) -> dict[str, Any]:
         spaces = {
-            "ego": Box(-np.inf, np.inf, (HISTORY, 3), np.float32),
-            "route": Box(-np.inf, np.inf, (ROUTE_FEATURES,), np.float32),
+            "ego": Box(-FAR, FAR, (HISTORY, 3), np.float32),
+            "route": Box(-FAR, FAR, (ROUTE_FEATURES,), np.float32),
         }
         if self._eyes is not None:
             return spaces | {"frames": Box(0, 255, self._start.shape[1:], np.uint8)}
         return spaces | {
-            "objects": Box(-np.inf, np.inf, (OBJECTS, 6), np.float32),
+            "objects": Box(-FAR, FAR, (OBJECTS, 6), np.float32),
             "objects_valid": MultiBinary(OBJECTS),
             "stop": Box(*np.array([[-1.0, 0, 0, 0, 0], [PERCEPTION_RANGE, 1, 1, 1, 1]], np.float32)),
         }
@@ -168,6 +173,8 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         require(actions.shape == wanted, f"actions: shape {wanted} wanted, got {actions.shape}")
         require(bool(np.isfinite(actions).all()), "actions: NaN or infinite value; the policy must give numbers")
         world, referee = self.world, self.referee
+        if self._action == "normalised":
+            actions = physical(actions)
         world.follow(actions if self._action == "plan" else held(actions, world.ego[:, 3]))
         before = referee.s.copy()
         referee.clear()
@@ -228,7 +235,15 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         return info | {f"_{name}": np.ones(self.num_envs, np.bool_) for name in info}
 
 
+def physical(actions: np.ndarray) -> np.ndarray:
+    """Normalised actions (..., 2) in -1 .. 1 in, controls (..., 2) m/s^2 and 1/m out; 0 is neither gas nor brake."""
+    pedal, wheel = np.clip(actions[..., 0], -1.0, 1.0), np.clip(actions[..., 1], -1.0, 1.0)
+    return np.stack([np.where(pedal < 0.0, -ACCEL_MIN * pedal, ACCEL_MAX * pedal), CURVATURE_MAX * wheel], -1)
+
+
 def _action_space(action: str) -> Box:
+    if action == "normalised":
+        return Box(-1.0, 1.0, (2,), np.float32)
     if action == "controls":
         return Box(*np.array([[ACCEL_MIN, -CURVATURE_MAX], [ACCEL_MAX, CURVATURE_MAX]], np.float32))
     reach = FASTEST * PLAN_DT * np.arange(1, PLAN_POINTS + 1)

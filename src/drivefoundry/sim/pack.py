@@ -200,7 +200,8 @@ def _pack_one(p: Packed, i: int, scene: Scene, route: np.ndarray, along: np.ndar
         p.signals[i, :g, :t] = scene.signals
         p.signals[i, :g, t:] = scene.signals[:, -1:]
         lines, heads = np.asarray(scene.map.stop_lines, np.float64), np.asarray(scene.map.signal_heads, np.float64)
-        crossings(route, r, lines, heads, p.route_stops[i])
+        room = max(CROSSINGS, r // STOPS_APART)  # of this route, not of the longest one in the batch
+        crossings(route, r, lines, heads, p.route_stops[i, :room])
     _agent_stops(p.tracks[i], p.valid[i], p.path_s[i], lines, heads, p.stops[i])
 
 

@@ -64,17 +64,23 @@ class RouteFollower:
 
 
 class LogReplay:
-    """What the recorded driver did, as plans that the simulated ego tracks; beyond the log, standing still.
+    """What the recorded driver did: the ego takes the logged states themselves; beyond the log it stands.
 
-    What the ego is off the log by now fades out over CATCH_UP_S, so that the plan can be driven. Its heading is the
-    direction of the way: the simulated car has no side slip, and recorded headings are off by some degrees.
+    exact=False: the simulated car tracks the log as far as its dynamics can follow it, which shows what they cannot
+    follow (`tracking_error`), and drives where the log does not begin at the ego. What the ego is off the log by now
+    then fades out over CATCH_UP_S, so that the plan can be driven. A plan's heading is the direction of the way: the
+    simulated car has no side slip, and recorded headings are off by some degrees.
     """
 
     name = "log replay"
     privileged: Literal[True] = True
 
+    def __init__(self, *, exact: bool = True):
+        self.exact = exact
+        self._logged: list[np.ndarray] = []
+
     def reset(self, scenes: list[Scene]) -> None:
-        pass
+        self._logged = [logged_motion(s) for s in scenes] if self.exact else []
 
     def plan(self, world: World) -> Plan:
         points = np.zeros((len(world.ego), PLAN_POINTS, 3))
@@ -89,7 +95,29 @@ class LogReplay:
             forward = step[:, 0] * np.cos(way[at, 2]) + step[:, 1] * np.sin(way[at, 2]) > SLOWEST
             way[at, 2] = np.where(forward, np.arctan2(step[:, 1], step[:, 0]), way[at, 2])
             points[i] = to_ego(way[at], world.ego[i, :3])
-        return Plan(points)
+        if not self.exact:
+            return Plan(points)
+        soon = world.step + 1 + np.arange(DECISION)
+        return Plan(points, motion=np.stack([m[np.minimum(soon, len(m) - 1)] for m in self._logged]))
+
+
+def logged_motion(scene: Scene) -> np.ndarray:
+    """The logged ego from the scene's start to one step past its last logged one: (T, 6) x, y, yaw, speed,
+    acceleration, yaw rate.
+
+    Where the log has a gap the ego moves evenly across it; the last row stands where the log ends.
+    """
+    known = np.flatnonzero(scene.valid[scene.ego])
+    track = scene.tracks[scene.ego, known].astype(np.float64)
+    track[:, 2] = np.unwrap(track[:, 2])
+    t = np.arange(scene.start - 1, max(known[-1], scene.start) + 1)
+    out = np.zeros((len(t) + 1, 6))
+    out[:-1, :4] = np.stack([np.interp(t, known, column) for column in track.T], 1)
+    out[1:-1, 4:] = np.diff(out[:-1, [3, 2]], axis=0) / DT
+    logged = np.isin(t, known)
+    out[:-1, 2][logged] = scene.tracks[scene.ego, t[logged], 2]  # not unwrapped: to the bit
+    out[-1, :3] = out[-2, :3]
+    return out[1:]
 
 
 class CarPolicy:

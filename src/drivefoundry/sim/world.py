@@ -107,6 +107,7 @@ class World:
         self.brake |= self.agents[..., 3] < 0.2
         self._ref = np.zeros((n, REF_POINTS, REF_COLUMNS))
         self._since = 0.0
+        self._motion: list[np.ndarray] = []
         self._first = [x.copy() for x in self.traffic.state], [x.copy() for x in self.past], self.along.copy()
 
     @property
@@ -114,11 +115,11 @@ class World:
         """(S,) the log step that each scene has come to."""
         return self._begin + self.step
 
-    def steps_left(self) -> int:
-        """Until the first log ends; without end where the traffic needs no log."""
+    def steps_left(self) -> np.ndarray:
+        """(S,) steps until each log ends; as good as endless where the traffic needs no log."""
         if self.traffic.endless:
-            return sys.maxsize
-        return int((np.array([s.valid.shape[1] for s in self.packed.scenes]) - 1 - self.now).min())
+            return np.full(len(self.now), sys.maxsize)
+        return np.array([s.valid.shape[1] for s in self.packed.scenes]) - 1 - self.now
 
     def restart(self, rows: np.ndarray) -> None:
         """Set the scenes `rows` back to their start; the others go on."""
@@ -130,14 +131,21 @@ class World:
         self.ego[rows], self.along[rows] = past[-1][rows], along[rows]
         self._begin[rows] = self.packed.start[rows] - self.step
 
-    def follow(self, points: np.ndarray) -> None:
-        """Take a new plan: points (S, 8, 3) in the ego frame of this moment."""
+    def follow(self, points: np.ndarray, motion: np.ndarray | None = None) -> None:
+        """Take a new plan: points (S, 8, 3) in the ego frame of this moment.
+
+        motion (S, K, 6): states that the egos take at the next K steps, whatever the dynamics allow; then the plan.
+        """
         _references(self.ego, np.ascontiguousarray(points, np.float64), self._ref)
         self._since = 0.0
+        self._motion = [] if motion is None else list(np.swapaxes(motion, 0, 1))
 
     def advance(self) -> None:
         """One 0.1 s step of everything: the ego along its plan, then the agents, who see where the ego is now."""
-        _step_ego(self.ego, self._ref, self._since)
+        if self._motion:
+            self.ego[:] = self._motion.pop(0)
+        else:
+            _step_ego(self.ego, self._ref, self._since)
         _along(self.ego, self.packed.route, self.packed.route_n, False, self.along)
         self._since = min(self._since + DT, PLAN_DT * 8)
         self.step += 1

@@ -7,14 +7,13 @@ one codebook and one held-out city, and none sees a sample twice, so that their 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from drivefoundry.judge.closed_loop import score_rollout
+from drivefoundry.judge.evaluate import evaluate
 from drivefoundry.judge.worst import SCORE
 from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact
@@ -24,8 +23,6 @@ from drivefoundry.model.presets import parameters, preset
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Scale
 from drivefoundry.scaling.law import Run
-from drivefoundry.sim.drive import batches as scene_batches
-from drivefoundry.sim.drive import drive
 from drivefoundry.stages import home, label, score
 from drivefoundry.stages.home import write_json
 from drivefoundry.stages.learn import STATE, moving, taken, tracked
@@ -99,7 +96,8 @@ def train_one(
     trained = load_checkpoint(out / "checkpoint")
     c = trained.config
     loss = held_out_loss(trained, load_shard(held_out / "shard"))
-    scored = driving_score(TorchPolicy(out / "checkpoint", size), scenes, seconds, np.load(yard / "progress.npy"))
+    goal = np.load(yard / "progress.npy")[: len(scenes)]
+    scored = driving_score(TorchPolicy(out / "checkpoint", size), scenes, seconds, goal)
     run = Run(parameters(c), steps * r.batch * (c.prefix + c.plan), loss, scored, f"{size} on {samples:,} samples")
     write_json(out / "run.json", asdict(run.validate()))
     return {"pair": run.name, "loss": loss, "score": scored, "samples_per_s": report.samples_per_s, "mfu": report.mfu}
@@ -120,12 +118,4 @@ def held_out_loss(trained: Loaded, episodes: Episodes, size: int = 256) -> float
 
 def driving_score(policy: TorchPolicy, scenes: list[Scene], seconds: float, goal: np.ndarray) -> float:
     """Mean driving score in closed loop, 0..1; goal (S,): how far the rules came, m."""
-    return float(np.concatenate([*_scores(policy, scenes, seconds, goal)]).mean())
-
-
-def _scores(policy: TorchPolicy, scenes: list[Scene], seconds: float, goal: np.ndarray) -> Iterator[np.ndarray]:
-    first = 0
-    for some in scene_batches(scenes, score.BATCH):
-        rollout = drive(policy, some, seconds)
-        yield score_rollout(rollout, some, goal[first : first + len(some)])[SCORE]
-        first += len(some)
+    return evaluate(policy, scenes, seconds, reference=goal, two_stages=False).mean[SCORE]

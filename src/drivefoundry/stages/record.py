@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +15,12 @@ import numpy as np
 from drivefoundry.clips.importers.folder import fingerprint, scenes_in, wanted
 from drivefoundry.clips.importers.recording import AHEAD_S, is_short, not_read
 from drivefoundry.compute import pmap
+from drivefoundry.curate.split import hold_out
 from drivefoundry.fleet.city import CityLog, run_city
 from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import record_drives, situations
 from drivefoundry.fleet.supervised import record_supervised
+from drivefoundry.judge.difficulty import Difficulty, difficulty
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Fleet
@@ -25,7 +28,7 @@ from drivefoundry.roadmap import save_map
 from drivefoundry.sim.policies import CarPolicy, Driver, LogReplay
 from drivefoundry.stages.home import ingest, write_json
 from drivefoundry.stages.label import clip_ids, scenes_of
-from drivefoundry.stages.making import CAR, FLEET, SCENES, Line
+from drivefoundry.stages.making import CAR, FLEET, JUDGE, SCENES, Line
 from drivefoundry.stages.ship import engine_in
 from drivefoundry.types import Scene, require
 from drivefoundry_car.runtime import Runtime
@@ -183,6 +186,8 @@ class Recorded:
     def __init__(self, folder: Path):
         wanted(folder, "scenes")
         self.folder = folder
+        self.likeness = ""
+        """A sentence on how the exam compares with the source; known once there is an exam."""
         self.name = f"recorded traffic: {folder.resolve().name}"
 
     @cached_property
@@ -201,8 +206,14 @@ class Recorded:
         return list(reversed(once.values())), refused, len(scenes) - len(once)
 
     @cached_property
+    def difficulty(self) -> Difficulty:
+        """Of all scenes that were read; they are driven for it, so only who makes the exam asks."""
+        return difficulty(self.read[0])
+
+    @cached_property
     def held_out(self) -> list[str]:
-        return held_out_places([s.place for s in self.read[0]])
+        """The places of the exam, as like the whole source as whole places allow; known once there is an exam."""
+        return hold_out([s.place for s in self.read[0]], self.difficulty.stratum, self.difficulty.score)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -215,7 +226,7 @@ class Recorded:
         if not any(len(s.signals) for s in scenes):
             out.append("No traffic lights were recorded: people stop at lights that neither camera nor map can show.")
         out.append(
-            f"Held out by place: {_few(self.held_out)}. "
+            f"Held out by place: {_few(self.held_out)}. {self.likeness} "
             "The ego of a scene is a recorded vehicle, named in the scene's id."
         )
         if again:
@@ -223,20 +234,32 @@ class Recorded:
         return out + not_read(scenes) + [f"{file}: {why}" for file, why in refused.items() if why]
 
     def exam(self, line: Line) -> Artefact:
-        """Ids and hashes of the held-out scenes, an artefact so that scores hang on them."""
+        """Ids and hashes of the held-out scenes, an artefact so that scores hang on them; and how they compare with the
+        whole source."""
 
         def build(out: Path) -> dict:
             scenes = self._scenes(held_out=True)
-            write_json(out / "exam.json", {"scenes": {s.id: scene_hash(s) for s in scenes}})
-            return {"scenes": len(scenes), "place": _few(self.held_out), "of": len(self.read[0])}
+            table = compared(self.read[0], self.difficulty, self.held_out)
+            ids = {s.id: scene_hash(s) for s in scenes}
+            write_json(out / "exam.json", {"scenes": ids, "held_out": self.held_out, "compared": table})
+            return {"scenes": len(scenes), "place": _few(self.held_out), "of": len(self.read[0])} | {
+                name if side == "exam" else f"{name}_of_source": table[name][side]
+                for name in ("recordings", "constant_velocity_score")
+                for side in ("exam", "source")
+            }
 
-        return line.make(None, "import", "exam", {"folder": self.fingerprint}, [], SCENES, build)
+        made = line.make(None, "import", "exam", {"folder": self.fingerprint}, [], (*SCENES, *JUDGE), build)
+        kept = json.loads((made.path / "exam.json").read_text())
+        vars(self)["held_out"] = kept["held_out"]
+        self.likeness = likeness(kept["compared"])
+        return made
 
     def exam_clips(self, exam: Artefact) -> list[str]:
         return []
 
     def exam_scenes(self, line: Line, exam: Artefact) -> list[Scene]:
-        return self._scenes(held_out=True)
+        """In an order that mixes recordings, as a judgement may take the first so many of them."""
+        return sorted(self._scenes(held_out=True), key=lambda s: hashlib.sha256(s.id.encode()).hexdigest())
 
     def drives(self, line: Line, turn: int, car: Artefact | None) -> Artefact:
         f = line.recipe.fleet
@@ -245,7 +268,7 @@ class Recorded:
         def build(out: Path) -> dict:
             return record_scenes(f, self._scenes(held_out=False), car.path if car else None, out)
 
-        made_from = {"fleet": f, "folder": self.fingerprint}
+        made_from = {"fleet": f, "folder": self.fingerprint, "held_out": self.held_out}
         return line.make(turn, "fleet", kind, made_from, parents, (*FLEET, *CAR, *SCENES), build)
 
     def _scenes(self, held_out: bool) -> list[Scene]:
@@ -260,25 +283,38 @@ def scene_hash(scene: Scene) -> str:
     return digest.hexdigest()
 
 
-def held_out_places(places: list[str]) -> list[str]:
-    """Place of every scene in, the places that are held out: the one with the fewest scenes among those with at least a
-    tenth of all; where no place has so many, several that together do, in an order that hangs on nothing but names.
+def compared(scenes: list[Scene], hard: Difficulty, held_out: list[str]) -> dict[str, dict]:
+    """How an exam, the scenes of the places `held_out`, compares with its source: row -> {"exam": .., "source": ..}.
 
-    ValueError where there is one place only.
+    Counts of scenes, places and recordings, the mean driving score of constant velocity, and the share of each stratum
+    of `judge.difficulty`.
     """
-    counts = Counter(places)
-    require(
-        len(counts) > 1, f"all scenes are of one place ({places[0]}): give recordings of two places, one is held out"
-    )
-    enough = [p for p in counts if counts[p] >= len(places) / 10]
-    if enough:
-        return [min(enough, key=lambda p: (counts[p], p))]
-    out: list[str] = []
-    for place in sorted(counts, key=lambda p: hashlib.sha256(p.encode()).hexdigest()):
-        out.append(place)
-        if sum(counts[p] for p in out) >= len(places) / 10:
-            break
+    out: dict[str, dict] = {}
+    for side, rows in (
+        ("exam", [i for i, s in enumerate(scenes) if s.place in held_out]), ("source", [*range(len(scenes))])
+    ):  # fmt: skip
+        some = [scenes[i] for i in rows]
+        strata = Counter(hard.stratum[i] for i in rows)
+        found: dict[str, float] = {
+            "scenes": len(some),
+            "places": len({s.place for s in some}),
+            "recordings": len({s.meta.get("recording", s.id) for s in some}),
+            "constant_velocity_score": round(float(hard.score[rows].mean()), 4),
+        }
+        found |= {name: round(strata[name] / len(some), 4) for name in sorted(set(hard.stratum))}
+        for name, value in found.items():
+            out.setdefault(name, {})[side] = value
     return out
+
+
+def likeness(table: dict[str, dict]) -> str:
+    """What `compared` found, in a sentence."""
+    scenes, recordings, score = (table[k] for k in ("scenes", "recordings", "constant_velocity_score"))
+    return (
+        f"The exam has {scenes['exam']} of {scenes['source']} scenes, from {recordings['exam']} of "
+        f"{recordings['source']} recordings; constant velocity scores {score['exam']:.2f} there and "
+        f"{score['source']:.2f} on all scenes."
+    )
 
 
 def _few(names: list[str]) -> str:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drivefoundry.judge.closed_loop import route_progress, score_rollout
+from drivefoundry.judge.evaluate import BATCH, evaluate
 from drivefoundry.judge.gate import Gate, judge, save_verdict, scene_content
 from drivefoundry.judge.pdm_closed import PdmClosed
 from drivefoundry.judge.realism import realism, replayed, rollout_realism, straight_on
 from drivefoundry.judge.stats import mean_interval
-from drivefoundry.judge.two_stage import two_stage
 from drivefoundry.judge.worst import SCORE, worst_scenes
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
@@ -29,11 +28,14 @@ from drivefoundry_car.runtime import Runtime
 if TYPE_CHECKING:
     from drivefoundry.stages.record import Source
 
-BATCH = 128
-"""Scenes driven at once: bounds the memory of a rollout."""
 YARDSTICK = RouteFollower.name
 TRAFFIC_SCENES, TRAFFIC_SECONDS = 32, 8.0
 """Of the judgement of the traffic; Waymo simulates 8 s."""
+SHOWN = (
+    "driving_score_21", "epdms", "collision", "off_road", "red_light", "pdms", "progress", "tracking_max",
+    "tracking_mean",
+)  # fmt: skip
+"""Means that a score's artefact tells, of those that the policy has."""
 ENGINE, WHOLE_CAR = "int8 engine", "car (engine and guard)"
 
 
@@ -141,14 +143,15 @@ def compare(recipe: Judge, scored: list[Path], out: Path) -> dict:
 def judge_traffic(scenes: list[Scene], recipe: Judge, out: Path) -> dict:
     """Held-out scenes in; out/realism.json, traffic -> feature -> mean and interval over scenes."""
     rows: dict[str, list[dict[str, float]]] = {"constant velocity": [], "reactive traffic": [], "log replay": []}
-    for some in batches(scenes[: min(recipe.scenes, TRAFFIC_SCENES)], BATCH):
-        driven = drive(LogReplay(), some, min(recipe.seconds, TRAFFIC_SECONDS))
-        steps = driven.ego.shape[1]
-        for scene in some:
+    scenes = scenes[: min(recipe.scenes, TRAFFIC_SCENES)]
+    for numbers in batches(scenes, BATCH):
+        some = [scenes[i] for i in numbers]
+        driven = drive(LogReplay(), some, min(recipe.seconds, TRAFFIC_SECONDS), traffic="reactive")
+        for i, (scene, steps) in enumerate(zip(some, driven.lengths.tolist(), strict=True)):
             rows["constant velocity"].append(realism(scene, *straight_on(scene, steps)))
             rows["log replay"].append(realism(scene, *replayed(scene, steps)))
-        per_scene = rollout_realism(some, [driven])
-        rows["reactive traffic"] += [{k: float(v[i]) for k, v in per_scene.items()} for i in range(len(some))]
+            alone = rollout_realism([scene], [driven.of(i)])
+            rows["reactive traffic"].append({k: float(v[0]) for k, v in alone.items()})
     table = {name: {k: _known_mean([row[k] for row in of_one]) for k in of_one[0]} for name, of_one in rows.items()}
     write_json(out / "realism.json", table)
     return {name: told["realism"][0] for name, told in table.items() if told["realism"]}
@@ -168,48 +171,39 @@ def score(policy: Driver, scenes: list[Scene], recipe: Judge, yardstick: Path | 
     fresh(out)
     scenes = scenes[: recipe.scenes]
     goal = np.load(yardstick / "progress.npy") if yardstick else None
-    parts: list[tuple[Rollout, list[Scene]]] = []
     with bar(f"judge {policy.name}", len(scenes)) as advance:
-        for some in batches(scenes, BATCH):
-            parts.append((drive(policy, some, recipe.seconds), some))
-            advance(len(some))
+        judged = evaluate(policy, scenes, recipe.seconds, reference=goal, on_scenes=advance)
     if goal is None:
-        goal = np.concatenate([route_progress(r, some) for r, some in parts])
+        goal = judged.progress
         np.save(out / "progress.npy", goal)
-    pieces, first = [], 0
-    for rollout, some in parts:
-        drives = score_rollout(rollout, some, goal[first : first + len(some)])
-        pieces.append(drives | two_stage(rollout, some, lambda others, seconds: drive(policy, others, seconds), BATCH))
-        first += len(some)
-    scores = {m: np.concatenate([p[m] for p in pieces]) for m in pieces[0]}
-    ids = [s.id for _, some in parts for s in some]
+    scores, ids = judged.scores, judged.scenes
     np.savez(out / "scores.npz", scenes=np.array(ids), **scores)  # type: ignore[arg-type]
-    write_json(out / "scenes.json", {s.id: scene_content(s) for _, some in parts for s in some})
+    write_json(out / "scenes.json", {s.id: scene_content(s) for s in scenes})
     failed = [ids.index(f.scene) for f in worst_scenes(ids, scores, recipe.worst)]
-    _save_films([r for r, _ in parts], goal, recipe.films, failed, out)
+    _save_films(judged.rollouts, goal, recipe.films, failed, out)
     write_json(out / "policy.json", {"policy": policy.name})
-    shown = ("driving_score_21", "epdms", "collision", "off_road", "red_light", "pdms", "progress")
-    return {"policy": policy.name, "scenes": len(scenes)} | {m: float(scores[m].mean()) for m in shown}
+    return {"policy": policy.name, "scenes": len(scenes)} | {m: float(scores[m].mean()) for m in SHOWN if m in scores}
 
 
 def _save_films(rollouts: list[Rollout], goal: np.ndarray, films: int, failed: list[int], out: Path) -> None:
-    """What a film needs, of `films` scenes in which there is a way to go, alike for every policy, and of `failed`."""
+    """What a film needs, of `films` scenes in which there is a way to go, alike for every policy, and of `failed`.
+
+    rollouts: one a scene.
+    """
     moving = np.flatnonzero(goal >= np.median(goal))
     alike = moving[np.linspace(0, len(moving) - 1, min(films, len(moving))).round().astype(int)]
     chosen = {*alike.tolist(), *failed}
     kept: dict[str, np.ndarray] = {}
-    first = 0
-    for r in rollouts:
-        for i in range(len(r.scenes)):
-            if first + i in chosen:
-                kept |= {
-                    f"{r.scenes[i]}/ego": r.ego[i].astype(np.float32),
-                    f"{r.scenes[i]}/agents": r.agents[i],
-                    f"{r.scenes[i]}/valid": r.agents_valid[i],
-                    f"{r.scenes[i]}/plans": r.plans[i].astype(np.float32),
-                    f"{r.scenes[i]}/text": np.array(r.text[i] if r.text else [""] * len(r.plans[i])),
-                }
-        first += len(r.scenes)
+    for i in sorted(chosen):
+        r = rollouts[i]
+        (name,) = r.scenes
+        kept |= {
+            f"{name}/ego": r.ego[0].astype(np.float32),
+            f"{name}/agents": r.agents[0],
+            f"{name}/valid": r.agents_valid[0],
+            f"{name}/plans": r.plans[0].astype(np.float32),
+            f"{name}/text": np.array(r.text[0] if r.text else [""] * len(r.plans[0])),
+        }
     np.savez_compressed(out / "film.npz", **kept)  # type: ignore[arg-type]
 
 

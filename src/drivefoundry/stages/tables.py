@@ -50,9 +50,10 @@ def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
     rows = [[n, *(verdict.summary[n].get(m) for m in COLUMNS)] for n in names]
     note = (
         "Every policy drives the same held-out scenes; mean and 95 % bootstrap interval over scenes. The route "
-        "follower reads the simulator's state (privileged) and sets the progress that counts as 1; log replay follows "
-        "the recorded person in traffic that reacts; PDM-Closed style picks the best of 15 scored proposals, with the "
-        "state all around. A collision counts whoever is at fault. Formulas and sources: docs/metrics.md."
+        "follower reads the simulator's state (privileged) and sets the progress that counts as 1; log replay is "
+        f"what the recorded person did, in replayed traffic{_tracking(verdict)}; PDM-Closed style picks the best of "
+        "15 scored proposals, with the state all around. A collision counts whoever is at fault. Formulas and "
+        "sources: docs/metrics.md."
     ) + _unmapped(verdict, names)
     marked = names.index(verdict.candidate) if verdict.candidate in names else None
     return Table("Closed loop, held-out scenes", ["policy", *COLUMNS.values()], rows, note, marked)
@@ -63,6 +64,17 @@ def _unmapped(verdict: Verdict, names: Sequence[str]) -> str:
     shares = {n: verdict.summary[n].get("unmapped_share", (0.0, 0.0, 0.0))[0] for n in names}
     some = ", ".join(f"{n} {100 * share:.1f} %" for n, share in shares.items() if share > 0.0)
     return f" Driven on ground that the map does not know, not counted as off the road: {some}." if some else ""
+
+
+def _tracking(verdict: Verdict) -> str:
+    """How far the simulated car gets off the log where it tracks it, for a sentence."""
+    found = verdict.summary.get("log replay", {})
+    if "tracking_max" not in found:
+        return ""
+    return (
+        f" (the simulated car, tracking it, is off by {found['tracking_mean'][0]:.2f} m in the mean, and by "
+        f"{found['tracking_max'][0]:.2f} m at the worst step of a scene)"
+    )
 
 
 def against_table(verdict: Verdict, order: Sequence[str]) -> Table:

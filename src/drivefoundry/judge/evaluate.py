@@ -1,0 +1,138 @@
+"""Judge a policy over scenes: every drive, every score, one value a scene.
+
+The one way in which policies are scored, for the loop, the benchmarks and the public API. A scene's scores depend on
+the scene and the policy alone: not on the other scenes, their order or how many are driven at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from drivefoundry.judge.closed_loop import route_progress, score_rollout
+from drivefoundry.judge.two_stage import two_stage
+from drivefoundry.sim.drive import batches, drive
+from drivefoundry.sim.policies import Driver, LogReplay, RouteFollower
+from drivefoundry.sim.rig import Rig
+from drivefoundry.types import DT, PLAN_DT, Rollout, Scene, require
+
+BATCH = 128
+"""Scenes driven at once: bounds the memory of a rollout."""
+SECONDS = 18.0
+LEAST_S = 1.0
+"""Two decisions, without which the two-stage score is not defined."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one policy on S scenes, in the order in which the scenes were given."""
+
+    policy: str
+    scenes: list[str]
+    """S ids."""
+    scores: dict[str, np.ndarray]
+    """Metric -> (S,) values; what each means: `judge.closed_loop.score_rollout` and `judge.two_stage`."""
+    progress: np.ndarray
+    """(S,) m that each drive got along its route before its first collision at fault."""
+    rollouts: list[Rollout]
+    """S drives of one scene each."""
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Metric -> mean over the scenes, of the metrics that are finite in all of them."""
+        return {name: float(v.mean()) for name, v in self.scores.items() if np.isfinite(v).all()}
+
+
+def evaluate(
+    policy: Driver,
+    scenes: list[Scene],
+    seconds: float = SECONDS,
+    *,
+    reference: np.ndarray | None = None,
+    two_stages: bool = True,
+    rig: Rig | None = None,
+    batch: int = BATCH,
+    on_scenes: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Drive every scene among reactive traffic, for `seconds` or as long as its log lasts, and score it.
+
+    reference: (S,) m, the progress that counts as 1; by default that of the rule-based route follower in these scenes.
+    two_stages: also score EPDMS, for which scenes must last 1 s. rig: the front camera, `Rig.front()` by default.
+    batch: scenes driven at once; only memory and time depend on it. on_scenes(n) is called when n more scenes have been
+    driven.
+
+    An exact log replay drives among replayed traffic, and its scores have two more metrics, `tracking_max` and
+    `tracking_mean` (see `tracking_error`). ValueError where there is no scene, or one is too short.
+    """
+    require(len(scenes) > 0, "scenes: none given; give at least one")
+    shortest = min(scenes, key=_seconds)
+    least = LEAST_S if two_stages else PLAN_DT
+    require(
+        min(seconds, _seconds(shortest)) >= least - 1e-9,
+        f"scene {shortest.id}: {min(seconds, _seconds(shortest)):.1f} s to drive; at least {least} s are needed",
+    )
+    parts: list[tuple[list[int], Rollout]] = []
+    for numbers in batches(scenes, batch):
+        parts.append((numbers, drive(policy, [scenes[i] for i in numbers], seconds, rig)))
+        if on_scenes:
+            on_scenes(len(numbers))
+    progress = _joined([(n, {"m": route_progress(r, [scenes[i] for i in n])}) for n, r in parts])["m"]
+    if reference is None and not isinstance(policy, RouteFollower):
+        reference = yardstick(scenes, seconds, batch=batch)
+    goal = progress if reference is None else np.asarray(reference, np.float64)
+    require(goal.shape == (len(scenes),), f"reference: shape ({len(scenes)},), one a scene; got {goal.shape}")
+    scored = []
+    for numbers, rollout in parts:
+        some = [scenes[i] for i in numbers]
+        one = score_rollout(rollout, some, goal[numbers])
+        if two_stages:
+            one |= two_stage(rollout, some, lambda others, s: drive(_off_the_log(policy), others, s, rig), batch)
+        scored.append((numbers, one))
+    scores = _joined(scored)
+    if isinstance(policy, LogReplay) and policy.exact:
+        scores |= tracking_error(scenes, seconds, batch=batch)
+    rollouts = dict(pair for numbers, r in parts for pair in zip(numbers, map(r.of, range(len(numbers))), strict=True))
+    return Evaluation(policy.name, [s.id for s in scenes], scores, progress, [rollouts[i] for i in range(len(scenes))])
+
+
+def yardstick(scenes: list[Scene], seconds: float = SECONDS, *, batch: int = BATCH) -> np.ndarray:
+    """Metres (S,) that the rule-based route follower gets along each route: the progress that counts as 1."""
+    pieces = []
+    for numbers in batches(scenes, batch):
+        some = [scenes[i] for i in numbers]
+        pieces.append((numbers, {"m": route_progress(drive(RouteFollower(), some, seconds), some)}))
+    return _joined(pieces)["m"]
+
+
+def tracking_error(scenes: list[Scene], seconds: float = SECONDS, *, batch: int = BATCH) -> dict[str, np.ndarray]:
+    """How far off its log the simulated car gets where it tracks it: what the dynamics cannot follow.
+
+    "tracking_max" and "tracking_mean" (S,), m over the steps of a scene. Exact replay is not affected.
+    """
+    pieces = []
+    for numbers in batches(scenes, batch):
+        some = [scenes[i] for i in numbers]
+        logged, tracked = (drive(LogReplay(exact=e), some, seconds, traffic="replay") for e in (True, False))
+        off = np.hypot(*(logged.ego[..., :2] - tracked.ego[..., :2]).transpose(2, 0, 1))
+        # Row by row: the sum of a padded row is rounded differently with the length of the padding.
+        of_each = [row[:n] for row, n in zip(off, logged.lengths, strict=True)]
+        found = {"tracking_max": [o.max() for o in of_each], "tracking_mean": [o.mean() for o in of_each]}
+        pieces.append((numbers, {name: np.array(values) for name, values in found.items()}))
+    return _joined(pieces)
+
+
+def _off_the_log(policy: Driver) -> Driver:
+    """The driver of scenes that begin beside the log: who replays it has to get back to it."""
+    return LogReplay(exact=False) if isinstance(policy, LogReplay) else policy
+
+
+def _seconds(scene: Scene) -> float:
+    return (scene.valid.shape[1] - 1 - scene.start) * DT
+
+
+def _joined(pieces: list[tuple[list[int], dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+    """Batches' scene numbers and values (n,) by name in; the values (S,) in the order of the scenes out."""
+    order = np.argsort(np.concatenate([numbers for numbers, _ in pieces]))
+    return {name: np.concatenate([values[name] for _, values in pieces])[order] for name in pieces[0][1]}
