@@ -239,11 +239,11 @@ class _Service:
             part = os.open(self.uploads.part(upload), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
             raise self._unkept(upload, error) from error
-        came, booked = [0], False
+        came, booked, whole = [0], False, True
         try:
             granted = self.accounts.book(upload.vehicle, upload.id, begin, wanted)
             booked = True
-            await self._append(request, part, room, granted, came)
+            whole = await self._append(request, part, room, granted, came)
         except (ClientDisconnect, TimeoutError) as error:
             raise Refused(408, f"the link broke after {begin + came[0]} bytes; go on from there") from error
         except OSError as error:
@@ -254,10 +254,13 @@ class _Service:
                 self.metrics.add("received_bytes_total", came[0])
             if booked:
                 self.accounts.settle(upload.vehicle, upload.id, came[0])
+        if not whole:
+            raise self.accounts.all_sent(upload.vehicle)
         return begin + came[0]
 
-    async def _append(self, request: Request, part: int, room: int, granted: int, came: list[int]) -> None:
-        """Write what comes to an open file; came: bytes so far. A sender that is too slow gets TimeoutError."""
+    async def _append(self, request: Request, part: int, room: int, granted: int, came: list[int]) -> bool:
+        """Write what comes to an open file; came: bytes so far. False, the rest unread, where more comes than was
+        granted. TimeoutError where the sender is too slow."""
         clock, seen = asyncio.get_running_loop().time, 0
         async with asyncio.timeout(self.silence_s) as silence:
             async for piece in request.stream():
@@ -267,11 +270,12 @@ class _Service:
                 if came[0] + len(piece) > room:
                     raise Refused(413, f"more than the promised {room} bytes")
                 if came[0] + len(piece) > granted:
-                    raise self.accounts.all_sent()
+                    return False
                 view = memoryview(piece)
                 while view:
                     wrote = os.write(part, view)
                     view, came[0] = view[wrote:], came[0] + wrote
+        return True
 
     async def _finish(self, upload: Upload) -> None:
         """Check and hand over a whole upload; on return it may be acknowledged."""
