@@ -7,13 +7,17 @@ import os
 import time
 from pathlib import Path
 
+import httpx
 import pytest
+from serving import BODY, about
 
 from drivefoundry.clips.prepared import Prepared, prepare
 from drivefoundry.clips.store import ClipStore
+from drivefoundry.ingest import issue_token, running
 from drivefoundry.ingest.landing import Landing
 from drivefoundry.ingest.uploads import Uploads
 from drivefoundry_car.log import write_drive
+from drivefoundry_car.upload import Uploader
 
 
 def test_a_clips_file_goes_only_after_its_video_and_row_are_on_the_disk(make_drive, tmp_path, monkeypatch):
@@ -158,3 +162,21 @@ def test_folders_and_foreign_files_among_uploads_are_left_alone(tmp_path):
     assert (folder / "read.me").read_text() == "mine"
     assert len(list(folder.rglob("inside"))) == 3
     assert not list(folder.glob("e*"))
+
+
+@pytest.mark.parametrize("harm", [a_folder, unreadable])
+def test_an_upload_whose_bytes_cannot_be_read_begins_anew(tmp_path, make_drive, harm):
+    write_drive(tmp_path / "a.mcap", make_drive(steps=10))
+    data, secret = (tmp_path / "a.mcap").read_bytes(), "0123456789abcdef" * 2
+    who = {"Authorization": f"Bearer {issue_token(secret, 'car-1')}"}
+    with running(ClipStore(tmp_path / "store"), secret) as service:
+        place = httpx.post(f"{service.url}/uploads", headers=about(data) | who).headers["Location"]
+        head = about(data) | who | BODY
+        half = httpx.patch(service.url + place, content=data[:100], headers=head | {"Upload-Offset": "0"})
+        assert half.status_code == 204
+        (part,) = (tmp_path / "store/incoming/uploads").glob("*.part")
+        harm(part)
+        uploader = Uploader(service.url, issue_token(secret, "car-1"), tmp_path / "queue", backoff=0.01)
+        (receipt,) = uploader.send_all([tmp_path / "a.mcap"])
+        assert service.flush() == [receipt.sha256]
+    assert len(list((tmp_path / "store/incoming/uploads/aside").iterdir())) == 1

@@ -62,9 +62,9 @@ class Accounts:
         return bearer.vehicle
 
     def left(self, vehicle: str) -> None:
-        """Refused where a vehicle may send nothing more today."""
-        if self.limits.day is not None and self.vehicles.spent(vehicle) >= self.limits.day:
-            raise self.all_sent()
+        """Refused where a vehicle has sent all that it may today; what is only booked may yet be given back."""
+        if self.limits.day is not None and self.vehicles.spent(vehicle, booked=False) >= self.limits.day:
+            raise self.all_sent(vehicle)
 
     def book(self, vehicle: str, upload: str, began: int, wanted: int) -> int:
         """Bytes of the day, of those wanted, that one request of an upload may bring: they count as sent until it is
@@ -73,7 +73,7 @@ class Accounts:
             return wanted
         granted = self.vehicles.book(vehicle, upload, began, wanted, self.limits.day)
         if not granted:
-            raise self.all_sent()
+            raise self.all_sent(vehicle)
         return granted
 
     def settle(self, vehicle: str, upload: str, came: int) -> None:
@@ -83,8 +83,11 @@ class Accounts:
         else:
             self.vehicles.settle(upload, came)
 
-    def all_sent(self) -> Refused:
-        """The answer to a vehicle that has sent all that it may today."""
+    def all_sent(self, vehicle: str) -> Refused:
+        """The answer to a vehicle that has sent all that it may today, or whose other requests have booked it."""
+        if self.vehicles.spent(vehicle, booked=False) < (self.limits.day or 0):
+            line = f"what is left of the day's {self.limits.day} bytes is booked by requests under way; try again later"
+            return Refused(429, line, {"Retry-After": "10"})
         wait = {"Retry-After": str(self.vehicles.tomorrow_in())}
         return Refused(429, f"the day's {self.limits.day} bytes are sent; go on tomorrow (UTC)", wait)
 

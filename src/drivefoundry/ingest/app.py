@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import logging
 import os
 import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from drivefoundry.clips.prepared import WrongHash, WrongVehicle
 from drivefoundry.ingest.accounts import Accounts, Refused, document
 from drivefoundry.ingest.contract import ROUTES, SECURITY, TUS
-from drivefoundry.ingest.landing import Landing
+from drivefoundry.ingest.landing import Landing, public, readable
 from drivefoundry.ingest.metrics import CONTENT_TYPE, Metrics
 from drivefoundry.ingest.turns import Penalties, Turns
 from drivefoundry.ingest.uploads import Upload, Uploads
@@ -37,6 +37,8 @@ SLOWEST = 4096
 """Bytes that a request must bring within the time of silence, or it loses its hold on the upload."""
 HASHES = 1000
 """Most hashes that may be asked for at once."""
+_SPOILT = (errno.EIO, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EBADMSG)
+"""Errors that may be those of one file, not of the disk."""
 _SHA = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 COUNTERS = {
@@ -84,6 +86,11 @@ def make_app(
         _log.error(line)
         return PlainTextResponse(line, 507 if full else 503, {"Tus-Resumable": TUS, "Retry-After": "60"})
 
+    @app.exception_handler(OSError)
+    async def no_room(_: Request, error: OSError) -> Response:
+        _log.error("a request failed: %s", error)
+        return PlainTextResponse(str(_full(error)), 507, {"Tus-Resumable": TUS})
+
     plain = app.openapi
 
     def described() -> dict[str, Any]:
@@ -119,7 +126,8 @@ class _Service:
         self.landing, self.accounts, self.uploads, self.metrics = landing, accounts, uploads, metrics
         self.busy: set[str] = set()
         self.sending: Counter[str] = Counter()
-        self.checks, self.turns = ThreadPoolExecutor(CHECKS, thread_name_prefix="check"), Turns(CHECKS)
+        self.checks = ThreadPoolExecutor(CHECKS, thread_name_prefix="check")
+        self.turns = Turns(2 * CHECKS)  # as many again wait at the checkers' door, or those idle between two clips
         self.penalties = Penalties()
         self.silence_s = 30.0
 
@@ -231,12 +239,12 @@ class _Service:
         try:
             part = os.open(self.uploads.part(upload), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
-            raise _full(error) from error
-        came, booked = [0], False
+            raise self._unkept(upload, error) from error
+        came, booked, whole = [0], False, True
         try:
             granted = self.accounts.book(upload.vehicle, upload.id, begin, wanted)
             booked = True
-            await self._append(request, part, room, granted, came)
+            whole = await self._append(request, part, room, granted, came)
         except (ClientDisconnect, TimeoutError) as error:
             raise Refused(408, f"the link broke after {begin + came[0]} bytes; go on from there") from error
         except OSError as error:
@@ -247,10 +255,13 @@ class _Service:
                 self.metrics.add("received_bytes_total", came[0])
             if booked:
                 self.accounts.settle(upload.vehicle, upload.id, came[0])
+        if not whole:
+            raise self.accounts.all_sent(upload.vehicle)
         return begin + came[0]
 
-    async def _append(self, request: Request, part: int, room: int, granted: int, came: list[int]) -> None:
-        """Write what comes to an open file; came: bytes so far. A sender that is too slow gets TimeoutError."""
+    async def _append(self, request: Request, part: int, room: int, granted: int, came: list[int]) -> bool:
+        """Write what comes to an open file; came: bytes so far. False, the rest unread, where more comes than was
+        granted. TimeoutError where the sender is too slow."""
         clock, seen = asyncio.get_running_loop().time, 0
         async with asyncio.timeout(self.silence_s) as silence:
             async for piece in request.stream():
@@ -260,16 +271,24 @@ class _Service:
                 if came[0] + len(piece) > room:
                     raise Refused(413, f"more than the promised {room} bytes")
                 if came[0] + len(piece) > granted:
-                    raise self.accounts.all_sent()
+                    return False
                 view = memoryview(piece)
                 while view:
                     wrote = os.write(part, view)
                     view, came[0] = view[wrote:], came[0] + wrote
+        return True
 
     async def _finish(self, upload: Upload) -> None:
         """Check and hand over a whole upload; on return it may be acknowledged."""
-        part, began = self.uploads.part(upload), time.monotonic()
-        reason = ""
+        part, reason, took = self.uploads.part(upload), "", [0.0]
+
+        def take() -> None:
+            began = time.monotonic()
+            try:
+                self.landing.take(part, upload.sha256, upload.vehicle)
+            finally:
+                took[0] = time.monotonic() - began
+
         try:
             if not upload.length:
                 part.touch()
@@ -279,13 +298,7 @@ class _Service:
                     self.metrics.add("put_off_total")
                     line = f"clips of this vehicle were refused; this one is whole and is checked in {wait:.0f} s"
                     raise Refused(429, line, {"Retry-After": str(int(wait) + 1)})
-                began = time.monotonic()
-                take: Callable[..., None] = self.landing.take
-                loop = asyncio.get_running_loop()
-                try:
-                    await loop.run_in_executor(self.checks, take, part, upload.sha256, upload.vehicle)
-                finally:
-                    self.metrics.add("check_seconds_total", time.monotonic() - began)
+                await asyncio.get_running_loop().run_in_executor(self.checks, take)
         except WrongHash as error:
             reason = "hash"
             self.uploads.restart(upload)
@@ -300,16 +313,25 @@ class _Service:
             raise Refused(422, f"not a clip: {' '.join(str(error).split('.part: ')[-1].split())}") from error
         except OSError as error:
             reason = "room"
-            raise _full(error) from error
+            raise self._unkept(upload, error) from error
         finally:
+            self.metrics.add("check_seconds_total", took[0])
             if reason:
                 self.metrics.add("refused_total", reason=reason)
             if reason in ("clip", "vehicle"):
-                self.penalties.refused(upload.vehicle, time.monotonic() - began)
+                self.penalties.refused(upload.vehicle, took[0])
                 _log.warning("%s: clip %s refused (%s)", upload.vehicle, upload.sha256[:12], reason)
         self.penalties.passed(upload.vehicle)
         self.metrics.add("acknowledged_total")
         self.uploads.forget(upload)
+
+    def _unkept(self, upload: Upload, error: OSError) -> Refused:
+        """The answer where bytes cannot be kept; what has come and cannot be read any more is set aside."""
+        part = self.uploads.part(upload)
+        if error.errno not in _SPOILT or not (part.exists() or part.is_symlink()) or readable(part):
+            return _full(error)
+        self.uploads.lose(upload)
+        return Refused(408, "what had come cannot be read any more; begin anew")
 
     def _vehicle(self, request: Request) -> str:
         vehicle = self.accounts.vehicle(request, "upload")
@@ -325,8 +347,7 @@ class _Service:
 
 
 def _full(error: OSError) -> Refused:
-    why = " ".join(str(error.strerror or error).split())
-    return Refused(507, f"no room for the upload ({why}); try again later")
+    return Refused(507, f"no room for the upload ({public(error)}); try again later")
 
 
 def _number(request: Request, header: str) -> int:

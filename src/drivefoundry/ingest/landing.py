@@ -154,7 +154,7 @@ class Landing:
         except ValueError as error:
             self._give_up(sha, error)
         except OSError as error:
-            if _readable(file):
+            if readable(file):
                 raise
             self._give_up(sha, error)
         return None
@@ -207,7 +207,7 @@ class Landing:
                 self.flush()
                 self.trouble = ""
             except (OSError, ValueError) as error:  # a full disk: what waits stays in the folder and is tried again
-                self.trouble = f"clips wait for the store: {_public(error)}"
+                self.trouble = f"clips wait for the store: {public(error)}"
                 _log.warning("clips wait for the store: %s", " ".join(str(error).split()))
 
     def _quiet(self) -> bool:
@@ -216,7 +216,7 @@ class Landing:
         return now - self._last_came > QUIET_S or now - self._first_waits > LONGEST_S or len(self._waiting) > MOST // 2
 
 
-def _readable(file: Path) -> bool:
+def readable(file: Path) -> bool:
     """Whether a file is there and can be read to its end."""
     try:
         with file.open("rb") as opened:
@@ -227,7 +227,7 @@ def _readable(file: Path) -> bool:
     return True
 
 
-def _public(error: Exception) -> str:
+def public(error: Exception) -> str:
     """What anybody may read of an error: its reason, without paths or addresses."""
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(re.sub(r"(?:\w+://|(?<![\w.])/)[^\s'\",;)]*", "...", text).split())

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import stat
 import time
 from collections import Counter
 from collections.abc import Collection
@@ -123,14 +124,25 @@ class Uploads:
 
     def offset(self, upload: Upload) -> int:
         """Bytes that have come."""
+        part = self.part(upload)
         try:
-            return self.part(upload).stat().st_size
+            found = part.stat()
+            if stat.S_ISREG(found.st_mode):
+                return found.st_size
         except FileNotFoundError:
             return 0
+        except OSError as error:
+            _log.error("%s: %s", part, error.strerror)
+        self._set_aside(part)
+        return 0
 
     def size(self, name: str) -> int | None:
         """Bytes that have come of an upload by its id; None where there is no such upload."""
         return self.offset(self._all[name]) if name in self._all else None
+
+    def lose(self, upload: Upload) -> None:
+        """Set aside bytes that have come and cannot be read any more: the upload begins anew."""
+        self._set_aside(self.part(upload))
 
     def restart(self, upload: Upload) -> None:
         """Throw away the bytes that have come: the upload begins anew."""

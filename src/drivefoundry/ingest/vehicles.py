@@ -182,10 +182,14 @@ class Vehicles:
         """By name."""
         return [self._named(name) for (name,) in self._do("SELECT name FROM vehicles ORDER BY name")]
 
-    def spent(self, name: str) -> int:
-        """Bytes received from a vehicle today (UTC)."""
+    def spent(self, name: str, booked: bool = True) -> int:
+        """Bytes received from a vehicle today (UTC), and, if booked, those of requests under way that may yet come."""
         rows = self._do("SELECT bytes FROM spent WHERE vehicle = ? AND day = ?", name, self._day())
-        return rows[0][0] if rows else 0
+        found = rows[0][0] if rows else 0
+        if not booked:
+            sql = "SELECT coalesce(sum(bytes), 0) FROM booked WHERE vehicle = ? AND day = ?"
+            found -= self._do(sql, name, self._day())[0][0]
+        return found
 
     def spend(self, name: str, count: int) -> None:
         """Count bytes that have come from a vehicle. Survives a kill; a power cut may forgive the last seconds."""
