@@ -81,9 +81,11 @@ def run(rest: list[str]) -> None:
 
 
 def _import(options: ImportOptions) -> None:
+    from drivefoundry import outputs
     from drivefoundry.model.checkpoint import save_checkpoint
     from drivefoundry.train.pretrain import imported
 
+    outputs.check_folder(options.out)
     made = imported(options.what, action=options.action)
     save_checkpoint(options.out, made.model, made.codebook, made.tokenizer)
     print(table(made.config))
@@ -93,9 +95,14 @@ def _import(options: ImportOptions) -> None:
 def _export(options: ExportOptions) -> None:
     if options.hf is None and options.gguf is None:
         raise ValueError("model export: give --hf DIR or --gguf FILE, or both")
+    from drivefoundry import outputs
     from drivefoundry.model.checkpoint import load_checkpoint
     from drivefoundry.model.exports import extract, save_gguf, save_hf
 
+    if options.hf is not None:
+        outputs.check_folder(options.hf)
+    if options.gguf is not None:
+        outputs.check_file(options.gguf)
     loaded = load_checkpoint(options.what)
     language = extract(loaded.model, loaded.tokenizer)
     if options.hf is not None:
