@@ -123,7 +123,7 @@ def _shape(what: str) -> ModelConfig:
     told = Path(what) / "config.json"
     if not told.is_file() or not (told.parent / "codebook.npy").is_file():
         raise ValueError(f"{what}: neither a checkpoint directory nor one of the sizes {', '.join(SIZES)}")
-    return ModelConfig.from_json(told.read_text())
+    return ModelConfig.from_json(told.read_bytes(), told)
 
 
 def table(config: ModelConfig) -> str:
