@@ -150,7 +150,7 @@ FOUR = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     [
         (
             {"a": FOUR, "b": FOUR, "c": FOUR | {"data_offsets": [4, 8]}},
-            "tensor b begins at byte 0, where the one before",
+            "tensor b begins at byte 0, where",
         ),
         ({"a": FOUR}, "4 bytes belong to no tensor"),
         ({"a": FOUR | {"data_offsets": [4, 8]}}, "tensor a begins at byte 4"),

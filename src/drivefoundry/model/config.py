@@ -16,7 +16,7 @@ SPECIALS = 8
 LARGEST = {"layers": 1024, "vit_layers": 1024, "heads": 1024, "head_dim": 4096, "text_vocab": 1 << 24, "frames": 64,
            "text_end": 1 << 24, "cameras": 64, "patch": 1024}  # fmt: skip
 """Of a shape's numbers; of the others 2^20."""
-_MAY_BE_ZERO = ("vit_dim", "vit_layers", "vit_heads", "vit_ffn", "text_shift", "text_end")
+_MAY_BE_ZERO = ("cameras", "vit_dim", "vit_layers", "vit_heads", "vit_ffn", "text_shift", "text_end")
 Action = Literal["codes", "flow"]
 """How a plan leaves the model: as codes of the vocabulary, or by flow matching from the state at the act mark."""
 
