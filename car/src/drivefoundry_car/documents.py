@@ -90,7 +90,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ValueError(f"{path}: {error.strerror}") from error
 
 
 def _bounded(value: Any, name: object, after: str) -> None:
