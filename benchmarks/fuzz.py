@@ -190,6 +190,10 @@ def child(name: str, board: Path, seed: int, begin: int, seconds: float, bounded
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     reader = opened(name, board.parent / "work")
+    if not bounded:
+        import drivefoundry_car
+
+        assert "drivefoundry-fuzz-" in drivefoundry_car.__path__[0], "not the libraries that were built for this"
     for seed_input in reader.seeds:
         reader.read(seed_input)  # sound ones are taken; whatever they bring in is there
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -82,6 +82,7 @@ def _recipe(folder: Path) -> Reader:
 
 
 def _settings(folder: Path) -> Reader:
+    import drivefoundry.model.backbones  # noqa: F401  what a backbone's check brings in takes seconds
     from drivefoundry.recipes import default, leaves
     from drivefoundry.settings import canonical, with_settings
 

@@ -243,7 +243,7 @@ class Recipe:
         """Itself, or ValueError where reinforcement could not sample its model's plans; weights are not read."""
         folder = Path(self.train.backbone or "")
         if (folder / "codebook.npy").is_file():
-            action = ModelConfig.from_json((folder / "config.json").read_text()).action
+            action = ModelConfig.from_json((folder / "config.json").read_bytes(), folder / "config.json").action
             require(
                 action == "codes",
                 f"train.backbone: plans of {folder} come from a flow head, which rl cannot sample; import it with "

@@ -28,10 +28,10 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     [
         ("# Maße\n".encode("latin-1"), "not UTF-8 .byte 0xdf at 4.; save the file as UTF-8"),
         ("a = 1".encode("utf-16"), "not UTF-8"),
-        (b"a = " + b"[" * 20_000 + b"]" * 20_000, "nested more than 64 levels deep|no JSON"),
+        (b"a = " + b"[" * 20_000 + b"]" * 20_000, "nested more than 64 levels deep|not JSON"),
         (b"[" * 20_000 + b"]" * 20_000, "nested more than 64 levels deep|not TOML"),
-        (b".".join([b"a"] * 5_000) + b" = 1", "nested more than 64 levels deep|no JSON"),
-        (b"a = " + b"1" * 400, "an integer of 1326 bits|no JSON"),
+        (b".".join([b"a"] * 5_000) + b" = 1", "nested more than 64 levels deep|not JSON"),
+        (b"a = " + b"1" * 400, "an integer of 1326 bits|not JSON"),
         (b"1" * 400, "an integer of 1326 bits|not TOML"),
     ],
 )  # fmt: skip
@@ -54,7 +54,7 @@ def test_levels_are_counted_not_brackets():
         json_of(f"[[{deep}]]", "x")
 
 
-@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e999", "9" * 30])
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e999", "9" * 400])
 def test_numbers_that_no_field_holds_name_the_key(text, tmp_path):
     (tmp_path / "r.toml").write_text(f"[fleet]\ncars = {text}\n")
     with pytest.raises(ValueError, match=r"r\.toml: (key 'fleet.cars'|an integer of)"):

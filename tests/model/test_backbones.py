@@ -108,7 +108,7 @@ def test_refusals_name_the_file_and_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"tokenizer\.json: no model"):
         load_backbone(hf)
     (hf / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json: no JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: not JSON"):
         load_backbone(hf)
     (hf / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"no tokenizer\.json; not a Hugging Face model directory"):

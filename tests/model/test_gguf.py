@@ -1,5 +1,8 @@
 """GGUF files: each block format against its definition, written out number by number; damage is named."""
 
+import json
+import struct
+
 import numpy as np
 import pytest
 
@@ -21,6 +24,14 @@ def block(name: str) -> tuple[np.ndarray, list[float]]:
         low, high = [b & 15 for b in q[:16]], [b >> 4 for b in q[:16]]
         raw = half(d) + (half(m) if name == "Q4_1" else []) + q[:16]
         return np.array(raw, np.uint8), [d * x + m if name == "Q4_1" else d * (x - 8) for x in low + high]
+    if name in ("Q5_0", "Q5_1"):
+        bits, nibbles = q[:4], q[4:20]
+        numbers = []
+        for i in range(32):
+            low = nibbles[i % 16] >> 4 if i >= 16 else nibbles[i % 16] & 15
+            numbers.append(low + 16 * (bits[i // 8] >> i % 8 & 1))
+        raw = half(d) + (half(m) if name == "Q5_1" else []) + bits + nibbles
+        return np.array(raw, np.uint8), [d * x + m if name == "Q5_1" else d * (x - 16) for x in numbers]
     if name == "Q8_0":
         return np.array(half(d) + q[:32], np.uint8), [d * (x - 256 if x > 127 else x) for x in q[:32]]
     if name == "Q4_K":
@@ -46,7 +57,7 @@ def block(name: str) -> tuple[np.ndarray, list[float]]:
     return np.array(low + high + scales + half(d), np.uint8), out
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K"])
 def test_blocks_are_read_as_defined(name):
     kind = _KINDS[_IDS[name]]
     made = [block(name) for _ in range(3)]
@@ -100,3 +111,79 @@ def test_damage_is_named(tmp_path):
         path.write_bytes(raw)
         with pytest.raises(ValueError, match=rf"x\.gguf: .*({message})"):
             read_gguf(path)
+
+
+def test_arrays_of_arrays_have_an_end(tmp_path):
+    path = tmp_path / "x.gguf"
+    for depth, read in ((3, True), (100_000, False)):
+        nested = (
+            struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * depth + struct.pack("<IQ", 4, 1) + struct.pack("<I", 7)
+        )
+        path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a" + nested)
+        if read:
+            assert read_gguf(path).fields == {"a": [[[[7]]]]}
+        else:
+            with pytest.raises(ValueError, match=r"x\.gguf: arrays nested more than 8 deep"):
+                read_gguf(path)
+
+
+def test_tensors_of_a_gguf_file_share_no_bytes(tmp_path):
+    path = tmp_path / "x.gguf"
+    write_gguf(path, {"a": "b"}, {"v": np.ones(8, np.float32), "w": np.ones(8, np.float32)})
+    whole = path.read_bytes()
+    at = whole.index(b"w\x01\x00\x00\x00") + 5 + 8 + 4
+    assert struct.unpack_from("<Q", whole, at) == (32,)
+    for offset in (0, 64):
+        path.write_bytes(whole[:at] + struct.pack("<Q", offset) + whole[at + 8 :] + bytes(64))
+        with pytest.raises(ValueError, match=r"x\.gguf: tensor w begins at (0|64), wanted 32"):
+            read_gguf(path)
+    path.write_bytes(whole.replace(b"w\x01\x00\x00\x00", b"v\x01\x00\x00\x00"))
+    with pytest.raises(ValueError, match="tensor v is there twice"):
+        read_gguf(path)
+
+
+FOUR = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (
+            {"a": FOUR, "b": FOUR, "c": FOUR | {"data_offsets": [4, 8]}},
+            "tensor b begins at byte 0, where",
+        ),
+        ({"a": FOUR}, "4 bytes belong to no tensor"),
+        ({"a": FOUR | {"data_offsets": [4, 8]}}, "tensor a begins at byte 4"),
+        ({"a": FOUR, "b": FOUR | {"data_offsets": [4, 12]}}, "tensor b is cut short"),
+        ({"a": FOUR | {"shape": [2], "data_offsets": [0, 8]}, "b": FOUR | {"data_offsets": [8, 4]}}, "b is cut short"),
+        ({"a": FOUR | {"shape": [1.0]}}, "tensor 'a' has no type, shape and data_offsets"),
+        ({"a": FOUR | {"shape": [-1, -1]}}, "tensor 'a' has no type, shape"),
+        ({"a": FOUR | {"shape": [True]}}, "tensor 'a' has no type, shape"),
+        ({"a": FOUR | {"data_offsets": "04"}}, "tensor 'a' has no type, shape"),
+        ({"a": [1, 2]}, "tensor 'a' has no type, shape"),
+        ({"a": FOUR | {"shape": [2**40, 2**40], "data_offsets": [0, 8]}}, "does not fill its shape"),
+        ([], "a JSON object wanted, got a list"),
+    ],
+)
+def test_tensors_of_a_safetensors_file_fill_it_one_by_one(header, says, tmp_path):
+    path, head = tmp_path / "x.safetensors", json.dumps(header).encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(8))
+    with pytest.raises(ValueError, match=rf"x\.safetensors: .*{says}"):
+        read_tensors(path)
+
+
+def test_a_header_has_bounds(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for head, says in (
+        (b"[" * 200_000 + b"]" * 200_000, "nested more than"),
+        (b'{"a":{"dtype":"F32","shape":[1e999],"data_offsets":[0,8]}}', "has no type, shape"),
+        (b'{"a": 1' + b"0" * 5000 + b"}", "not JSON|an integer"),
+    ):
+        path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(8))
+        with pytest.raises(ValueError, match=rf"x\.safetensors: .*({says})"):
+            read_tensors(path)
+    with path.open("wb") as sparse:
+        sparse.write((1 << 27).to_bytes(8, "little") + b"{}")
+        sparse.truncate(1 << 28)
+    with pytest.raises(ValueError, match="a header of 134,217,736 bytes"):
+        read_tensors(path)

@@ -1,8 +1,8 @@
 """JSON and TOML from anywhere in, plain values out; what is wrong with them is one ValueError of one line.
 
 The bounds hold for everything that people or other programs write for us: UTF-8 with or without a byte order mark, at
-most DEPTH levels deep, no integer beyond 64 bits. The standard library's parsers answer deep nesting with a
-RecursionError, and code that walks a deep value fails the same way later on.
+most DEPTH levels deep, no integer that is too large for a float. The standard library's parsers answer deep nesting
+with a RecursionError, and code that walks a deep value fails the same way later on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ DEPTH = 64
 """Most levels of lists and tables."""
 LARGEST_TOML = 1 << 20
 """Bytes; tomllib's time grows faster than the file."""
-_BITS = 64
+_BITS = 1023
+"""Most of an integer: what is longer is no float either."""
 _PART = r"""(?:"[^"\n]*+"|'[^'\n]*+'|(?<![\w-])[\w-]++)"""
 _LONG_KEY = re.compile(rf"(?:^[ \t]*+\[{{0,2}}|[{{,])[ \t]*+(?:{_PART}[ \t]*+\.[ \t]*+){{{DEPTH}}}", re.MULTILINE)
 """A dotted key of more parts: each is a table of its own, and tomllib's time grows with their square."""
@@ -37,7 +38,7 @@ def json_of(data: bytes | str, name: object, mend: str = "") -> Any:
     except RecursionError:
         raise ValueError(f"{name}: nested more than {DEPTH} levels deep{after}") from None
     except ValueError as error:
-        raise ValueError(f"{name}: no JSON ({str(error).partition(chr(10))[0]}){after}") from None
+        raise ValueError(f"{name}: not JSON ({str(error).partition(chr(10))[0]}){after}") from None
     _bounded(value, name, after)
     return value
 
@@ -89,11 +90,11 @@ def read_bytes(path: Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ValueError(f"{path}: {error.strerror}") from error
 
 
 def _bounded(value: Any, name: object, after: str) -> None:
-    """ValueError for values that are too deep or integers that no machine number holds."""
+    """ValueError for values that are too deep or integers that no float holds."""
     level = [value]
     for _ in range(DEPTH + 1):
         inner: list[Any] = []

@@ -92,7 +92,7 @@ def signals_in(node: Node) -> set[str]:
 def cost(node: Node) -> int:
     """Operations that one sample takes at worst, which is also what the rule remembers: a window counts its samples at
     MAX_HZ, everything else one."""
-    return sum(round(n.value * MAX_HZ) + 1 if _windowed(n) else 1 for n in _nodes(node))
+    return sum(round(min(n.value, 1e12) * MAX_HZ) + 1 if _windowed(n) else 1 for n in _nodes(node))
 
 
 def _nodes(node: Node) -> list[Node]:

@@ -61,9 +61,11 @@ def imported(options: ImportOptions) -> Outcome:
     if options.dry_run:
         path = backbone_path(options.what)
         return Outcome(f"would build a model around {path} in {options.out}", {"would_write": options.out})
+    from drivefoundry import outputs
     from drivefoundry.model.checkpoint import save_checkpoint
     from drivefoundry.train.pretrain import imported as built
 
+    outputs.check_folder(options.out)
     made = built(options.what, action=options.action)
     save_checkpoint(options.out, made.model, made.codebook, made.tokenizer)
     use = f"{PROG} run --until train --set train.backbone={options.out}"
@@ -82,10 +84,15 @@ def export(options: ExportOptions) -> Outcome:
     files = [path for path in (options.hf, options.gguf) if path is not None]
     if not files:
         raise ValueError("model export: give --hf DIR or --gguf FILE, or both")
+    from drivefoundry import outputs
     from drivefoundry.model.checkpoint import load_checkpoint
     from drivefoundry.model.exports import extract, save_gguf, save_hf
     from drivefoundry.stages import named
 
+    if options.hf is not None:
+        outputs.check_folder(options.hf)
+    if options.gguf is not None:
+        outputs.check_file(options.gguf)
     if options.dry_run:
         named.model(options.what)
         return Outcome("\n".join(f"would write {path}" for path in files), {"would_write": files})
@@ -108,7 +115,8 @@ def _shape(what: str) -> ModelConfig:
         return preset(what.upper())
     if not Path(what).exists() and ":" not in what:
         raise ValueError(f"{what}: neither a model nor one of the sizes {', '.join(SIZES)}")
-    return ModelConfig.from_json((named.model(what) / "config.json").read_text())
+    path = named.model(what) / "config.json"
+    return ModelConfig.from_json(path.read_bytes(), path)
 
 
 def parts_of(config: ModelConfig) -> tuple[dict[str, int], int]:

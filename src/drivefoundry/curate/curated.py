@@ -17,6 +17,7 @@ from drivefoundry.compute import Backend, pmap
 from drivefoundry.curate import duplicates, mine, quality
 from drivefoundry.curate.split import SHARES, Origin, by_place, by_time, place_of
 from drivefoundry.types import require
+from drivefoundry_car.documents import read_json
 from drivefoundry_car.log import Drive
 
 CHUNK = 16
@@ -235,7 +236,7 @@ def load_curated(folder: Path | str) -> Curated:
     """Folder of `save_curated` in, Curated out. ValueError if it is damaged."""
     folder = Path(folder)
     try:
-        plain = json.loads((folder / "curated.json").read_text())
+        plain = read_json(folder / "curated.json")
         with np.load(folder / "curated.npz") as data:
             arrays = {name: data[name] for name in ("weights", "embeddings", "priority")}
         plain["origins"] = {i: Origin(**o) for i, o in plain["origins"].items()}

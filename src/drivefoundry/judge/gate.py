@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from drivefoundry import outputs
 from drivefoundry.judge.stats import compare_paired, mean_interval, paired_difference
 from drivefoundry.judge.versions import VERSIONS
 from drivefoundry.types import Scene, Verdict, require
+from drivefoundry_car.documents import read_json
 
 FORMAT = "drivefoundry verdict 1"
 MARGINS = {"driving_score_21": 0.02, "epdms": 0.02}
@@ -147,16 +149,13 @@ def _number(x: float) -> float | None:
 def load_verdict(path: Path) -> Verdict:
     """JSON file of `save_verdict` in, Verdict out; values that never came are infinite again. ValueError on another
     file."""
-    try:
-        body = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such verdict; judge the release first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a verdict ({error}); judge the release again") from None
+    require(path.exists(), f"{path}: no such verdict; judge the release first")
+    body = read_json(path, "it is not a verdict; judge the release again")
     known = isinstance(body, dict) and body.get("format") == FORMAT
     require(known, f"{path}: field format is not '{FORMAT}'; judge the release again")
     for name, kind in (("candidate", str), ("scenes", list), ("scores", dict), ("summary", dict), ("gates", dict)):
         require(isinstance(body.get(name), kind), f"{path}: field {name} is missing or no {kind.__name__}; judge again")
+    _require_numbers(path, body)
     scores = {
         p: {m: np.array([math.inf if x is None else x for x in v], np.float64) for m, v in ms.items()}
         for p, ms in body["scores"].items()
@@ -169,3 +168,25 @@ def load_verdict(path: Path) -> Verdict:
     gates = {name: (v[0], v[1], bool(v[2])) for name, v in body["gates"].items()}
     more = [body.get(name, {}) for name in ("content", "versions", "comparisons")]  # older files lack them
     return Verdict(body["candidate"], body["scenes"], scores, summary, gates, *more)
+
+
+def _require_numbers(path: Path, body: dict[str, Any]) -> None:
+    """ValueError where a verdict's tables do not hold what `save_verdict` writes."""
+    names = all(isinstance(name, str) for name in body["scenes"])
+    require(names, f"{path}: field scenes holds what is no scene's name; judge the release again")
+    tables = [(f"scores.{p}", ms) for p, ms in body["scores"].items()]
+    for field, metrics in tables:
+        lists = isinstance(metrics, dict) and all(isinstance(v, list) for v in metrics.values())
+        plain = lists and all(x is None or _is_number(x) for v in metrics.values() for x in v)
+        require(plain, f"{path}: field {field} is no table of numbers; judge the release again")
+    threes = [(f"summary.{p}", ms) for p, ms in body["summary"].items()] + [("gates", body["gates"])]
+    for field, values in threes:
+        lists = isinstance(values, dict) and all(isinstance(v, list) and len(v) == 3 for v in values.values())
+        plain = lists and all(_is_number(x) or isinstance(x, bool) for v in values.values() for x in v)
+        require(plain, f"{path}: field {field} is no table of three values each; judge the release again")
+    for field in ("content", "versions", "comparisons"):
+        require(isinstance(body.get(field, {}), dict), f"{path}: field {field} is no table; judge the release again")
+
+
+def _is_number(x: object) -> bool:
+    return type(x) in (int, float)

@@ -16,6 +16,7 @@ from drivefoundry.label.frames import frames_at, latest
 from drivefoundry.label.reason import MANOEUVRES, TURNED, manoeuvres, plan_speeds, reasons
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Episodes, Scene, require
 from drivefoundry_car import clock
+from drivefoundry_car.documents import read_json
 from drivefoundry_car.inputs import HISTORY, ROUTE_FEATURES, ego_history, route_features, to_ego, to_map
 from drivefoundry_car.log import Drive
 
@@ -222,7 +223,7 @@ def load_shard(folder: Path | str, *, mapped: bool = True) -> Episodes:
         frames = np.load(folder / "frames.npy", mmap_mode="r" if mapped else None)
         with np.load(folder / "arrays.npz") as arrays:
             fields = {name: arrays[name] for name in ARRAYS}
-        words = json.loads((folder / "text.json").read_text())
+        words = read_json(folder / "text.json")
     except (OSError, KeyError, ValueError, EOFError) as error:
         raise ValueError(f"{folder}: not a whole episode shard ({error}); label the clips again") from None
     return Episodes(frames=frames, text=words["text"], clip=words["clip"], **fields).validate()

@@ -54,7 +54,7 @@ def load_checkpoint(folder: Path) -> Loaded:
             (folder / name).is_file(),
             f"{folder}: no {name}; not a checkpoint (`drivefoundry run --until train` trains one)",
         )
-    config = ModelConfig.from_json((folder / "config.json").read_text())
+    config = ModelConfig.from_json((folder / "config.json").read_bytes(), folder / "config.json")
     tensors = read_tensors(folder / "model.safetensors")
     model = VLA(config)
     wanted = model.state_dict()

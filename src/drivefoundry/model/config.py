@@ -16,7 +16,7 @@ SPECIALS = 8
 LARGEST = {"layers": 1024, "vit_layers": 1024, "heads": 1024, "head_dim": 4096, "text_vocab": 1 << 24, "frames": 64,
            "text_end": 1 << 24, "cameras": 64, "patch": 1024}  # fmt: skip
 """Of a shape's numbers; of the others 2^20."""
-_MAY_BE_ZERO = ("vit_dim", "vit_layers", "vit_heads", "vit_ffn", "text_shift", "text_end")
+_MAY_BE_ZERO = ("cameras", "vit_dim", "vit_layers", "vit_heads", "vit_ffn", "text_shift", "text_end")
 Action = Literal["codes", "flow"]
 """How a plan leaves the model: as codes of the vocabulary, or by flow matching from the state at the act mark."""
 
@@ -135,14 +135,17 @@ class ModelConfig:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
 
     @staticmethod
-    def from_json(text: str) -> ModelConfig:
-        """Raises ValueError where a key is unknown or a value is none of its kind."""
-        raw = json_object(text, "model config")
+    def from_json(text: str | bytes, name: object = "model config") -> ModelConfig:
+        """Raises ValueError, which begins with `name`, where a key is unknown or a value is none of its kind."""
+        raw = json_object(text, name)
         known = {f.name for f in fields(ModelConfig)}
         unknown = sorted(set(raw) - known)
-        require(not unknown, f"model config: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        require(not unknown, f"{name}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         tuples = {k: tuple(raw[k]) for k in ("image", "rope_scaling") if isinstance(raw.get(k), list)}
-        return ModelConfig(**{**raw, **tuples}).validate()
+        try:
+            return ModelConfig(**{**raw, **tuples}).validate()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def _require_sizes(c: ModelConfig) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from drivefoundry.scaling import minimise
 from drivefoundry.types import require
+from drivefoundry_car.documents import decoded, json_of, read_bytes
 
 COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
 FLOP_PER_PARAMETER_AND_TOKEN = 6.0
@@ -152,18 +153,15 @@ class ScoreLaw:
 def read_runs(path: Path) -> list[Run]:
     """A file of JSON lines, one run each with the fields of Run, in; runs out. ValueError names line and field."""
     runs = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+    for number, line in enumerate(decoded(read_bytes(path), path).splitlines(), 1):
         if not line.strip():
             continue
-        try:
-            raw = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+        raw = json_of(line, f"{path}, line {number}")
         require(isinstance(raw, dict), f"{path}, line {number}: an object with parameters, tokens and loss wanted")
-        missing = [key for key in ("parameters", "tokens", "loss") if not isinstance(raw.get(key), (int, float))]
+        missing = [key for key in ("parameters", "tokens", "loss") if type(raw.get(key)) not in (int, float)]
         require(not missing, f"{path}, line {number}: {', '.join(missing)}: a number wanted")
         score = raw.get("score")
-        require(score is None or isinstance(score, (int, float)), f"{path}, line {number}: score: a number wanted")
+        require(score is None or type(score) in (int, float), f"{path}, line {number}: score: a number wanted")
         name = f"{path}, line {number}"
         run = Run(float(raw["parameters"]), float(raw["tokens"]), float(raw["loss"]), score, name).validate()
         runs.append(Run(run.parameters, run.tokens, run.loss, run.score, str(raw.get("name", ""))))

@@ -17,6 +17,7 @@ from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.roadmap import load_map
 from drivefoundry.stages.making import HOME, Line
+from drivefoundry_car.documents import decoded, read_bytes
 from drivefoundry_car.log import read_drive, write_drive
 from drivefoundry_car.record import clips_of
 from drivefoundry_car.signals import Beside
@@ -30,7 +31,7 @@ def ingest(line: Line, turn: int | None, drives: Artefact) -> Artefact:
     """The drives' clips, at home; those of the exam by the campaigns that ship."""
     seed, own = line.recipe.fleet.seed, line.recipe.campaigns if turn else ""
     name = "ingest" if turn else "exam"
-    recipe = {"seed": seed} | ({"campaigns": Path(own).read_text("utf-8")} if own else {})
+    recipe = {"seed": seed} | ({"campaigns": decoded(read_bytes(Path(own)), own)} if own else {})
 
     def build(out: Path) -> dict:
         return send_home(drives.path, line.store, seed, out, campaigns_of(own))

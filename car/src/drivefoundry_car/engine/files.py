@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from drivefoundry_car.documents import json_of, read_bytes
+from drivefoundry_car.documents import json_of
 from drivefoundry_car.engine.contract import checked
 
 FORMAT = 2
@@ -126,6 +126,6 @@ def _contract(path: Path) -> dict[str, Any]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return read_bytes(path)
-    except ValueError as e:
-        raise ValueError(f"{e}; fetch or shrink the engine anew") from e
+        return path.read_bytes()
+    except OSError as e:
+        raise ValueError(f"{path}: cannot be read ({e.strerror}); fetch or shrink the engine anew") from e
