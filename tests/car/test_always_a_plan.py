@@ -116,14 +116,19 @@ def test_a_planner_that_fails(instead, reason):
 
 
 def test_a_planner_that_is_late_gives_no_stale_plan_as_fresh():
-    go, begun = threading.Semaphore(0), threading.Semaphore(0)
+    go, begun, asked = threading.Semaphore(0), threading.Semaphore(0), []
+
+    class Counted(Engine):
+        def plan(self, frames, ego, route):
+            asked.append(int(frames[0, -1].sum()))
+            return super().plan(frames, ego, route)
 
     def held() -> Any:
         begun.release()
         go.acquire()
         return straight(speed=3.0), TOKENS
 
-    engine = Engine(held)
+    engine = Counted(held)
     runtime = Runtime(engine, deadline_s=0.1)
     is_a_stop(runtime.plan(*seen(0)).points[0], SPEED)
     assert begun.acquire(timeout=30)
@@ -135,6 +140,7 @@ def test_a_planner_that_is_late_gives_no_stale_plan_as_fresh():
     runtime.deadline_s = 30.0
     np.testing.assert_array_equal(runtime.plan(*seen(2)).points, straight())  # not the answer to what it saw first
     assert reasons(runtime.counts) == {"planner_late": 2}
+    assert asked == [int(seen(k)[0][0, -1].sum()) for k in (0, 2)]  # what it cannot answer in time it is not asked
 
 
 def test_a_late_planner_still_reads_what_it_was_shown():

@@ -265,6 +265,26 @@ def test_a_full_disk_drops_what_is_worth_less_and_leaves_no_pieces(tmp_path, rec
     assert sorted(f.suffix for f in box.folder.iterdir()) == [".json", ".mcap"]
 
 
+def test_a_full_disk_keeps_no_budget_from_being_booked(tmp_path, recorded, monkeypatch):
+    """Sending is what empties the disk: what is worth no more than the clip that is sent makes room for the book."""
+    box = Outbox(tmp_path / "queue", bytes_per_day=100)
+    for name, priority in (("a", 1), ("b", 9), ("c", 5)):
+        box.put(clip(recorded, name), Note(name, priority))
+    real = outbox.write_json
+
+    def write_json(file, value, durable=True):
+        if len(names(box.folder)) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(file, value, durable)
+
+    monkeypatch.setattr(outbox, "write_json", write_json)
+    first = box.waiting()[0]
+    with box.held(first):
+        assert box.grant(first.note, 30) == 30
+    assert names(box.folder) == ["b", "c"]
+    assert json.loads((box.folder / "spent.json").read_text()).popitem()[1]["all"] == 30
+
+
 def test_room_for_others(tmp_path, recorded):
     box = Outbox(tmp_path / "queue")
     for name, priority in (("a", 1), ("b", 2), ("c", 3)):

@@ -28,35 +28,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from drivefoundry_car.durable import NO_ROOM, rename, replacing, sweep, sync, write_json
+from drivefoundry_car.note import LAST, Note, read_note
+
+__all__ = ["LAST", "Full", "Note", "Outbox", "Queued", "Refused"]
 
 log = logging.getLogger(__name__)
 REFUSED = "refused"
 MOST_BYTES = 8 << 30
 """Bytes of a queue that is not told otherwise."""
-LAST = -(1 << 31)
-"""Priority of a clip of which nobody knows what it is for."""
 _ANY_CLIP = "?" * 64 + ".*"
 DAYS = 8
 """So many days' spending is remembered: a clock that jumps back and forth must not open the purse anew."""
-
-
-@dataclass(frozen=True)
-class Note:
-    """What a clip is for: its campaign, priority (the higher goes first), and bytes that campaign may send a day."""
-
-    campaign: str = ""
-    priority: int = 0
-    bytes_per_day: int | None = None
-
-    def validate(self) -> Note:
-        """The note itself, or ValueError naming the field."""
-        if type(self.campaign) is not str:
-            raise ValueError(f"Note.campaign: text wanted, not {self.campaign!r}")
-        if type(self.priority) is not int:
-            raise ValueError(f"Note.priority: a whole number wanted, not {self.priority!r}; the higher goes first")
-        if self.bytes_per_day is not None and (type(self.bytes_per_day) is not int or self.bytes_per_day < 0):
-            raise ValueError(f"Note.bytes_per_day: bytes or nothing wanted, not {self.bytes_per_day!r}")
-        return self
 
 
 @dataclass(frozen=True)
@@ -124,7 +106,7 @@ class Outbox:
         except FileNotFoundError:
             raise ValueError(f"{path}: no such file") from None
         beside = path.with_suffix(".json")
-        note = _read_note(beside) if note is None else note.validate()
+        note = read_note(beside) if note is None else note.validate()
         queued = self.folder / f"{sha}.mcap"
         with self._alone():
             self._bound(path, sha, note)
@@ -193,7 +175,7 @@ class Outbox:
         found = []
         for place in (self.folder, self.folder / REFUSED):
             for file in place.glob("*.mcap"):
-                value = int(place == self.folder), _read_note(file.with_suffix(".json")).priority
+                value = int(place == self.folder), read_note(file.with_suffix(".json")).priority
                 if file != but and value <= worth:
                     about = file.stat()
                     found.append((*value, about.st_mtime_ns, file.name, file, about.st_size))
@@ -212,7 +194,7 @@ class Outbox:
         return True
 
     def _drop(self, file: Path) -> None:
-        note = _read_note(file.with_suffix(".json"))
+        note = read_note(file.with_suffix(".json"))
         file.unlink()
         for end in (".json", ".txt"):
             file.with_suffix(end).unlink(missing_ok=True)
@@ -226,7 +208,7 @@ class Outbox:
             try:
                 sha = file.stem if len(file.stem) == 64 else self.put(file)
                 queued = self.folder / f"{sha}.mcap"
-                note = _read_note(queued.with_suffix(".json"))
+                note = read_note(queued.with_suffix(".json"))
                 found.append(Queued(queued, sha, queued.stat().st_size, note))
             except Full:
                 self._drop(file)  # of all that is here it is worth the least
@@ -269,7 +251,7 @@ class Outbox:
         for file in sorted((self.folder / REFUSED).glob("*.mcap")):
             reason = file.with_suffix(".txt")
             why = reason.read_text(errors="replace").strip() if reason.exists() else "for a reason not written down"
-            found.append(Refused(file, file.stem, _read_note(file.with_suffix(".json")), why))
+            found.append(Refused(file, file.stem, read_note(file.with_suffix(".json")), why))
         return found
 
     def restore(self, clip: Refused) -> None:
@@ -314,8 +296,20 @@ class Outbox:
             if booked:
                 spent["all"] += booked
                 spent["campaigns"][note.campaign] = ours + booked
-                write_json(book, {**dict(list(days.items())[1 - DAYS :]), today: spent}, durable=False)
+                days = {**dict(list(days.items())[1 - DAYS :]), today: spent}
+                while not self._written(book, days, note):
+                    pass
         return booked
+
+    def _written(self, book: Path, days: dict[str, Any], note: Note) -> bool:
+        """Write the book; False where that is worth another try: a full disk must not keep the queue from emptying."""
+        try:
+            write_json(book, days, durable=False)
+        except OSError as error:
+            if error.errno not in NO_ROOM or not self.make_room(1, note.priority + 1):
+                raise
+            return False
+        return True
 
 
 @contextmanager
@@ -333,16 +327,6 @@ def _held(path: Path) -> Iterator[IO[bytes] | None]:
             yield None
             return
         yield file if path.exists() else None
-
-
-def _read_note(file: Path) -> Note:
-    """A clip's note. One that cannot be read does not keep the clip at home: it goes last."""
-    try:
-        return Note(**json.loads(file.read_text())).validate()
-    except FileNotFoundError:
-        return Note()
-    except (ValueError, TypeError, RecursionError):
-        return Note(priority=LAST)
 
 
 def _read_days(book: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ last word. The age of a hint is counted in decisions, not in seconds of this mac
 in simulation at any speed.
 
 There is always a plan. Where the observation, the planner or the clock cannot be trusted, it is the last good plan
-braked to a stop (`stopping`), through the guard as any other, and `Counts` says why. What if `plan` itself does not
-return is the business of `watchdog`, which stands between this loop and the actuators.
+braked to a stop (`stopping`), which passes the guard as any other plan does, and `Counts` says why. `watchdog`, between
+this loop and the actuators, covers the case that `plan` itself does not return.
 """
 
 from __future__ import annotations

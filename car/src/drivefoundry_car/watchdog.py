@@ -1,13 +1,12 @@
-"""Stands between a runtime and the actuators: whoever drives the car always has a plan, also while none is made.
+"""Keeps a plan at hand for the actuators at any moment, whatever the planning loop does.
 
     dog = Watchdog(Runtime.load(engine), alive=notify)
     dog.plan(frames, ego, route, objects, t)    # the planning loop's thread, at 2 Hz
     dog.latest()                                # the actuators' thread, as often as they like
 
-`latest` takes a lock for as long as a copy takes and never waits for `plan`. When no fresh plan has come for too long,
-be it that `plan` has not returned, that it has raised, or that nobody calls it, it answers with the last plan braked to
-a stop from that moment on. `alive` is called for each fresh plan, so that a supervisor such as systemd (WatchdogSec=)
-starts a process that plans no more anew.
+`latest` never waits for `plan`. When no fresh plan has come for too long, because `plan` has not returned, has raised
+or is not called, it answers with the last plan braked to a stop from that moment on. `alive` is called for each plan
+that is not a stop, so that a supervisor such as systemd (WatchdogSec=) restarts a process that has stopped planning.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from drivefoundry.recipes import Recipe
 # A test holds these against what the code imports. CAR is added by hand wherever a car's runtime drives.
 NOUNS = ("drivefoundry.types", "drivefoundry.roadmap", "drivefoundry.route", "drivefoundry_car.inputs")
 SIM = ("drivefoundry.sim", "drivefoundry_car.codec", *NOUNS)
-CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.codec",
+CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.sanity",
+       "drivefoundry_car.stopping", "drivefoundry_car.worker", "drivefoundry_car.codec",
        "drivefoundry_car.inputs", "drivefoundry_car.documents")  # fmt: skip
 LOG = ("drivefoundry_car.log", "drivefoundry_car.live", "drivefoundry_car.channels", "drivefoundry_car.chunks",
        "drivefoundry_car.clock", "drivefoundry_car.topics",
@@ -25,7 +26,7 @@ STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry
 PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
         "drivefoundry_car.documents", "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
         "drivefoundry_car.upload", "drivefoundry_car.outbox", "drivefoundry_car.durable",
-        "drivefoundry_car.link")  # fmt: skip
+        "drivefoundry_car.link", "drivefoundry_car.note", "drivefoundry_car.endpoint")  # fmt: skip
 FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
 HOME = ("drivefoundry.ingest", "drivefoundry.clips.checking", "drivefoundry.stages.home", "drivefoundry.types",
         "drivefoundry.roadmap", *STORE, *PICK, *LOG)  # fmt: skip
