@@ -42,6 +42,8 @@ TOUCHING = 10
 """Steps for which boxes overlap that cannot be two vehicles: a trailer, or one vehicle tracked twice."""
 FAR = 1e7
 """Coordinates of sources, m, and headings are below this (as northings of UTM are); what is not is damaged."""
+MOST_STATES = 10_000_000
+"""Road users times steps at which a file is refused, for those that claim many of either."""
 NOT_READ = "not_read"
 """Entry of a scene's meta: what of its recording was left out, "3 tracks of type OTHER; 1 lane without a length"."""
 MOST_BYTES = 1 << 28
@@ -272,6 +274,13 @@ def resampled(rows: np.ndarray, valid: np.ndarray, clock: np.ndarray, at: np.nda
     turn = rows[after, 2] - rows[before, 2]
     out[:, 2] = rows[before, 2] + u * np.arctan2(np.sin(turn), np.cos(turn))
     return np.where(seen[:, None], out, 0.0), seen
+
+
+def bounded(users: int, steps: int) -> None:
+    """ValueError where a recording would take more memory than any real one."""
+    require(
+        users * steps <= MOST_STATES, f"{users} road users over {steps} steps: not a scenario; cut it into shorter ones"
+    )
 
 
 def plain_word(value: object) -> str:
