@@ -52,6 +52,7 @@ def run(rest: list[str]) -> None:
     options = parse(shape, f"scene {rest[0]}", _SCENE[rest[0]], rest[1:])
     if options is None:
         return
+    from drivefoundry.clips.importers.recording import not_read
     from drivefoundry.stages import look
 
     scenes, refused = look.scenes_at(options.what)
@@ -62,3 +63,5 @@ def run(rest: list[str]) -> None:
         print(look.table(scenes))
         for file, why in refused.items():
             print(f"no scene of {file}: {why}", file=sys.stderr)
+        for line in not_read(scenes):
+            print(line, file=sys.stderr)
