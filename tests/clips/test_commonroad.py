@@ -206,8 +206,8 @@ def test_bounds_with_different_numbers_of_points_are_read_by_their_lengths(tmp_p
     assert odd.map.lanes[0][-1].tolist() == [200.0, 0.0]
     assert (np.diff(odd.map.lanes[0][:, 0]) > 0).all()
     assert len(odd.map.lanes[0]) > 21  # the corners of both
-    assert odd.left == {"lanelets whose bounds have different numbers of points (read by their lengths)": 1}
-    assert not even.left
+    assert odd.notes["states"] == "1 lanelets whose bounds have different numbers of points, read by their lengths"
+    assert "states" not in even.notes
 
 
 def test_a_light_holds_for_the_ways_that_it_is_for(tmp_path):

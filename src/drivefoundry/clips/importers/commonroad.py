@@ -82,7 +82,7 @@ def _recording(root: Element, stem: str) -> Recording:
     left: Counter[str] = Counter()
     taken: Counter[str] = Counter()
     ids, kind, size, tracks, valid = _on_grid(_road_users(root, left, taken), step, taken)
-    road, signals, notes = map_of(root, tracks, valid, step, left)
+    road, signals, notes = map_of(root, tracks, valid, step, left, taken)
     benchmark = root.get("benchmarkID") or stem
     # Country and town of the benchmark id, without map and recording number: USA_US101-3_1_T-1 -> USA_US101.
     place = benchmark.removeprefix("C-").split("-")[0]
