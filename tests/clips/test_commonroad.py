@@ -206,8 +206,8 @@ def test_bounds_with_different_numbers_of_points_are_read_by_their_lengths(tmp_p
     assert odd.map.lanes[0][-1].tolist() == [200.0, 0.0]
     assert (np.diff(odd.map.lanes[0][:, 0]) > 0).all()
     assert len(odd.map.lanes[0]) > 21  # the corners of both
-    assert odd.left == {"lanelets whose bounds have different numbers of points (read by their lengths)": 1}
-    assert not even.left
+    assert odd.notes["states"] == "1 lanelets whose bounds have different numbers of points, read by their lengths"
+    assert "states" not in even.notes
 
 
 def test_a_light_holds_for_the_ways_that_it_is_for(tmp_path):
@@ -228,3 +228,34 @@ def test_a_light_holds_for_the_ways_that_it_is_for(tmp_path):
     ahead = np.stack([np.linspace(40, 160, 61), np.zeros(61)], 1)
     assert r.lights.along(ahead)[0, 0] == SIGNAL_GREEN
     assert r.lights.along(np.concatenate([ahead[:31], right]))[0, 0] == SIGNAL_RED
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("<radius>0.4</radius>", "<radius>nan</radius>", "obstacle 2: <radius> is nan"),
+        ("<x>1</x><y>0</y></center>", "<x>inf</x><y>0</y></center>", "obstacle 2: <x> is inf"),
+        ("<duration>5</duration>", "<duration>0</duration>", "trafficLight 60: cycle with durations above 0"),
+        ("<duration>5</duration>", "<duration/>", "trafficLight 60: <duration> is ''"),
+        ("<timeOffset>3", "<timeOffset>1e9", "trafficLight 60: timeOffset"),
+    ],
+)
+def test_damage_is_named(tmp_path, old, new, says):
+    light = (
+        "<cycle><cycleElement><duration>5</duration><color>red</color></cycleElement><timeOffset>3</timeOffset></cycle>"
+    )
+    shape = "<circle><radius>0.4</radius><center><x>1</x><y>0</y></center></circle>"
+    parts = [lanelet("1"), f'<trafficLight id="60">{light}</trafficLight>', obstacle("2", moving(), shape=shape)]
+    path = write(tmp_path / "a.xml", *parts, version="2020a")
+    assert commonroad.read(path).ids == ["2"]
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=rf"a\.xml: {says}"):
+        commonroad.read(path)
+
+
+def test_many_road_users_at_a_late_step_cannot_claim_memory(tmp_path):
+    late = place(5, 0) + exact("orientation", 0) + exact("time", 9999)
+    users = [obstacle(str(n), [late]) for n in range(1001)]
+    path = write(tmp_path / "a.xml", lanelet("1"), *users)
+    with pytest.raises(ValueError, match="1001 road users over 10000 steps: not a scenario"):
+        commonroad.read(path)

@@ -182,6 +182,13 @@ def test_unknown_words_of_a_light_are_named_and_it_is_not_taken_for_off(tmp_path
     assert r.left["states of lights in an unknown word, blue"] == 1
 
 
+@pytest.mark.parametrize("height", [0, None, -1.0, "tall"])
+def test_a_height_that_cannot_be_is_taken_by_kind(tmp_path, height):
+    r = womd.read(write(tmp_path / "a.json", changed(scenario(), ("objects", 3, "height"), height)))
+    assert r.size[3, 2] == 1.75
+    assert r.notes["height"] == "of 1 objects whose height is no metres above 0: by kind"
+
+
 def test_a_recording_car_that_is_never_seen_names_nobody(tmp_path):
     whole = scenario(named=True)
     whole["objects"][2]["valid"] = [False] * STEPS

@@ -30,6 +30,7 @@ def test_table(folder, capsys):
     assert rows[0] == ["0", short_id("womd-abc:100"), "womd-abc:100", "womd", "8.0", "3", "1", "recorded vehicle 100"]
     assert len(rows) == 2
     assert err.startswith("no scene of b.json: not whole JSON")
+    assert "Not read: 1 lanes without a length (in 1 recordings)." in err.splitlines()
 
 
 def test_pictures_and_films(folder, tmp_path, capsys):

@@ -35,13 +35,15 @@ class ShowOptions(ListOptions, Creates):
 
 
 def listed(options: ListOptions) -> Outcome:
-    """`scene list`: a row a scene; files that gave none are named on stderr."""
+    """`scene list`: a row a scene; files that gave none, and what was left out of the others, are named on stderr."""
+    from drivefoundry.clips.importers.recording import not_read
     from drivefoundry.stages import look
 
     rows, refused = look.listing(options.what)
-    for file, why in refused.items():
-        print(f"no scene of {file}: {why}", file=sys.stderr)
-    return Outcome(look.table(rows), {"scenes": rows, "refused": refused})
+    left = not_read((r["recording"], r["not_read"]) for r in rows)
+    for line in [*(f"no scene of {file}: {why}" for file, why in refused.items()), *left]:
+        print(line, file=sys.stderr)
+    return Outcome(look.table(rows), {"scenes": rows, "refused": refused, "not_read": left})
 
 
 def show(options: ShowOptions) -> Outcome:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from drivefoundry import outputs
 from drivefoundry.clips.importers.folder import scene_files, scenes_in, wanted
+from drivefoundry.clips.importers.recording import left_of
 from drivefoundry.compute import pmap
 from drivefoundry.progress import bar
 from drivefoundry.sim import view
@@ -124,12 +125,14 @@ def _in_folder(what: Path, which: str) -> Scene:
 
 def row(n: int, s: Scene) -> Row:
     """What a listing says of a scene: number, short id, name where its id is one, source, seconds to drive, other
-    agents, lights that show something, which the ego is; and the whole id."""
+    agents, lights that show something, which the ego is; the whole id; and what was left out of its recording."""
     short = short_id(s.id)
+    recording, left = left_of(s)
     return {
         "n": n, "id": short, "name": "-" if s.id.startswith(short) else s.id, "source": s.source,
         "seconds": round((s.valid.shape[1] - s.start - 1) * DT, 1), "agents": len(s.kind) - 1,
         "lights": int(s.signals.any(1).sum()), "ego": s.meta.get("ego", "the recording car"), "scene": s.id,
+        "recording": recording, "not_read": left,
     }  # fmt: skip
 
 

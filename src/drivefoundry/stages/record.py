@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from drivefoundry.clips.importers.folder import fingerprint, scenes_in, wanted
-from drivefoundry.clips.importers.recording import AHEAD_S, is_short, not_read
+from drivefoundry.clips.importers.recording import AHEAD_S, is_short, left_of, not_read
 from drivefoundry.compute import pmap
 from drivefoundry.curate.split import hold_out
 from drivefoundry.fleet.city import CityLog, run_city
@@ -231,7 +231,7 @@ class Recorded:
         )
         if again:
             out.append(f"{again} of {len(scenes) + again} scenes are in several files; they count once.")
-        return out + not_read(scenes) + [f"{file}: {why}" for file, why in refused.items() if why]
+        return out + not_read(map(left_of, scenes)) + [f"{file}: {why}" for file, why in refused.items() if why]
 
     def exam(self, line: Line) -> Artefact:
         """Ids and hashes of the held-out scenes, an artefact so that scores hang on them; and how they compare with the

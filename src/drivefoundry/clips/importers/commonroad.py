@@ -20,6 +20,7 @@ from drivefoundry.clips.importers.lanelets import BEYOND, map_of, number
 from drivefoundry.clips.importers.recording import (
     HEIGHT,
     Recording,
+    bounded,
     head,
     headings,
     one_line,
@@ -81,7 +82,7 @@ def _recording(root: Element, stem: str) -> Recording:
     left: Counter[str] = Counter()
     taken: Counter[str] = Counter()
     ids, kind, size, tracks, valid = _on_grid(_road_users(root, left, taken), step, taken)
-    road, signals, notes = map_of(root, tracks, valid, step, left)
+    road, signals, notes = map_of(root, tracks, valid, step, left, taken)
     benchmark = root.get("benchmarkID") or stem
     # Country and town of the benchmark id, without map and recording number: USA_US101-3_1_T-1 -> USA_US101.
     place = benchmark.removeprefix("C-").split("-")[0]
@@ -169,10 +170,9 @@ def _box(obstacle: Element, shape: Element | None) -> tuple[float, float, float,
         return None
     if len(parts) == 1 and parts[0].tag == "rectangle":
         one = parts[0]
-        length, width = number(obstacle, one, "length"), number(obstacle, one, "width")
-        x, y = _centre(obstacle, one)
-        turned = number(obstacle, one, "orientation") if one.find("orientation") is not None else 0.0
-        return (length, width, x, y, turned) if np.isfinite(turned) else None
+        length, width = _metres(obstacle, one, "length"), _metres(obstacle, one, "width")
+        turned = _metres(obstacle, one, "orientation") if one.find("orientation") is not None else 0.0
+        return length, width, *_centre(obstacle, one), turned
     corners = np.concatenate([_corners(obstacle, part) for part in parts])
     low, high = corners.min(0), corners.max(0)
     return (float(high[0] - low[0]), float(high[1] - low[1]), *((low + high) / 2).tolist(), 0.0)
@@ -180,21 +180,28 @@ def _box(obstacle: Element, shape: Element | None) -> tuple[float, float, float,
 
 def _centre(owner: Element, part: Element) -> tuple[float, float]:
     centre = part.find("center")
-    return (number(owner, centre, "x"), number(owner, centre, "y")) if centre is not None else (0.0, 0.0)
+    return (_metres(owner, centre, "x"), _metres(owner, centre, "y")) if centre is not None else (0.0, 0.0)
+
+
+def _metres(owner: Element, element: Element, name: str) -> float:
+    """A number that is one and not far off."""
+    value = number(owner, element, name)
+    require(abs(value) < FARTHEST, f"{owner.tag} {owner.get('id')}: <{name}> is {value}, a number wanted; remove it")
+    return value
 
 
 def _corners(owner: Element, part: Element) -> np.ndarray:
     """Corners (P, 2) of a part of a shape, in the obstacle's own frame; of a circle, those of the square around it."""
     if part.tag == "polygon":
-        points = [(number(owner, p, "x"), number(owner, p, "y")) for p in part.iterfind("point")]
+        points = [(_metres(owner, p, "x"), _metres(owner, p, "y")) for p in part.iterfind("point")]
         require(len(points) > 2, f"{owner.tag} {owner.get('id')}: a polygon of {len(points)} points; remove it")
         return np.array(points)
     if part.tag == "circle":
-        half = np.full(2, number(owner, part, "radius"))
+        half = np.full(2, _metres(owner, part, "radius"))
         turned = 0.0
     else:
-        half = np.array([number(owner, part, "length"), number(owner, part, "width")]) / 2
-        turned = number(owner, part, "orientation") if part.find("orientation") is not None else 0.0
+        half = np.array([_metres(owner, part, "length"), _metres(owner, part, "width")]) / 2
+        turned = _metres(owner, part, "orientation") if part.find("orientation") is not None else 0.0
     c, s = np.cos(turned), np.sin(turned)
     square = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) * half
     return square @ np.array([[c, s], [-s, c]]) + np.array(_centre(owner, part))
@@ -263,6 +270,7 @@ def _on_grid(users: list[_RoadUser], step: float, taken: Counter[str]):
         known = bool((np.abs(np.column_stack([user.rows[:, :3], whole])) < FARTHEST).all())
         require(known, f"obstacle {user.id}: a state is no number or far off the origin; remove that state")
     last = max((int(user.rows[-1, 0]) for user in users), default=0)
+    bounded(len(users), max(last + 1, int(last * step / DT)))
     tracks, valid = np.zeros((len(users), last + 1, 4)), np.zeros((len(users), last + 1), bool)
     clock = np.arange(last + 1) * step
     for n, user in enumerate(users):

@@ -66,11 +66,11 @@ class Lanelets:
 
 
 def map_of(
-    root: Element, tracks: np.ndarray, valid: np.ndarray, step: float, left: Counter[str]
+    root: Element, tracks: np.ndarray, valid: np.ndarray, step: float, left: Counter[str], taken: Counter[str]
 ) -> tuple[RoadMap, Lights | None, dict[str, str]]:
     """A scenario's root and its traffic, on steps of 0.1 s, in; map, lights and notes out. step: of the lights' cycles,
-    s. What is not read is counted in `left`."""
-    net, walked = _lanelets(root, left)
+    s. What is not read is counted in `left`, what is read otherwise than it stands there in `taken`."""
+    net, walked = _lanelets(root, left, taken)
     centre = [(a + b) / 2 for a, b in zip(net.left, net.right, strict=True)]
     limit, note = _limits(root, net.elements, tracks, valid, left)
     sides = ("adjacentLeft", "adjacentRight")
@@ -103,14 +103,14 @@ def map_of(
     return road, signals, {"speed_limit": note, "signals": ("given" if signals else "absent in the source") + more}
 
 
-def _lanelets(root: Element, left: Counter[str]) -> tuple[Lanelets, dict[str, list[np.ndarray]]]:
+def _lanelets(root: Element, left: Counter[str], taken: Counter[str]) -> tuple[Lanelets, dict[str, list[np.ndarray]]]:
     """Lanelets that are lanes, and polygons of those that are crosswalks or sidewalks."""
     elements, bounds, walked = [], [], {}
     for element in root.iterfind("lanelet"):
         a, b = _bound(element, "leftBound"), _bound(element, "rightBound")
         if len(a) != len(b):
             a, b = _alike(a, b)
-            left["lanelets whose bounds have different numbers of points (read by their lengths)"] += 1
+            taken["lanelets whose bounds have different numbers of points, read by their lengths"] += 1
         types = {e.text for e in element.iterfind("laneletType")}
         other = next((NOT_DRIVEN[t] for t in NOT_DRIVEN if t in types), None)
         if other is not None:

@@ -42,6 +42,8 @@ TOUCHING = 10
 """Steps for which boxes overlap that cannot be two vehicles: a trailer, or one vehicle tracked twice."""
 FAR = 1e7
 """Coordinates of sources, m, and headings are below this (as northings of UTM are); what is not is damaged."""
+MOST_STATES = 10_000_000
+"""Road users times steps at which a file is refused, for those that claim many of either."""
 NOT_READ = "not_read"
 """Entry of a scene's meta: what of its recording was left out, "3 tracks of type OTHER; 1 lane without a length"."""
 MOST_BYTES = 1 << 28
@@ -274,6 +276,13 @@ def resampled(rows: np.ndarray, valid: np.ndarray, clock: np.ndarray, at: np.nda
     return np.where(seen[:, None], out, 0.0), seen
 
 
+def bounded(users: int, steps: int) -> None:
+    """ValueError where a recording would take more memory than any real one."""
+    require(
+        users * steps <= MOST_STATES, f"{users} road users over {steps} steps: not a scenario; cut it into shorter ones"
+    )
+
+
 def plain_word(value: object) -> str:
     """A word of a file, as a line of the report can hold it."""
     text = "".join(c for c in str(value) if c.isprintable() and c not in ";,")
@@ -286,9 +295,14 @@ def one_line(error: Exception) -> str:
     return text if len(text) <= 400 else f"{text[:200]} ... {text[-180:]}"
 
 
-def not_read(scenes: Iterable[Scene]) -> list[str]:
-    """Scenes in; one sentence a thing that was left out of their recordings, with its number, out."""
-    by_recording = {s.meta.get("recording", s.id): s.meta[NOT_READ] for s in scenes if NOT_READ in s.meta}
+def left_of(scene: Scene) -> tuple[str, str]:
+    """A scene's recording, and what was left out of that, "" for nothing: what `not_read` adds up."""
+    return scene.meta.get("recording", scene.id), scene.meta.get(NOT_READ, "")
+
+
+def not_read(left: Iterable[tuple[str, str]]) -> list[str]:
+    """One sentence for each thing that was left out of recordings (`left_of`), with its number."""
+    by_recording = {recording: text for recording, text in left if text}
     total: Counter[str] = Counter()
     files: Counter[str] = Counter()
     for text in by_recording.values():

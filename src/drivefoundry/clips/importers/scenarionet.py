@@ -17,6 +17,7 @@ from drivefoundry.clips.importers import lights, pickles
 from drivefoundry.clips.importers.recording import (
     FAR,
     Recording,
+    bounded,
     head,
     headings,
     marks_of,
@@ -152,6 +153,7 @@ def _tracks(
     """Road users on the clock `at`: ids, kind (N,), size (N, 3), tracks (N, T, 4), valid (N, T); what is none is
     counted in `left`. by_axle: the recording car is given by its rear axle."""
     ids, kind, size, tracks, valid = [], [], [], [], []
+    bounded(len(_dict(whole, "tracks")), len(at))
     for key, track in _dict(whole, "tracks").items():
         word = track.get("type") if isinstance(track, dict) else None
         code = KINDS.get(str(word).upper())
@@ -334,7 +336,7 @@ def _light(
     """Stop point (2,) and states (T,) on the clock `at`, and its words that are not known."""
     state = _dict(light, "state", where)
     words = state.get("object_state")
-    whole = isinstance(words, (list, tuple, np.ndarray)) and len(words) == len(clock)
+    whole = isinstance(words, (list, tuple, np.ndarray)) and np.shape(np.asarray(words, object))[:1] == (len(clock),)
     require(whole, f"{where}state.object_state: {len(clock)} states wanted, one a time; get the file again")
     now, unknown = lights.states_of(words or [] if not isinstance(words, np.ndarray) else words.tolist())
     point = light.get("stop_point")

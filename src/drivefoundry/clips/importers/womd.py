@@ -48,6 +48,7 @@ TRUCK_M = 7.0
 HEIGHT_M = 1.6
 """Height where a file has none."""
 BICYCLE_LANE = 3
+NO_HEIGHT = "objects whose height is no metres above 0"
 DRAWN = ("road_edge", "road_line", "crosswalk", "driveway", "speed_bump")
 LINES = {
     6: LINE_WHITE_DASHED, 7: LINE_WHITE, 8: LINE_WHITE, 9: LINE_YELLOW, 10: LINE_YELLOW, 11: LINE_YELLOW,
@@ -112,6 +113,9 @@ def _recording(whole: Any, stem: str) -> Recording:
         "signals": ("given" if signals else "absent in the source") + unknown,
         "truck": f"a vehicle of {TRUCK_M:.0f} m or longer",
     }
+    guessed = left.pop(NO_HEIGHT, 0)
+    if guessed:
+        notes["height"] = f"of {guessed} {NO_HEIGHT}: by kind"
     ids = [_name(o, n) for o, n in zip(objects, names, strict=True)]
     return Recording(
         f"womd-{name}", "womd", f"womd-{name}", road, ids, kind, size, tracks, np.asarray(valid),
@@ -275,7 +279,7 @@ def _height(o: dict[str, Any], kind: int, left: Counter[str]) -> float:
     value = o["height"]
     if isinstance(value, (int, float)) and 0.0 < value < 100.0:
         return float(value)
-    left["heights that are no metres above 0 (taken by kind)"] += 1
+    left[NO_HEIGHT] += 1
     return HEIGHT[kind]
 
 
