@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import io
 import shutil
+import struct
 import sys
+import tempfile
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mcap.writer import CompressionType
 from mcap_ros2.writer import Writer
 from PIL import Image
@@ -85,12 +91,12 @@ SPEED, TURN = 12.0, 0.08
 class Bag:
     """A recording as `ros2 bag record` leaves it: a folder with metadata.yaml and one MCAP file."""
 
-    def __init__(self, folder, compression=CompressionType.ZSTD):
+    def __init__(self, folder, compression=CompressionType.ZSTD, **more):
         folder.mkdir(parents=True)
         (folder / "metadata.yaml").write_text("rosbag2_bagfile_information:\n  storage_identifier: mcap\n")
         self.file = folder / f"{folder.name}_0.mcap"
         self._stream = self.file.open("wb")
-        self._writer = Writer(self._stream, chunk_size=20_000, compression=compression)
+        self._writer = Writer(self._stream, chunk_size=20_000, compression=compression, **more)
         self._schemas = {}
 
     def add(self, topic, kind, t, message, stamp=0.0, late=0.02):
@@ -325,3 +331,46 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mcap_ros2.decoder", None)
     with pytest.raises(ValueError, match=r"again\.mcap: a ROS 2 recording; .*pip install 'drivefoundry\[ros2\]'"):
         ros2.read(tmp_path / "again.mcap")
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_damaged_recordings_are_refused_in_one_line(data):
+    """Bytes changed, cut out or doubled, in a file without compression or checksums to notice it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "a.mcap"
+        damaged = bytearray(small_bag())
+        for _ in range(data.draw(st.integers(1, 4))):
+            at = data.draw(st.integers(8, len(damaged) - 9))
+            how = data.draw(st.sampled_from(["change", "cut", "double", "length"]))
+            some = data.draw(st.integers(1, 30))
+            if how == "change":
+                damaged[at] = data.draw(st.integers(0, 255))
+            elif how == "cut":
+                del damaged[at : min(at + some, len(damaged) - 8)]
+            elif how == "double":
+                damaged[at:at] = damaged[at : at + some]
+            else:
+                damaged[at : at + 4] = struct.pack("<I", data.draw(st.sampled_from([0, 1, 2**31, 2**32 - 1])))
+        file.write_bytes(damaged)
+        refusal = f"{file}: "
+        try:
+            ros2.read(file)  # bytes that carry nothing, or a coordinate, may change
+        except ValueError as error:
+            refusal = str(error)
+        assert refusal.startswith(f"{file}: ")
+        assert "\n" not in refusal
+
+
+@cache
+def small_bag():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bag"
+        bag = Bag(path, compression=CompressionType.NONE, enable_crcs=False)
+        bag.add("/camera_info", "sensor_msgs/msg/CameraInfo", 0.0, info(32, 16))
+        raw = {"height": 16, "width": 32, "encoding": "rgb8", "is_bigendian": 0, "step": 96, "data": bytes(16 * 96)}
+        for i in range(12):
+            bag.add("/odom", "nav_msgs/msg/Odometry", i * 0.1, odometry(i * 0.1))
+            if i % 3 == 0:
+                bag.add("/image", "sensor_msgs/msg/Image", i * 0.1, raw)
+        return bag.close().read_bytes()

@@ -8,6 +8,8 @@ Of several cameras the one whose topic says "front" is taken, of several odometr
 
 from __future__ import annotations
 
+import contextlib
+import io
 import mmap
 import struct
 from collections.abc import Callable, Iterator
@@ -114,13 +116,23 @@ def _mapped(file: Path) -> bytes | mmap.mmap:
 
 def _decoder(file: Path) -> Callable[[Schema], Callable[[bytes], Any] | None]:
     try:
+        from mcap_ros2._vendor.rosidl_adapter.parser import InvalidSpecification
         from mcap_ros2.decoder import DecoderFactory
     except ModuleNotFoundError:
         raise ValueError(
             f"{file}: a ROS 2 recording; to read it, install the extra: pip install 'drivefoundry[ros2]'"
         ) from None
     factory = DecoderFactory()
-    return lambda schema: factory.decoder_for("cdr", schema)
+
+    def decoder_for(schema: Schema) -> Callable[[bytes], Any] | None:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # the parser prints what it raises
+                return factory.decoder_for("cdr", schema)
+        except (InvalidSpecification, NameError, AssertionError) as error:
+            why = " ".join(str(error).split())
+            raise ValueError(f"{schema.name}: its message definition is damaged ({why}); copy it again") from None
+
+    return decoder_for
 
 
 def _topics(file: Path, data: bytes | mmap.mmap) -> list[Topic]:
