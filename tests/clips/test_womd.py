@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from drivefoundry.clips.importers import scenes_in, womd
-from drivefoundry.clips.importers.recording import not_read, scenes_of
+from drivefoundry.clips.importers.recording import left_of, not_read, scenes_of
 from drivefoundry.judge.closed_loop import score_rollout
 from drivefoundry.judge.surroundings import surroundings
 from drivefoundry.sim.drive import drive
@@ -202,7 +202,7 @@ def test_a_report_counts_what_was_left_out_once_a_recording(tmp_path):
         write(tmp_path / f"{name}.json", changed(scenario(), ("scenario_id",), name))
     scenes, _ = scenes_in(tmp_path)
     assert len(scenes) == 4
-    assert "Not read: 2 lanes without a length (in 2 recordings)." in not_read(scenes)
+    assert "Not read: 2 lanes without a length (in 2 recordings)." in not_read(map(left_of, scenes))
 
 
 def test_bad_files_do_not_stop_the_others(tmp_path):
