@@ -26,12 +26,16 @@ def listing(run: Path, *, all_of_them: bool = False) -> list[dict[str, Any]]:
     every = artefacts(run)
     if used and not all_of_them:
         every = [a for a in every if a.id in used]
-    return [_row(run, a) for a in every]
+    last = {(a.kind, turn): a.id for a in artefacts(run) for turn in (turn_of(a), None)}
+    return [_row(run, a, last) for a in every]
 
 
-def _row(run: Path, a: Artefact) -> dict[str, Any]:
+def _row(run: Path, a: Artefact, last: dict[tuple[str, int | None], str]) -> dict[str, Any]:
+    """last: the artefact that a kind and a turn, or None for any, name."""
     turn = turn_of(a)
-    name = f"{run}:{a.kind}:{turn}" if turn else f"{run}:{a.id[:12]}" if a.kind == "score" else f"{run}:{a.kind}"
+    name = f"{run}:{a.kind}:{turn}" if turn else f"{run}:{a.kind}"
+    if last[a.kind, turn] != a.id:
+        name = f"{run}:{a.id[:12]}"
     row = {"turn": turn, "stage": a.kind, "bytes": a.bytes, "seconds": round(a.seconds, 1), "id": a.id}
     return {**row, "name": name, "path": a.path, "policy": a.info.get("policy", "")}
 
