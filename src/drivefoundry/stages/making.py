@@ -107,6 +107,7 @@ class Line:
             if artefact is None:
                 raise Reached
         else:
+            progress.under_way(f"turn {turn}: {kind}" if turn else kind)
             artefact = self.ledger.make(kind, made_from, there, code, build)
         self.done.append((turn, kind, artefact))
         if self.on_done:
