@@ -34,7 +34,7 @@ def test_signatures():
 
 
 def test_verbs():
-    verbs = ["run", "report", "ls", "status", "gc", "judge", "serve", "ingest", "campaign", "plan", "scale", "scene"]
-    assert first_words() == [*verbs, "city", "model", "completion"]
+    verbs = ["run", "report", "ls", "status", "gc", "judge", "serve", "ingest", "campaign"]
+    assert first_words() == [*verbs, "release", "plan", "scale", "scene", "city", "model", "completion"]
     stages = ["fleet", "ingest", "import", "curate", "label", "train", "rl", "distil", "shrink", "judge", "release"]
     assert [*STAGES] == [*stages, "car"]
