@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from drivefoundry_car.log import Drive, Objects, Plans, Video, encode_video
+from loop import run
 
 # How long a test takes hangs on the machine and what else runs there.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -71,3 +72,12 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from student import make_student  # here, for it imports torch
 
     return make_student(tmp_path_factory.mktemp("student") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the loop from start to end, once for all tests; those that spoil it take a copy."""
+    out = tmp_path_factory.mktemp("line") / "run"
+    done = run(out)
+    assert done.returncode == 0, done.stderr
+    return out

@@ -3,7 +3,6 @@ refuses what is wrong in one line."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -17,25 +16,10 @@ import pytest
 from drivefoundry import cli
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ledger import Artefact, Ledger
+from loop import SMALL, environment, run
 
-SETTINGS = (
-    "fleet.cars=3 fleet.seconds=40 fleet.held_out_seconds=40 fleet.traffic=20 fleet.pedestrians=8 fleet.outings=4 "
-    "fleet.outing_seconds=8 train.pretrain_steps=6 train.sft_steps=3 train.turn_steps=3 train.batch=16 rl.steps=1 "
-    "rl.scenes=4 rl.samples=4 distil.steps=4 distil.turn_steps=3 distil.batch=16 judge.scenes=4 judge.seconds=8"
-)
-SMALL = ["--recipe", "tiny", *(word for setting in SETTINGS.split() for word in ("--set", setting))]
 NAMED_BY_TIME = {"release", "car", "report"}
 """Kinds whose files hold a time: signatures say until when they hold, the report when it was made."""
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
-
-
-def run(out: Path, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
-    command = [sys.executable, "-m", "drivefoundry", "run", "--out", str(out), *SMALL, *argv]
-    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=250, check=False)
 
 
 def history(out: Path) -> list[Artefact]:
@@ -72,15 +56,6 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert said.startswith("drivefoundry: ")
     assert said.count("\n") == 1
     return said
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run from start to end."""
-    out = tmp_path_factory.mktemp("line") / "run"
-    done = run(out)
-    assert done.returncode == 0, done.stderr
-    return out
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def public(module):
 def test_names():
     assert public(ledger) == ["Artefact", "Ledger", "fresh"]
     assert public(compute) == ["cores", "keep_memory", "pmap"]
-    assert public(progress) == ["Clock", "bar", "cpu_seconds", "say", "silent", "stage"]
+    assert public(progress) == ["Clock", "Pace", "bar", "cpu_seconds", "kept", "say", "silent", "stage", "under_way"]
     assert public(settings) == ["canonical", "nearest", "with_file", "with_settings", "with_values"]
     assert public(cli) == ["main"]
     assert public(report) == ["render_report"]
@@ -72,7 +72,7 @@ def test_signatures():
 
 
 def test_verbs():
-    verbs = ["run", "report", "judge", "serve", "ingest", "campaign", "plan", "scale", "scene", "city", "model"]
-    assert first_words() == [*verbs, "completion"]
+    verbs = ["run", "report", "ls", "status", "gc", "judge", "serve", "ingest", "campaign"]
+    assert first_words() == [*verbs, "release", "plan", "scale", "scene", "city", "model", "completion"]
     stages = ["fleet", "ingest", "import", "curate", "label", "train", "rl", "distil", "shrink", "judge", "release"]
     assert [*STAGES] == [*stages, "car"]

@@ -216,19 +216,48 @@ class Ledger:
         return list(out.values())
 
     def gc(self, keep: Iterable[Artefact]) -> int:
-        """Artefacts to keep in, freed bytes out: removes all but these and their ancestors."""
+        """Artefacts to keep in, freed bytes out: removes all but these and their ancestors, and what killed builds
+        left."""
         self._take_lock()
-        kept = {a.id for one in keep for a in self.lineage(one.id)}
-        freed = 0
+        keep = list(keep)
+        kept, garbage = self._kept(keep), self.garbage(keep)
         for artefact in self.history():
             if artefact.id not in kept:
                 self._sql("DELETE FROM builds WHERE id = ?", (artefact.id,))
-        wanted = {_folder(a.kind, a.id) for a in self.history()}
-        for folder in [*(self.root / "artefacts").iterdir(), *(self.root / "work").iterdir()]:
-            if folder.parent.name == "work" or folder.name not in wanted:
-                freed += sum(f.lstat().st_size for f in _files(folder))
-                shutil.rmtree(folder)
-        return freed
+        for folder in garbage:
+            shutil.rmtree(folder)
+        return sum(garbage.values())
+
+    def garbage(self, keep: Iterable[Artefact]) -> dict[Path, int]:
+        """Directory -> bytes of all that `gc` would remove for the same artefacts; removes nothing, takes no lock."""
+        kept = self._kept(keep)
+        wanted = {_folder(a.kind, a.id) for a in self.history() if a.id in kept}
+        found = [d for d in (self.root / "artefacts").iterdir() if d.name not in wanted]
+        return {d: sum(f.lstat().st_size for f in _files(d)) for d in [*found, *(self.root / "work").iterdir()]}
+
+    def _kept(self, keep: Iterable[Artefact]) -> set[str]:
+        return {a.id for one in keep for a in self.lineage(one.id)}
+
+    def builder(self) -> int | None:
+        """The process that builds here now, None where none does; takes no lock."""
+        file = self.root / "lock"
+        if not file.is_file():
+            return None
+        pid, inode, locks = file.read_text().strip(), file.stat().st_ino, Path("/proc/locks")
+        if not pid.isdecimal():
+            return None
+        if locks.exists():
+            held = any(
+                row.split()[-3].endswith(f":{inode}") for row in locks.read_text().splitlines() if "FLOCK" in row
+            )
+            return int(pid) if held else None
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return int(pid)
 
     def close(self) -> None:
         """Let go of the database and the lock."""

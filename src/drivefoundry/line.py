@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drivefoundry import progress
 from drivefoundry.ledger import Artefact, Ledger
 from drivefoundry.recipes import Recipe
 from drivefoundry.stages import links, tell
 from drivefoundry.stages.asked import Asked, remember
+from drivefoundry.stages.inventory import PROGRESS
 from drivefoundry.stages.making import Line, Reached
 from drivefoundry.tracking import wanted as wanted_tracker
 
@@ -129,10 +131,11 @@ def run(
             ledger.claim()
             line.on_done = lambda line: _record(line, asked)
             remember(out, asked)
-        _through(line, source, drives)
-        if not dry:
-            links.without_dangling(out)
-        report = out / tell.PAGE if dry else tell.report(line, source, drives)
+        with contextlib.nullcontext() if dry else progress.kept(out / PROGRESS):
+            _through(line, source, drives)
+            if not dry:
+                links.without_dangling(out)
+            report = out / tell.PAGE if dry else tell.report(line, source, drives)
     seconds = time.monotonic() - start
     text = _expected(line) if dry else _made(line, seconds, report)
     return Ran(report, seconds, line.done, text)

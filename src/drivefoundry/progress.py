@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +21,8 @@ SHOWN_AFTER_S = 2.0
 """Shorter work shows no bar."""
 LINE_EVERY_S = 15.0
 """Between plain lines, where there is no terminal."""
+PACE_OVER = 20
+"""Reports over which the pace of work is measured."""
 WIDE = 110
 """Columns of a terminal from which bars also say how long they have been going."""
 
@@ -80,18 +86,91 @@ class _Bars(Progress):
 _bars: _Bars | None = None
 
 
+class Pace:
+    """How fast work goes: from its first report on, since until then it also starts up, compiles and reads, and over
+    its last reports only, since later steps need not cost what earlier ones did."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.reports: deque[tuple[float, int]] = deque(maxlen=PACE_OVER)
+
+    def advance(self, steps: int) -> None:
+        self.done += steps
+        self.reports.append((time.monotonic(), self.done))
+
+    def left(self) -> float | None:
+        """Seconds left; None while it is not known."""
+        if len(self.reports) < 2 or self.reports[-1][1] == self.reports[0][1]:
+            return None
+        (first, was), (last, now) = self.reports[0], self.reports[-1]
+        return (last - first) / (now - was) * (self.total - self.done)
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """While the block runs, keep what is under way in a file: {"stage", "since" (Unix time), "bars": [{"what", "done",
+    "total", "left_s"}]}, outermost bar first. Written whole, at most once a second; removed in the end."""
+    global _keeper
+    _keeper = _Keeper(path)
+    try:
+        yield
+    finally:
+        _keeper = None
+        path.unlink(missing_ok=True)
+
+
+def under_way(stage: str) -> None:
+    """What is worked at from now on, for the file of `kept`."""
+    if _keeper is not None:
+        _keeper.stage, _keeper.since = stage, time.time()
+        _keeper.write()
+
+
+class _Keeper:
+    def __init__(self, path: Path) -> None:
+        self.path, self.stage, self.since, self.written = path, "", time.time(), -LINE_EVERY_S
+        self.bars: list[tuple[str, Pace]] = []
+
+    def write(self, *, now: bool = True) -> None:
+        if now or time.monotonic() - self.written > 1.0:
+            bars = [{"what": w, "done": p.done, "total": p.total, "left_s": p.left()} for w, p in [*self.bars]]
+            aside = self.path.with_name(f".{self.path.name}.part")
+            with suppress(OSError):  # a disk that is full stops the work, not the word about it
+                aside.write_text(json.dumps({"stage": self.stage, "since": self.since, "bars": bars}))
+                os.replace(aside, self.path)
+            self.written = time.monotonic()
+
+
+_keeper: _Keeper | None = None
+
+
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Callable[..., None]]:
     """What is done in how many steps in, `advance(steps=1, note="")` out. Bars nest; worker processes show none."""
     if multiprocessing.parent_process() is not None:
         yield lambda steps=1, note="": None
-    elif console.is_terminal and not console.quiet:
-        yield from _live(what, total)
-    else:
-        yield from _lines(what, total)
+        return
+    pace, keeper = Pace(total), _keeper
+    shown = _live(what, total) if console.is_terminal and not console.quiet else _lines(what, pace)
+    advance = next(shown)
+
+    def report(steps: int = 1, note: str = "") -> None:
+        pace.advance(steps)
+        advance(steps, note)
+        if keeper is not None:
+            keeper.write(now=False)
+
+    if keeper is not None:
+        keeper.bars.append((what, pace))
+    try:
+        yield report
+    finally:
+        shown.close()
+        if keeper is not None:
+            keeper.bars.remove((what, pace))
 
 
-def _live(what: str, total: int) -> Iterator[Callable[..., None]]:
+def _live(what: str, total: int) -> Generator[Callable[..., None]]:
     global _bars
     outermost = _bars is None
     if _bars is None:
@@ -118,17 +197,15 @@ def _live(what: str, total: int) -> Iterator[Callable[..., None]]:
             _bars = None
 
 
-def _lines(what: str, total: int) -> Iterator[Callable[..., None]]:
-    start = last = time.monotonic()
-    done = 0
+def _lines(what: str, pace: Pace) -> Generator[Callable[..., None]]:
+    last = time.monotonic()
 
     def advance(steps: int = 1, note: str = "") -> None:
-        nonlocal done, last
-        done += steps
-        now = time.monotonic()
-        if now - last >= LINE_EVERY_S and 0 < done < total:
-            left = (now - start) / done * (total - done)
-            console.print(f"  {what}: {done}/{total}, {left:.0f} s left{', ' * bool(note)}{note}", markup=False)
+        nonlocal last
+        now, left = time.monotonic(), pace.left()
+        if now - last >= LINE_EVERY_S and 0 < pace.done < pace.total:
+            said = [f"{pace.done}/{pace.total}", "" if left is None else f"{left:.0f} s left", note]
+            console.print(f"  {what}: {', '.join(filter(None, said))}", markup=False)
             last = now
 
     yield advance

@@ -226,11 +226,13 @@ def test_damaged_notes_keep_no_car_from_driving(line: Line, notes: str) -> None:
     assert isinstance(json.loads((car.folder / "releases.json").read_text()), dict)
 
 
-def test_notes_of_an_earlier_layout_are_read(line: Line) -> None:
+@pytest.mark.parametrize("own", [True, False], ids=["beside our own", "alone"])
+def test_notes_of_an_earlier_layout_are_read(line: Line, own: bool) -> None:
     """A refusal holds, but for one that an interruption had left; a test under way counts as cut off."""
     car = ready(line, "one", "two")
     one, two = (json.loads((car.folder / slot / "release.json").read_text())["id"] for slot in "ab")
-    (car.folder / "releases.json").unlink()
+    if not own:
+        (car.folder / "releases.json").unlink()
     (car.folder / "refused.json").write_text(json.dumps({one: "its self test did not come to an end", two: "a lemon"}))
     (car.folder / "testing").write_text(one)
     assert car.health().refused == {two: "a lemon"}
@@ -284,3 +286,35 @@ def test_what_killed_updates_leave_is_swept(line: Line) -> None:
     left = {p.name for p in car.folder.iterdir()}
     assert left == {"a", "current", "signed", "releases.json", ".lock", ".fetch.lock", "tmp"}
     assert not (tuf / "tmpq_345678").exists()
+
+
+UPDATE_AND_DIE = """
+import os, sys
+from pathlib import Path
+from drivefoundry_car.update import Updater
+replace, target = os.replace, sys.argv[2]
+def die(source, to):
+    if Path(source).name == target or Path(to).name == target:
+        os._exit(9)
+    replace(source, to)
+os.replace = die
+folder = Path(sys.argv[1])
+root = (folder / "repo" / "metadata" / "1.root.json").read_bytes()
+Updater(folder / "car/tuf", folder / "car/slots", folder / "repo", root, test=lambda engine: None).update()
+"""
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["next release", "mending the current slot"])
+@pytest.mark.parametrize("at", ["old", "next", "current"])
+def test_an_update_killed_while_it_changes_slots(line: Line, at: str, damaged: bool) -> None:
+    """Killed before a slot is set aside, before the new one takes its place, or before it becomes current."""
+    car = ready(line, "one", "two")
+    if damaged:
+        (car.folder / "current" / "engine" / "weights.bin").write_bytes(b"worn-out flash")
+    else:
+        line.publish("three")
+    command = [sys.executable, "-c", UPDATE_AND_DIE, str(line.folder), at]
+    assert subprocess.run(command).returncode == 9
+    assert car.boot().name == ("two" if not damaged or at == "current" else "one")
+    line.car().update()
+    assert car.boot().name == ("two" if damaged else "three")

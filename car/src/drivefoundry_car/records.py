@@ -61,8 +61,10 @@ def load(folder: Path) -> dict[str, Record]:
     raw = load_object(folder / RELEASES)
     known = {release: record for release, value in raw.items() if (record := _record(value)) is not None}
     for release, why in load_object(folder / OLD_REFUSALS).items():
-        if release not in known and isinstance(why, str):
-            known[release] = Record(attempts=1) if why == OLD_INTERRUPTED else Record(refused=why or "refused")
+        if isinstance(why, str):  # whoever wrote it last wrote it after our own notes, which take its place
+            was = known.get(release, Record())
+            no_verdict = why == OLD_INTERRUPTED
+            known[release] = replace(was, attempts=1) if no_verdict else replace(was, refused=why or "refused")
     release = _old_test(folder)
     if release:
         was = known.get(release, Record())

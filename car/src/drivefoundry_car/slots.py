@@ -117,7 +117,7 @@ class Slots(SlotFiles):
                 raise ValueError(f"slot {slot} cannot be rolled back: slot {other(slot)} must not run ({e})") from e
             left = self.id_in(slot)
             now = self.activate(other(slot))
-            if not self._remember(left, refused="rolled back"):
+            if left and not self._remember(left, refused="rolled back"):  # a damaged one has no name to be known by
                 raise ValueError(f"{self.folder}: rolled back, but the disk has no room to remember that; free some")
             self._report("rolled back", left, "by hand", now.release)
             return now

@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError
 
 from drivefoundry_car import proof
 from drivefoundry_car.durable import sync
+from drivefoundry_car.endpoint import checked
 from drivefoundry_car.fetch import Fetcher
 from drivefoundry_car.proof import target_path
 from drivefoundry_car.selftest import self_test
@@ -64,10 +65,14 @@ class Updater:
         vehicle: str = "",
         cohort: str = EVERYONE,
         test: Callable[[Path], None] = self_test,
+        insecure_http: bool = False,
     ):
-        """source: the repository's directory, or its http(s) URL; root: the shipped root.json; vehicle and cohort
-        decide what is offered; test: raises ValueError for an engine directory that must not run.
+        """source: the repository's directory, or its URL; root: the shipped root.json; vehicle and cohort decide what
+        is offered; test: raises ValueError for an engine directory that must not run; insecure_http: see
+        `endpoint.checked`. ValueError for a URL that a car may not use.
         """
+        if "://" in str(source):
+            source = checked(str(source), insecure_http, "source")
         self.metadata_dir = Path(metadata_dir)
         self.metadata_dir.mkdir(parents=True, exist_ok=True)
         self.slots = Slots(slots_dir, test, root=root)

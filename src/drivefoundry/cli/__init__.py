@@ -82,6 +82,10 @@ def _within(noun: str, rest: list[str]) -> tuple[Verb | None, list[str]]:
     if rest and f"{noun} {rest[0]}" in VERBS:
         return VERBS[f"{noun} {rest[0]}"], rest[1:]
     own = VERBS.get(noun)
+    near = nearest(rest[0], subcommands(noun)) if rest else ""
+    meant = f" ({near})" if near.startswith("did you mean") else ""
+    if own and meant and not os.path.exists(rest[0]):
+        raise ValueError(f"{noun}: unknown subcommand {rest[0]!r}{meant}; {_known(noun)}")
     if own and (rest or not own.takes):
         if rest[:1] and rest[0] in _HELP:
             print(usage(noun) + "\n")
@@ -91,8 +95,6 @@ def _within(noun: str, rest: list[str]) -> tuple[Verb | None, list[str]]:
         return None, []
     if rest[0].startswith("-") and noun in STAGES:
         raise ValueError(f"{noun}: {_stage(noun)}; {_known(noun)}")
-    near = nearest(rest[0], subcommands(noun))
-    meant = f" ({near})" if near.startswith("did you mean") else ""
     raise ValueError(f"{noun}: unknown subcommand {rest[0]!r}{meant}; {_known(noun)}")
 
 

@@ -55,3 +55,8 @@ def table() -> str:
     """All verbs as a Markdown table, for the docs."""
     rows = (f"| `{f'{v.name} {v.takes}'.strip()}` | {v.what} |" for v in VERBS.values())
     return "\n".join(["| verb | what it does |", "|---|---|", *rows])
+
+
+def stages_table() -> str:
+    """All stages as a Markdown table, for the docs."""
+    return "\n".join(["| stage | what it does |", "|---|---|", *(f"| `{n}` | {what} |" for n, what in STAGES.items())])

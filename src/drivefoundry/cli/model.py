@@ -93,11 +93,10 @@ def export(options: ExportOptions) -> Outcome:
         outputs.check_folder(options.hf)
     if options.gguf is not None:
         outputs.check_file(options.gguf)
-    if options.dry_run:
-        named.model(options.what)
-        return Outcome("\n".join(f"would write {path}" for path in files), {"would_write": files})
     loaded = load_checkpoint(named.model(options.what))
     language = extract(loaded.model, loaded.tokenizer)
+    if options.dry_run:
+        return Outcome("\n".join(f"would write {path}" for path in files), {"would_write": files})
     if options.hf is not None:
         save_hf(options.hf, language)
     if options.gguf is not None:

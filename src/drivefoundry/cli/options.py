@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import arg
 
-from drivefoundry.cli.verbs import PROG, Verb
+from drivefoundry.cli.verbs import PROG, STAGES, Verb
 from drivefoundry.settings import nearest
 
 _NUMBER = re.compile(r"-\.?\d")
@@ -118,7 +118,7 @@ def parse(verb: Verb, rest: Sequence[str]) -> Any:
             return None
         said = _first_sentence(wrong.getvalue())
         if missing := _MISSING.match(said):
-            said = f"{missing[1]} is missing; usage: {PROG} {verb.name} {verb.takes} [options]"
+            said = f"{missing[1]} is missing; usage: {PROG} {verb.name} {verb.takes} [options]{_stage(verb.name)}"
         raise ValueError(f"{verb.name}: {said}") from None
     if unknown:
         raise ValueError(f"{verb.name}: unexpected argument {unknown[0]!r}; see `{PROG} {verb.name} --help`")
@@ -137,7 +137,13 @@ def _only_known(name: str, shape: type, rest: Sequence[str]) -> None:
             return
         flag = word.partition("=")[0].replace("_", "-")
         if len(word) > 1 and word[0] == "-" and not _NUMBER.match(word) and flag not in known:
-            raise ValueError(f"{name}: unknown option {word.partition('=')[0]!r}: {nearest(flag, known[:-2])}")
+            near = nearest(flag, known[:-2])
+            raise ValueError(f"{name}: unknown option {word.partition('=')[0]!r}: {near}{_stage(name)}")
+
+
+def _stage(name: str) -> str:
+    """The end of an error about a verb that has the name of a stage."""
+    return f"; the stage of this name is `{PROG} run --until {name}`" if name in STAGES else ""
 
 
 def _first_sentence(message: str) -> str:

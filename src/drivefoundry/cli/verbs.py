@@ -77,7 +77,34 @@ _LOOP = (
         (("report --out out", "write out/report.html"),),
     ),
 )  # fmt: skip
+_RUNS = (
+    Verb(
+        "ls", "[RUN]", "list a run's artefacts: turn, stage, size, seconds, ID, name",
+        "inventory:ListOptions", "inventory:listed",
+        (("ls out", "what the last run in ./out used"), ("ls out --all --json", "all that is there")),
+    ),
+    Verb(
+        "status", "[RUN]", "show whether a run is being built, how far it is, and its disk usage",
+        "inventory:StatusOptions", "inventory:status",
+        (("status out", "also while it runs"),),
+    ),
+    Verb(
+        "gc", "[RUN]", "delete artefacts that the recipe of the last run does not need",
+        "inventory:CollectOptions", "inventory:collect",
+        (("gc out --dry-run", "what would go, and how much that frees"), ("gc out", "delete it")),
+    ),
+)  # fmt: skip
 _JUDGE = (
+    Verb(
+        "judge", "WHO", "judge an engine, a model or a baseline on scenes or drives, training nothing",
+        "judging:JudgeOptions", "judging:run",
+        (
+            ("judge out", "the newest engine of the run in ./out, on its exam"),
+            ("judge out:sft:3 --scenes my-scenes/", "the third turn's fine-tuned model on recorded traffic"),
+            ("judge out:model --drives my-drive/", "a camera model's errors, in open loop"),
+            ("judge pdm-closed --scenes out --json", "a baseline, as JSON"),
+        ),
+    ),
     Verb(
         "judge compare", "A B", "compare two verdicts metric by metric and scene by scene",
         "compare:CompareOptions", "compare:run",
@@ -267,6 +294,7 @@ _SHELL = (
 
 GROUPS: dict[str, tuple[Verb, ...]] = {
     "The loop": _LOOP,
+    "Runs": _RUNS,
     "Judging": _JUDGE,
     "Cars": _CAR,
     "Releases": _RELEASE,

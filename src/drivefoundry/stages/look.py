@@ -57,6 +57,18 @@ def scene_at(what: Path, which: str) -> Scene:
     return _in_folder(folder, chosen(ids, which))
 
 
+def exam_scenes(run: Path) -> list[Scene]:
+    """All scenes of a run's exam. ValueError where it has none, or its recordings have moved."""
+    store, ids, folder = _exam(named.Named(run, run))
+    if folder is None:
+        return scenes_of(store, ids)
+    scenes, _ = scenes_in(folder, egos=EGOS)
+    held_out = {s.id: s for s in scenes}
+    missing = [i for i in ids if i not in held_out]
+    require(not missing, f"{folder}: {len(missing)} scenes of the exam are no longer there, {', '.join(missing[:1])}")
+    return [held_out[i] for i in ids]
+
+
 def _exam(found: named.Named) -> tuple[str, list[str], Path | None]:
     """A run in; its clip store, the ids of its exam's scenes, and the folder that these come from, None where they are
     clips."""

@@ -13,7 +13,8 @@ from drivefoundry.recipes import Recipe
 
 # What the result of each stage hangs on, besides its recipe and its parents: change the code and the stage is redone.
 # A test holds these against what the code imports. CAR is added by hand wherever a car's runtime drives.
-NOUNS = ("drivefoundry.types", "drivefoundry.roadmap", "drivefoundry.route", "drivefoundry_car.inputs")
+NOUNS = ("drivefoundry.types", "drivefoundry.roadmap", "drivefoundry.route", "drivefoundry_car.inputs",
+         "drivefoundry_car.documents")  # fmt: skip
 SIM = ("drivefoundry.sim", "drivefoundry_car.codec", *NOUNS)
 CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.sanity",
        "drivefoundry_car.stopping", "drivefoundry_car.worker", "drivefoundry_car.codec",
@@ -45,8 +46,8 @@ JUDGE = (
 GRID = ("drivefoundry.stages.grid", *LEARN, *JUDGE)
 SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry.judge.gate", "drivefoundry.judge.stats",
         "drivefoundry.judge.versions", "drivefoundry.types", "drivefoundry_car.update", "drivefoundry_car.slots",
-        "drivefoundry_car.slotfiles", "drivefoundry_car.records", "drivefoundry_car.proof", "drivefoundry_car.fetch",
-        "drivefoundry_car.selftest", "drivefoundry_car.durable", *CAR)  # fmt: skip
+        "drivefoundry_car.endpoint", "drivefoundry_car.slotfiles", "drivefoundry_car.records", "drivefoundry_car.proof",
+        "drivefoundry_car.fetch", "drivefoundry_car.selftest", "drivefoundry_car.durable", *CAR)  # fmt: skip
 SCENES = ("drivefoundry.clips.importers", "drivefoundry.sim.geometry", "drivefoundry.stages.record", *NOUNS, *LOG)
 TELL = ("drivefoundry.ui", "drivefoundry.stages.tell", "drivefoundry.stages.tables", "drivefoundry.stages.films",
         "drivefoundry.stages.quantities",
@@ -110,6 +111,7 @@ class Line:
             if artefact is None:
                 raise Reached
         else:
+            progress.under_way(f"turn {turn}: {kind}" if turn else kind)
             artefact = self.ledger.make(kind, made_from, there, code, build)
         self.done.append((turn, kind, artefact))
         if self.on_done:

@@ -328,6 +328,8 @@ def report(line: Line, source: Source | None, folder: Path | None) -> Path:
     else:
         made = line.ledger.make("report", told_of, parents, TELL, build)
     line.done.append((None, "report", made))
+    if line.on_done:
+        line.on_done(line)
     page = (made.path / PAGE).read_bytes()
     if not path.exists() or path.read_bytes() != page:
         with outputs.file(path) as aside:

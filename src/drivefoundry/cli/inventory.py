@@ -1,0 +1,64 @@
+"""`ls`, `status`, `gc`: a run directory in; what is there, what goes on, what can go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import arg
+
+from drivefoundry.cli.options import Common, Creates
+from drivefoundry.cli.verbs import Outcome
+
+
+@dataclass(frozen=True)
+class StatusOptions(Common):
+    """What `status` takes."""
+
+    run: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN")] = Path("out")
+    """Run directory."""
+
+
+@dataclass(frozen=True)
+class ListOptions(StatusOptions):
+    """What `ls` takes."""
+
+    all: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Also what the last run did not use: artefacts of other recipes and of earlier code."""
+
+
+@dataclass(frozen=True)
+class CollectOptions(StatusOptions, Creates):
+    """What `gc` takes."""
+
+
+def listed(options: ListOptions) -> Outcome:
+    """`ls`: a row an artefact."""
+    from drivefoundry.stages import inventory
+
+    rows = inventory.listing(options.run, all_of_them=options.all)
+    return Outcome(inventory.table(rows), rows)
+
+
+def status(options: StatusOptions) -> Outcome:
+    """`status`: whether something runs, at what it is, and the disk."""
+    from drivefoundry.stages import inventory
+
+    told = inventory.status(options.run)
+    return Outcome(inventory.status_text(told), told)
+
+
+def collect(options: CollectOptions) -> Outcome:
+    """`gc`: remove what the recipe of the last run does not need."""
+    from drivefoundry.stages import inventory
+
+    found = inventory.garbage(options.run)
+    data = {"removed": [{"path": path, "bytes": size} for path, size in found.items()], "bytes": sum(found.values())}
+    if options.dry_run:
+        lines = [f"would remove {path} ({inventory.megabytes(size)})" for path, size in found.items()]
+        text = "\n".join([*lines, f"would free {inventory.megabytes(sum(found.values()))}"])
+        return Outcome(text, data)
+    freed = inventory.collect(options.run)
+    return Outcome(f"freed {inventory.megabytes(freed)}", data | {"bytes": freed})
