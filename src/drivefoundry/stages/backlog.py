@@ -14,6 +14,7 @@ from drivefoundry.clips.store import ClipStore
 from drivefoundry.curate.curated import load_curated
 from drivefoundry.ledger import Ledger
 from drivefoundry.roadmap import load_map
+from drivefoundry.stages import named
 from drivefoundry.types import require
 from drivefoundry_car.log import Drive, read_drive
 from drivefoundry_car.novelty import Sent, embedding
@@ -56,9 +57,12 @@ class Tested:
 
 def drives_at(what: Path, video: bool = False) -> Iterator[Recorded]:
     """A drive's file, a folder of drives or of logs that an importer knows, a clip store or a run (the drives that its
-    fleet recorded) in; its drives, with pictures if wanted, out. ValueError in one line where there is none."""
+    fleet recorded; or RUN:fleet:TURN, see `stages.named`) in; its drives, with pictures if wanted, out. ValueError in
+    one line where there is none."""
+    if ":" in str(what) and not what.exists():
+        what = named.resolved(what).path
     if (what / "ledger.db").exists():
-        with Ledger(what) as ledger:
+        with Ledger.reading(what) as ledger:
             folders = [a.path for a in ledger.history() if a.kind in ("fleet", "outings", "import")]
         files = [f for folder in folders for f in drive_files(folder)]
         require(len(files) > 0, f"{what}: this run has recorded no drives yet; give its clips ({what}/clips)")
@@ -143,7 +147,7 @@ def yields(what: Path) -> list[Yield]:
     kept: set[str] = set()
     judged: set[str] = set()
     if run:
-        with Ledger(what) as ledger:
+        with Ledger.reading(what) as ledger:
             curations = [load_curated(a.path / "curated") for a in ledger.history() if a.kind == "curate"]
         kept = {i for c in curations for i in c.kept}
         judged = kept | {i for c in curations for i in c.dropped}
