@@ -105,10 +105,12 @@ def test_verbs_take_names(ran, tmp_path, capsys):
     assert shown["parameters"] == sum(shown["parts"].values())
     compared = said(capsys, "judge", "compare", f"{ran}:judge:1", f"{ran}/releases/2")
     assert compared == said(capsys, "judge", "compare", *(str(p) for p in sorted_verdicts(ran)))
-    for more in ([], ["--dry-run"]):
-        assert cli.main(["model", "export", f"{ran}:sft:1", "--gguf", str(tmp_path / "lm.gguf"), *more]) == 2
-        assert "language model" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    out = tmp_path / "hf"
+    export = ["model", "export", f"{ran}:sft:1", "--hf", str(out)]
+    assert said(capsys, *export, "--dry-run") == f"would write {out}\n"
+    assert not out.exists()
+    assert said(capsys, *export) == f"{out}\n"
+    assert (out / "config.json").exists()
 
 
 def test_a_listing_names_what_it_lists(ran, capsys):
