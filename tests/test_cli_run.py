@@ -272,3 +272,12 @@ def test_judging_what_exists(ran, tmp_path, capsys):
     assert cli.main(["judge", f"{ran}:sft:1", *small, "--json", "--quiet"]) in (0, 1)
     assert json.loads(capsys.readouterr().out)["candidate"] == "model"
     assert seen(ran) == before
+
+
+def test_a_model_s_errors_on_drives(ran, tmp_path, capsys):
+    found = told(capsys, "judge", f"{ran}:sft:1", "--drives", f"{ran}:fleet:1", "--out", str(tmp_path / "out"))
+    assert set(found["table"]) == {"model", "constant velocity", "constant yaw rate"}
+    assert found["samples"] > 0
+    assert json.loads((tmp_path / "out" / "open_loop.json").read_text()) == found
+    assert cli.main(["judge", f"{ran}:shrink", "--drives", f"{ran}:fleet:1"]) == 2
+    assert "no checkpoint in it" in capsys.readouterr().err
