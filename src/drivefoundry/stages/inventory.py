@@ -116,6 +116,13 @@ def garbage(run: Path) -> dict[Path, int]:
         return ledger.garbage(_needed(run, ledger))
 
 
+def kept(run: Path) -> str:
+    """What `collect` keeps, in words."""
+    asked = remembered(run)
+    recipe = f", recipe {asked.recipe.name} with {asked.recipe.loops} turns" if asked else ""
+    return f"what the last run used is kept ({len(set(current(run)))} artefacts{recipe})"
+
+
 def collect(run: Path) -> int:
     """Remove all of `garbage`; the bytes that this freed. ValueError while another process builds there."""
     Ledger.reading(run).close()
