@@ -171,6 +171,7 @@ def test_help_imports_nothing_heavy():
             ["judge", "--scenes", "."],
             "judge: WHO is missing; usage: drivefoundry judge WHO [options]; the stage of this",
         ),
+        (["report", "a", "--out", "b"], "report: a and --out b: give one run directory"),
         (["ls", "no/such"], "no/such: no run is here"),
         (["status", "no/such"], "no/such: no run is here"),
         (["gc", "no/such"], "no/such: no run is here"),

@@ -105,10 +105,12 @@ def test_verbs_take_names(ran, tmp_path, capsys):
     assert shown["parameters"] == sum(shown["parts"].values())
     compared = said(capsys, "judge", "compare", f"{ran}:judge:1", f"{ran}/releases/2")
     assert compared == said(capsys, "judge", "compare", *(str(p) for p in sorted_verdicts(ran)))
-    for more in ([], ["--dry-run"]):
-        assert cli.main(["model", "export", f"{ran}:sft:1", "--gguf", str(tmp_path / "lm.gguf"), *more]) == 2
-        assert "language model" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    out = tmp_path / "hf"
+    export = ["model", "export", f"{ran}:sft:1", "--hf", str(out)]
+    assert said(capsys, *export, "--dry-run") == f"would write {out}\n"
+    assert not out.exists()
+    assert said(capsys, *export) == f"{out}\n"
+    assert (out / "config.json").exists()
 
 
 def test_a_listing_names_what_it_lists(ran, capsys):
@@ -270,3 +272,12 @@ def test_judging_what_exists(ran, tmp_path, capsys):
     assert cli.main(["judge", f"{ran}:sft:1", *small, "--json", "--quiet"]) in (0, 1)
     assert json.loads(capsys.readouterr().out)["candidate"] == "model"
     assert seen(ran) == before
+
+
+def test_a_model_s_errors_on_drives(ran, tmp_path, capsys):
+    found = told(capsys, "judge", f"{ran}:sft:1", "--drives", f"{ran}:fleet:1", "--out", str(tmp_path / "out"))
+    assert set(found["table"]) == {"model", "constant velocity", "constant yaw rate"}
+    assert found["samples"] > 0
+    assert json.loads((tmp_path / "out" / "open_loop.json").read_text()) == found
+    assert cli.main(["judge", f"{ran}:shrink", "--drives", f"{ran}:fleet:1"]) == 2
+    assert "no checkpoint in it" in capsys.readouterr().err

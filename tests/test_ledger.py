@@ -427,3 +427,23 @@ def test_a_folder_with_things_where_a_run_has_its_own_is_refused(name, tmp_path)
     with pytest.raises(ValueError, match="but no ledger"):
         Ledger(tmp_path)
     assert (tmp_path / name).read_text() == "mine"
+
+
+def test_reading_creates_locks_and_changes_nothing(tmp_path):
+    with pytest.raises(ValueError, match="no run is here"):
+        Ledger.reading(tmp_path / "none")
+    with Ledger.reading(tmp_path / "none", may_be_absent=True) as empty:
+        assert empty.history() == []
+    assert not (tmp_path / "none").exists()
+    line = Line(tmp_path / "out")
+    line.run()
+    with Ledger(tmp_path / "out") as building:
+        building.claim()
+        with Ledger.reading(tmp_path / "out") as ledger:
+            assert [a.kind for a in ledger.history()] == [a.kind for a in building.history()]
+            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                ledger._db.execute("DELETE FROM builds")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "ledger.db").write_bytes(b"no database, whatever its name is" * 100)
+    with pytest.raises(ValueError, match="not a ledger"):
+        Ledger.reading(tmp_path / "other")

@@ -1,8 +1,10 @@
 """Stages are timed with their children; bars say their lines where no terminal is."""
 
+import json
 import subprocess
 import sys
 
+import pytest
 from rich.console import Console
 
 from drivefoundry import progress
@@ -35,6 +37,7 @@ def test_plain_lines(monkeypatch, capsys):
         advance()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(", ")[0] for line in lines] == ["  cars [x]: 1/3", "  cars [x]: 2/3"]
+    assert "left" not in lines[0]  # the first report tells no pace yet
     assert lines[1].endswith("s left, car-2")
 
 
@@ -72,3 +75,50 @@ def test_a_training_is_told_on_one_line_of_eighty_columns(monkeypatch, tmp_path)
 def test_what_a_training_says():
     assert note({"reward": 0.5, "samples_per_s": 4.26}) == "reward 0.500 4.3/s"
     assert note({}) == ""
+
+
+def ended(monkeypatch, seconds: list[float], total: int) -> list[float | None]:
+    """Time left after each step, where steps take so many seconds."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    pace, out = progress.Pace(total), []
+    for s in seconds:
+        now[0] += s
+        pace.advance(1)
+        out.append(pace.left())
+    return out
+
+
+def test_time_left_leaves_out_what_compiles_and_reads_first(monkeypatch):
+    left = ended(monkeypatch, [180.0, *[0.5] * 99], 520)
+    assert left[0] is None
+    for done, seconds in enumerate(left[1:], start=2):
+        assert seconds == pytest.approx(0.5 * (520 - done))
+
+
+def test_time_left_forgets_slow_steps_of_the_past(monkeypatch):
+    left = ended(monkeypatch, [10.0, 60.0, 60.0, *[1.0] * 57], 160)
+    assert left[-1] == pytest.approx(100.0)
+
+
+def test_what_is_under_way_lies_in_a_file_until_it_ends(tmp_path):
+    file = tmp_path / "progress.json"
+    with progress.kept(file):
+        progress.under_way("turn 2: distil")
+        with progress.bar("distil", 4) as advance:
+            advance(2)
+            progress.under_way("turn 2: shrink")
+            told = json.loads(file.read_text())
+        assert told["stage"] == "turn 2: shrink"
+        assert told["bars"] == [{"what": "distil", "done": 2, "total": 4, "left_s": None}]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quiet_block_says_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "console", Console(force_terminal=False, width=80))
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    with progress.silent(), progress.bar("cars", 3) as advance:
+        advance()
+        progress.say("a line")
+    progress.say("after")
+    assert capsys.readouterr().out == "after\n"

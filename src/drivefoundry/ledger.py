@@ -112,9 +112,7 @@ class Ledger:
     @classmethod
     def reading(cls, root: Path | str, *, may_be_absent: bool = False) -> Ledger:
         """The record of a run to read alone: nothing is created or locked, also while another process builds there.
-
-        may_be_absent: where no run is, the record is empty. Else ValueError.
-        """
+        Where no run is, ValueError, or an empty record if it `may_be_absent`."""
         ledger = cls.__new__(cls)
         ledger.root, ledger._lock, ledger._reading = Path(root), None, True
         file = ledger.root / "ledger.db"
@@ -128,7 +126,7 @@ class Ledger:
         return ledger
 
     def claim(self) -> None:
-        """Take the lock that building wants, until `close`. ValueError if another process is building here."""
+        """Take the lock, until `close`. ValueError if another process is building here."""
         self._take_lock()
 
     def make(
@@ -237,27 +235,6 @@ class Ledger:
 
     def _kept(self, keep: Iterable[Artefact]) -> set[str]:
         return {a.id for one in keep for a in self.lineage(one.id)}
-
-    def builder(self) -> int | None:
-        """The process that builds here now, None where none does; takes no lock."""
-        file = self.root / "lock"
-        if not file.is_file():
-            return None
-        pid, inode, locks = file.read_text().strip(), file.stat().st_ino, Path("/proc/locks")
-        if not pid.isdecimal():
-            return None
-        if locks.exists():
-            held = any(
-                row.split()[-3].endswith(f":{inode}") for row in locks.read_text().splitlines() if "FLOCK" in row
-            )
-            return int(pid) if held else None
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        return int(pid)
 
     def close(self) -> None:
         """Let go of the database and the lock."""

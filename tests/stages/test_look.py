@@ -8,7 +8,11 @@ import pytest
 from PIL import Image
 
 from drivefoundry import cli
+from drivefoundry.ledger import Ledger
+from drivefoundry.recipes import tiny
 from drivefoundry.stages import look
+from drivefoundry.stages.asked import Asked, remember
+from drivefoundry.stages.home import write_json
 from drivefoundry.types import short_id
 from handmade import womd, write
 
@@ -123,3 +127,27 @@ def test_what_cannot_be_cached_is_read(folder, monkeypatch):
     (folder / "file").write_text("no directory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "file"))
     assert look.scene_at(folder, "1").id == look.listing(folder)[0][1]["scene"]
+
+
+def test_the_exam_of_a_run_on_recorded_traffic(folder, tmp_path):
+    every, _ = look.listing(folder)
+    held_out = {every[1]["scene"]: "hash"}
+
+    def build(out):
+        write_json(out / "exam.json", {"scenes": held_out})
+
+    run = tmp_path / "run"
+    with Ledger(run) as ledger:
+        ledger.make("exam", {"turn": None, "recipe": {}}, [], ("drivefoundry.settings",), build)
+    with pytest.raises(ValueError, match=r"a run on recorded traffic; give the folder that it was given"):
+        look.listing(run)
+    remember(run, Asked(tiny(), scenes=folder))
+    rows, _ = look.listing(run)
+    assert [(r["n"], r["scene"]) for r in rows] == [(0, every[1]["scene"])]
+    assert look.scene_at(run, "0").id == look.scene_at(run, rows[0]["id"][:6]).id == every[1]["scene"]
+    assert [s.id for s in look.exam_scenes(run)] == [every[1]["scene"]]
+    with pytest.raises(ValueError, match="no such scene"):
+        look.scene_at(run, every[0]["id"])
+    write(folder / "a.json", other("another", lights=True))
+    with pytest.raises(ValueError, match="no longer there"):
+        look.exam_scenes(run)

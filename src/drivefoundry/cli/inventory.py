@@ -56,9 +56,10 @@ def collect(options: CollectOptions) -> Outcome:
 
     found = inventory.garbage(options.run)
     data = {"removed": [{"path": path, "bytes": size} for path, size in found.items()], "bytes": sum(found.values())}
+    kept = inventory.kept(options.run)
     if options.dry_run:
         lines = [f"would remove {path} ({inventory.megabytes(size)})" for path, size in found.items()]
-        text = "\n".join([*lines, f"would free {inventory.megabytes(sum(found.values()))}"])
+        text = "\n".join([*lines, f"would free {inventory.megabytes(sum(found.values()))}; {kept}"])
         return Outcome(text, data)
     freed = inventory.collect(options.run)
-    return Outcome(f"freed {inventory.megabytes(freed)}", data | {"bytes": freed})
+    return Outcome(f"freed {inventory.megabytes(freed)}; {kept}", data | {"bytes": freed})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import tyro
 from tyro.conf import arg
 
 from drivefoundry.cli.options import Common, Creates, Quiet
@@ -57,8 +58,10 @@ class RunOptions(SourceOptions, Quiet, Creates):
 class ReportOptions(Creates):
     """What `report` takes."""
 
-    out: Annotated[Path, arg(metavar="DIR")] = Path("out")
+    run: Annotated[tyro.conf.Positional[Path | None], arg(metavar="RUN", help_behavior_hint="(default: out)")] = None
     """Run directory."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """The same, as `run` takes it."""
     recipe: Annotated[str | None, arg(metavar="NAME|FILE", help_behavior_hint="(default: the last run's)")] = None
     """Of another recipe than that of the last run here: default, tiny, or a TOML file."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
@@ -89,16 +92,19 @@ def run(options: RunOptions) -> Outcome:
 def report(options: ReportOptions) -> Outcome:
     """`report`: the page about what is there, and nothing else made."""
     _there(options)
+    if options.run and options.out:
+        raise ValueError(f"report: {options.run} and --out {options.out}: give one run directory")
+    out = options.run or options.out or Path("out")
     _settle()
     from drivefoundry import line
     from drivefoundry.stages.asked import Asked, remembered
 
-    asked = remembered(options.out)
+    asked = remembered(out)
     if asked is None or options.recipe is not None:
         asked = Asked(_recipe(options.recipe or "default"))
     moved = options.drives or options.scenes
     drives, scenes = (options.drives, options.scenes) if moved else (asked.drives, asked.scenes)
-    ran = line.report(Asked(with_settings(asked.recipe, options.set), drives, scenes), options.out, dry=options.dry_run)
+    ran = line.report(Asked(with_settings(asked.recipe, options.set), drives, scenes), out, dry=options.dry_run)
     return Outcome(ran.text, {"report": ran.report, "artefacts": rows(ran)})
 
 

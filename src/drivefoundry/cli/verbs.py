@@ -72,9 +72,9 @@ _LOOP = (
         resumes=True,
     ),
     Verb(
-        "report", "", "write report.html of what a run has made so far, also while it is running",
+        "report", "[RUN]", "write report.html of what a run has made so far, also while it is running",
         "stage:ReportOptions", "stage:report",
-        (("report --out out", "write out/report.html"),),
+        (("report out", "write out/report.html"),),
     ),
 )  # fmt: skip
 _RUNS = (

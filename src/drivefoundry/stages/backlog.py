@@ -15,6 +15,7 @@ from drivefoundry.curate.curated import load_curated
 from drivefoundry.ledger import Ledger
 from drivefoundry.progress import warn
 from drivefoundry.roadmap import load_map
+from drivefoundry.stages import named
 from drivefoundry.types import require
 from drivefoundry_car import clock
 from drivefoundry_car.log import Drive, cut
@@ -79,12 +80,14 @@ def all_drives_at(
 
 def drives_at(what: Path, video: bool = False, left_out: Callable[[str], object] = warn) -> Iterator[Recorded]:
     """Read the drives of a file, a folder of drives or of logs that an importer knows, a clip store, or a run (the
-    drives that its fleet recorded), with pictures if wanted.
+    drives that its fleet recorded; or RUN:fleet:TURN, see `stages.named`), with pictures if wanted.
 
     Of several a damaged one is left out, and left_out told why in one line. ValueError in one line where none is sound.
     """
+    if ":" in str(what) and not what.exists():
+        what = named.resolved(what).path
     if (what / "ledger.db").exists():
-        with Ledger(what) as ledger:
+        with Ledger.reading(what) as ledger:
             folders = [a.path for a in ledger.history() if a.kind in ("fleet", "outings", "import")]
         files = [f for folder in folders for f in drive_files(folder)]
         require(len(files) > 0, f"{what}: this run has recorded no drives yet; give its clips ({what}/clips)")
@@ -200,7 +203,7 @@ def yields(what: Path) -> list[Yield]:
     kept: set[str] = set()
     judged: set[str] = set()
     if run:
-        with Ledger(what) as ledger:
+        with Ledger.reading(what) as ledger:
             curations = [load_curated(a.path / "curated") for a in ledger.history() if a.kind == "curate"]
         kept = {i for c in curations for i in c.kept}
         judged = kept | {i for c in curations for i in c.dropped}

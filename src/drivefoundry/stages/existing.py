@@ -141,7 +141,7 @@ def open_loop(who: str, drives: Path, recipe: Curate) -> dict[str, Any]:
     """A model's errors, beside constant velocity's and constant yaw rate's, on the last part of camera drives: the part
     that `run --drives` holds out. {"samples", "table": policy -> metric -> (mean, low, high)}."""
     require(who not in BASELINES, f"judge {who}: --drives is for a model; the baselines of open loop stand beside it")
-    checkpoint = named.model(who)
+    checkpoint, drives = named.model(who), named.resolved(drives).path
     wanted(drives, "drives")
     with tempfile.TemporaryDirectory(prefix="drivefoundry-judge-") as folder:
         clips, curated, shard, scored = (Path(folder) / name for name in ("clips", "curated", "shard", "scored"))
@@ -165,7 +165,7 @@ def _as_artefact(checkpoint: Path, folder: str) -> Path:
 def open_loop_table(told: dict[str, Any]) -> str:
     """One line a policy: mean errors with 95 % intervals."""
     metrics = list(told["table"]["model"])
-    cells = [["policy", *metrics]]
+    cells = [["policy", *(f"{m} {'rad/s' if m == 'yaw_rate' else 'm'}" for m in metrics)]]
     cells += [[n, *("{:.3f} [{:.3f}, {:.3f}]".format(*row[m]) for m in metrics)] for n, row in told["table"].items()]
     wide = [max(len(row[c]) for row in cells) for c in range(len(cells[0]))]
     lines = [f"{told['samples']} decisions of the last part of the drives"]

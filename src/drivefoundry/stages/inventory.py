@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -53,11 +54,31 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in cells)
 
 
+def builder(run: Path) -> int | None:
+    """The process that builds in a run now, None where none does; takes no lock. Where the system lists no locks, a
+    process of the number that the lock file has counts."""
+    file, locks = run / "lock", Path("/proc/locks")
+    pid = file.read_text().strip() if file.is_file() else ""
+    if not pid.isdecimal():
+        return None
+    if locks.exists():
+        rows = [row.split() for row in locks.read_text().splitlines() if "FLOCK" in row]
+        held = any(row[-3].endswith(f":{file.stat().st_ino}") for row in rows)
+        return int(pid) if held else None
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return int(pid)
+
+
 def status(run: Path) -> dict[str, Any]:
     """Whether a process builds in a run (pid), at what and how far it is, what is there, and the disk: bytes of the run
     by part and bytes free."""
     with Ledger.reading(run) as ledger:
-        pid, every = ledger.builder(), ledger.history()
+        pid, every = builder(run), ledger.history()
     now = None
     if pid is not None and (run / PROGRESS).is_file():
         now = json.loads((run / PROGRESS).read_text())
@@ -93,6 +114,13 @@ def garbage(run: Path) -> dict[Path, int]:
     builds left. ValueError where the run does not say what it was asked for."""
     with Ledger.reading(run) as ledger:
         return ledger.garbage(_needed(run, ledger))
+
+
+def kept(run: Path) -> str:
+    """What `collect` keeps, in words."""
+    asked = remembered(run)
+    recipe = f", recipe {asked.recipe.name} with {asked.recipe.loops} turns" if asked else ""
+    return f"what the last run used is kept ({len(set(current(run)))} artefacts{recipe})"
 
 
 def collect(run: Path) -> int:

@@ -154,17 +154,15 @@ def verdict(name: str | Path) -> Path:
 
 def driver(name: str, baselines: Collection[str]) -> tuple[Literal["engine", "model"], Path]:
     """The directory of an engine or a checkpoint, and which of both it is. ValueError names the baselines as well."""
-    try:
-        named = resolved(name)
-    except ValueError as error:
-        if ":" in name:
-            raise
-        known = ", ".join(baselines)
-        raise ValueError(f"{error}; give {known}, or an engine, a model, a run or RUN:WHAT:TURN") from None
+    known = f"{', '.join(baselines)}, a run directory, an engine, a model, or RUN:WHAT:TURN"
+    if ":" not in name and not Path(name).exists():
+        raise ValueError(f"{name}: no such file or directory; give {known}")
+    named = resolved(name)
     if named.artefact is not None and named.artefact.kind in MODELS:
         return "model", model(name)
     if any((path / "codebook.npy").is_file() and (path / "config.json").is_file() for path in _checkpoints(named.path)):
         return "model", model(name)
+    require(named.run is not None or (named.path / files.CONTRACT).is_file(), f"{name}: no driver; give {known}")
     return "engine", engine(name)
 
 
