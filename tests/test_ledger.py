@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivefoundry.ledger import Ledger, _stamp, fresh
+from drivefoundry.disk import stamp
+from drivefoundry.ledger import Ledger, fresh
 from drivefoundry.settings import canonical
 from drivefoundry.sources import code_hash
 
@@ -145,9 +146,9 @@ def test_no_child_is_built_from_a_parent_whose_bytes_rotted(tmp_path, same_proce
                 ledger.make("upper", {}, [parent], CODE, lambda path: write(path / "upper.txt", "WORD0 WORD1"))
             assert not parent.path.exists()
             return
-    stamp = _stamp(parent.path, [parent.path / "words.txt"])
+    held = stamp(parent.path, [parent.path / "words.txt"])
     with sqlite3.connect(tmp_path / "out" / "ledger.db") as database:
-        database.execute("UPDATE builds SET stamp = ?", (stamp,))
+        database.execute("UPDATE builds SET stamp = ?", (held,))
     database.close()
     with Ledger(line.root) as ledger:
         parent = ledger.make("words", {}, [], CODE, lambda path: write(path / "words.txt", "word0 word1"))

@@ -16,7 +16,6 @@ Under the root:  artefacts/<kind>-<id12>/   finished artefacts, nothing else is 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -30,7 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from drivefoundry import progress
+from drivefoundry import disk, progress
 from drivefoundry.settings import canonical
 from drivefoundry.sources import code_hash
 
@@ -103,8 +102,8 @@ class Ledger:
                 self._db.execute("ALTER TABLE builds ADD COLUMN stamp TEXT NOT NULL DEFAULT ''")
         except sqlite3.DatabaseError as error:
             self._db.close()
-            if _is_disk_full(error):
-                raise _disk_full("the ledger", self.root) from error
+            if disk.is_full(error):
+                raise disk.full("the ledger", self.root) from error
             raise ValueError(
                 f"{self.root / 'ledger.db'}: not a ledger ({error}); give another directory (--out)"
             ) from error
@@ -170,8 +169,8 @@ class Ledger:
             }
             self._publish(row, work)
         except (OSError, RuntimeError, sqlite3.Error) as error:
-            if _is_disk_full(error):
-                raise _disk_full(kind, self.root) from error
+            if disk.is_full(error):
+                raise disk.full(kind, self.root) from error
             raise
         made = self._by_key(key)
         assert made is not None
@@ -189,7 +188,7 @@ class Ledger:
 
     def damaged(self) -> list[Artefact]:
         """Finished artefacts whose files are not those that their id was made from; reads every byte."""
-        return [a for a in self.history() if _content(a.kind, a.path) != a.id]
+        return [a for a in self.history() if disk.content(a.kind, a.path) != a.id]
 
     def lineage(self, id: str) -> list[Artefact]:
         """Artefact id, or at least its first 6 digits, in; it and all it was made from out, parents before children.
@@ -231,7 +230,7 @@ class Ledger:
         kept = self._kept(keep)
         wanted = {_folder(a.kind, a.id) for a in self.history() if a.id in kept}
         found = [d for d in (self.root / "artefacts").iterdir() if d.name not in wanted]
-        return {d: sum(f.lstat().st_size for f in _files(d)) for d in [*found, *(self.root / "work").iterdir()]}
+        return {d: sum(f.lstat().st_size for f in disk.files(d)) for d in [*found, *(self.root / "work").iterdir()]}
 
     def _kept(self, keep: Iterable[Artefact]) -> set[str]:
         return {a.id for one in keep for a in self.lineage(one.id)}
@@ -274,13 +273,13 @@ class Ledger:
             return None
         if found.path.is_dir():
             count, stamp = self._sql("SELECT files, stamp FROM builds WHERE key = ?", (key,))[0]
-            files = _files(found.path)
+            files = disk.files(found.path)
             if len(files) == count and sum(f.lstat().st_size for f in files) == found.bytes:
-                now = _stamp(found.path, files)
+                now = disk.stamp(found.path, files)
                 if now == stamp or self._is_whole(found, now):
                     return found
             progress.say(f"{found.path}: not as it was made; it is made anew")
-        elif work.is_dir() and _content(found.kind, work) == found.id:
+        elif work.is_dir() and disk.content(found.kind, work) == found.id:
             os.replace(work, found.path)
             return found
         self._forget(found)
@@ -288,14 +287,14 @@ class Ledger:
 
     def _verify(self, parent: Artefact) -> None:
         """Hash a parent, once per process. ValueError, with the parent forgotten, if its bytes have changed."""
-        stamp = _stamp(parent.path, _files(parent.path))
+        stamp = disk.stamp(parent.path, disk.files(parent.path))
         if self._verified.get(parent.id) != stamp and not self._is_whole(parent, stamp):
             self._forget(parent)
             raise ValueError(f"{parent.path}: was damaged after it was made; run again: it is made anew")
 
     def _is_whole(self, artefact: Artefact, stamp: str) -> bool:
         """Whether an artefact's bytes are those of its id. Its stamp, taken before the bytes are read, is kept then."""
-        if _content(artefact.kind, artefact.path) != artefact.id:
+        if disk.content(artefact.kind, artefact.path) != artefact.id:
             return False
         self._sql("UPDATE builds SET stamp = ? WHERE id = ?", (stamp, artefact.id))
         self._verified[artefact.id] = stamp
@@ -314,14 +313,14 @@ class Ledger:
                 shutil.rmtree(scrap)
             else:
                 scrap.unlink(missing_ok=True)
-        files = _files(work)
-        row["stamp"] = _stamp(work, files)
-        row["id"] = _content(row["kind"], work)
+        files = disk.files(work)
+        row["stamp"] = disk.stamp(work, files)
+        row["id"] = disk.content(row["kind"], work)
         row |= {"bytes": sum(f.lstat().st_size for f in files), "files": len(files), "finished": time.time()}
         target = self.root / "artefacts" / _folder(row["kind"], row["id"])
-        known = target.exists() and _content(row["kind"], target) == row["id"]  # the same content from another key
+        known = target.exists() and disk.content(row["kind"], target) == row["id"]  # the same content from another key
         if known:
-            row["stamp"] = _stamp(target, _files(target))
+            row["stamp"] = disk.stamp(target, disk.files(target))
         os.sync()  # bytes before the record: a power cut must not leave a record of empty files
         names = ", ".join(row)
         self._sql(f"INSERT OR REPLACE INTO builds ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
@@ -342,7 +341,7 @@ class Ledger:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.DatabaseError as error:
-            if _is_disk_full(error):
+            if disk.is_full(error):
                 raise
             raise ValueError(
                 f"{self.root / 'ledger.db'}: damaged ({error}); restore a backup, or give another directory (--out)"
@@ -417,48 +416,5 @@ def _folder(kind: str, id: str) -> str:
     return f"{kind}-{id[:12]}"
 
 
-def _stamp(folder: Path, files: Sequence[Path]) -> str:
-    """Hash over names, sizes, times and inodes: as long as it holds, nobody has written to these files."""
-    stats = [(p.relative_to(folder).as_posix(), p.lstat()) for p in files]
-    told = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
-    return _sha(json.dumps(told).encode())
-
-
 def _sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
-
-
-def _content(kind: str, folder: Path) -> str:
-    """Hash over kind, relative names and bytes; empty directories do not count."""
-    digest = hashlib.sha256(kind.encode())
-    for path in _files(folder):
-        if path.is_symlink():
-            to = os.readlink(path)
-            inside = not os.path.isabs(to) and path.resolve().is_relative_to(folder.resolve())
-            assert inside, f"{path}: a link in an artefact stays inside it, this one goes to {to}"
-            inner = f"-> {to}"
-        else:
-            with path.open("rb") as handle:
-                inner = hashlib.file_digest(handle, "sha256").hexdigest()
-        digest.update(f"\n{path.relative_to(folder).as_posix()}\0{inner}".encode())
-    return digest.hexdigest()
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    """Libraries with engines of their own pass the system's words on, but not its number; or stumble over the first
-    error and raise another."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    if any(words in str(error) for words in ("No space left on device", "database or disk is full")):
-        return True
-    return error.__context__ is not None and _is_disk_full(error.__context__)
-
-
-def _disk_full(what: str, root: Path) -> OSError:
-    return OSError(
-        errno.ENOSPC, f"disk full while making {what}; free some space and run again, finished work is kept", str(root)
-    )

@@ -9,8 +9,9 @@ import pytest
 from drivefoundry.sources import _files, code_hash
 from drivefoundry.stages import making
 
-BESIDE = ("drivefoundry.ledger", "drivefoundry.outputs", "drivefoundry.progress", "drivefoundry.compute",
-          "drivefoundry.recipes", "drivefoundry.settings", "drivefoundry.sources", "drivefoundry.tracking")  # fmt: skip
+BESIDE = ("drivefoundry.disk", "drivefoundry.ledger", "drivefoundry.outputs", "drivefoundry.progress",
+          "drivefoundry.compute", "drivefoundry.recipes", "drivefoundry.settings", "drivefoundry.sources",
+          "drivefoundry.tracking")  # fmt: skip
 """How and when things are made, not what: recipes are in the key by their values."""
 STAGES = {
     name: code for name, code in vars(making).items() if isinstance(code, tuple) and name not in ("STORE", "PICK")
