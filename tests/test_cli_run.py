@@ -212,6 +212,18 @@ def test_a_run_under_way_can_be_looked_at(copy, capsys):
     assert after["now"] is None
 
 
+def test_status_names_what_is_damaged(copy, capsys):
+    assert told(capsys, "status", str(copy))["damaged"] is None
+    assert told(capsys, "status", str(copy), "--verify")["damaged"] == []
+    file = next((copy / "engine").resolve().rglob("weights.bin"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    (damaged,) = told(capsys, "status", str(copy), "--verify", code=1)["damaged"]
+    assert file.is_relative_to(Path(damaged).resolve())
+    assert f"damaged: {damaged}" in said(capsys, "status", str(copy), "--verify", code=1)
+
+
 def test_looking_changes_nothing(ran, capsys):
     before = seen(ran)
     for argv in (["ls", str(ran)], ["status", str(ran)], ["gc", str(ran), "--dry-run"], ["scene", "list", str(ran)],

@@ -31,7 +31,18 @@ def public(module):
 def test_names():
     assert public(ledger) == ["Artefact", "Ledger", "fresh"]
     assert public(compute) == ["cores", "keep_memory", "pmap"]
-    assert public(progress) == ["Clock", "Pace", "bar", "cpu_seconds", "kept", "say", "silent", "stage", "under_way"]
+    assert public(progress) == [
+        "Clock",
+        "Pace",
+        "bar",
+        "cpu_seconds",
+        "kept",
+        "say",
+        "silent",
+        "stage",
+        "under_way",
+        "warn",
+    ]
     assert public(settings) == ["canonical", "nearest", "with_file", "with_settings", "with_values"]
     assert public(cli) == ["main"]
     assert public(report) == ["render_report"]

@@ -30,7 +30,7 @@ def checked(server: str, insecure_http: bool = False, what: str = "server") -> s
     if at.scheme == "http" and not insecure_http and not is_loopback(host):
         raise ValueError(
             f"{what}: {server} is plain http, which anybody on the way can read and change; give its https:// URL, "
-            "or allow it with insecure_http=True"
+            "or allow it (insecure_http)"
         )
     return server.strip().rstrip("/")
 

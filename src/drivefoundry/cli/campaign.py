@@ -58,6 +58,8 @@ class ReplayOptions(Quiet, Creates):
     """The vehicle's one-time code there (`ingest enrol`)."""
     spool: Annotated[Path, arg(metavar="DIR")] = Path("replay")
     """Where clips are recorded and wait; and the credential."""
+    insecure_http: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Let URL be plain http beyond this machine: whoever is on the way can read and change what is sent."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,11 @@ def _to_service(options: ReplayOptions, campaigns: list[Campaign], drives: Itera
     from drivefoundry_car.enrol import Credential
     from drivefoundry_car.upload import Uploader
 
-    credential = Credential(options.to, options.spool / "credential.json")
+    insecure = options.insecure_http
+    credential = Credential(options.to, options.spool / "credential.json", insecure_http=insecure)
     if options.code:
         credential.enrol(options.code)
-    uploader = Uploader(options.to, credential, options.spool / "queue")
+    uploader = Uploader(options.to, credential, options.spool / "queue", insecure_http=insecure)
     return [*replays.replay(campaigns, drives, options.spool, lambda _: uploader)]
 
 

@@ -14,15 +14,23 @@ from drivefoundry.cli.verbs import Outcome
 
 
 @dataclass(frozen=True)
-class StatusOptions(Common):
-    """What `status` takes."""
+class RunOptions(Common):
+    """A run."""
 
     run: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN")] = Path("out")
     """Run directory."""
 
 
 @dataclass(frozen=True)
-class ListOptions(StatusOptions):
+class StatusOptions(RunOptions):
+    """What `status` takes."""
+
+    verify: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Also read every byte of every artefact, and name those that are damaged; exit status 1 if there are any."""
+
+
+@dataclass(frozen=True)
+class ListOptions(RunOptions):
     """What `ls` takes."""
 
     all: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -30,7 +38,7 @@ class ListOptions(StatusOptions):
 
 
 @dataclass(frozen=True)
-class CollectOptions(StatusOptions, Creates):
+class CollectOptions(RunOptions, Creates):
     """What `gc` takes."""
 
 
@@ -43,11 +51,11 @@ def listed(options: ListOptions) -> Outcome:
 
 
 def status(options: StatusOptions) -> Outcome:
-    """`status`: whether something runs, at what it is, and the disk."""
+    """`status`: whether something runs, at what it is, the disk, and, if wanted, which artefacts are damaged."""
     from drivefoundry.stages import inventory
 
-    told = inventory.status(options.run)
-    return Outcome(inventory.status_text(told), told)
+    told = inventory.status(options.run, verify=options.verify)
+    return Outcome(inventory.status_text(told), told, code=1 if told["damaged"] else 0)
 
 
 def collect(options: CollectOptions) -> Outcome:

@@ -86,7 +86,7 @@ _RUNS = (
     Verb(
         "status", "[RUN]", "show whether a run is being built, how far it is, and its disk usage",
         "inventory:StatusOptions", "inventory:status",
-        (("status out", "also while it runs"),),
+        (("status out", "also while it runs"), ("status out --verify", "which artefacts are damaged")),
     ),
     Verb(
         "gc", "[RUN]", "delete artefacts that the recipe of the last run does not need",

@@ -74,11 +74,12 @@ def builder(run: Path) -> int | None:
     return int(pid)
 
 
-def status(run: Path) -> dict[str, Any]:
+def status(run: Path, *, verify: bool = False) -> dict[str, Any]:
     """Whether a process builds in a run (pid), at what and how far it is, what is there, and the disk: bytes of the run
-    by part and bytes free."""
+    by part and bytes free. damaged: paths of artefacts whose bytes are not those that were made, None unless verify."""
     with Ledger.reading(run) as ledger:
         pid, every = builder(run), ledger.history()
+        damaged = [a.path for a in ledger.damaged()] if verify else None
     now = None
     if pid is not None and (run / PROGRESS).is_file():
         now = json.loads((run / PROGRESS).read_text())
@@ -88,7 +89,7 @@ def status(run: Path) -> dict[str, Any]:
         "run": run, "running": pid is not None, "pid": pid, "now": now, "recipe": asked.recipe.name if asked else None,
         "artefacts": len(every), "turns": max((turn_of(a) or 0 for a in every), default=0),
         "last_finished": max((a.finished for a in every), default=None), "bytes": parts,
-        "free_bytes": shutil.disk_usage(run).free,
+        "free_bytes": shutil.disk_usage(run).free, "damaged": damaged,
     }  # fmt: skip
 
 
@@ -106,6 +107,10 @@ def status_text(told: dict[str, Any]) -> str:
     lines.append(f"  {recipe}{told['artefacts']} artefacts of {told['turns']} turns{ago}")
     disk = ", ".join(f"{name} {megabytes(n)}" for name, n in told["bytes"].items() if n)
     lines.append(f"  disk: {disk}; {megabytes(told['free_bytes'])} free")
+    if (damaged := told["damaged"]) is not None:
+        lines += [f"  damaged: {path}; the next run makes it anew" for path in damaged] or [
+            "  every byte is as it was made"
+        ]
     return "\n".join(lines)
 
 
