@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from drivefoundry.ui.charts import percent, plain
-from drivefoundry.ui.report import show_bytes, show_seconds
+from drivefoundry.ui.charts import percent, plain, show_bytes, show_seconds
 
 Show = Callable[[float], str]
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from drivefoundry import outputs
-from drivefoundry.ui.charts import interval_bar, line_chart, percent, plain, turn_chart
+from drivefoundry.ui.charts import interval_bar, line_chart, percent, plain, show_bytes, show_seconds, turn_chart
 from drivefoundry.ui.content import Cell, Curve, Film, ReportContent, SceneLink, StageRow, Table
 
 
@@ -166,22 +166,3 @@ def _parents(content: ReportContent) -> dict[str, list[str]]:
     """Artefact id -> "kind id" of what it was made from, as shown."""
     names = {a.id: f"{a.kind} {a.id[:8]}" for a in content.lineage}
     return {a.id: [names.get(p, p[:8]) for p in a.parents] for a in content.lineage}
-
-
-def show_bytes(value: float) -> str:
-    """Bytes in a decimal unit."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def show_seconds(value: float) -> str:
-    """Seconds as s, min or h."""
-    if value < 9.95:
-        return f"{value:.1f} s"
-    if value < 119.5:
-        return f"{value:.0f} s"
-    minutes, seconds = divmod(round(value), 60)
-    return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
