@@ -1,7 +1,7 @@
 """Good inputs in, spoilt ones out: bytes, the trees that JSON and TOML hold, MCAP records and the steps of a pickle.
 
 Blind changes of bytes seldom get past a length or a checksum, so most of these change what the bytes say and write it
-out again. Everything hangs on the given generator alone.
+out again. Everything depends on the given generator alone.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def _rules(folder: Path) -> Reader:
 
 
 def zlib_of(data: bytes) -> int:
-    """A number that hangs on the bytes alone."""
+    """A number that depends on the bytes alone."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little")
 
 

@@ -130,7 +130,7 @@ def _typed(value: Any, hint: Any, key: str, is_text: bool) -> Any:
     if origin in (tuple, list):
         parts = [p for p in value.split(",") if p] if is_text else value
         if not isinstance(parts, list):
-            raise ValueError(f"key {key!r}: a list wanted, got {value!r}")
+            raise ValueError(f"key {key!r}: must be a list, got {value!r}")
         return (origin or tuple)(_typed(p.strip() if is_text else p, args[0], key, is_text) for p in parts)
     if hint is bool and is_text and str(value).lower() in ("true", "false", "yes", "no", "1", "0"):
         return str(value).lower() in ("true", "yes", "1")
@@ -143,9 +143,9 @@ def _typed(value: Any, hint: Any, key: str, is_text: bool) -> Any:
                 return number
             raise ValueError
     except (ValueError, OverflowError):
-        raise ValueError(f"key {key!r}: {hint.__name__} wanted, got {str(value)[:40]!r}") from None
+        raise ValueError(f"key {key!r}: must be {hint.__name__}, got {str(value)[:40]!r}") from None
     if hint in (str, Path) and isinstance(value, str):
         return hint(value)
     if hint is bool and isinstance(value, bool):
         return value
-    raise ValueError(f"key {key!r}: {getattr(hint, '__name__', hint)} wanted, got {value!r}")
+    raise ValueError(f"key {key!r}: must be {getattr(hint, '__name__', hint)}, got {value!r}")

@@ -207,7 +207,7 @@ class Scene:
     def validate(self) -> Scene:
         require(bool(self.id), "Scene.id: a name wanted")
         flat = self.valid.ndim == 2 and self.valid.dtype == bool
-        require(flat, f"Scene.valid: (A, T) bool wanted, got {self.valid.shape} {self.valid.dtype}")
+        require(flat, f"Scene.valid: (A, T) must be bool, got {self.valid.shape} {self.valid.dtype}")
         a, t = self.valid.shape
         require(
             self.tracks.shape == (a, t, 4),

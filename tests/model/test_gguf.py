@@ -162,7 +162,7 @@ FOUR = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
         ({"a": FOUR | {"data_offsets": "04"}}, "tensor 'a' has no type, shape"),
         ({"a": [1, 2]}, "tensor 'a' has no type, shape"),
         ({"a": FOUR | {"shape": [2**40, 2**40], "data_offsets": [0, 8]}}, "does not fill its shape"),
-        ([], "a JSON object wanted, got a list"),
+        ([], "must be a JSON object, got a list"),
     ],
 )
 def test_tensors_of_a_safetensors_file_fill_it_one_by_one(header, says, tmp_path):

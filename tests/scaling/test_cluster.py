@@ -159,7 +159,7 @@ def test_crossings_lie_between_points():
     ("c", "jobs", "line"),
     [
         (Cluster(cards=4), [], "cards: at least a module of 8 wanted, got 4"),
-        (Cluster(spares=1.0), [], "spares: a share below 1 wanted, got 1"),
+        (Cluster(spares=1.0), [], "spares: must be a share < 1, got 1"),
         (Cluster(slow_speed=0.2), [], "slow_speed: within 0.5 .. 1 wanted"),
         (Cluster(checkpoint_minutes=0.0), [], "checkpoint_minutes: above 0, or none, wanted"),
         (Cluster(restart_minutes=-1.0), [], "restart_minutes: 0 or more wanted, got -1"),

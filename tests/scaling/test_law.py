@@ -123,7 +123,7 @@ def test_where_no_law_holds_it_says_so(scores):
         (grid(0.0)[:5], "scaling law: 4 runs to fit beside the one held out, at least 6 wanted"),
         ([Run(1e8, d, 3.0) for d in np.geomspace(1e9, 1e11, 9)], "1 different parameters, at least 3 wanted"),
         ([Run(n, 1e9, 3.0) for n in np.geomspace(1e7, 1e9, 9)], "1 different tokens, at least 3 wanted"),
-        ([Run(1e8, 1e9, math.nan)], "run.loss: a number above 0 wanted, got nan"),
+        ([Run(1e8, 1e9, math.nan)], "run.loss: must be a number > 0, got nan"),
         ([Run(1e8, 1e9, 2.0, 1.5, "big")], "big.score: within 0 .. 1 wanted, got 1.5"),
     ],
 )
@@ -149,7 +149,7 @@ def test_runs_are_read_from_lines(tmp_path):
         ("{", "line 1: not JSON"),
         ("3", "line 1: an object"),
         ('{"parameters": 1, "tokens": 2}', "line 1: loss: a number wanted"),
-        ('{"parameters": 1, "tokens": 2, "loss": -3}', "line 1.loss: a number above 0"),
+        ('{"parameters": 1, "tokens": 2, "loss": -3}', "line 1.loss: must be a number > 0"),
         ('{"parameters": 1, "tokens": 2, "loss": 3, "score": "x"}', "line 1: score: a number wanted"),
     ):
         path.write_text(text)

@@ -126,21 +126,21 @@ def test_failures_eat_large_clusters():
 @pytest.mark.parametrize(
     ("do", "line"),
     [
-        (lambda: plan(assume("8B", "own"), days=3), "chip.tflops: above 0 wanted, got 0; give it with --set"),
+        (lambda: plan(assume("8B", "own"), days=3), "chip.tflops: must be > 0, got 0; give it with --set"),
         (lambda: plan(assume("8B", "A800", "mfu=1.4"), days=3), "mfu: a share, at most 1, wanted, got 1.4"),
-        (lambda: plan(assume("8B", "A800", "work.clips=-1"), days=3), "work.clips: above 0 wanted, got -1"),
+        (lambda: plan(assume("8B", "A800", "work.clips=-1"), days=3), "work.clips: must be > 0, got -1"),
         (lambda: plan(assume("8B", "A800", "work.patch=999"), days=3), "work.patch: 999 px is more than"),
-        (lambda: plan(assume("8B", "A800", "shape.layers=0"), days=3), "shape.layers: above 0 wanted, got 0"),
+        (lambda: plan(assume("8B", "A800", "shape.layers=0"), days=3), "shape.layers: must be > 0, got 0"),
         (lambda: plan(assume()), "give either a deadline in days or a number of cards"),
-        (lambda: plan(assume(), cards=0), "cards: at least 1 wanted, got 0"),
-        (lambda: plan(assume(), days=0.0), "days: above 0 wanted, got 0"),
+        (lambda: plan(assume(), cards=0), "cards: must be >= 1, got 0"),
+        (lambda: plan(assume(), days=0.0), "days: must be > 0, got 0"),
         (lambda: plan(assume("72B"), cards=16), "no layout fits 80 GB a card, the leanest needs [89]"),
         (lambda: plan(assume("72B"), days=0.5), "too many for 16,000,000 batch_tokens a step"),
         (
             lambda: plan(assume("8B", "A800", "card_mtbf_hours=20"), days=20),
             "20 days cannot be met: .* cards fail every",
         ),
-        (lambda: fleet_of(0.0, CHIPS["A800"]), "EFLOPS: above 0 wanted"),
+        (lambda: fleet_of(0.0, CHIPS["A800"]), "EFLOPS: must be > 0"),
     ],
 )
 def test_plans_that_cannot_be_are_refused(do, line):

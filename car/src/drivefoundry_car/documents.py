@@ -25,12 +25,12 @@ _LONG_KEY = re.compile(rf"(?:^[ \t]*+\[{{0,2}}|[{{,])[ \t]*+(?:{_PART}[ \t]*+\.[
 
 
 def read_json(path: Path, mend: str = "") -> Any:
-    """A JSON file in, its value out. ValueError names the file, what is wrong and, where given, the mend."""
+    """A JSON file in, its value out. ValueError names the file, what is wrong and, where given, how to fix it."""
     return json_of(read_bytes(path), path, mend)
 
 
 def json_of(data: bytes | str, name: object, mend: str = "") -> Any:
-    """JSON text in, its value out. ValueError begins with `name` and ends with the mend."""
+    """JSON text in, its value out. ValueError begins with `name` and ends with how to fix it."""
     after = f"; {mend}" if mend else ""
     text = decoded(data, name)
     try:
@@ -47,7 +47,7 @@ def json_object(data: bytes | str, name: object, mend: str = "") -> dict[str, An
     """JSON text in, the object that it must be out; ValueError as `json_of`."""
     value = json_of(data, name, mend)
     if not isinstance(value, dict):
-        raise ValueError(f"{name}: a JSON object wanted, got {_called(value)}" + (f"; {mend}" if mend else ""))
+        raise ValueError(f"{name}: must be a JSON object, got {_called(value)}" + (f"; {mend}" if mend else ""))
     return value
 
 

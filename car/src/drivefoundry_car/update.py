@@ -2,7 +2,7 @@
 
 Trust starts at the root.json that the car was shipped with; from there every byte is verified as The Update Framework
 (TUF 1.0) says, by `tuf.ngclient`. Whatever goes wrong before the new release has passed its self-test leaves the
-running one as it was, and is told in one line. Nothing here keeps a car from booting meanwhile.
+running one as it was, and is reported in one line. Nothing here keeps a car from booting meanwhile.
 """
 
 from __future__ import annotations

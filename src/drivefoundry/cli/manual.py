@@ -18,7 +18,7 @@ EXAMPLES = (
 def manual() -> str:
     """What `--help` prints."""
     wide = max(map(len, VERBS))
-    lines = [f"usage: {PROG} VERB [options]", "", drivefoundry.__doc__ or ""]
+    lines = [f"usage: {PROG} VERB [options]", "", (drivefoundry.__doc__ or "").partition("\n")[0]]
     for group, verbs in GROUPS.items():
         lines += ["", f"{group}:", *(f"  {verb.name:{wide}}  {verb.what}" for verb in verbs)]
     lines += ["", f"Stages, for `{PROG} run --until STAGE`:", *stages_text(), ""]

@@ -154,23 +154,23 @@ def _require_sizes(c: ModelConfig) -> None:
         value, default = getattr(c, field.name), field.default
         what = f"ModelConfig.{field.name}"
         if type(default) is bool:
-            require(type(value) is bool, f"{what}: true or false wanted, got {str(value)[:40]!r}")
+            require(type(value) is bool, f"{what}: must be true or false, got {str(value)[:40]!r}")
         elif type(default) is int:
             least = 0 if field.name in _MAY_BE_ZERO else 1
             fits = type(value) is int and least <= value <= LARGEST.get(field.name, 1 << 20)
             most = LARGEST.get(field.name, 1 << 20)
-            require(fits, f"{what}: a whole number of {least} to {most} wanted, got {str(value)[:40]!r}")
+            require(fits, f"{what}: must be a whole number from {least} to {most}, got {str(value)[:40]!r}")
         elif type(default) is float:
             fits = type(value) in (int, float) and 0 < value < 1e30
-            require(fits, f"{what}: a number above 0 wanted, got {str(value)[:40]!r}")
+            require(fits, f"{what}: must be a number > 0, got {str(value)[:40]!r}")
         elif type(default) is str:
-            require(isinstance(value, str), f"{what}: text wanted, got {str(value)[:40]!r}")
+            require(isinstance(value, str), f"{what}: must be text, got {str(value)[:40]!r}")
     pair = (
         isinstance(c.image, tuple) and len(c.image) == 2 and all(type(n) is int and 1 <= n <= 1 << 14 for n in c.image)
     )
-    require(pair, f"ModelConfig.image: height and width, px, wanted, got {str(c.image)[:40]!r}")
+    require(pair, f"ModelConfig.image: must be height and width in px, got {str(c.image)[:40]!r}")
     r = c.rope_scaling
     four = r is None or (
         isinstance(r, tuple) and len(r) == 4 and all(type(x) in (int, float) and 0 < x < 1e30 for x in r)
     )
-    require(four, f"ModelConfig.rope_scaling: four numbers above 0 wanted, got {str(r)[:40]!r}")
+    require(four, f"ModelConfig.rope_scaling: must be four numbers > 0, got {str(r)[:40]!r}")

@@ -103,7 +103,7 @@ class Assumptions:
         for key, value, why in leaves(self):
             if why:  # shape and chip have looked after their own
                 enough = value > 0 or (value == 0 and key in MAY_BE_ZERO)
-                require(enough, f"{key}: above 0 wanted, got {value:g}")
+                require(enough, f"{key}: must be > 0, got {value:g}")
         for key in ("mfu", "scheduling", "overlap", "link_share"):
             require(getattr(self, key) <= 1.0, f"{key}: a share, at most 1, wanted, got {getattr(self, key):g}")
         small = min(self.work.image_height, self.work.image_width)

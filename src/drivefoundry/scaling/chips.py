@@ -35,7 +35,7 @@ class Chip:
         numbers = ("tflops", "memory_gb", "memory_tb_s", "link_gb_s", "network_gbit_s", "module_cny", "watts", "cards")
         for name in numbers:
             value = getattr(self, name)
-            require(value > 0, f"chip.{name}: above 0 wanted, got {value:g}; give it with --set chip.{name}=...")
+            require(value > 0, f"chip.{name}: must be > 0, got {value:g}; give it with --set chip.{name}=...")
         return self
 
 
@@ -69,7 +69,7 @@ class Fleet:
 
 def fleet_of(eflops: float, chip: Chip) -> Fleet:
     """Peak EFLOPS in, cards, modules and CNY out, not rounded: 1 of A800 is 3,125 cards, 390.6 modules, 371 M."""
-    require(eflops > 0, f"EFLOPS: above 0 wanted, got {eflops:g}")
+    require(eflops > 0, f"EFLOPS: must be > 0, got {eflops:g}")
     chip.validate()
     cards = eflops * EXA / (chip.tflops * TERA)
     return Fleet(eflops, cards, cards / chip.cards, cards / chip.cards * chip.module_cny)

@@ -69,14 +69,14 @@ class Cluster:
         require(self.module >= 1, f"module: at least 1 card wanted, got {self.module}")
         require(self.modules >= 1, f"cards: at least a module of {self.module} wanted, got {self.cards}")
         for name in ("days", "card_mtbf_hours", "slow_mtbf_hours", "link_mtbf_hours", "timeout_seconds"):
-            require(getattr(self, name) > 0, f"{name}: above 0 wanted, got {getattr(self, name):g}")
+            require(getattr(self, name) > 0, f"{name}: must be > 0, got {getattr(self, name):g}")
         times = ("repair_hours", "restart_minutes", "snapshot_seconds", "write_seconds", "slow_hours", "link_seconds")
         for name in times:
             require(getattr(self, name) >= 0, f"{name}: 0 or more wanted, got {getattr(self, name):g}")
         for name in ("checkpoint_minutes", "detect_minutes"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name}: above 0, or none, wanted, got {value}")
-        require(0 <= self.spares < 1, f"spares: a share below 1 wanted, got {self.spares:g}")
+        require(0 <= self.spares < 1, f"spares: must be a share < 1, got {self.spares:g}")
         require(0.5 <= self.slow_speed <= 1, f"slow_speed: within 0.5 .. 1 wanted, got {self.slow_speed:g}")
         return self
 

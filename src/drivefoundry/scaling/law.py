@@ -50,7 +50,7 @@ class Run:
         name = self.name or "run"
         for key in ("parameters", "tokens", "loss"):
             value = getattr(self, key)
-            require(np.isfinite(value) and value > 0, f"{name}.{key}: a number above 0 wanted, got {value}")
+            require(np.isfinite(value) and value > 0, f"{name}.{key}: must be a number > 0, got {value}")
         require(self.score is None or 0.0 <= self.score <= 1.0, f"{name}.score: within 0 .. 1 wanted, got {self.score}")
         return self
 

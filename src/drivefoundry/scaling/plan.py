@@ -116,10 +116,10 @@ def plan(a: Assumptions, days: float | None = None, cards: int | None = None) ->
     a.validate()
     require((days is None) != (cards is None), "plan: give either a deadline in days or a number of cards")
     if cards is not None:
-        require(cards >= 1, f"cards: at least 1 wanted, got {cards}")
+        require(cards >= 1, f"cards: must be >= 1, got {cards}")
         return _planned(a, cards)
     assert days is not None
-    require(days > 0, f"days: above 0 wanted, got {days:g}")
+    require(days > 0, f"days: must be > 0, got {days:g}")
     ideal = flop_of(a) / (days * DAY * a.chip.tflops * TERA * a.mfu * a.scheduling)
     count = _whole(ideal, a.chip.cards)
     for _ in range(TRIES):

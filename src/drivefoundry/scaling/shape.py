@@ -54,7 +54,7 @@ class Shape:
 
     def validate(self) -> Shape:
         for name in ("layers", "width", "heads", "kv_heads", "head_dim", "ffn", "vocab"):
-            require(getattr(self, name) > 0, f"shape.{name}: above 0 wanted, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, f"shape.{name}: must be > 0, got {getattr(self, name)}")
         require(self.other >= 0, f"shape.other: 0 or more wanted, got {self.other}")
         return self
 

@@ -66,7 +66,7 @@ class Turned:
 
 def point(c: Cluster, seeds: int, value: float = 0.0, share: float = 1.0) -> Point:
     """A cluster and the share of its large job in, the means over so many seeds out."""
-    require(seeds >= 1, f"seeds: at least 1 wanted, got {seeds}")
+    require(seeds >= 1, f"seeds: must be >= 1, got {seeds}")
     outcomes = [one_run(c, share, seed) for seed in range(seeds)]
     mean = lambda key: float(np.mean([getattr(o, key) for o in outcomes]))  # noqa: E731
     every = [o.goodput for o in outcomes]

@@ -158,7 +158,7 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         super().reset(seed=seed)
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_)))
         fits = mask.shape == (self.num_envs,) and mask.dtype == np.bool_
-        require(fits, f"options['reset_mask']: ({self.num_envs},) bool wanted, got {mask.dtype} {mask.shape}")
+        require(fits, f"options['reset_mask']: ({self.num_envs},) must be bool, got {mask.dtype} {mask.shape}")
         self._restart(np.flatnonzero(mask))
         self._over &= ~mask
         self.referee.clear()

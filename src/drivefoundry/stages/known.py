@@ -14,7 +14,7 @@ from typing import Any
 from drivefoundry.sources import code_hash
 
 CODE = ("drivefoundry.clips.importers", "drivefoundry.stages.look", "drivefoundry.stages.record")
-"""What rows hang on besides their file."""
+"""What rows depend on besides their file."""
 Row = dict[str, Any]
 
 

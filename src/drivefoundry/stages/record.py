@@ -234,8 +234,8 @@ class Recorded:
         return out + not_read(map(left_of, scenes)) + [f"{file}: {why}" for file, why in refused.items() if why]
 
     def exam(self, line: Line) -> Artefact:
-        """Ids and hashes of the held-out scenes, an artefact so that scores hang on them; and how they compare with the
-        whole source."""
+        """Ids and hashes of the held-out scenes, an artefact so that scores depend on them, and how they compare with
+        the whole source."""
 
         def build(out: Path) -> dict:
             scenes = self._scenes(held_out=True)

@@ -164,7 +164,7 @@ def _readers(path: Path, kind: Kind, video: bool) -> list[tuple[Path, Callable[[
 def sound(
     path: Path, items: Sequence[tuple[Path, Callable[[], T]]], left_out: Callable[[str], object]
 ) -> Iterator[tuple[Path, T]]:
-    """Do what each item asks for, and yield what the sound ones give; left_out is told of each other, in one line.
+    """Do what each item asks for, and yield what the sound ones give; left_out gets each of the others, in one line.
 
     ValueError where the path is that item itself, or no item is sound.
     """
