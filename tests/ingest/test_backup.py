@@ -58,7 +58,6 @@ def other(file: Path) -> None:
 def test_a_lost_table_is_restored_and_cars_go_on(tmp_path, damage):
     """A car enrolled and renewed its secret; another was revoked; a third has a code that it has not used."""
     store, file = ClipStore(tmp_path / "store"), tmp_path / "store/incoming/vehicles.db"
-    credential = Credential("", tmp_path / "car-1.json")
     with running(store) as service:
         credential = Credential(service.url, tmp_path / "car-1.json")
         used = invited(tmp_path / "store", "car-1")
