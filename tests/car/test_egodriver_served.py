@@ -19,7 +19,7 @@ from carla_driver_interface.protocol import CarlaRendererData, DynamicState, Vec
 from carla_driver_interface.server import serving
 from carla_driver_interface.testing import FakeCamera, FakeLoop, render_road
 
-from drivefoundry import cli
+from drivefoundry.cli.serve import ServeOptions
 from drivefoundry.shrink.export import export_engine
 from drivefoundry.sim.camera import Rig
 from drivefoundry_car import egodriver
@@ -259,6 +259,6 @@ def test_the_command_serves_an_engine_until_it_is_told_to_stop(student, tmp_path
 
 
 def test_the_commands_defaults_are_the_drivers():
-    options = cli.ServeOptions()
+    options = ServeOptions()
     driver = EngineDriver(Follower(), IMAGE)
     assert (options.speed_limit, options.rear_axle, options.camera) == (driver.speed_limit, driver.axle, driver.camera)
