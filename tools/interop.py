@@ -65,7 +65,7 @@ def run(name: str, group: Group, torch: str) -> tuple[bool, str]:
     installed = time.monotonic()
     xml = folder / "tests.xml"
     code = subprocess.run(
-        [folder / "bin" / "pytest", "-q", "-rs", f"--junitxml={xml}", *group.tests], cwd=ROOT
+        [folder / "bin" / "pytest", "-q", "-rs", "--timeout=1200", f"--junitxml={xml}", *group.tests], cwd=ROOT
     ).returncode
     suites = ET.parse(xml).getroot().iter("testsuite")
     counts = {key: 0 for key in ("tests", "skipped", "failures", "errors")}
