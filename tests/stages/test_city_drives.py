@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from drivefoundry import outputs
 from drivefoundry.sim.policies import ConstantVelocity, RouteFollower
 from drivefoundry.stages import city
 from drivefoundry.stages.city import drive_city, summary, why_stuck
@@ -40,7 +41,7 @@ def test_rates_are_sums_over_kilometres_and_the_drive_goes_on_after_a_fault(made
 def test_files_are_written_and_strangers_refused(made, tmp_path):
     assert "5 cars" in city.table(made[0])
     city.write(made[0], tmp_path / "out")
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"city.json", "city.mp4"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"city.json", "city.mp4", outputs.MARK}
     cars = json.loads((tmp_path / "out" / "city.json").read_text())["cars"]
     assert [*cars] == [s.id for s in made[0].scenes]
     assert all(

@@ -74,5 +74,5 @@ def test_a_backbone_is_begun_with_and_hung_on_by_its_bytes(tmp_path):
 
 
 def test_a_backbone_that_is_not_there_is_refused_before_anything_is_made():
-    with pytest.raises(ValueError, match=r"^no/such\.gguf: no such backbone; give a \.gguf file"):
+    with pytest.raises(ValueError, match=r"^train\.backbone: no/such\.gguf: no such backbone; give a \.gguf file"):
         with_settings(tiny(), ["train.backbone=no/such.gguf"]).validate()
