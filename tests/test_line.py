@@ -304,6 +304,6 @@ def test_a_tampered_release_is_made_anew(copy, capsys, part, car_is_there):
     assert f"{release.path}: not as it was made; it is made anew" in capsys.readouterr().out
     with Ledger(copy) as ledger:
         assert ledger.damaged() == []
-    *_, remade, car = history(copy)
+    *_, remade, car, _ = history(copy)
     assert (remade.kind, car.kind) == ("release", "car")
     assert car.parents[0] == remade.id
