@@ -195,7 +195,7 @@ def test_a_change_to_a_run_leaves_its_artefacts_alone(run: Path, capsys: pytest.
     assert told("list", capsys)["rollouts"][TEST_CARS]["halted"]
     assert {p: p.read_bytes() for p in (run / "artefacts").rglob("*") if p.is_file()} == artefacts
     assert "gates did not pass" in refused("publish out --percent 10", capsys)
-    told("publish out --percent 10 --allow-failed", capsys)
+    told("publish out --percent 10 --allow-failed --cohort all", capsys)
     root = (run / "repository" / "metadata" / "1.root.json").read_bytes()
     car = Updater(run.parent / "tuf", run.parent / "slots", run / "repository", root, test=lambda engine: None)
     car.update()

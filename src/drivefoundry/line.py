@@ -150,7 +150,7 @@ def report(asked: Asked, out: Path, *, dry: bool = False) -> Ran:
         line = Line(ledger, asked.recipe, out, look=True)
         _through(line, source, asked.drives)
         if not line.done:
-            raise ValueError(f"{out}: nothing of this recipe is made here; give all options that its run was given")
+            raise ValueError(f"{out}: nothing made with this recipe yet; wait for it, or repeat the options of its run")
         page = out / tell.PAGE if dry else tell.report(line, source, asked.drives)
     text = f"would write {page} of {len(line.done)} artefacts" if dry else str(page)
     return Ran(page, time.monotonic() - start, line.done, text)

@@ -59,7 +59,7 @@ def _refuse(text: str, code: int = 2) -> int:
 
 def _chosen(words: list[str]) -> tuple[Verb | None, list[str]]:
     """The verb that the words name, and its own words; None where help was asked for (and is shown)."""
-    if words[:1] == ["help"]:
+    while words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in _HELP:
         print(manual())

@@ -38,9 +38,9 @@ class TestOptions(Quiet):
     sent: Annotated[Path | None, arg(metavar="NPY", help_behavior_hint="(default: nothing is novel)")] = None
     """What the fleet has sent (`campaign sent`)."""
     hours_a_day: float = 8.0
-    """That a car drives, for the bytes a day."""
+    """Hours that a car drives a day, to work out bytes a day."""
     most: int = 40
-    """Firings shown."""
+    """Firings to show at most."""
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,15 @@ class CityOptions(Quiet, Creates):
     place: Annotated[str, arg(metavar="NAME")] = "place_e"
     """A city that comes with the package."""
     seed: int = 1
-    """Of everything that the city draws."""
+    """Random seed of the city."""
     cars: int = 24
-    """That the driver drives."""
+    """Number of cars that the driver drives."""
     others: int = 200
     """Vehicles that SUMO drives."""
     people: int = 80
-    """Who walk."""
+    """Number of pedestrians."""
     seconds: float = 120.0
-    """Of driving."""
+    """Seconds to drive."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("city")
     """Gets city.json (what each car did) and city.mp4."""
 

@@ -65,7 +65,7 @@ class EnrolOptions(Place, Creates):
     who: Annotated[tyro.conf.Positional[str], arg(metavar="VEHICLE", help_behavior_hint="")] = ""
     """The vehicle's name, as its drives carry it."""
     scopes: Annotated[tuple[str, ...], arg(metavar="SCOPE", help_behavior_hint="(default: upload and status)")] = ()
-    """What its tokens are good for."""
+    """What its tokens permit."""
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ class JudgeOptions(Quiet, Creates):
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Gets verdict.json, which `judge compare` takes; with --drives open_loop.json."""
     most: Annotated[int, arg(metavar="N")] = 240
-    """Scenes driven."""
+    """Scenes to drive at most."""
     seconds: Annotated[float, arg(metavar="S")] = 18.0
-    """How long each is driven at most."""
+    """Seconds of each scene at most."""
     guard: Annotated[bool, arg(help_behavior_hint="")] = False
     """Drive an engine as a car does, with its guard."""
 

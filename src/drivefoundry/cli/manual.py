@@ -7,7 +7,7 @@ from drivefoundry.cli.verbs import GROUPS, PROG, STAGES, VERBS, Verb, subcommand
 
 EXAMPLES = (
     ("run", "all turns of the default recipe, in ./out"),
-    ("run --recipe tiny --out try", "the same loop in about a minute"),
+    ("run --recipe tiny --out try", "the same loop in 1 to 3 minutes"),
     ("run --drives my-drive/", "learn from your own road-camera drives"),
     ("campaign test my.toml out", "where a run's drives would have fired these rules"),
     ("plan --model 8b --days 30", "what a training run takes, and what it costs"),

@@ -61,7 +61,7 @@ class RenewOptions(KeysOptions, Creates):
 class CohortOptions(KeysOptions, Creates):
     """What `release halt` and `release resume` take."""
 
-    cohort: Annotated[str, arg(metavar="NAME")] = "all"
+    cohort: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: the only one, or all)")] = ""
     """Whose roll-out."""
 
 
@@ -88,9 +88,9 @@ class PublishOptions(CohortOptions):
     percent: Annotated[int, arg(metavar="N")] = 100
     """Share of the cohort's cars that get the release, 0 to 100."""
     engine: Annotated[str, arg(metavar="ENGINE", help_behavior_hint="(default: the run's newest)")] = ""
-    """What cars shall run."""
+    """The engine to publish."""
     verdict: Annotated[str, arg(metavar="VERDICT", help_behavior_hint="(default: the run's newest)")] = ""
-    """The verdict that lets it."""
+    """The verdict that justifies the release."""
     name: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: turn-N, or the directory's)")] = ""
     """What people call the release."""
     allow_failed: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -102,7 +102,7 @@ class NewOptions(KeysOptions, Creates):
     """What `release new` takes."""
 
     quorum: Annotated[tuple[str, ...], arg(metavar="ROLE=N/M", help_behavior_hint="(default: 1/1)")] = ()
-    """Signatures that a role takes, of how many keys: root=2/3, targets=2/3."""
+    """Signatures that a role requires, out of how many keys: root=2/3, targets=2/3."""
 
 
 @dataclass(frozen=True)
@@ -166,21 +166,21 @@ def stage(options: StageOptions) -> Outcome:
     if not percent.isdecimal():
         raise ValueError(f"release stage: {percent or 'PERCENT'}: give a percentage, 0 to 100")
     options = replace(options, where=where)
-    return _changed(options, lambda repo, keys: change(repo, keys, options.cohort, int(percent)))
+    return _changed(options, lambda repo, keys: change(repo, keys, _cohort(repo, options.cohort), int(percent)))
 
 
 def halt(options: CohortOptions) -> Outcome:
     """`release halt`: no further car gets the release."""
     from drivefoundry.release import halt as change
 
-    return _changed(options, lambda repo, keys: change(repo, keys, options.cohort))
+    return _changed(options, lambda repo, keys: change(repo, keys, _cohort(repo, options.cohort)))
 
 
 def resume(options: CohortOptions) -> Outcome:
     """`release resume`: on with a halted roll-out."""
     from drivefoundry.release import resume as change
 
-    return _changed(options, lambda repo, keys: change(repo, keys, options.cohort))
+    return _changed(options, lambda repo, keys: change(repo, keys, _cohort(repo, options.cohort)))
 
 
 def rollback(options: RollbackOptions) -> Outcome:
@@ -204,14 +204,17 @@ def publish(options: PublishOptions) -> Outcome:
     from drivefoundry.release import rollouts
     from drivefoundry.stages import named
 
+    if options.allow_failed and not options.cohort:
+        raise ValueError("release publish: --allow-failed is for test cars: name their --cohort")
+    cohort = options.cohort or "all"
     engine = named.engine(options.engine or options.where)
     verdict = named.verdict(options.verdict or options.engine or options.where)
 
     def change(repo: Path, keys: Keys) -> Rollout:
         turn = named.turn_of(made) if (made := named.resolved(engine).artefact) else None
         name = options.name or (f"turn-{turn}" if turn else engine.name)
-        sign(repo, keys, engine, verdict, name, options.cohort, options.percent, allow_failed=options.allow_failed)
-        return rollouts(repo)[options.cohort]
+        sign(repo, keys, engine, verdict, name, cohort, options.percent, allow_failed=options.allow_failed)
+        return rollouts(repo)[cohort]
 
     return _changed(options, change)
 
@@ -248,10 +251,10 @@ def keys(options: KeysOptions) -> Outcome:
 
 
 def rotate(options: RotateOptions) -> Outcome:
-    """`release rotate`: new keys for some roles, in a new root; the old ones count no more."""
+    """`release rotate`: new keys for some roles, in a new root; the old ones are no longer valid."""
     from drivefoundry.release import roles
     from drivefoundry.release import rotate as change
-    from drivefoundry.stages.repository import keys_of, to_change, to_read
+    from drivefoundry.stages.repository import changing, keys_of, to_read
 
     if not options.role:
         raise ValueError("release rotate: give --role root, --role targets or --role online")
@@ -261,7 +264,8 @@ def rotate(options: RotateOptions) -> Outcome:
     if options.dry_run:
         what = f"{len(only)} of the" if only else "all"
         return Outcome(f"would replace {what} keys of {', '.join(options.role)}", {"roles": options.role, "only": only})
-    made = change(to_change(options.where), held, options.role, quorum=_quorum(options.quorum), only=only)
+    with changing(options.where) as repo:
+        made = change(repo, held, options.role, quorum=_quorum(options.quorum), only=only)
     lines = [f"root version {made.version}"]
     lines += [f"{role}: retired {' '.join(k[:SHORT] for k in gone)}" for role, gone in made.retired.items()]
     lines += [f"made {path}" for path in made.made]
@@ -287,12 +291,12 @@ def new(options: NewOptions) -> Outcome:
 
 def _at(options: KeysOptions, stack: ExitStack) -> tuple[Path, Keys]:
     """The repository that a verb changes (a stand-in for it with --dry-run), and its keys."""
-    from drivefoundry.stages.repository import keys_of, to_change, to_read, tried
+    from drivefoundry.stages.repository import changing, keys_of, to_read, tried
 
     held = keys_of(options.where, options.keys, options.online)
     if getattr(options, "dry_run", False):
         return stack.enter_context(tried(to_read(options.where))), held
-    return to_change(options.where), held
+    return stack.enter_context(changing(options.where)), held
 
 
 def _changed(options: KeysOptions, change: Callable[[Path, Keys], Rollout]) -> Outcome:
@@ -306,6 +310,18 @@ def _changed(options: KeysOptions, change: Callable[[Path, Keys], Rollout]) -> O
     text = f"{made.release} ({name}) to {made.rollout_percent} % of its cohort{rest}{', halted' * made.halted}"
     data: dict[str, Any] = {**asdict(made), "dry_run": dry}
     return Outcome(f"would publish: {text}" if dry else text, data)
+
+
+def _cohort(repo: Path, given: str) -> str:
+    """The cohort that is given, else the only one that has a release, else that of all cars."""
+    from drivefoundry.release import rollouts
+
+    there = [*rollouts(repo)]
+    if given or "all" in there or not there:
+        return given or "all"
+    if len(there) > 1:
+        raise ValueError(f"cohorts {', '.join(there)} have releases: give --cohort")
+    return there[0]
 
 
 def _two(where: Path, second: str) -> tuple[Path, str]:

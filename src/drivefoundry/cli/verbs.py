@@ -63,7 +63,7 @@ _LOOP = (
         "stage:RunOptions", "stage:run",
         (
             ("run", "all turns of the default recipe, in ./out"),
-            ("run --recipe tiny --out try", "the same loop in about a minute"),
+            ("run --recipe tiny --out try", "the same loop in 1 to 3 minutes"),
             ("run --until train --loops 1", "as far as the first turn's fine-tuned model"),
             ("run --drives my-drive/", "learn from your own road-camera drives"),
             ("run --set train.sft_steps=300", "change any key of the recipe"),

@@ -131,7 +131,7 @@ def publish(
     verdict, failed = _read_verdict(Path(verdict_json))
     if failed and not allow_failed:
         why = ", ".join(f"{k} {bound:.4g} (got {value:.4g})" for k, (value, bound) in failed.items())
-        raise ValueError(f"{verdict_json}: gates did not pass: {why}; mend the model, or publish with allow_failed")
+        raise ValueError(f"{verdict_json}: gates did not pass: {why}; fix the model, or use --allow-failed")
     contents = {**_read_engine(Path(engine_dir)), "verdict.json": verdict}
     release = _describe(contents, name, cohort, failed, at)
     with sign.alone(repo):

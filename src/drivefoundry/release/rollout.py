@@ -88,7 +88,7 @@ def rollouts(repo_dir: str | Path) -> dict[str, Rollout]:
 def _entry(repo: Path, state: sign.State, cohort: str) -> Rollout:
     entry = channel_of(repo, state).cohorts.get(cohort)
     if entry is None:
-        raise ValueError(f"{repo}: cohort {cohort!r} has no release; publish one to it first")
+        raise ValueError(f"{repo}: cohort {cohort!r} has no release; publish one to it, or give a cohort that has one")
     return entry
 
 

@@ -140,7 +140,7 @@ def collect(run: Path) -> int:
 
 def _needed(run: Path, ledger: Ledger) -> list[Artefact]:
     used = set(current(run))
-    require(len(used) > 0, f"{run}: it does not say what its last run used; run it again first")
+    require(len(used) > 0, f"{run}: no record of what the last run used; run it again first")
     return [a for a in ledger.history() if a.id in used]
 
 

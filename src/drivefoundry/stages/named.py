@@ -25,6 +25,8 @@ ALIASES = {
 """Word -> kinds of artefact, of which the first that is there is meant."""
 MODELS = ("rl", "sft", "adapt", "distil", "pretrain", "scale")
 """Kinds that hold a checkpoint."""
+ENGINES = ("shrink", "release", "car")
+"""Kinds that hold an engine, or lead to one."""
 _NAME = re.compile(r"(?P<run>.+?):(?P<what>[A-Za-z_]+|[0-9a-f]{6,64})(?::(?P<turn>\d+|latest))?")
 
 
@@ -119,7 +121,7 @@ def engine(name: str | Path) -> Path:
     named = resolved(name)
     if (named.path / files.CONTRACT).is_file():
         return named.path
-    if named.artefact is not None and named.artefact.kind in ("shrink", "release", "car", "verdict"):
+    if named.artefact is not None and named.artefact.kind in (*ENGINES, "verdict"):
         found = _parent(named, "shrink")
         if found is not None:
             return found.path
@@ -136,6 +138,8 @@ def model(name: str | Path) -> Path:
     for path in _checkpoints(named.path):
         if (path / "config.json").is_file() and (path / "codebook.npy").is_file():
             return path
+    if (named.path / files.CONTRACT).is_file() or (named.artefact is not None and named.artefact.kind in ENGINES):
+        raise ValueError(f"{name}: an engine, not a model; name the run (RUN:model) or a checkpoint directory")
     raise ValueError(f"{name}: no checkpoint in it (no config.json with a codebook.npy)")
 
 

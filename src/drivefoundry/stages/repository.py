@@ -39,21 +39,30 @@ def to_read(where: str | Path) -> Path:
     return own if own.is_dir() else named.newest(found.run, "release", "release").path / "repo"
 
 
-def to_change(where: str | Path) -> Path:
-    """As `to_read`, for what a release verb may change: of a run its own copy, which is made where it is missing."""
+@contextmanager
+def changing(where: str | Path) -> Iterator[Path]:
+    """As `to_read`, for what a release verb may change: of a run its own copy, which is made where it is missing, and
+    removed again if the change fails."""
     repo = to_read(where)
     run = _run_of(repo)
     if run is None:
-        return repo
+        yield repo
+        return
     own = run / FOLDER
     if not named.is_run(Path(where)):
         raise ValueError(f"{where}: artefacts of a run do not change; name the run, {run}: then {own} changes")
-    if not own.exists():
+    made = not own.exists()
+    if made:
         aside = Path(tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=run))
         shutil.copytree(repo, aside, dirs_exist_ok=True)
         aside.chmod(0o755)
         os.replace(aside, own)
-    return own
+    try:
+        yield own
+    except BaseException:
+        if made:
+            shutil.rmtree(own)
+        raise
 
 
 def keys_of(where: str | Path, given: tuple[Path, ...], online: Path | None) -> Keys:
