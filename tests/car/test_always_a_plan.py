@@ -74,6 +74,17 @@ def gone() -> Any:
     raise SystemExit(3)
 
 
+def interrupted() -> Any:
+    raise KeyboardInterrupt
+
+
+class Unwilling:
+    """What refuses to become an array, as a tensor that requires a gradient does."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        raise RuntimeError("call detach() first")
+
+
 TOKENS = np.zeros((1, 8), np.int64)
 
 
@@ -95,6 +106,11 @@ TOKENS = np.zeros((1, 8), np.int64)
         (lambda: (straight().astype(str), TOKENS), "plan_bad"),
         (lambda: (straight().astype(complex), TOKENS), "plan_bad"),
         (lambda: ([[1, 2], [3]], TOKENS), "plan_bad"),
+        (interrupted, "planner_failed"),
+        (lambda: (Unwilling(), TOKENS), "plan_bad"),
+        (lambda: (straight(), Unwilling()), "plan_bad"),
+        (lambda: (np.ma.masked_invalid(straight()), TOKENS), "plan_bad"),
+        (lambda: (np.full((1, 8, 3), np.iinfo(np.int64).min), TOKENS), "plan_bad"),
         (lambda: (straight(), None), "plan_bad"),
         (lambda: (straight(), TOKENS.astype(float)), "plan_bad"),
     ],
@@ -204,12 +220,23 @@ def test_an_object_that_cannot_be_is_left_out_and_the_others_count(odd):
 
 
 @pytest.mark.parametrize(
-    "objects", [[], [None, None], [np.zeros((2, 5))], [np.zeros(6)], [["a"]], 3, [[[1, 2], [3]]], [np.array(3.0)], "x"]
-)
+    "objects",
+    [
+        [], [None, None], [np.zeros((2, 5))], [np.zeros(6)], [["a"]], 3, [[[1, 2], [3]]], [np.array(3.0)], "x",
+        [Unwilling()], [np.ma.masked_all((1, 6))], [np.zeros((1, 6), complex)], [np.zeros((1, 6), "M8[s]")],
+    ],
+)  # fmt: skip
 def test_what_is_no_list_of_objects_is_a_reason_to_stop(objects):
     runtime = Runtime(Engine())
     is_a_stop(runtime.plan(*seen(0), objects=objects).points[0], SPEED)
     assert reasons(runtime.counts) == {"objects_bad": 1}
+
+
+@pytest.mark.parametrize("nothing", [[], [[]], np.zeros(0), np.zeros((0, 5)), np.zeros((0, 6))])
+def test_no_objects_may_be_said_in_any_shape(nothing):
+    runtime = Runtime(Engine())
+    assert not runtime.plan(*seen(0), objects=[nothing]).stopped[0]
+    assert reasons(runtime.counts) == {}
 
 
 def test_a_stop_is_guarded_too():
@@ -254,14 +281,17 @@ def test_what_is_no_picture(frames):
     assert reasons(runtime.counts) == {"frames_bad": 1}
 
 
-@pytest.mark.parametrize("route", [None, np.full((1, 12), np.nan), np.zeros((2, 12)), np.full((1, 12), 1e9)])
+LEAST = np.full((1, 12), np.iinfo(np.int64).min)
+
+
+@pytest.mark.parametrize("route", [None, np.full((1, 12), np.nan), np.zeros((2, 12)), np.full((1, 12), 1e9), LEAST])
 def test_what_is_no_route(route):
     runtime = Runtime(Engine())
     is_a_stop(runtime.plan(*seen(0)[:2], route).points[0], SPEED)
     assert reasons(runtime.counts) == {"route_bad": 1}
 
 
-@pytest.mark.parametrize("odd", [-5.0, 9.9, np.nan, np.inf, 1e9, "now"])
+@pytest.mark.parametrize("odd", [-5.0, 9.9, np.nan, np.inf, 1e9, "now", 10**400])
 def test_a_clock_that_does_not_run_on(odd):
     runtime = Runtime(Engine())
     assert not runtime.plan(*seen(0), t=10.0).stopped[0]

@@ -1,11 +1,13 @@
 import logging
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
 from drivefoundry_car.guard import Guard
 from drivefoundry_car.runtime import Runtime
+from drivefoundry_car.worker import Worker
 
 
 class ConstantVelocity:
@@ -119,6 +121,33 @@ def test_a_failing_reasoner_does_not_stop_the_car(caplog: pytest.LogCaptureFixtu
     assert "no memory left for words" in caplog.text
     assert runtime.counts.hints_failed == 1
     runtime.close()
+
+
+@pytest.mark.parametrize("answer", [None, "text", ("text",), [1], [None], {}, np.array(["text"]), ["one", "two"]])
+def test_an_answer_that_is_no_list_of_texts_is_a_failed_hint(answer: Any) -> None:
+    class Odd(ConstantVelocity):
+        def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> Any:
+            return answer
+
+    runtime = Runtime(ConstantVelocity(), reasoner=Odd(), reason_every=4)
+    runtime.plan(*seen(1))
+    settled(runtime)
+    assert [runtime.plan(*seen(1)).text for _ in range(2)] == [[""]] * 2
+    assert (runtime.counts.hints_failed, runtime.counts.hints) == (1, 0)
+    runtime.close()
+
+
+def test_a_dead_worker_is_replaced() -> None:
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    worker = Worker("mortal")
+    assert isinstance(worker.submit(die).exception(10), KeyboardInterrupt)
+    assert worker.submit(lambda: 1).result(10) == 1
+    worker.close()  # ends the thread in order; as a fork would leave it
+    worker._thread.join(10)
+    worker._closed = False
+    assert worker.submit(lambda: 2).result(10) == 2
 
 
 def test_dropped_decisions_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,54 @@ def test_of_two_cut_off_releases_one_boots(line: Line) -> None:
     assert car.boot().name in ("one", "two")
     line.car().update()
     assert car.boot().name == "two"
+
+
+def test_the_other_slot_stands_in_for_a_release_whose_test_is_cut_off(line: Line) -> None:
+    """It drives without becoming the current one, and says nothing for that; the third time it takes over."""
+    car = ready(line, "one", "two")
+    short = slots(line, lambda engine: cut_off(engine) if b"two" in (engine / "weights.bin").read_bytes() else None)
+    for _ in range(ATTEMPTS - 1):
+        assert short.boot().name == "one"
+        assert not short.healthy(HEALTHY_MIN)
+        assert running(line.car()) == "two"
+    assert not car.health().good
+    assert not car.health().refused
+    assert car.boot().name == "two"
+    assert car.healthy(HEALTHY_MIN)
+    for _ in range(ATTEMPTS + 1):
+        assert short.boot().name == "one"
+    assert running(line.car()) == "one"
+    with pytest.raises(ValueError, match="was refused by this car") as told:
+        car.rollback()
+    assert str(told.value).count("was refused by this car") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("two\nlines"), KeyError("weights"), ZeroDivisionError()])
+def test_a_self_test_that_is_at_fault_itself_is_no_verdict(line: Line, error: Exception) -> None:
+    car = ready(line, "one")
+
+    def faulty(engine: Path) -> None:
+        raise error
+
+    with pytest.raises(ValueError, match=rf"cut off \({type(error).__name__}.*attempt 1") as told:
+        slots(line, faulty).boot()
+    assert "\n" not in str(told.value)
+    assert car.boot().name == "one"
+    assert not car.health().refused
+
+
+def test_a_lock_or_a_proof_of_the_wrong_kind_is_named(line: Line) -> None:
+    car = ready(line, "one")
+    (car.folder / "b").mkdir()
+    line.publish("two")
+    shutil.rmtree(car.folder / "signed")
+    (car.folder / "signed").write_text("")
+    with pytest.raises(ValueError, match=r"signed: cannot write \(File exists\); see to the file's kind"):
+        line.car().update()
+    (car.folder / ".lock").unlink()
+    (car.folder / ".lock").mkdir()
+    with pytest.raises(ValueError, match=r"\.lock: cannot be opened for writing \(Is a directory\)"):
+        car.boot()
 
 
 def test_a_verdict_counts_at_once(line: Line) -> None:

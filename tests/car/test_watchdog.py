@@ -108,6 +108,24 @@ def test_the_service_manager_hears_it(tmp_path, monkeypatch, abstract):
         assert [manager.recv(100), manager.recv(100)] == [b"READY=1", b"WATCHDOG=1"]
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_clock_that_breaks_is_a_reason_to_brake(broken):
+    clock = Clock()
+    dog = Watchdog(Runtime(Engine()), clock=clock)
+    dog.plan(*seen(0))
+    for clock.now in (broken, broken, 101.0, broken):
+        latest = dog.latest()
+        assert latest.stopped
+        assert np.isfinite(latest.at)
+        assert np.isfinite(latest.points).all()
+        assert 0 < latest.points[0, -1, 0] < straight()[0, -1, 0]
+    dog.plan(*seen(1))  # seen at no time that is one
+    assert dog.latest().stopped
+    clock.now = 102.0
+    dog.plan(*seen(2))
+    assert not dog.latest().stopped
+
+
 def test_patience_must_be_a_time():
     with pytest.raises(ValueError, match=r"Watchdog.patience_s: must be > 0"):
         Watchdog(Runtime(Engine()), patience_s=0)

@@ -212,7 +212,7 @@ class Runtime:
         self._say(bad, seen)
         self._count(decisions=1, guarded=int((guarded | stopped).sum()), stopped=int(stopped.sum()))
         born, texts = self._hint
-        alive = texts if self._step - born <= self.hint_life else []
+        alive = texts[: seen.cars] if self._step - born <= self.hint_life else []
         self._step += 1
         return Planned(points, tokens, guarded | stopped, alive + [""] * (seen.cars - len(alive)), stopped)
 
@@ -341,6 +341,8 @@ class Runtime:
             return
         asked, self._asked = self._asked, None
         error = asked.exception()
+        if error is None and not _texts(asked.result(), self._cars):
+            error = TypeError(f"its answer is no list of at most {self._cars} texts")
         drive, step = self._asked_at
         if error is not None:
             self._failed_hint(error)
@@ -349,7 +351,7 @@ class Runtime:
             log.warning("a hint came too late and was thrown away")
         else:
             self._count(hints=1)
-            self._hint = (step, asked.result())
+            self._hint = (step, list(asked.result()))
 
     def _failed_hint(self, error: BaseException) -> None:
         self._count(hints_failed=1)
@@ -373,4 +375,11 @@ class _Late(Exception):
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def _texts(answer: object, most: int) -> bool:
+    return isinstance(answer, list) and len(answer) <= most and all(isinstance(text, str) for text in answer)

@@ -42,21 +42,21 @@ def inspect(frames: Any, ego: Any, route: Any, objects: Any, cars: int) -> Seen:
     batches = ((ego, 3), (frames, 5), (route, 2))
     cars = next((len(a) for a, axes in batches if isinstance(a, np.ndarray) and a.ndim == axes and len(a)), cars)
     none = np.zeros(cars, bool)
-    frames_fit = isinstance(frames, np.ndarray) and frames.ndim == 5 and frames.dtype == np.uint8
+    frames_fit = _plain(frames) and frames.ndim == 5 and frames.dtype == np.uint8
     frames_bad = none | (not frames_fit or len(frames) != cars or not frames.size)
     ego_bad, speed, last = ~none, np.full(cars, np.nan), np.full(cars, np.nan)
     if _fits(ego, cars, 3):
         speeds = np.asarray(ego[..., 0], np.float64)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             likely = (speeds >= -REVERSE) & (speeds <= TOP_SPEED)
-            ego_bad = ~((np.abs(ego) <= EGO_MOST).all((1, 2)) & likely[:, -1])
+            ego_bad = ~((_size(ego) <= EGO_MOST).all((1, 2)) & likely[:, -1])
         speed = np.where(likely[:, -1], speeds[:, -1], np.nan)
         newest = speeds.shape[1] - 1 - np.argmax(likely[:, ::-1], 1)
         last = np.where(likely.any(1), speeds[np.arange(cars), newest], np.nan)
     route_bad = ~none
     if _fits(route, cars, 2):
-        with np.errstate(invalid="ignore"):
-            route_bad = ~(np.abs(route) <= ROUTE_MOST).all(1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            route_bad = ~(_size(route) <= ROUTE_MOST).all(1)
     clean, left_out, objects_bad = objects_of(objects, cars)
     bad = {"frames_bad": frames_bad, "ego_bad": ego_bad, "route_bad": route_bad, "objects_bad": objects_bad}
     return Seen(cars, speed, last, clean, left_out, bad)
@@ -75,11 +75,11 @@ def objects_of(objects: Any, cars: int) -> tuple[list[np.ndarray | None] | None,
         if given is None:
             clean.append(None)
             continue
-        try:
-            rows = np.asarray(given, np.float64)
-        except (ValueError, TypeError, OverflowError):
-            rows = np.zeros(0)
-        if rows.ndim != 2 or np.shape(rows)[-1] < 6:
+        rows = _rows(given)
+        if rows is not None and not rows.size:
+            clean.append(np.zeros((0, 6)))
+            continue
+        if rows is None or rows.ndim != 2 or np.shape(rows)[-1] < 6:
             bad[i] = True
             clean.append(None)
             continue
@@ -97,16 +97,15 @@ def answer_of(answer: Any, cars: int, most: float = 1e4) -> tuple[np.ndarray, np
     answer. most: m from the car."""
     if not isinstance(answer, tuple) or len(answer) != 2:
         return None
-    try:
-        points, tokens = (np.asarray(a) for a in answer)
-    except ValueError:
+    points, tokens = (_array(a) for a in answer)
+    if points is None or tokens is None:
         return None
     if points.shape != (cars, 8, 3) or points.dtype.kind not in "fiu" or tokens.dtype.kind not in "iu":
         return None
     if tokens.ndim != 2 or len(tokens) != cars:
         return None
-    with np.errstate(invalid="ignore"):
-        fine = np.abs(points) <= most
+    with np.errstate(invalid="ignore", over="ignore"):
+        fine = _size(points) <= most
     return points, tokens, np.asarray(~fine.all((1, 2)))
 
 
@@ -138,10 +137,35 @@ class Camera:
 
 
 def _fits(array: Any, cars: int, axes: int) -> bool:
-    return (
-        isinstance(array, np.ndarray)
-        and array.ndim == axes
-        and len(array) == cars
-        and array.size > 0
-        and array.dtype.kind in "fiu"
-    )
+    return _plain(array) and array.ndim == axes and len(array) == cars and array.size > 0 and array.dtype.kind in "fiu"
+
+
+def _plain(array: Any) -> bool:
+    """Whether it is an array that hides none of its values."""
+    return isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
+
+
+def _size(array: np.ndarray) -> np.ndarray:
+    """Absolute values as float64: the least integer of a type has none in that type."""
+    return np.abs(np.asarray(array, np.float64))
+
+
+def _array(given: Any) -> np.ndarray | None:
+    """What was given as an array; None if it cannot be one."""
+    if isinstance(given, np.ma.MaskedArray):
+        return None
+    try:
+        return np.asarray(given)
+    except Exception:  # the conversion is foreign code (__array__, __len__, ...) and may raise whatever it likes
+        return None
+
+
+def _rows(given: Any) -> np.ndarray | None:
+    """What was given as float64; None if it cannot be that. Complex numbers and times are no coordinates."""
+    array = _array(given)
+    if array is None or array.dtype.kind in "cmM":
+        return None
+    try:
+        return np.asarray(array, np.float64)
+    except Exception:  # as above: __float__ of single elements
+        return None

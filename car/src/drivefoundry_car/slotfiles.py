@@ -195,7 +195,11 @@ def sweep(folder: Path) -> None:
 @contextmanager
 def _locked(path: Path, wait_s: float, busy: str) -> Iterator[None]:
     until = time.monotonic() + wait_s
-    with path.open("w") as file:
+    try:
+        file = path.open("w")
+    except OSError as e:
+        raise ValueError(f"{path}: cannot be opened for writing ({e.strerror}); it must be a plain file") from e
+    with file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

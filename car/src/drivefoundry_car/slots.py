@@ -22,6 +22,8 @@ ATTEMPTS = 3
 """Self-tests of a release in a row that may be cut off before it is refused."""
 BOOTS = 5
 """Boots of a new release in a row that may die before the other slot takes over."""
+FAULTS = (RuntimeError, LookupError, ArithmeticError, TypeError, AttributeError, AssertionError, ImportError)
+"""Raised by a self-test that is itself at fault: no verdict on the release."""
 HEALTHY_MIN = 10.0
 """Minutes of driving without a fault after which a release is good."""
 BOOT_WAIT_S = 5.0
@@ -60,18 +62,25 @@ class Slots(SlotFiles):
     def __init__(self, folder: str | Path, test: Callable[[Path], None] = self_test, *, root: bytes | None = None):
         super().__init__(folder, root)
         self.test = test
+        self._stand_in = False
+        """What this drive runs is not the current release, for which it says nothing."""
 
     def boot(self) -> Installed:
         """Choose what to drive with: the current release if it is whole and passes its self-test, else the one in the
         other slot, which is then the current one.
 
         A release that died in each of its last BOOTS boots and was never good gives way to the other slot. One that was
-        refused is taken only where nothing else can run. While somebody else changes the slots, boot waits BOOT_WAIT_S
-        and then takes the current release, which passed its test before. ValueError where nothing can run.
+        refused is taken only where nothing else can run. Where the self-test is cut off, the other slot's release, if
+        it may run and passes, drives this once, and `current` stays as it is. While somebody else changes the slots,
+        boot waits BOOT_WAIT_S and then takes the current release, which passed its test before. ValueError where
+        nothing can run.
         """
         try:
             with self.alone(BOOT_WAIT_S):
                 chosen = self._choose()
+                self._stand_in = chosen.slot != self.slot()
+                if self._stand_in:
+                    return chosen
                 record, me = self._record(chosen.release), records.process()
                 if record.by != me:  # a process that boots twice has not died
                     self._remember(chosen.release, boots=record.boots + 1, by=me)
@@ -89,7 +98,7 @@ class Slots(SlotFiles):
         """
         with self.alone(BOOT_WAIT_S):
             now = self.current()
-            if now is None:
+            if now is None or self._stand_in:
                 return False
             if minutes >= HEALTHY_MIN:
                 self._remember(now.release, boots=0, good=True)
@@ -99,7 +108,7 @@ class Slots(SlotFiles):
         """Tell that a drive has ended in order, however short it was: it does not count against the release."""
         with self.alone(BOOT_WAIT_S):
             now = self.current()
-            if now is not None:
+            if now is not None and not self._stand_in:
                 self._remember(now.release, boots=0, by="")
 
     def rollback(self) -> Installed:
@@ -189,6 +198,9 @@ class Slots(SlotFiles):
             try:
                 return self._take(self._fit(each), slot, why)
             except CutOff:
+                for rest in order[order.index(each) + 1 :]:
+                    with suppress(ValueError):
+                        return self._fit(rest)
                 raise
             except ValueError as e:
                 why[each] = e
@@ -208,7 +220,7 @@ class Slots(SlotFiles):
         reason = why[slot] if slot else ValueError("`current` named no slot")
         now = self.activate(chosen.slot)
         if isinstance(reason, Unfit):
-            self._remember(left, refused=str(reason))
+            self._remember(left, refused=str(reason).removeprefix(_refused_here(left)))
         what = "rolled back" if self._record(left).refused else "fell back"
         self._report(what, left, str(reason), now.release)
         return now
@@ -219,7 +231,7 @@ class Slots(SlotFiles):
         record = self._record(held.release)
         why = _refusal(record)
         if why:
-            raise (ValueError if record.refused else Unfit)(f"release {held.release} was refused by this car: {why}")
+            raise (ValueError if record.refused else Unfit)(_refused_here(held.release) + why)
         if record.boots >= BOOTS and not record.good and slot == self.slot():
             raise Unfit(f"release {held.release} died in each of {record.boots} boots in a row")
         self._try(held.release, held.engine)
@@ -237,7 +249,7 @@ class Slots(SlotFiles):
                 return
             with suppress(ValueError):
                 self.whole(slot)
-                why = f"release {release} was refused by this car: {why}; publish a mended one, or this one again"
+                why = f"{_refused_here(release)}{why}; publish a mended one, or this one again"
                 slot = None
             if slot is None:
                 raise ValueError(why)
@@ -249,8 +261,8 @@ class Slots(SlotFiles):
             self._remember(release, attempts=attempt)
         try:
             within(self.test, engine, LIMIT_S + 10)
-        except (Unfinished, MemoryError, OSError) as e:
-            why = " ".join(f"{type(e).__name__}: {e}".split())
+        except (Unfinished, MemoryError, OSError, *FAULTS) as e:
+            why = " ".join(f"{type(e).__name__}: {e}".split()).removesuffix(":")
             raise CutOff(f"release {release}: its self-test was cut off ({why}), attempt {attempt}; try again") from e
         except ValueError as e:
             with self.alone(INSTALL_WAIT_S):
@@ -298,6 +310,10 @@ class Slots(SlotFiles):
         for path in (self.folder / proof.FOLDER).glob("*.json"):
             if path.stem not in here:
                 path.unlink(missing_ok=True)
+
+
+def _refused_here(release: str) -> str:
+    return f"release {release} was refused by this car: "
 
 
 def _refusal(record: Record) -> str:

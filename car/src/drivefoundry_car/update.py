@@ -7,6 +7,7 @@ running one as it was, and is reported in one line. Nothing here keeps a car fro
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -179,4 +180,7 @@ def one_line(source: str, slots: Slots) -> Iterator[None]:
         raise ValueError(f"{source}: download failed: {e}; check the connection and update again") from e
     except OSError as e:
         shutil.rmtree(slots.next, ignore_errors=True)  # a full disk needs the room back
-        raise ValueError(f"{slots.folder}: cannot write ({e.strerror or e}); free some space and update again") from e
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        mend = "free some space" if full else "see to the file's kind and its permissions"
+        where = slots.folder if full or not e.filename else e.filename2 or e.filename
+        raise ValueError(f"{where}: cannot write ({e.strerror or e}); {mend} and update again") from e

@@ -12,6 +12,7 @@ that is not a stop, so that a supervisor such as systemd (WatchdogSec=) restarts
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -84,12 +85,15 @@ class Watchdog:
         """What to follow now; never waits, never raises."""
         with self._lock:
             now, last = self._clock(), self._latest
-            if not last.stopped and now - last.at <= self.patience_s:
+            age = now - last.at
+            if not last.stopped and age <= self.patience_s and math.isfinite(age):
                 return last
             if not last.stopped:
                 self.expired += 1
-                log.error("no plan for %.1f s: braking to a stop along the last one", now - last.at)
-            expected = self._stopping.advance(now - last.at)
+                log.error("no plan for %.1f s: braking to a stop along the last one", age)
+            if not math.isfinite(age):  # a broken clock: brake from where the last plan began
+                now, age = next((at for at in (now, last.at) if math.isfinite(at)), 0.0), 0.0
+            expected = self._stopping.advance(age)
             points = self._stopping.stop(np.nan_to_num(expected))
             self._stopping.given(points, np.zeros(len(points), bool), np.ones(len(points), bool))
             self._latest = Latest(now, points, True)
