@@ -36,6 +36,10 @@ def test_in_looked_at_and_out_again(tmp_path, capsys):
     small = tmp_path / "small.gguf"
     assert said(capsys, "export", made, "--gguf", small, "--form", "Q8_0").split() == [str(small)]
     assert small.stat().st_size < gguf.stat().st_size
+    small.write_text("mine")
+    assert cli.main(["model", "export", str(made), "--gguf", str(small)]) == 2
+    assert f"{small}: is there and no .gguf file" in capsys.readouterr().err
+    assert small.read_text() == "mine"
 
 
 def test_a_flow_head_is_one_of_its_parts(tmp_path, capsys):

@@ -204,6 +204,41 @@ def test_a_damaged_page_of_the_database_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *((column, value) for column in ("parents", "info") for value in ("-1", "'x'", "x'ff'", "'[[1]]'", "'null'")),
+        *(("recipe", value) for value in ("'{'", "x'ff'")),
+        *((column, value) for column in ("id", "kind") for value in ("x'61'", "'../x'")),
+        *((column, "'x'") for column in ("seconds", "cpu_seconds", "bytes", "finished")),
+        ("kind", "CAST(x'ff' AS TEXT)"),
+        ("info", "CAST(x'ff' AS TEXT)"),
+    ],
+)
+def test_a_damaged_value_of_the_database_is_one_line(tmp_path, column, value):
+    line = Line(tmp_path / "out")
+    line.run()
+    with sqlite3.connect(tmp_path / "out" / "ledger.db") as database:
+        database.execute(f"UPDATE builds SET {column} = {value}")
+    database.close()
+
+    def history():
+        with Ledger.reading(tmp_path / "out") as ledger:
+            ledger.history()
+
+    for use in (line.run, history):
+        with pytest.raises(ValueError, match=r"ledger.db: damaged \(.*\); restore a backup") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_in_the_place_of_the_database_is_one_line(tmp_path):
+    (tmp_path / "ledger.db").mkdir()
+    with pytest.raises(ValueError, match=r"ledger.db: damaged \(a folder\); restore a backup"):
+        Ledger(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["ledger.db"]
+
+
 def test_failed_build_leaves_no_artefact(tmp_path):
     def bad(path):
         (path / "half.txt").write_text("half")

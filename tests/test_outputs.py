@@ -4,9 +4,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from drivefoundry import outputs
+from drivefoundry.model.gguf import write_gguf
+from drivefoundry.sim.view import mp4
 
 
 def tree(folder):
@@ -129,3 +133,33 @@ def test_a_file_takes_no_folder_s_and_no_device_s_place(tmp_path):
         aside.write_text("new")
     assert (tmp_path / "real").read_text() == "new"
     assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("kind", [".gguf", ".npy", ".png", ".gif", ".mp4"])
+def test_only_a_file_of_the_same_kind_is_replaced(kind, tmp_path):
+    made = {
+        ".gguf": lambda path: write_gguf(path, {"a": "b"}, {"x": np.zeros(3, np.float32)}),
+        ".npy": lambda path: np.save(path, np.zeros(3)),
+        ".png": lambda path: Image.new("RGB", (4, 4)).save(path),
+        ".gif": lambda path: Image.new("RGB", (4, 4)).save(path),
+        ".mp4": lambda path: path.write_bytes(mp4([np.zeros((64, 64, 3), np.uint8)] * 2, 10)),
+    }
+    real, link = tmp_path / f"real{kind}", tmp_path / f"link{kind}"
+    link.symlink_to(real.name)
+    for own in (b"my thesis", b"GGU", b"\x89PNG\n"):
+        real.write_bytes(own)
+        for out in (real, link):
+            with pytest.raises(ValueError, match=rf"is there and no {kind} file"), outputs.file(out, kind):
+                raise AssertionError
+            assert real.read_bytes() == own
+    real.write_bytes(b"")
+    outputs.check_file(real, kind)
+    made[kind](real)
+    for other in set(made) - {kind}:
+        with pytest.raises(ValueError, match=f"no {other} file"):
+            outputs.check_file(real, other)
+    with outputs.file(link, kind) as aside:
+        made[kind](aside)
+        new = aside.read_bytes()
+    assert real.read_bytes() == new
+    assert sorted(p.name for p in tmp_path.iterdir()) == [link.name, real.name]

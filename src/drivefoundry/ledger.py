@@ -88,6 +88,8 @@ class Ledger:
                 raise ValueError(
                     f"{self.root}: holds {strangers[0]!r} but no ledger.db; give an empty or new directory (--out)"
                 )
+        if (self.root / "ledger.db").is_dir():
+            raise self._damaged("a folder")
         (self.root / "artefacts").mkdir(parents=True, exist_ok=True)
         (self.root / "work").mkdir(exist_ok=True)
         self._lock: IO[str] | None = None
@@ -343,27 +345,25 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             if disk.is_full(error):
                 raise
-            raise ValueError(
-                f"{self.root / 'ledger.db'}: damaged ({error}); restore a backup, or give another directory (--out)"
-            ) from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, why: object) -> ValueError:
+        file = self.root / "ledger.db"
+        return ValueError(f"{file}: damaged ({why}); restore a backup, or give another directory (--out)")
 
     def _artefact(self, row: tuple[Any, ...]) -> Artefact:
-        key, id, kind, parents, recipe, info, seconds, cpu, size, finished = row
+        """A row's artefact. ValueError where a column holds what was never written there."""
+        key, id, kind, *told, seconds, cpu, size, finished = row
+        named = all(isinstance(word, str) and word.isidentifier() for word in (f"_{id}", kind))
+        try:
+            parents, recipe, info = map(json.loads, told)
+            plain = isinstance(parents, list) and all(isinstance(i, str) for i in parents) and isinstance(info, dict)
+        except (TypeError, ValueError, RecursionError):
+            plain = False
+        if not (named and plain and all(isinstance(n, (int, float)) for n in (seconds, cpu, size, finished))):
+            raise self._damaged(f"the row of build {str(key)[:12]!r}")
         path = self.root / "artefacts" / _folder(kind, id)
-        return Artefact(
-            id,
-            key,
-            kind,
-            path,
-            tuple(json.loads(parents)),
-            json.loads(info),
-            False,
-            seconds,
-            cpu,
-            size,
-            finished,
-            json.loads(recipe),
-        )
+        return Artefact(id, key, kind, path, tuple(parents), info, False, seconds, cpu, size, finished, recipe)
 
 
 def _opened(file: Path) -> sqlite3.Connection:
@@ -374,7 +374,7 @@ def _opened(file: Path) -> sqlite3.Connection:
         db = sqlite3.connect(f"file:{quoted}?{mode}", uri=True, timeout=30, isolation_level=None)
         try:
             db.execute("PRAGMA query_only=ON")
-            db.execute(f"SELECT {_COLUMNS} FROM builds LIMIT 1").fetchone()
+            db.execute(f"SELECT count(*) FROM (SELECT {_COLUMNS} FROM builds LIMIT 1)").fetchone()
             return db
         except sqlite3.OperationalError as error:
             db.close()

@@ -23,16 +23,19 @@ MARK = ".drivefoundry-wrote.json"
 """Name -> what `_stamp` said of it when it was written; null while that is going on."""
 _ASIDE = ".drivefoundry-"
 _READ = 1 << 20
+_SIGNS = {".gguf": (0, b"GGUF"), ".npy": (0, b"\x93NUMPY"), ".png": (0, b"\x89PNG\r\n\x1a\n"), ".gif": (0, b"GIF8"),
+          ".mp4": (4, b"ftyp")}  # fmt: skip
+"""Kind of file -> what tells it, and at which byte."""
 
 
 @contextmanager
-def file(out: Path) -> Iterator[Path]:
+def file(out: Path, kind: str = "") -> Iterator[Path]:
     """A file that the user named in; where to write it, a free path beside it with the same ending, out.
 
-    At the end of the block it takes the place of `out`, of which no half is ever seen. ValueError where `out` is no
-    plain file or its folder is missing.
+    At the end of the block it takes the place of `out`, of which no half is ever seen. kind: as of `check_file`.
+    ValueError where `out` is no plain file, a file of another kind, or its folder is missing.
     """
-    check_file(out)
+    check_file(out, kind)
     place = Path(out).resolve()
     aside = place.with_name(f"{_ASIDE}{secrets.token_hex(8)}{Path(out).suffix}")
     try:
@@ -43,12 +46,21 @@ def file(out: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def check_file(out: Path) -> None:
-    """ValueError where `file` would not write: a folder or device stands there, or the folder around it is missing."""
+def check_file(out: Path, kind: str = "") -> None:
+    """ValueError where `file` would not write: a folder or device stands there, or the folder around it is missing.
+
+    kind: ".gguf", ".npy", ".png", ".gif" or ".mp4": what is written there, whatever its name. A file of another kind is
+    somebody's own and not replaced, nor where a link leads to it; an empty one holds nothing to lose.
+    """
     place = Path(out).resolve()
     require(place.parent.is_dir(), f"{out}: there is no folder {place.parent}; make it first")
     require(not place.is_dir(), f"{out}: is a folder; give the name of a file")
     require(place.is_file() or not place.exists(), f"{out}: is no plain file; give the name of a file")
+    if kind and place.is_file():
+        at, sign = _SIGNS[kind]
+        with place.open("rb") as held:
+            head = held.read(at + len(sign))
+        require(head[at:] == sign or not head, f"{out}: is there and no {kind} file; move it, or give another name")
 
 
 @contextmanager

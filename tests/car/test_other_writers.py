@@ -13,7 +13,7 @@ from mcap.writer import CompressionType, IndexType, Writer
 from test_log import same
 
 from drivefoundry_car import channels
-from drivefoundry_car.log import read_drive, write_drive
+from drivefoundry_car.log import read_drive, read_meta, write_drive
 
 LAYOUTS = {
     "no summary": {"index_types": IndexType.NONE, "use_statistics": False, "use_summary_offsets": False,
@@ -202,3 +202,49 @@ def test_a_camera_without_calibration_is_named(own, drive, tmp_path):
     with pytest.raises(ValueError, match="/camera/front: no calibration with its mount"):
         read(tmp_path, rewritten(own, bare))
     assert json.dumps(read(tmp_path, rewritten(own, bare), video=False).meta) == json.dumps(drive.meta)
+
+
+def states_like(own, tmp_path, change):
+    """The drive whose states' messages were changed."""
+
+    def changed(messages):
+        return [(topic, ns, change(m) if topic == channels.STATE else m) for topic, ns, m in messages]
+
+    return read(tmp_path, rewritten(own, changed))
+
+
+def replaced(**values):
+    """A change of a state's fields; ... takes one away."""
+    return lambda m: json.dumps({k: v for k, v in (json.loads(m) | values).items() if v is not ...}).encode()
+
+
+def test_a_state_may_lack_what_may_be_unknown(own, drive, tmp_path):
+    found = states_like(own, tmp_path, replaced(acceleration=..., steering_wheel_angle=...))
+    assert np.isnan(found.ego[:, [4, 6]]).all()
+    np.testing.assert_array_equal(found.ego[:, [0, 1, 2, 3, 5]], drive.ego[:, [0, 1, 2, 3, 5]])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda _: b"[" * 100_000, "damaged MCAP .RecursionError"),
+        (replaced(x=...), "/ego/state: a state without 'x'"),
+        *((replaced(yaw=value), "/ego/state: a state whose 'yaw' is no number") for value in ([1.0], {}, "left")),
+        (replaced(speed=10**400), "/ego/state: a state whose 'speed' is no number"),
+        (lambda _: b"[1, 2]", "/ego/state: a message that is not one JSON object"),
+        (lambda m: m + b"," + m, "/ego/state: a message that is not one JSON object"),
+    ],
+)
+def test_a_state_that_makes_no_sense_is_said_in_one_line(own, tmp_path, change, says):
+    with pytest.raises(ValueError, match=rf"b\.mcap: {says}") as error:
+        states_like(own, tmp_path, change)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_a_drive_is_about_is_read_from_every_layout(own, drive, tmp_path, layout):
+    path = tmp_path / "a.mcap"
+    path.write_bytes(rewritten(own, **LAYOUTS[layout]))
+    assert read_meta(path) == drive.meta
+    path.write_bytes(rewritten(own, forget=("drive",), **LAYOUTS[layout]))
+    assert read_meta(path) == {}

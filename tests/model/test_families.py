@@ -85,6 +85,14 @@ NO_ROPE = {"rope_parameters": None, "rope_theta": 1e4}
         *(({"eos_token_id": value}, r"config\.json: eos_token_id is .*none of the tokenizer's 300 ids")
           for value in (10**6, 2**40, -1, 303, "0", True, [0, 400], 1.0)),
         ({"bos_token_id": 5000}, "bos_token_id is 5000"),
+        *(({key: value}, f"{key} is {value!r}".replace("[]", r"\[\]"))
+          for key in ("rms_norm_eps", "head_dim", "max_position_embeddings", "num_key_value_heads",
+                      "tie_word_embeddings") for value in (0, [])),
+        *((NO_ROPE | {"rope_theta": value}, f"rope_theta is {value!r}") for value in (0, 0.0, False, "")),
+        ({"rope_theta": None, "rope_parameters": {"rope_theta": 0}}, "rope_theta is 0"),
+        *((NO_ROPE | {"rope_scaling": value}, "rope_scaling is .*, a table wanted") for value in ([], "", False, 0)),
+        *(({key: value}, key) for key in ("architectures", "layer_types", "sliding_window") for value in ("", False)),
+        *(({f"{kind}_token_id": []}, rf"{kind}_token_id is \[\]") for kind in ("eos", "bos")),
     ],
 )  # fmt: skip
 def test_a_directory_that_says_more_than_the_decoder_knows_is_refused(changes, says, hf):
@@ -150,6 +158,28 @@ def test_the_chat_template_is_looked_for_where_it_is_kept(hf):
     assert load_backbone(out).chat == "one of several"
     (out / "chat_template.jinja").write_text("{% for m in messages %}{{ m }}{% endfor %}")
     assert load_backbone(out).chat.startswith("{% for m")
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        *([{"name": name, "template": "x"}] for name in ([], {}, None, 5)),
+        ["x"],
+        [{"name": "default", "template": 5}],
+        0,
+        False,
+        {},
+    ],
+)
+def test_a_chat_template_of_another_kind_is_refused(held, hf):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: chat_template") as refused:
+        load_backbone(hf({}, tokenizer_config={"chat_template": held}))
+    assert "\n" not in str(refused.value)
+
+
+def test_an_adapter_beside_the_model_is_refused(hf):
+    with pytest.raises(ValueError, match=r"adapter_config\.json: adapters are not read"):
+        load_backbone(hf({}, adapter_config={"peft_type": "LORA"}))
 
 
 def test_no_tensor_of_a_directory_is_passed_over(hf):

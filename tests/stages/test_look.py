@@ -67,6 +67,16 @@ def test_refusals_in_one_line(folder, capsys, more, says):
     assert err.count("\n") == 1
 
 
+def test_a_picture_takes_no_place_of_somebody_s_file(folder, tmp_path, capsys):
+    mine, link = tmp_path / "mine.png", tmp_path / "link.png"
+    mine.write_text("my thesis")
+    link.symlink_to(mine)
+    for out in (mine, link):
+        assert cli.main(["scene", "show", str(folder / "a.json"), "--out", str(out)]) == 2
+        assert f"{out}: is there and no .png file" in capsys.readouterr().err
+        assert mine.read_text() == "my thesis"
+
+
 def test_nothing_to_show(tmp_path, capsys):
     write(tmp_path / "b.json", b'{"objects": ')
     assert cli.main(["scene", "list", str(tmp_path)]) == 2

@@ -28,6 +28,8 @@ FORMATS: dict[str, Any] = {"h264": CompressedVideo, "jpeg": CompressedImage}
 PICTURES = {message.DESCRIPTOR.full_name: message for message in FORMATS.values()}
 KIND_NAMES = ("car", "truck", "pedestrian", "cyclist")
 STATE_FIELDS = ("x", "y", "yaw", "speed", "acceleration", "yaw_rate", "steering_wheel_angle")
+MAY_LACK = ("acceleration", "steering_wheel_angle")
+"""Of these, what a state need not have."""
 NS = 1_000_000_000
 
 
@@ -166,11 +168,24 @@ def states(t: np.ndarray, ego: np.ndarray) -> list[bytes]:
 
 
 def read_states(messages: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """JSON messages in; t (T,) s and ego (T, 7) out."""
+    """JSON messages in; t (T,) s and ego (T, 7) out, NaN where a value is null or one of MAY_LACK is absent. ValueError
+    names the field that is missing or no number."""
     rows = json.loads(b"[" + b",".join(messages) + b"]")
-    fields = ("t", *STATE_FIELDS)
-    table = np.array([[np.nan if row[f] is None else row[f] for f in fields] for row in rows], np.float64)
-    return table[:, 0], table[:, 1:]
+    if len(rows) != len(messages) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{STATE}: a message that is not one JSON object; write one state in each")
+    columns = []
+    for field in ("t", *STATE_FIELDS):
+        try:
+            values = [row.get(field) if field in MAY_LACK else row[field] for row in rows]
+            column = np.array([np.nan if v is None else v for v in values], np.float64)
+        except KeyError:
+            raise ValueError(f"{STATE}: a state without '{field}'; write it in every message") from None
+        except (TypeError, ValueError, OverflowError):
+            column = np.empty(0)
+        if column.shape != (len(rows),):
+            raise ValueError(f"{STATE}: a state whose '{field}' is no number; write a number, or null where unknown")
+        columns.append(column)
+    return columns[0], np.column_stack(columns[1:])
 
 
 def changes(names: tuple[str, ...], columns: list[np.ndarray | None], fixed: dict[str, Any]) -> list[tuple[int, bytes]]:

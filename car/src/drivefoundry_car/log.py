@@ -20,12 +20,12 @@ from mcap.writer import CompressionType, Writer
 
 from drivefoundry_car import channels, clock, topics
 from drivefoundry_car.channels import Camera
-from drivefoundry_car.chunks import MCAP_MAGIC
+from drivefoundry_car.chunks import MCAP_MAGIC, Records
 from drivefoundry_car.video import Encoder, decode, demux_mp4, encode, mux_mp4
 
 _DAMAGE = (McapError, CRCValidationError, DecodeError, zstandard.ZstdError, struct.error, UnicodeDecodeError)
-_DAMAGE += (json.JSONDecodeError, KeyError, IndexError, TypeError, OverflowError)
-"""What the MCAP, protobuf and zstd readers raise on bytes that are not what they say."""
+_DAMAGE += (json.JSONDecodeError, KeyError, IndexError, TypeError, OverflowError, RecursionError)
+"""What the MCAP, protobuf, zstd and JSON readers raise on bytes that are not what they say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,12 +217,23 @@ def read_drive(path: Path | str, video: bool = True) -> Drive:
 
 
 def read_meta(path: Path) -> dict[str, str]:
-    """An MCAP file in, its drive's meta out, its messages unread. ValueError as of `read_drive`."""
+    """An MCAP file in, its drive's meta out, {} where it has none. ValueError as of `read_drive`.
+
+    Messages are not read, unless the file has no index of its metadata.
+    """
     try:
         with path.open("rb") as file:
-            return next(m.metadata for m in reversed([*make_reader(file).iter_metadata()]) if m.name == "drive")
-    except (*_DAMAGE, StopIteration) as error:
+            found = [m.metadata for m in make_reader(file).iter_metadata() if m.name == "drive"]
+        if not found:
+            records = Records(path.read_bytes(), lambda _: False)
+            for _ in records.blocks():
+                pass
+            found = [records.metadata.get("drive", {})]
+        return dict(found[-1])
+    except _DAMAGE as error:
         raise ValueError(f"{path}: damaged MCAP ({type(error).__name__}: {error}); copy or record it again") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read(data: bytes, with_video: bool) -> Drive:

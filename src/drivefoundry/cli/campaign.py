@@ -184,13 +184,13 @@ def sent(options: SentOptions) -> Outcome:
     from drivefoundry.clips.store import ClipStore
     from drivefoundry.stages import backlog
 
-    outputs.check_file(options.out)
+    outputs.check_file(options.out, ".npy")
     url = options.what / "clips" if (options.what / "ledger.db").exists() else options.what
     if not (url / "clips.lance").exists():
         raise ValueError(f"{options.what}: no clip store, and no run with one")
     if options.dry_run:
         return Outcome(f"would write {options.out}", {"would_write": options.out})
     shown = backlog.what_was_sent(ClipStore(url))
-    with outputs.file(options.out) as aside:
+    with outputs.file(options.out, ".npy") as aside:
         shown.save(aside)
     return Outcome(f"{options.out}: {len(shown.kept)} embeddings", {"file": options.out, "embeddings": len(shown.kept)})

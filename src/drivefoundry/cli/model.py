@@ -92,7 +92,7 @@ def export(options: ExportOptions) -> Outcome:
     if options.hf is not None:
         outputs.check_folder(options.hf)
     if options.gguf is not None:
-        outputs.check_file(options.gguf)
+        outputs.check_file(options.gguf, ".gguf")
     loaded = load_checkpoint(named.model(options.what))
     language = extract(loaded.model, loaded.tokenizer)
     if options.dry_run:

@@ -20,7 +20,7 @@ from drivefoundry.types import require
 from drivefoundry_car.documents import decoded, json_object, read_bytes
 
 from .config import ModelConfig
-from .families import gguf_shape, hf_shape, redundant
+from .families import gguf_shape, hf_shape, redundant, said
 from .gguf import read_gguf
 from .language import Language
 from .tensors import TensorFile
@@ -138,6 +138,8 @@ def _checked(path: Path, config: ModelConfig, of: int, fetch: Callable[[str], np
 def _from_hf(folder: Path) -> Backbone:
     for name in ("config.json", "tokenizer.json"):
         require((folder / name).is_file(), f"{folder}: no {name}; not a Hugging Face model directory")
+    adapter = folder / "adapter_config.json"
+    require(not adapter.exists(), f"{adapter}: adapters are not read; merge it into the model, or remove it")
     told = json_object(read_bytes(folder / "config.json"), folder / "config.json", _AGAIN)
     raw = read_bytes(folder / "tokenizer.json")
     wanted = "model" in json_object(raw, folder / "tokenizer.json", _AGAIN)
@@ -160,7 +162,7 @@ def _from_hf(folder: Path) -> Backbone:
     for name in sorted(of.keys() - {n for parts in names(config, HF).values() for n in parts}):
         known = redundant(config, name, of[name].read(name), weights["embed"])
         require(known, f"{of[name].path}: tensor {name} is of no part of the model that is read; it would be lost")
-    context = told.get("max_position_embeddings") or 2048
+    context = said(told, "max_position_embeddings", 2048)
     fits = type(context) is int and context > 0
     require(fits, f"{folder / 'config.json'}: max_position_embeddings is {str(context)[:60]}, a whole number wanted")
     begin = _mark(folder, "bos", told, more, tokenizer)
@@ -204,6 +206,7 @@ def _mark(
     rows, key = tokenizer.get_vocab_size(), f"{kind}_token_id"
     for name, about in (("config.json", told), ("generation_config.json", more["generation_config.json"])):
         ids = about.get(key)
+        require(ids != [], f"{folder / name}: {key} is [], one id or several wanted")
         ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
         for one in ids:
             known = type(one) is int and one >= 0 and tokenizer.id_to_token(min(one, 2**31)) is not None
@@ -225,10 +228,12 @@ def _chat(folder: Path, about: Mapping[str, Any]) -> str:
     path = folder / "chat_template.jinja"
     if path.is_file():
         return decoded(read_bytes(path), path)
-    held = about.get("chat_template") or ""
+    held, path = said(about, "chat_template", ""), folder / "tokenizer_config.json"
     if isinstance(held, list):
-        held = {t.get("name"): t.get("template") for t in held if isinstance(t, dict)}.get("default") or ""
-    require(isinstance(held, str), f"{folder / 'tokenizer_config.json'}: chat_template is no text; fetch it again")
+        named = all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in held)
+        require(named, f"{path}: chat_template has an entry without a name that is text; fetch it again")
+        held = next((t.get("template") for t in reversed(held) if t["name"] == "default"), "")
+    require(isinstance(held, str), f"{path}: chat_template is no text; fetch it again")
     return held
 
 

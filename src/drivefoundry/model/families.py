@@ -81,27 +81,28 @@ def hf_shape(path: Path, told: Mapping[str, Any], end: int) -> ModelConfig:
             key in _ONE_VALUE, f"{path}: {key} is {_short(value)}: not known here; remove it if it changes no result"
         )
         _require_one(path, key, value, _ONE_VALUE[key])
-    made = told.get("architectures") or []
+    made = said(told, "architectures", [])
     fits = isinstance(made, list) and all(a in ("LlamaForCausalLM", "Qwen2ForCausalLM") for a in made)
     require(fits, f"{path}: architectures is {_short(made)}; a language model (ForCausalLM) is wanted")
-    layers = told.get("layer_types") or []
+    layers = said(told, "layer_types", [])
     fits = isinstance(layers, list) and all(layer == "full_attention" for layer in layers)
     require(fits, f"{path}: layer_types: attention over everything ('full_attention') is wanted in each layer")
-    windowed = told.get("sliding_window") and told.get("use_sliding_window") is not False
+    window = said(told, "sliding_window", 0)
+    windowed = (type(window) is not int or window != 0) and told.get("use_sliding_window") is not False
     require(
         not windowed,
-        f"{path}: sliding_window is {_short(told.get('sliding_window'))}; attention over everything is wanted",
+        f"{path}: sliding_window is {_short(window)}; attention over everything is wanted",
     )
     required = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
     dim, depth, heads, ffn, vocab = (_whole(path, key, told.get(key)) for key in required)
-    kv = _whole(path, "num_key_value_heads", told.get("num_key_value_heads", heads) or heads)
-    head_dim = _whole(path, "head_dim", told.get("head_dim") or dim // heads)
-    tied = told.get("tie_word_embeddings") or False
+    kv = _whole(path, "num_key_value_heads", said(told, "num_key_value_heads", heads))
+    head_dim = _whole(path, "head_dim", said(told, "head_dim", dim // heads))
+    tied = said(told, "tie_word_embeddings", False)
     require(isinstance(tied, bool), f"{path}: tie_word_embeddings is {_short(tied)}, true or false wanted")
     theta, scaling = _rope(path, told)
     return _valid(
         path, dim=dim, layers=depth, heads=heads, kv_heads=kv, head_dim=head_dim, ffn=ffn, qkv_bias=kind == "qwen2",
-        tied=tied, norm_eps=_number(path, "rms_norm_eps", told.get("rms_norm_eps") or 1e-6), rope_theta=theta,
+        tied=tied, norm_eps=_number(path, "rms_norm_eps", said(told, "rms_norm_eps", 1e-6)), rope_theta=theta,
         rope_scaling=scaling, text_vocab=OWN + vocab, text_shift=OWN, text_end=end,
     )  # fmt: skip
 
@@ -110,7 +111,7 @@ def _rope(path: Path, told: Mapping[str, Any]) -> tuple[float, tuple[float, floa
     """The base and the scaling of positions, which config.json has in one of two places, old and new."""
     rope: dict[str, Any] = {}
     for place in ("rope_scaling", "rope_parameters"):
-        held = told.get(place) or {}
+        held = said(told, place, {})
         require(isinstance(held, dict), f"{path}: {place} is {_short(held)}, a table wanted")
         for kind in (held.get("rope_type"), held.get("type")):
             known = kind in (None, "default", "llama3")
@@ -123,11 +124,10 @@ def _rope(path: Path, told: Mapping[str, Any]) -> tuple[float, tuple[float, floa
             )
             rope[key] = value
     theta = rope.pop("rope_theta", None)
-    own = told.get("rope_theta")
-    require(
-        None in (own, theta) or own == theta, f"{path}: rope_theta is {_short(own)} and {_short(theta)}; make them one"
-    )
-    kind = rope.pop("rope_type", None) or "default"
+    own = said(told, "rope_theta", theta)
+    require(theta is None or own == theta, f"{path}: rope_theta is {_short(own)} and {_short(theta)}; make them one")
+    kind = rope.pop("rope_type", None)
+    kind = "default" if kind is None else kind
     for key, value in rope.items():
         if key not in LLAMA3 or kind == "default":
             alone = {"partial_rotary_factor": (1,), "attention_factor": (1,), "factor": (1,)}
@@ -135,7 +135,7 @@ def _rope(path: Path, told: Mapping[str, Any]) -> tuple[float, tuple[float, floa
             require(known, f"{path}: rope_scaling.{key} is {_short(value)}: not known here")
             if value is not None and key in alone:
                 _require_one(path, f"rope_scaling.{key}", value, alone[key])
-    base = _number(path, "rope_theta", theta or own or 1e4)
+    base = _number(path, "rope_theta", 1e4 if own is None else own)
     if kind == "default":
         return base, None
     for key in LLAMA3:
@@ -202,6 +202,12 @@ def redundant(config: ModelConfig, name: str, value: np.ndarray, embed: torch.Te
         rate = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim) / rope_stretch(config).numpy()
         return value.shape == rate.shape and np.allclose(value, rate, rtol=1e-2)
     return name == "lm_head.weight" and config.tied and np.array_equal(value, embed.numpy())
+
+
+def said(told: Mapping[str, Any], key: str, default: Any) -> Any:
+    """A key's value; the default where it is absent or null, never for 0, false or ""."""
+    value = told.get(key)
+    return default if value is None else value
 
 
 def _valid(path: Path, **shape: Any) -> ModelConfig:

@@ -250,7 +250,7 @@ def write_gguf(path: Path, fields: Mapping[str, Value], tensors: Mapping[str, np
     for (name, x), (kind, size) in zip(tensors.items(), sizes, strict=True):
         head += _string(name) + struct.pack(f"<I{x.ndim}Q", x.ndim, *x.shape[::-1]) + struct.pack("<IQ", _IDS[kind], at)
         at += -(-size // ALIGN) * ALIGN
-    with outputs.file(path) as aside, aside.open("wb") as f:
+    with outputs.file(path, ".gguf") as aside, aside.open("wb") as f:
         f.write(head + bytes(-len(head) % ALIGN))
         for x in tensors.values():
             body = _packed(x, form)[1]

@@ -183,7 +183,7 @@ def show(scene: Scene, at: int | None, out: Path) -> None:
     require(kind in (".png", ".mp4", ".gif"), f"--out {out}: a file *.png, *.mp4 or *.gif wanted")
     require(at is None or kind == ".png", f"--at {at}: a film shows all steps; give --out a *.png")
     require(out.parent.is_dir(), f"--out {out}: no such folder: {out.parent}")
-    with outputs.file(out) as aside:
+    with outputs.file(out, kind) as aside:
         if kind == ".png":
             view.picture(scene, at).save(aside, "png")
             return
