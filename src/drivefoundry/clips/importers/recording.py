@@ -28,6 +28,8 @@ from drivefoundry.types import (
 
 HEIGHT = {AGENT_CAR: 1.6, AGENT_TRUCK: 3.2, AGENT_CYCLIST: 1.7, AGENT_PEDESTRIAN: 1.75}
 """Heights by kind, m, for sources that have none."""
+SIZE = {AGENT_CAR: (4.6, 1.9), AGENT_TRUCK: (9.0, 2.5), AGENT_CYCLIST: (1.8, 0.7), AGENT_PEDESTRIAN: (0.6, 0.6)}
+"""Length and width by kind, m, for a road user that its source gives none."""
 MOVES_M = 20.0
 """A vehicle must move this far to become an ego; one that the source names as its own car need not."""
 AHEAD_S = 4.0
