@@ -1,5 +1,7 @@
 """CommonRoad files of both versions, and what their states may leave open."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -308,3 +310,26 @@ def test_a_namespace_changes_nothing(tmp_path):
     r = commonroad.read(path)
     assert (r.ids, r.map.id) == (plain.ids, plain.map.id)
     np.testing.assert_array_equal(r.tracks, plain.tracks)
+
+
+def test_a_file_is_known_wherever_its_root_stands_and_however_it_is_encoded(tmp_path):
+    path = write(tmp_path / "a.xml", lanelet("1"), obstacle("7", moving()))
+    text, plain = path.read_text(), commonroad.read(path)
+    wide = '<?xml version="1.0" encoding="UTF-16"?>'
+    for name, data in (
+        ("licence.xml", f"<!-- {'free to use ' * 1000} -->{text}".encode()),
+        ("wide.xml", (wide + text).encode("utf-16")),
+        ("UPPER.XML", text.encode()),
+        ("Packed.Xml.GZ", gzip.compress(text.encode())),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert commonroad.fits(tmp_path / name), name
+        assert commonroad.read(tmp_path / name).map.id == plain.map.id
+    (tmp_path / "page.XML").write_text("<html/>")
+    (tmp_path / "sd.PKL.gz").write_bytes(b"")
+    (tmp_path / "dataset_summary.pkl").write_bytes(b"")
+    _, refused = scenes_in(tmp_path)
+    assert sorted(refused) == ["page.XML", "sd.PKL.gz"]
+    (tmp_path / "wide.xml").write_bytes((wide + "<!DOCTYPE commonRoad>" + text).encode("utf-16"))
+    with pytest.raises(ValueError, match="has a DOCTYPE"):
+        commonroad.read(tmp_path / "wide.xml")

@@ -1,3 +1,6 @@
+import gzip
+import json
+
 import numpy as np
 import pytest
 
@@ -205,6 +208,24 @@ def test_a_report_counts_what_was_left_out_once_a_recording(tmp_path):
     assert "Not read: 2 lanes without a length (in 2 recordings)." in not_read(map(left_of, scenes))
 
 
+def test_a_file_is_known_wherever_its_keys_stand_and_however_it_is_encoded(tmp_path):
+    plain = womd.read(write(tmp_path / "plain.json", scenario()))
+    text = json.dumps(scenario())
+    late = json.dumps({"description": "x" * 9000, **scenario()})
+    for name, data in (
+        ("late.json", late.encode()),
+        ("blank.json", b" " * 9000 + text.encode()),
+        ("wide.json", text.encode("utf-16")),
+        ("UPPER.JSON", text.encode()),
+        ("Packed.Json.GZ", gzip.compress(text.encode())),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert womd.fits(tmp_path / name), name
+        assert womd.read(tmp_path / name).map.id == plain.map.id
+    (tmp_path / "labels.json").write_text(json.dumps({"about": "x" * 9000, "objects": []}))
+    assert not womd.fits(tmp_path / "labels.json")
+
+
 def test_bad_files_do_not_stop_the_others(tmp_path):
     write(tmp_path / "good.json", scenario())
     write(tmp_path / "cut.json", b'{"objects": [')
@@ -213,7 +234,8 @@ def test_bad_files_do_not_stop_the_others(tmp_path):
     (tmp_path / "settings.json").write_text('{"colour": 1}')
     scenes, refused = scenes_in(tmp_path)
     assert len(scenes) == 2
-    assert sorted(refused) == ["cut.json", "half.json.gz"]
+    assert sorted(refused) == ["cut.json", "half.json.gz", "settings.json"]
+    assert refused["settings.json"].startswith("no CommonRoad, WOMD, ScenarioNet file")
     assert refused["cut.json"].startswith("not whole JSON")
     assert "get the file again" in refused["half.json.gz"]
 

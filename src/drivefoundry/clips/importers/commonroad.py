@@ -8,6 +8,7 @@ benchmarks for motion planning on roads", IV 2017; its XML schema 2020a.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,13 @@ from drivefoundry.clips.importers.recording import (
     HEIGHT,
     Recording,
     bounded,
-    head,
     headings,
     one_line,
+    opening,
     plain_word,
     resampled,
     speeds,
+    stem_of,
     unpacked,
 )
 from drivefoundry.types import (
@@ -62,10 +64,8 @@ STEPS_S = (0.005, 1.0)
 
 def fits(path: Path) -> bool:
     """True for a file of this format, by its name and first bytes; also for a damaged gzip of such a name."""
-    if not path.name.endswith((".xml", ".xml.gz")):
-        return False
-    first = head(path, path.suffix == ".gz")
-    return first is None or b"<commonRoad" in first
+    first = opening(path, ".xml")
+    return first is None or re.search(rb"<([\w.-]+:)?commonRoad[\s>]", first) is not None
 
 
 def read(path: Path) -> Recording:
@@ -73,7 +73,7 @@ def read(path: Path) -> Recording:
     root = _root(path)
     require(root.tag == "commonRoad", f"{path}: root element is <{root.tag}>, not <commonRoad>")
     try:
-        return _recording(root, path.name.removesuffix(".gz").removesuffix(".xml"))
+        return _recording(root, stem_of(path, ".xml"))
     except ValueError as error:
         raise ValueError(f"{path}: {one_line(error)}") from None
 
@@ -114,7 +114,7 @@ def _time_step(text: str) -> float:
 
 def _root(path: Path) -> Element:
     """Parse without document types: scenarios need no entities, and entities are how XML attacks its reader."""
-    data = unpacked(path, path.suffix == ".gz")
+    data = unpacked(path, path.suffix.lower() == ".gz")
     text = data.replace(b"\0", b"")  # of UTF-16 what it has of ASCII
     require(
         b"<!DOCTYPE" not in text and b"<!ENTITY" not in text, f"{path}: has a DOCTYPE; remove it, scenarios need none"

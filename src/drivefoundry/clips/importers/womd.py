@@ -21,11 +21,12 @@ from drivefoundry.clips.importers.recording import (
     HEIGHT,
     SIZE,
     Recording,
-    head,
     marks_of,
     one_line,
+    opening,
     plain_word,
     states,
+    stem_of,
     unpacked,
 )
 from drivefoundry.clips.importers.roads import Features, around, has_length, recorded_limit, road_map
@@ -60,23 +61,27 @@ LINES = {
 """Types of road lines, by the numbers of the data set."""
 
 
+KEYS = (b'"objects"', b'"roads"', b'"tl_states"')
+"""Keys by which the format is known."""
+
+
 def fits(path: Path) -> bool:
     """True for a file of this format, by its name and first bytes; also for a damaged gzip of such a name."""
-    if not path.name.endswith((".json", ".json.gz")):
-        return False
-    first = head(path, path.suffix == ".gz", 4096)
-    return first is None or any(key in first for key in (b'"objects"', b'"roads"', b'"tl_states"'))
+    first = opening(path, ".json")
+    if first is None or any(key in first.lstrip()[:4096] for key in KEYS):
+        return True
+    return all(key in first for key in KEYS[:2])  # where other keys come before them, one alone may be another format's
 
 
 def read(path: Path) -> Recording:
     """File in, Recording out. ValueError names the file, the field and the mend."""
-    data = unpacked(path, path.suffix == ".gz")
+    data = unpacked(path, path.suffix.lower() == ".gz")
     try:
         whole = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not whole JSON ({error}); get the file again") from None
     try:
-        return _recording(whole, path.name.removesuffix(".gz").removesuffix(".json"))
+        return _recording(whole, stem_of(path, ".json"))
     except ValueError as error:
         raise ValueError(f"{path}: {one_line(error)}") from None
 
