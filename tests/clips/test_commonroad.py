@@ -1,5 +1,7 @@
 """CommonRoad files of both versions, and what their states may leave open."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -88,7 +90,8 @@ def test_intervals_and_regions_are_taken_by_their_middle_and_counted(tmp_path):
     r = commonroad.read(write(tmp_path / "a.xml", lanelet("1"), obstacle("7", states)))
     np.testing.assert_allclose(r.tracks[0, 10], [15.0, 0.0, 0.1, 11.0], atol=1e-9)
     np.testing.assert_allclose(r.tracks[0, 11, :2], [16.0, 0.5])
-    assert not r.valid[0, [12, 21]].any()
+    assert r.valid[0].all()  # the two steps without a state of their own lie between others
+    np.testing.assert_allclose(r.tracks[0, 21, :2], [26.0, 0.0])
     for what in ("velocity is an interval", "orientation is an interval", "place is a region", "without a place"):
         assert f"1 states whose {what}" in r.notes["states"] or f"1 states {what}" in r.notes["states"]
 
@@ -259,3 +262,74 @@ def test_many_road_users_at_a_late_step_cannot_claim_memory(tmp_path):
     path = write(tmp_path / "a.xml", lanelet("1"), *users)
     with pytest.raises(ValueError, match="1001 road users over 10000 steps: not a scenario"):
         commonroad.read(path)
+
+
+@pytest.mark.parametrize("every", [2, 3, 10])
+@pytest.mark.parametrize("speed", [True, False])
+def test_states_at_some_steps_only_are_closed_up_to_a_second(tmp_path, every, speed):
+    states = moving(steps=61, speed=speed, yaw=speed)[::every]
+    r = commonroad.read(write(tmp_path / "a.xml", lanelet("1"), obstacle("7", states), obstacle("8", moving(y=1.0))))
+    last = 60 // every * every + 1
+    assert r.valid[0, :last].all()
+    np.testing.assert_allclose(r.tracks[0, :last, 0] - r.tracks[0, 0, 0], np.arange(last), atol=1e-9)
+    np.testing.assert_allclose(r.tracks[0, :last, 2], 0.0, atol=1e-9)
+    np.testing.assert_allclose(r.tracks[0, :last, 3], 10.0)
+    assert "1 road users with states at some steps only" in r.notes["states"]
+
+
+def test_a_longer_gap_and_a_jump_stay_gaps(tmp_path):
+    states = moving(steps=60)
+    far = place(900.0, 0.0) + exact("orientation", 0) + exact("time", 45) + exact("velocity", 10)
+    r = commonroad.read(write(tmp_path / "a.xml", lanelet("1"), obstacle("7", [*states[:20], *states[31:41], far])))
+    assert np.flatnonzero(~r.valid[0]).tolist() == [*range(20, 31), 41, 42, 43, 44]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        obstacle("9", moving(), shape="<rectangle><length>0</length><width>1.8</width></rectangle>"),
+        obstacle("9", [*moving()[:5], *moving()[4:]]),
+        obstacle("9", [*moving()[:5], place("NaN", 0) + exact("time", 5)]),
+        obstacle("9", moving(), shape="<circle><radius>nan</radius></circle>"),
+    ],
+)
+def test_a_damaged_obstacle_is_left_out_by_itself(tmp_path, bad):
+    plain = commonroad.read(write(tmp_path / "a.xml", lanelet("1"), obstacle("7", moving())))
+    r = commonroad.read(write(tmp_path / "b.xml", lanelet("1"), bad, obstacle("7", moving())))
+    assert r.ids == plain.ids == ["7"]
+    np.testing.assert_array_equal(r.tracks, plain.tracks)
+    assert r.left == {"obstacles that are damaged": 1}
+    with pytest.raises(ValueError, match=r"c\.xml: obstacle 9: "):
+        commonroad.read(write(tmp_path / "c.xml", lanelet("1"), bad))
+
+
+def test_a_namespace_changes_nothing(tmp_path):
+    path = write(tmp_path / "a.xml", lanelet("1"), obstacle("7", moving()))
+    plain = commonroad.read(path)
+    path.write_text(path.read_text().replace("<commonRoad ", '<commonRoad xmlns="urn:some-schema" '))
+    r = commonroad.read(path)
+    assert (r.ids, r.map.id) == (plain.ids, plain.map.id)
+    np.testing.assert_array_equal(r.tracks, plain.tracks)
+
+
+def test_a_file_is_known_wherever_its_root_stands_and_however_it_is_encoded(tmp_path):
+    path = write(tmp_path / "a.xml", lanelet("1"), obstacle("7", moving()))
+    text, plain = path.read_text(), commonroad.read(path)
+    wide = '<?xml version="1.0" encoding="UTF-16"?>'
+    for name, data in (
+        ("licence.xml", f"<!-- {'free to use ' * 1000} -->{text}".encode()),
+        ("wide.xml", (wide + text).encode("utf-16")),
+        ("UPPER.XML", text.encode()),
+        ("Packed.Xml.GZ", gzip.compress(text.encode())),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert commonroad.fits(tmp_path / name), name
+        assert commonroad.read(tmp_path / name).map.id == plain.map.id
+    (tmp_path / "page.XML").write_text("<html/>")
+    (tmp_path / "sd.PKL.gz").write_bytes(b"")
+    (tmp_path / "dataset_summary.pkl").write_bytes(b"")
+    _, refused = scenes_in(tmp_path)
+    assert sorted(refused) == ["page.XML", "sd.PKL.gz"]
+    (tmp_path / "wide.xml").write_bytes((wide + "<!DOCTYPE commonRoad>" + text).encode("utf-16"))
+    with pytest.raises(ValueError, match="has a DOCTYPE"):
+        commonroad.read(tmp_path / "wide.xml")

@@ -1,3 +1,6 @@
+import gzip
+import json
+
 import numpy as np
 import pytest
 
@@ -205,6 +208,24 @@ def test_a_report_counts_what_was_left_out_once_a_recording(tmp_path):
     assert "Not read: 2 lanes without a length (in 2 recordings)." in not_read(map(left_of, scenes))
 
 
+def test_a_file_is_known_wherever_its_keys_stand_and_however_it_is_encoded(tmp_path):
+    plain = womd.read(write(tmp_path / "plain.json", scenario()))
+    text = json.dumps(scenario())
+    late = json.dumps({"description": "x" * 9000, **scenario()})
+    for name, data in (
+        ("late.json", late.encode()),
+        ("blank.json", b" " * 9000 + text.encode()),
+        ("wide.json", text.encode("utf-16")),
+        ("UPPER.JSON", text.encode()),
+        ("Packed.Json.GZ", gzip.compress(text.encode())),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert womd.fits(tmp_path / name), name
+        assert womd.read(tmp_path / name).map.id == plain.map.id
+    (tmp_path / "labels.json").write_text(json.dumps({"about": "x" * 9000, "objects": []}))
+    assert not womd.fits(tmp_path / "labels.json")
+
+
 def test_bad_files_do_not_stop_the_others(tmp_path):
     write(tmp_path / "good.json", scenario())
     write(tmp_path / "cut.json", b'{"objects": [')
@@ -213,7 +234,8 @@ def test_bad_files_do_not_stop_the_others(tmp_path):
     (tmp_path / "settings.json").write_text('{"colour": 1}')
     scenes, refused = scenes_in(tmp_path)
     assert len(scenes) == 2
-    assert sorted(refused) == ["cut.json", "half.json.gz"]
+    assert sorted(refused) == ["cut.json", "half.json.gz", "settings.json"]
+    assert refused["settings.json"].startswith("no CommonRoad, WOMD, ScenarioNet file")
     assert refused["cut.json"].startswith("not whole JSON")
     assert "get the file again" in refused["half.json.gz"]
 
@@ -222,20 +244,9 @@ def test_bad_files_do_not_stop_the_others(tmp_path):
     ("keys", "value", "says"),
     [
         (("objects",), [], "objects: a list wanted"),
-        (("objects", 0, "valid"), [True], r"objects\[0\].valid: 1 steps where the first object has 91"),
-        (("objects", 0, "position", 5), None, r"objects\[0\].position, heading, velocity: no number at step \[5\]"),
-        (("objects", 0, "heading", 5), "east", r"objects\[0\].heading: numbers wanted"),
-        (("objects", 0, "length"), 0, r"objects\[0\].length: 0, metres above 0 wanted"),
         (("roads",), [], "roads: a list wanted"),
-        (("roads", 0, "geometry", 0), {"x": float("nan"), "y": 0}, r"roads\[0\].geometry: a point is no number"),
         (("metadata",), {"sdc_track_index": 77}, "metadata.sdc_track_index: 77 is not among 4 objects"),
         (("metadata",), {"sdc_track_index": 3}, None),
-        (
-            ("tl_states",),
-            {"3": {"state": ["go"], "time_index": [300], "x": [0], "y": [0]}},
-            r"tl_states\[3\].time_index",
-        ),
-        (("tl_states",), {"3": {"state": ["go"], "time_index": [3], "x": [0], "y": [0]}}, "m from the lane"),
     ],
 )
 def test_damage_is_named(tmp_path, keys, value, says):
@@ -245,3 +256,100 @@ def test_damage_is_named(tmp_path, keys, value, says):
         return
     with pytest.raises(ValueError, match=rf"a\.json: .*{says}"):
         womd.read(path)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "says"),
+    [
+        (("valid",), [True], r"objects\[0\].valid: 1 steps where most objects have 91"),
+        (("velocity",), [], r"objects\[0\].velocity: a list wanted"),
+        (("heading", 5), "east", r"objects\[0\].heading: numbers wanted"),
+        (("heading",), [None] * STEPS, r"objects\[0\].position, heading, velocity: no number at any step"),
+    ],
+)
+def test_a_damaged_object_is_left_out_by_itself(tmp_path, keys, value, says):
+    whole = changed(scenario(), ("objects", 0, *keys), value)
+    r = womd.read(write(tmp_path / "a.json", whole))
+    assert r.ids == ["101", "102", "103"]
+    assert r.left["objects that are damaged"] == 1
+    with pytest.raises(ValueError, match=rf"b\.json: {says}"):
+        womd.read(write(tmp_path / "b.json", {**whole, "objects": whole["objects"][:1]}))
+
+
+@pytest.mark.parametrize("point", [None, {"x": NAN, "y": 0}, [1, 2]])
+def test_an_object_is_not_seen_where_it_has_no_number(tmp_path, point):
+    r = womd.read(write(tmp_path / "a.json", changed(scenario(), ("objects", 0, "position", 5), point)))
+    assert np.flatnonzero(~r.valid[0]).tolist() == [5]
+    assert np.isfinite(r.tracks).all()
+    assert r.left["states of objects that are no numbers"] == 1
+
+
+@pytest.mark.parametrize("width", [0, None, "2", -1.0, NAN])
+def test_a_size_that_cannot_be_is_taken_by_kind(tmp_path, width):
+    r = womd.read(write(tmp_path / "a.json", changed(scenario(), ("objects", 0, "width"), width)))
+    assert r.size[0, 1] == 1.9
+    assert r.size[0, 0] == scenario()["objects"][0]["length"]
+    assert r.notes["size"] == "of 1 objects whose length or width is no metres above 0: by kind"
+
+
+def test_other_spellings_read_as_the_usual_ones(tmp_path):
+    plain, other = scenario(named=True), scenario(named=True)
+    words = {"vehicle": "TYPE_VEHICLE", "pedestrian": "Pedestrian", "cyclist": " CYCLIST"}
+    for o in other["objects"]:
+        o["type"] = words[o["type"]]
+        o["valid"] = [float(v) for v in o["valid"]]
+    other["objects"][1]["valid"][0] = NAN
+    plain["objects"][1]["valid"][0] = False
+    other["metadata"]["sdc_track_index"] = float(other["metadata"]["sdc_track_index"])
+    a, b = (womd.read(write(tmp_path / f"{n}.json", w)) for n, w in (("a", plain), ("b", other)))
+    assert (a.ids, a.ego, a.kind.tolist()) == (b.ids, b.ego, b.kind.tolist())
+    np.testing.assert_array_equal(a.tracks, b.tracks)
+    np.testing.assert_array_equal(a.valid, b.valid)
+
+
+def test_a_map_feature_without_a_line_is_left_out_by_itself(tmp_path):
+    plain, whole = scenario(), scenario()
+    whole["roads"] += [None, {"type": "stop_sign"}, {"type": "lane", "id": 80, "geometry": None}]
+    whole["roads"].append({"type": "stop_sign", "geometry": {"x": 1.0, "y": 2.0}})
+    whole["roads"][0]["geometry"].insert(1, {"x": NAN, "y": 0.0})
+    whole["roads"][0]["geometry"].insert(1, {"x": "here", "y": 0.0})
+    a, b = (womd.read(write(tmp_path / f"{n}.json", w)) for n, w in (("a", plain), ("b", whole)))
+    assert a.map.id == b.map.id
+    assert b.left["points of map features that are no numbers"] == 2
+    assert b.left["map features of type stop_sign"] == a.left["map features of type stop_sign"] + 2
+    assert b.left["lanes without a length"] == a.left["lanes without a length"] + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"x": [1e4] * STEPS}, "lights that are damaged"),
+        ({"time_index": None}, "lights that are damaged"),
+        ({"time_index": [300 + t for t in range(STEPS)]}, "lights that are damaged"),
+        ({"state": []}, "lights that are never seen"),
+    ],
+)
+def test_a_damaged_light_is_left_out_by_itself(tmp_path, change, says):
+    whole = scenario(lights=True)
+    whole["tl_states"]["3"] |= change
+    r = womd.read(write(tmp_path / "a.json", whole))
+    assert len(r.map.stop_lines) == 0
+    assert r.left[says] == 1
+
+
+def test_a_light_is_read_as_far_as_it_is_sound(tmp_path):
+    plain = scenario(lights=True)
+    light = plain["tl_states"]["3"]
+    a = womd.read(write(tmp_path / "plain.json", plain))
+    one = {"x": light["x"][:1], "y": light["y"][0], "time_index": [float(t) for t in light["time_index"]]}
+    late = {"time_index": [*light["time_index"], STEPS], "state": [*light["state"], "go"]}
+    gaps = {"x": [None, *light["x"][1:]], "y": [NAN, *light["y"][1:]]}
+    for change in (one, late, gaps, {"x": [], "y": None}):
+        b = womd.read(write(tmp_path / "b.json", {**plain, "tl_states": {"3": light | change}}))
+        assert a.lights is not None
+        assert b.lights is not None
+        np.testing.assert_array_equal(a.lights.states, b.lights.states)
+        np.testing.assert_allclose(a.map.stop_lines, b.map.stop_lines)

@@ -8,6 +8,7 @@ benchmarks for motion planning on roads", IV 2017; its XML schema 2020a.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,13 @@ from drivefoundry.clips.importers.recording import (
     HEIGHT,
     Recording,
     bounded,
-    head,
     headings,
     one_line,
+    opening,
     plain_word,
     resampled,
     speeds,
+    stem_of,
     unpacked,
 )
 from drivefoundry.types import (
@@ -36,6 +38,7 @@ from drivefoundry.types import (
     AGENT_TRUCK,
     DT,
     FARTHEST,
+    FASTEST,
     require,
 )
 
@@ -53,16 +56,16 @@ NO_ROAD_USERS = ("environmentObstacle", "phantomObstacle")
 """Elements of buildings, and of road users that may be where nobody sees."""
 MOST_STEPS = 10_000
 """Steps of a recording, at most: what claims more is damaged."""
+LONGEST_GAP_S = 1.0
+"""Gaps between two states of a road user up to which it is taken to go straight on from one to the other, s."""
 STEPS_S = (0.005, 1.0)
 """Time steps that are read, s."""
 
 
 def fits(path: Path) -> bool:
     """True for a file of this format, by its name and first bytes; also for a damaged gzip of such a name."""
-    if not path.name.endswith((".xml", ".xml.gz")):
-        return False
-    first = head(path, path.suffix == ".gz")
-    return first is None or b"<commonRoad" in first
+    first = opening(path, ".xml")
+    return first is None or re.search(rb"<([\w.-]+:)?commonRoad[\s>]", first) is not None
 
 
 def read(path: Path) -> Recording:
@@ -70,7 +73,7 @@ def read(path: Path) -> Recording:
     root = _root(path)
     require(root.tag == "commonRoad", f"{path}: root element is <{root.tag}>, not <commonRoad>")
     try:
-        return _recording(root, path.name.removesuffix(".gz").removesuffix(".xml"))
+        return _recording(root, stem_of(path, ".xml"))
     except ValueError as error:
         raise ValueError(f"{path}: {one_line(error)}") from None
 
@@ -111,12 +114,16 @@ def _time_step(text: str) -> float:
 
 def _root(path: Path) -> Element:
     """Parse without document types: scenarios need no entities, and entities are how XML attacks its reader."""
-    data = unpacked(path, path.suffix == ".gz")
+    data = unpacked(path, path.suffix.lower() == ".gz")
+    text = data.replace(b"\0", b"")  # of UTF-16 what it has of ASCII
     require(
-        b"<!DOCTYPE" not in data and b"<!ENTITY" not in data, f"{path}: has a DOCTYPE; remove it, scenarios need none"
+        b"<!DOCTYPE" not in text and b"<!ENTITY" not in text, f"{path}: has a DOCTYPE; remove it, scenarios need none"
     )
     try:
-        return ElementTree.fromstring(data)
+        root = ElementTree.fromstring(data)
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2]  # the format knows no namespaces, some writers do
+        return root
     except ElementTree.ParseError as error:
         raise ValueError(f"{path}: not whole XML ({error}); get the file again") from None
 
@@ -139,27 +146,49 @@ def _road_users(root: Element, left: Counter[str], taken: Counter[str]) -> list[
     by its middle in `taken`."""
     for tag in NO_ROAD_USERS:
         left[f"<{tag}>"] += len(root.findall(tag))
-    out = []
+    out, why = [], ""
     for obstacle in (o for tag in OBSTACLES for o in root.iterfind(tag)):
-        word = (obstacle.findtext("type") or "").strip()
-        box = _box(obstacle, obstacle.find("shape"))
-        if word in BESIDE_ROAD or box is None:
-            left[f"obstacles of type {plain_word(word)}" if box else "obstacles without a shape"] += 1
+        try:
+            user = _road_user(obstacle, left, taken)
+        except ValueError as error:
+            why = why or str(error)
+            left["obstacles that are damaged"] += 1
             continue
-        rows = _states(obstacle, taken)
-        if not len(rows):
-            left["obstacles without a place"] += 1
-            continue
-        kind = KINDS.get(word, AGENT_CAR)
-        if word not in KINDS:
-            taken[f"obstacles of type {plain_word(word)}, taken for cars"] += 1
-        length, width, *shift = box
-        name = obstacle.get("id", "")
-        sound = min(length, width) > 0.0 and max(length, width) < 100.0
-        require(sound, f"obstacle {name}: length and width in metres above 0 wanted; remove it")
-        parked = obstacle.tag == "staticObstacle" or (obstacle.findtext("role") or "").strip() == "static"
-        out.append(_RoadUser(name, kind, (length, width, HEIGHT[kind]), tuple(shift), parked, rows))
+        out += [] if user is None else [user]
+    require(len(out) > 0 or not why, why)
     return out
+
+
+def _road_user(obstacle: Element, left: Counter[str], taken: Counter[str]) -> _RoadUser | None:
+    """One obstacle; None for what is no road user. ValueError where it is damaged."""
+    word = (obstacle.findtext("type") or "").strip()
+    box = _box(obstacle, obstacle.find("shape"))
+    if word in BESIDE_ROAD or box is None:
+        left[f"obstacles of type {plain_word(word)}" if box else "obstacles without a shape"] += 1
+        return None
+    more: Counter[str] = Counter()
+    rows = _states(obstacle, more)
+    if not len(rows):
+        left["obstacles without a place"] += 1
+        taken.update(more)
+        return None
+    kind = KINDS.get(word, AGENT_CAR)
+    if word not in KINDS:
+        more[f"obstacles of type {plain_word(word)}, taken for cars"] += 1
+    length, width, *shift = box
+    name = obstacle.get("id", "")
+    sound = min(length, width) > 0.0 and max(length, width) < 100.0
+    require(sound, f"obstacle {name}: length and width in metres above 0 wanted; remove it")
+    at = rows[:, 0]
+    rising = bool((at >= 0).all() and (at < MOST_STEPS).all() and (at % 1 == 0).all() and (np.diff(at) > 0).all())
+    says = "time steps must be whole, rise and begin at 0 or later; sort its states"
+    require(rising, f"obstacle {name}: {says}")
+    whole = np.where(np.isnan(rows[:, 3:]), 0.0, rows[:, 3:])
+    known = bool((np.abs(np.column_stack([rows[:, :3], whole])) < FARTHEST).all())
+    require(known, f"obstacle {name}: a state is no number or far off the origin; remove that state")
+    parked = obstacle.tag == "staticObstacle" or (obstacle.findtext("role") or "").strip() == "static"
+    taken.update(more)
+    return _RoadUser(name, kind, (length, width, HEIGHT[kind]), tuple(shift), parked, rows)
 
 
 def _box(obstacle: Element, shape: Element | None) -> tuple[float, float, float, float, float] | None:
@@ -261,21 +290,14 @@ def _value(obstacle: Element, state: Element, name: str, taken: Counter[str]) ->
 
 def _on_grid(users: list[_RoadUser], step: float, taken: Counter[str]):
     """Road users in; ids, kind (N,), size (N, 3), tracks (N, T, 4), valid (N, T) on steps of 0.1 s out."""
-    for user in users:
-        at = user.rows[:, 0]
-        rising = bool((at >= 0).all() and (at < MOST_STEPS).all() and (at % 1 == 0).all() and (np.diff(at) > 0).all())
-        says = "time steps must be whole, rise and begin at 0 or later; sort its states"
-        require(rising, f"obstacle {user.id}: {says}")
-        whole = np.where(np.isnan(user.rows[:, 3:]), 0.0, user.rows[:, 3:])
-        known = bool((np.abs(np.column_stack([user.rows[:, :3], whole])) < FARTHEST).all())
-        require(known, f"obstacle {user.id}: a state is no number or far off the origin; remove that state")
     last = max((int(user.rows[-1, 0]) for user in users), default=0)
     bounded(len(users), max(last + 1, int(last * step / DT)))
     tracks, valid = np.zeros((len(users), last + 1, 4)), np.zeros((len(users), last + 1), bool)
     clock = np.arange(last + 1) * step
     for n, user in enumerate(users):
-        steps = slice(None) if user.parked else user.rows[:, 0].astype(int)
-        tracks[n, steps] = user.rows[0, 1:] if user.parked else user.rows[:, 1:]
+        rows = user.rows if user.parked else _closed(user.rows, step, taken)
+        steps = slice(None) if user.parked else rows[:, 0].astype(int)
+        tracks[n, steps] = rows[0, 1:] if user.parked else rows[:, 1:]
         valid[n, steps] = True
         _derive(tracks[n], valid[n], clock, taken)
         if any(user.shift):
@@ -291,6 +313,24 @@ def _on_grid(users: list[_RoadUser], step: float, taken: Counter[str]):
         valid = np.array([seen for _, seen in pairs], bool).reshape(len(users), len(at))
     size = np.array([user.size for user in users], np.float64).reshape(-1, 3)
     return [user.id for user in users], np.array([user.kind for user in users], int), size, tracks, valid
+
+
+def _closed(rows: np.ndarray, step: float, taken: Counter[str]) -> np.ndarray:
+    """States (n, 5) of a road user in; with those between them where a gap is no longer than LONGEST_GAP_S out."""
+    gap = np.diff(rows[:, 0])
+    away = np.hypot(*np.diff(rows[:, 1:3], axis=0).T)
+    close = (gap > 1) & (gap * step < LONGEST_GAP_S + 1e-6) & (away < FASTEST * gap * step)
+    if not close.any():
+        return rows
+    out = []
+    for i, row in enumerate(rows):
+        out.append(row)
+        if i < len(gap) and close[i]:
+            change = rows[i + 1] - row
+            change[3] = np.arctan2(np.sin(change[3]), np.cos(change[3]))
+            out += [row + change * k / gap[i] for k in range(1, int(gap[i]))]
+    taken["road users with states at some steps only: those between from their neighbours"] += 1
+    return np.array(out)
 
 
 def _derive(rows: np.ndarray, seen: np.ndarray, clock: np.ndarray, taken: Counter[str]) -> None:

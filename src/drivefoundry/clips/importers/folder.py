@@ -35,6 +35,8 @@ DRIVES = f"{CAMERA}, tables of angle, torque and speed (Udacity), comma2k19 segm
 SCENES = "CommonRoad *.xml, Waymo Open Motion *.json (both also .gz), or ScenarioNet sd_*.pkl"
 READERS = {"CommonRoad": commonroad, "WOMD": womd, "ScenarioNet": scenarionet}
 """Formats of recorded traffic: `fits(path)` knows a file, `read(path)` gives its Recording."""
+SUFFIXES = (".xml", ".json", ".pkl")
+"""Suffixes of recorded traffic, in any case and also with .gz."""
 SHORTEST_S = 1.0
 """Stretches of a drive between gaps that are shorter than this hold nothing to learn from, s."""
 DEEP = 3
@@ -117,8 +119,21 @@ def scene_files(path: Path) -> list[Path]:
     """The files of recorded traffic of a folder and the folders in it, DEEP levels; or the one file that is given."""
     if path.is_file():
         return [path] if format_of(path) else []
-    found = [p for level in range(DEEP) for p in path.glob("*/" * level + "*")]
-    return sorted(p for p in found if p.is_file() and format_of(p))
+    return sorted(p for p in _files(path) if format_of(p))
+
+
+def _files(path: Path) -> list[Path]:
+    return [p for level in range(DEEP) for p in path.glob("*/" * level + "*") if p.is_file()]
+
+
+def _strangers(path: Path) -> dict[str, str]:
+    """Files that are named as recorded traffic is and are none, and why; not the indices of ScenarioNet's sets."""
+    named = [p for p in _files(path) if p.name.lower().removesuffix(".gz").endswith(SUFFIXES)]
+    return {
+        p.relative_to(path).as_posix(): f"no {', '.join(READERS)} file; remove it, or write it in one of these formats"
+        for p in sorted(named)
+        if not format_of(p) and not p.name.startswith("dataset_")
+    }
 
 
 def drive_files(path: Path) -> list[Path]:
@@ -270,7 +285,8 @@ def scenes_in(
     for group, (some, _, _) in zip(same_places([marks for _, _, marks in found]), found, strict=True):
         scenes += [replace(s, place=named.setdefault(group, s.place)) for s in some]
     names = [f.relative_to(path).as_posix() if f != path else f.name for f in files]
-    return scenes, {name: why for name, (_, why, _) in zip(names, found, strict=True) if why}
+    refused = {name: why for name, (_, why, _) in zip(names, found, strict=True) if why}
+    return scenes, refused | (_strangers(path) if path.is_dir() else {})
 
 
 def _read_scenes(task: tuple[Path, int]) -> tuple[list[Scene], str, frozenset[tuple[int, int]]]:

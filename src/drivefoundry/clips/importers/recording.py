@@ -28,6 +28,8 @@ from drivefoundry.types import (
 
 HEIGHT = {AGENT_CAR: 1.6, AGENT_TRUCK: 3.2, AGENT_CYCLIST: 1.7, AGENT_PEDESTRIAN: 1.75}
 """Heights by kind, m, for sources that have none."""
+SIZE = {AGENT_CAR: (4.6, 1.9), AGENT_TRUCK: (9.0, 2.5), AGENT_CYCLIST: (1.8, 0.7), AGENT_PEDESTRIAN: (0.6, 0.6)}
+"""Length and width by kind, m, for a road user that its source gives none."""
 MOVES_M = 20.0
 """A vehicle must move this far to become an ego; one that the source names as its own car need not."""
 AHEAD_S = 4.0
@@ -46,6 +48,8 @@ MOST_STATES = 10_000_000
 """Road users times steps at which a file is refused, for those that claim many of either."""
 NOT_READ = "not_read"
 """Entry of a scene's meta: what of its recording was left out, "3 tracks of type OTHER; 1 lane without a length"."""
+OPENING = 1 << 22
+"""Bytes of a file, at most, in which its format is looked for."""
 MOST_BYTES = 1 << 28
 """Unpacked size at which a file is refused: no scenario comes near it."""
 
@@ -331,6 +335,24 @@ def head(path: Path, packed: bool, size: int = 2000) -> bytes | None:
             return f.read(size)
     except (OSError, EOFError, zlib.error):
         return None
+
+
+def opening(path: Path, suffix: str) -> bytes | None:
+    """The first megabytes of a file of a suffix, in any case and also with .gz, in which a format is known by its
+    words: UTF-16 without its zeros. None where it is damaged, b"" where its name is another."""
+    name = path.name.lower()
+    if not name.endswith((suffix, f"{suffix}.gz")):
+        return b""
+    first = head(path, name.endswith(".gz"), OPENING)
+    return None if first is None else first.replace(b"\0", b"")
+
+
+def stem_of(path: Path, suffix: str) -> str:
+    """Name of a file without its suffix, in any case, and without .gz."""
+    name = path.name
+    for end in (".gz", suffix):
+        name = name[: -len(end)] if name.lower().endswith(end) else name
+    return name
 
 
 def marks_of(lines: Iterable[np.ndarray]) -> frozenset[tuple[int, int]]:

@@ -66,7 +66,7 @@ LONGEST_S = 300.0
 
 def fits(path: Path) -> bool:
     """True for a file of this format, by its name and first bytes."""
-    if path.suffix != ".pkl" or path.name.startswith("dataset_"):
+    if path.suffix.lower() != ".pkl" or path.name.startswith("dataset_"):
         return False
     first = head(path, False, 400)
     return path.name.startswith("sd_") or (first is not None and b"version" in first and b"length" in first)

@@ -19,12 +19,14 @@ from drivefoundry.clips.importers import lights
 from drivefoundry.clips.importers.recording import (
     FAR,
     HEIGHT,
+    SIZE,
     Recording,
-    head,
     marks_of,
     one_line,
+    opening,
     plain_word,
     states,
+    stem_of,
     unpacked,
 )
 from drivefoundry.clips.importers.roads import Features, around, has_length, recorded_limit, road_map
@@ -49,6 +51,8 @@ HEIGHT_M = 1.6
 """Height where a file has none."""
 BICYCLE_LANE = 3
 NO_HEIGHT = "objects whose height is no metres above 0"
+NO_SIZE = "objects whose length or width is no metres above 0"
+DAMAGED = "objects that are damaged"
 DRAWN = ("road_edge", "road_line", "crosswalk", "driveway", "speed_bump")
 LINES = {
     6: LINE_WHITE_DASHED, 7: LINE_WHITE, 8: LINE_WHITE, 9: LINE_YELLOW, 10: LINE_YELLOW, 11: LINE_YELLOW,
@@ -57,23 +61,27 @@ LINES = {
 """Types of road lines, by the numbers of the data set."""
 
 
+KEYS = (b'"objects"', b'"roads"', b'"tl_states"')
+"""Keys by which the format is known."""
+
+
 def fits(path: Path) -> bool:
     """True for a file of this format, by its name and first bytes; also for a damaged gzip of such a name."""
-    if not path.name.endswith((".json", ".json.gz")):
-        return False
-    first = head(path, path.suffix == ".gz", 4096)
-    return first is None or any(key in first for key in (b'"objects"', b'"roads"', b'"tl_states"'))
+    first = opening(path, ".json")
+    if first is None or any(key in first.lstrip()[:4096] for key in KEYS):
+        return True
+    return all(key in first for key in KEYS[:2])  # where other keys come before them, one alone may be another format's
 
 
 def read(path: Path) -> Recording:
     """File in, Recording out. ValueError names the file, the field and the mend."""
-    data = unpacked(path, path.suffix == ".gz")
+    data = unpacked(path, path.suffix.lower() == ".gz")
     try:
         whole = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not whole JSON ({error}); get the file again") from None
     try:
-        return _recording(whole, path.name.removesuffix(".gz").removesuffix(".json"))
+        return _recording(whole, stem_of(path, ".json"))
     except ValueError as error:
         raise ValueError(f"{path}: {one_line(error)}") from None
 
@@ -82,15 +90,10 @@ def _recording(whole: Any, stem: str) -> Recording:
     require(isinstance(whole, dict), "an object with objects and roads wanted; this is another format")
     left: Counter[str] = Counter()
     objects, names = _road_users(whole, left)
-    steps = len(_list(objects[0], "position", "objects[0]."))
-    require(steps > NOW, f"objects[0].position: {steps} steps; over {NOW} wanted, at 10 Hz")
-    tracks, valid = np.zeros((len(objects), steps, 4)), np.zeros((len(objects), steps), bool)
-    size, kind = np.zeros((len(objects), 3)), np.zeros(len(objects), int)
-    for n, (o, name) in enumerate(zip(objects, names, strict=True)):
-        where = f"objects[{name}]."
-        tracks[n], valid[n] = _track(o, steps, where)
-        kind[n] = KINDS[o["type"]]
-        size[n] = [*(_number(o, side, where) for side in ("length", "width")), _height(o, int(kind[n]), left)]
+    objects, names, tracks, valid = _tracks(objects, names, left)
+    steps = tracks.shape[1]
+    kind = np.array([_kind(o["type"]) for o in objects], int)
+    size = np.array([[*_sides(o, int(k), left), _height(o, int(k), left)] for o, k in zip(objects, kind, strict=True)])
     kind[(kind == AGENT_CAR) & (size[:, 0] >= TRUCK_M)] = AGENT_TRUCK
     tracks[..., 2] = _radians(tracks, valid)
     scenario = whole.get("scenario_id")
@@ -103,7 +106,7 @@ def _recording(whole: Any, stem: str) -> Recording:
     cars = np.isin(kind, (AGENT_CAR, AGENT_TRUCK))
     limit = recorded_limit(tracks[cars], valid[cars])
     road, signals = road_map(features, limit)
-    unkind = not any("map_element_id" in r for r in whole["roads"])
+    unkind = not any("map_element_id" in r for r in whole["roads"] if isinstance(r, dict))
     notes = {
         "origin": f"{origin[0]:.0f} {origin[1]:.0f} m of the source's frame",
         "lane_width": "absent: from paint and road edges beside the lane",
@@ -113,9 +116,9 @@ def _recording(whole: Any, stem: str) -> Recording:
         "signals": ("given" if signals else "absent in the source") + unknown,
         "truck": f"a vehicle of {TRUCK_M:.0f} m or longer",
     }
-    guessed = left.pop(NO_HEIGHT, 0)
-    if guessed:
-        notes["height"] = f"of {guessed} {NO_HEIGHT}: by kind"
+    for name_of, what in (("height", NO_HEIGHT), ("size", NO_SIZE)):
+        if guessed := left.pop(what, 0):
+            notes[name_of] = f"of {guessed} {what}: by kind"
     ids = [_name(o, n) for o, n in zip(objects, names, strict=True)]
     return Recording(
         f"womd-{name}", "womd", f"womd-{name}", road, ids, kind, size, tracks, np.asarray(valid),
@@ -128,7 +131,7 @@ def _road_users(whole: dict[str, Any], left: Counter[str]) -> tuple[list[dict[st
     every = []
     for o in _list(whole, "objects", ""):
         word = o.get("type") if isinstance(o, dict) else None
-        if isinstance(word, str) and word in KINDS:
+        if _kind(word) is not None:
             every.append(o)
         else:
             left[f"objects of type {plain_word(word)}"] += 1
@@ -137,6 +140,33 @@ def _road_users(whole: dict[str, Any], left: Counter[str]) -> tuple[list[dict[st
     require(len(seen) > 0, "objects[].valid: nobody is seen at any step; there is nothing to drive among")
     left["objects that are never seen"] += len(every) - len(seen)
     return [every[n] for n in seen], seen
+
+
+def _kind(word: Any) -> int | None:
+    """Kind of road user by its word, in any case and also as Waymo's own enum spells it; None for what is none."""
+    return KINDS.get(word.strip().lower().removeprefix("type_")) if isinstance(word, str) else None
+
+
+def _tracks(
+    objects: list[dict[str, Any]], names: list[int], left: Counter[str]
+) -> tuple[list[dict[str, Any]], list[int], np.ndarray, np.ndarray]:
+    """The objects that are sound and their numbers, states (N, T, 4), and valid (N, T). ValueError where none is."""
+    lengths = Counter(len(o["position"]) for o in objects if isinstance(o.get("position"), list))
+    steps = lengths.most_common(1)[0][0] if lengths else 0
+    require(steps > NOW, f"objects[].position: {steps} steps; over {NOW} wanted, at 10 Hz")
+    kept, tracks, valid, why = [], [], [], ""
+    for o, name in zip(objects, names, strict=True):
+        try:
+            rows, seen = _track(o, steps, f"objects[{name}].", left)
+        except ValueError as error:
+            why = why or str(error)
+            left[DAMAGED] += 1
+            continue
+        kept.append((o, name))
+        tracks.append(rows)
+        valid.append(seen)
+    require(len(kept) > 0, why)
+    return [o for o, _ in kept], [n for _, n in kept], np.array(tracks), np.array(valid)
 
 
 def _name(o: dict[str, Any], n: int) -> str:
@@ -150,25 +180,29 @@ def _named(whole: dict[str, Any], objects: list[dict[str, Any]], left: Counter[s
     if index is None:
         return -1
     every = whole["objects"]
-    known = isinstance(index, int) and 0 <= index < len(every)
+    known = isinstance(index, (int, float)) and 0 <= index < len(every) and index == int(index)
     require(known, f"metadata.sdc_track_index: {index!r} is not among {len(every)} objects; remove it")
-    mine = [n for n, o in enumerate(objects) if o is every[index]]
+    mine = [n for n, o in enumerate(objects) if o is every[int(index)]]
     if not mine:
         left["recording cars that are no road user or never seen"] += 1
     return mine[0] if mine else -1
 
 
-def _track(o: dict[str, Any], steps: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """(T, 4) x, y, heading as written, speed; (T,) valid."""
+def _track(o: dict[str, Any], steps: int, where: str, left: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(T, 4) x, y, heading as written, speed; (T,) valid. A step without a number is not seen there, and counted."""
     lists = {name: _list(o, name, where) for name in ("position", "velocity", "heading", "valid")}
     for name, value in lists.items():
-        require(len(value) == steps, f"{where}{name}: {len(value)} steps where the first object has {steps}")
-    require(all(isinstance(v, (bool, int)) for v in lists["valid"]), f"{where}valid: true or false wanted")
-    valid = np.array(lists["valid"], bool)
+        require(len(value) == steps, f"{where}{name}: {len(value)} steps where most objects have {steps}")
+    require(all(isinstance(v, (bool, int, float)) for v in lists["valid"]), f"{where}valid: true or false wanted")
+    valid = np.array([v == v and bool(v) for v in lists["valid"]], bool)  # NaN, which is not itself, says nothing
     xy, move = (
         _numbers([_point(p) for p in lists[name]], (steps, 3), where + name)[:, :2] for name in ("position", "velocity")
     )
-    return states(xy, _numbers(lists["heading"], (steps,), where + "heading"), move, valid, where), valid
+    yaw = _numbers(lists["heading"], (steps,), where + "heading")
+    sound = (np.abs(np.column_stack([xy, yaw, move])) < FAR).all(1)
+    require(bool((valid & sound).any()), f"{where}position, heading, velocity: no number at any step; remove it")
+    left["states of objects that are no numbers"] += int((valid & ~sound).sum())
+    return states(xy, yaw, move, valid & sound, where), valid & sound
 
 
 def _radians(tracks: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -188,12 +222,8 @@ def _features(whole: dict[str, Any], left: Counter[str]) -> tuple[Features, froz
     """What the file draws, and the marks of its lanes."""
     f, lanes = Features(), []
     for i, r in enumerate(_list(whole, "roads", "")):
-        where = f"roads[{i}]."
         kind, element = (r.get("type"), r.get("map_element_id")) if isinstance(r, dict) else (None, None)
-        given = r.get("geometry") if isinstance(r, dict) else None
-        require(isinstance(given, list), f"{where}geometry: a list of points wanted; remove the feature")
-        points = _numbers([_point(p) for p in given or []], (-1, 3), where + "geometry")
-        require(bool((np.abs(points) < FAR).all()), f"{where}geometry: a point is no number; remove it")
+        points = _geometry(r.get("geometry") if isinstance(r, dict) else None, left)
         if kind == "lane":
             lanes.append(points)
             if not has_length(points):
@@ -219,6 +249,21 @@ def _features(whole: dict[str, Any], left: Counter[str]) -> tuple[Features, froz
     return f, marks_of(lanes)
 
 
+def _geometry(given: Any, left: Counter[str]) -> np.ndarray:
+    """Points (P, 3) of a feature; those that are no numbers are left out and counted."""
+    rows = []
+    for p in given if isinstance(given, list) else [given] if isinstance(given, dict) else []:
+        try:
+            rows.append(_numbers(list(_point(p)), (3,), ""))
+        except ValueError:
+            rows.append(np.full(3, np.nan))
+    points = np.array(rows, np.float64).reshape(-1, 3)
+    points[:, 2] = np.where(np.abs(points[:, 2]) < FAR, points[:, 2], 0.0)
+    sound = (np.abs(points) < FAR).all(1)
+    left["points of map features that are no numbers"] += int((~sound).sum())
+    return points[sound]
+
+
 def _lights(
     whole: dict[str, Any], f: Features, steps: int, left: Counter[str]
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], str]:
@@ -230,10 +275,14 @@ def _lights(
         where = f"tl_states[{name}]."
         if name not in f.lanes:
             left["lights of lanes that are not in the map"] += 1
-        elif isinstance(light, dict) and light.get("state") == [] and not light.get("time_index"):
+        elif isinstance(light, dict) and light.get("state") == []:
             left["lights that are never seen"] += 1
         else:
-            point, shown, unknown = _light(light, f.lanes[name], steps, where)
+            try:
+                point, shown, unknown = _light(light, f.lanes[name], steps, where, left)
+            except ValueError:
+                left["lights that are damaged"] += 1
+                continue
             more += unknown
             if unknown:
                 left["lights that show unknown words"] += 1
@@ -244,16 +293,22 @@ def _lights(
     return out, f"; lights left out for their unknown words: {words}" if words else ""
 
 
-def _light(light: Any, lane: np.ndarray, steps: int, where: str) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
+def _light(
+    light: Any, lane: np.ndarray, steps: int, where: str, left: Counter[str]
+) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
     """Stop point (2,), states (T,), and its words that are not known; where a light was not seen at a step, it is
-    off."""
+    off. Without a place it stands at the begin of the lane that it controls."""
     shown, at = _list(light, "state", where), _list(light, "time_index", where)
     require(len(shown) == len(at), f"{where}state: {len(shown)} states for {len(at)} time_index; get the file again")
-    require(all(isinstance(t, int) and 0 <= t < steps for t in at), f"{where}time_index: steps 0 .. {steps - 1} wanted")
+    step = _numbers(at, (-1,), where + "time_index")
+    inside = (step >= 0) & (step < steps) & (step % 1 == 0)
+    require(bool(inside.any()), f"{where}time_index: steps 0 .. {steps - 1} wanted")
+    left["states of lights at no step of the recording"] += int((~inside).sum())
     now = np.full(steps, SIGNAL_OFF, np.uint8)
-    now[at], unknown = lights.states_of(shown)
-    x, y = (_numbers(_list(light, axis, where), (len(at),), where + axis) for axis in ("x", "y"))
-    point = np.array([np.median(x), np.median(y)])
+    now[step[inside].astype(int)], unknown = lights.states_of([s for s, ok in zip(shown, inside, strict=True) if ok])
+    x, y = (_axis(light, axis, where) for axis in ("x", "y"))
+    point = np.array([np.median(x), np.median(y)]) if len(x) and len(y) else lane[0, :2]
+    left["lights without a place: at the begin of their lanes"] += not (len(x) and len(y))
     off = float(np.hypot(*(lane[:, :2] - point).T).min())
     require(off < 30.0, f"{where}x, y: {off:.0f} m from the lane that it controls; remove the light")
     return point, now, unknown
@@ -265,11 +320,20 @@ def _list(owner: Any, name: str, where: str) -> list[Any]:
     return value  # pyright: ignore[reportReturnType]
 
 
-def _number(owner: dict[str, Any], name: str, where: str) -> float:
-    value = owner.get(name)
-    fits = isinstance(value, (int, float)) and 0.0 < value < 100.0
-    require(fits, f"{where}{name}: {value!r}, metres above 0 wanted; remove the object")
-    return float(value)  # pyright: ignore[reportArgumentType]
+def _axis(light: dict[str, Any], name: str, where: str) -> np.ndarray:
+    """The numbers among a light's coordinates, which may also be one for all steps."""
+    given = light.get(name)
+    value = _numbers(given if isinstance(given, list) else [given], (-1,), where + name)
+    return value[np.abs(value) < FAR]
+
+
+def _sides(o: dict[str, Any], kind: int, left: Counter[str]) -> tuple[float, float]:
+    """Length and width, m; by kind what of them the file gives as no metres above 0."""
+    given = (o.get("length"), o.get("width"))
+    sound = [isinstance(value, (int, float)) and 0.0 < value < 100.0 for value in given]
+    left[NO_SIZE] += not all(sound)
+    length, width = (float(v) if ok else usual for v, ok, usual in zip(given, sound, SIZE[kind], strict=True))  # pyright: ignore[reportArgumentType]
+    return length, width
 
 
 def _height(o: dict[str, Any], kind: int, left: Counter[str]) -> float:
