@@ -127,7 +127,7 @@ def toml_text(dice: random.Random, data: bytes) -> bytes:
         elif what == 1:
             lines.insert(at, lines[dice.randrange(len(lines))])
         elif what == 2:
-            lines[at] = ".".join([key.strip() or "a"] * dice.choice((2, 100, 5000))) + " = 1"
+            lines[at] = ".".join([key.strip()[:40] or "a"] * dice.choice((2, 100, 5000))) + " = 1"
         elif what == 3:
             lines[at] = (
                 dice.choice(("[x]", "[[x]]", "[fleet.x]", "\ufeff", "[" + ".".join("a" * 3000) + "]")) + lines[at]
