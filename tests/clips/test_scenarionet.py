@@ -9,7 +9,7 @@ from drivefoundry.clips.importers.recording import scenes_of
 from drivefoundry.clips.importers.roads import rings_with_holes
 from drivefoundry.judge.surroundings import surroundings
 from drivefoundry.sim.raster import drivable_at
-from drivefoundry.types import LINE_YELLOW, SIGNAL_GREEN, SIGNAL_RED
+from drivefoundry.types import AGENT_CAR, AGENT_CYCLIST, AGENT_TRUCK, LINE_YELLOW, SIGNAL_GREEN, SIGNAL_RED
 from handmade import changed, write
 from handmade import scenarionet as scenario
 
@@ -251,8 +251,6 @@ def _even_odd(polygon, x, y):
             "metadata.sdc_id: 'ego' is no road user that is seen",
         ),
         (("tracks", "a", "state", "heading"), np.zeros(7), r"tracks\[a\].state.heading: shape \(7,\) for 91 times"),
-        (("tracks", "a", "state", "heading"), np.full(91, np.nan), r"tracks\[a\].state.position.*no number at step"),
-        (("tracks", "a", "state", "length"), np.zeros(91), r"tracks\[a\].state.length: 0.0, metres above 0"),
         (("tracks",), None, "tracks: a dict wanted"),
         (("map_features",), {}, "map_features: no lane in it"),
         (("map_features", "1", "polyline"), [[0, np.inf], [1, 2]], r"map_features\[1\].polyline: .*numbers wanted"),
@@ -263,3 +261,55 @@ def test_damage_is_named(tmp_path, keys, value, says):
     path = write(tmp_path / "sd_a.pkl", changed(scenario(), keys, value))
     with pytest.raises(ValueError, match=rf"sd_a\.pkl: .*{says}"):
         scenarionet.read(path)
+
+
+def of_a(name, value):
+    return changed(scenario(), ("tracks", "a", "state", name), value)
+
+
+def test_a_step_without_a_number_is_not_seen(tmp_path):
+    state = scenario()["tracks"]["a"]["state"]
+    hole = np.array(state["position"], float)
+    hole[5] = np.nan
+    seen = np.array(state["valid"], float)
+    seen[5] = np.nan
+    plain = scenarionet.read(write(tmp_path / "sd_p.pkl", scenario()))
+    for name, value in (("position", hole), ("valid", seen)):
+        r = scenarionet.read(write(tmp_path / "sd_a.pkl", of_a(name, value)))
+        assert np.flatnonzero(r.valid[1] != plain.valid[1]).tolist() == [5]
+        assert np.isfinite(r.tracks).all()
+        assert r.left.get("states of tracks that are no numbers", 0) == (name == "position")
+
+
+@pytest.mark.parametrize(("name", "columns", "what"), [("heading", (), "headings"), ("velocity", (2,), "velocities")])
+def test_a_column_without_any_number_is_derived_as_an_absent_one(tmp_path, name, columns, what):
+    a, b = (
+        scenarionet.read(write(tmp_path / f"sd_{n}.pkl", of_a(name, v)))
+        for n, v in (("a", None), ("b", np.full((91, *columns), np.nan)))
+    )
+    np.testing.assert_array_equal(a.tracks, b.tracks)
+    assert b.notes[what] == "absent for 1 tracks: from the positions"
+
+
+@pytest.mark.parametrize("length", [5.5, np.float32(5.5), np.array([5.5]), [5.5]])
+def test_a_size_may_be_one_number(tmp_path, length):
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", of_a("length", length)))
+    assert r.size[1, 0] == 5.5
+    assert "size" not in r.notes
+
+
+@pytest.mark.parametrize("length", [None, np.zeros(91), np.full(91, np.nan), -1.0])
+def test_a_size_that_cannot_be_is_taken_by_kind(tmp_path, length):
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", of_a("length", length)))
+    assert r.size[1, 0] == 4.6
+    assert r.notes["size"] == "of 1 tracks whose length or width is no metres above 0: by kind"
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [("EGO_VEHICLE", AGENT_CAR), ("VEHICLE_TRUCK", AGENT_TRUCK), ("MOTOR_CYCLIST", AGENT_CYCLIST),
+     ("vehicle", AGENT_CAR), ("TYPE_VEHICLE", AGENT_CAR), ("Vehicle_Bus", AGENT_TRUCK)],
+)  # fmt: skip
+def test_words_for_kinds_of_other_spelling(tmp_path, word, kind):
+    r = scenarionet.read(write(tmp_path / "sd_a.pkl", changed(scenario(), ("tracks", "a", "type"), word)))
+    assert r.kind[1] == kind

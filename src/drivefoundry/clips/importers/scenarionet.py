@@ -16,6 +16,7 @@ import numpy as np
 from drivefoundry.clips.importers import lights, pickles
 from drivefoundry.clips.importers.recording import (
     FAR,
+    SIZE,
     Recording,
     bounded,
     head,
@@ -48,6 +49,10 @@ KINDS = {
     "MOTORCYCLIST": AGENT_CYCLIST, "PEDESTRIAN": AGENT_PEDESTRIAN, "CYCLIST": AGENT_CYCLIST, "BICYCLE": AGENT_CYCLIST,
 }  # fmt: skip
 """MetaDrive's own types are vehicle, pedestrian and cyclist; others are words of the sets themselves."""
+PREFIXES = ("TYPE_", "EGO_", "VEHICLE_", "HUMAN_")
+"""What some sets write before them."""
+NO_NUMBER = "states of tracks that are no numbers"
+NO_SIZE = "tracks whose length or width is no metres above 0"
 CONSTANT_LIMIT = ("nuscenes", "lyft", "av2")
 """Sets whose speed limits are a constant of the converter."""
 CONSTANT_SIZE = "av2"
@@ -123,13 +128,15 @@ def _recording(whole: Any, stem: str) -> Recording:
         notes["clock"] = f"metadata.ts taken for {unit}"
     if dataset == CONSTANT_SIZE:
         notes["size"] = "absent: constants of the converter, one a kind"
+    if guessed := left.pop(NO_SIZE, 0):
+        notes["size"] = f"of {guessed} {NO_SIZE}: by kind"
     for what, n in left.items():
         if n and what.startswith(("headings", "velocities")):
             notes[what.split()[0]] = f"absent for {n} tracks: from the positions"
     return Recording(
         f"{dataset}-{name}", "scenarionet", f"{source}-{town if isinstance(town, str) else name}", road, ids, kind,
         size, tracks, valid, ids.index(named), 10, signals, notes, marks_of(raw.lanes.values()),
-        {what: n for what, n in left.items() if not what.startswith(("headings", "velocities"))},
+        {what: n for what, n in left.items() if n and not what.startswith(("headings", "velocities"))},
     )  # fmt: skip
 
 
@@ -156,11 +163,11 @@ def _tracks(
     bounded(len(_dict(whole, "tracks")), len(at))
     for key, track in _dict(whole, "tracks").items():
         word = track.get("type") if isinstance(track, dict) else None
-        code = KINDS.get(str(word).upper())
+        code = _kind(word)
         if code is None:
             left[f"tracks of type {plain_word(word)}"] += 1
             continue
-        found = _track(track, clock, at, f"tracks[{key}].state.", left)
+        found = _track(track, code, clock, at, f"tracks[{key}].state.", left)
         if found is None:
             left["tracks that are never seen"] += 1
             continue
@@ -176,13 +183,22 @@ def _tracks(
     return ids, np.array(kind), np.array(size), np.array(tracks), np.array(valid)
 
 
+def _kind(word: Any) -> int | None:
+    """Kind of road user by its word; None for what is none."""
+    key = str(word).upper()
+    for prefix in PREFIXES:
+        key = key.removeprefix(prefix)
+    return KINDS.get(key, KINDS.get(key.replace("_", "")))
+
+
 def _track(
-    track: Any, clock: np.ndarray, at: np.ndarray, where: str, left: Counter[str]
+    track: Any, kind: int, clock: np.ndarray, at: np.ndarray, where: str, left: Counter[str]
 ) -> tuple[np.ndarray, np.ndarray, list[float]] | None:
     """States (T, 4) and valid (T,) on the clock `at`, and [length, width, height]; None for what is never seen."""
     state = _dict(track, "state", where)
     steps = len(clock)
-    valid = _column(state, "valid", steps, where).astype(bool)
+    valid = _column(state, "valid", steps, where)
+    valid = (valid != 0) & ~np.isnan(valid)
     if not valid.any():
         return None
     xy = _column(state, "position", steps, where, 2)
@@ -190,6 +206,12 @@ def _track(
         _column(state, name, steps, where, columns) if state.get(name) is not None else None
         for name, columns in (("heading", 1), ("velocity", 2))
     )
+    yaw, move = (None if a is None or np.isnan(a[valid]).all() else a for a in (yaw, move))
+    sound = (np.abs(np.column_stack([xy, *(a for a in (yaw, move) if a is not None)])) < FAR).all(1)
+    left[NO_NUMBER] += int((valid & ~sound).sum())
+    valid &= sound
+    if not valid.any():
+        return None
     left["headings"] += yaw is None
     left["velocities"] += move is None
     flat, still = np.zeros(steps), np.zeros((steps, 2))
@@ -198,19 +220,25 @@ def _track(
         rows[:, 2] = headings(rows[:, :2], valid)
     if move is None:
         rows[:, 3] = speeds(rows[:, :2], valid, clock)
-    box = []
-    for name, usual in (("length", np.nan), ("width", np.nan), ("height", HEIGHT_M)):
-        value = _column(state, name, steps, where)[valid] if name in state else np.full(1, usual)
-        middle = float(np.median(value))
-        middle = HEIGHT_M if name == "height" and not middle > 0.0 else middle
-        require(0.0 < middle < 100.0, f"{where}{name}: {middle}, metres above 0 wanted; remove the track")
-        box.append(middle)
-    length, width, height = box
-    if KINDS[str(track["type"]).upper()] != AGENT_PEDESTRIAN:
+    length, width, height = (_side(state, name, valid, where) for name in ("length", "width", "height"))
+    left[NO_SIZE] += length is None or width is None
+    length, width, height = length or SIZE[kind][0], width or SIZE[kind][1], height or HEIGHT_M
+    if kind != AGENT_PEDESTRIAN:
         # Some versions of the converter have the two of the recording car the wrong way.
         length, width = max(length, width), min(length, width)
     rows, valid = resampled(rows, valid, clock, at)
     return (rows, valid, [length, width, height]) if valid.any() else None
+
+
+def _side(state: dict[Any, Any], name: str, valid: np.ndarray, where: str) -> float | None:
+    """Median over the steps at which a track is seen, m, of a column or of one number; None for what can be no size."""
+    if state.get(name) is None:
+        return None
+    value = _numbers(state[name], where + name, 1) if np.size(state[name]) == 1 else None
+    value = np.repeat(value, len(valid)) if value is not None else _column(state, name, len(valid), where)
+    value = value[valid & ~np.isnan(value)]
+    middle = float(np.median(value)) if len(value) else np.nan
+    return middle if 0.0 < middle < 100.0 else None
 
 
 def _features(whole: dict[str, Any], dataset: str, left: Counter[str]) -> Features:
