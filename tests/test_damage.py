@@ -202,7 +202,7 @@ def test_a_map_in_memory(field, value, data):
         ("tracks", np.full_like(WHOLE.tracks, np.nan), "Scene.tracks: NaN"),
         ("tracks", np.full_like(WHOLE.tracks, 2 * FARTHEST), "move the origin"),
         ("valid", np.zeros_like(WHOLE.valid), "Scene.ego: the ego has no state"),
-        ("valid", WHOLE.valid[0], r"Scene.valid: \(A, T\) bool wanted"),
+        ("valid", WHOLE.valid[0], r"Scene.valid: \(A, T\) must be bool"),
         ("size", WHOLE.size * 0, "Scene.size"),
         ("route", WHOLE.route[:1].repeat(5, 0), "Scene.route: 0 m long"),
         ("route_speed", WHOLE.route_speed * 0, "Scene.route_speed"),
