@@ -73,7 +73,7 @@ def _recipe(folder: Path) -> Reader:
     from drivefoundry.settings import canonical, with_file
 
     seed = (
-        b'loops = 2\n[fleet]\nplaces = ["place_a"]\ncars = 3\noutings = 12\nouting_seconds = 2.5\n'
+        b'loops = 2\n[fleet]\nplaces = ["place_a"]\ncars = 3\noutings = 12\nouting_seconds = 12.5\n'
         b'[train]\nsize = "4M"\nweight_decay = 0.1\nego_changes = true\n[scale]\nsizes = ["0.1M"]\n'
         b'samples = [64, 128]\n[rl]\nreward = "PDMS"\n'
     )
