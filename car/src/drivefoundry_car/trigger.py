@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -123,8 +124,8 @@ def load_campaigns(path: Path | str | None = None) -> list[Campaign]:
     """A TOML file (None: FLEET; FLEET and LIBRARY where there is no such file here: those that ship) in, checked
     campaigns out. ValueError names file, campaign, column."""
     name = FLEET if path is None else str(path)
-    ships = path is None or (name in (FLEET, LIBRARY) and not Path(name).exists())
-    if not ships and not Path(name).is_file():
+    ships = path is None or (name in (FLEET, LIBRARY) and not os.path.exists(name))
+    if not ships and not os.path.isfile(name):  # also for a name too long for a file
         raise ValueError(f"{name}: no such file")
     table = toml_of((files("drivefoundry_car") / name if ships else Path(name)).read_bytes(), name)
     try:

@@ -16,7 +16,8 @@ from drivefoundry.cli.verbs import FIRST_TURN, PROG, STAGES, VERBS, Outcome, Ver
 from drivefoundry.settings import nearest
 
 __all__ = ["main"]
-_USER_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EADDRINUSE, errno.EACCES, errno.EROFS, errno.EPERM}
+_USER_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EADDRINUSE, errno.EACCES, errno.EROFS, errno.EPERM,
+               errno.ENAMETOOLONG, errno.ELOOP}  # fmt: skip
 _HELP = ("-h", "--help")
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -109,7 +110,9 @@ def load_backbone(where: str | Path) -> Backbone:
 def backbone_path(where: str | Path) -> Path:
     """The file or directory that a backbone's name or path means. Raises ValueError where there is none."""
     path = _smollm2() if where == SMOLLM2 else Path(where)
-    require(path.exists(), f"{path}: no such backbone; give a .gguf file, a Hugging Face directory or '{SMOLLM2}'")
+    require(
+        os.path.exists(path), f"{path}: no such backbone; give a .gguf file, a Hugging Face directory or '{SMOLLM2}'"
+    )
     return path
 
 
