@@ -209,3 +209,8 @@ def test_a_campaign_has_its_own_window(make_drive):
     short = campaign("short", {"rule": "takeover rising", "priority": 1, "before_s": 2.0, "after_s": 3})
     (clip,) = clips_of(drive, [short], seed=0)
     assert (round(float(clip.t[0]), 1), len(clip.t)) == (28.0, 50)
+
+
+def test_a_name_too_long_for_a_file_is_no_file():
+    with pytest.raises(ValueError, match="aaa: no such file"):
+        load_campaigns("a" * 5000)

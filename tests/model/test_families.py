@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from drivefoundry.model.backbones import load_backbone
+from drivefoundry.model.backbones import backbone_path, load_backbone
 from drivefoundry.model.exports import save_gguf, save_hf
 from drivefoundry.model.gguf import read_gguf, write_gguf
 from drivefoundry.model.tensors import read_tensors, write_tensors
@@ -275,3 +275,8 @@ def test_no_tensor_of_a_gguf_file_is_passed_over(family, saved, tmp_path):
     unscaled = {f"{family}.rope.scaling.type": "none", f"{family}.rope.scaling.factor": 1.0, "split.count": 1}
     write_gguf(tmp_path / "x.gguf", held.fields | unscaled, held.tensors)
     assert load_backbone(tmp_path / "x.gguf").config.text_vocab == WORDS + 3
+
+
+def test_a_name_too_long_for_a_file_is_no_backbone():
+    with pytest.raises(ValueError, match="999: no such backbone"):
+        backbone_path("9" * 5000)
