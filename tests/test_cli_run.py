@@ -89,7 +89,7 @@ def test_names_of_models_and_verdicts(ran):
         (named.engine, "{}:shrink:9", "this run has no such artefact; there are exam_drives, exam, fleet:1"),
         (named.engine, "{}:shrnk", "this run has no such artefact"),
         (named.engine, "{}:sft:1", "no engine (engine.json) in it"),
-        (named.model, "{}:shrink", "no checkpoint in it"),
+        (named.model, "{}:shrink", "an engine, not a model"),
         (named.engine, "{}/nothing", "no such file or directory"),
         (named.engine, "{}/clips:shrink", "clips is no run directory"),
     ],
@@ -292,4 +292,4 @@ def test_a_model_s_errors_on_drives(ran, tmp_path, capsys):
     assert found["samples"] > 0
     assert json.loads((tmp_path / "out" / "open_loop.json").read_text()) == found
     assert cli.main(["judge", f"{ran}:shrink", "--drives", f"{ran}:fleet:1"]) == 2
-    assert "no checkpoint in it" in capsys.readouterr().err
+    assert "an engine, not a model" in capsys.readouterr().err
