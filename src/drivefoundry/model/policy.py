@@ -14,7 +14,7 @@ from drivefoundry_car.codec import driven
 from .checkpoint import load_checkpoint
 from .vla import Vote
 
-ROWS = 8
+ROWS = 32
 """Cars planned for together: every matrix product has one shape, whatever the batch."""
 
 
