@@ -11,7 +11,7 @@ import numpy as np
 from drivefoundry_car.guard import FINE, FINE_DT, POINTS, fine_path, poses_along
 
 BRAKE = 4.0
-"""Deceleration of the manoeuvre, m/s^2: the most that UN Regulation 157 (5.4) allows it. The guard brakes harder where
+"""Deceleration of the manoeuvre, m/s^2: firm, yet one that traffic behind can follow. The guard brakes harder where
 it foresees a contact."""
 STEPS = POINTS * FINE
 
