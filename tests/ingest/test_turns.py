@@ -22,7 +22,7 @@ from serving import BODY, TUS, about, landed, serving
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
 from drivefoundry.ingest.limits import Limits
-from drivefoundry.ingest.turns import FREE, LONGEST_S, Penalties, Turns
+from drivefoundry.ingest.turns import FREE, LONGEST_READ_S, LONGEST_S, LOOK_S, Penalties, Readers, Turns
 from drivefoundry.ingest.uploads import SILENT_S, Uploads
 from drivefoundry.ingest.vehicles import Vehicles
 from drivefoundry_car.log import write_drive
@@ -62,6 +62,40 @@ def test_vehicles_take_turns(asked, count):
             if left[vehicle]:
                 until_next = later[: later.index(vehicle)]
                 assert all(n == 1 for n in Counter(until_next).values())
+
+
+def test_senders_are_read_a_few_at_once():
+    """Who came first is whole first; one that stalls, or never ends, holds up the others for a moment only."""
+
+    async def run() -> list[str]:
+        readers, done = Readers(1), []
+
+        async def send(name: str, bytes_a_turn: int, turns: int) -> None:
+            came = [0]
+            async with readers.reading(lambda: came[0]):
+                for _ in range(turns):
+                    await asyncio.sleep(LOOK_S / 4)
+                    came[0] += bytes_a_turn
+            done.append(name)
+
+        endless = asyncio.create_task(send("endless", 1 << 20, 10**9))
+        await asyncio.sleep(0)
+        stalled = asyncio.create_task(send("stalled", 0, 10**9))
+        fast = [asyncio.create_task(send(name, 1 << 20, 8)) for name in "abc"]
+        gone = asyncio.create_task(send("gone", 1 << 20, 8))
+        await asyncio.sleep(LOOK_S * 2)
+        gone.cancel()  # while it waits
+        assert not done
+        async with asyncio.timeout(LONGEST_READ_S * 10):
+            await asyncio.gather(*fast)
+        for task in (endless, stalled):
+            assert not task.done()
+            task.cancel()
+        await asyncio.gather(endless, stalled, gone, return_exceptions=True)
+        async with asyncio.timeout(1), readers.reading(lambda: 0):  # no place is lost
+            return done
+
+    assert asyncio.run(run()) == ["a", "b", "c"]
 
 
 def test_who_gives_up_waiting_leaves_no_gap():

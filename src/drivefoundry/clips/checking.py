@@ -6,6 +6,7 @@ A file that makes its checker grow, hang or die is refused; the next one finds a
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import queue
@@ -144,6 +145,8 @@ def _work(pipe: Connection, objects: str, memory: int) -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):  # whoever stops the service lets its checkers finish
         signal.signal(stop, signal.SIG_IGN)
     keep_memory()  # one clip of many megabytes is taken apart after the other
+    for late in ("numpy.ma", "av.subtitles.stream"):  # else the first clip would wait for them to be imported
+        importlib.import_module(late)
     store = Objects(objects)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     bound = pages * resource.getpagesize() + memory

@@ -28,11 +28,13 @@ from drivefoundry.ingest.accounts import Accounts, Refused, document
 from drivefoundry.ingest.contract import ROUTES, SECURITY, TUS
 from drivefoundry.ingest.landing import Landing, public, readable
 from drivefoundry.ingest.metrics import CONTENT_TYPE, Metrics
-from drivefoundry.ingest.turns import Penalties, Turns
+from drivefoundry.ingest.turns import Penalties, Readers, Turns
 from drivefoundry.ingest.uploads import Upload, Uploads
 
 CHECKS = 2
 """Clips that are checked at once: work for the processor, away from the event loop."""
+READERS = 2
+"""Fast senders that are read at once."""
 SLOWEST = 4096
 """Bytes that a request must bring within the time of silence, or it loses its hold on the upload."""
 HASHES = 1000
@@ -128,6 +130,7 @@ class _Service:
         self.sending: Counter[str] = Counter()
         self.checks = ThreadPoolExecutor(CHECKS, thread_name_prefix="check")
         self.turns = Turns(2 * CHECKS)  # as many again wait at the checkers' door, or those idle between two clips
+        self.readers = Readers(READERS)
         self.penalties = Penalties()
         self.silence_s = 30.0
 
@@ -263,7 +266,7 @@ class _Service:
         """Write what comes to an open file; came: bytes so far. False, the rest unread, where more comes than was
         granted. TimeoutError where the sender is too slow."""
         clock, seen = asyncio.get_running_loop().time, 0
-        async with asyncio.timeout(self.silence_s) as silence:
+        async with self.readers.reading(lambda: came[0]), asyncio.timeout(self.silence_s) as silence:
             async for piece in request.stream():
                 if came[0] + len(piece) - seen >= SLOWEST:
                     silence.reschedule(clock() + self.silence_s)

@@ -1,4 +1,5 @@
-"""Whose clip is checked next: vehicles take turns, and one whose clips are refused waits longer each time."""
+"""Whose bytes are read and whose clip is checked next: few fast senders are read at once, vehicles take turns at the
+checkers, and one whose clips are refused waits longer each time."""
 
 from __future__ import annotations
 
@@ -14,6 +15,10 @@ LONGEST_S = 60.0
 """Longest wait; an uploader still waits so long within one attempt."""
 SLOW_S = 3.0
 """A refused check that took longer costs its vehicle as long again."""
+LOOK_S, FAST = 0.02, 256 << 10
+"""A sender counts as a fast one while so many bytes come between two looks."""
+LONGEST_READ_S = 1.0
+"""It counts as one for so long at most."""
 _FORGIVEN_S = 60.0
 """One refusal is forgotten in so long."""
 _KEPT = 10_000
@@ -76,6 +81,43 @@ class Turns:
                 self._free -= 1
                 self._busy.add(vehicle)
                 first.set_result(None)
+
+
+class Readers:
+    """`count` fast senders are read at once, in the order in which they came; slow ones do not count.
+
+    Many that are read in turn all end at the same time: until then the checkers are idle, and what came first has left
+    the processor's cache. For one event loop.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = asyncio.Semaphore(count)
+
+    @asynccontextmanager
+    async def reading(self, came: Callable[[], int]) -> AsyncIterator[None]:
+        """Wait until a sender may be read. came: its bytes so far."""
+        await self._free.acquire()
+        held, look = True, asyncio.get_running_loop().call_later
+
+        def let_go() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._free.release()
+
+        def slow(before: int, looks: int) -> None:
+            nonlocal timer
+            if came() - before < FAST or not looks:
+                let_go()
+            else:
+                timer = look(LOOK_S, slow, came(), looks - 1)
+
+        timer = look(LOOK_S, slow, 0, round(LONGEST_READ_S / LOOK_S))
+        try:
+            yield
+        finally:
+            timer.cancel()
+            let_go()
 
 
 class Penalties:
