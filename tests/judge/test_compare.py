@@ -7,7 +7,7 @@ from straight_road import moving, scene
 from drivefoundry import cli
 from drivefoundry.judge.compare import compare_verdicts, comparison_text, shared_scenes
 from drivefoundry.judge.gate import judge, load_verdict, save_verdict, scene_content
-from drivefoundry.judge.worst import failure, worst_scenes
+from drivefoundry.judge.worst import failed_scenes, failure, listed, worst_scenes
 from drivefoundry.types import short_id
 
 N = 30
@@ -112,3 +112,19 @@ def test_what_failed_first():
     ]  # fmt: skip
     assert [(f.scene, f.score) for f in worst_scenes(list("abcde"), m, 2)] == [("b", 0.1), ("d", 0.4)]
     assert [f.scene for f in worst_scenes(list("abcde"), m, 9)] == ["b", "d", "c"]
+
+
+def test_failed_scenes_are_counted_and_the_worst_named():
+    none = np.zeros(4)
+    m = {
+        "driving_score_21": np.array([0.9, 0.1, 0.5, 1.0]), "progress": np.array([1.0, 0.2, 0.4, 1.0]),
+        "collision": np.array([0.0, 1.0, 1.0, 0.0]), "off_road": none, "red_light": np.array([2.0, 0.0, 0.0, 0.0]),
+        **{at: np.full(4, np.inf) for at in ("collision_at", "at_fault_at", "off_road_at", "red_light_at")},
+    }  # fmt: skip
+    assert failed_scenes(m, 1) == {
+        "collided": (2, [1]),
+        "ran a red light": (1, [0]),
+        "got less than half as far as the route follower": (2, [1]),
+    }
+    assert listed(list("abcd"), m, 1) == {0, 1}
+    assert listed(list("abcd"), m, 3) == {0, 1, 2}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from drivefoundry.judge.gate import judge, save_verdict
+from drivefoundry.judge.worst import listed
 from drivefoundry.ledger import Artefact
 from drivefoundry.stages.films import film_id
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR
@@ -89,11 +90,24 @@ def test_worst_scenes_name_what_failed_and_when():
 
 
 def test_failures_name_their_scenes():
-    notes = failures(verdict(), scene_links(verdict(), 2, []))
+    notes = failures(verdict(), scene_links(verdict(), 2, []), 6)
     told = {note.text.partition(" in ")[0]: [link.id for link in note.scenes] for note in notes}
     ways = ("collided", "left the road", "ran a red light", "got less than half as far as the route follower")
     assert told == {f"{ENGINE} {way}": [short_id(SCENES[3])] for way in ways}
     assert not any(link.film for note in notes for link in note.scenes)
+
+
+def test_every_scene_that_is_listed_has_a_film():
+    """What is filmed, by its own scores, is what the tables and notes of the verdict lead to."""
+    v = verdict()
+    shown = {
+        film_id(v.scenes[i], policy, 2) for policy in (ENGINE, WHOLE_CAR) for i in listed(v.scenes, v.scores[policy], 6)
+    }
+    links = scene_links(v, 2, [Film("f", "", "video/mp4", b"", id=name) for name in shown])
+    told = [link for note in failures(v, links, 6) for link in note.scenes]
+    told += [row[1] for row in worst_table(v, 6, links).rows]
+    assert told
+    assert {link.film for link in told} == shown
 
 
 def test_what_a_source_holds_is_not_listed_as_lacking():

@@ -1,4 +1,4 @@
-"""Scores of one policy in, its worst scenes out: what failed in each of them, and when."""
+"""Scores of one policy in, its worst and its failed scenes out: what went wrong in each of them, and when."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import numpy as np
 SCORE = "driving_score_21"
 EVENTS = {"at_fault_at": "collision at fault", "off_road_at": "left the road", "red_light_at": "ran a red light"}
 """Metric (time of the first, s) -> the failure in words."""
-SLOW = 0.9
+FAULTS = {"collision": "collided", "off_road": "left the road", "red_light": "ran a red light"}
+"""Metric (0 or more) -> what is said of the scenes where it is not 0."""
+SLOW, SHORT = 0.9, 0.5
+"""Progress below which a scene has too little of it; and below which it counts among the failed."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +43,17 @@ def worst_scenes(scenes: Sequence[str], metrics: Mapping[str, np.ndarray], most:
     order = np.argsort(metrics[SCORE], kind="stable")
     failed = [Failure(scenes[int(i)], float(metrics[SCORE][i]), *failure(metrics, int(i))) for i in order]
     return [f for f in failed if f.term][:most]
+
+
+def failed_scenes(metrics: Mapping[str, np.ndarray], most: int) -> dict[str, tuple[int, list[int]]]:
+    """Metric -> (S,) in; what went wrong -> in how many scenes, and the indices of the `most` worst, out."""
+    bad = {what: metrics[name] > 0 for name, what in FAULTS.items()}
+    bad["got less than half as far as the route follower"] = metrics["progress"] < SHORT
+    order = np.argsort(metrics[SCORE], kind="stable")
+    return {what: (int(of.sum()), [int(i) for i in order if of[i]][:most]) for what, of in bad.items() if of.any()}
+
+
+def listed(scenes: Sequence[str], metrics: Mapping[str, np.ndarray], most: int) -> set[int]:
+    """Indices of all scenes that a report names as the worst or as failed."""
+    worst = {scenes.index(f.scene) for f in worst_scenes(scenes, metrics, most)}
+    return worst.union(*(some for _, some in failed_scenes(metrics, most).values()))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.judge.worst import failure, worst_scenes
+from drivefoundry.judge.worst import failure, listed
 from drivefoundry.ledger import Artefact
 from drivefoundry.sim.view import film, mp4
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, load_scores
@@ -24,7 +24,7 @@ def film_id(scene: str, policy: str, turn: int) -> str:
 
 
 def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Artefact]], worst: int) -> list[Film]:
-    """Films of the last car, of its engine alone where that did worst, and of the first car where it failed."""
+    """Films of the last car, of its engine alone where the report lists it, and of the first car where it failed."""
     scored = [(turn, a) for turn, kind, a in done if kind == "score" and turn is not None]
     if not scored:
         return []
@@ -37,7 +37,7 @@ def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Arte
         if policy == WHOLE_CAR and turn == last:
             kept += [(scene, how, turn, policy, path) for scene, how in fates.items()]
         elif policy == ENGINE and turn == last:
-            shown = {f.scene for f in worst_scenes(ids, metrics, worst)}
+            shown = {ids[i] for i in listed(ids, metrics, worst)}
             kept += [(scene, how, turn, policy, path) for scene, how in fates.items() if scene in shown]
     alike = {scene for scene, _, turn, policy, _ in kept if policy == WHOLE_CAR}
     for turn, (policy, ids, metrics), path in found:

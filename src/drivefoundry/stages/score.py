@@ -14,7 +14,7 @@ from drivefoundry.judge.gate import Gate, judge, save_verdict, scene_content
 from drivefoundry.judge.pdm_closed import PdmClosed
 from drivefoundry.judge.realism import realism, replayed, rollout_realism, straight_on
 from drivefoundry.judge.stats import mean_interval
-from drivefoundry.judge.worst import SCORE, worst_scenes
+from drivefoundry.judge.worst import SCORE, listed
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Judge
@@ -179,13 +179,12 @@ def score(policy: Driver, scenes: list[Scene], recipe: Judge, yardstick: Path | 
     scores, ids = judged.scores, judged.scenes
     np.savez(out / "scores.npz", scenes=np.array(ids), **scores)  # type: ignore[arg-type]
     write_json(out / "scenes.json", {s.id: scene_content(s) for s in scenes})
-    failed = [ids.index(f.scene) for f in worst_scenes(ids, scores, recipe.worst)]
-    _save_films(judged.rollouts, goal, recipe.films, failed, out)
+    _save_films(judged.rollouts, goal, recipe.films, listed(ids, scores, recipe.worst), out)
     write_json(out / "policy.json", {"policy": policy.name})
     return {"policy": policy.name, "scenes": len(scenes)} | {m: float(scores[m].mean()) for m in SHOWN if m in scores}
 
 
-def _save_films(rollouts: list[Rollout], goal: np.ndarray, films: int, failed: list[int], out: Path) -> None:
+def _save_films(rollouts: list[Rollout], goal: np.ndarray, films: int, failed: set[int], out: Path) -> None:
     """What a film needs, of `films` scenes in which there is a way to go, alike for every policy, and of `failed`.
 
     rollouts: one a scene.

@@ -11,12 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from drivefoundry import outputs
 from drivefoundry.compute import cores
 from drivefoundry.judge.gate import load_verdict
-from drivefoundry.judge.worst import SCORE
+from drivefoundry.judge.worst import SCORE, failed_scenes
 from drivefoundry.ledger import Artefact
 from drivefoundry.recipes import Recipe
 from drivefoundry.stages.films import film_id, films_of
@@ -58,8 +56,6 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 TRAININGS = {"pretrain": "pre-training", "sft": "SFT", "rl": "RL", "distil": "distillation", "adapt": "adaptation"}
 """Kind of artefact -> the name of its curve."""
-LISTED = 6
-"""Scenes named for each way to fail."""
 
 
 def machine() -> str:
@@ -149,31 +145,15 @@ def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Note]:
     return out
 
 
-def failures(verdict: Verdict, scenes: Mapping[tuple[str, str], SceneLink]) -> list[Note]:
-    """How the candidate's failed scenes failed, and those of the car with its guard."""
-    return [note for policy in (verdict.candidate, WHOLE_CAR) for note in _failures(verdict, policy, scenes)]
-
-
-def _failures(verdict: Verdict, policy: str, scenes: Mapping[tuple[str, str], SceneLink]) -> list[Note]:
-    m = verdict.scores[policy]
+def failures(verdict: Verdict, scenes: Mapping[tuple[str, str], SceneLink], most: int) -> list[Note]:
+    """How the candidate's failed scenes failed, and those of the car with its guard; the `most` worst of each kind."""
     out = []
-    for key, what in (("collision", "collided"), ("off_road", "left the road"), ("red_light", "ran a red light")):
-        bad = np.flatnonzero(m[key] > 0)
-        if len(bad):
-            text = f"{policy} {what} in {len(bad)} of {len(m[key])} scenes."
-            out.append(Note("failed", text, scenes=_some(scenes, policy, verdict, bad)))
-    slow = np.flatnonzero(m["progress"] < 0.5)
-    if len(slow):
-        text = f"{policy} got less than half as far as the route follower in {len(slow)} scenes."
-        out.append(Note("failed", text, scenes=_some(scenes, policy, verdict, slow)))
+    for policy in (verdict.candidate, WHOLE_CAR):
+        m = verdict.scores[policy]
+        for what, (count, worst) in failed_scenes(m, most).items():
+            text = f"{policy} {what} in {count} of {len(m[SCORE])} scenes."
+            out.append(Note("failed", text, scenes=[scenes[policy, verdict.scenes[i]] for i in worst]))
     return out
-
-
-def _some(
-    scenes: Mapping[tuple[str, str], SceneLink], policy: str, verdict: Verdict, which: np.ndarray
-) -> list[SceneLink]:
-    """The first few of the scenes with these indices, those with films before the others."""
-    return sorted((scenes[policy, verdict.scenes[i]] for i in which), key=lambda link: not link.film)[:LISTED]
 
 
 def scene_links(verdict: Verdict, turn: int, films: Sequence[Film]) -> dict[tuple[str, str], SceneLink]:
@@ -241,7 +221,7 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
             worst_table(verdict, recipe.judge.worst, links),
             *traffic_table(done),
         ],
-        notes=[*targets(turns, verdict), *failures(verdict, links), *plain.notes],
+        notes=[*targets(turns, verdict), *failures(verdict, links, recipe.judge.worst), *plain.notes],
         gates=[Gate(gate_words(name), value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()],
     ).validate()
 
