@@ -29,7 +29,7 @@ class Place(Common):
     folder: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: DIR/incoming of a local store)")
     ] = None
-    """Uploads under way, and the vehicles; on a local disk."""
+    """Where unfinished uploads and the table of vehicles are kept; on a local disk."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class ServeOptions(Place):
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
     """Where to listen; 0.0.0.0 for other machines, with --cert and --key or behind a proxy that speaks TLS."""
     port: Annotated[int, arg(metavar="N")] = 8080
-    """The port there; 0 for a free one."""
+    """Port to listen on; 0 for a free one."""
     clip: Annotated[int, arg(metavar="BYTES")] = 256 << 20
     """Largest clip that is taken."""
     day: Annotated[int | None, arg(metavar="BYTES", help_behavior_hint="(default: any)")] = None
-    """Most that one vehicle may send a day (UTC)."""
+    """Most bytes that one vehicle may send in a day (UTC)."""
     requests: Annotated[float, arg(metavar="N")] = 100.0
     """Most requests a second of one vehicle, and wrong secrets a second of one address, in the long run."""
     unfinished: Annotated[int, arg(metavar="BYTES")] = 4 << 30

@@ -17,7 +17,7 @@ from drivefoundry.cli.verbs import Outcome
 class RunOptions(Common):
     """A run."""
 
-    run: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN")] = Path("out")
+    run: Annotated[tyro.conf.Positional[Path], arg(metavar="[RUN]")] = Path("out")
     """Run directory."""
 
 
@@ -34,7 +34,7 @@ class ListOptions(RunOptions):
     """What `ls` takes."""
 
     all: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Also what the last run did not use: artefacts of other recipes and of earlier code."""
+    """Also list what the last run did not use: artefacts of other recipes or of earlier code."""
 
 
 @dataclass(frozen=True)

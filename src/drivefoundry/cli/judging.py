@@ -40,19 +40,19 @@ def run(options: JudgeOptions) -> Outcome:
     """`judge`: a table, and exit status 1 where an engine or a model fails a gate."""
     if options.scenes is not None and options.drives is not None:
         raise ValueError("judge: --scenes and --drives: give one; camera drives have no scene truth to drive in")
-    for name in ("scenes", "drives"):
-        path = getattr(options, name)
-        if path is not None and not path.exists() and ":" not in str(path):
-            raise ValueError(f"--{name} {path}: no such file or directory")
     if options.most < 1 or not 4.0 <= options.seconds <= 600.0:
         raise ValueError("judge: --most must be at least 1, --seconds from 4 to 600")
-    file = None if options.out is None else options.out / ("open_loop.json" if options.drives else "verdict.json")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from drivefoundry.recipes import Curate, Judge
     from drivefoundry.stages import existing
 
+    existing.candidate(options.who, options.guard)
+    for name in ("scenes", "drives"):
+        path = getattr(options, name)
+        if path is not None and not path.exists() and ":" not in str(path):
+            raise ValueError(f"--{name} {path}: no such file or directory")
+    file = None if options.out is None else options.out / ("open_loop.json" if options.drives else "verdict.json")
     if options.dry_run:
-        existing.candidate(options.who, options.guard)
         where = f" and write {file}" if file else ""
         return Outcome(f"would judge {options.who}{where}", {"would_write": file})
     if options.drives is not None:

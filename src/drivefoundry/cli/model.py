@@ -27,7 +27,7 @@ class ImportOptions(Creates):
     what: Annotated[tyro.conf.Positional[str], arg(metavar="BACKBONE")]
     """smollm2, a .gguf file, or a Hugging Face directory of the Llama or Qwen2 family."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("model")
-    """Gets the checkpoint; --set train.backbone=DIR trains it."""
+    """Directory for the checkpoint; `run --set train.backbone=DIR` trains it."""
     action: Literal["codes", "flow"] = "codes"
     """How a plan leaves the model: as codes of its vocabulary, or by flow matching."""
 
@@ -47,11 +47,11 @@ class ExportOptions(Creates):
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="MODEL")]
     """A run (its newest model), RUN:sft:TURN, or a checkpoint directory."""
     hf: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Gets a directory that transformers loads."""
+    """Directory to write, as transformers loads it."""
     gguf: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """Gets a file that llama.cpp loads."""
+    """File to write, as llama.cpp loads it."""
     form: Literal["F32", "F16", "Q8_0"] = "F32"
-    """Of the matrices in FILE."""
+    """Number format of the matrices in FILE."""
 
 
 def imported(options: ImportOptions) -> Outcome:

@@ -20,11 +20,11 @@ class PlanOptions(Common):
     clips: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: 30e6)")] = None
     """Clips in the training set."""
     days: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: 30)")] = None
-    """Deadline; the cards follow."""
+    """Deadline; the number of cards is worked out from it."""
     cards: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Cards there are; the days follow."""
+    """Number of cards; the days are worked out from it."""
     eflops: Annotated[float | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Peak EFLOPS: only the cards, modules and money that these are."""
+    """Peak EFLOPS of a cluster: print only its cards, modules and cost."""
     chip: Literal["A800", "H100", "910B", "own"] = "A800"
     """The card; `own` takes its numbers from --set chip.tflops=... and the like."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()

@@ -28,7 +28,7 @@ SHORT = 12
 class WhereOptions(Common):
     """What `release list` takes."""
 
-    where: Annotated[tyro.conf.Positional[Path], arg(metavar="WHERE")] = Path("out")
+    where: Annotated[tyro.conf.Positional[Path], arg(metavar="[WHERE]")] = Path("out")
     """A repository's directory, a run (its repository, else its newest release), or one release of a run."""
 
 
@@ -37,7 +37,7 @@ class ShowOptions(WhereOptions):
     """What `release show` takes."""
 
     release: Annotated[
-        tyro.conf.Positional[str], arg(metavar="RELEASE", help_behavior_hint="(default: the newest)")
+        tyro.conf.Positional[str], arg(metavar="[RELEASE]", help_behavior_hint="(default: the newest)")
     ] = ""
     """Which release: its id, the beginning of it, or its name."""
 

@@ -22,7 +22,7 @@ class ServeOptions(Common):
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
     """Where to listen; 0.0.0.0 for other machines, unix:///PATH for a socket."""
     port: Annotated[int, arg(metavar="N")] = 50051
-    """The port there."""
+    """Port to listen on."""
     mode: Literal["alpasim", "carla"] = "alpasim"
     """Who asks: AlpaSim's runtime, or a CARLA one that speaks its contract."""
     camera: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None

@@ -58,12 +58,12 @@ class RunOptions(SourceOptions, Quiet, Creates):
 class ReportOptions(Creates):
     """What `report` takes."""
 
-    run: Annotated[tyro.conf.Positional[Path | None], arg(metavar="RUN", help_behavior_hint="(default: out)")] = None
+    run: Annotated[tyro.conf.Positional[Path | None], arg(metavar="[RUN]", help_behavior_hint="(default: out)")] = None
     """Run directory."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """The same, as `run` takes it."""
+    """Another way to name the run directory, as `run` does."""
     recipe: Annotated[str | None, arg(metavar="NAME|FILE", help_behavior_hint="(default: the last run's)")] = None
-    """Of another recipe than that of the last run here: default, tiny, or a TOML file."""
+    """Report on another recipe than that of the last run: default, tiny, or a TOML file."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
     """Change one key of the recipe; may be given several times."""
     drives: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None

@@ -116,9 +116,12 @@ def status_text(told: dict[str, Any]) -> str:
 
 def garbage(run: Path) -> dict[Path, int]:
     """Directory -> bytes of what the recipe of the last run does not need: artefacts of other recipes, and what killed
-    builds left. ValueError where the run does not say what it was asked for."""
+    builds left; not what a process that runs now is building. ValueError where the run does not say what it was asked
+    for."""
+    busy = builder(run) is not None
     with Ledger.reading(run) as ledger:
-        return ledger.garbage(_needed(run, ledger))
+        found = ledger.garbage(_needed(run, ledger))
+    return {path: size for path, size in found.items() if not busy or path.parent.name != "work"}
 
 
 def kept(run: Path) -> str:
