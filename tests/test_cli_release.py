@@ -163,12 +163,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with Ledger(out) as ledger:
         for turn in (1, 2):
             recipe = {"turn": turn}
-            engine = ledger.make("shrink", recipe, [], (), lambda d, t=turn: make_engine(d, f"w{t}".encode()))
-            verdict = ledger.make("verdict", recipe, [], (), lambda d, t=turn: make_verdict(d, 0.5 * (t - 1)))
+            engine = ledger.make("shrink", recipe, [], "", lambda d, t=turn: make_engine(d, f"w{t}".encode()))
+            verdict = ledger.make("verdict", recipe, [], "", lambda d, t=turn: make_verdict(d, 0.5 * (t - 1)))
             ago = before.path if before else None
             parents = [engine, verdict, *([before] if before else [])]
             before = ledger.make(
-                "release", recipe, parents, (),
+                "release", recipe, parents, "",
                 lambda d, e=engine, v=verdict, a=ago, t=turn: sign_release(e.path, v.path, a, keys, f"turn-{t}", d),
             )  # fmt: skip
             link(out, "release", turn, before.path)

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from drivefoundry.disk import stamp
 from drivefoundry.ledger import Ledger, fresh
 from drivefoundry.settings import canonical
-from drivefoundry.sources import code_hash
 
-CODE = ["drivefoundry.settings"]
+CODE = "code"
 
 
 @dataclass(frozen=True)
@@ -334,9 +333,9 @@ KILLED = textwrap.dedent(
     if moment == "sync": module.os.sync = stop
     if moment == "rename": module.os.replace = lambda a, b: stop()
     with Ledger(root) as ledger:
-        first = ledger.make("first", {}, [], ["drivefoundry.settings"], lambda p: (p / "a").write_text("a") and None) \
+        first = ledger.make("first", {}, [], "code", lambda p: (p / "a").write_text("a") and None) \
             if moment in ("build", "none") else None
-        made = ledger.make("slow", {}, [first] if first else [], ["drivefoundry.settings"], slow)
+        made = ledger.make("slow", {}, [first] if first else [], "code", slow)
         print("made" if made.made else "there", *sorted(p.name for p in made.path.iterdir()), flush=True)
     """
 )
@@ -427,33 +426,6 @@ def test_canonical_refuses_what_is_not_plain():
         canonical(Recipe(rate=float("nan")))
     with pytest.raises(ValueError, match=r"recipe\.words: set is no plain value"):
         canonical(Recipe(words={1}))
-
-
-def test_code_hash_follows_the_source(tmp_path, monkeypatch):
-    package = tmp_path / "some_package_of_a_test"
-    (package / "inner").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise AssertionError('imported')\n")
-    (package / "inner" / "a.py").write_text("x = 1\n")
-    (package / "b.py").write_text("y = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    names = ["some_package_of_a_test", "some_package_of_a_test.inner", "some_package_of_a_test.b"]
-
-    def hashes():
-        from drivefoundry import sources
-
-        sources._one.cache_clear()
-        code_hash.cache_clear()
-        return [code_hash((n,)) for n in names]
-
-    before = hashes()
-    (package / "inner" / "__pycache__").mkdir()
-    (package / "inner" / "__pycache__" / "a.kernel.nbi").write_bytes(b"compiled while running")
-    assert hashes() == before
-    (package / "inner" / "a.py").write_text("x = 2\n")
-    changed = [a != b for a, b in zip(before, hashes(), strict=True)]
-    assert changed == [True, True, False]
-    with pytest.raises(ValueError, match="no module or package"):
-        code_hash(("some_package_of_a_test.gone",))
 
 
 @pytest.mark.parametrize("name", ["work/thesis.txt", "artefacts/vase.jpg", "report.html"])

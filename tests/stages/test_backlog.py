@@ -97,7 +97,7 @@ def test_what_came_home(make_drive, tmp_path):
 
     (run / "clips").rename(tmp_path / "clips")  # a ledger begins in an empty directory
     with Ledger(run) as ledger:
-        ledger.make("curate", {}, [], ("drivefoundry.types",), curated)
+        ledger.make("curate", {}, [], "", curated)
     (tmp_path / "clips").rename(run / "clips")
     assert [(y.campaign, y.kept, y.judged) for y in backlog.yields(run)] == [("hard", 1, 2), ("random", 1, 1)]
     table = backlog.yield_table(backlog.yields(run)).splitlines()

@@ -62,7 +62,7 @@ def test_a_backbone_is_begun_with_and_hung_on_by_its_bytes(tmp_path):
     with Ledger(tmp_path / "run") as ledger:
         line = Line(ledger, recipe, tmp_path / "run")
         label = lambda d: save_shard(d / "shard", shard(8, "a", (32, 48)))  # noqa: E731
-        episodes = line.make(1, "label", "label", {}, [], (), label)
+        episodes = line.make(1, "label", "label", {}, [], label)
         first = pretrained(line, [episodes])
         assert {"samples_per_s", "mfu", "goodput", "scheduling", "runtime"} <= set(first.info)
         assert load_checkpoint(first.path / "checkpoint").tokenizer.raw == tiny_backbone().tokenizer

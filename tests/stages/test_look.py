@@ -148,7 +148,7 @@ def test_the_exam_of_a_run_on_recorded_traffic(folder, tmp_path):
 
     run = tmp_path / "run"
     with Ledger(run) as ledger:
-        ledger.make("exam", {"turn": None, "recipe": {}}, [], ("drivefoundry.settings",), build)
+        ledger.make("exam", {"turn": None, "recipe": {}}, [], "", build)
     with pytest.raises(ValueError, match=r"a run on recorded traffic; give the folder that it was given"):
         look.listing(run)
     remember(run, Asked(tiny(), scenes=folder))

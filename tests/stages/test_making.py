@@ -8,8 +8,6 @@ from drivefoundry.ledger import Ledger
 from drivefoundry.recipes import tiny
 from drivefoundry.stages.making import Line, Reached
 
-CODE = ("drivefoundry.settings",)
-
 
 def go(root, until=None, last=None, look=False, turns=2):
     """exam, then in every turn fleet, label, judge (two of it), car; the kinds that were made or found."""
@@ -17,7 +15,7 @@ def go(root, until=None, last=None, look=False, turns=2):
         line = Line(ledger, tiny(), root, until, last, look)
 
         def make(turn, verb, kind):
-            line.make(turn, verb, kind, {}, [a for *_, a in line.done[-1:]], CODE, lambda d: {"n": len(line.done)})
+            line.make(turn, verb, kind, {}, [a for *_, a in line.done[-1:]], lambda d: {"n": len(line.done)})
 
         with contextlib.suppress(Reached):
             make(None, "fleet", "exam")

@@ -26,7 +26,7 @@ from drivefoundry.scaling.law import Run
 from drivefoundry.stages import home, label, score
 from drivefoundry.stages.home import write_json
 from drivefoundry.stages.learn import STATE, moving, taken, tracked
-from drivefoundry.stages.making import GRID, Line
+from drivefoundry.stages.making import Line
 from drivefoundry.stages.record import City
 from drivefoundry.tracking import Track
 from drivefoundry.train.corpus import Augment, Corpus, Order, batches
@@ -72,7 +72,7 @@ def _made(
         return train_one(one, shard.path, held_out.path, scenes, yard.path, line.recipe.judge.seconds, out, track)
 
     return line.make(
-        None, "scale", "scale", {"pair": one, "judge": line.recipe.judge}, [shard, held_out, exam, yard], GRID, build
+        None, "scale", "scale", {"pair": one, "judge": line.recipe.judge}, [shard, held_out, exam, yard], build
     )
 
 

@@ -16,7 +16,7 @@ from drivefoundry.ingest.tokens import issue_token
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.roadmap import load_map
-from drivefoundry.stages.making import HOME, Line
+from drivefoundry.stages.making import Line
 from drivefoundry_car.documents import decoded, read_bytes
 from drivefoundry_car.log import read_drive, write_drive
 from drivefoundry_car.record import clips_of
@@ -36,7 +36,7 @@ def ingest(line: Line, turn: int | None, drives: Artefact) -> Artefact:
     def build(out: Path) -> dict:
         return send_home(drives.path, line.store, seed, out, campaigns_of(own))
 
-    return line.make(turn, "ingest", name, recipe, [drives], HOME, build)
+    return line.make(turn, "ingest", name, recipe, [drives], build)
 
 
 def campaigns_of(own: str) -> list[Campaign]:

@@ -6,15 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from drivefoundry.sources import code_hash
 
-CODE = ("drivefoundry.clips.importers", "drivefoundry.stages.look", "drivefoundry.stages.record")
-"""What rows depend on besides their file."""
 Row = dict[str, Any]
 
 
@@ -27,10 +25,11 @@ class Known:
     entries: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, what: Path) -> Known:
-        """What is known of a folder or a file; nothing where the cache cannot be read."""
+    def of(cls, what: Path, rows_of: Callable[[Path], Any]) -> Known:
+        """What is known of a folder or a file from earlier calls of the same code of `rows_of`; nothing where the cache
+        cannot be read."""
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        digest = hashlib.sha256(f"{what.resolve()} {code_hash(CODE)}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{what.resolve()} {code_hash(rows_of)}".encode()).hexdigest()
         known = cls(home / "drivefoundry" / "scenes" / f"{digest[:32]}.json")
         with contextlib.suppress(OSError, ValueError):
             told = json.loads(known.file.read_text())

@@ -18,7 +18,7 @@ from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Curate
 from drivefoundry.roadmap import load_map
-from drivefoundry.stages.making import LABEL, Line
+from drivefoundry.stages.making import Line
 from drivefoundry.types import Episodes, RoadMap, Scene
 
 CHUNK = 16
@@ -32,7 +32,7 @@ def curated(
     r = line.recipe.curate
     earlier = before.path if before else None
     return line.make(
-        turn, "curate", "curate", r, [clips, exam, before], LABEL,
+        turn, "curate", "curate", r, [clips, exam, before],
         lambda d: curate_clips(r, line.store, clips.path, earlier, exam_clips, "place", d),
     )  # fmt: skip
 
@@ -41,7 +41,7 @@ def curated_by_time(line: Line, clips: Artefact) -> Artefact:
     """Clips of one recording, the last part of it held out."""
     r = line.recipe.curate
     return line.make(
-        None, "curate", "curate", r, [clips], LABEL,
+        None, "curate", "curate", r, [clips],
         lambda d: curate_clips(r, line.store, clips.path, None, [], "time", d),
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ def shard(line: Line, turn: int | None, clips: Artefact, kept: Artefact, split: 
     """Episodes of one split of these clips; those to be judged on at 2 Hz, which their intervals count on."""
     r = line.recipe.curate if split == "train" else replace(line.recipe.curate, phases=1)
     return line.make(
-        turn, "label", "label", {"curate": r, "split": split}, [clips, kept], LABEL,
+        turn, "label", "label", {"curate": r, "split": split}, [clips, kept],
         lambda d: label_clips(r, line.store, clips.path, kept.path, split, d),
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ from drivefoundry.recipes import Camera, Distil, Rl, Train, leaves
 from drivefoundry.rl.grpo import GrpoConfig, grpo
 from drivefoundry.shrink.export import export_engine
 from drivefoundry.stages.label import scenes_of
-from drivefoundry.stages.making import CAR, JUDGE, LEARN, Line
+from drivefoundry.stages.making import Line
 from drivefoundry.tracking import Track
 from drivefoundry.train.distil import DISTIL, distil
 from drivefoundry.train.pretrain import PRETRAIN, pretrain
@@ -47,33 +47,29 @@ def pretrained(line: Line, shards: list[Artefact], action: Action = "codes") -> 
     if r.backbone is not None:
         made_from["backbone"] = _print(backbone_path(r.backbone))
     track = tracked(line, None, "pretrain", r)
-    return line.make(
-        None, "train", "pretrain", made_from, shards, LEARN, lambda d: _pretrain(r, action, paths, d, track)
-    )
+    return line.make(None, "train", "pretrain", made_from, shards, lambda d: _pretrain(r, action, paths, d, track))
 
 
 def adapted(line: Line, base: Artefact, shard: Artefact) -> Artefact:
     """The base model, trained on with another camera's clips."""
     r = line.recipe.camera
     track = tracked(line, None, "adapt", r)
-    return line.make(
-        None, "train", "adapt", r, [base, shard], LEARN, lambda d: _adapt(r, base.path, shard.path, d, track)
-    )
+    return line.make(None, "train", "adapt", r, [base, shard], lambda d: _adapt(r, base.path, shard.path, d, track))
 
 
 def fine_tuned(line: Line, turn: int, base: Artefact, shards: list[Artefact]) -> Artefact:
     """The last model, taught this turn's clips and to give its reasons."""
     r, paths = line.recipe.train, [s.path for s in shards]
     track = tracked(line, turn, "sft", r)
-    return line.make(turn, "train", "sft", r, [base, *shards], LEARN, lambda d: _sft(r, base.path, paths, d, track))
+    return line.make(turn, "train", "sft", r, [base, *shards], lambda d: _sft(r, base.path, paths, d, track))
 
 
 def reinforced(line: Line, turn: int, sft_model: Artefact, shards: list[Artefact]) -> Artefact:
     """The fine-tuned model after reinforcement on scenes cut from this turn's clips."""
     r, paths = line.recipe.rl, [s.path for s in shards]
-    code, track = ("drivefoundry.rl", *LEARN, *JUDGE), tracked(line, turn, "rl", r)
+    track = tracked(line, turn, "rl", r)
     return line.make(
-        turn, "rl", "rl", r, [sft_model, *shards], code,
+        turn, "rl", "rl", r, [sft_model, *shards],
         lambda d: _reinforce(r, line.store, sft_model.path, paths, d, track),
     )  # fmt: skip
 
@@ -82,9 +78,9 @@ def distilled(line: Line, turn: int, teacher: Artefact, before: Artefact | None,
     """A much smaller student of the reinforced model, on from the last student."""
     r, rl, paths = line.recipe.distil, line.recipe.rl, [s.path for s in shards]
     ago = before.path if before else None
-    code, track = ("drivefoundry.rl", *LEARN, *JUDGE), tracked(line, turn, "distil", r)
+    track = tracked(line, turn, "distil", r)
     return line.make(
-        turn, "distil", "distil", {"distil": r, "rl": rl}, [teacher, before, *shards], code,
+        turn, "distil", "distil", {"distil": r, "rl": rl}, [teacher, before, *shards],
         lambda d: _distil(r, rl, line.store, teacher.path, ago, paths, d, track),
     )  # fmt: skip
 
@@ -92,10 +88,7 @@ def distilled(line: Line, turn: int, teacher: Artefact, before: Artefact | None,
 def quantised(line: Line, turn: int, student: Artefact, shards: list[Artefact]) -> Artefact:
     """The student as an int8 engine."""
     newest = shards[-1].path
-    code = ("drivefoundry.shrink", *LEARN, *CAR)
-    return line.make(
-        turn, "shrink", "shrink", {}, [student, shards[-1]], code, lambda d: _quantise(student.path, newest, d)
-    )
+    return line.make(turn, "shrink", "shrink", {}, [student, shards[-1]], lambda d: _quantise(student.path, newest, d))
 
 
 def _print(backbone: Path) -> str:

@@ -94,7 +94,7 @@ def _files_of(what: Path) -> list[Path]:
 def _folder_rows(what: Path) -> tuple[list[Row], dict[str, str]]:
     """Rows of all scenes; files that have been read before and are as they were are not read again."""
     files = _files_of(what)
-    known = Known.of(what)
+    known = Known.of(what, _rows_of)
     missing = [f for f in files if known.rows(f) is None]
     if missing:
         with bar("read scenes", len(missing)) as advance:
@@ -119,7 +119,7 @@ def _rows_of(file: Path) -> tuple[list[Row], str]:
 def _in_folder(what: Path, which: str) -> Scene:
     """One scene of a folder: files are read one after the other until it is certain, those known before not at all."""
     files = _files_of(what)
-    known = Known.of(what)
+    known = Known.of(what, _rows_of)
     ids: list[tuple[str, Path]] = []
     number = which.isdecimal() and len(which) < PREFIX
     for file in sorted(files, key=lambda f: not number and known.rows(f) is None):

@@ -10,49 +10,7 @@ from typing import Any
 from drivefoundry import progress
 from drivefoundry.ledger import Artefact, Ledger
 from drivefoundry.recipes import Recipe
-
-# What the result of each stage hangs on, besides its recipe and its parents: change the code and the stage is redone.
-# A test holds these against what the code imports. CAR is added by hand wherever a car's runtime drives.
-NOUNS = ("drivefoundry.types", "drivefoundry.roadmap", "drivefoundry.route", "drivefoundry_car.inputs",
-         "drivefoundry_car.documents")  # fmt: skip
-SIM = ("drivefoundry.sim", "drivefoundry_car.codec", *NOUNS)
-CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.sanity",
-       "drivefoundry_car.stopping", "drivefoundry_car.worker", "drivefoundry_car.codec",
-       "drivefoundry_car.inputs", "drivefoundry_car.documents")  # fmt: skip
-LOG = ("drivefoundry_car.log", "drivefoundry_car.live", "drivefoundry_car.channels", "drivefoundry_car.chunks",
-       "drivefoundry_car.clock", "drivefoundry_car.topics",
-       "drivefoundry_car.video")  # fmt: skip
-STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.bucket",
-         "drivefoundry.clips.row", "drivefoundry.clips.prepared")  # fmt: skip
-PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
-        "drivefoundry_car.documents", "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
-        "drivefoundry_car.upload", "drivefoundry_car.outbox", "drivefoundry_car.durable",
-        "drivefoundry_car.link", "drivefoundry_car.note", "drivefoundry_car.endpoint")  # fmt: skip
-FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
-HOME = ("drivefoundry.ingest", "drivefoundry.clips.checking", "drivefoundry.stages.home", "drivefoundry.types",
-        "drivefoundry.roadmap", *STORE, *PICK, *LOG)  # fmt: skip
-LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.stages.label", *STORE, *NOUNS, *LOG)
-IMPORT = ("drivefoundry.clips", "drivefoundry.sim.geometry", "drivefoundry.stages.openloop", *NOUNS, *LOG)
-LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry.types",
-         "drivefoundry_car.codec", "drivefoundry_car.inputs", "drivefoundry_car.documents")  # fmt: skip
-JUDGE = (
-    "drivefoundry.judge",
-    "drivefoundry.label.scene",
-    "drivefoundry.curate.split",
-    "drivefoundry.stages.score",
-    *SIM,
-    *LOG,
-)
-GRID = ("drivefoundry.stages.grid", *LEARN, *JUDGE)
-SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry.judge.gate", "drivefoundry.judge.stats",
-        "drivefoundry.judge.versions", "drivefoundry.types", "drivefoundry_car.update", "drivefoundry_car.slots",
-        "drivefoundry_car.endpoint", "drivefoundry_car.slotfiles", "drivefoundry_car.records", "drivefoundry_car.proof",
-        "drivefoundry_car.fetch", "drivefoundry_car.selftest", "drivefoundry_car.durable", *CAR)  # fmt: skip
-SCENES = ("drivefoundry.clips.importers", "drivefoundry.sim.geometry", "drivefoundry.stages.record", *NOUNS, *LOG)
-TELL = ("drivefoundry.ui", "drivefoundry.stages.tell", "drivefoundry.stages.tables", "drivefoundry.stages.films",
-        "drivefoundry.stages.quantities",
-        "drivefoundry.judge.gate", "drivefoundry.judge.stats", "drivefoundry.judge.versions",
-        "drivefoundry.judge.worst", *SIM)  # fmt: skip
+from drivefoundry.sources import code_hash
 
 
 class Reached(Exception):
@@ -93,10 +51,11 @@ class Line:
         kind: str,
         recipe: Any,
         parents: Sequence[Artefact | None],
-        code: tuple[str, ...],
         build: Callable[[Path], dict[str, Any] | None],
     ) -> Artefact:
         """One ledger entry, told to the user; `verb` is its name on the command line. Parents may be None.
+
+        What `build` can run is part of what the entry is made from (`sources.code_hash`): change it, and it is redone.
 
         Raises Reached where the entry lies beyond the last stage wanted, or is not there and nothing shall be made.
         """
@@ -104,6 +63,7 @@ class Line:
             raise Reached
         there = [p for p in parents if p is not None]
         made_from = {"turn": turn, "recipe": recipe}
+        code = code_hash(build)
         if self.dry:
             artefact = self._expected(kind, made_from, there, code)
         elif self.look:
@@ -123,7 +83,7 @@ class Line:
         self.reached |= verb == self.until and turn == self.last
         return artefact
 
-    def _expected(self, kind: str, made_from: dict[str, Any], there: list[Artefact], code: tuple[str, ...]) -> Artefact:
+    def _expected(self, kind: str, made_from: dict[str, Any], there: list[Artefact], code: str) -> Artefact:
         """The artefact that is there, or one without an id in place of what would be made."""
         found = self.ledger.find(kind, made_from, there, code) if all(p.id for p in there) else None
         if found is not None:

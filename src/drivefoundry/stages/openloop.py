@@ -19,7 +19,7 @@ from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.progress import bar, warn
 from drivefoundry.stages.home import write_json
-from drivefoundry.stages.making import IMPORT, JUDGE, Line
+from drivefoundry.stages.making import Line
 from drivefoundry.types import Observation
 from drivefoundry_car.log import read_drive
 
@@ -29,14 +29,12 @@ BATCH = 256
 def imported(line: Line, folder: Path) -> Artefact:
     """The clips of a folder of real drives, in the store."""
     source = {"folder": fingerprint(folder)}
-    return line.make(None, "import", "import", source, [], IMPORT, lambda d: import_drives(folder, line.store, d))
+    return line.make(None, "import", "import", source, [], lambda d: import_drives(folder, line.store, d))
 
 
 def scored(line: Line, model: Artefact, held_out: Artefact) -> Artefact:
     """The model's errors on the held-out part."""
-    return line.make(
-        None, "judge", "open_loop", {}, [model, held_out], JUDGE, lambda d: score(model.path, held_out.path, d)
-    )
+    return line.make(None, "judge", "open_loop", {}, [model, held_out], lambda d: score(model.path, held_out.path, d))
 
 
 def import_drives(folder: Path, store_url: str, out: Path) -> dict:

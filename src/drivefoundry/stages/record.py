@@ -28,7 +28,7 @@ from drivefoundry.roadmap import save_map
 from drivefoundry.sim.policies import CarPolicy, Driver, LogReplay
 from drivefoundry.stages.home import ingest, write_json
 from drivefoundry.stages.label import clip_ids, scenes_of
-from drivefoundry.stages.making import CAR, FLEET, JUDGE, SCENES, Line
+from drivefoundry.stages.making import Line
 from drivefoundry.stages.ship import engine_in
 from drivefoundry.types import Scene, require
 from drivefoundry_car.runtime import Runtime
@@ -158,7 +158,7 @@ class City:
         """Recordings of the held-out city, all of them at home."""
         f = line.recipe.fleet
         drives = line.make(
-            None, "fleet", "exam_drives", f, [], FLEET,
+            None, "fleet", "exam_drives", f, [],
             lambda d: record_city(f, (f.held_out,), f.held_out_seconds, "evaluation", d),
         )  # fmt: skip
         return ingest(line, None, drives)
@@ -172,12 +172,8 @@ class City:
     def drives(self, line: Line, turn: int, car: Artefact | None) -> Artefact:
         f = line.recipe.fleet
         if car is None:
-            return line.make(
-                turn, "fleet", "fleet", f, [], FLEET, lambda d: record_city(f, f.places, f.seconds, "fleet", d)
-            )
-        return line.make(
-            turn, "fleet", "outings", f, [car], (*FLEET, *CAR), lambda d: record_outings(f, turn, car.path, d)
-        )
+            return line.make(turn, "fleet", "fleet", f, [], lambda d: record_city(f, f.places, f.seconds, "fleet", d))
+        return line.make(turn, "fleet", "outings", f, [car], lambda d: record_outings(f, turn, car.path, d))
 
 
 class Recorded:
@@ -248,7 +244,7 @@ class Recorded:
                 for side in ("exam", "source")
             }
 
-        made = line.make(None, "import", "exam", {"folder": self.fingerprint}, [], (*SCENES, *JUDGE), build)
+        made = line.make(None, "import", "exam", {"folder": self.fingerprint}, [], build)
         kept = json.loads((made.path / "exam.json").read_text())
         vars(self)["held_out"] = kept["held_out"]
         self.likeness = likeness(kept["compared"])
@@ -269,7 +265,7 @@ class Recorded:
             return record_scenes(f, self._scenes(held_out=False), car.path if car else None, out)
 
         made_from = {"fleet": f, "folder": self.fingerprint, "held_out": self.held_out}
-        return line.make(turn, "fleet", kind, made_from, parents, (*FLEET, *CAR, *SCENES), build)
+        return line.make(turn, "fleet", kind, made_from, parents, build)
 
     def _scenes(self, held_out: bool) -> list[Scene]:
         return [s for s in self.read[0] if (s.place in self.held_out) == held_out]

@@ -21,7 +21,7 @@ from drivefoundry.recipes import Judge
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, LogReplay, RouteFollower
 from drivefoundry.stages.home import write_json
-from drivefoundry.stages.making import CAR, JUDGE, LEARN, Line
+from drivefoundry.stages.making import Line
 from drivefoundry.types import Rollout, Scene
 from drivefoundry_car.runtime import Runtime
 
@@ -43,19 +43,19 @@ def baselines(line: Line, source: Source, exam: Artefact) -> list[Artefact]:
     """The drivers that no turn changes; the first is the yardstick of everybody's progress."""
     yard = yardstick(line, source, exam)
     rest = (ConstantVelocity, LogReplay, PdmClosed)
-    return [yard, *(_driven(line, None, source, exam, [yard], p.name, p, [], ()) for p in rest)]
+    return [yard, *(_driven(line, None, source, exam, [yard], p.name, p, []) for p in rest)]
 
 
 def yardstick(line: Line, source: Source, exam: Artefact) -> Artefact:
     """The route follower, whose progress is the measure of everybody's."""
-    return _driven(line, None, source, exam, [], YARDSTICK, RouteFollower, [], ())
+    return _driven(line, None, source, exam, [], YARDSTICK, RouteFollower, [])
 
 
 def traffic(line: Line, source: Source, exam: Artefact) -> Artefact:
     """How real the simulated traffic is, beside the log itself and everyone straight on."""
     r = line.recipe.judge
     return line.make(
-        None, "judge", "realism", {"scenes": r.scenes, "seconds": r.seconds}, [exam], JUDGE,
+        None, "judge", "realism", {"scenes": r.scenes, "seconds": r.seconds}, [exam],
         lambda d: judge_traffic(source.exam_scenes(line, exam), r, d),
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ def engine(line: Line, turn: int, source: Source, exam: Artefact, base: list[Art
     def policy() -> Driver:
         return CarPolicy(Runtime.load(built.path, reason_every=0), ENGINE, guard=False)
 
-    return _driven(line, turn, source, exam, base, ENGINE, policy, [built], CAR)
+    return _driven(line, turn, source, exam, base, ENGINE, policy, [built])
 
 
 def car(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
@@ -75,7 +75,7 @@ def car(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefa
     def policy() -> Driver:
         return CarPolicy(Runtime.load(built.path, reason_every=2, reason_cars=BATCH, patient=True), WHOLE_CAR)
 
-    return _driven(line, turn, source, exam, base, WHOLE_CAR, policy, [built], CAR)
+    return _driven(line, turn, source, exam, base, WHOLE_CAR, policy, [built])
 
 
 def model(
@@ -88,14 +88,14 @@ def model(
 
         return TorchPolicy(trained.path / "checkpoint", name)
 
-    return _driven(line, turn, source, exam, base, name, policy, [trained], LEARN)
+    return _driven(line, turn, source, exam, base, name, policy, [trained])
 
 
 def verdict(line: Line, turn: int, scored: list[Artefact], base: list[Artefact]) -> Artefact:
     """The first of `scored` is the candidate."""
     r = line.recipe.judge
     paths = [a.path for a in (*scored, *base)]
-    return line.make(turn, "judge", "verdict", r, [*scored, *base], JUDGE, lambda d: compare(r, paths, d))
+    return line.make(turn, "judge", "verdict", r, [*scored, *base], lambda d: compare(r, paths, d))
 
 
 def _driven(
@@ -107,13 +107,12 @@ def _driven(
     name: str,
     policy: Callable[[], Driver],
     parents: list[Artefact],
-    code: tuple[str, ...],
 ) -> Artefact:
     """One policy's exam."""
     yard = base[0].path if base else None
     r = line.recipe.judge
     return line.make(
-        turn, "judge", "score", {"policy": name, "judge": r}, [exam, *base[:1], *parents], (*JUDGE, *code),
+        turn, "judge", "score", {"policy": name, "judge": r}, [exam, *base[:1], *parents],
         lambda d: score(policy(), source.exam_scenes(line, exam), r, yard, d),
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from drivefoundry.judge.gate import load_verdict
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.release import Keys, create_repository, publish, verify
 from drivefoundry.stages.home import write_json
-from drivefoundry.stages.making import SHIP, Line
+from drivefoundry.stages.making import Line
 from drivefoundry_car.update import EVERYONE, Updater
 
 TEST_CARS = "safety-driver"
@@ -21,7 +21,7 @@ def release(line: Line, turn: int, engine: Artefact, verdict: Artefact, before: 
     """The engine as a signed release in the repository of all releases."""
     keys, ago = Keys.apart(line.out / "keys"), before.path if before else None
     return line.make(
-        turn, "release", "release", {}, [engine, verdict, before], SHIP,
+        turn, "release", "release", {}, [engine, verdict, before],
         lambda d: sign_release(engine.path, verdict.path, ago, keys, f"turn-{turn}", d),
     )  # fmt: skip
 
@@ -35,7 +35,7 @@ def car(line: Line, turn: int, released: Artefact, parked: Artefact | None) -> A
         raise ValueError(f"{error}, or delete {released.path} and run again: it is then made anew") from None
     ago = parked.path if parked else None
     return line.make(
-        turn, "car", "car", {}, [released, parked], SHIP, lambda d: update_car(released.path, ago, d)
+        turn, "car", "car", {}, [released, parked], lambda d: update_car(released.path, ago, d)
     )  # fmt: skip
 
 

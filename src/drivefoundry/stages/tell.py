@@ -17,8 +17,9 @@ from drivefoundry.judge.gate import load_verdict
 from drivefoundry.judge.worst import SCORE, failed_scenes
 from drivefoundry.ledger import Artefact
 from drivefoundry.recipes import Recipe
+from drivefoundry.sources import code_hash
 from drivefoundry.stages.films import film_id, films_of
-from drivefoundry.stages.making import TELL, Line
+from drivefoundry.stages.making import Line
 from drivefoundry.stages.quantities import quantities
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
 from drivefoundry.stages.tables import (
@@ -301,12 +302,12 @@ def report(line: Line, source: Source | None, folder: Path | None) -> Path:
 
     told_of, parents = {"recipe": line.recipe.name, "source": _source_name(source, folder)}, [a for *_, a in done]
     if line.look:
-        made = line.ledger.find("report", told_of, parents, TELL)
+        made = line.ledger.find("report", told_of, parents, code_hash(build))
         if made is None:
             render_report(_content(line, done, source, folder), path)
             return path
     else:
-        made = line.ledger.make("report", told_of, parents, TELL, build)
+        made = line.ledger.make("report", told_of, parents, code_hash(build), build)
     line.done.append((None, "report", made))
     if line.on_done:
         line.on_done(line)
