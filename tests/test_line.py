@@ -104,6 +104,24 @@ def test_second_run_makes_nothing(ran, capsys):
     assert [a.key for a in history(ran)] == [a.key for a in known]
 
 
+LEARNT = ("sft", "rl", "distil", "shrink", "score")
+
+
+def test_same_inputs_give_the_same_bits_on_a_busy_machine_under_other_keys(ran, tmp_path):
+    """Keys and times are in a release, and in nothing that is learnt or judged after it."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as hog:
+        done = run(tmp_path / "run")
+        hog.kill()
+    assert done.returncode == 0, done.stderr
+    one, other = ([(a.kind, a.id) for a in history(out) if a.kind != "report"] for out in (ran, tmp_path / "run"))
+    released = [kind for kind, _ in one].index("release")
+    assert one[:released] == other[:released]
+    assert dict(one)["release"] != dict(other)["release"]
+    learnt, again = ([(kind, id) for kind, id in made if kind in LEARNT] for made in (one, other))
+    assert {kind for kind, _ in learnt} == set(LEARNT)
+    assert learnt == again
+
+
 def test_stricter_judge_redoes_the_judgement_alone(copy):
     before = history(copy)
     argv = ["run", "--out", str(copy), *SMALL, "--loops", "1", "--set", "judge.gate_over_baseline=0.9"]

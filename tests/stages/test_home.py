@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from drivefoundry.clips.store import ClipStore
+from drivefoundry.curate.curated import origins_in
 from drivefoundry.roadmap import make_map, save_map
 from drivefoundry.stages.home import campaigns_of, send_home, write_json
 from drivefoundry_car.log import write_drive
 
 
-def recorded(folder, make_drive):
+def recorded(folder, make_drive, release=""):
     """Two recordings, one with a takeover in it, and the map they name."""
     road = make_map(lanes=[np.array([[0.0, 0], [100, 0]])])
     for sub in ("drives", "maps"):
@@ -19,6 +20,7 @@ def recorded(folder, make_drive):
     (folder / "maps" / f"{road.id}.npz").write_bytes(save_map(road))
     for seed in range(2):
         drive = make_drive(steps=600, seed=seed, frames=True, map=road.id)
+        drive.meta.update(drive=f"drive-{seed}", release=release)
         drive.takeover[300:330] = seed == 1
         drive.engaged[300:330] = seed != 1
         write_drive(folder / "drives" / f"{seed}.mcap", drive)
@@ -40,6 +42,23 @@ def test_clips_travel_and_come_out_the_same_twice(tmp_path, make_drive):
     store = ClipStore(str(tmp_path / "store"))
     assert store.get_map(road.id) == save_map(road)
     assert {store.drive(i, video=False).meta["map"] for i in home["clips"]} == {road.id}
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_order_of_clips_does_not_depend_on_their_bytes(tmp_path, make_drive, mixed):
+    """An id changes with the name of the release that drove; the order of samples must not."""
+    orders = []
+    for i in range(8):
+        recorded(tmp_path / f"fleet-{i}", make_drive, release=str(i))
+        out, store = tmp_path / str(i), str(tmp_path / "store")
+        out.mkdir()
+        send_home(tmp_path / f"fleet-{i}", store, 1, out, campaigns_of(""), mixed=mixed)
+        ids = json.loads((out / "clips.json").read_text())["clips"]
+        origins = origins_in(store, ids)
+        orders.append([(origins[i].drive, origins[i].t0) for i in ids])
+    assert len(set(orders[0])) > 2
+    assert all(order == orders[0] for order in orders)
+    assert (orders[0] == sorted(orders[0])) != mixed
 
 
 def test_json_is_whole_or_not_there(tmp_path):

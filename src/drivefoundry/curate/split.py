@@ -80,7 +80,7 @@ def by_place(
         len(shares) == 3 and min(shares) >= 0 and sum(shares) > 0,
         f"shares: three numbers from 0 on wanted, got {shares}",
     )
-    ids = sorted(origins)
+    ids = sorted(origins, key=lambda i: (origins[i].drive, origins[i].t0, origins[i].t1, i))
     groups = groups_of([origins[i] for i in ids])
     members: dict[int, list[str]] = {}
     for i, g in zip(ids, groups, strict=True):
@@ -92,7 +92,8 @@ def by_place(
     for g, some in members.items():
         split = _pinned_split(some, pinned or {}, origins)
         if split is None:
-            free.append((hashlib.sha256(f"{seed}:{some[0]}".encode()).hexdigest(), g))
+            first = origins[some[0]]
+            free.append((hashlib.sha256(f"{seed}:{first.drive}:{first.t0:.3f}".encode()).hexdigest(), g))
         else:
             out.update(dict.fromkeys(some, split))
             have[SPLITS.index(split)] += len(some)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from drivefoundry.clips.store import ClipStore
+from drivefoundry.curate.curated import origins_in
 from drivefoundry.ingest.server import running
 from drivefoundry.ingest.tokens import issue_token
 from drivefoundry.ledger import Artefact, fresh
@@ -34,7 +36,7 @@ def ingest(line: Line, turn: int | None, drives: Artefact) -> Artefact:
     recipe = {"seed": seed} | ({"campaigns": decoded(read_bytes(Path(own)), own)} if own else {})
 
     def build(out: Path) -> dict:
-        return send_home(drives.path, line.store, seed, out, campaigns_of(own))
+        return send_home(drives.path, line.store, seed, out, campaigns_of(own), mixed=not turn)
 
     return line.make(turn, "ingest", name, recipe, [drives], build)
 
@@ -45,11 +47,14 @@ def campaigns_of(own: str) -> list[Campaign]:
     return [*(named | {c.name: c for c in load_campaigns(own)}).values()] if own else [*named.values()]
 
 
-def send_home(drives: Path, store_url: str, seed: int, out: Path, campaigns: list[Campaign]) -> dict:
-    """Folder of drives (with maps/) in; clips.json (ids, and what each campaign brought) out, the bytes in the store.
+def send_home(
+    drives: Path, store_url: str, seed: int, out: Path, campaigns: list[Campaign], *, mixed: bool = False
+) -> dict:
+    """Folder of drives (with maps/) in; clips.json (ids by drive and time, and what each campaign brought) out, the
+    bytes in the store.
 
     Each recording is a day of its car: what a campaign's bytes_per_day leaves no room for stays out, the least valuable
-    first.
+    first. mixed: list the clips in an order drawn by the seed, as a judgement may take the first so many of them.
     """
     fresh(out)
     store = ClipStore(store_url)
@@ -92,10 +97,13 @@ def send_home(drives: Path, store_url: str, seed: int, out: Path, campaigns: lis
                 over += left
                 advance()
         ids = service.flush()
+    ids = in_order(store_url, ids)
+    if mixed:
+        random.Random(seed).shuffle(ids)
     rows = store.rows(["id", "bytes"]).to_pydict()
     size = dict(zip(rows["id"], rows["bytes"], strict=True))
     sent = sum(size[i] for i in ids)
-    write_json(out / "clips.json", {"clips": sorted(ids), "campaigns": dict(sorted(brought.items()))})
+    write_json(out / "clips.json", {"clips": ids, "campaigns": dict(sorted(brought.items()))})
     return {
         "clips": len(ids),
         "campaigns": dict(sorted(brought.items())),
@@ -104,6 +112,16 @@ def send_home(drives: Path, store_url: str, seed: int, out: Path, campaigns: lis
         "sent_bytes": sent,
         "upload_seconds": time.monotonic() - start,
     }
+
+
+def in_order(store_url: str, ids: list[str]) -> list[str]:
+    """Clips by drive and time.
+
+    Ids are no order to learn in: they hash every byte, the name of the release that drove included, and the order of
+    samples decides how a training comes out.
+    """
+    origins = origins_in(store_url, ids)
+    return sorted(ids, key=lambda i: (origins[i].drive, origins[i].t0, origins[i].t1, i))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -18,7 +18,7 @@ from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.progress import bar, warn
-from drivefoundry.stages.home import write_json
+from drivefoundry.stages.home import in_order, write_json
 from drivefoundry.stages.making import Line
 from drivefoundry.types import Observation
 from drivefoundry_car.log import read_drive
@@ -70,7 +70,7 @@ def import_drives(folder: Path, store_url: str, out: Path) -> dict:
     for why in lacks:
         name, _, reason = why.removeprefix(f"{out / '.clips'}/").removeprefix(f"{top}/").partition(": ")
         notes[f"left out, {name}"] = reason
-    write_json(out / "clips.json", {"clips": sorted(p.id for p in prepared)})
+    write_json(out / "clips.json", {"clips": in_order(store_url, [p.id for p in prepared])})
     write_json(out / "notes.json", notes)
     size = sum(p.row["bytes"] for p in prepared)
     return {"clips": len({p.id for p in prepared}), "bytes": size} | ({"left_out": len(lacks)} if lacks else {})
