@@ -133,12 +133,11 @@ def _looked_up(symbol: Symbol) -> tuple[str, dict[str, str], list[Symbol]]:
     if name in module.imported and name not in module.bound:
         return "", {}, [module.imported[name], (module.name, "")]
     statements = module.effects if name == "" else module.bound.get(name, [])
-    nodes = [node for statement in statements for node in _without_docstrings(statement)]
     named = [symbol for statement in statements for symbol in _named(module, statement)]
     files = _mentioned(module, statements) | (_native(module) if name == "" else {})
-    if not nodes:
+    if not statements:
         return "", files, [*named, *([] if name == "" else [(module.name, "")])]
-    text = "\n".join(ast.dump(node) for node in nodes)
+    text = "\n".join(ast.dump(statement) for statement in statements)
     return hashlib.sha256(text.encode()).hexdigest(), files, [*named, *([] if name == "" else [(module.name, "")])]
 
 
@@ -148,7 +147,9 @@ def _parsed(name: str) -> _Module | None:
     if path is None:
         return None
     module = _Module(name, path)
-    for statement in ast.parse(path.read_text()).body:
+    tree = ast.parse(path.read_text())
+    _strip_docstrings(tree)
+    for statement in tree.body:
         _sort_in(module, statement)
     return module
 
@@ -277,14 +278,12 @@ def _stored(body: Iterable[ast.AST]) -> frozenset[str]:
     return frozenset(out)
 
 
-def _without_docstrings(statement: ast.stmt) -> list[ast.stmt]:
-    """A statement, parsed anew, without the texts that only people read."""
-    (copy,) = ast.parse(ast.unparse(statement)).body
-    for node in ast.walk(copy):
+def _strip_docstrings(tree: ast.AST) -> None:
+    """Take the texts that only people read out of a tree."""
+    for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [s for s in body if not _is_text(s)] or [ast.Pass()]  # type: ignore[attr-defined]
-    return [copy]
 
 
 def _is_text(statement: ast.stmt) -> bool:
