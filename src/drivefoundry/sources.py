@@ -48,6 +48,6 @@ def _files(name: str) -> tuple[Path, list[Path]]:
     if base.with_suffix(".py").is_file():
         return base.parent, [base.with_suffix(".py")]
     data = [p for p in sorted(base.parent.glob(f"{base.name}.*")) if p.suffix not in _NOT_SOURCE]
-    if data:  # a file that the code reads, as drivefoundry_car/campaigns.toml
+    if data:  # a file that the code reads, as drivefoundry_car/triggers/campaigns.toml
         return base.parent, data
     raise ValueError(f"code {name!r}: no module or package of this name")

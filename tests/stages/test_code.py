@@ -54,11 +54,11 @@ def test_a_stage_hangs_on_all_that_its_rooms_import(stage):
     files = [f for name in code if ".stages." not in name for f in _files(name)[1] if f.suffix == ".py"]
     missing = {m for f in files for m in imported(f) if not under(m, (*code, *BESIDE))}
     if stage not in ("CAR", "SHIP"):
-        missing -= {"drivefoundry_car.runtime"}  # sim.policies: where a car drives, the stage adds CAR itself
+        missing -= {"drivefoundry_car.driving.runtime"}  # sim.policies: where a car drives, the stage adds CAR itself
     assert not missing, f"{stage} in stages/making.py lacks them"
 
 
 def test_the_campaigns_are_part_of_what_picks_clips(tmp_path):
-    _, files = _files("drivefoundry_car.campaigns")
+    _, files = _files("drivefoundry_car.triggers.campaigns")
     assert [f.name for f in files] == ["campaigns.toml"]
-    assert code_hash(("drivefoundry_car.campaigns",)) != code_hash(("drivefoundry_car.trigger",))
+    assert code_hash(("drivefoundry_car.triggers.campaigns",)) != code_hash(("drivefoundry_car.triggers.trigger",))

@@ -13,28 +13,25 @@ from drivefoundry.recipes import Recipe
 
 # What the result of each stage hangs on, besides its recipe and its parents: change the code and the stage is redone.
 # A test holds these against what the code imports. CAR is added by hand wherever a car's runtime drives.
-NOUNS = ("drivefoundry.types", "drivefoundry.roadmap", "drivefoundry.route", "drivefoundry_car.inputs",
+NOUNS = ("drivefoundry.types", "drivefoundry.roadmap", "drivefoundry.route", "drivefoundry_car.vehicle.inputs",
          "drivefoundry_car.documents")  # fmt: skip
-SIM = ("drivefoundry.sim", "drivefoundry_car.codec", *NOUNS)
-CAR = ("drivefoundry_car.engine", "drivefoundry_car.runtime", "drivefoundry_car.guard", "drivefoundry_car.sanity",
-       "drivefoundry_car.stopping", "drivefoundry_car.worker", "drivefoundry_car.codec",
-       "drivefoundry_car.inputs", "drivefoundry_car.documents")  # fmt: skip
-LOG = ("drivefoundry_car.log", "drivefoundry_car.live", "drivefoundry_car.channels", "drivefoundry_car.chunks",
-       "drivefoundry_car.clock", "drivefoundry_car.topics",
-       "drivefoundry_car.video")  # fmt: skip
+SIM = ("drivefoundry.sim", "drivefoundry_car.vehicle.codec", *NOUNS)
+CAR = ("drivefoundry_car.engine", "drivefoundry_car.driving.runtime", "drivefoundry_car.driving.guard",
+       "drivefoundry_car.driving.sanity", "drivefoundry_car.driving.stopping", "drivefoundry_car.driving.worker",
+       "drivefoundry_car.vehicle.codec", "drivefoundry_car.vehicle.inputs", "drivefoundry_car.documents")  # fmt: skip
+LOG = ("drivefoundry_car.log",)
 STORE = ("drivefoundry.clips.store", "drivefoundry.clips.objects", "drivefoundry.clips.bucket",
          "drivefoundry.clips.row", "drivefoundry.clips.prepared")  # fmt: skip
-PICK = ("drivefoundry_car.record", "drivefoundry_car.trigger", "drivefoundry_car.campaigns", "drivefoundry_car.rules",
-        "drivefoundry_car.documents", "drivefoundry_car.signals", "drivefoundry_car.novelty", "drivefoundry_car.watch",
-        "drivefoundry_car.upload", "drivefoundry_car.outbox", "drivefoundry_car.durable",
-        "drivefoundry_car.link", "drivefoundry_car.note", "drivefoundry_car.endpoint")  # fmt: skip
+PICK = ("drivefoundry_car.recording.cutter", "drivefoundry_car.triggers", "drivefoundry_car.documents",
+        "drivefoundry_car.upload.uploader", "drivefoundry_car.upload.outbox", "drivefoundry_car.durable",
+        "drivefoundry_car.upload.link", "drivefoundry_car.note", "drivefoundry_car.upload.endpoint")  # fmt: skip
 FLEET = ("drivefoundry.fleet", "drivefoundry.stages.record", *SIM, *LOG)
 HOME = ("drivefoundry.ingest", "drivefoundry.clips.checking", "drivefoundry.stages.home", "drivefoundry.types",
         "drivefoundry.roadmap", *STORE, *PICK, *LOG)  # fmt: skip
 LABEL = ("drivefoundry.curate", "drivefoundry.label", "drivefoundry.stages.label", *STORE, *NOUNS, *LOG)
 IMPORT = ("drivefoundry.clips", "drivefoundry.sim.geometry", "drivefoundry.stages.openloop", *NOUNS, *LOG)
 LEARN = ("drivefoundry.model", "drivefoundry.train", "drivefoundry.stages.learn", "drivefoundry.types",
-         "drivefoundry_car.codec", "drivefoundry_car.inputs", "drivefoundry_car.documents")  # fmt: skip
+         "drivefoundry_car.vehicle.codec", "drivefoundry_car.vehicle.inputs", "drivefoundry_car.documents")  # fmt: skip
 JUDGE = (
     "drivefoundry.judge",
     "drivefoundry.label.scene",
@@ -45,9 +42,10 @@ JUDGE = (
 )
 GRID = ("drivefoundry.stages.grid", *LEARN, *JUDGE)
 SHIP = ("drivefoundry.release", "drivefoundry.stages.ship", "drivefoundry.judge.gate", "drivefoundry.judge.stats",
-        "drivefoundry.judge.versions", "drivefoundry.types", "drivefoundry_car.update", "drivefoundry_car.slots",
-        "drivefoundry_car.endpoint", "drivefoundry_car.slotfiles", "drivefoundry_car.records", "drivefoundry_car.proof",
-        "drivefoundry_car.fetch", "drivefoundry_car.selftest", "drivefoundry_car.durable", *CAR)  # fmt: skip
+        "drivefoundry.judge.versions", "drivefoundry.types", "drivefoundry_car.update.client",
+        "drivefoundry_car.update.slots", "drivefoundry_car.upload.endpoint", "drivefoundry_car.update.slotfiles",
+        "drivefoundry_car.update.records", "drivefoundry_car.update.proof", "drivefoundry_car.update.fetch",
+        "drivefoundry_car.update.selftest", "drivefoundry_car.durable", *CAR)  # fmt: skip
 SCENES = ("drivefoundry.clips.importers", "drivefoundry.sim.geometry", "drivefoundry.stages.record", *NOUNS, *LOG)
 TELL = ("drivefoundry.ui", "drivefoundry.stages.tell", "drivefoundry.stages.tables", "drivefoundry.stages.films",
         "drivefoundry.stages.quantities",
