@@ -16,7 +16,7 @@ READY := .venv/.ready
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml car/pyproject.toml car/setup.py $(wildcard constraints/*.txt) $(wildcard car/src/drivefoundry_car/*/*.cpp car/src/drivefoundry_car/*/*.h)
+$(READY): pyproject.toml car/pyproject.toml car/setup.py $(wildcard constraints/*.txt) $(wildcard $(addprefix car/src/drivefoundry_car/,*/*.cpp */*.h */*/*.cpp */*/*.h))
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)
 	lock="$${LOCK-$$($(BIN)/python tools/lock.py find)}"; \

@@ -257,13 +257,13 @@ def sanitized(folder: Path) -> dict[str, str]:
     here = Path(drivefoundry_car.__path__[0])
     package = folder / "car" / "drivefoundry_car"
     shutil.copytree(here, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    from drivefoundry_car.watch.library import SOURCES
+    from drivefoundry_car.triggers.watch.library import SOURCES
 
-    for part, sources in (("engine", ("kernels.cpp", "forward.h")), ("watch", SOURCES)):
+    for part, sources in (("engine", ("kernels.cpp", "forward.h")), ("triggers/watch", SOURCES)):
         place = package / part
         digest = hashlib.sha256(b"".join((place / name).read_bytes() for name in sources)).hexdigest()
         flags = ["-std=c++17", "-ffp-contract=off", "-pthread", "-Wno-psabi", "-shared", "-fPIC", *SANITIZERS]
-        define = f'-D{part.upper()}_SOURCE="{digest}"'
+        define = f'-D{place.name.upper()}_SOURCE="{digest}"'
         subprocess.run(["g++", *flags, define, str(place / sources[0]), "-o", str(place / "_kernels.so")], check=True)
     libraries = [
         subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()

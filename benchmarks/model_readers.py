@@ -177,7 +177,7 @@ def _engine(folder: Path) -> tuple[Path, bytes]:
     from drivefoundry.model.text import TextCodec, train_tokenizer
     from drivefoundry.model.vla import VLA
     from drivefoundry.shrink.export import export_engine
-    from drivefoundry_car.codec import fit_codebook
+    from drivefoundry_car.vehicle.codec import fit_codebook
 
     torch.manual_seed(0)
     config = ModelConfig(

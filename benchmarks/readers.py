@@ -28,9 +28,9 @@ RULES = (
 
 def _rules(folder: Path) -> Reader:
     """Rules compiled, and run over signals of all kinds of values on all kinds of clocks."""
-    from drivefoundry_car import rules
-    from drivefoundry_car.signals import SIGNALS
-    from drivefoundry_car.watch import Rules, program
+    from drivefoundry_car.triggers import rules
+    from drivefoundry_car.triggers.signals import SIGNALS
+    from drivefoundry_car.triggers.watch import Rules, program
 
     known = ("(", ")", "+", "-", "*", "/", "<", ">=", "^", "0", "1", "1e308", "1e-320", "9" * 400, "2 s", "1e9 s",
              "3 m/s", *rules._WORDS, *rules.UNITS, *SIGNALS, "mph", "é", "$")  # fmt: skip
@@ -58,7 +58,7 @@ def zlib_of(data: bytes) -> int:
 
 
 def _campaigns(folder: Path) -> Reader:
-    from drivefoundry_car.trigger import load_campaigns
+    from drivefoundry_car.triggers import load_campaigns
 
     seed = (
         b'[hard]\nrule = "accel < -4 m/s^2 for 0.3 s"\npriority = 50\ncooldown_s = 3.5\nshare = 0.5\nbefore_s = 8\n'

@@ -29,11 +29,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.figures import report
-from drivefoundry_car import channels
-from drivefoundry_car.channels import Camera
-from drivefoundry_car.log import read_drive
-from drivefoundry_car.recorder import Recorder
-from drivefoundry_car.video import Encoder
+from drivefoundry_car.log import channels, read_drive
+from drivefoundry_car.log.channels import Camera
+from drivefoundry_car.log.video import Encoder
+from drivefoundry_car.recording.recorder import Recorder
 
 CPU_TARGET = 0.60
 """Share of one core."""

@@ -44,7 +44,7 @@ from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.pretrain import fresh
 from drivefoundry.train.trainer import TrainConfig, Trainer, forward_flop
 from drivefoundry.types import Episodes
-from drivefoundry_car.codec import decode
+from drivefoundry_car.vehicle.codec import decode
 
 BATCH = 64
 PLAIN = Augment(flip=0.0, light=0.0, forget=0.0, text=1.0)

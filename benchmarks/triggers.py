@@ -22,13 +22,13 @@ import time
 import numpy as np
 
 from benchmarks.figures import best, report
-from drivefoundry_car.collector import Collector
 from drivefoundry_car.log import Drive, Objects, Plans, cut
-from drivefoundry_car.novelty import DIMS, Sent
-from drivefoundry_car.recent import moments
-from drivefoundry_car.rules import cost
-from drivefoundry_car.signals import LOOKBACK_S, Beside, latest, signals_of
-from drivefoundry_car.trigger import LIBRARY, Campaign, Watch, campaign, firings, load_campaigns
+from drivefoundry_car.recording.recent import moments
+from drivefoundry_car.triggers import LIBRARY, Campaign, Watch, campaign, firings, load_campaigns
+from drivefoundry_car.triggers.novelty import DIMS, Sent
+from drivefoundry_car.triggers.rules import cost
+from drivefoundry_car.triggers.signals import LOOKBACK_S, Beside, latest, signals_of
+from drivefoundry_car.upload.collector import Collector
 
 RULES, HZ, OBJECTS = 100, 20, 12
 ONLINE, STORED = 1_000, 20_000

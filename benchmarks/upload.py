@@ -43,9 +43,9 @@ from benchmarks.peer import last_lines, missing, not_installed
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.compute import cores
 from drivefoundry.ingest.vehicles import Vehicles
-from drivefoundry_car.enrol import Credential
 from drivefoundry_car.log import Drive, encode_video, write_drive
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.upload.enrol import Credential
+from drivefoundry_car.upload.uploader import Uploader
 
 CUT_EVERY = 20
 """One connection in so many breaks: 5 %."""

@@ -6,7 +6,7 @@ One hour of a fleet of 40 cars, as twelve cities of 40 cars and five minutes eac
 simulator makes six kinds of rare events (`drivefoundry.fleet.planting`) and says when each came about and in which
 car's sight; the campaigns (upload_value.toml) were tuned on other seeds. Every drive is filmed and written as MCAP at
 the fleet's own video quality: `everything` is the bytes of these files. `sent` is the bytes of the MCAP files of the
-clips that the campaigns choose (`record.clips_of`), as they would lie in the upload queue; transport is not measured.
+clips that the campaigns choose (`cutter.clips_of`), as they would lie in the upload queue; transport is not measured.
 
 An event is home if one clip of its car covers the two seconds before its moment and the two after; a clip is precise
 if it brings an event home. Ends with exit code 1 if a target is missed.
@@ -33,9 +33,9 @@ from drivefoundry.sim.camera import Camera
 from drivefoundry.sim.rig import Rig
 from drivefoundry.types import DT
 from drivefoundry_car.log import Drive, write_drive
-from drivefoundry_car.record import clips_of
-from drivefoundry_car.signals import Beside
-from drivefoundry_car.trigger import Campaign, load_campaigns
+from drivefoundry_car.recording.cutter import clips_of
+from drivefoundry_car.triggers import Campaign, load_campaigns
+from drivefoundry_car.triggers.signals import Beside
 
 CITIES = tuple((f"place_{'abcde'[i % 5]}", 951 + i) for i in range(12))
 """Held out: no rule was tuned on these seeds."""

@@ -1,8 +1,8 @@
 """The kernels of the engine and of the rules: plain shared libraries, without a tie to any Python version. All else is
 in pyproject.toml.
 
-Their digest of the sources lets `drivefoundry_car.engine` and `.watch` notice that they have changed since: then
-`pip install -e car` builds them anew.
+Their digest of the sources lets `drivefoundry_car.engine` and `.triggers.watch` notice that they have changed since:
+then `pip install -e car` builds them anew.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
-SOURCES = {"engine": ("kernels.cpp", "forward.h"), "watch": ("kernels.cpp", "rules.h", "around.h")}
+SOURCES = {"engine": ("kernels.cpp", "forward.h"), "triggers/watch": ("kernels.cpp", "rules.h", "around.h")}
 # No contraction of a * b + c: results must not hang on whether a CPU has fused multiply-add.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-pthread", "-Wall", "-Wno-psabi"]
 
@@ -43,11 +43,11 @@ def kernels(part: str) -> Extension:
     here = Path(__file__).parent
     digest = hashlib.sha256(b"".join((here / name).read_bytes() for name in files)).hexdigest()
     return Extension(
-        f"drivefoundry_car.{part}._kernels",
+        f"drivefoundry_car.{part.replace('/', '.')}._kernels",
         files[:1],
         depends=files,
         language="c++",
-        define_macros=[(f"{part.upper()}_SOURCE", f'"{digest}"')],
+        define_macros=[(f"{Path(part).name.upper()}_SOURCE", f'"{digest}"')],
         extra_compile_args=FLAGS,
         extra_link_args=["-pthread", "-s"],
     )

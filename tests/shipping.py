@@ -9,7 +9,7 @@ import pytest
 
 from drivefoundry.judge.gate import Gate, judge, save_verdict
 from drivefoundry.release import Release, create_repository, publish
-from drivefoundry_car.update import Updater
+from drivefoundry_car.update.client import Updater
 
 
 class Line:

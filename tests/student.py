@@ -12,7 +12,7 @@ from drivefoundry.model.checkpoint import save_checkpoint
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.text import PAD, TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
-from drivefoundry_car.codec import fit_codebook
+from drivefoundry_car.vehicle.codec import fit_codebook
 
 TINY = ModelConfig(
     dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=48, image=(32, 48), stem=24, text_vocab=160, max_text=12,

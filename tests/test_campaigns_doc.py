@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from drivefoundry_car.rules import parse
-from drivefoundry_car.signals import SIGNALS
-from drivefoundry_car.trigger import _FIELDS, LIBRARY, load_campaigns
+from drivefoundry_car.triggers.rules import parse
+from drivefoundry_car.triggers.signals import SIGNALS
+from drivefoundry_car.triggers.trigger import _FIELDS, LIBRARY, load_campaigns
 
 DOC = Path(__file__).parents[1] / "docs" / "campaigns.md"
 TEXT = DOC.read_text()

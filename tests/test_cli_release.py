@@ -11,7 +11,7 @@ from drivefoundry.release import Keys, releases, rollouts, verify
 from drivefoundry.release.sign import load_state
 from drivefoundry.stages.links import link
 from drivefoundry.stages.ship import TEST_CARS, sign_release
-from drivefoundry_car.update import Updater
+from drivefoundry_car.update.client import Updater
 
 
 def make_engine(folder: Path, weights: bytes) -> dict:

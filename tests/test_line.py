@@ -75,7 +75,7 @@ def test_ends_with_an_activated_release_and_a_report(ran):
     from drivefoundry.judge.gate import load_verdict
     from drivefoundry.release import releases, rollouts, verify
     from drivefoundry.stages.ship import TEST_CARS, engine_in
-    from drivefoundry_car.runtime import Runtime
+    from drivefoundry_car.driving.runtime import Runtime
 
     assert_nothing_half_made(ran)
     done = {a.kind: a for a in history(ran)}  # the last of each kind

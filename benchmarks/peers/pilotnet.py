@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from drivefoundry.model.flow import from_units
 from drivefoundry.model.vla import ego_changes
-from drivefoundry_car.codec import HEADING_M, STEP_S, STEPS
+from drivefoundry_car.vehicle.codec import HEADING_M, STEP_S, STEPS
 
 CONVOLUTIONS = ((24, 5, 2), (36, 5, 2), (48, 5, 2), (64, 3, 1), (64, 3, 1))
 """Channels, kernel, stride."""
@@ -62,7 +62,8 @@ class PilotNet(nn.Module):
 
 
 def rolled(controls: Tensor, speed: Tensor) -> Tensor:
-    """`drivefoundry_car.codec.driven` with gradients: controls (B, 8, 2) and speed (B,) m/s in, plans (B, 8, 3) out."""
+    """`drivefoundry_car.vehicle.codec.driven` with gradients: controls (B, 8, 2) and speed (B,) m/s in, plans (B, 8, 3)
+    out."""
     zero = torch.zeros_like(speed)
     x, y, yaw, v, out = zero, zero, zero, speed, []
     for a, curvature in (c.unbind(-1) for c in controls.unbind(1)):

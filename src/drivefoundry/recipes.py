@@ -218,7 +218,7 @@ class Recipe:
         key = "campaigns"
         try:
             if self.campaigns:
-                from drivefoundry_car.trigger import load_campaigns
+                from drivefoundry_car.triggers import load_campaigns
 
                 load_campaigns(self.campaigns)
             key = "train.backbone"

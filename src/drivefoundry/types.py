@@ -261,7 +261,7 @@ class Observation:
     ego: np.ndarray
     """(S, 4, 3) float32 speed m/s, yaw rate rad/s, valid (0/1) at t - 1.5, - 1.0, - 0.5, 0 s."""
     route: np.ndarray
-    """(S, 12) float32: see `drivefoundry_car.inputs.route_features`."""
+    """(S, 12) float32: see `drivefoundry_car.vehicle.inputs.route_features`."""
     objects: list[np.ndarray] | None = None
     """What the car's perception tracks, for its guard: S arrays (n, 6) x, y, yaw (ego frame), speed, length, width."""
 

@@ -7,7 +7,7 @@ import pytest
 from drivefoundry import recipes
 from drivefoundry.settings import with_file, with_settings
 from drivefoundry_car.documents import DEPTH, json_of, read_json, read_toml, toml_of
-from drivefoundry_car.trigger import load_campaigns
+from drivefoundry_car.triggers import load_campaigns
 
 CAMPAIGN = '[hard]\nrule = "accel < -4 m/s^2"\npriority = 3\n'
 

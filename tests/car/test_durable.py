@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from drivefoundry_car import durable, recorder, stream
-from drivefoundry_car.outbox import Note, Outbox
+from drivefoundry_car import durable
+from drivefoundry_car.recording import recorder, stream
+from drivefoundry_car.upload.outbox import Note, Outbox
 
 
 def test_json_is_whole_private_and_alone(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 
 from drivefoundry.clips.importers import clips_in, comma2k19, drives_in, kind_of, scenes_in
 from drivefoundry_car.log import read_drive, write_drive
-from drivefoundry_car.record import clips_of
-from drivefoundry_car.trigger import firings, load_campaigns, not_evaluable
+from drivefoundry_car.recording.cutter import clips_of
+from drivefoundry_car.triggers import firings, load_campaigns, not_evaluable
 
 DATA = Path(os.environ.get("DRIVEFOUNDRY_DATA", Path(__file__).parents[3] / "shared" / "data")) / "comma2k19_example"
 HZ = {"CAN/speed": 83, "CAN/steering_angle": 83, "IMU/gyro": 104}

@@ -13,9 +13,9 @@ import pytest
 
 from drivefoundry.clips.objects import Objects
 from drivefoundry.clips.store import NAMED, SCHEMA, ClipStore
-from drivefoundry_car.channels import Camera
 from drivefoundry_car.log import decode_video, read_drive, write_drive
-from drivefoundry_car.recorder import Recorder
+from drivefoundry_car.log.channels import Camera
+from drivefoundry_car.recording.recorder import Recorder
 
 
 def same(a, b):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from drivefoundry.clips.importers import clips_in, drives_in, kind_of, udacity_telemetry
 from drivefoundry.clips.importers.series import Series
-from drivefoundry_car.record import clips_of
-from drivefoundry_car.trigger import firings, load_campaigns, not_evaluable
+from drivefoundry_car.recording.cutter import clips_of
+from drivefoundry_car.triggers import firings, load_campaigns, not_evaluable
 
 DATA = Path(os.environ.get("DRIVEFOUNDRY_DATA", Path(__file__).parents[3] / "shared" / "data"))
 DATA /= "udacity_ch2_002_telemetry"

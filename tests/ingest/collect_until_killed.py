@@ -5,11 +5,13 @@ import signal
 import sys
 from pathlib import Path
 
-from drivefoundry_car import collector, outbox, stream, upload
 from drivefoundry_car.log import read_drive
-from drivefoundry_car.recent import moments
-from drivefoundry_car.recorder import Recorder
-from drivefoundry_car.trigger import load_campaigns
+from drivefoundry_car.recording import stream
+from drivefoundry_car.recording.recent import moments
+from drivefoundry_car.recording.recorder import Recorder
+from drivefoundry_car.triggers import load_campaigns
+from drivefoundry_car.upload import collector, outbox
+from drivefoundry_car.upload import uploader as upload
 
 
 def die(*_: object, **__: object) -> None:

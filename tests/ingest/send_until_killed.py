@@ -2,8 +2,8 @@
 
 import sys
 
-from drivefoundry_car.enrol import Credential
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.upload.enrol import Credential
+from drivefoundry_car.upload.uploader import Uploader
 
 if __name__ == "__main__":
     url, file, queue, *code = sys.argv[1:]

@@ -19,7 +19,7 @@ import pytest
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest.vehicles import Vehicles
-from drivefoundry_car.enrol import Credential
+from drivefoundry_car.upload.enrol import Credential
 
 TUS = {"Tus-Resumable": "1.0.0"}
 BODY = {"Content-Type": "application/offset+octet-stream"}

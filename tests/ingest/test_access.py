@@ -23,7 +23,7 @@ from drivefoundry.ingest import issue_token, running
 from drivefoundry.ingest.access import Access, Proxies
 from drivefoundry.ingest.limits import Limits
 from drivefoundry_car.log import write_drive
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.upload.uploader import Uploader
 
 SECRET = "0123456789abcdef" * 2
 

@@ -19,7 +19,7 @@ from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import running
 from drivefoundry.ingest.backup import copy_of, restore
 from drivefoundry.ingest.vehicles import Vehicles
-from drivefoundry_car.enrol import Credential
+from drivefoundry_car.upload.enrol import Credential
 
 
 def emptied(file: Path) -> None:

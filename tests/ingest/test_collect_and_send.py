@@ -15,11 +15,11 @@ from collect_until_killed import MOMENTS
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest.server import running
 from drivefoundry.ingest.tokens import issue_token
-from drivefoundry_car.collector import Collector
 from drivefoundry_car.log import cut, write_drive
-from drivefoundry_car.recent import moments
-from drivefoundry_car.trigger import load_campaigns
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.recording.recent import moments
+from drivefoundry_car.triggers import load_campaigns
+from drivefoundry_car.upload.collector import Collector
+from drivefoundry_car.upload.uploader import Uploader
 
 SECRET = "0123456789abcdef" * 4
 CAMPAIGNS = """

@@ -18,10 +18,10 @@ import pytest
 from broken_link import broken_link
 from serving import BODY, Service, about, free_port, invited, landed, preloaded, serving, sha_of
 
-from drivefoundry_car.enrol import Credential
-from drivefoundry_car.link import Link, Window
 from drivefoundry_car.log import write_drive
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.upload.enrol import Credential
+from drivefoundry_car.upload.link import Link, Window
+from drivefoundry_car.upload.uploader import Uploader
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from drivefoundry.ingest import issue_token, running
 from drivefoundry.ingest.landing import Landing
 from drivefoundry.ingest.uploads import Uploads
 from drivefoundry_car.log import write_drive
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.upload.uploader import Uploader
 
 
 def test_a_clips_file_goes_only_after_its_video_and_row_are_on_the_disk(make_drive, tmp_path, monkeypatch):

@@ -13,9 +13,9 @@ import pytest
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import running
 from drivefoundry.ingest.vehicles import Vehicles
-from drivefoundry_car.enrol import Credential
 from drivefoundry_car.log import write_drive
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.upload.enrol import Credential
+from drivefoundry_car.upload.uploader import Uploader
 from portal import Answer, portal
 
 PAGE = b"<html>please log in</html>"

@@ -17,9 +17,9 @@ from bucket import s3
 from drivefoundry import cli
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
-from drivefoundry_car.enrol import Credential
 from drivefoundry_car.log import read_drive, write_drive
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.upload.enrol import Credential
+from drivefoundry_car.upload.uploader import Uploader
 
 SECRET = "0123456789abcdef" * 2
 URL = "s3://clips/fleet"

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
 from drivefoundry_car.log import read_drive, write_drive
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.upload.uploader import Uploader
 
 SECRET = "0123456789abcdef" * 2
 TUS = {"Tus-Resumable": "1.0.0"}

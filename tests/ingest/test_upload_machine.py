@@ -18,7 +18,7 @@ from conftest import straight_drive
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
 from drivefoundry_car.log import write_drive
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.upload.uploader import Uploader
 
 SECRET = "0123456789abcdef" * 2
 CARS = ("car-1", "car-2")

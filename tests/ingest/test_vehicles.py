@@ -12,9 +12,9 @@ from drivefoundry.ingest import issue_token, running
 from drivefoundry.ingest.limits import Buckets, Limits
 from drivefoundry.ingest.tokens import bearer_of
 from drivefoundry.ingest.vehicles import CODE_S, Vehicles
-from drivefoundry_car.enrol import Credential
 from drivefoundry_car.log import write_drive
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.upload.enrol import Credential
+from drivefoundry_car.upload.uploader import Uploader
 
 SECRET = "0123456789abcdef" * 2
 

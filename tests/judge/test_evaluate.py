@@ -15,7 +15,7 @@ from drivefoundry.shrink.export import export_engine
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.sim.rig import Rig
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, SIGNAL_RED, Scene
-from drivefoundry_car.runtime import Runtime
+from drivefoundry_car.driving.runtime import Runtime
 from situation import EAST, START, situation, straight
 from student import TINY, make_student, samples
 

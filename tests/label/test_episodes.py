@@ -8,8 +8,8 @@ from street import drive, path_at, plans, street
 
 from drivefoundry.label.episodes import WEIGHT, concatenate, episodes_of, load_shard, sane, save_shard, track_ahead
 from drivefoundry.label.scene import scene_from_clip
-from drivefoundry_car.inputs import to_ego, to_map
 from drivefoundry_car.log import Drive, Plans, encode_video, read_drive, write_drive
+from drivefoundry_car.vehicle.inputs import to_ego, to_map
 
 
 def label(d, **options):

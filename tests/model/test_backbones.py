@@ -14,7 +14,7 @@ from drivefoundry.model.exports import extract, save_gguf, save_hf
 from drivefoundry.model.gguf import read_gguf, write_gguf
 from drivefoundry.model.tensors import read_tensors, write_tensors
 from drivefoundry.model.text import EOS, OWN
-from drivefoundry_car.codec import fit_codebook
+from drivefoundry_car.vehicle.codec import fit_codebook
 from tinybackbone import SAYINGS, SHAPE, WORDS, tiny_backbone
 
 LLAMA = tiny_backbone()

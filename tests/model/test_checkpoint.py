@@ -12,7 +12,7 @@ from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.model.text import EOS, PAD, TextCodec, load, mirror_text, train_tokenizer
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import Observation
-from drivefoundry_car.codec import decode, fit_codebook
+from drivefoundry_car.vehicle.codec import decode, fit_codebook
 
 TINY = ModelConfig(dim=48, layers=2, heads=4, kv_heads=2, head_dim=16, ffn=64, stem=16, image=(32, 48), max_text=12)
 SAYINGS = [

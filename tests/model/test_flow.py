@@ -14,7 +14,7 @@ from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA, Vote
 from drivefoundry.types import Observation
-from drivefoundry_car.codec import decode, driven, encode, fit_codebook
+from drivefoundry_car.vehicle.codec import decode, driven, encode, fit_codebook
 
 TINY = ModelConfig(
     dim=32,

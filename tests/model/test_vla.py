@@ -11,7 +11,7 @@ from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.presets import preset
 from drivefoundry.model.text import EOS, PAD
 from drivefoundry.model.vla import VLA, Vote, ego_changes
-from drivefoundry_car import inputs as car_inputs
+from drivefoundry_car.vehicle import inputs as car_inputs
 
 TINY = ModelConfig(dim=48, layers=2, heads=4, kv_heads=2, head_dim=16, ffn=64, stem=16, image=(32, 48), max_text=10)
 

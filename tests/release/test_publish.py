@@ -7,7 +7,7 @@ import pytest
 from drivefoundry.judge.gate import Gate, judge, save_verdict
 from drivefoundry.release import create_repository, publish, releases, renew, roll_back, rollouts, stage, verify
 from drivefoundry.release.sign import LIFE, load_state
-from drivefoundry_car.update import in_rollout
+from drivefoundry_car.update.client import in_rollout
 
 
 def verdict(path: Path, value: float = 0.0, gates: tuple[Gate, ...] = (Gate("collision", at_most=0.1),)) -> Path:

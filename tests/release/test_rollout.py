@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from drivefoundry.release import halt, resume, roll_back, rollouts, stage
-from drivefoundry_car.update import in_rollout
+from drivefoundry_car.update.client import in_rollout
 from shipping import Line, running
 
 CARS = [f"car-{i}" for i in range(8)]

@@ -16,7 +16,7 @@ from drivefoundry.recipes import named
 from drivefoundry.rl.grpo import GrpoConfig, grpo
 from drivefoundry.settings import with_settings
 from drivefoundry.types import Episodes
-from drivefoundry_car.codec import fit_codebook
+from drivefoundry_car.vehicle.codec import fit_codebook
 
 torch.set_num_threads(1)
 TINY = ModelConfig(dim=48, layers=1, heads=3, kv_heads=1, head_dim=16, ffn=64, stem=16, image=(32, 48), max_text=4)

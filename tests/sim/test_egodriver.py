@@ -16,10 +16,10 @@ from drivefoundry.sim.drive import drive
 from drivefoundry.sim.egodriver import CAMERA, Egodriver
 from drivefoundry.sim.rig import Rig
 from drivefoundry.types import AGENT_CAR, Plan
-from drivefoundry_car.egodriver import EngineDriver
+from drivefoundry_car.driving.egodriver import EngineDriver
+from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.engine import Engine
-from drivefoundry_car.inputs import REAR_AXLE
-from drivefoundry_car.runtime import Runtime
+from drivefoundry_car.vehicle.inputs import REAR_AXLE
 from situation import EAST, situation, straight
 from student import TINY, samples
 

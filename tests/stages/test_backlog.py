@@ -14,8 +14,8 @@ from drivefoundry.ledger import Ledger
 from drivefoundry.roadmap import save_map
 from drivefoundry.stages import backlog
 from drivefoundry_car.log import Drive, write_drive
-from drivefoundry_car.novelty import Sent
-from drivefoundry_car.trigger import campaign
+from drivefoundry_car.triggers import campaign
+from drivefoundry_car.triggers.novelty import Sent
 from situation import town
 
 HARD = campaign("hard", {"rule": "accel_lon < -4 m/s^2 for 0.3 s", "priority": 60, "bytes_per_day": 3_000_000})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from drivefoundry.stages import backlog
-from drivefoundry_car.trigger import LIBRARY, load_campaigns
+from drivefoundry_car.triggers import LIBRARY, load_campaigns
 
 DATA = Path(os.environ.get("DRIVEFOUNDRY_DATA", Path(__file__).parents[3] / "shared" / "data"))
 CAN, TELEMETRY = DATA / "comma2k19_example", DATA / "udacity_ch2_002_telemetry"

@@ -9,7 +9,7 @@ from toys import toy_book, toy_episodes
 
 from drivefoundry.model.text import PAD, TextCodec, train_tokenizer
 from drivefoundry.train.corpus import GREY, Augment, Corpus, Order, batches, shifted
-from drivefoundry_car.codec import decode, driven
+from drivefoundry_car.vehicle.codec import decode, driven
 
 EPISODES = [toy_episodes(50, 1), toy_episodes(30, 2, text=False)]
 BOOK = toy_book()

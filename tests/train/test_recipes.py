@@ -15,7 +15,7 @@ from drivefoundry.train.distil import DISTIL, distil, teacher_opinion
 from drivefoundry.train.losses import Objective
 from drivefoundry.train.pretrain import PRETRAIN, around, fresh, imported, pretrain
 from drivefoundry.train.sft import SFT, sft
-from drivefoundry_car.codec import decode, driven, fit_codebook
+from drivefoundry_car.vehicle.codec import decode, driven, fit_codebook
 from tinybackbone import tiny_backbone
 
 EPISODES = [toy_episodes(64)]

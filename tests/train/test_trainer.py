@@ -22,7 +22,7 @@ from drivefoundry.train.lanes import cut
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.optim import MasterWeights, polar
 from drivefoundry.train.trainer import TrainConfig, Trainer, learning_rate
-from drivefoundry_car.codec import decode
+from drivefoundry_car.vehicle.codec import decode
 
 QUICK = TrainConfig(steps=12, batch=16, lr=4e-3, compile=False, seed=3, precision="fp32")
 SCRIPT = """

@@ -7,7 +7,7 @@ import torch
 
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.types import Episodes
-from drivefoundry_car.codec import decode, fit_codebook
+from drivefoundry_car.vehicle.codec import decode, fit_codebook
 
 torch.set_num_threads(1)  # such small matmuls only wait for each other on several
 

@@ -16,7 +16,7 @@ from drivefoundry.cli.verbs import Outcome
 if TYPE_CHECKING:
     from drivefoundry.stages.backlog import Recorded
     from drivefoundry.stages.replay import Replayed
-    from drivefoundry_car.trigger import Campaign
+    from drivefoundry_car.triggers import Campaign
 
 _FILE = "Campaigns (TOML); library.toml and campaigns.toml: those that ship, where there is no such file here."
 
@@ -83,9 +83,9 @@ class SentOptions(Creates):
 def check(options: CheckOptions) -> Outcome:
     """`campaign check`: a row a campaign."""
     from drivefoundry.stages import backlog
-    from drivefoundry_car.rules import cost
-    from drivefoundry_car.signals import SIGNALS
-    from drivefoundry_car.trigger import Watch, load_campaigns
+    from drivefoundry_car.triggers import Watch, load_campaigns
+    from drivefoundry_car.triggers.rules import cost
+    from drivefoundry_car.triggers.signals import SIGNALS
 
     campaigns = load_campaigns(options.who)
     most = sum(cost(c.tree) for c in campaigns if c.tree)
@@ -103,8 +103,8 @@ def test(options: TestOptions) -> Outcome:
     if options.hours_a_day <= 0 or options.most < 0:
         raise ValueError("campaign test: --hours-a-day above 0 and --most of at least 0 wanted")
     from drivefoundry.stages import backlog
-    from drivefoundry_car.novelty import Sent
-    from drivefoundry_car.trigger import load_campaigns
+    from drivefoundry_car.triggers import load_campaigns
+    from drivefoundry_car.triggers.novelty import Sent
 
     campaigns = load_campaigns(options.who)
     sent = None if options.sent is None else Sent.load(options.sent)
@@ -124,7 +124,7 @@ def replay(options: ReplayOptions) -> Outcome:
         raise ValueError("campaign replay: give drives, a clip store or a run to drive again")
     from drivefoundry.stages import backlog
     from drivefoundry.stages import replay as replays
-    from drivefoundry_car.trigger import load_campaigns
+    from drivefoundry_car.triggers import load_campaigns
 
     campaigns = load_campaigns(options.who)
     drives = backlog.all_drives_at(options.what, video=not options.dry_run)
@@ -141,8 +141,8 @@ def replay(options: ReplayOptions) -> Outcome:
 
 def _to_service(options: ReplayOptions, campaigns: list[Campaign], drives: Iterator[Recorded]) -> list[Replayed]:
     from drivefoundry.stages import replay as replays
-    from drivefoundry_car.enrol import Credential
-    from drivefoundry_car.upload import Uploader
+    from drivefoundry_car.upload.enrol import Credential
+    from drivefoundry_car.upload.uploader import Uploader
 
     insecure = options.insecure_http
     credential = Credential(options.to, options.spool / "credential.json", insecure_http=insecure)
@@ -159,7 +159,7 @@ def _to_store(options: ReplayOptions, campaigns: list[Campaign], drives: Iterato
     from drivefoundry.ingest.server import running
     from drivefoundry.ingest.tokens import issue_token
     from drivefoundry.stages import replay as replays
-    from drivefoundry_car.upload import Uploader
+    from drivefoundry_car.upload.uploader import Uploader
 
     secret = secrets.token_hex(32)
     with running(ClipStore(options.store), secret) as service:

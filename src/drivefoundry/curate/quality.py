@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from drivefoundry.types import DT
-from drivefoundry_car import clock
-from drivefoundry_car.log import Drive, Video, decode_video
+from drivefoundry_car.log import Drive, Video, clock, decode_video
 
 MIN_SECONDS = 6.0
 """Shorter clips hold too few whole decisions: half a second of past and 4 s of future each."""

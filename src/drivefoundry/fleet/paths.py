@@ -7,7 +7,7 @@ import numpy as np
 from drivefoundry.fleet.city import CityLog
 from drivefoundry.fleet.places import PlaceNet
 from drivefoundry.roadmap import arc_length, resample
-from drivefoundry_car.inputs import along
+from drivefoundry_car.vehicle.inputs import along
 
 STEP = 1.0
 """Distance between route points, m."""

@@ -18,7 +18,7 @@ from drivefoundry.judge.motion import FIELDS, Traffic, judge_motions
 from drivefoundry.judge.surroundings import Surroundings, signal_states, surroundings
 from drivefoundry.sim.ego import ACCEL_MAX, ACCEL_MIN, simulate_plan
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Scene, require
-from drivefoundry_car.inputs import to_ego
+from drivefoundry_car.vehicle.inputs import to_ego
 
 NEAR = 40.0
 """Agents that come this close to where the ego may get are kept, m."""

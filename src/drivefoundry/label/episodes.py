@@ -15,10 +15,9 @@ from drivefoundry import outputs
 from drivefoundry.label.frames import frames_at, latest
 from drivefoundry.label.reason import MANOEUVRES, TURNED, manoeuvres, plan_speeds, reasons
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Episodes, Scene, require
-from drivefoundry_car import clock
 from drivefoundry_car.documents import read_json
-from drivefoundry_car.inputs import HISTORY, ROUTE_FEATURES, ego_history, route_features, to_ego, to_map
-from drivefoundry_car.log import Drive
+from drivefoundry_car.log import Drive, clock
+from drivefoundry_car.vehicle.inputs import HISTORY, ROUTE_FEATURES, ego_history, route_features, to_ego, to_map
 
 SIZE = (64, 160)
 """Model picture, rows and columns."""

@@ -11,8 +11,7 @@ from drivefoundry import route as routes
 from drivefoundry.curate.split import place_of
 from drivefoundry.roadmap import arc_length
 from drivefoundry.types import AGENT_CAR, AGENT_TRUCK, SIGNAL_OFF, RoadMap, Scene, require
-from drivefoundry_car import clock
-from drivefoundry_car.log import Drive
+from drivefoundry_car.log import Drive, clock
 
 START = 15
 """Steps of history before simulation starts: 1.5 s, as far back as the model's ego history reaches."""

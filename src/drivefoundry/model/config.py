@@ -53,8 +53,9 @@ class ModelConfig:
     history: int = 4
     ego_features: int = 3
     ego_changes: bool = False
-    """The ego's history is read as changes from the present, all of like size (`drivefoundry_car.inputs.ego_changes`):
-    sharper where a plan is judged by what the driver did, but in closed loop the model then leans on its own motion."""
+    """The ego's history is read as changes from the present, all of like size
+    (`drivefoundry_car.vehicle.inputs.ego_changes`): sharper where a plan is judged by what the driver did, but in
+    closed loop the model then leans on its own motion."""
     route_features: int = 12
     text_vocab: int = 512
     text_shift: int = 0

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drivefoundry_car.codec import (
+from drivefoundry_car.vehicle.codec import (
     A_SCALE,
     CURVATURE_SCALE,
     HEADING_M,
@@ -101,9 +101,9 @@ class FlowHead(nn.Module):
 def controls_of(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
     """Plans (N, 8, 3) and speed (N,) m/s now in; the controls (N, 8, 2) that drive them best out.
 
-    Closed loop, as `drivefoundry_car.codec.encode`, but not from a codebook: at each step the turn that ends closest in
-    position and heading, then the speed that ends closest along the way and to the plan's own speed; both least
-    squares have a closed form.
+    Closed loop, as `drivefoundry_car.vehicle.codec.encode`, but not from a codebook: at each step the turn that ends
+    closest in position and heading, then the speed that ends closest along the way and to the plan's own speed; both
+    least squares have a closed form.
     """
     aim = speeds(future, speed)
     state = np.zeros((len(future), 4))

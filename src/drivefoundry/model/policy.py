@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from drivefoundry.types import Observation, Plan, Scene
-from drivefoundry_car.codec import driven
+from drivefoundry_car.vehicle.codec import driven
 
 from .checkpoint import load_checkpoint
 from .vla import Vote

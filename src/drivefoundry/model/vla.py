@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drivefoundry_car.codec import STEP_S, VOTE_SPEEDS, VOTE_STEP, votes
-from drivefoundry_car.inputs import LATERAL_GAIN, RATE_CHANGE, RATE_GAIN, SPEED_CHANGE, SPEED_GAIN, SPEED_MIDDLE
+from drivefoundry_car.vehicle.codec import STEP_S, VOTE_SPEEDS, VOTE_STEP, votes
+from drivefoundry_car.vehicle.inputs import LATERAL_GAIN, RATE_CHANGE, RATE_GAIN, SPEED_CHANGE, SPEED_GAIN, SPEED_MIDDLE
 
 from .attention import FAR, packed, pays
 from .config import ModelConfig
@@ -38,7 +38,7 @@ class Logits(NamedTuple):
 
 
 class Vote(NamedTuple):
-    """How greedy action codes are chosen: see `drivefoundry_car.codec.votes`."""
+    """How greedy action codes are chosen: see `drivefoundry_car.vehicle.codec.votes`."""
 
     table: Tensor
     """(V, C, C)."""
@@ -62,7 +62,7 @@ class Vote(NamedTuple):
 
 
 def ego_changes(ego: Tensor) -> Tensor:
-    """`drivefoundry_car.inputs.ego_changes` of a tensor: (B, 4, 3) in, (B, 12) out."""
+    """`drivefoundry_car.vehicle.inputs.ego_changes` of a tensor: (B, 4, 3) in, (B, 12) out."""
     speed, rate, known = ego[:, -1, 0], ego[:, -1, 1], ego[:, :-1, 2]
     now = torch.stack([SPEED_GAIN * (speed - SPEED_MIDDLE), RATE_GAIN * rate, LATERAL_GAIN * speed * rate], 1)
     change = (ego[:, :-1, :2] - ego[:, -1:, :2]) * known[..., None]
@@ -303,7 +303,7 @@ class VLA(nn.Module):
     @torch.no_grad()
     def plan(self, frames: Tensor, ego: Tensor, route: Tensor, vote: Vote) -> tuple[Tensor, Tensor]:
         """What a driver does: elected codes (B, 8), and the controls (B, 8, 2) that they drive; see
-        `drivefoundry_car.codec.votes`. Of a flow head the controls and the codes nearest to them."""
+        `drivefoundry_car.vehicle.codec.votes`. Of a flow head the controls and the codes nearest to them."""
         if self.flow is not None:
             controls = self.flow.plan(self._state(frames, ego, route, None))
             return nearest(controls, vote.codebook), controls

@@ -22,8 +22,8 @@ from drivefoundry.outputs import MARK
 from drivefoundry.release import sign
 from drivefoundry.release.keys import OFFLINE, ROLES, Keys, make
 from drivefoundry_car.durable import PUBLIC, replacing, sync
-from drivefoundry_car.proof import target_path
-from drivefoundry_car.update import CHANNEL, EVERYONE
+from drivefoundry_car.update.client import CHANNEL, EVERYONE
+from drivefoundry_car.update.proof import target_path
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 

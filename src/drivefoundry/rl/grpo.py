@@ -27,7 +27,7 @@ from drivefoundry.model.vla import VLA, Vote
 from drivefoundry.train.corpus import Corpus
 from drivefoundry.train.optim import MasterWeights
 from drivefoundry.types import Episodes, require
-from drivefoundry_car.codec import decode, driven
+from drivefoundry_car.vehicle.codec import decode, driven
 
 Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Rows (S,) of the episodes and plans (S, N, 8, 3) in, rewards (S, N) in 0 .. 1 out."""

@@ -22,9 +22,9 @@ from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.vla import Vote
 from drivefoundry.shrink.rounding import input_moments, rounded
 from drivefoundry.types import require
-from drivefoundry_car.codec import driven
 from drivefoundry_car.engine import Engine, files
-from drivefoundry_car.selftest import SELF_TEST, record_self_test
+from drivefoundry_car.update.selftest import SELF_TEST, record_self_test
+from drivefoundry_car.vehicle.codec import driven
 
 INT8, INT11 = 127, 1023
 FINE = ("embed.codes",)
@@ -138,7 +138,7 @@ def contract(c: ModelConfig, pieces: list[str], ego_scale: list[float], table: d
             "route": {
                 "shape": ["B", c.route_features],
                 "dtype": "float32",
-                "meaning": "drivefoundry_car.inputs.route_features",
+                "meaning": "drivefoundry_car.vehicle.inputs.route_features",
             },
         },
         "outputs": {

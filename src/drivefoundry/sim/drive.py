@@ -19,7 +19,7 @@ from drivefoundry.sim.policies import Driver, LogReplay
 from drivefoundry.sim.rig import Rig
 from drivefoundry.sim.world import Kind, TrafficOf, World
 from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Rollout, Scene, require
-from drivefoundry_car.inputs import ego_history, route_features, to_ego
+from drivefoundry_car.vehicle.inputs import ego_history, route_features, to_ego
 
 DECISION_STEPS = round(PLAN_DT / DT)
 PERCEPTION_RANGE = 60.0

@@ -34,7 +34,7 @@ from drivefoundry.sim.drive import DECISION_STEPS, Eyes, routes_near
 from drivefoundry.sim.rig import Rig
 from drivefoundry.sim.world import PAST, World
 from drivefoundry.types import PLAN_DT, PLAN_POINTS, Plan, Scene, require
-from drivefoundry_car.inputs import REAR_AXLE, along, shift, to_ego
+from drivefoundry_car.vehicle.inputs import REAR_AXLE, along, shift, to_ego
 
 WAYPOINTS, ROUTE = 20, 80.0
 """Waypoints told of the route, and its length, m."""

@@ -26,8 +26,8 @@ from drivefoundry.sim.referee import CONTACT, OFF_ROAD, RED_LIGHT, Referee
 from drivefoundry.sim.rig import Rig
 from drivefoundry.sim.world import Kind, TrafficOf, World
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Scene, require
-from drivefoundry_car.codec import advance
-from drivefoundry_car.inputs import HISTORY, ROUTE_FEATURES
+from drivefoundry_car.vehicle.codec import advance
+from drivefoundry_car.vehicle.inputs import HISTORY, ROUTE_FEATURES
 
 OBJECTS = 16
 """Nearest road users that an observation without camera holds."""

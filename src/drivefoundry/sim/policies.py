@@ -9,8 +9,8 @@ import numpy as np
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.world import World
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Observation, Plan, Policy, Scene
-from drivefoundry_car.inputs import to_ego
-from drivefoundry_car.runtime import Runtime
+from drivefoundry_car.driving.runtime import Runtime
+from drivefoundry_car.vehicle.inputs import to_ego
 
 TIMES = PLAN_DT * np.arange(1, PLAN_POINTS + 1)
 DECISION = round(PLAN_DT / DT)

@@ -25,7 +25,7 @@ from drivefoundry.sim.render import BLINK
 from drivefoundry.sim.rig import Rig, View
 from drivefoundry.sim.surfaces import PAINTS
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, RoadMap, Scene, require
-from drivefoundry_car.inputs import to_ego
+from drivefoundry_car.vehicle.inputs import to_ego
 
 FILM_VIEW = View().scaled(480, 240)
 AHEAD = 40.0

@@ -16,7 +16,7 @@ from drivefoundry.route import ahead as lanes_ahead
 from drivefoundry.route import moved, resample, smooth
 from drivefoundry.sim.pack import CROSSINGS, Packed, crossings, speed_profile
 from drivefoundry.types import AGENT_CYCLIST, AGENT_PEDESTRIAN, RoadMap, Scene
-from drivefoundry_car.inputs import along
+from drivefoundry_car.vehicle.inputs import along
 
 ONWARD = 300.0
 """Way kept ready beyond the start, m."""

@@ -17,12 +17,11 @@ from drivefoundry.progress import warn
 from drivefoundry.roadmap import load_map
 from drivefoundry.stages import named
 from drivefoundry.types import require
-from drivefoundry_car import clock
-from drivefoundry_car.log import Drive, cut
-from drivefoundry_car.novelty import Sent, embedding
-from drivefoundry_car.rules import cost, signals_in, unit_of
-from drivefoundry_car.signals import SIGNALS, Beside, signals_of
-from drivefoundry_car.trigger import Campaign, Watch, applies
+from drivefoundry_car.log import Drive, clock, cut
+from drivefoundry_car.triggers import Campaign, Watch, applies
+from drivefoundry_car.triggers.novelty import Sent, embedding
+from drivefoundry_car.triggers.rules import cost, signals_in, unit_of
+from drivefoundry_car.triggers.signals import SIGNALS, Beside, signals_of
 
 
 @dataclass(frozen=True)

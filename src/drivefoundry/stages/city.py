@@ -29,8 +29,8 @@ from drivefoundry.sim.rig import View
 from drivefoundry.sim.view import FILM_VIEW
 from drivefoundry.stages import named
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, SIGNAL_GREEN, Rollout, Scene
-from drivefoundry_car.inputs import to_ego
-from drivefoundry_car.runtime import Runtime
+from drivefoundry_car.driving.runtime import Runtime
+from drivefoundry_car.vehicle.inputs import to_ego
 
 STUCK_S = 60.0
 """A car that has stood for so long at the end of its drive is stuck: no light keeps a car so long."""

@@ -19,7 +19,7 @@ from drivefoundry.stages import label, look, named, openloop
 from drivefoundry.stages.record import EGOS
 from drivefoundry.stages.score import BATCH, ENGINE, WHOLE_CAR, load_scores, score
 from drivefoundry.types import Scene, Verdict, require
-from drivefoundry_car.runtime import Runtime
+from drivefoundry_car.driving.runtime import Runtime
 
 BASELINES: dict[str, Callable[[], Driver]] = {
     "constant-velocity": ConstantVelocity, "rules": RouteFollower, "pdm-closed": PdmClosed, "log-replay": LogReplay,

@@ -21,10 +21,10 @@ from drivefoundry.roadmap import load_map
 from drivefoundry.stages.making import Line
 from drivefoundry_car.documents import decoded, read_bytes
 from drivefoundry_car.log import read_drive, write_drive
-from drivefoundry_car.record import clips_of
-from drivefoundry_car.signals import Beside
-from drivefoundry_car.trigger import Campaign, load_campaigns, note_for
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.recording.cutter import clips_of
+from drivefoundry_car.triggers import Campaign, load_campaigns, note_for
+from drivefoundry_car.triggers.signals import Beside
+from drivefoundry_car.upload.uploader import Uploader
 
 CARS_AT_ONCE = 4
 

@@ -31,7 +31,7 @@ from drivefoundry.stages.label import clip_ids, scenes_of
 from drivefoundry.stages.making import Line
 from drivefoundry.stages.ship import engine_in
 from drivefoundry.types import Scene, require
-from drivefoundry_car.runtime import Runtime
+from drivefoundry_car.driving.runtime import Runtime
 
 EGOS = 12
 """Recorded vehicles of one file that become the ego of a scene, at most."""

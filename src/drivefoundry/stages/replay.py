@@ -9,14 +9,14 @@ from pathlib import Path
 from drivefoundry.progress import warn
 from drivefoundry.stages.backlog import Recorded, aligned
 from drivefoundry.types import require
-from drivefoundry_car.channels import FRONT
-from drivefoundry_car.collector import Collector, Counts
 from drivefoundry_car.log import Drive, Video
-from drivefoundry_car.recent import moments
-from drivefoundry_car.ring import ITEM_BYTES
-from drivefoundry_car.signals import Beside, signals_of
-from drivefoundry_car.trigger import Campaign
-from drivefoundry_car.upload import Uploader
+from drivefoundry_car.log.channels import FRONT
+from drivefoundry_car.recording.recent import moments
+from drivefoundry_car.recording.ring import ITEM_BYTES
+from drivefoundry_car.triggers import Campaign
+from drivefoundry_car.triggers.signals import Beside, signals_of
+from drivefoundry_car.upload.collector import Collector, Counts
+from drivefoundry_car.upload.uploader import Uploader
 
 CAMERA_BYTES = 8 << 20
 

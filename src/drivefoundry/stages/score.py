@@ -23,7 +23,7 @@ from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, LogRe
 from drivefoundry.stages.home import write_json
 from drivefoundry.stages.making import Line
 from drivefoundry.types import Rollout, Scene
-from drivefoundry_car.runtime import Runtime
+from drivefoundry_car.driving.runtime import Runtime
 
 if TYPE_CHECKING:
     from drivefoundry.stages.record import Source

@@ -11,7 +11,7 @@ from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.release import Keys, create_repository, publish, verify
 from drivefoundry.stages.home import write_json
 from drivefoundry.stages.making import Line
-from drivefoundry_car.update import EVERYONE, Updater
+from drivefoundry_car.update.client import EVERYONE, Updater
 
 TEST_CARS = "safety-driver"
 """Cohort of cars with a safety driver: they get every release, so that the next one can learn from it."""

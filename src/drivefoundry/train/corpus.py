@@ -15,11 +15,11 @@ from drivefoundry.model.attention import pays
 from drivefoundry.model.flow import controls_of
 from drivefoundry.model.text import PAD, TextCodec, mirror_text
 from drivefoundry.types import Episodes, require
-from drivefoundry_car.codec import encode, mirror, soft_targets
+from drivefoundry_car.vehicle.codec import encode, mirror, soft_targets
 
 ROUTE_Y = (1, 3, 5)
 COMMAND_LEFT, COMMAND_RIGHT = 10, 11
-"""Places of the route features that mirroring changes; see drivefoundry_car.inputs.route_features."""
+"""Places of the route features that mirroring changes; see drivefoundry_car.vehicle.inputs.route_features."""
 GREY = 110
 
 
@@ -73,8 +73,8 @@ class Corpus:
     ) -> Corpus:
         """Encode the episodes' plans with the codebook and, given a tokenizer, their reasoning.
 
-        tolerance: m, see drivefoundry_car.codec.soft_targets; action: as in ModelConfig. Raises ValueError where there
-        is no episode.
+        tolerance: m, see drivefoundry_car.vehicle.codec.soft_targets; action: as in ModelConfig. Raises ValueError
+        where there is no episode.
         """
         episodes = [e.validate() for e in episodes if len(e)]
         require(bool(episodes), "training episodes: none given; curate and label some clips first")

@@ -17,7 +17,7 @@ from drivefoundry.model.checkpoint import Loaded, load_checkpoint, save_checkpoi
 from drivefoundry.model.presets import preset
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import Episodes, require
-from drivefoundry_car.codec import driven, soft_targets
+from drivefoundry_car.vehicle.codec import driven, soft_targets
 
 from .corpus import Augment, Corpus
 from .losses import Objective

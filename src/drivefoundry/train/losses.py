@@ -24,7 +24,8 @@ class Objective:
     text: float = 0.2
     """Weight of the reasoning tokens beside the plan."""
     tolerance: float = 0.15
-    """How far from the plan a code may end, m, and still be almost right; see drivefoundry_car.codec.soft_targets."""
+    """How far from the plan a code may end, m, and still be almost right; see
+    drivefoundry_car.vehicle.codec.soft_targets."""
     teacher: float = 0.7
     """Distillation: share of the target that is the teacher's distribution; the rest is the labels'."""
     temperature: float = 1.0

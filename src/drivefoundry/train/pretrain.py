@@ -15,7 +15,7 @@ from drivefoundry.model.presets import preset
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import PLAN_POINTS, Episodes, require
-from drivefoundry_car.codec import fit_codebook
+from drivefoundry_car.vehicle.codec import fit_codebook
 
 from .corpus import Augment, Corpus
 from .trainer import OnStep, TrainConfig, Trainer, TrainReport

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from drivefoundry_car.codec import driven, votes
 from drivefoundry_car.engine import files, kernels
-from drivefoundry_car.inputs import ego_changes
+from drivefoundry_car.vehicle.codec import driven, votes
+from drivefoundry_car.vehicle.inputs import ego_changes
 
 EOS = 1
 MARKS = 3
@@ -46,10 +46,10 @@ class Engine:
 
     def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The planner's answer: points (B, 8, 3) float32 x m, y m, yaw rad in the ego frame 0.5 s apart, and tokens
-        (B, 8) int64, the elected action codes; see `drivefoundry_car.codec.votes`.
+        (B, 8) int64, the elected action codes; see `drivefoundry_car.vehicle.codec.votes`.
 
-        frames (B, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (B, 4, 3) and route (B, 12) as `drivefoundry_car.inputs`
-        makes them. ValueError for other shapes and for what is not finite.
+        frames (B, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (B, 4, 3) and route (B, 12) as
+        `drivefoundry_car.vehicle.inputs` makes them. ValueError for other shapes and for what is not finite.
         """
         tokens, controls = self._run(frames, ego, route, reason=False)
         return driven(controls, np.asarray(ego)[:, -1, 0]), tokens.astype(np.int64)

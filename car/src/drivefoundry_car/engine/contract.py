@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from drivefoundry_car.codec import STEPS
+from drivefoundry_car.vehicle.codec import STEPS
 
 WIDTH = 16
 """The kernels' lanes."""

@@ -4,7 +4,7 @@ engine.json   the contract: format, model shape, inputs and outputs, vocabulary,
               the other files and of itself
 weights.bin   the tensors, little-endian, one behind the other
 codebook.npy  (codes, 2): acceleration m/s^2 and curvature 1/m of each action code
-selftest.npz  recorded inputs and answers (see `drivefoundry_car.selftest`)
+selftest.npz  recorded inputs and answers (see `drivefoundry_car.update.selftest`)
 """
 
 from __future__ import annotations

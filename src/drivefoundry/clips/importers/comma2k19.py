@@ -15,8 +15,8 @@ import numpy as np
 
 from drivefoundry.clips.importers.series import Series, between, grid, wrapped
 from drivefoundry.types import AGENT_CAR, DT, require
-from drivefoundry_car.clock import GAP_S
 from drivefoundry_car.log import Drive, Objects
+from drivefoundry_car.log.clock import GAP_S
 
 DEEP = 5
 """Levels of folders in which segments are looked for: data set, chunk, route, segment."""

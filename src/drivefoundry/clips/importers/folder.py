@@ -17,8 +17,7 @@ from drivefoundry.compute import pmap
 from drivefoundry.progress import warn
 from drivefoundry.roadmap import load_map
 from drivefoundry.types import Scene, require
-from drivefoundry_car import clock
-from drivefoundry_car.log import Drive, cut, read_drive, write_drive
+from drivefoundry_car.log import Drive, clock, cut, read_drive, write_drive
 
 T = TypeVar("T")
 Kind = Literal["mcap", "udacity", "udacity_telemetry", "comma2k19", "scenes"]

@@ -28,10 +28,9 @@ from mcap.stream_reader import StreamReader
 from drivefoundry.clips.importers.ros2_pictures import PICTURES, encoded
 from drivefoundry.clips.importers.series import Series
 from drivefoundry.types import require
-from drivefoundry_car import clock
-from drivefoundry_car.channels import STATE, STATE_FIELDS
-from drivefoundry_car.chunks import MCAP_MAGIC, Records
-from drivefoundry_car.log import Drive, Video
+from drivefoundry_car.log import Drive, Video, clock
+from drivefoundry_car.log.channels import STATE, STATE_FIELDS
+from drivefoundry_car.log.chunks import MCAP_MAGIC, Records
 
 ODOMETRY, POSE, TWIST = "nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/TwistStamped"
 INFO = "sensor_msgs/msg/CameraInfo"

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from drivefoundry_car.video import Encoder
+from drivefoundry_car.log.video import Encoder
 
 PICTURES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
 """Schemas that are read, the smaller first."""

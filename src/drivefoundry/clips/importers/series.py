@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from drivefoundry.types import DT, require
-from drivefoundry_car.clock import EDGE_S, GAP_S
+from drivefoundry_car.log.clock import EDGE_S, GAP_S
 
 
 @dataclass(frozen=True)

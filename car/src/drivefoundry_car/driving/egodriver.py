@@ -1,0 +1,240 @@
+"""A released engine served as an AlpaSim driver: camera, egomotion and route in, plans out, over gRPC.
+
+AlpaSim (NVlabs) asks its driver through `egodriver.EgodriverService`; the package carla-driver-interface speaks that
+contract. Its rig frame has its origin on the ground below the rear axle, x forward, y left; the engine's ego frame has
+it at the box centre, `axle` m ahead. Times are microseconds. Every session has a runtime of its own over one engine;
+the guard knows the car's limits, but as the contract carries no perception, no objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+try:
+    from carla_driver_interface.driver import (  # pyright: ignore[reportMissingImports]
+        BaseDriver,
+        CameraFrame,
+        DriveContext,
+        DriveResult,
+        SessionState,
+    )
+    from carla_driver_interface.geometry import Pose, Trajectory  # pyright: ignore[reportMissingImports]
+    from carla_driver_interface.server import build_server  # pyright: ignore[reportMissingImports]
+except ModuleNotFoundError:
+    raise ImportError(
+        "drivefoundry_car.driving.egodriver needs AlpaSim's contract: pip install 'drivefoundry-car[alpasim]'"
+    ) from None
+
+from drivefoundry_car.driving.guard import FINE_DT, PLAN_DT, fine_path
+from drivefoundry_car.driving.runtime import Model, Runtime
+from drivefoundry_car.engine import Engine
+from drivefoundry_car.vehicle.inputs import REAR_AXLE, ego_history, route_features, shift
+
+FOCAL, HORIZON = 95.3 / 160, 28 / 64
+"""The picture that engines learn from: a pinhole that looks straight ahead, focal length in picture widths and row of
+the horizon in picture heights."""
+CAMERA = "camera_front_wide_120fov"
+"""AlpaSim's name of the front camera."""
+EDGE = 0.02
+"""A camera may miss so much of the engine's picture; the edge of what it sees is drawn out over it."""
+SPEED_LIMIT = 13.9
+"""What the navigator says where the simulator names no limit, m/s."""
+SECOND = 1_000_000
+STEP = round(FINE_DT * SECOND)
+
+
+@dataclass
+class _Drive:
+    """One session: who plans, which camera, where each sub-pixel of the engine's picture lies in the camera's, and the
+    pictures by time."""
+
+    runtime: Runtime
+    camera: str
+    pixels: np.ndarray
+    size: tuple[int, int]
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+class EngineDriver(BaseDriver):
+    """An engine as a policy of carla-driver-interface.
+
+    image: height and width of the engine's picture; camera: logical id of the front camera, where there are several and
+    none has AlpaSim's usual name; speed_limit: m/s, where the simulator names none; axle: the rig's origin is so far
+    behind the box centre, m.
+    """
+
+    name = "drivefoundry"
+    frame_history_length = 32
+
+    def __init__(
+        self,
+        engine: Model,
+        image: tuple[int, int],
+        *,
+        camera: str | None = None,
+        speed_limit: float = SPEED_LIMIT,
+        axle: float = REAR_AXLE,
+    ):
+        self.engine, self.image = engine, image
+        self.camera, self.speed_limit, self.axle = camera, speed_limit, axle
+        self._drives: dict[str, _Drive] = {}
+
+    def on_session_start(self, session: SessionState) -> None:
+        """Refuses (ValueError) a session whose cameras do not show what the engine must see."""
+        name = self._choose(list(session.cameras))
+        camera = session.cameras[name]
+        size = int(camera.intrinsics.resolution_h), int(camera.intrinsics.resolution_w)
+        pixels = sampling(camera, self.image)
+        self._drives[session.uuid] = _Drive(Runtime(self.engine, patient=True), name, pixels, size)
+
+    def on_session_close(self, session: SessionState) -> None:
+        self._drives.pop(session.uuid, None)
+
+    def _choose(self, names: list[str]) -> str:
+        if self.camera is None and len(names) == 1:
+            return names[0]
+        wanted = self.camera or CAMERA
+        if wanted not in names:
+            raise ValueError(f"no camera {wanted!r} among {', '.join(sorted(names)) or 'none'}; say which looks ahead")
+        return wanted
+
+    def drive(self, ctx: DriveContext) -> DriveResult:
+        """The plan of 4 s at 10 Hz in the rig frame; an empty one, which holds the car, before anything was seen."""
+        session, now = ctx.session, ctx.time_now_us
+        mine = self._drives[session.uuid]
+        with session.lock:
+            seen = session.frame_history[mine.camera]
+            frames = [f for f in seen if isinstance(f, CameraFrame) and f.timestamp_us <= now]
+            poses = Trajectory(list(session.ego_trajectory.timestamps_us), list(session.ego_trajectory.poses))
+            states = list(session.dynamic_states)
+            route, route_us = session.route_waypoints_in_rig, session.route_timestamp_us
+        if not frames or not poses:
+            return DriveResult(Trajectory.empty())
+        limit = self.speed_limit
+        if ctx.renderer_data is not None and ctx.renderer_data.speed_limit_mps > 0:
+            limit = float(ctx.renderer_data.speed_limit_mps)
+        ahead = None
+        if len(route := route[np.isfinite(route).all(1)]) >= 2:
+            then = poses.interpolate(route_us)
+            assert then is not None, "there are poses"
+            since = poses.poses[-1].inverse() @ then
+            ahead = _route(since.transform_points(route)[:, :2], limit, self.axle)
+        planned = mine.runtime.plan(
+            _pictures(mine, frames, now)[None],
+            ego_history(*motion(poses, states, now))[None],
+            route_features(ahead, np.zeros(3))[None],
+            t=now / SECOND,
+        )
+        points = shift(fine_path(planned.points)[0, 1:], -self.axle)
+        plan = [Pose.from_xyz_yaw(x + self.axle, y, 0.0, yaw) for x, y, yaw in points]
+        times = [now + STEP * (k + 1) for k in range(len(plan))]
+        return DriveResult(Trajectory(times, plan), debug_scalars={"guarded": float(planned.guarded[0])})
+
+
+def _route(points: np.ndarray, limit: float, axle: float) -> np.ndarray:
+    """Waypoints (R, 2) in the rig frame in; (R', 3) x, y in the ego frame and speed limit out, from the car on."""
+    points = points - [axle, 0.0]
+    if points[0, 0] > 1.0:  # the simulator may leave out the first metres, and distances count from the car
+        points = np.concatenate([np.zeros((1, 2)), points])
+    return np.column_stack([points, np.full(len(points), limit)])
+
+
+def motion(poses: Trajectory, states: list, now: int) -> tuple[np.ndarray, np.ndarray]:
+    """Poses, the dynamic state of each and the time in; speed m/s and yaw rate rad/s out, at 10 Hz, oldest first, of
+    the last 1.5 s or as much of it as was told. What a state leaves out is taken from the poses."""
+    first = max(0, int(np.searchsorted(poses.timestamps_us, now - 16 * STEP)) - 1)
+    t = np.array(poses.timestamps_us[first:], np.float64)
+    parts = poses.poses[first:]
+    said = states[first:]
+    speed, rate = np.zeros(len(t)), np.zeros(len(t))
+    if len(t) > 1:
+        seconds = (t - t[0]) / SECOND
+        xy, yaw = np.stack([p.position[:2] for p in parts]), np.unwrap([p.yaw for p in parts])
+        vx, vy = np.gradient(xy[:, 0], seconds), np.gradient(xy[:, 1], seconds)
+        speed, rate = vx * np.cos(yaw) + vy * np.sin(yaw), np.gradient(yaw, seconds)
+    for i, state in enumerate(said):
+        if state.HasField("linear_velocity"):
+            speed[i] = state.linear_velocity.x
+        if state.HasField("angular_velocity"):
+            rate[i] = state.angular_velocity.z
+    wanted = now - STEP * np.arange(15, -1, -1)
+    wanted = wanted[wanted >= t[0] - STEP // 10]
+    return np.interp(wanted, t, speed), np.interp(wanted, t, rate)
+
+
+def _pictures(mine: _Drive, frames: list[CameraFrame], now: int) -> np.ndarray:
+    """The engine's pictures (2, H, W, 3) of half a second ago, or the oldest there is, and of now."""
+    before = min(frames, key=lambda f: abs(f.timestamp_us - (now - round(PLAN_DT * SECOND))))
+    pair = (before, frames[-1])
+    for frame in pair:
+        if frame.timestamp_us not in mine.pictures:
+            mine.pictures[frame.timestamp_us] = _picture(frame, mine)
+    for old in set(mine.pictures) - {f.timestamp_us for f in frames}:
+        del mine.pictures[old]
+    return np.stack([mine.pictures[frame.timestamp_us] for frame in pair])
+
+
+def _picture(frame: CameraFrame, mine: _Drive) -> np.ndarray:
+    pixels = frame.as_array()
+    if pixels.shape[:2] != mine.size:
+        raise ValueError(f"camera {mine.camera}: frame of {pixels.shape[:2]} px, declared as {mine.size}")
+    return np.round(pixels.reshape(-1, 3)[mine.pixels].mean((1, 3))).astype(np.uint8)
+
+
+def sampling(camera, image: tuple[int, int]) -> np.ndarray:
+    """A declared camera and the engine's picture size in; (H, n, W, n) indices of the camera's pixels that lie where
+    the n x n sub-pixels of each pixel look.
+
+    Both are pinholes; the camera may be turned, and that it stands elsewhere on the car is not corrected. ValueError
+    for a lens that is none, and for a camera that does not see all of the picture.
+    """
+    spec = camera.intrinsics
+    lens = spec.opencv_pinhole_param
+    bent = any([*lens.radial_coeffs, *lens.tangential_coeffs, *lens.thin_prism_coeffs])
+    if not spec.HasField("opencv_pinhole_param") or bent:
+        raise ValueError(f"camera {camera.logical_id}: an undistorted pinhole is wanted; have the simulator render one")
+    high, wide = image
+    focal = FOCAL * wide
+    n = max(1, int(np.ceil(max(lens.focal_length_x, lens.focal_length_y) / focal - 0.01)))
+    u, v = (np.arange(wide * n) + 0.5) / n, (np.arange(high * n) + 0.5) / n
+    y, z = np.meshgrid((wide / 2 - u) / focal, (HORIZON * high - v) / focal)
+    rays = np.stack([np.ones_like(y), y, z], -1) @ Pose.from_proto(camera.rig_to_camera).rotation_matrix
+    depth = np.maximum(rays[..., 2], 1e-6)
+    column = np.floor(lens.focal_length_x * rays[..., 0] / depth + lens.principal_point_x)
+    row = np.floor(lens.focal_length_y * rays[..., 1] / depth + lens.principal_point_y)
+    size = int(spec.resolution_h), int(spec.resolution_w)
+    beyond = (rays[..., 2] <= 0) | (column < 0) | (column >= size[1]) | (row < 0) | (row >= size[0])
+    if beyond.mean() > EDGE:
+        raise ValueError(
+            f"camera {camera.logical_id}: it misses {beyond.mean():.0%} of what the engine must see, "
+            f"{2 * np.degrees(np.arctan(0.5 / FOCAL)):.0f} degrees straight ahead; widen it or turn it"
+        )
+    inside = np.clip(row, 0, size[0] - 1).astype(int) * size[1] + np.clip(column, 0, size[1] - 1).astype(int)
+    return inside.reshape(high, n, wide, n)
+
+
+def load(path: str | Path, **options: Any) -> EngineDriver:
+    """Engine directory in, EngineDriver out; options are its own. What carla-driver-interface's `--policy` names."""
+    engine = Engine(path)
+    high, wide = engine.contract["model"]["image"]
+    return EngineDriver(engine, (high, wide), **options)
+
+
+@contextmanager
+def serving(driver: EngineDriver, host: str, port: int, mode: Literal["alpasim", "carla"]) -> Iterator[None]:
+    """Answer while the block runs. ValueError where nobody can listen at host and port."""
+    try:
+        server, _ = build_server(driver, port=port, host=host, mode=mode)
+    except RuntimeError:
+        raise ValueError(f"--host {host} --port {port}: cannot listen there; choose another") from None
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(1.0).wait()

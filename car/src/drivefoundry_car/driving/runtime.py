@@ -1,0 +1,385 @@
+"""Observations in, guarded plans out: the loop of one car, or of S simulated ones in one batch.
+
+Three parts with one order of rank. The planner answers at every decision (2 Hz). The reasoner, far slower, works
+beside it in its own thread; what it says is a hint that expires, and the planner never waits for it. The guard has the
+last word. The age of a hint is counted in decisions, not in seconds of this machine: 0.5 s each in a car, and the same
+in simulation at any speed.
+
+There is always a plan. Where the observation, the planner or the clock cannot be trusted, it is the last good plan
+braked to a stop (`stopping`), which passes the guard as any other plan does, and `Counts` says why. `watchdog`, between
+this loop and the actuators, covers the case that `plan` itself does not return.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from drivefoundry_car.driving.guard import PLAN_DT, Guard
+from drivefoundry_car.driving.sanity import Camera, Seen, answer_of, inspect
+from drivefoundry_car.driving.stopping import Stopping
+from drivefoundry_car.driving.worker import Worker, settle
+
+log = logging.getLogger(__name__)
+DEADLINE_S = PLAN_DT
+"""A plan that takes longer is of no use, s: the next decision is due."""
+JUMP_S = 60.0
+"""A clock that moves on by more than this between two decisions has been set, s."""
+
+
+class Model(Protocol):
+    """What the runtime asks of an engine; `drivefoundry_car.engine.Engine` is one."""
+
+    def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """frames (S, 2, H, W, 3) uint8, ego (S, 4, 3), route (S, 12) -> points (S, 8, 3), tokens (S, 8)."""
+        ...
+
+    def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
+        """The same inputs -> S texts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One decision of S cars. points (S, 8, 3) ego frame, as guarded; tokens (S, 8) as the engine chose them; guarded
+    (S,) bool, the guard changed the plan or it is a stop; stopped (S,) bool, it is the last good plan braked to a stop;
+    text: S hints still alive at this decision, '' where there is none.
+    """
+
+    points: np.ndarray
+    tokens: np.ndarray
+    guarded: np.ndarray
+    text: list[str]
+    stopped: np.ndarray
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What happened since the runtime was made; never reset by `reset`. Plans, and reasons to stop, are counted for
+    each single car."""
+
+    decisions: int = 0
+    dropped: int = 0
+    """Decisions that should have been made (2 Hz) and were not: the observation came too late."""
+    guarded: int = 0
+    """Plans that the guard changed, or that are a stop."""
+    hints: int = 0
+    hints_late: int = 0
+    """Answers thrown away because they were older than `hint_life` decisions, or of a drive that has ended."""
+    hints_skipped: int = 0
+    """Requests not made because the reasoner was still busy."""
+    hints_failed: int = 0
+    stopped: int = 0
+    """Plans that are the last good one braked to a stop, for one or more of the reasons from here on."""
+    frames_bad: int = 0
+    """No pictures: another type or shape."""
+    frames_blank: int = 0
+    """Pictures of one colour; reason to stop from the third in a row on."""
+    frames_frozen: int = 0
+    """The picture of the decision before although the car moves; reason to stop from the fourth in a row on."""
+    frames_old: int = 0
+    """The newest frame was older than half a second, or of the future."""
+    clock_bad: int = 0
+    """The time of the newest frame was not a number, before that of the last decision, or far after it."""
+    ego_bad: int = 0
+    """A speed that cannot be, or an ego state that is not finite."""
+    route_bad: int = 0
+    objects_bad: int = 0
+    """What perception said was not a list of objects."""
+    objects_left_out: int = 0
+    """Single objects with a value that is not finite or cannot be; no reason to stop."""
+    planner_failed: int = 0
+    """The planner raised an error."""
+    planner_late: int = 0
+    """The planner had no answer within the deadline; one that comes later is thrown away."""
+    plan_bad: int = 0
+    """The planner's answer had another shape or type, or points that are not finite."""
+    guard_failed: int = 0
+    """The guard raised an error: the stop of this decision is unguarded."""
+
+
+class Runtime:
+    """The car's loop as a policy: `reset()`, then `plan(...)` at every decision.
+
+    reason_every: decisions between requests to the reasoner, 0 for never; hint_life: decisions after its observation
+    at which a hint expires; reason_cars: only the first so many cars of a batch are reasoned about (a fleet in
+    simulation needs texts of a few); deadline_s: the planner's; patient: for simulation, where a drive must be the same
+    every time, on any machine. The decision after a request waits for the reasoner's answer, the planner has no
+    deadline, its errors and the guard's are raised, and rendered pictures, free of noise, may stay the same.
+    """
+
+    def __init__(
+        self,
+        engine: Model,
+        guard: Guard | None = None,
+        reasoner: Model | None = None,
+        *,
+        reason_every: int = 4,
+        hint_life: int = 6,
+        reason_cars: int = 1,
+        patient: bool = False,
+        deadline_s: float = DEADLINE_S,
+    ):
+        if not deadline_s > 0:
+            raise ValueError(f"Runtime.deadline_s: must be > 0, got {deadline_s}")
+        self.engine = engine
+        self.guard = guard or Guard()
+        self.reasoner = reasoner
+        self.reason_every = reason_every if reasoner is not None else 0
+        self.hint_life = hint_life
+        self.reason_cars = reason_cars
+        self.patient = patient
+        self.deadline_s = deadline_s
+        self.counts = Counts()
+        self._worker = Worker("reasoner") if self.reason_every else None
+        self._planner = None if patient else Worker("planner")
+        self._planning: Future[Any] | None = None
+        self._cars = 1
+        self._told: set[str] = set()
+        self._asked: Future[list[str]] | None = None
+        self._drive = 0
+        self._asked_at = (0, 0)
+        self.reset()
+
+    @classmethod
+    def load(
+        cls, engine_dir: str | Path, guard: Guard | None = None, *, reason_every: int = 4, **options: Any
+    ) -> Runtime:
+        """Engine directory in, Runtime out. The reasoner gets an engine of its own, so that the two share no
+        buffers.
+        """
+        from drivefoundry_car.engine import Engine
+
+        reasoner = Engine(engine_dir) if reason_every else None
+        return cls(Engine(engine_dir), guard, reasoner, reason_every=reason_every, **options)
+
+    def reset(self) -> None:
+        """Begin a new drive: hints, the clock and the last plan of the old one are forgotten. An answer under way is
+        thrown away: at once if the runtime is patient, else when it comes, as too late.
+        """
+        if self.patient and self._asked is not None:
+            if (error := self._asked.exception()) is not None:
+                self._failed_hint(error)
+            self._asked = None
+        self._drive += 1
+        self._step = 0
+        self._last_t: float | None = None
+        self._hint: tuple[int, list[str]] = (-1_000_000, [])
+        self._stopping, self._camera = Stopping(self._cars), Camera(self._cars)
+
+    def plan(
+        self,
+        frames: np.ndarray,
+        ego: np.ndarray,
+        route: np.ndarray,
+        objects: Sequence[np.ndarray | None] | None = None,
+        t: float | None = None,
+        now: float | None = None,
+    ) -> Planned:
+        """One observation of S cars in, one guarded decision out; never waits for the reasoner unless it is patient.
+
+        frames (S, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (S, 4, 3) and route (S, 12) as `inputs` makes them;
+        objects as `Guard.check` takes them, from the perception channel, None without one; t: time of the newest
+        frame, s, by which decisions that fell out are counted; now: by the same clock, by which a frame's age is known.
+        Whatever is given, there is an answer within the deadline; see `Counts` for what makes it a stop.
+        """
+        until = None if self.patient else time.monotonic() + self.deadline_s
+        self._collect()
+        seen = inspect(frames, ego, route, objects, self._cars)
+        if seen.cars != self._cars:
+            self._cars = seen.cars
+            self._stopping, self._camera = Stopping(seen.cars), Camera(seen.cars)
+        seconds, timed = self._time(t, now)
+        bad = {**seen.bad, **{name: np.full(seen.cars, yes) for name, yes in timed.items()}}
+        if not self.patient and not seen.bad["frames_bad"].any():
+            bad |= self._look(frames, seen, again=seconds == 0)
+        points, tokens, failed = self._think(frames, ego, route, seen, until)
+        bad |= failed
+        stopped = np.logical_or.reduce([*bad.values()])
+        points, guarded, broken = self._guarded(points, stopped, seen, PLAN_DT if seconds is None else seconds)
+        if broken:
+            bad["guard_failed"], stopped = np.ones(seen.cars, bool), np.ones(seen.cars, bool)
+        self._stopping.keep(points, ~stopped)
+        self._stopping.given(points, guarded & stopped, stopped)
+        self._say(bad, seen)
+        self._count(decisions=1, guarded=int((guarded | stopped).sum()), stopped=int(stopped.sum()))
+        born, texts = self._hint
+        alive = texts[: seen.cars] if self._step - born <= self.hint_life else []
+        self._step += 1
+        return Planned(points, tokens, guarded | stopped, alive + [""] * (seen.cars - len(alive)), stopped)
+
+    def close(self) -> None:
+        """Let the threads end after what they are doing."""
+        for worker in (self._worker, self._planner):
+            if worker is not None:
+                worker.close()
+
+    def _look(self, frames: np.ndarray, seen: Seen, again: bool) -> dict[str, np.ndarray]:
+        """What is wrong with the pictures, from decision to decision; a reason to stop only after some in a row."""
+        blank, frozen, blind = self._camera.look(frames, seen.speed, again)
+        self._count(frames_blank=int((blank & ~blind).sum()), frames_frozen=int((frozen & ~blind).sum()))
+        return {"frames_blank": blind & blank, "frames_frozen": blind & ~blank}
+
+    def _think(
+        self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, seen: Seen, until: float | None
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """The reasoner's and the planner's turn: points and tokens, zeros where there are none, and why there are none
+        (masks by reason)."""
+        every, none = np.ones(seen.cars, bool), np.zeros((seen.cars, 8, 3))
+        tokens = np.zeros((seen.cars, 8), np.int64)
+        lost = seen.bad["frames_bad"] | seen.bad["ego_bad"] | seen.bad["route_bad"]
+        if not self.patient and (lost.all() or seen.bad["objects_bad"].all()):
+            return none, tokens, {}
+        if not self.patient and lost.any():  # of single cars: the others have their plan
+            ego, route = (np.where(lost.reshape(-1, *[1] * (a.ndim - 1)), 0, a).astype(a.dtype) for a in (ego, route))
+        self._ask(frames, ego, route)
+        answer, error = self._planned(frames, ego, route, until)
+        if error is not None:
+            if self.patient:
+                raise error
+            late = isinstance(error, _Late)
+            if not late:
+                log.warning("planner failed: %s: %s", type(error).__name__, error)
+            return none, tokens, {"planner_late" if late else "planner_failed": every}
+        checked = answer_of(answer, seen.cars)
+        if checked is None:
+            if self.patient:
+                raise ValueError("planner: points (S, 8, 3) and tokens (S, 8) wanted; the engine does not fit this car")
+            return none, tokens, {"plan_bad": every}
+        points, tokens, lost = checked
+        return points, tokens, {"plan_bad": lost}
+
+    def _planned(
+        self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, until: float | None
+    ) -> tuple[Any, BaseException | None]:
+        """The planner's answer, or its error, or _Late. While it is busy with an observation of before it is given no
+        other, and what it says to that one is thrown away."""
+        if self._planner is None or until is None:
+            return self.engine.plan(frames, ego, route), None
+        try:
+            if self._planning is not None:
+                self._planning.exception(max(0.0, until - time.monotonic()))
+            # copies: the caller may reuse its buffers while a late planner still reads
+            self._planning = self._planner.submit(self.engine.plan, frames.copy(), ego.copy(), route.copy())
+            error = self._planning.exception(max(0.0, until - time.monotonic()))
+        except TimeoutError:
+            return None, _Late()
+        done, self._planning = self._planning, None
+        return (None, error) if error is not None else (done.result(), None)
+
+    def _guarded(
+        self, points: np.ndarray, stopped: np.ndarray, seen: Seen, seconds: float
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Plans, those of stopped cars replaced by their stop, as the guard leaves them; which it changed; and whether
+        it failed, which leaves every car its bare stop. seconds: since the last decision."""
+        speed = seen.speed
+        if stopped.any():
+            speed = self._moved_on(seen, seconds)
+            points = np.where(stopped[:, None, None], self._stopping.stop(speed), points)
+        outcome = settle(Future(), self.guard.check, points, speed, seen.objects)
+        if (error := outcome.exception()) is None:
+            return *outcome.result(), False
+        if self.patient:
+            raise error
+        log.error("guard failed: %s: %s", type(error).__name__, error)
+        if not stopped.any():
+            speed = self._moved_on(seen, seconds)
+        return self._stopping.stop(speed), np.zeros(seen.cars, bool), True
+
+    def _moved_on(self, seen: Seen, seconds: float) -> np.ndarray:
+        """The time since the last decision is over; speeds (S,) m/s: as measured, else as planned, else as measured
+        before, else 0."""
+        planned = self._stopping.advance(seconds)
+        return np.nan_to_num(
+            np.where(np.isnan(seen.speed), np.where(np.isnan(planned), seen.last, planned), seen.speed)
+        )
+
+    def _say(self, bad: dict[str, np.ndarray], seen: Seen) -> None:
+        """Count the reasons, and log each when it begins."""
+        now = {name for name, cars in bad.items() if cars.any()}
+        if now or seen.left_out:
+            self._count(objects_left_out=seen.left_out, **{name: int(bad[name].sum()) for name in now})
+        for name in sorted(now - self._told):
+            log.error("no fresh plan (%s): braking to a stop along the last good one", name)
+        if self._told and not now:
+            log.warning("plans are fresh again")
+        self._told = now
+
+    def _count(self, **more: int) -> None:
+        self.counts = replace(self.counts, **{k: getattr(self.counts, k) + n for k, n in more.items()})
+
+    def _time(self, t: float | None, now: float | None) -> tuple[float | None, dict[str, bool]]:
+        """Seconds since the last decision, None if unknown, and what is wrong with the clock or the frame's age."""
+        if t is None:
+            self._last_t = None
+            return None, {}
+        if not _finite(t) or (now is not None and not _finite(now)):
+            return None, {"clock_bad": True}
+        last, self._last_t = self._last_t, t
+        old = {} if now is None else {"frames_old": not -PLAN_DT <= now - t <= PLAN_DT}
+        if last is None:
+            return None, old
+        if not 0 <= t - last <= JUMP_S:
+            return None, {**old, "clock_bad": True}
+        missed = round((t - last) / PLAN_DT) - 1
+        if missed > 0:
+            self._count(dropped=missed)
+            log.warning("%d decision(s) dropped before t=%.2f s", missed, t)
+        return t - last, old
+
+    def _collect(self) -> None:
+        """Take the reasoner's answer if there is one."""
+        if self._asked is None or not (self.patient or self._asked.done()):
+            return
+        asked, self._asked = self._asked, None
+        error = asked.exception()
+        if error is None and not _texts(asked.result(), self._cars):
+            error = TypeError(f"its answer is no list of at most {self._cars} texts")
+        drive, step = self._asked_at
+        if error is not None:
+            self._failed_hint(error)
+        elif drive != self._drive or self._step - step > self.hint_life:
+            self._count(hints_late=1)
+            log.warning("a hint came too late and was thrown away")
+        else:
+            self._count(hints=1)
+            self._hint = (step, list(asked.result()))
+
+    def _failed_hint(self, error: BaseException) -> None:
+        self._count(hints_failed=1)
+        log.warning("reasoner failed: %s: %s", type(error).__name__, error)
+
+    def _ask(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> None:
+        """Hand this observation to the reasoner, if it is time and it is free."""
+        if self._worker is None or self.reasoner is None or self._step % self.reason_every:
+            return
+        if self._asked is not None:
+            self._count(hints_skipped=1)
+            return
+        n = self.reason_cars
+        self._asked_at = (self._drive, self._step)
+        # copies: the caller may reuse its buffers while the reasoner still reads
+        self._asked = self._worker.submit(self.reasoner.reason, frames[:n].copy(), ego[:n].copy(), route[:n].copy())
+
+
+class _Late(Exception):
+    """The planner has not answered in time."""
+
+
+def _finite(value: object) -> bool:
+    try:
+        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def _texts(answer: object, most: int) -> bool:
+    return isinstance(answer, list) and len(answer) <= most and all(isinstance(text, str) for text in answer)

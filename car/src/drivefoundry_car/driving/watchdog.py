@@ -1,0 +1,115 @@
+"""Keeps a plan at hand for the actuators at any moment, whatever the planning loop does.
+
+    dog = Watchdog(Runtime.load(engine), alive=notify)
+    dog.plan(frames, ego, route, objects, t)    # the planning loop's thread, at 2 Hz
+    dog.latest()                                # the actuators' thread, as often as they like
+
+`latest` never waits for `plan`. When no fresh plan has come for too long, because `plan` has not returned, has raised
+or is not called, it answers with the last plan braked to a stop from that moment on. `alive` is called for each plan
+that is not a stop, so that a supervisor such as systemd (WatchdogSec=) restarts a process that has stopped planning.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from drivefoundry_car.driving.guard import PLAN_DT
+from drivefoundry_car.driving.runtime import Planned, Runtime
+from drivefoundry_car.driving.stopping import Stopping
+
+log = logging.getLogger(__name__)
+PATIENCE_S = 2.5 * PLAN_DT
+"""A plan is followed for so long, s: one decision may fall out."""
+
+
+@dataclass(frozen=True)
+class Latest:
+    """What to follow. points (S, 8, 3) x, y, yaw, in the ego frame at the time `at`, due 0.5 .. 4.0 s after it;
+    stopped: no fresh plan came, this is the last one braked to a stop."""
+
+    at: float
+    points: np.ndarray
+    stopped: bool
+
+
+class Watchdog:
+    """A runtime whose last plan is at hand at any moment, and ages.
+
+    patience_s: a plan is followed for so long; alive: called for each plan that is not a stop; cars: S until the first
+    plan; clock: s, rising whatever the time of day does.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        patience_s: float = PATIENCE_S,
+        alive: Callable[[], object] = lambda: None,
+        cars: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not patience_s > 0:
+            raise ValueError(f"Watchdog.patience_s: must be > 0, got {patience_s}")
+        self.runtime, self.patience_s, self._alive, self._clock = runtime, patience_s, alive, clock
+        self._lock = threading.Lock()
+        self._stopping = Stopping(cars)
+        self._latest = Latest(clock(), np.zeros((cars, 8, 3)), True)
+        self.expired = 0
+        """Plans that were too old before a fresh one came."""
+
+    def plan(self, *args: Any, **kwargs: Any) -> Planned:
+        """As `Runtime.plan`; what it answers is the latest plan from here on. Its age counts from the call: what was
+        seen then is what it is for."""
+        seen = self._clock()
+        planned = self.runtime.plan(*args, **kwargs)
+        with self._lock:
+            if len(planned.points) != self._stopping.cars:
+                self._stopping = Stopping(len(planned.points))
+            self._stopping.keep(planned.points, np.ones(len(planned.points), bool))
+            self._latest = Latest(seen, planned.points, False)
+        if not planned.stopped.all():
+            self._alive()
+        return planned
+
+    def latest(self) -> Latest:
+        """What to follow now; never waits, never raises."""
+        with self._lock:
+            now, last = self._clock(), self._latest
+            age = now - last.at
+            if not last.stopped and age <= self.patience_s and math.isfinite(age):
+                return last
+            if not last.stopped:
+                self.expired += 1
+                log.error("no plan for %.1f s: braking to a stop along the last one", age)
+            if not math.isfinite(age):  # a broken clock: brake from where the last plan began
+                now, age = next((at for at in (now, last.at) if math.isfinite(at)), 0.0), 0.0
+            expected = self._stopping.advance(age)
+            points = self._stopping.stop(np.nan_to_num(expected))
+            self._stopping.given(points, np.zeros(len(points), bool), np.ones(len(points), bool))
+            self._latest = Latest(now, points, True)
+            return self._latest
+
+
+def notify(state: str = "WATCHDOG=1") -> bool:
+    """Tell the service manager a state, as sd_notify(3) does; False where there is none ($NOTIFY_SOCKET) or it does not
+    listen. READY=1 once, then WATCHDOG=1 for each sign of life."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.setblocking(False)
+        try:
+            channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError:
+            return False
+    return True

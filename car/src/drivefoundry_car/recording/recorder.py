@@ -1,0 +1,383 @@
+"""What a car's sensors give in, MCAP clips around triggers out: rings before, a file while a recording is open.
+
+    recorder = Recorder(folder, cameras, meta={"vehicle": "car-7", "drive": "2031-05-04-1"})
+    recorder.push("front", t, packet); recorder.push_ego(t, ego); recorder.push(channels.OBJECTS, t, message)
+    recorder.trigger("hard_brake", t)
+
+Pushing takes a lock for microseconds and never waits for the disk: a thread of its own writes. Each clip is written
+aside as `<name>.mcap.part`, chunk by chunk, and renamed when it is whole; `recover` finishes what a kill left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry_car.durable import rename
+from drivefoundry_car.log import channels
+from drivefoundry_car.log.channels import Camera
+from drivefoundry_car.log.video import is_key
+from drivefoundry_car.recording.ring import LATEST_S, Item, Ring, Start
+from drivefoundry_car.recording.stream import CHUNK_BYTES, McapStream
+
+log = logging.getLogger(__name__)
+PART, DAMAGED = ".part", "damaged"
+BEFORE_S, AFTER_S = 12.0, 8.0
+"""What a clip holds of the time before and after its trigger, as `cutter.clips_of` cuts it, s."""
+LONGEST_S = 60.0
+"""Triggers that come while a clip is recorded make it longer, up to this, s; then the next clip goes on."""
+EDGE_S = 1e-6
+"""Times on a 0.1 s grid carry rounding: a window that begins on a sample holds that sample, as `log.cut` does, s."""
+LATE_S = 0.5
+"""A clip is closed so long after its end, s: channels may lag behind each other by it, what is later is not in it."""
+SETTLE_S = 0.0005
+TICK_S, BURST_S, LONG_BURST_S = 0.05, 1.0, 10.0
+"""How often the writer looks; a burst of drops is told when none came for BURST_S, a long one each LONG_BURST_S."""
+BATCH_BYTES, BATCH_ITEMS = 1 << 20, 256
+WRITER_BYTES = BATCH_BYTES + 4 * CHUNK_BYTES
+"""What writing takes beside the rings: a batch, the open chunk, its copy, it compressed and as a record."""
+HELD = (channels.ROUTE, channels.SIGNALS, channels.DRIVER)
+"""What is told when it changes: a clip begins with what held at its start."""
+EGO = "ego"
+"""The ego's state, 7 float64 as in `log.Drive.ego`."""
+TOPICS = (channels.OBJECTS, channels.PLAN, channels.CORRECTION, *HELD)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """dropped: per channel, what was refused or fell out before it was written; clips written; clips that the disk did
+    not take."""
+
+    dropped: dict[str, int]
+    clips: int
+    failed: int
+
+
+@dataclass
+class _Window:
+    """One clip, begin <= t < end s, and why: (priority, campaign, rule, t) of its triggers."""
+
+    begin: float
+    end: float
+    triggers: list[tuple[int, str, str, float]] = field(default_factory=list)
+    told: int = 0
+    """Triggers that the file's metadata knows."""
+
+
+class Recorder:
+    """Records a running car into `folder`; close it, or use it in `with`.
+
+    cameras: name -> Camera, up to 8, 'front' being the one that models see; meta: what `log.Drive.meta` holds. Each
+    camera's ring is bounded by camera_bytes, each other channel's by signal_bytes. on_clip is called, in the writer's
+    thread, when a clip is whole; make_room, when the disk is full, with the bytes that are lacking and the priority of
+    the clip that lacks them: true where some were freed. Times are s since one epoch for all channels, at least 0,
+    rising per channel.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        cameras: Mapping[str, Camera],
+        meta: Mapping[str, str],
+        ego_size: tuple[float, float, float] = (4.6, 1.9, 1.6),
+        *,
+        camera_bytes: int = 8 << 20,
+        signal_bytes: int = 2 << 20,
+        on_clip: Callable[[], object] = lambda: None,
+        make_room: Callable[[int, int], bool] = lambda _, __: False,
+    ) -> None:
+        for name, camera in cameras.items():
+            if not re.fullmatch(r"[a-z0-9_]+", name) or camera.format not in channels.FORMATS:
+                known = ", ".join(channels.FORMATS)
+                raise ValueError(
+                    f"camera '{name}', {camera.format}: a name of a-z, 0-9, _ and a format of {known} wanted"
+                )
+        self.folder, self.meta, self.cameras, self.ego_size = Path(folder), dict(meta), dict(cameras), ego_size
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._on_clip, self._make_room = on_clip, make_room
+        starts: dict[str, Start] = {name: "key" if c.format == "h264" else "any" for name, c in cameras.items()}
+        self._rings = {name: Ring(camera_bytes, start) for name, start in starts.items()}
+        self._rings |= {topic: Ring(signal_bytes, "held" if topic in HELD else "any") for topic in (EGO, *TOPICS)}
+        self.bound = sum(ring.bound for ring in self._rings.values()) + WRITER_BYTES
+        """Bytes that the recorder never takes more of."""
+        self._lock, self._wake = threading.Lock(), threading.Event()
+        self._windows: deque[_Window] = deque()
+        self._clock = self._ended = -math.inf
+        self._closing = False
+        self._clips = self._failed = 0
+        self._stream: McapStream | None = None
+        self._ids: dict[str, int] = {}
+        self._drops: dict[str, tuple[int, int, float, float]] = {}
+        self._writer = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._writer.start()
+
+    def push(self, channel: str, t: float, data: bytes, key: bool | None = None) -> bool:
+        """One packet of a camera (by its name) or one message of a topic (TOPICS); False where it is dropped.
+
+        key: whether an H.264 packet can be decoded by itself; found out from its bytes where None.
+        """
+        if channel not in self._rings:
+            raise ValueError(f"channel '{channel}': unknown; there are {', '.join(self._rings)}")
+        ring, data = self._rings[channel], bytes(data)
+        if key is None:
+            key = ring.start != "key" or is_key(data)
+        with self._lock:
+            taken = ring.push(t, data, key)
+            if taken:
+                self._clock = max(self._clock, t)
+        return taken
+
+    def push_ego(self, t: float, ego: np.ndarray) -> bool:
+        """The ego's state (7,) as in `log.Drive.ego`; NaN where unknown."""
+        state = np.asarray(ego, "<f8")
+        if state.shape != (7,):
+            raise ValueError(f"ego: shape (7,) wanted ({', '.join(channels.STATE_FIELDS)}), got {state.shape}")
+        return self.push(EGO, t, np.where(np.isfinite(state), state, np.nan).tobytes())
+
+    def trigger(
+        self, campaign: str, t: float, rule: str = "", priority: int = 0, before_s: float = BEFORE_S,
+        after_s: float = AFTER_S,
+    ) -> None:  # fmt: skip
+        """Record from before_s before t to after_s after it; what a clip already holds is not recorded again.
+
+        While a clip is open, a trigger whose window meets it makes it longer, up to LONGEST_S; from there on, the next
+        clip takes what is left. A clip's campaign is that of its trigger of highest priority; meta 'triggers' has all.
+        """
+        if not (0 <= t < LATEST_S and 0 <= before_s < math.inf and 0 < after_s < math.inf):
+            raise ValueError(f"trigger '{campaign}': times from 0 s on wanted, got {t}, -{before_s}, +{after_s}")
+        why = (priority, campaign, rule, t)
+        with self._lock:
+            last = self._windows[-1] if self._windows else None
+            end = t + after_s
+            if last is not None and t - before_s <= last.end and max(end, last.end) - last.begin <= LONGEST_S:
+                last.end = max(end, last.end)
+                last.triggers.append(why)
+            elif end > self._ended:
+                window = _Window(max(t - before_s, self._ended), end, [why])
+                if not self._windows:
+                    self._want(window.begin)
+                self._windows.append(window)
+            self._ended = max(self._ended, end)
+        self._wake.set()
+
+    def counts(self) -> Counts:
+        """What was dropped, written and failed so far."""
+        with self._lock:
+            dropped = {name: ring.refused + ring.lost for name, ring in self._rings.items() if ring.refused + ring.lost}
+            return Counts(dropped, self._clips, self._failed)
+
+    def settle(self) -> None:
+        """Returns once the writer has done all that the messages so far allow: for who replays faster than time goes
+        by, so that nothing is dropped and clips end where they would."""
+        while True:
+            with self._lock:
+                if not self._windows:
+                    return
+                end, waits = self._windows[0].end, min(ring.next() for ring in self._rings.values())
+                if waits >= end - EDGE_S and self._clock < end + LATE_S:
+                    return
+            self._wake.set()
+            time.sleep(SETTLE_S)
+
+    def close(self) -> None:
+        """Open clips end with what there is; returns when they are on the disk."""
+        self._closing = True
+        self._wake.set()
+        self._writer.join()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _want(self, begin: float) -> None:
+        for ring in self._rings.values():
+            ring.want(begin - EDGE_S)
+
+    def _run(self) -> None:
+        """The writer: serve the first window until it is over, then the next."""
+        while True:
+            with self._lock:
+                window = self._windows[0] if self._windows else None
+            if window is not None:
+                self._serve(window)
+            self._tell_drops(self._closing)
+            if window is None and self._closing:
+                return
+            if not (self._closing and window):
+                self._wake.wait(TICK_S if window else BURST_S)
+                self._wake.clear()
+
+    def _serve(self, window: _Window) -> None:
+        try:
+            while batch := self._take(window):
+                stream = self._stream or self._begin(window)
+                for channel, (t, data, _) in batch:
+                    self._write(stream, channel, max(t, window.begin) if channel in HELD else t, data)
+                if stream.due():
+                    stream.flush()
+            if self._stream is not None and len(window.triggers) > window.told:
+                self._stream.add_metadata("drive", self._meta_of(window))
+            if self._stream is not None and self._stream.due():
+                self._stream.flush()
+            if self._over(window) and self._stream is not None:
+                self._finish(self._stream)
+        except OSError as error:
+            self._give_up(window, error)
+
+    def _take(self, window: _Window) -> list[tuple[str, Item]]:
+        """The next messages of a window in time order, BATCH_BYTES of them; none where nothing waits."""
+        batch: list[tuple[str, Item]] = []
+        size = 0
+        with self._lock:
+            while size < BATCH_BYTES and len(batch) < BATCH_ITEMS:
+                t, channel = min((ring.next(), name) for name, ring in self._rings.items())
+                if t >= window.end - EDGE_S:
+                    break
+                batch.append((channel, self._rings[channel].take()))
+                size += len(batch[-1][1][1])
+        return batch
+
+    def _over(self, window: _Window) -> bool:
+        """Is all of a window written? Then the next begins: from here on no trigger makes it longer."""
+        with self._lock:
+            waits = min(ring.next() for ring in self._rings.values()) < window.end - EDGE_S
+            grew = self._stream is not None and len(window.triggers) > window.told
+            if waits or grew or not (self._closing or self._clock >= window.end + LATE_S):
+                return False
+            self._next()
+            return True
+
+    def _next(self) -> None:
+        self._windows.popleft()
+        for ring in self._rings.values():
+            ring.forget()
+        if self._windows:
+            self._want(self._windows[0].begin)
+
+    def _begin(self, window: _Window) -> McapStream:
+        """A new file with what is known from the start."""
+        drive = re.sub(r"[^A-Za-z0-9_.-]+", "_", self.meta.get("drive", "drive")).lstrip(".")
+        stem, k = f"{drive}-{max(window.begin, 0):09.1f}", 0
+        while any((self.folder / f"{stem}{f'_{k}' if k else ''}.mcap{end}").exists() for end in ("", PART)):
+            k += 1
+        stream = self._stream = McapStream(
+            self.folder / f"{stem}{f'_{k}' if k else ''}.mcap{PART}",
+            lambda count: self._make_room(count, max(priority for priority, *_ in window.triggers)),
+        )
+        self._ids = {}
+        stream.add_metadata("recording", {"clock": "each channel's own"})
+        stream.add_metadata("ego", channels.measured(self.ego_size))
+        stream.add_metadata("notes", {})
+        stream.add_metadata("drive", self._meta_of(window))
+        ns = channels.to_ns(max(window.begin, 0))
+        for name, c in self.cameras.items():
+            topic = channels.calibration_of(name)
+            self._ids[topic] = channels.open_channel(stream, topic, channels.mounted(c))
+            stream.add(self._ids[topic], ns, channels.calibration(name, c, ns))
+        return stream
+
+    def _meta_of(self, window: _Window) -> dict[str, str]:
+        triggers = window.triggers[:]  # more may come meanwhile
+        window.told = len(triggers)
+        _, campaign, rule, t = max(triggers, key=lambda w: w[0])
+        at = {"campaign": campaign, "trigger": rule, "trigger_t": f"{t:.3f}", "clip_index": str(self._clips)}
+        every = [{"campaign": c, "trigger": r, "trigger_t": round(t, 3)} for _, c, r, t in triggers]
+        return {**self.meta, **at, "triggers": json.dumps(every)}
+
+    def _write(self, stream: McapStream, channel: str, t: float, data: bytes) -> None:
+        """One item as the message that it becomes in the file."""
+        ns = channels.to_ns(t)
+        if channel in self.cameras:
+            form = self.cameras[channel].format
+            (message,) = channels.pictures(channel, form, [data], [ns])
+            self._add(stream, channels.camera(channel), ns, message, form)
+        elif channel == EGO:
+            ego = np.frombuffer(data, "<f8")[None]
+            self._add(stream, channels.STATE, ns, channels.states(np.array([t]), ego)[0])
+            self._add(stream, channels.POSE, ns, channels.poses(ego, [ns])[0])
+        else:
+            self._add(stream, channel, ns, data)
+
+    def _add(self, stream: McapStream, topic: str, ns: int, message: bytes, form: str = "h264") -> None:
+        if topic not in self._ids:
+            self._ids[topic] = channels.open_channel(stream, topic, form=form)
+        stream.add(self._ids[topic], ns, message)
+
+    def _finish(self, stream: McapStream) -> None:
+        stream.finish()
+        rename(stream.path, stream.path.with_suffix(""))
+        self._stream = None
+        self._clips += 1
+        self._on_clip()
+
+    def _give_up(self, window: _Window, error: OSError) -> None:
+        """The disk does not take a clip: what it holds stays for `recover`, the next trigger begins anew."""
+        log.error("%s: a clip is given up: %s; free some space", self.folder, error.strerror)
+        kept = self._stream.abandon() if self._stream is not None else 0
+        if self._stream is not None and not kept:
+            self._stream.path.unlink(missing_ok=True)
+        self._stream = None
+        with self._lock:
+            self._failed += 1
+            if self._windows and self._windows[0] is window:
+                self._next()
+            if not self._windows:
+                self._ended = self._clock if kept else window.begin
+
+    def _tell_drops(self, last: bool) -> None:
+        """One line a channel and burst of drops."""
+        now = time.monotonic()
+        for channel, count in self.counts().dropped.items():
+            told, seen, since, begun = self._drops.get(channel, (0, 0, now, now))
+            begun = now if told == seen else begun
+            since = now if count > seen else since
+            if count > told and (last or now - since >= BURST_S or now - begun >= LONG_BURST_S):
+                log.warning("%s: %d dropped", channel, count - told)
+                told = count
+            self._drops[channel] = (told, count, since, begun)
+
+
+def recover(folder: Path | str) -> dict[Path, Path | str]:
+    """The `.part` files of a folder in, each one's finished clip out, or why there is none; to be run before recording.
+
+    A clip is whole up to the last chunk that reached the disk. What is still being written is left alone; what holds
+    nothing is kept apart in the folder 'damaged'; what cannot be written now can be tried again.
+    """
+    found: dict[Path, Path | str] = {}
+    for part in sorted(Path(folder).glob(f"*.mcap{PART}")):
+        try:
+            stream = McapStream.reopen(part)
+        except BlockingIOError as error:
+            found[part] = str(error)
+            continue
+        except ValueError as error:
+            found[part] = f"{error}; it is kept in {set_aside(part).parent}"
+            continue
+        try:
+            stream.finish()
+            rename(part, part.with_suffix(""))
+            found[part] = part.with_suffix("")
+        except OSError as error:
+            stream.abandon()
+            found[part] = f"{part}: {error.strerror}"
+    return found
+
+
+def set_aside(file: Path) -> Path:
+    """A file that is no clip in, out of the way, in the folder 'damaged' beside it, out."""
+    aside = file.parent / DAMAGED / file.name
+    aside.parent.mkdir(exist_ok=True)
+    file.replace(aside)
+    return aside

@@ -1,0 +1,85 @@
+"""Campaigns' rules and samples of signals in, firings out: the same compiled code in the car and over stored drives.
+
+A running car pushes one sample at a time; over a stored drive all its samples go through at once, in blocks. State is
+carried from push to push, so how the samples are cut into blocks changes nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+
+from drivefoundry_car.triggers.rules import MAX_HZ
+from drivefoundry_car.triggers.watch.library import library
+from drivefoundry_car.triggers.watch.program import Program, program
+
+__all__ = ["Program", "Rules", "program"]
+
+
+class Rules:
+    """R rules over S signals, in the order in which they are named, and all that they remember.
+
+    Its memory is bounded by the rules' windows (`rules.cost`), however long it runs. One thread at a time.
+    """
+
+    def __init__(self, made: Program, cooldown_s: Sequence[float]) -> None:
+        self._lib, self.signals = library(), made.signals
+        self.rules, self.operations = len(made.rules), len(made.steps)
+        wait = np.ascontiguousarray(cooldown_s, np.float64)
+        assert len(wait) == self.rules
+        handle = self._lib.watch_new(
+            made.steps.ctypes.data, len(made.steps), made.rules.ctypes.data, wait.ctypes.data, self.rules, MAX_HZ
+        )
+        if not handle:
+            raise MemoryError(f"rules: no memory for {self.rules} of them")
+        self._handle, self._last = ctypes.c_void_p(handle), -np.inf
+        weakref.finalize(self, self._lib.watch_free, self._handle)
+        self._t, self._row = np.empty(1), np.empty(len(made.signals))
+        self._t_at, self._row_at = self._t.ctypes.data, self._row.ctypes.data
+
+    def reset(self) -> None:
+        """Forget everything: the next sample is the first of another drive."""
+        self._lib.watch_reset(self._handle)
+        self._last = -np.inf
+
+    def push(self, t: float, values: np.ndarray | Sequence[float]) -> list[int]:
+        """One sample at t s, values (S,) in SI (flags 0 or 1, NaN unknown), in; the rules that fire at it out.
+
+        ValueError where t does not rise or the values are not S.
+        """
+        if not t > self._last:
+            raise ValueError(f"t: {t} s after {self._last} s; a clock that rises wanted")
+        if len(values) != len(self._row):
+            raise ValueError(f"values: {len(values)} of them; one a signal wanted, {len(self._row)}")
+        self._last = self._t[0] = t
+        self._row[:] = values
+        count = self._lib.watch_run(self._handle, self._t_at, self._row_at, 1, None)
+        return self._fired(count)[:, 0].tolist() if count else []
+
+    def run(self, t: np.ndarray, values: np.ndarray, truth: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """A block: t (n,) s and values (S, n) in; firings (F, 2) int32, rule and sample, by rule within each 64
+        samples, out; with truth also (R, n) bool, where each rule certainly holds. ValueError as in `push`."""
+        t, values = np.ascontiguousarray(t, np.float64), np.ascontiguousarray(values, np.float64)
+        if values.shape != (len(self._row), len(t)):
+            raise ValueError(f"values: shape {values.shape}; ({len(self._row)}, {len(t)}) wanted")
+        if not len(t):
+            return np.zeros((0, 2), np.int32), np.zeros((self.rules, 0), bool) if truth else None
+        if not (t[0] > self._last and bool((np.diff(t) > 0).all())):
+            raise ValueError("t: a clock that rises wanted")
+        self._last = float(t[-1])
+        held = np.zeros((self.rules, len(t)), bool) if truth else None
+        where = None if held is None else held.ctypes.data
+        count = self._lib.watch_run(self._handle, t.ctypes.data, values.ctypes.data, len(t), where)
+        return self._fired(count), held
+
+    def _fired(self, count: int) -> np.ndarray:
+        """(count, 2) int32, a copy: the next run overwrites the original."""
+        if count < 0:
+            raise MemoryError("rules: no memory for their windows")
+        if not count:
+            return np.zeros((0, 2), np.int32)
+        at = self._lib.watch_fired(self._handle)
+        return np.ctypeslib.as_array(ctypes.cast(at, ctypes.POINTER(ctypes.c_int32)), (count, 2)).copy()

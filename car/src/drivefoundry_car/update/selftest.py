@@ -1,0 +1,112 @@
+"""The self-test of a release: its engine must load and repeat the answers that were recorded with it.
+
+`self_test` runs in a process of its own with a time limit, so that an engine which crashes or hangs is a failed test
+and does not take the car's software with it. `python -m drivefoundry_car.update.selftest ENGINE` is that process.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from drivefoundry_car.durable import PUBLIC, replacing
+
+SELF_TEST = "selftest.npz"
+"""Recorded inputs and answers beside the engine's files: frames, ego, route, points."""
+SELF_TEST_M = 0.1
+"""An answer further than this from the recorded one is a different answer, m."""
+LIMIT_S = 120.0
+"""Time for one self-test, s. A healthy engine takes a few seconds."""
+FAILED, UNFINISHED = 3, 4
+"""Exit status of the test's process: the engine failed, or the test could not be carried out."""
+STOPPED = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE}
+"""Signals that come from outside: from whoever stops the car's software, or from a kernel short of memory."""
+
+
+class Unfinished(Exception):
+    """The self-test was not carried out to its end. That says nothing about the release."""
+
+
+class Testable(Protocol):
+    """The part of an engine that the self-test needs; shapes as in `runtime.Model`."""
+
+    def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def record_self_test(engine: Testable, path: Path, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> None:
+    """Run the engine on a few fixed inputs and keep its answers in its directory, for the self-test in every car.
+
+    frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12); path is the engine's directory.
+    """
+    points, _ = engine.plan(frames, ego, route)
+    with replacing(path / SELF_TEST, mode=PUBLIC) as file:
+        np.savez_compressed(file, frames=frames, ego=ego, route=route, points=points)
+
+
+def self_test(path: Path, limit_s: float = LIMIT_S) -> None:
+    """Test an engine directory in a process of its own.
+
+    ValueError where the engine is at fault: it does not load, gives other answers, crashes, or takes longer than
+    limit_s. Unfinished where the test was stopped from outside or the machine had no memory or disk for it.
+    """
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", __name__, str(path)], capture_output=True, text=True, timeout=limit_s
+        )
+    except subprocess.TimeoutExpired as e:
+        raise ValueError(f"{path}: gave no answer within {limit_s:g} s") from e
+    said = next((line for line in reversed(f"{ended.stderr}\n{ended.stdout}".splitlines()) if line.strip()), "")
+    if ended.returncode == FAILED:
+        raise ValueError(said)
+    if ended.returncode < 0 and -ended.returncode not in STOPPED:
+        raise ValueError(f"{path}: the engine crashed (signal {-ended.returncode})")
+    if ended.returncode < 0:
+        raise Unfinished(f"stopped by signal {-ended.returncode}")
+    if ended.returncode:
+        raise Unfinished(said or f"exit status {ended.returncode}")
+
+
+def test_here(path: Path) -> None:
+    """Test an engine directory in this process. ValueError unless it loads and repeats its recorded answers, if any.
+
+    Up to a quarter of the answers may differ: another CPU may round a near tie between two codes the other way.
+    """
+    from drivefoundry_car.engine import Engine
+
+    engine = Engine(path)
+    if not (path / SELF_TEST).exists():
+        return
+    try:
+        with np.load(path / SELF_TEST, allow_pickle=False) as kept:
+            frames, ego, route, want = (kept[k] for k in ("frames", "ego", "route", "points"))
+    except (KeyError, EOFError, zipfile.BadZipFile) as e:
+        raise ValueError(f"{path / SELF_TEST}: damaged ({e}); record the self-test anew") from e
+    points, _ = engine.plan(frames, ego, route)
+    if points.shape != want.shape or not np.isfinite(points).all():
+        raise ValueError(f"{path}: the answer to the recorded input has shape {points.shape} or is not finite")
+    off = np.abs(points[..., :2] - want[..., :2]).max((1, 2)) > SELF_TEST_M
+    if off.sum() > len(off) // 4:
+        raise ValueError(f"{path}: {off.sum()} of {len(off)} answers differ from the recorded by > {SELF_TEST_M} m")
+
+
+def main(path: str) -> int:
+    """The test's process: exit status 0, FAILED or UNFINISHED; the reason is the last line on stderr."""
+    try:
+        test_here(Path(path))
+    except ValueError as e:
+        print(" ".join(str(e).split()), file=sys.stderr)
+        return FAILED
+    except (MemoryError, OSError) as e:
+        print(f"{type(e).__name__}: {' '.join(str(e).split())}", file=sys.stderr)
+        return UNFINISHED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,236 @@
+"""What a running car knows, tick by tick, in; the clips that its campaigns want, in the fleet's store, out.
+
+    uploader = Uploader("https://clips.example", Credential(...), "queue", link=Link([...]))
+    with Collector("spool", cameras, load_campaigns("my.toml"), meta, uploader) as collector:
+        while driving:
+            collector.tick(Moment(t, ego, objects=..., cameras={"front": packet}))
+
+Rings and rules see each moment; a firing records a clip (`recorder`), a clip that is whole is queued (`outbox`), and a
+thread of its own sends the queue home (`uploader`), the highest value first. A clip lies in the spool until it is in
+the queue, and in the queue until the service has it: a kill at any moment loses at most what was not yet on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry_car.log import channels
+from drivefoundry_car.log.channels import Camera
+from drivefoundry_car.log.drive import read_meta
+from drivefoundry_car.log.video import Encoder
+from drivefoundry_car.recording.cutter import LENGTH_S
+from drivefoundry_car.recording.recent import Moment, Recent
+from drivefoundry_car.recording.recorder import Recorder, recover, set_aside
+from drivefoundry_car.triggers.signals import SIGNALS, Beside, latest
+from drivefoundry_car.triggers.trigger import Campaign, Firing, Watch, draws, meant, note_for
+from drivefoundry_car.upload.outbox import Full, Outbox
+from drivefoundry_car.upload.uploader import Uploader
+
+log = logging.getLogger(__name__)
+AGAIN_S = 30.0
+"""How often the queue is looked at although no clip is new: a window may have opened, the day ended, the service come
+back."""
+LEAVE_S = 2.0
+"""Closing waits so long, s, for what is being sent; it goes on from there in the next life."""
+FPS = 10
+"""Of frames that are encoded here: a key frame a second."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What has happened since the car was started. fired: per campaign, also firings that are not in its share;
+    recorded: clips; queued: clips, also of earlier lives; sent: clips that the service has acknowledged; dropped: per
+    channel, messages that came too late or were lost to a slow disk; failed: clips that the disk did not take; evicted:
+    clips that made room for more valuable ones, or found none."""
+
+    fired: dict[str, int]
+    recorded: int
+    queued: int
+    sent: int
+    dropped: dict[str, int]
+    failed: int
+    evicted: int = 0
+
+
+class Collector:
+    """The data side of one car; close it, or use it in `with`. One thread ticks.
+
+    spool: folder in which clips are recorded; cameras, meta, ego_size, camera_bytes: as `Recorder` takes them. meta
+    says which campaigns are meant for this car (`trigger.applies`): vehicle, groups, date, purpose. uploader: owns the
+    queue and the link; without one, clips wait in the spool's folder 'queue'. signals: those that the car has; a rule
+    that names another never fires (`lacking`). beside: what the car knows besides its own drive. seed: of the shares.
+    """
+
+    def __init__(
+        self,
+        spool: Path | str,
+        cameras: Mapping[str, Camera],
+        campaigns: Sequence[Campaign],
+        meta: Mapping[str, str],
+        uploader: Uploader | None = None,
+        *,
+        signals: Sequence[str] = tuple(SIGNALS),
+        beside: Beside | None = None,
+        ego_size: tuple[float, float, float] = (4.6, 1.9, 1.6),
+        seed: int = 0,
+        camera_bytes: int = 8 << 20,
+    ) -> None:
+        self.spool, self.campaigns, self.signals, self.beside = Path(spool), tuple(campaigns), list(signals), beside
+        self.spool.mkdir(parents=True, exist_ok=True)
+        self.uploader = uploader
+        self.outbox = Outbox(self.spool / "queue") if uploader is None else uploader.outbox
+        ours = [c for c in self.campaigns if meant(c, meta)]
+        self.watch, self._recent = Watch(ours, self.signals), Recent(meta, ego_size)
+        self.lacking = self.watch.lacking
+        self._of = {c.name: (c, draws(c, meta, seed)) for c in ours}
+        self._anyway = [(c, rng) for c, rng in self._of.values() if c.tree is None]
+        self._next = -np.inf
+        self._encoders: dict[str, Encoder] = {}
+        self._told: dict[str, object] = {}
+        self._fired: Counter[str] = Counter()
+        self._queued, self._homeless, self._trouble = 0, 0, ""
+        self._sent_before = 0 if uploader is None else uploader.sent
+        self._taking, self._wake, self._closing = threading.Lock(), threading.Event(), False
+        for found in recover(self.spool).values():
+            log.warning("%s", f"{found}: recovered, to its last second" if isinstance(found, Path) else found)
+        self.recorder = Recorder(
+            self.spool, cameras, meta, ego_size, camera_bytes=camera_bytes, on_clip=self._wake.set,
+            make_room=self._make_room,
+        )  # fmt: skip
+        self._wake.set()  # what earlier lives have left
+        self._courier = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._courier.start()
+
+    def tick(self, now: Moment) -> list[Firing]:
+        """A moment in, what fires at it out, the highest priority first; never waits for disk or link.
+
+        ValueError where t does not rise, or a camera is unknown.
+        """
+        drive = self._recent.push(now)
+        fired = self.watch.push(now.t, latest(drive, self.signals, self.beside))
+        self._record(now)
+        for firing in fired:
+            campaign, rng = self._of[firing.campaign]
+            self._fired[campaign.name] += 1
+            if rng.random() < campaign.share:
+                self._trigger(campaign, now.t, campaign.rule, campaign.before_s, campaign.after_s)
+        if now.t >= self._next:  # what is recorded whatever happens: the next stretch, or not
+            self._next = now.t + LENGTH_S
+            for campaign, rng in self._anyway:
+                if campaign.pick == "all" or rng.random() < campaign.share:
+                    self._trigger(campaign, now.t, campaign.pick, 0.0, LENGTH_S)
+        return fired
+
+    def counts(self) -> Counts:
+        """What has happened so far."""
+        done = self.recorder.counts()
+        sent = 0 if self.uploader is None else self.uploader.sent - self._sent_before
+        evicted = self._homeless + self.outbox.evicted.total()
+        return Counts(dict(self._fired), done.clips, self._queued, sent, done.dropped, done.failed, evicted)
+
+    def close(self, leave_s: float | None = LEAVE_S) -> None:
+        """Open clips end with what there is and are queued. What is being sent has leave_s to get there (None: as long
+        as it takes); the rest waits for the next life."""
+        self.recorder.close()
+        self._closing = True
+        self._wake.set()
+        self._courier.join(leave_s)
+        self._take_in()
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _trigger(self, c: Campaign, t: float, why: str, before_s: float, after_s: float) -> None:
+        self.recorder.trigger(c.name, t, why, c.priority, before_s, max(after_s, 1e-3))
+
+    def _record(self, now: Moment) -> None:
+        """A moment into the rings: pictures, ego, objects and plans as they come, what holds on when it changes."""
+        push, t = self.recorder.push, now.t
+        for name, picture in now.cameras.items():
+            key, packet = self._encoded(name, picture) if isinstance(picture, np.ndarray) else (None, picture)
+            push(name, t, packet, key)
+        self.recorder.push_ego(t, now.ego)
+        if (o := now.objects) is not None:
+            ns = [channels.to_ns(t)]
+            push(channels.OBJECTS, t, channels.scene_updates(o.track, o.kind, o.size, o.states, o.valid, ns)[0])
+        for topic, points, text in ((channels.PLAN, now.plan, now.text), (channels.CORRECTION, now.correction, "")):
+            if points is not None:
+                push(topic, t, channels.plan_message(t, points, text))
+        if now.route is not None and self._changed(channels.ROUTE, now.route.tobytes()):
+            push(channels.ROUTE, t, json.dumps({"points": now.route.tolist()}).encode())
+        if now.signals is not None and self._changed(channels.SIGNALS, tuple(a.tobytes() for a in now.signals)):
+            told = dict(zip(("id", "state"), (a.tolist() for a in now.signals), strict=True))
+            push(channels.SIGNALS, t, json.dumps(told, separators=(",", ":")).encode())
+        flags = {"engaged": now.engaged, "takeover": now.takeover}
+        if any(f is not None for f in flags.values()) and self._changed(channels.DRIVER, tuple(flags.values())):
+            push(channels.DRIVER, t, json.dumps(flags, separators=(",", ":")).encode())
+
+    def _make_room(self, count: int, priority: int) -> bool:
+        """Room on the spool's disk for a clip under way, of the queue's clips that are worth less."""
+        one_disk = self.spool.stat().st_dev == self.outbox.folder.stat().st_dev
+        return one_disk and self.outbox.make_room(count, priority)
+
+    def _encoded(self, name: str, frame: np.ndarray) -> tuple[bool, bytes]:
+        camera = self.recorder.cameras.get(name)
+        if camera is None or camera.format != "h264" or frame.shape != (camera.height, camera.width, 3):
+            raise ValueError(
+                f"camera '{name}': frame {frame.shape} of no such H.264 camera; give it as it is described"
+            )
+        if name not in self._encoders:
+            self._encoders[name] = Encoder(camera.width, camera.height, FPS)
+        return self._encoders[name].encode(frame)
+
+    def _changed(self, topic: str, value: object) -> bool:
+        """Whether a topic holds something else than at the last moment."""
+        if self._told.get(topic) == value:
+            return False
+        self._told[topic] = value
+        return True
+
+    def _run(self) -> None:
+        """The courier: queue what is whole, send what is queued, again whenever a clip is whole."""
+        while not self._closing:
+            self._wake.wait(AGAIN_S)
+            self._wake.clear()
+            self._take_in()
+            if self.uploader is not None and not self._closing:
+                try:
+                    self.uploader.send_all(until=self._wake)
+                    self._trouble = ""
+                except (ValueError, OSError) as error:
+                    self._tell(str(error))
+
+    def _take_in(self) -> None:
+        """Every clip that is whole goes from the spool into the queue, with what its campaign says of it."""
+        with self._taking:
+            for clip in sorted(self.spool.glob("*.mcap")):
+                try:
+                    name = read_meta(clip).get("campaign", "")
+                    self.outbox.put(clip, note_for(name, self.campaigns))
+                    self._queued += 1
+                except Full as error:  # of all clips it is worth the least, and the spool has a bound as well
+                    self._homeless += 1
+                    log.warning("%s: dropped: %s", clip, error.strerror)
+                    clip.unlink()
+                except ValueError as error:
+                    log.error("%s; it is kept in %s", error, set_aside(clip).parent)
+                except OSError as error:
+                    self._tell(f"{clip}: cannot be queued yet: {error.strerror}; free some space")
+                    return
+
+    def _tell(self, trouble: str) -> None:
+        """One line a trouble, however long it lasts."""
+        if trouble != self._trouble:
+            log.warning("%s", trouble)
+        self._trouble = trouble
