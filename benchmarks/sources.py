@@ -22,11 +22,11 @@ from benchmarks.figures import report
 from drivefoundry.clips.importers.folder import format_of, scene_files, scenes_in
 from drivefoundry.clips.importers.recording import is_short
 from drivefoundry.judge.evaluate import evaluate, yardstick
+from drivefoundry.judge.gate import scene_content
 from drivefoundry.sim.edges import unknown_ground
 from drivefoundry.sim.geometry import box_corners, boxes_overlap
 from drivefoundry.sim.policies import ConstantVelocity, Driver, LogReplay, RouteFollower
 from drivefoundry.sim.raster import DRIVABLE, ground_raster
-from drivefoundry.stages.record import scene_hash
 from drivefoundry.types import DT, Scene
 
 QUICK_FILES = 6
@@ -69,7 +69,7 @@ def measure(name: str, files: list[Path], egos: int, figures: dict, targets: dic
         for why in refused.values():
             say(f"{name}: {file.name}: {why}")
     seconds = time.perf_counter() - start
-    whole = list({scene_hash(s): s for s in scenes if not is_short(s)}.values())
+    whole = list({scene_content(s): s for s in scenes if not is_short(s)}.values())
     goal = yardstick(whole)
     drivers: tuple[Driver, ...] = (LogReplay(), RouteFollower(), ConstantVelocity())
     scores = {p.name: evaluate(p, whole, reference=goal, two_stages=False).scores for p in drivers}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from street import drive, standing, street
 
-from drivefoundry.label.scene import ROUTE_ON_M, START, scene_from_clip, scenes_from_clip
+from drivefoundry.label.scene import ROUTE_ON_M, START, scene_from_clip
 from drivefoundry.roadmap import arc_length
 from drivefoundry.types import SIGNAL_OFF, SIGNAL_RED
 
@@ -62,19 +62,3 @@ def test_signal_beyond_the_map_is_refused():
 def test_too_short_clip_is_refused():
     with pytest.raises(ValueError, match="too few for a scene"):
         scene_from_clip(drive(steps=18), street(), "c")
-
-
-def test_other_vehicles_become_egos_when_they_move_and_are_seen_all_along():
-    moving, parked, walker = standing(20, 3.5, speed=8.0), standing(40, 0), standing(0, 6, speed=2.0)
-    gone = standing(-20, 0, speed=9.0)
-    d = drive(others=[moving, parked, walker, gone], kinds=[0, 0, 2, 0])
-    assert d.objects is not None
-    valid = d.objects.valid.copy()
-    valid[3, 100:] = False
-    d = replace(d, objects=replace(d.objects, valid=valid))
-    scenes = scenes_from_clip(d, street(), "c", others=5)
-    assert [s.id for s in scenes] == ["c", "c.1"]
-    other = scenes[1]
-    np.testing.assert_allclose(other.tracks[0, :, :2], moving[:, :2], atol=1e-4)
-    assert len(other.kind) == len(scenes[0].kind)
-    assert np.hypot(*(other.route - [100, 3.5]).T).min() < 1.0

@@ -76,13 +76,6 @@ def test_stacked_maps_answer_as_alone():
         assert r.class_at(both.classes, both.frames, 0, x, y) == r.class_at(one.classes, one.frames, 0, x, y)
 
 
-def test_box_must_have_all_corners_on_the_road():
-    c, f = STACK.classes, STACK.frames
-    assert r.box_on_road(c, f, 0, -50.0, -5.0, 0.0, 4.6, 1.9)
-    assert not r.box_on_road(c, f, 0, -50.0, -6.5, 0.0, 4.6, 1.9)
-    assert not r.box_on_road(c, f, 0, -50.0, -5.0, 1.2, 4.6, 1.9)
-
-
 def test_raster_is_kept_and_painted_the_same_again():
     first = r.ground_raster(TOWN)
     assert r.ground_raster(TOWN) is first

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -24,7 +23,6 @@ SMOOTH_POSITION, SMOOTH_YAW, SMOOTH_WALKER = 3.0, 3.5, 4.0
 """Standard deviation, in steps, of the Gaussian that takes the simulator's 0.1 s corners out of poses."""
 BRAKE_LIGHT = -0.5
 """Decelerating harder than this, m/s^2, or standing, a vehicle shows its brake lights."""
-HARD_BRAKE = -3.0
 
 
 @dataclass(frozen=True)
@@ -179,34 +177,3 @@ def _runs(valid: np.ndarray) -> list[tuple[int, int]]:
     """Stretches [first, end) in which a row is valid."""
     edge = np.flatnonzero(np.diff(np.concatenate([[0], valid.astype(np.int8), [0]])))
     return list(zip(edge[::2].tolist(), edge[1::2].tolist(), strict=True))
-
-
-def save_city(log: CityLog) -> bytes:
-    """CityLog in, npz bytes out."""
-    out = io.BytesIO()
-    arrays = {f.name: np.asarray(getattr(log, f.name)) for f in fields(CityLog)}
-    np.savez(out, **arrays)  # type: ignore[arg-type]
-    return out.getvalue()
-
-
-def load_city(data: bytes) -> CityLog:
-    """Bytes of `save_city` in, CityLog out."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as raw:
-        arrays = {name: raw[name] for name in raw.files}
-    return CityLog(place=str(arrays.pop("place")), seed=int(arrays.pop("seed")), **arrays)
-
-
-def figures(log: CityLog) -> dict[str, float]:
-    """How the city drives: vehicles, people present, mean speed m/s, share of time standing, hard brakes a car hour."""
-    drives = log.kind != AGENT_PEDESTRIAN
-    speed = log.tracks[drives][:, :, PSPEED]
-    hard = np.gradient(speed, DT, axis=1) < HARD_BRAKE
-    onsets = int((np.diff(hard.astype(np.int8), axis=1) > 0).sum())
-    hours = speed.size * DT / 3600
-    return {
-        "vehicles": float(drives.sum()),
-        "people": float(log.valid[~drives].sum() / log.steps),
-        "mean_speed": float(speed.mean()),
-        "standing": float((speed < 0.3).mean()),
-        "hard_brakes_per_hour": onsets / hours,
-    }

@@ -99,7 +99,8 @@ def judge(
 
 
 def scene_content(scene: Scene) -> str:
-    """Scene in, hash (16 hex digits) of all that a drive in it hangs on out."""
+    """Hash (16 hex digits) of everything in a scene that a drive in it depends on: a copy of it under another id is the
+    same exam."""
     digest = hashlib.sha256(f"{scene.map.id} {scene.ego} {scene.start}".encode())
     for part in (scene.tracks, scene.valid, scene.size, scene.kind, scene.route, scene.route_speed, scene.signals):
         digest.update(f"{part.dtype.str} {part.shape}".encode())

@@ -10,7 +10,7 @@ import numpy as np
 from drivefoundry import route as routes
 from drivefoundry.curate.split import place_of
 from drivefoundry.roadmap import arc_length
-from drivefoundry.types import AGENT_CAR, AGENT_TRUCK, SIGNAL_OFF, RoadMap, Scene, require
+from drivefoundry.types import AGENT_CAR, SIGNAL_OFF, RoadMap, Scene, require
 from drivefoundry_car.log import Drive, clock
 
 START = 15
@@ -55,52 +55,6 @@ def scene_from_clip(drive: Drive, map: RoadMap, clip_id: str) -> Scene:
         route_speed=route[:, 2],
         signals=_signals(drive, map),
         meta={**drive.meta, "clip": clip_id},
-    ).validate()
-
-
-def scenes_from_clip(drive: Drive, map: RoadMap, clip_id: str, *, others: int = 0) -> list[Scene]:
-    """Drive with objects in, Scenes out: its own car first, then up to `others` other vehicles seen all along as ego.
-
-    Another vehicle qualifies when it is a car or truck with a state at every step and moves over 20 m; those that are
-    nearest to the recording car come first, since around them the recording is most complete. Its route is its own
-    path, extended along the map's lanes.
-    """
-    own = scene_from_clip(drive, map, clip_id)
-    if not others or len(own.kind) < 2:
-        return [own]
-    moved = np.hypot(*(own.tracks[:, -1, :2] - own.tracks[:, 0, :2]).T)
-    fit = own.valid.all(1) & (moved > OTHER_MOVES_M) & np.isin(own.kind, (AGENT_CAR, AGENT_TRUCK))
-    fit[own.ego] = False
-    away = np.hypot(*(own.tracks[:, :, :2] - own.tracks[own.ego, :, :2]).mean(1).T)
-    ranked = sorted(np.flatnonzero(fit), key=lambda a: (away[a], a))
-    return [own] + [_as_ego(own, int(a)) for a in ranked[:others]]
-
-
-def _as_ego(scene: Scene, agent: int) -> Scene:
-    order = np.concatenate([[agent], np.delete(np.arange(len(scene.kind)), agent)])
-    track = scene.tracks[agent]
-    route = routes.driven(
-        track[:, :2].astype(np.float64),
-        float(scene.route_speed.max()),
-        scene.map,
-        yaw=float(track[0, 2]),
-        on=ROUTE_ON_M,
-    )
-    return Scene(
-        id=f"{scene.id}.{agent}",
-        source=scene.source,
-        place=scene.place,
-        map=scene.map,
-        tracks=scene.tracks[order],
-        valid=scene.valid[order],
-        size=scene.size[order],
-        kind=scene.kind[order],
-        ego=0,
-        start=scene.start,
-        route=route[:, :2],
-        route_speed=route[:, 2],
-        signals=scene.signals,
-        meta={**scene.meta, "ego": f"agent {agent} of the clip", "route": "driven path, extended along the lanes"},
     ).validate()
 
 

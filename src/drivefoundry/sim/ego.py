@@ -200,15 +200,6 @@ def track(state, ref, t):
 
 
 @njit(cache=True, nogil=True)
-def track_plan(state, plan, t):
-    """`track` for a plan (9, 3) in the map frame, start pose first: (acceleration m/s^2, curvature 1/m) command."""
-    ref = np.empty((REF_POINTS, REF_COLUMNS))
-    ref[:, :3] = plan
-    prepare_reference(ref)
-    return track(state, ref, t)
-
-
-@njit(cache=True, nogil=True)
 def simulate_plan(state, plan, dt, out):
     """Start state (6,) and plan (8, 3) in its ego frame in; out (T, 6) the tracked motion, out[0] = state, dt s
     apart."""

@@ -105,18 +105,6 @@ def drivable_at(classes, frames, m, x, y):
     return c != GROUND and c != SIDEWALK
 
 
-@njit(cache=True, nogil=True)
-def box_on_road(classes, frames, m, x, y, yaw, length, width):
-    """Box in, True out where all four corners lie on drivable ground (NAVSIM's drivable-area rule). Metres, radians."""
-    c, s = np.cos(yaw), np.sin(yaw)
-    for i in range(4):
-        dx = 0.5 * length if i < 2 else -0.5 * length
-        dy = 0.5 * width if i % 2 == 0 else -0.5 * width
-        if not drivable_at(classes, frames, m, x + c * dx - s * dy, y + s * dx + c * dy):
-            return False
-    return True
-
-
 def _paint(road_map: RoadMap, resolution: float) -> GroundRaster:
     features = (road_map.drivable, road_map.lanes, road_map.sidewalks, road_map.crosswalks, road_map.lines)
     points = np.concatenate([f.points[:, :2] for f in features])

@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from drivefoundry.clips.importers.folder import fingerprint, scenes_in, wanted
 from drivefoundry.clips.importers.recording import AHEAD_S, is_short, left_of, not_read
 from drivefoundry.compute import pmap
@@ -21,6 +19,7 @@ from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import record_drives, situations
 from drivefoundry.fleet.supervised import record_supervised
 from drivefoundry.judge.difficulty import Difficulty, difficulty
+from drivefoundry.judge.gate import scene_content
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Fleet
@@ -198,7 +197,7 @@ class Recorded:
         refused |= {s.id: f"under {AHEAD_S:.0f} s to drive" for s in every if is_short(s)}
         why = "; ".join(f"{file}: {reason}" for file, reason in list(refused.items())[:3])
         require(len(scenes) > 0, f"{self.folder}: none of its files gives a scene ({why})")
-        once = {scene_hash(s): s for s in reversed(scenes)}
+        once = {scene_content(s): s for s in reversed(scenes)}
         return list(reversed(once.values())), refused, len(scenes) - len(once)
 
     @cached_property
@@ -236,7 +235,7 @@ class Recorded:
         def build(out: Path) -> dict:
             scenes = self._scenes(held_out=True)
             table = compared(self.read[0], self.difficulty, self.held_out)
-            ids = {s.id: scene_hash(s) for s in scenes}
+            ids = {s.id: scene_content(s) for s in scenes}
             write_json(out / "exam.json", {"scenes": ids, "held_out": self.held_out, "compared": table})
             return {"scenes": len(scenes), "place": _few(self.held_out), "of": len(self.read[0])} | {
                 name if side == "exam" else f"{name}_of_source": table[name][side]
@@ -269,14 +268,6 @@ class Recorded:
 
     def _scenes(self, held_out: bool) -> list[Scene]:
         return [s for s in self.read[0] if (s.place in self.held_out) == held_out]
-
-
-def scene_hash(scene: Scene) -> str:
-    """Hash over what is simulated of a scene."""
-    digest = hashlib.sha256(f"{scene.map.id} {scene.ego} {scene.start}".encode())
-    for array in (scene.tracks, scene.valid, scene.size, scene.kind, scene.route, scene.route_speed, scene.signals):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def compared(scenes: list[Scene], hard: Difficulty, held_out: list[str]) -> dict[str, dict]:

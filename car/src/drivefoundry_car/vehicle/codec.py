@@ -152,12 +152,6 @@ def votes(codebook: np.ndarray, tolerance: float = VOTE_M) -> np.ndarray:
     return out
 
 
-def vote_row(speed: np.ndarray) -> np.ndarray:
-    """Speeds m/s in, rows of `votes` out."""
-    row = np.asarray(speed, np.float32) / np.float32(VOTE_STEP) + np.float32(0.5)
-    return np.minimum(row, VOTE_SPEEDS - 1).astype(int)
-
-
 def floor_error(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> float:
     """The codec's own error: mean distance (m) between plans and their reconstructions, over all points of (N, 8,
     3)."""
