@@ -182,8 +182,11 @@ def bomb(size: int, what: bytes = bytes(1 << 20)) -> bytes:
 
 
 def flood(size: int) -> bytes:
-    """A small file with as many empty messages as fit into `size` bytes, on a channel that is not there."""
-    return bomb(size, struct.pack("<BQHIQQ", 5, 22, 60_000, 0, 0, 0) * 1000)
+    """A small file with as many empty messages as fit into `size` bytes, on a channel of somebody else's."""
+    topic = b"/other"
+    channel = struct.pack("<HHI", 60_000, 0, len(topic)) + topic + struct.pack("<II", 0, 0)
+    message = struct.pack("<BQHIQQ", 5, 22, 60_000, 0, 0, 0)
+    return bomb(size, struct.pack("<BQ", 4, len(channel)) + channel + message * 10_000)
 
 
 @pytest.fixture(scope="module")

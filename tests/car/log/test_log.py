@@ -42,6 +42,20 @@ def test_a_drive_comes_back_as_it_was(make_drive, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mcap"]
 
 
+def test_states_that_are_no_numbers_of_metres_are_refused(make_drive, tmp_path):
+    drive = make_drive(steps=55)
+    huge = drive.objects.states.astype(np.float64)
+    huge[0, 20, 0] = 1e300  # finite in the file, not in a Drive
+    log.write_drive(tmp_path / "a.mcap", replace(drive, objects=replace(drive.objects, states=huge)))
+    with pytest.raises(ValueError, match="objects: states must be finite where valid"):
+        log.read_drive(tmp_path / "a.mcap")
+    drive.objects.states[0, 20, 1] = np.nan
+    with pytest.raises(ValueError, match="objects: states must be finite where valid"):
+        log.check(drive)
+    drive.objects.valid[0, 20] = False
+    log.check(drive)
+
+
 def test_what_a_drive_lacks_stays_lacking(tmp_path):
     bare = log.Drive({"vehicle": "v"}, np.array([0.0, 0.1]), np.zeros((2, 7)))
     log.write_drive(tmp_path / "a.mcap", bare)

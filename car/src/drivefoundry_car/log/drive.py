@@ -182,6 +182,8 @@ def check(drive: Drive) -> Drive:
         if o.states.shape != (count, steps, 4) or o.valid.shape != (count, steps) or o.size.shape != (count, 3):
             wanted = f"({count}, {steps}, 4), valid ({count}, {steps}) and size ({count}, 3)"
             raise ValueError(f"Drive.objects: wanted states {wanted}, one row a track and one column a time step")
+        if not np.isfinite(o.states[o.valid]).all():
+            raise ValueError("Drive.objects: states must be finite where valid; mark steps without them as not valid")
     if (drive.signal_id is None) != (drive.signal_state is None):
         raise ValueError("Drive.signal_state: signal_id and signal_state come together")
     if drive.signal_id is not None and drive.signal_state is not None:
@@ -238,7 +240,8 @@ def read_meta(path: Path) -> dict[str, str]:
 
 def _read(data: bytes, with_video: bool) -> Drive:
     """The drive, on the 10 Hz clock."""
-    fields = topics.fields_of(data, with_video)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers beyond float32 are refused below
+        fields = topics.fields_of(data, with_video)
     others = {name: Video(**camera) for name, camera in fields.pop("cameras").items()}
     made = {"objects": Objects, "plan": Plans, "correction": Plans}
     fields |= {name: made[name](*fields[name]) for name in made if name in fields}
