@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from drivefoundry.model.presets import parameters, preset
-from drivefoundry.train.cuts import interleaved
 from drivefoundry.train.parallel import Layout, layout, scaled_down
+from drivefoundry.train.tensor_parallel import interleaved
 
 
 def test_the_72b_plan_adds_up():

@@ -18,9 +18,9 @@ from toys import TOY, toy_book, toy_episodes
 from drivefoundry.model.text import PAD
 from drivefoundry.model.vla import VLA
 from drivefoundry.train.corpus import Augment, Batch, Corpus, Order, batches
-from drivefoundry.train.lanes import cut
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.optim import MasterWeights, polar
+from drivefoundry.train.threads import split
 from drivefoundry.train.trainer import TrainConfig, Trainer, learning_rate
 from drivefoundry_car.vehicle.codec import decode
 
@@ -134,7 +134,7 @@ def test_lanes_take_every_sample_once(size: int, count: int):
     corpus = talking()[1]
     whole = batches(corpus, Order(len(corpus), 0), 0, size, Augment())
     assert size < 16 or {b.text is None for b in whole} == {True, False}
-    shares = cut(whole, count, 20)
+    shares = split(whole, count, 20)
     for there in (True, False):
         parts = [b for share in shares for b in share if (b.text is not None) == there]
         together = [b for b in whole if (b.text is not None) == there]
@@ -156,7 +156,7 @@ def test_lanes_learn_what_one_thread_learns(monkeypatch):
         try:
             trainer = Trainer(*talking(), config)
             ran.append(trainer.run().losses)
-            assert trainer.lanes.count == torch.get_num_threads() == threads
+            assert trainer.threads.count == torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(before)
     assert np.allclose(ran[0], ran[1], atol=1e-5)

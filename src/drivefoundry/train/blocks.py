@@ -34,7 +34,7 @@ def _of_any_batch(forward: Callable[..., Tensor], x: Tensor, rope: Tensor, mask:
     return forward(x, rope, mask, *rest)
 
 
-def recomputed(net: nn.Module) -> None:
+def checkpoint_activations(net: nn.Module) -> None:
     """Keep only the input of each block of every decoder (activation checkpointing, Chen 2016)."""
     keep = partial(partial, checkpoint, use_reentrant=False, preserve_rng_state=False)
     for decoder in [m for m in net.modules() if isinstance(m, Decoder)]:
@@ -43,7 +43,7 @@ def recomputed(net: nn.Module) -> None:
         decoder._compiled = [keep(forward) for forward in decoder._compiled]
 
 
-def untouched(net: nn.Module) -> None:
+def restore_forward(net: nn.Module) -> None:
     """Give every block its own forward pass back."""
     for decoder in [m for m in net.modules() if isinstance(m, Decoder)]:
         for block in decoder.blocks:

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .lanes import ALONE, Lanes
 from .state import copied
+from .threads import ALONE, ThreadedBackward
 
 SMALLEST = 32
 """Linear layers with fewer inputs than this (physical quantities) are left to AdamW, as are embeddings."""
@@ -112,14 +112,14 @@ class MasterWeights:
         return self._gradient.norm()
 
     @torch.no_grad()
-    def step(self, lr: float, norm: float, clip: float, lanes: Lanes = ALONE) -> None:
+    def step(self, lr: float, norm: float, clip: float, threads: ThreadedBackward = ALONE) -> None:
         """One update with the gathered gradients, scaled down to norm `clip` if larger."""
         if norm > clip:
             self._clip(clip / norm)
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.step()
-        self._muon(lr, lanes)
+        self._muon(lr, threads)
         if self.ema:
             for mean, master in zip(self.average, self.masters, strict=True):
                 mean.lerp_(master, 1 - self.ema)
@@ -136,17 +136,17 @@ class MasterWeights:
         """The part of a whole matrix that this rank holds of `of`."""
         return x
 
-    def _muon(self, lr: float, lanes: Lanes) -> None:
-        """Matrices of one shape go through `polar` together, as many at once as keep every lane busy."""
+    def _muon(self, lr: float, threads: ThreadedBackward) -> None:
+        """Matrices of one shape go through `polar` together, as many at once as keep every thread busy."""
         alike: dict[torch.Size, list[Hidden]] = {}
         for i, momentum in zip(self.hidden, self.momentum, strict=True):
             alike.setdefault(momentum.shape, []).append((self.masters[i], self._grads[i], momentum))
         work: list[list[Hidden]] = []
         for members in alike.values():
-            n = -(-len(members) // lanes.count)
+            n = -(-len(members) // threads.count)
             work += [members[at : at + n] for at in range(0, len(members), n)]
         work.sort(key=lambda members: -len(members) * members[0][2].numel())
-        lanes.each(partial(self._turn, lr), work)
+        threads.each(partial(self._turn, lr), work)
 
     @torch.no_grad()
     def _turn(self, lr: float, members: list[Hidden]) -> None:

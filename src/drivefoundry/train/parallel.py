@@ -4,7 +4,7 @@
     python -m torch.distributed.run --nproc-per-node 2 -m drivefoundry.train.parallel [72B]
 
 The first prints the plan of a size, made on the meta device; the second besides runs a small stack of that size's
-blocks forward and backward on its ranks, cut by either way (see `cuts`), and compares it with one process.
+blocks forward and backward on its ranks, cut by either way (see `tensor_parallel`), and compares it with one process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from drivefoundry.model.decoder import Decoder, rope_table
 from drivefoundry.model.presets import PRESETS, memory, preset, stack
 from drivefoundry.model.vla import VLA
 
-from .cuts import divisible, interleaved, laid_out
+from .tensor_parallel import apply_parallelism, divisible, interleaved
 from .trainer import rank_and_world
 
 NODE = 8
@@ -118,7 +118,7 @@ def dry_run(config: ModelConfig, shard: int, tensor: int) -> tuple[float, float]
         for p in one.parameters():
             p.add_(0.02 * torch.randn_like(p))
     many = copy.deepcopy(one)
-    laid_out(many, shard, tensor, torch.float32)
+    apply_parallelism(many, shard, tensor, torch.float32)
     length = 24
     x, rope = torch.randn(2 * shard, length, config.dim), rope_table(config, length)
     mask = torch.full((1, length, length), -1e4).triu(1)

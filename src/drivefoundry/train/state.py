@@ -1,6 +1,6 @@
 """A run's state in, a file that survives any kill out, written while training goes on.
 
-Rank 0 writes it for ranks that hold the same weights; of ranks that hold a part each see `shards`.
+Rank 0 writes it for ranks that hold the same weights; of ranks that hold a part each see `fsdp`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Model and corpus in, trained model out: one loop for every recipe.
 
-A step is a pure function of (seed, step), the weights and, in its rounding, the number of threads (see `lanes`), so a
+A step is a pure function of (seed, step), the weights and, in its rounding, the number of threads (see `threads`), so a
 run killed at any moment and started again goes on to the same losses, bit for bit, when it is boxed by steps; a run
 boxed by time takes its learning rate from the clock.
 Ranks (torchrun, gloo or NCCL) share each step's samples; their gradients are summed, so 1 and N ranks learn the same.
@@ -30,13 +30,13 @@ from drivefoundry.compute import keep_memory
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import require
 
-from .blocks import compiled, recomputed, untouched
+from .blocks import checkpoint_activations, compiled, restore_forward
 from .corpus import Augment, Batch, Corpus, Order, batches
 from .goodput import Goodput, Lives, forward_flop, share_of_peak
-from .lanes import Lanes, lanes_for
 from .losses import Objective, batch_loss
 from .optim import MasterWeights
 from .state import State, StateFile, copied, save_interval
+from .threads import ThreadedBackward, threads_for
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called as on_step(step, total steps as far as known, metrics)."""
@@ -178,8 +178,8 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         muon = config.optimiser == "muon"
-        kind = MasterWeights if not config.shard else shards().ShardedWeights
-        net = model if not config.shard else shards().cut(model, self.dtype, config.tensor)
+        kind = MasterWeights if not config.shard else fsdp().ShardedWeights
+        net = model if not config.shard else fsdp().shard_model(model, self.dtype, config.tensor)
         self.weights = kind(net, self.dtype, config.weight_decay, config.betas, muon, config.ema)
         self.net = cast(VLA, self.weights.net)
         self.order = Order(len(corpus), config.seed)
@@ -192,12 +192,12 @@ class Trainer:
         if self._pays_to_compile():
             compiled(self.net, config.shard)
         own = config.batch // (self.world * config.accumulate)
-        self.lanes = Lanes(1 if config.shard else lanes_for(own, self.device), self.weights.params, rest)
+        self.threads = ThreadedBackward(1 if config.shard else threads_for(own, self.device), self.weights.params, rest)
         if config.recompute:
-            recomputed(self.net)
+            checkpoint_activations(self.net)
         self.state: State | None = None
         if state is not None:
-            self.state = StateFile(state) if not config.shard else shards().StateShards(state)
+            self.state = StateFile(state) if not config.shard else fsdp().StateShards(state)
             self._load(state)
         self._saved, self._save_due = time.perf_counter(), False
         if log is not None and log.exists() and self.rank == 0:
@@ -228,12 +228,12 @@ class Trainer:
         try:
             self._steps()
         finally:
-            self.lanes.close()
+            self.threads.close()
         self._report({}, final=True)
         if self.state is not None:
             self.save()
             self.state.wait()
-        untouched(self.net)
+        restore_forward(self.net)
         self.weights.float_model(self.model)
         self.model.eval()
         return self.report()
@@ -259,7 +259,7 @@ class Trainer:
     def _one_step(self, progress: float) -> dict[str, float]:
         total: dict[str, float] = {}
         for micro in range(self.config.accumulate):
-            for parts in self.lanes.backward(self._loss, self._share(micro)):
+            for parts in self.threads.backward(self._loss, self._share(micro)):
                 for name, value in parts.items():
                     total[name] = total.get(name, 0.0) + value
         norm = self.weights.gather()
@@ -287,7 +287,7 @@ class Trainer:
         share = batches(self.corpus, self.order, self.step, c.batch, c.augment, part, parts)
         talks = self.corpus.has_text and c.augment.text > 0
         # compiled, a matmul that is shared has a graph for what its ranks divide and one for what they do not
-        return shards().alike(share, self.corpus.text.shape[1] * talks, c.tensor) if c.shard else share
+        return fsdp().equalized(share, self.corpus.text.shape[1] * talks, c.tensor) if c.shard else share
 
     def _update(self, metrics: dict[str, float], lr: float) -> None:
         """Take the step, unless it is a spike: then skip it, and after too many go back to the last good weights."""
@@ -295,7 +295,7 @@ class Trainer:
         metrics["lr"] = lr
         settled = self.step > 20
         if math.isfinite(loss) and math.isfinite(norm) and not (settled and loss > self.config.spike * self.mean_loss):
-            self.weights.step(lr, norm, self.config.clip, self.lanes)
+            self.weights.step(lr, norm, self.config.clip, self.threads)
             self.mean_loss = loss if self.mean_loss == 0 else 0.98 * self.mean_loss + 0.02 * loss
             self.bad = 0
             if self.step % 200 == 0:
@@ -385,9 +385,9 @@ class Trainer:
             self.lives.forget()
 
 
-def shards() -> ModuleType:
+def fsdp() -> ModuleType:
     """The module of sharded training, whose imports take a second that only it should pay."""
-    from . import shards as module
+    from . import fsdp as module
 
     return module
 

@@ -1,5 +1,5 @@
-"""A step's samples over threads: on CPU, lanes of their own cores each get further than cores that share each
-operation, for they wait for each other once a step and not at each of its thousands of small operations.
+"""Data parallelism over the threads of one process: on CPU, a thread for each core gets further than all cores on each
+operation, since threads then wait for each other once a step instead of at each of thousands of small operations.
 
 Compiled graphs must let go of the interpreter's lock while they run, see `Decoder.compile_blocks`.
 """
@@ -22,24 +22,26 @@ from drivefoundry.model.text import PAD
 from .corpus import Batch
 
 ENOUGH = 16
-"""Samples that a lane must have to be worth a thread."""
+"""Samples that a thread must have to be worth it."""
 
 A = TypeVar("A")
 Loss = Callable[[Batch], tuple[Tensor, dict[str, float]]]
 FEW = 3
 """Samples that are not worth a piece of their own."""
 Took = tuple[list[Tensor | None], list[dict[str, float]]]
-"""One lane's gradients, and what the losses of its batches are made of."""
+"""One thread's gradients, and what the losses of its batches are made of."""
 
 
-def lanes_for(samples: int, device: torch.device) -> int:
-    """How many lanes suit a rank's `samples` a step: of one core each, or more where samples are few."""
+def threads_for(samples: int, device: torch.device) -> int:
+    """How many threads suit a rank's `samples` a step: of one core each, or more where samples are few."""
     return max(min(torch.get_num_threads(), samples // ENOUGH), 1) if device.type == "cpu" else 1
 
 
-def cut(batches: Sequence[Batch], count: int, rest: int) -> list[list[Batch]]:
-    """A step's batches in, what each of `count` lanes takes of them out: as many tokens each, in as few pieces as may
-    be. A sample has `rest` tokens besides its text."""
+def split(batches: Sequence[Batch], count: int, rest: int) -> list[list[Batch]]:
+    """Divide a step's batches among `count` threads: equal numbers of tokens, in as few pieces as possible.
+
+    rest: tokens of a sample besides its text.
+    """
     if count == 1:
         return [list(batches)]
     tokens = [_tokens(batch, rest) for batch in batches]
@@ -47,12 +49,12 @@ def cut(batches: Sequence[Batch], count: int, rest: int) -> list[list[Batch]]:
     out: list[list[Batch]] = [[] for _ in range(count)]
     before = 0.0
     for c, batch in zip(tokens, batches, strict=True):
-        ends = [round((each * (lane + 1) - before) / c) for lane in range(count)]
+        ends = [round((each * (thread + 1) - before) / c) for thread in range(count)]
         ends = [len(batch) if end > len(batch) - FEW else 0 if end < FEW else end for end in ends]
-        for lane, (lo, hi) in enumerate(pairwise([0, *ends])):
+        for thread, (lo, hi) in enumerate(pairwise([0, *ends])):
             if hi > lo:
                 rows: dict[str, Any] = {k: v[lo:hi] for k, v in vars(batch).items() if isinstance(v, Tensor)}
-                out[lane].append(replace(batch, dice=batch.dice + lane, **rows))
+                out[thread].append(replace(batch, dice=batch.dice + thread, **rows))
         before += c * len(batch)
     return out
 
@@ -69,11 +71,11 @@ def _tokens(batch: Batch, rest: int) -> float:
     return rest + said / len(batch)
 
 
-class Lanes:
+class ThreadedBackward:
     """Threads that each take a part of the samples forward and back; `count` 1 is the caller's own thread. A sample has
     `rest` tokens besides its text.
 
-    Gradients are added in the order of the lanes, so a step's result hangs on their count and on nothing else.
+    Gradients are added in the order of the threads, so a step's result depends on their count and on nothing else.
     """
 
     def __init__(self, count: int = 1, params: Sequence[nn.Parameter] = (), rest: int = 0):
@@ -85,11 +87,11 @@ class Lanes:
     def backward(self, loss: Loss, batches: Sequence[Batch]) -> list[dict[str, float]]:
         """Add the gradients of the batches to the parameters'; returns what their losses are made of.
 
-        Only one thread at a time can compile, so lanes that meet a batch of a new kind go one after the other.
+        Only one thread at a time can compile, so threads that meet a batch of a new kind go one after the other.
         """
         if self.count == 1:
             return [_plain(loss, batch) for batch in batches]
-        shares = cut(batches, self.count, self.rest)
+        shares = split(batches, self.count, self.rest)
         kinds = {(len(b) == 1, b.text is None, _packs(b, self.rest)) for share in shares for b in share}
         jobs: list[Future[Took]] = []
         for share in shares:
@@ -105,7 +107,7 @@ class Lanes:
         return [parts for _, several in done for parts in several]
 
     def each(self, work: Callable[[A], None], items: Sequence[A]) -> None:
-        """work(item) for every item, by whichever lane is free."""
+        """work(item) for every item, by whichever thread is free."""
         if self.count == 1:
             for item in items:
                 work(item)
@@ -115,7 +117,7 @@ class Lanes:
     def _threads_of_own(self) -> ThreadPoolExecutor:
         if self._pool is None:
             each = self._threads // self.count
-            self._pool = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (each,))
+            self._pool = ThreadPoolExecutor(self.count, "backward", torch.set_num_threads, (each,))
         return self._pool
 
     def _gradients(self, loss: Loss, share: Sequence[Batch]) -> Took:
@@ -138,7 +140,7 @@ class Lanes:
             torch.set_num_threads(self._threads)  # what a thread sets, later threads begin with
 
 
-ALONE = Lanes()
+ALONE = ThreadedBackward()
 """The caller's own thread."""
 
 

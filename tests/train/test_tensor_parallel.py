@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from test_cuts import CONFIG, LAYOUTS, graphs, made
+from test_tensor_parallel import CONFIG, LAYOUTS, graphs, made
 from drivefoundry.train.trainer import Trainer
 compiler = partial(torch.compile, backend="eager")  # the graphs count, not how fast they are
 for tensor, stop in LAYOUTS:

@@ -1,4 +1,4 @@
-"""A model cut over ranks (FSDP2), its optimiser, and checkpoints in shards that any number of ranks can read again."""
+"""Sharded training (FSDP2): the model, its optimiser, and sharded checkpoints that any number of ranks can load."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from drivefoundry.model.vla import VLA
 from drivefoundry.types import require
 
 from .corpus import Batch
-from .cuts import divisible, fused, interleaved, laid_out, local
 from .optim import MasterWeights
+from .tensor_parallel import apply_parallelism, divisible, fused, interleaved, local
 
 
-def cut(model: VLA, dtype: torch.dtype, tensor: int = 1) -> VLA:
+def shard_model(model: VLA, dtype: torch.dtype, tensor: int = 1) -> VLA:
     """A copy of the model, cut over all ranks, `tensor` of which share each matmul of the blocks; the caller's model
     waits in host memory. Raises ValueError where so many cannot."""
     world = dist.get_world_size()
     divisible(model.config, tensor)
     require(world % tensor == 0, f"train config: tensor {tensor} does not divide {world} ranks; start a multiple of it")
-    net = laid_out(copy.deepcopy(model), world // tensor, tensor, dtype)
+    net = apply_parallelism(copy.deepcopy(model), world // tensor, tensor, dtype)
     model.cpu()
     # logits are views of what the model returns; nothing changes them in place
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
@@ -126,7 +126,7 @@ class ShardedWeights(MasterWeights):
         return model
 
 
-def alike(share: list[Batch], text: int, times: int = 1) -> list[Batch]:
+def equalized(share: list[Batch], text: int, times: int = 1) -> list[Batch]:
     """A rank's batches in, one with text of `text` tokens, if any, and one without out, so that every rank gathers
     the same parameters as often: what a rank lacks is one sample of its other batch without weight. Each is filled up
     to a number of samples that `times` divides, by such as have no weight."""

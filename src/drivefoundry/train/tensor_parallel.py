@@ -1,4 +1,4 @@
-"""A model in, its weights cut over ranks out: rows in shards (FSDP2), the blocks' matmuls in parts (tensor parallel).
+"""Apply FSDP2 and tensor parallelism to a model: weights sharded by rows, the blocks' matrix products split over ranks.
 
 Tensor parallelism after Megatron-LM (Shoeybi 2019): queries, keys, values, gate and up are cut by rows (whole heads),
 the two matrices that lead back to the residual stream by columns, whose parts are summed.
@@ -22,13 +22,13 @@ from drivefoundry.types import require
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def laid_out(net: Net, shard: int, tensor: int, dtype: torch.dtype = torch.bfloat16) -> Net:
+def apply_parallelism(net: Net, shard: int, tensor: int, dtype: torch.dtype = torch.bfloat16) -> Net:
     """A decoder, or a model with one, cut in place over the shard x tensor ranks of the process group: rank r is part
     r % tensor of shard r // tensor. What is not a block of that decoder is cut over the shards alone."""
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     mesh = init_device_mesh(kind, (shard, tensor), mesh_dim_names=("shard", "tensor"))
     if tensor > 1:
-        cut_blocks(net if isinstance(net, Decoder) else cast(Decoder, net.decoder), mesh["tensor"])
+        parallelize_blocks(net if isinstance(net, Decoder) else cast(Decoder, net.decoder), mesh["tensor"])
     _sharded(net, dtype, mesh["shard"])
     return net
 
@@ -47,7 +47,7 @@ def _sharded(model: nn.Module, dtype: torch.dtype, mesh: DeviceMesh) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
-def cut_blocks(decoder: Decoder, mesh: DeviceMesh) -> None:
+def parallelize_blocks(decoder: Decoder, mesh: DeviceMesh) -> None:
     """Cut every block's matmuls over the devices of a mesh of one dimension; each then computes its own heads."""
     parts = mesh.size()
     plan = {name: ColwiseParallel() for name in ("q", "kv", "gate_up")} | {n: RowwiseParallel() for n in ("o", "down")}

@@ -13,7 +13,7 @@ import torch
 from test_trainer import QUICK, lines, made
 
 from drivefoundry.train.corpus import Augment, Order, batches
-from drivefoundry.train.shards import alike
+from drivefoundry.train.fsdp import equalized
 from drivefoundry.train.trainer import Trainer
 
 SCRIPT = """
@@ -72,13 +72,13 @@ def test_every_rank_has_a_batch_with_text_and_one_without():
     corpus.text[:, 0] = 5  # all talk
     share = batches(corpus, Order(len(corpus), 0), 0, 8, Augment(text=1.0))
     assert [b.text is not None for b in share] == [True]
-    with_text, without = alike(share, corpus.text.shape[1])
+    with_text, without = equalized(share, corpus.text.shape[1])
     assert with_text is share[0]
     assert without.text is None
     assert len(without) == 1
     assert float(without.weight.sum()) == 0.0
-    three = alike(batches(corpus, Order(len(corpus), 0), 0, 7, Augment(text=1.0)), corpus.text.shape[1], times=3)
+    three = equalized(batches(corpus, Order(len(corpus), 0), 0, 7, Augment(text=1.0)), corpus.text.shape[1], times=3)
     assert [len(b) for b in three] == [9, 3]
     assert three[0].weight.tolist() == [1.0] * 7 + [0.0] * 2
     with pytest.raises(ValueError, match="raise batch"):
-        alike([], 1)
+        equalized([], 1)
