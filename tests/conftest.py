@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from drivefoundry_car.log import Drive, Objects, Plans, Video, encode_video
-from loop import run
+from loop import environment, run
 
 # How long a test takes hangs on the machine and what else runs there.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -79,5 +81,15 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the loop from start to end, once for all tests; those that spoil it take a copy."""
     out = tmp_path_factory.mktemp("line") / "run"
     done = run(out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def ran_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run elsewhere, beside a busy process; run.json beside it tells which functions ran (`traced`)."""
+    out = tmp_path_factory.mktemp("again") / "run"
+    command = [sys.executable, str(Path(__file__).with_name("traced.py")), str(out), str(out.with_suffix(".json"))]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     return out
