@@ -134,12 +134,13 @@ class Ledger:
         kind: str,
         recipe: Any,
         parents: Sequence[Artefact],
-        code: str,
+        code: str | Sequence[str],
         build: Callable[[Path], dict[str, Any] | None],
     ) -> Artefact:
         """Kind, recipe and parents in, the finished artefact out; `build(dir)` runs only if no such artefact is there.
 
-        recipe: a dataclass or mapping of plain values. code: a hash of the code that makes it, see `sources.code_hash`.
+        recipe: a dataclass or mapping of plain values.
+        code: what stands for the code that makes it, such as `sources.code_hash(build)`.
         build fills `dir` and may return a JSON-able dict as the artefact's info. A build that was killed gets the same
         `dir` again with all it left there, so that it can go on from checkpoints of its own; one that cannot calls
         `fresh(dir)` first. On success names that begin with "." or end in ".tmp" are dropped: checkpoints and halves
@@ -177,7 +178,7 @@ class Ledger:
         assert made is not None
         return replace(made, made=True)
 
-    def find(self, kind: str, recipe: Any, parents: Sequence[Artefact], code: str) -> Artefact | None:
+    def find(self, kind: str, recipe: Any, parents: Sequence[Artefact], code: str | Sequence[str]) -> Artefact | None:
         """What `make` would find for the same arguments, or None; takes no lock and makes nothing."""
         found = self._by_key(_asked(kind, recipe, parents, code)["key"])
         return found if found is not None and found.path.is_dir() else None
@@ -403,10 +404,11 @@ def _strange(path: Path, known: set[str]) -> bool:
     return path.name == "report.html" or (path.name not in known and path.suffix != ".html")
 
 
-def _asked(kind: str, recipe: Any, parents: Sequence[Artefact], code: str) -> dict[str, Any]:
+def _asked(kind: str, recipe: Any, parents: Sequence[Artefact], code: str | Sequence[str]) -> dict[str, Any]:
     """What a build is asked to be made from, as columns of its row; the key is their hash."""
     parent_ids = [p.id for p in parents]
     recipe_json = canonical(recipe)
+    code = code if isinstance(code, str) else canonical(list(code))
     key = _sha(canonical({"kind": kind, "parents": parent_ids, "recipe": recipe_json, "code": code}).encode())
     return {"key": key, "kind": kind, "parents": json.dumps(parent_ids), "recipe": recipe_json, "code": code}
 
