@@ -11,7 +11,7 @@ from drivefoundry.model import attention
 from drivefoundry.model.attention import GROUP_TOKENS, grouped, packed, pays
 from drivefoundry.model.text import EOS, PAD
 from drivefoundry.model.vla import VLA
-from drivefoundry.train.blocks import recomputed
+from drivefoundry.train.blocks import checkpoint_activations
 
 LONG = replace(TINY, max_text=70)
 SHAPES = {
@@ -61,7 +61,7 @@ def test_packed_is_padded_to_rounding(shape, seed, monkeypatch):
     lengths = torch.randint(0, 71, (9,), generator=torch.Generator().manual_seed(seed)).tolist()
     m = model(SHAPES[shape], seed)
     alike(*both(m, [*lengths, 0, 70, 3], monkeypatch, seed))
-    recomputed(m)
+    checkpoint_activations(m)
     alike(*both(m, [*lengths, 0, 70, 3], monkeypatch, seed))
 
 
