@@ -19,6 +19,8 @@ from drivefoundry.ledger import Ledger
 from drivefoundry.sources import BESIDE, ROOTS, closure
 from loop import SMALL
 
+OUTSIDE = (*BESIDE, "drivefoundry_car.moved")
+"""What no closure holds; `moved` is a part of the import system."""
 ran: defaultdict[str, set[str]] = defaultdict(set)
 missing: defaultdict[str, set[str]] = defaultdict(set)
 make = Ledger.make
@@ -45,7 +47,7 @@ def watched(self: Ledger, kind: str, recipe: Any, parents: Any, code: str, build
     names = {
         f"{module}:{name.partition('.')[0]}"
         for module, name in entered
-        if module.startswith(tuple(f"{root}." for root in ROOTS)) and module not in BESIDE and not name.startswith("<")
+        if module.startswith(tuple(f"{root}." for root in ROOTS)) and module not in OUTSIDE and not name.startswith("<")
     }
     ran[kind] |= names
     missing[kind] |= names - set(closure(build))
