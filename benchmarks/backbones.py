@@ -24,10 +24,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from benchmarks.figures import report
 from drivefoundry.label.episodes import load_shard
-from drivefoundry.model.backbones import SMOLLM2, Backbone, adopt, load_backbone
+from drivefoundry.model.backbones.exports import extract, save_gguf, save_hf
+from drivefoundry.model.backbones.load import SMOLLM2, Backbone, adopt, load_backbone
+from drivefoundry.model.backbones.vocabulary import CUTS
 from drivefoundry.model.checkpoint import load_checkpoint
-from drivefoundry.model.exports import extract, save_gguf, save_hf
-from drivefoundry.model.vocabulary import CUTS
 from drivefoundry.train.pretrain import around, fit
 from drivefoundry.train.sft import SFT
 

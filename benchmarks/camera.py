@@ -31,9 +31,9 @@ from drivefoundry.line import camera
 from drivefoundry.model.checkpoint import load_checkpoint
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.recipes import Recipe, default, tiny
-from drivefoundry.stages.learn import taken
-from drivefoundry.stages.making import Line
-from drivefoundry.train.corpus import Augment, Corpus, Order, batches
+from drivefoundry.stages.context import Line
+from drivefoundry.stages.train import taken
+from drivefoundry.train.dataset import Augment, Corpus, Order, batches
 from drivefoundry.train.pretrain import PRETRAIN, fitted_codebook
 from drivefoundry.train.trainer import TrainConfig, learning_rate
 from drivefoundry.types import Episodes, Observation

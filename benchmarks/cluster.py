@@ -17,11 +17,11 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.figures import best, report
-from drivefoundry.scaling.cluster import Cluster, Job, mixed
+from drivefoundry.scaling.goodput.cluster import Cluster, Job, mixed
+from drivefoundry.scaling.goodput.simulation import simulate
+from drivefoundry.scaling.goodput.sweep import point
 from drivefoundry.scaling.law import Run, fit, value_at
 from drivefoundry.scaling.plan import daly, runtime_goodput
-from drivefoundry.scaling.simulation import simulate
-from drivefoundry.scaling.sweep import point
 
 SECONDS = 1.0
 """For 10,000 cards and 30 days with a queue of jobs."""

@@ -148,7 +148,7 @@ def newest(file: Path) -> int | None:
 def work(folder: Path) -> int:
     """One life of a run."""
     from drivefoundry.model.presets import preset
-    from drivefoundry.train.corpus import Corpus
+    from drivefoundry.train.dataset import Corpus
     from drivefoundry.train.goodput import process_start
     from drivefoundry.train.pretrain import fresh
     from drivefoundry.train.trainer import TrainConfig, Trainer

@@ -18,9 +18,9 @@ import numba
 import numpy as np
 
 from benchmarks.figures import report
-from drivefoundry.judge.comfort import comfort
-from drivefoundry.judge.motion import judge_motions
-from drivefoundry.judge.pdm import prepare, score, simulate
+from drivefoundry.judge.scores.comfort import comfort
+from drivefoundry.judge.scores.motion import judge_motions
+from drivefoundry.judge.scores.pdm import prepare, score, simulate
 from drivefoundry.roadmap import lane_polygon, make_map, offset_line
 from drivefoundry.types import SIGNAL_GREEN, SIGNAL_RED, RoadMap, Scene
 

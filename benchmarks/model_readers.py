@@ -84,12 +84,12 @@ def _saved(folder: Path, family: str) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from drivefoundry.model.backbones import Backbone
+    from drivefoundry.model.backbones.exports import save_hf
+    from drivefoundry.model.backbones.load import Backbone
+    from drivefoundry.model.backbones.vocabulary import CUTS
     from drivefoundry.model.config import ModelConfig
-    from drivefoundry.model.exports import save_hf
     from drivefoundry.model.language import Language
     from drivefoundry.model.text import OWN
-    from drivefoundry.model.vocabulary import CUTS
 
     cut = Tokenizer(models.BPE())
     cut.pre_tokenizer, cut.decoder = CUTS["llama-bpe"], decoders.ByteLevel()  # type: ignore[assignment]
@@ -109,8 +109,8 @@ def _saved(folder: Path, family: str) -> Path:
 
 def backbone_gguf(folder: Path) -> Reader:
     """Metadata of a whole language model, changed and written again."""
-    from drivefoundry.model.backbones import load_backbone
-    from drivefoundry.model.exports import save_gguf
+    from drivefoundry.model.backbones.exports import save_gguf
+    from drivefoundry.model.backbones.load import load_backbone
     from drivefoundry.model.gguf import read_gguf, write_gguf
 
     path, made = folder / "model.gguf", folder / "made.gguf"
@@ -143,7 +143,7 @@ def backbone_gguf(folder: Path) -> Reader:
 
 def backbone_hf(folder: Path) -> Reader:
     """The JSON files of a Hugging Face directory, changed."""
-    from drivefoundry.model.backbones import load_backbone
+    from drivefoundry.model.backbones.load import load_backbone
 
     given = _saved(folder / "given", "qwen2")
     names = [
@@ -176,7 +176,7 @@ def _engine(folder: Path) -> tuple[Path, bytes]:
     from drivefoundry.model.config import ModelConfig
     from drivefoundry.model.text import TextCodec, train_tokenizer
     from drivefoundry.model.vla import VLA
-    from drivefoundry.shrink.export import export_engine
+    from drivefoundry.quantize.export import export_engine
     from drivefoundry_car.vehicle.codec import fit_codebook
 
     torch.manual_seed(0)

@@ -82,7 +82,7 @@ def _recipe(folder: Path) -> Reader:
 
 
 def _settings(folder: Path) -> Reader:
-    import drivefoundry.model.backbones  # noqa: F401  what a backbone's check brings in takes seconds
+    import drivefoundry.model.backbones.load  # noqa: F401  what a backbone's check brings in takes seconds
     from drivefoundry.recipes import default, leaves
     from drivefoundry.settings import canonical, with_settings
 
@@ -150,7 +150,7 @@ def _clip(folder: Path) -> Reader:
 
 
 def _scenario(folder: Path) -> Reader:
-    from drivefoundry.clips.importers.scenarionet import read
+    from drivefoundry.clips.importers.traffic.scenarionet import read
 
     t = 0.1 * np.arange(21)
 

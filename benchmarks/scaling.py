@@ -15,10 +15,10 @@ from pathlib import Path
 from benchmarks.figures import report
 from drivefoundry import recipes
 from drivefoundry.ledger import Ledger
+from drivefoundry.reports.scaling import write_scaling
 from drivefoundry.scaling.law import laws
+from drivefoundry.stages.context import Line
 from drivefoundry.stages.grid import grid
-from drivefoundry.stages.making import Line
-from drivefoundry.stages.scaling import write_scaling
 
 MINUTES, ERROR, SIZES, AMOUNTS = 90.0, 0.03, 5, 4
 

@@ -33,15 +33,15 @@ import numpy as np
 from benchmarks.figures import report
 from benchmarks.peer import last_lines, missing, not_installed
 from drivefoundry.compute import ONE_THREAD, cores
-from drivefoundry.fleet.city import run_city
 from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import situations
-from drivefoundry.sim.bev import Bev
-from drivefoundry.sim.camera import Camera
+from drivefoundry.fleet.sumo.city import run_city
+from drivefoundry.render.bev import Bev
+from drivefoundry.render.camera import Camera
+from drivefoundry.render.rig import Rig, View
 from drivefoundry.sim.drive import DECISION_STEPS, Eyes
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.pack import Packed, pack
-from drivefoundry.sim.rig import Rig, View
 from drivefoundry.sim.world import Kind, World
 from drivefoundry.types import Scene
 

@@ -20,13 +20,13 @@ import numpy as np
 
 from benchmarks.figures import report
 from drivefoundry.clips.importers.folder import format_of, scene_files, scenes_in
-from drivefoundry.clips.importers.recording import is_short
+from drivefoundry.clips.importers.traffic.recording import is_short
+from drivefoundry.edges import unknown_ground
+from drivefoundry.geometry import box_corners, boxes_overlap
 from drivefoundry.judge.evaluate import evaluate, yardstick
 from drivefoundry.judge.gate import scene_content
-from drivefoundry.sim.edges import unknown_ground
-from drivefoundry.sim.geometry import box_corners, boxes_overlap
+from drivefoundry.raster import DRIVABLE, ground_raster
 from drivefoundry.sim.policies import ConstantVelocity, Driver, LogReplay, RouteFollower
-from drivefoundry.sim.raster import DRIVABLE, ground_raster
 from drivefoundry.types import DT, Scene
 
 QUICK_FILES = 6

@@ -39,7 +39,7 @@ from drivefoundry.compute import cores
 from drivefoundry.model.checkpoint import Loaded
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.presets import preset
-from drivefoundry.train.corpus import Augment, Corpus, Order, batches
+from drivefoundry.train.dataset import Augment, Corpus, Order, batches
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.pretrain import fresh
 from drivefoundry.train.trainer import TrainConfig, Trainer, forward_flop

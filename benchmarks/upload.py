@@ -42,7 +42,7 @@ from benchmarks.figures import report
 from benchmarks.peer import last_lines, missing, not_installed
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.compute import cores
-from drivefoundry.ingest.vehicles import Vehicles
+from drivefoundry.ingest.access.vehicles import Vehicles
 from drivefoundry_car.log import Drive, encode_video, write_drive
 from drivefoundry_car.upload.enrol import Credential
 from drivefoundry_car.upload.uploader import Uploader

@@ -3,7 +3,7 @@
     python -m benchmarks.upload_value [--quick] [--cities N]
 
 One hour of a fleet of 40 cars, as twelve cities of 40 cars and five minutes each (--cities: the first N of them). The
-simulator makes six kinds of rare events (`drivefoundry.fleet.planting`) and says when each came about and in which
+simulator makes six kinds of rare events (`drivefoundry.fleet.sumo.planting`) and says when each came about and in which
 car's sight; the campaigns (upload_value.toml) were tuned on other seeds. Every drive is filmed and written as MCAP at
 the fleet's own video quality: `everything` is the bytes of these files. `sent` is the bytes of the MCAP files of the
 clips that the campaigns choose (`cutter.clips_of`), as they would lie in the upload queue; transport is not measured.
@@ -25,12 +25,12 @@ from pathlib import Path
 
 from benchmarks.figures import report
 from drivefoundry.compute import cores
-from drivefoundry.fleet.city import CityLog, PlantedEvent, run_planted
 from drivefoundry.fleet.places import PlaceNet, place_net
-from drivefoundry.fleet.planting import KINDS
 from drivefoundry.fleet.record import as_drive
-from drivefoundry.sim.camera import Camera
-from drivefoundry.sim.rig import Rig
+from drivefoundry.fleet.sumo.city import CityLog, PlantedEvent, run_planted
+from drivefoundry.fleet.sumo.planting import KINDS
+from drivefoundry.render.camera import Camera
+from drivefoundry.render.rig import Rig
 from drivefoundry.types import DT
 from drivefoundry_car.log import Drive, write_drive
 from drivefoundry_car.recording.cutter import clips_of

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from drivefoundry.fleet.places import LONG_DRIVES, PlaceNet, place_net
+from drivefoundry.render.rig import View
 from drivefoundry.sim.policies import RouteFollower
-from drivefoundry.sim.rig import View
-from drivefoundry.stages.city import CityDrive, drive_city, film
+from drivefoundry.trials.live_city import CityDrive, drive_city, film
 from drivefoundry.types import DT
 
 SECONDS, EVERY = 24.0, 1

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.fleet.city import run_city
 from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import situations
-from drivefoundry.sim.view import wall
+from drivefoundry.fleet.sumo.city import run_city
+from drivefoundry.render.view import wall
 
 
 def busiest(place: str = "place_a", seed: int = 7):

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from drivefoundry.fleet.city import CityLog
+from drivefoundry.fleet.sumo.city import CityLog
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PSPEED
 
 HARD_BRAKE = -3.0

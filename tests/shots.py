@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from drivefoundry.render.camera import Camera
+from drivefoundry.render.rig import Rig, View
 from drivefoundry.roadmap import make_map
-from drivefoundry.sim.camera import Camera
-from drivefoundry.sim.rig import Rig, View
 from drivefoundry.types import Scene
 from town import crossroads
 

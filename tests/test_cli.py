@@ -56,8 +56,8 @@ def calls(monkeypatch):
 
     line.run, line.report, recipes.named = run, report, named  # pyright: ignore[reportAttributeAccessIssue]
     import drivefoundry
-    import drivefoundry.stages.asked
-    import drivefoundry.stages.look  # builds on the real ones
+    import drivefoundry.runs.asked
+    import drivefoundry.scenes.show  # builds on the real ones
 
     for name, module in (("line", line), ("recipes", recipes)):
         monkeypatch.setitem(sys.modules, f"drivefoundry.{name}", module)
@@ -294,7 +294,7 @@ def test_interrupt(capsys, calls, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("drivefoundry.scaling.sweep.sweep", stopped)
+    monkeypatch.setattr("drivefoundry.scaling.goodput.sweep.sweep", stopped)
     assert cli.main(["plan", "cluster", "--seeds", "1"]) == 130
     assert capsys.readouterr().err == "drivefoundry: stopped\n"
 

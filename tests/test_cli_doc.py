@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from drivefoundry.cli.manual import stages_table, table
 from drivefoundry.cli.options import flags, named, parse
+from drivefoundry.cli.shell.manual import stages_table, table
 from drivefoundry.cli.verbs import STAGES, VERBS
 
 DOCS = Path(__file__).parents[1] / "docs"

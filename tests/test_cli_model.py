@@ -5,9 +5,9 @@ import re
 import pytest
 
 from drivefoundry import cli
-from drivefoundry.model.backbones import load_backbone
+from drivefoundry.model.backbones.exports import save_hf
+from drivefoundry.model.backbones.load import load_backbone
 from drivefoundry.model.checkpoint import load_checkpoint
-from drivefoundry.model.exports import save_hf
 from drivefoundry.model.presets import PRESETS, parameters
 from tinybackbone import tiny_backbone
 

@@ -9,7 +9,7 @@ from drivefoundry.judge.gate import Gate, judge, save_verdict
 from drivefoundry.ledger import Ledger
 from drivefoundry.release import Keys, releases, rollouts, verify
 from drivefoundry.release.sign import load_state
-from drivefoundry.stages.links import link
+from drivefoundry.runs.links import link
 from drivefoundry.stages.ship import TEST_CARS, sign_release
 from drivefoundry_car.update.client import Updater
 
@@ -163,7 +163,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with Ledger(out) as ledger:
         for turn in (1, 2):
             recipe = {"turn": turn}
-            engine = ledger.make("shrink", recipe, [], "", lambda d, t=turn: make_engine(d, f"w{t}".encode()))
+            engine = ledger.make("quantize", recipe, [], "", lambda d, t=turn: make_engine(d, f"w{t}".encode()))
             verdict = ledger.make("verdict", recipe, [], "", lambda d, t=turn: make_verdict(d, 0.5 * (t - 1)))
             ago = before.path if before else None
             parents = [engine, verdict, *([before] if before else [])]

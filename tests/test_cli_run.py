@@ -15,7 +15,8 @@ import pytest
 from drivefoundry import cli
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.ledger import Ledger
-from drivefoundry.stages import inventory, links, look, named
+from drivefoundry.runs import inventory, links, named
+from drivefoundry.scenes import show
 from drivefoundry.types import short_id
 from loop import SMALL, environment
 
@@ -50,7 +51,7 @@ def sorted_verdicts(run: Path) -> list[Path]:
 
 
 def test_links_point_at_the_last_engine_and_at_each_release(ran):
-    assert (ran / "engine").resolve() == of_kind(ran, "shrink")[TURNS]
+    assert (ran / "engine").resolve() == of_kind(ran, "quantize")[TURNS]
     releases = of_kind(ran, "release")
     for turn in range(1, TURNS + 1):
         assert (ran / "releases" / str(turn)).resolve() == releases[turn]
@@ -58,14 +59,14 @@ def test_links_point_at_the_last_engine_and_at_each_release(ran):
     assert not os.path.isabs(os.readlink(ran / "engine"))
 
 
-@pytest.mark.parametrize("name", ["{}", "{}/engine", "{}:shrink", "{}:engine:2", "{}/releases/latest", "{}:car"])
+@pytest.mark.parametrize("name", ["{}", "{}/engine", "{}:quantize", "{}:engine:2", "{}/releases/latest", "{}:car"])
 def test_names_of_the_last_engine(ran, name):
-    assert named.engine(name.format(ran)).resolve() == of_kind(ran, "shrink")[TURNS]
+    assert named.engine(name.format(ran)).resolve() == of_kind(ran, "quantize")[TURNS]
 
 
-@pytest.mark.parametrize("name", ["{}:shrink:1", "{}/releases/1", "{}:release:1", "{}:verdict:1"])
+@pytest.mark.parametrize("name", ["{}:quantize:1", "{}/releases/1", "{}:release:1", "{}:verdict:1"])
 def test_names_of_the_first_engine(ran, name):
-    assert named.engine(name.format(ran)).resolve() == of_kind(ran, "shrink")[1]
+    assert named.engine(name.format(ran)).resolve() == of_kind(ran, "quantize")[1]
 
 
 def test_names_of_models_and_verdicts(ran):
@@ -86,12 +87,12 @@ def test_names_of_models_and_verdicts(ran):
 @pytest.mark.parametrize(
     ("find", "name", "says"),
     [
-        (named.engine, "{}:shrink:9", "this run has no such artefact; there are exam_drives, exam, fleet:1"),
+        (named.engine, "{}:quantize:9", "this run has no such artefact; there are exam_drives, exam, fleet:1"),
         (named.engine, "{}:shrnk", "this run has no such artefact"),
         (named.engine, "{}:sft:1", "no engine (engine.json) in it"),
-        (named.model, "{}:shrink", "an engine, not a model"),
+        (named.model, "{}:quantize", "an engine, not a model"),
         (named.engine, "{}/nothing", "no such file or directory"),
-        (named.engine, "{}/clips:shrink", "clips is no run directory"),
+        (named.engine, "{}/clips:quantize", "clips is no run directory"),
     ],
 )
 def test_names_of_nothing(ran, find, name, says):
@@ -117,7 +118,7 @@ def test_a_listing_names_what_it_lists(ran, capsys):
     rows = told(capsys, "ls", str(ran))
     kinds = [r["stage"] for r in rows]
     assert kinds.index("fleet") < kinds.index("sft") < kinds.index("verdict") < kinds.index("release")
-    assert sum(r["stage"] == "shrink" for r in rows) == TURNS
+    assert sum(r["stage"] == "quantize" for r in rows) == TURNS
     for row in rows:
         found = named.resolved(row["name"])
         assert found.artefact is not None
@@ -138,7 +139,7 @@ def test_what_nothing_needs_is_collected(copy, capsys):
     planned = told(capsys, "gc", str(copy), "--dry-run")
     assert seen(copy) == before
     gone = {Path(r["path"]).name.partition("-")[0] for r in planned["removed"]}
-    assert {"distil", "shrink", "release", "verdict", "sft"} <= gone
+    assert {"distil", "quantize", "release", "verdict", "sft"} <= gone
     assert gone.isdisjoint({"fleet", "exam", "exam_drives", "pretrain"})
     used = {r["id"] for r in told(capsys, "ls", str(copy))}
     assert told(capsys, "gc", str(copy))["bytes"] == planned["bytes"] > 1000
@@ -165,7 +166,7 @@ def test_links_follow_what_is_made_anew(tmp_path):
         ("1", "latest"), "../artefacts/release-3"
     )
     (run / "engine").mkdir()
-    links.link(run, "shrink", 1, run / "artefacts" / "release-4")
+    links.link(run, "quantize", 1, run / "artefacts" / "release-4")
     assert not (run / "engine").is_symlink()
 
 
@@ -183,7 +184,7 @@ cli.main(sys.argv[1:])
 
 
 def test_a_run_under_way_can_be_looked_at(copy, capsys):
-    for kind in ("rl", "distil", "shrink", "score", "verdict", "release", "car", "report"):
+    for kind in ("rl", "distil", "quantize", "score", "verdict", "release", "car", "report"):
         for path in (copy / "artefacts").glob(f"{kind}-*"):
             shutil.rmtree(path)
     (copy / "report.html").unlink()
@@ -238,7 +239,7 @@ def test_a_dry_run_says_what_would_be_made(ran, copy, tmp_path, capsys):
     assert "nothing to do" in said(capsys, "run", "--out", str(ran), *SMALL, "--dry-run")
     rows = told(capsys, "run", "--out", str(ran), *SMALL, "--dry-run", "--set", "distil.steps=5")["artefacts"]
     made = {r["stage"] for r in rows if r["made"]}
-    assert {"distil", "shrink", "verdict", "release"} <= made
+    assert {"distil", "quantize", "verdict", "release"} <= made
     assert made.isdisjoint({"fleet", "exam", "exam_drives", "pretrain"})
     planned = told(capsys, "run", "--out", str(tmp_path / "new"), *SMALL, "--dry-run")["artefacts"]
     assert all(r["made"] for r in planned)
@@ -255,8 +256,8 @@ def test_a_run_s_scenes_by_their_short_ids(ran, tmp_path, capsys, monkeypatch):
     page = (ran / "report.html").read_text()
     assert any(r["id"] in page for r in rows)
     read = []
-    real = look.scenes_of
-    monkeypatch.setattr(look, "scenes_of", lambda store, ids: read.append(ids) or real(store, ids))
+    real = show.scenes_of
+    monkeypatch.setattr(show, "scenes_of", lambda store, ids: read.append(ids) or real(store, ids))
     out = str(tmp_path / "scene.png")
     assert (
         told(capsys, "scene", "show", str(ran), "--scene", rows[-1]["id"][:8], "--out", out)["scene"]
@@ -274,7 +275,7 @@ def test_judging_what_exists(ran, tmp_path, capsys):
     assert set(judged["summary"]) == {"rule-based route follower", "constant velocity"}
     assert len(judged["scenes"]) == 2
     out = tmp_path / "verdict"
-    code = cli.main(["judge", f"{ran}:shrink:1", "--out", str(out), *small])
+    code = cli.main(["judge", f"{ran}:quantize:1", "--out", str(out), *small])
     text = capsys.readouterr().out
     verdict = load_verdict(out / "verdict.json")
     assert code == (0 if verdict.passed else 1)
@@ -291,5 +292,5 @@ def test_a_model_s_errors_on_drives(ran, tmp_path, capsys):
     assert set(found["table"]) == {"model", "constant velocity", "constant yaw rate"}
     assert found["samples"] > 0
     assert json.loads((tmp_path / "out" / "open_loop.json").read_text()) == found
-    assert cli.main(["judge", f"{ran}:shrink", "--drives", f"{ran}:fleet:1"]) == 2
+    assert cli.main(["judge", f"{ran}:quantize", "--drives", f"{ran}:fleet:1"]) == 2
     assert "an engine, not a model" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from drivefoundry.clips.importers import scenes_in
 from drivefoundry.clips.importers.folder import READERS, format_of
-from drivefoundry.clips.importers.recording import scenes_of
+from drivefoundry.clips.importers.traffic.recording import scenes_of
 from drivefoundry.roadmap import make_map
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.pack import pack

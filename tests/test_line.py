@@ -85,7 +85,7 @@ def test_ends_with_an_activated_release_and_a_report(ran):
     engine, release = engine_in(done["car"].path)
     assert release == newest.id
     assert (done["car"].path / "slots" / "current").resolve() == engine.resolve().parent
-    assert (engine / "weights.bin").read_bytes() == (done["shrink"].path / "weights.bin").read_bytes()
+    assert (engine / "weights.bin").read_bytes() == (done["quantize"].path / "weights.bin").read_bytes()
     Runtime.load(engine)
     verdict = load_verdict(done["verdict"].path / "verdict.json")
     assert set(verdict.summary) >= {"int8 engine", "student", "RL", "SFT", "pre-trained", "constant velocity"}
@@ -104,7 +104,7 @@ def test_second_run_makes_nothing(ran, capsys):
     assert [a.key for a in history(ran)] == [a.key for a in known]
 
 
-LEARNT = ("sft", "rl", "distil", "shrink", "score")
+LEARNT = ("sft", "rl", "distil", "quantize", "score")
 
 
 def test_same_inputs_give_the_same_bits_on_a_busy_machine_under_other_keys(ran, ran_again):
@@ -168,7 +168,7 @@ if moment == "in training":
 if moment == "engine recorded, not renamed":
     real = os.replace
     def replace(a, b):
-        if Path(b).name.startswith("shrink-"):
+        if Path(b).name.startswith("quantize-"):
             stop()
         real(a, b)
     os.replace = replace
@@ -201,7 +201,7 @@ def test_killed_three_times_it_ends_in_the_same_artefacts(ran, tmp_path):
         now = {a.key: a for a in history(out)}
         assert kept.items() <= now.items()  # same ids, same times: none was made again
         assert there in [a.kind for a in now.values()]
-        assert "shrink" not in [a.kind for a in now.values()]
+        assert "quantize" not in [a.kind for a in now.values()]
         kept = now
     done = run(out)
     assert done.returncode == 0, done.stderr
@@ -291,12 +291,12 @@ def test_nothing_but_truncated_drives(ran, tmp_path, capsys):
 
 
 def test_port_in_use(copy, capsys, monkeypatch):
-    from drivefoundry.stages import home
+    from drivefoundry.stages import ingest
 
     without(copy, "exam")
     before = files(copy)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(home, "running", partial(home.running, port=taken.getsockname()[1]))
+        monkeypatch.setattr(ingest, "running", partial(ingest.running, port=taken.getsockname()[1]))
         said = refused(capsys, "run", "--out", str(copy), *SMALL)
     assert "ingest: cannot listen on 127.0.0.1:" in said
     assert files(copy) == before

@@ -10,7 +10,7 @@ from PIL import Image
 
 from drivefoundry import outputs
 from drivefoundry.model.gguf import write_gguf
-from drivefoundry.sim.view import mp4
+from drivefoundry.render.view import mp4
 
 
 def tree(folder):

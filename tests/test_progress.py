@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from drivefoundry import progress
-from drivefoundry.stages.learn import note
+from drivefoundry.stages.train import note
 
 
 def test_stage_counts_children():
@@ -107,9 +107,9 @@ def test_what_is_under_way_lies_in_a_file_until_it_ends(tmp_path):
         progress.under_way("turn 2: distil")
         with progress.bar("distil", 4) as advance:
             advance(2)
-            progress.under_way("turn 2: shrink")
+            progress.under_way("turn 2: quantize")
             told = json.loads(file.read_text())
-        assert told["stage"] == "turn 2: shrink"
+        assert told["stage"] == "turn 2: quantize"
         assert told["bars"] == [{"what": "distil", "done": 2, "total": 4, "left_s": None}]
     assert list(tmp_path.iterdir()) == []
 

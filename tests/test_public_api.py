@@ -10,7 +10,8 @@ import pytest
 import drivefoundry
 from drivefoundry import cli, compute, ledger, progress, settings
 from drivefoundry.cli.verbs import STAGES, first_words
-from drivefoundry.ui import content, report
+from drivefoundry.reports import content
+from drivefoundry.reports import html as report
 
 API = {
     "Drive", "Evaluation", "Observation", "Plan", "Policy", "RoadMap", "Rollout", "Scene", "__version__", "drive",
@@ -85,5 +86,5 @@ def test_signatures():
 def test_verbs():
     verbs = ["run", "report", "ls", "status", "gc", "judge", "serve", "ingest", "campaign"]
     assert first_words() == [*verbs, "release", "plan", "scale", "scene", "city", "model", "completion"]
-    stages = ["fleet", "ingest", "import", "curate", "label", "train", "rl", "distil", "shrink", "judge", "release"]
+    stages = ["fleet", "ingest", "import", "curate", "label", "train", "rl", "distil", "quantize", "judge", "release"]
     assert [*STAGES] == [*stages, "car"]

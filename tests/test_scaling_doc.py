@@ -6,9 +6,9 @@ from pathlib import Path
 
 from drivefoundry import cli
 from drivefoundry.scaling.chips import CHIPS, fleet_of
-from drivefoundry.scaling.cluster import Cluster
+from drivefoundry.scaling.goodput.cluster import Cluster
+from drivefoundry.scaling.goodput.sweep import point
 from drivefoundry.scaling.law import FEWEST, read_runs
-from drivefoundry.scaling.sweep import point
 from drivefoundry.settings import with_settings
 
 DOC = Path(__file__).parents[1] / "docs" / "scaling.md"

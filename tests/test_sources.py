@@ -14,7 +14,7 @@ import pytest
 
 from drivefoundry import sources
 from drivefoundry.sources import ROOTS, closure, code_hash
-from drivefoundry.stages import home, label, learn, record, score, ship
+from drivefoundry.stages import ingest, label, record, score, ship, train
 from loop import environment
 
 FILES = {
@@ -173,17 +173,17 @@ def modules(build: Callable[..., Any]) -> set[str]:
 
 def test_stages_depend_on_what_they_run_and_on_nothing_else():
     """A few that lists kept by hand had got wrong, and what must stay apart so that little is made twice."""
-    assert "drivefoundry.label.episodes:load_shard" in closure(learn._pretrain)
-    assert "drivefoundry.clips.store" in modules(learn._reinforce)
-    assert "drivefoundry.stages.label:scenes_of" in closure(learn._reinforce)
+    assert "drivefoundry.label.episodes:load_shard" in closure(train._pretrain)
+    assert "drivefoundry.clips.store" in modules(train._reinforce)
+    assert "drivefoundry.stages.label:scenes_of" in closure(train._reinforce)
     native = {"file:drivefoundry_car/engine/kernels.cpp", "file:drivefoundry_car/engine/forward.h"}
-    assert native <= set(closure(learn._quantise))
+    assert native <= set(closure(train._quantise))
     cities = closure(record.record_city)
     assert any(name.endswith("place_a.net.xml.gz") for name in cities)
     assert not {"drivefoundry.fleet.supervised", "drivefoundry.judge.evaluate"} & modules(record.record_city)
     assert not any(name.startswith(("drivefoundry.model", "drivefoundry.train")) for name in modules(score.compare))
     assert not any(name.startswith("drivefoundry.sim") for name in modules(ship.sign_release))
-    assert any(name.endswith("campaigns.toml") for name in closure(home.ingest))
+    assert any(name.endswith("campaigns.toml") for name in closure(ingest.ingest))
     assert "drivefoundry.judge.gate" not in modules(label.label_clips)
 
 
@@ -191,5 +191,5 @@ def test_all_code_that_runs_in_a_build_is_in_its_closure(ran_again):
     """Seen from outside: which functions of the project are entered while each artefact of a short loop is made."""
     told = json.loads(ran_again.with_suffix(".json").read_text())
     assert {kind: names for kind, names in told["missing"].items() if names} == {}
-    assert {"fleet", "ingest", "curate", "label", "pretrain", "rl", "distil", "shrink", "score"} <= set(told["ran"])
+    assert {"fleet", "ingest", "curate", "label", "pretrain", "rl", "distil", "quantize", "score"} <= set(told["ran"])
     assert all(told["ran"].values())

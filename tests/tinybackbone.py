@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from drivefoundry.model.backbones import Backbone
+from drivefoundry.model.backbones.load import Backbone
+from drivefoundry.model.backbones.vocabulary import CUTS
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.language import Language
 from drivefoundry.model.text import OWN
-from drivefoundry.model.vocabulary import CUTS
 
 WORDS = 304
 """Rows of the embedding: four more than the tokenizer has ids."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drivefoundry.model.flow import from_units
+from drivefoundry.model.blocks.flow import from_units
 from drivefoundry.model.vla import ego_changes
 from drivefoundry_car.vehicle.codec import HEADING_M, STEP_S, STEPS
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from drivefoundry.line import run
     from drivefoundry.recipes import named as recipe
     from drivefoundry.sim.drive import drive
-    from drivefoundry.stages.city import driver as load_policy
+    from drivefoundry.trials.live_city import driver as load_policy
     from drivefoundry.types import Observation, Plan, Policy, RoadMap, Rollout, Scene
     from drivefoundry_car.log import Drive, read_drive, write_drive
 
@@ -35,7 +35,7 @@ _HOME = {
     "drive": "drivefoundry.sim.drive:drive",
     "drives_in": "drivefoundry.clips.importers.folder:drives_in",
     "evaluate": "drivefoundry.judge.evaluate:evaluate",
-    "load_policy": "drivefoundry.stages.city:driver",
+    "load_policy": "drivefoundry.trials.live_city:driver",
     "read_drive": "drivefoundry_car.log:read_drive",
     "recipe": "drivefoundry.recipes:named",
     "run": "drivefoundry.line:run",

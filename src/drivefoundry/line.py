@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from drivefoundry import progress
 from drivefoundry.ledger import Artefact, Ledger
 from drivefoundry.recipes import Recipe
-from drivefoundry.stages import links, tell
-from drivefoundry.stages.asked import Asked, remember
-from drivefoundry.stages.inventory import PROGRESS
-from drivefoundry.stages.making import Line, Reached
+from drivefoundry.reports import run as reports
+from drivefoundry.runs import links
+from drivefoundry.runs.asked import Asked, remember
+from drivefoundry.runs.inventory import PROGRESS
+from drivefoundry.stages.context import Line, Reached
 from drivefoundry.tracking import wanted as wanted_tracker
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def loop(line: Line, source: Source) -> None:
     """All turns. `source` says where exam and situations come from: the embedded city or recorded traffic."""
-    from drivefoundry.stages import home, label, learn, score, ship
+    from drivefoundry.stages import ingest, label, score, ship, train
 
     exam = source.exam(line)
     baselines: list[Artefact] = []
@@ -38,15 +39,15 @@ def loop(line: Line, source: Source) -> None:
     shards: list[Artefact] = []
     for turn in range(1, line.recipe.loops + 1):
         drives = source.drives(line, turn, car)
-        clips = home.ingest(line, turn, drives)
+        clips = ingest.ingest(line, turn, drives)
         kept = label.curated(line, turn, clips, exam, kept, source.exam_clips(exam))
         shards.append(label.shard(line, turn, clips, kept))
         if base is None:
-            base = pretrained = learn.pretrained(line, shards)
-        sft = learn.fine_tuned(line, turn, base, shards)
-        rl = learn.reinforced(line, turn, sft, shards)
-        student = learn.distilled(line, turn, rl, student, shards)
-        engine = learn.quantised(line, turn, student, shards)
+            base = pretrained = train.pretrained(line, shards)
+        sft = train.fine_tuned(line, turn, base, shards)
+        rl = train.reinforced(line, turn, sft, shards)
+        student = train.distilled(line, turn, rl, student, shards)
+        engine = train.quantised(line, turn, student, shards)
         baselines = baselines or score.baselines(line, source, exam)
         scored = [grade(line, turn, source, exam, baselines, engine) for grade in (score.engine, score.car)]
         if turn == line.recipe.loops:
@@ -62,26 +63,26 @@ def loop(line: Line, source: Source) -> None:
 def camera(line: Line, folder: Path) -> None:
     """Real drives: clips, labels from the car's own motion, the fleet's model adapted to them, its errors on the last
     part of the drive."""
-    from drivefoundry.stages import label, learn, openloop
+    from drivefoundry.stages import label, openloop, train
 
     r = line.recipe
     real = replace(line, recipe=replace(r, curate=replace(r.curate, phases=r.camera.phases)))
     clips = openloop.imported(real, folder)
     kept = label.curated_by_time(real, clips)
-    train, held_out = (label.shard(real, None, clips, kept, split) for split in ("train", "held_out"))
-    openloop.scored(real, learn.adapted(real, fleet_base(line), train), held_out)
+    shard, held_out = (label.shard(real, None, clips, kept, split) for split in ("train", "held_out"))
+    openloop.scored(real, train.adapted(real, fleet_base(line), shard), held_out)
 
 
 def fleet_base(line: Line) -> Artefact:
     """What the embedded fleet's first turn teaches a model that is to copy a driver: minutes of a real camera teach too
     little from scratch."""
-    from drivefoundry.stages import home, label, learn, record
+    from drivefoundry.stages import ingest, label, record, train
 
     r = line.recipe
     line = replace(line, recipe=replace(r, train=replace(r.train, ego_changes=True)))
-    clips = home.ingest(line, 1, record.City().drives(line, 1, None))
+    clips = ingest.ingest(line, 1, record.City().drives(line, 1, None))
     shard = label.shard(line, 1, clips, label.curated(line, 1, clips, None, None, []))
-    return learn.pretrained(line, [shard], r.camera.action)
+    return train.pretrained(line, [shard], r.camera.action)
 
 
 CAMERA_STAGES = ("import", "curate", "label", "train", "judge")
@@ -135,7 +136,7 @@ def run(
             _through(line, source, drives)
             if not dry:
                 links.without_dangling(out)
-            report = out / tell.PAGE if dry else tell.report(line, source, drives)
+            report = out / reports.PAGE if dry else reports.report(line, source, drives)
     seconds = time.monotonic() - start
     text = _expected(line) if dry else _made(line, seconds, report)
     return Ran(report, seconds, line.done, text)
@@ -151,7 +152,7 @@ def report(asked: Asked, out: Path, *, dry: bool = False) -> Ran:
         _through(line, source, asked.drives)
         if not line.done:
             raise ValueError(f"{out}: nothing made with this recipe yet; wait for it, or repeat the options of its run")
-        page = out / tell.PAGE if dry else tell.report(line, source, asked.drives)
+        page = out / reports.PAGE if dry else reports.report(line, source, asked.drives)
     text = f"would write {page} of {len(line.done)} artefacts" if dry else str(page)
     return Ran(page, time.monotonic() - start, line.done, text)
 
@@ -201,7 +202,7 @@ def _expected(line: Line) -> str:
     there = len(line.done) - len(missing)
     if not missing:
         return f"nothing to do, all {there} artefacts are up to date"
-    lines.append(f"{there} artefacts are up to date, {len(missing)} would be made, then {line.out / tell.PAGE}")
+    lines.append(f"{there} artefacts are up to date, {len(missing)} would be made, then {line.out / reports.PAGE}")
     if there:
         lines.append("(one whose parents come out as they were stays as it is)")
     return "\n".join(lines)

@@ -223,7 +223,7 @@ class Recipe:
                 load_campaigns(self.campaigns)
             key = "train.backbone"
             if self.train.backbone is not None:
-                from drivefoundry.model.backbones import backbone_path  # torch comes in here, and only then
+                from drivefoundry.model.backbones.load import backbone_path  # torch comes in here, and only then
 
                 backbone_path(self.train.backbone)
         except ValueError as error:

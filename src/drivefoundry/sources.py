@@ -26,7 +26,7 @@ from typing import Any
 ROOTS = ("drivefoundry", "drivefoundry_car")
 BESIDE = (
     "drivefoundry.compute", "drivefoundry.disk", "drivefoundry.ledger", "drivefoundry.outputs", "drivefoundry.progress",
-    "drivefoundry.recipes", "drivefoundry.settings", "drivefoundry.sources", "drivefoundry.stages.making",
+    "drivefoundry.recipes", "drivefoundry.settings", "drivefoundry.sources", "drivefoundry.stages.context",
     "drivefoundry.tracking",
 )  # fmt: skip
 """Modules outside every closure; the values of a recipe are part of a build's key as they are."""

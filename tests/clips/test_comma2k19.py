@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drivefoundry.clips.importers import clips_in, comma2k19, drives_in, kind_of, scenes_in
+from drivefoundry.clips.importers import clips_in, drives_in, kind_of, scenes_in
+from drivefoundry.clips.importers.drives import comma2k19
 from drivefoundry_car.log import read_drive, write_drive
 from drivefoundry_car.recording.cutter import clips_of
 from drivefoundry_car.triggers import firings, load_campaigns, not_evaluable

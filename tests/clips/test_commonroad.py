@@ -5,8 +5,9 @@ import gzip
 import numpy as np
 import pytest
 
-from drivefoundry.clips.importers import commonroad, scenes_in
-from drivefoundry.clips.importers.recording import scenes_of
+from drivefoundry.clips.importers import scenes_in
+from drivefoundry.clips.importers.traffic import commonroad
+from drivefoundry.clips.importers.traffic.recording import scenes_of
 from drivefoundry.types import AGENT_TRUCK, LINE_WHITE, SIGNAL_GREEN, SIGNAL_RED, SIGNAL_YELLOW
 
 BOX = "<rectangle><length>4.5</length><width>1.8</width></rectangle>"

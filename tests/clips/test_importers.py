@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from drivefoundry.clips.importers import clips_in, commonroad, kind_of, maps_in, scenes_in, udacity
-from drivefoundry.clips.importers.pieces import pieces
-from drivefoundry.clips.importers.recording import is_short
-from drivefoundry.clips.importers.roads import crossing
+from drivefoundry.clips.importers import clips_in, kind_of, maps_in, scenes_in
+from drivefoundry.clips.importers.drives import udacity
+from drivefoundry.clips.importers.drives.pieces import pieces
+from drivefoundry.clips.importers.traffic import commonroad
+from drivefoundry.clips.importers.traffic.recording import is_short
+from drivefoundry.clips.importers.traffic.roads import crossing
 from drivefoundry.roadmap import make_map, save_map
 from drivefoundry.types import LINE_EDGE, LINE_WHITE_DASHED
 from drivefoundry_car.log import read_drive, write_drive

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drivefoundry.clips.importers import kind_of, scenes_in, udacity
+from drivefoundry.clips.importers import kind_of, scenes_in
+from drivefoundry.clips.importers.drives import udacity
 from drivefoundry.clips.importers.folder import scene_files
-from drivefoundry.clips.importers.recording import is_short
-from drivefoundry.judge.closed_loop import score_rollout
+from drivefoundry.clips.importers.traffic.recording import is_short
+from drivefoundry.judge.scores.closed_loop import score_rollout
 from drivefoundry.label.episodes import episodes_of
 from drivefoundry.label.reason import plan_speeds
 from drivefoundry.sim.drive import drive

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from drivefoundry.clips.importers import pickles
+from drivefoundry.clips.importers.traffic import pickles
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 KEYS = st.one_of(TEXT, st.integers(-5, 5), st.tuples(TEXT, TEXT, st.integers(0, 3)))

@@ -18,7 +18,8 @@ from mcap.writer import CompressionType
 from mcap_ros2.writer import Writer
 from PIL import Image
 
-from drivefoundry.clips.importers import clips_in, drives_in, kind_of, ros2
+from drivefoundry.clips.importers import clips_in, drives_in, kind_of
+from drivefoundry.clips.importers.drives import ros2
 from drivefoundry.curate.quality import motion_fault, video_fault
 from drivefoundry.label.episodes import episodes_of
 from drivefoundry_car.log import decode_video, read_drive, write_drive

@@ -4,11 +4,12 @@ import pickle
 import numpy as np
 import pytest
 
-from drivefoundry.clips.importers import scenarionet, scenes_in
-from drivefoundry.clips.importers.recording import scenes_of
-from drivefoundry.clips.importers.roads import rings_with_holes
-from drivefoundry.judge.surroundings import surroundings
-from drivefoundry.sim.raster import drivable_at
+from drivefoundry.clips.importers import scenes_in
+from drivefoundry.clips.importers.traffic import scenarionet
+from drivefoundry.clips.importers.traffic.recording import scenes_of
+from drivefoundry.clips.importers.traffic.roads import rings_with_holes
+from drivefoundry.judge.scores.surroundings import surroundings
+from drivefoundry.raster import drivable_at
 from drivefoundry.types import AGENT_CAR, AGENT_CYCLIST, AGENT_TRUCK, LINE_YELLOW, SIGNAL_GREEN, SIGNAL_RED
 from handmade import changed, write
 from handmade import scenarionet as scenario

@@ -7,8 +7,9 @@ import pytest
 from test_importers import road_camera
 from test_udacity_telemetry import table
 
-from drivefoundry.clips.importers import drives_in, udacity
-from drivefoundry.clips.importers.table import rows_of
+from drivefoundry.clips.importers import drives_in
+from drivefoundry.clips.importers.drives import udacity
+from drivefoundry.clips.importers.drives.table import rows_of
 
 WAYS = {
     "blank last line": lambda s: s + "\r\n",

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivefoundry.clips.importers import clips_in, drives_in, kind_of, udacity_telemetry
-from drivefoundry.clips.importers.series import Series
+from drivefoundry.clips.importers import clips_in, drives_in, kind_of
+from drivefoundry.clips.importers.drives import udacity_telemetry
+from drivefoundry.clips.importers.drives.series import Series
 from drivefoundry_car.recording.cutter import clips_of
 from drivefoundry_car.triggers import firings, load_campaigns, not_evaluable
 

@@ -4,14 +4,15 @@ import json
 import numpy as np
 import pytest
 
-from drivefoundry.clips.importers import scenes_in, womd
-from drivefoundry.clips.importers.recording import left_of, not_read, scenes_of
-from drivefoundry.judge.closed_loop import score_rollout
-from drivefoundry.judge.surroundings import surroundings
+from drivefoundry.clips.importers import scenes_in
+from drivefoundry.clips.importers.traffic import womd
+from drivefoundry.clips.importers.traffic.recording import left_of, not_read, scenes_of
+from drivefoundry.edges import MAPPED_ROAD, NO_ROAD, UNMAPPED, ground_at, stack_roads
+from drivefoundry.judge.scores.closed_loop import score_rollout
+from drivefoundry.judge.scores.surroundings import surroundings
+from drivefoundry.raster import drivable_at
 from drivefoundry.sim.drive import drive
-from drivefoundry.sim.edges import MAPPED_ROAD, NO_ROAD, UNMAPPED, ground_at, stack_roads
 from drivefoundry.sim.policies import LogReplay
-from drivefoundry.sim.raster import drivable_at
 from drivefoundry.types import LINE_EDGE, LINE_WHITE_DASHED, SIGNAL_GREEN, SIGNAL_RED
 from handmade import ORIGIN, STEPS, changed, write
 from handmade import womd as scenario

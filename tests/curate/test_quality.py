@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from drivefoundry.curate.quality import motion_fault, picture_fault, shrink, thumbnails, video_fault
+from drivefoundry.curate.quality import motion_fault, picture_fault, resize, thumbnails, video_fault
 from drivefoundry_car.log import cut, encode_video
 
 RIG = ((95.3, 95.3, 80.0, 28.0), (1.0, 0.0, 1.5, 0.0))
@@ -82,7 +82,7 @@ def test_black_empty_and_frozen_pictures(drive):
 
 def test_shrink_keeps_the_mean():
     x = np.random.default_rng(0).random((3, 64, 160)).astype(np.float32)
-    small = shrink(x, (16, 40))
+    small = resize(x, (16, 40))
     assert small.shape == (3, 16, 40)
     np.testing.assert_allclose(small.mean((1, 2)), x.mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(small[0, 0, 0], x[0, :4, :4].mean(), rtol=1e-5)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from citylog import contents, figures
-from drivefoundry.fleet import city, traffic
-from drivefoundry.fleet.city import CityLog, run_city
 from drivefoundry.fleet.places import place_map
+from drivefoundry.fleet.sumo import city, traffic
+from drivefoundry.fleet.sumo.city import CityLog, run_city
 from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_GREEN, SIGNAL_RED, SIGNAL_YELLOW
 
 

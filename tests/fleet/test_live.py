@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from drivefoundry.fleet.live import bumpers, centres, driven, open_city
-from drivefoundry.judge.closed_loop import score_rollout
+from drivefoundry.fleet.sumo.live_city import bumpers, centres, driven, open_city
+from drivefoundry.judge.scores.closed_loop import score_rollout
 from drivefoundry.sim.drive import drive
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.pack import pack

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drivefoundry.fleet.city import CityLog, run_city
 from drivefoundry.fleet.paths import car_route
 from drivefoundry.fleet.places import place_map, place_net
 from drivefoundry.fleet.record import START, ego_states, record_drives, situations
+from drivefoundry.fleet.sumo.city import CityLog, run_city
+from drivefoundry.render.rig import Rig
 from drivefoundry.roadmap import arc_length
-from drivefoundry.sim.rig import Rig
 from drivefoundry_car.log import decode_video, read_drive
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from citylog import contents
-from drivefoundry.fleet.city import CityLog, PlantedEvent, run_planted
 from drivefoundry.fleet.places import place_map
-from drivefoundry.fleet.planting import KINDS, SIGHT
+from drivefoundry.fleet.sumo.city import CityLog, PlantedEvent, run_planted
+from drivefoundry.fleet.sumo.planting import KINDS, SIGHT
 from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED
 
 Made = list[tuple[CityLog, list[PlantedEvent]]]

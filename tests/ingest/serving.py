@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from drivefoundry.clips.store import ClipStore
-from drivefoundry.ingest.vehicles import Vehicles
+from drivefoundry.ingest.access.vehicles import Vehicles
 from drivefoundry_car.upload.enrol import Credential
 
 TUS = {"Tus-Resumable": "1.0.0"}

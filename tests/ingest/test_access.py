@@ -20,8 +20,8 @@ from serving import invited, landed, serving
 from drivefoundry import cli
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
-from drivefoundry.ingest.access import Access, Proxies
-from drivefoundry.ingest.limits import Limits
+from drivefoundry.ingest.access.limits import Limits
+from drivefoundry.ingest.access.network import Access, Proxies
 from drivefoundry_car.log import write_drive
 from drivefoundry_car.upload.uploader import Uploader
 

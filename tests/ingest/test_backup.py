@@ -17,8 +17,8 @@ from serving import invited, serving
 from drivefoundry import cli
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import running
-from drivefoundry.ingest.backup import copy_of, restore
-from drivefoundry.ingest.vehicles import Vehicles
+from drivefoundry.ingest.access.backup import copy_of, restore
+from drivefoundry.ingest.access.vehicles import Vehicles
 from drivefoundry_car.upload.enrol import Credential
 
 
@@ -179,7 +179,7 @@ def test_operators_verbs_leave_the_restoring_to_the_service(tmp_path, capsys):
 
 
 def test_health_tells_of_a_table_that_is_damaged_while_it_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("drivefoundry.ingest.vehicles.LOOK_S", 0.0)
+    monkeypatch.setattr("drivefoundry.ingest.access.vehicles.LOOK_S", 0.0)
     file = tmp_path / "incoming/vehicles.db"
     with running(ClipStore(tmp_path)) as service:
         invited(tmp_path, "car-1")

@@ -13,8 +13,8 @@ import pytest
 from collect_until_killed import MOMENTS
 
 from drivefoundry.clips.store import ClipStore
+from drivefoundry.ingest.access.tokens import issue_token
 from drivefoundry.ingest.server import running
-from drivefoundry.ingest.tokens import issue_token
 from drivefoundry_car.log import cut, write_drive
 from drivefoundry_car.recording.recent import moments
 from drivefoundry_car.triggers import load_campaigns

@@ -18,8 +18,8 @@ from serving import BODY, TUS, about
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
-from drivefoundry.ingest.limits import Limits
-from drivefoundry.ingest.tokens import AUDIENCE, bearer_of
+from drivefoundry.ingest.access.limits import Limits
+from drivefoundry.ingest.access.tokens import AUDIENCE, bearer_of
 
 SECRET = "0123456789abcdef" * 2
 WHO = {"Authorization": f"Bearer {issue_token(SECRET, 'car-1')}"}

@@ -10,8 +10,8 @@ from serving import about
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
-from drivefoundry.ingest.limits import Limits
-from drivefoundry.ingest.vehicles import Vehicles
+from drivefoundry.ingest.access.limits import Limits
+from drivefoundry.ingest.access.vehicles import Vehicles
 
 schemathesis = pytest.importorskip("schemathesis")
 from schemathesis import GenerationMode  # noqa: E402

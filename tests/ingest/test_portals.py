@@ -12,7 +12,7 @@ import pytest
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import running
-from drivefoundry.ingest.vehicles import Vehicles
+from drivefoundry.ingest.access.vehicles import Vehicles
 from drivefoundry_car.log import write_drive
 from drivefoundry_car.upload.enrol import Credential
 from drivefoundry_car.upload.uploader import Uploader

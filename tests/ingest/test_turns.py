@@ -21,10 +21,10 @@ from serving import BODY, TUS, about, landed, serving
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
-from drivefoundry.ingest.limits import Limits
+from drivefoundry.ingest.access.limits import Limits
+from drivefoundry.ingest.access.vehicles import Vehicles
 from drivefoundry.ingest.turns import FREE, LONGEST_READ_S, LONGEST_S, LOOK_S, Penalties, Readers, Turns
 from drivefoundry.ingest.uploads import SILENT_S, Uploads
-from drivefoundry.ingest.vehicles import Vehicles
 from drivefoundry_car.log import write_drive
 
 SECRET = "0123456789abcdef" * 2

@@ -9,9 +9,9 @@ from serving import BODY, about
 from drivefoundry import cli
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
-from drivefoundry.ingest.limits import Buckets, Limits
-from drivefoundry.ingest.tokens import bearer_of
-from drivefoundry.ingest.vehicles import CODE_S, Vehicles
+from drivefoundry.ingest.access.limits import Buckets, Limits
+from drivefoundry.ingest.access.tokens import bearer_of
+from drivefoundry.ingest.access.vehicles import CODE_S, Vehicles
 from drivefoundry_car.log import write_drive
 from drivefoundry_car.upload.enrol import Credential
 from drivefoundry_car.upload.uploader import Uploader

@@ -16,8 +16,8 @@ from serving import BODY, about, serving
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
-from drivefoundry.ingest.access import Access
-from drivefoundry.ingest.limits import Limits
+from drivefoundry.ingest.access.limits import Limits
+from drivefoundry.ingest.access.network import Access
 from drivefoundry.ingest.wire import HEAD, LINES, PIPELINED
 from drivefoundry_car.log import write_drive
 
@@ -163,7 +163,7 @@ def test_headers_that_drip_end_the_connection(hasty):
 
 
 def test_a_json_body_that_does_not_come_is_not_waited_for(hasty, monkeypatch):
-    monkeypatch.setattr("drivefoundry.ingest.accounts._BODY_S", 0.3)
+    monkeypatch.setattr("drivefoundry.ingest.access.accounts._BODY_S", 0.3)
     assert status(answer(hasty.url, POST, b"1\r\n{\r\n")) == 408
 
 

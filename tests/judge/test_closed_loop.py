@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from straight_road import START, cruise, moving, road, rollout, scene
 
-from drivefoundry.judge.closed_loop import driving_score_20, driving_score_21, measure, route_progress, score_rollout
+from drivefoundry.judge.scores.closed_loop import (
+    driving_score_20,
+    driving_score_21,
+    measure,
+    route_progress,
+    score_rollout,
+)
 from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED, Ragged
 
 

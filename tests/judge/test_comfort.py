@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from drivefoundry.judge.comfort import SAMPLES, comfort, extended_comfort, savgol
+from drivefoundry.judge.scores.comfort import SAMPLES, comfort, extended_comfort, savgol
 
 T = np.arange(SAMPLES) * 0.1
 SWAY = (-1.0) ** np.arange(SAMPLES)

@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from drivefoundry.fleet.city import run_city
 from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import situations
+from drivefoundry.fleet.sumo.city import run_city
 from drivefoundry.judge.evaluate import evaluate, tracking_error, yardstick
-from drivefoundry.judge.pdm_closed import PdmClosed
+from drivefoundry.judge.scores.pdm_closed import PdmClosed
 from drivefoundry.model.policy import ROWS, TorchPolicy
-from drivefoundry.shrink.export import export_engine
+from drivefoundry.quantize.export import export_engine
+from drivefoundry.render.rig import Rig
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
-from drivefoundry.sim.rig import Rig
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, SIGNAL_RED, Scene
 from drivefoundry_car.driving.runtime import Runtime
 from situation import EAST, START, situation, straight

@@ -3,7 +3,7 @@
 import numpy as np
 from straight_road import ROAD, moving, road, scene
 
-from drivefoundry.judge.lanes import JUNCTION, NO_LANE, lane_at, route_lanes, stack_lanes
+from drivefoundry.judge.scores.lanes import JUNCTION, NO_LANE, lane_at, route_lanes, stack_lanes
 from drivefoundry.roadmap import make_map
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from straight_road import START, moving, plan, road, scene
 
-from drivefoundry.judge.pdm import epdms, pdm_scores, pdms, prepare, score, simulate
+from drivefoundry.judge.scores.pdm import epdms, pdm_scores, pdms, prepare, score, simulate
 from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED, Scene
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from straight_road import moving, scene
 
-from drivefoundry.judge.closed_loop import score_rollout
-from drivefoundry.judge.pdm_closed import OFFSETS, SPEEDS, PdmClosed, proposals
+from drivefoundry.judge.scores.closed_loop import score_rollout
+from drivefoundry.judge.scores.pdm_closed import OFFSETS, SPEEDS, PdmClosed, proposals
 from drivefoundry.sim.drive import drive
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.world import World

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from straight_road import START, cruise, moving, rollout, scene
 
-from drivefoundry.judge.realism import (
+from drivefoundry.geometry import boxes_overlap
+from drivefoundry.judge.scores.realism import (
     FEATURES,
     GROUPS,
     Feature,
@@ -20,7 +21,6 @@ from drivefoundry.judge.realism import (
     squared_distance,
     straight_on,
 )
-from drivefoundry.sim.geometry import boxes_overlap
 from drivefoundry.types import AGENT_PEDESTRIAN, Scene
 
 T = 41

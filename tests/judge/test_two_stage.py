@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from straight_road import START, moving, scene
 
-from drivefoundry.judge.comfort import SAMPLES
-from drivefoundry.judge.two_stage import SPREAD, STARTS, kernel_weights, second_starts, two_stage
+from drivefoundry.judge.scores.comfort import SAMPLES
+from drivefoundry.judge.scores.two_stage import SPREAD, STARTS, kernel_weights, second_starts, two_stage
 from drivefoundry.sim.drive import drive
 from drivefoundry.sim.policies import ConstantVelocity, RouteFollower
 

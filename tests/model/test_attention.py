@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from test_vla import TINY, model, situation
 
-from drivefoundry.model import attention
-from drivefoundry.model.attention import GROUP_TOKENS, grouped, packed, pays
+from drivefoundry.model.blocks import attention
+from drivefoundry.model.blocks.attention import GROUP_TOKENS, grouped, packed, pays
 from drivefoundry.model.text import EOS, PAD
 from drivefoundry.model.vla import VLA
 from drivefoundry.train.blocks import checkpoint_activations

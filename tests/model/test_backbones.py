@@ -8,9 +8,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from drivefoundry.model.backbones import Backbone, adopt, load_backbone
+from drivefoundry.model.backbones.exports import extract, save_gguf, save_hf
+from drivefoundry.model.backbones.load import Backbone, adopt, load_backbone
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
-from drivefoundry.model.exports import extract, save_gguf, save_hf
 from drivefoundry.model.gguf import read_gguf, write_gguf
 from drivefoundry.model.tensors import read_tensors, write_tensors
 from drivefoundry.model.text import EOS, OWN

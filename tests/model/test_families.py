@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from drivefoundry.model.backbones import backbone_path, load_backbone
-from drivefoundry.model.exports import save_gguf, save_hf
+from drivefoundry.model.backbones.exports import save_gguf, save_hf
+from drivefoundry.model.backbones.load import backbone_path, load_backbone
 from drivefoundry.model.gguf import read_gguf, write_gguf
 from drivefoundry.model.tensors import read_tensors, write_tensors
 from tinybackbone import SHAPE, WORDS, tiny_backbone

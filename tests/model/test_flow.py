@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from drivefoundry.judge.open_loop import open_loop_errors
+from drivefoundry.model.blocks.flow import FlowHead, controls_of, floors, from_units, nearest, to_units
 from drivefoundry.model.checkpoint import save_checkpoint
 from drivefoundry.model.config import ModelConfig
-from drivefoundry.model.flow import FlowHead, controls_of, floors, from_units, nearest, to_units
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA, Vote

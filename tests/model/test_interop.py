@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from drivefoundry.model.backbones import SMOLLM2, load_backbone
+from drivefoundry.model.backbones.load import SMOLLM2, load_backbone
 from drivefoundry.model.gguf import _IDS, _KINDS
 from drivefoundry.model.presets import preset
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from drivefoundry.model.decoder import Cache
+from drivefoundry.model.blocks.decoder import Cache
 from tinybackbone import tiny_backbone
 
 MODEL = tiny_backbone().language()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from drivefoundry.model.backbones import load_backbone
-from drivefoundry.model.exports import save_hf
+from drivefoundry.model.backbones.exports import save_hf
+from drivefoundry.model.backbones.load import load_backbone
 from drivefoundry.model.presets import PRESETS, memory, parameters
 from tinybackbone import tiny_backbone
 

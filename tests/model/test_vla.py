@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from drivefoundry.model.attention import FAR
+from drivefoundry.model.blocks.attention import FAR
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.presets import preset
 from drivefoundry.model.text import EOS, PAD

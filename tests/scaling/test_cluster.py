@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry.scaling.cluster import CAUSES, Cluster, Job, mixed
+from drivefoundry.scaling.goodput.cluster import CAUSES, Cluster, Job, mixed
+from drivefoundry.scaling.goodput.simulation import simulate
+from drivefoundry.scaling.goodput.sweep import BOUND, NEVER, Knob, Point, broken, crossings, point, sweep_text, turned
 from drivefoundry.scaling.plan import daly, runtime_goodput
-from drivefoundry.scaling.simulation import simulate
-from drivefoundry.scaling.sweep import BOUND, NEVER, Knob, Point, broken, crossings, point, sweep_text, turned
 
 QUIET = Cluster(card_mtbf_hours=math.inf, slow_mtbf_hours=math.inf, link_mtbf_hours=math.inf, spares=0.0)
 

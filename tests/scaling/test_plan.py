@@ -11,7 +11,7 @@ from drivefoundry.scaling.assumptions import Assumptions, Work, leaves
 from drivefoundry.scaling.chips import CHIPS, fleet_of
 from drivefoundry.scaling.layout import choose, layouts
 from drivefoundry.scaling.plan import daly, flop_of, plan, runtime_goodput, tokens_of, young
-from drivefoundry.scaling.told import amount, fleet_text, plan_text, size, span
+from drivefoundry.scaling.report import amount, fleet_text, plan_text, size, span
 from drivefoundry.settings import with_settings
 
 

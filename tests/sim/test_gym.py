@@ -10,11 +10,11 @@ from gymnasium.utils import env_checker
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
+from drivefoundry.render.rig import Rig
+from drivefoundry.sim.adapters.gym import OBJECTS, Driving
 from drivefoundry.sim.drive import drive, observe
 from drivefoundry.sim.expert import expert_plan
-from drivefoundry.sim.gym import OBJECTS, Driving
 from drivefoundry.sim.policies import RouteFollower
-from drivefoundry.sim.rig import Rig
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, DT, SIGNAL_GREEN, SIGNAL_RED, SIGNAL_YELLOW, Plan
 from situation import EAST, START, situation, straight
 
@@ -253,10 +253,10 @@ def test_refusals(wrong, message):
 def test_without_gymnasium_only_the_environment_is_missing():
     code = (
         "import sys; sys.modules['gymnasium'] = None; import drivefoundry.sim.drive\n"
-        "try:\n    import drivefoundry.sim.gym\nexcept ImportError as e:\n    print(e)"
+        "try:\n    import drivefoundry.sim.adapters.gym\nexcept ImportError as e:\n    print(e)"
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert out == "drivefoundry.sim.gym needs Gymnasium: pip install 'drivefoundry[gym]'\n"
+    assert out == "drivefoundry.sim.adapters.gym needs Gymnasium: pip install 'drivefoundry[gym]'\n"
 
 
 def test_a_long_life_needs_no_more_memory():

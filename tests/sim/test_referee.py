@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from drivefoundry.judge.closed_loop import score_rollout
+from drivefoundry.judge.scores.closed_loop import score_rollout
+from drivefoundry.sim.adapters.gym import held
 from drivefoundry.sim.drive import drive
-from drivefoundry.sim.gym import held
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.referee import CONTACT, OFF_ROAD, RED_LIGHT, Referee
 from drivefoundry.sim.world import World

@@ -9,9 +9,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import drivefoundry
-from drivefoundry.sim.gym import Driving, physical
-from drivefoundry.sim.rig import Rig
-from drivefoundry.sim.single import DrivingOne
+from drivefoundry.render.rig import Rig
+from drivefoundry.sim.adapters.gym import Driving, physical
+from drivefoundry.sim.adapters.single import DrivingOne
 from drivefoundry.types import AGENT_CAR
 from situation import EAST, situation, straight
 

@@ -7,8 +7,8 @@ import numpy as np
 from drivefoundry.ledger import Ledger
 from drivefoundry.model.presets import parameters, preset
 from drivefoundry.recipes import named
+from drivefoundry.stages.context import Line
 from drivefoundry.stages.grid import grid
-from drivefoundry.stages.making import Line
 
 
 def test_a_grid_grows_and_makes_nothing_twice(tmp_path):

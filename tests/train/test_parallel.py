@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from drivefoundry.model.presets import parameters, preset
-from drivefoundry.train.parallel import Layout, layout, scaled_down
-from drivefoundry.train.tensor_parallel import interleaved
+from drivefoundry.train.distributed.parallel import Layout, layout, scaled_down
+from drivefoundry.train.distributed.tensor_parallel import interleaved
 
 
 def test_the_72b_plan_adds_up():
@@ -45,7 +45,7 @@ def test_two_ranks_compute_what_one_does():
         "--standalone",
         "--nproc-per-node=2",
         "-m",
-        "drivefoundry.train.parallel",
+        "drivefoundry.train.distributed.parallel",
     ]
     done = subprocess.run([sys.executable, *torchrun, "72B"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

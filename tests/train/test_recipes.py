@@ -8,9 +8,9 @@ import torch
 from toys import TOY, toy_episodes
 
 from drivefoundry.model import presets as shapes
+from drivefoundry.model.backbones.exports import save_hf
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
-from drivefoundry.model.exports import save_hf
-from drivefoundry.train.corpus import Augment, Corpus
+from drivefoundry.train.dataset import Augment, Corpus
 from drivefoundry.train.distil import DISTIL, distil, teacher_opinion
 from drivefoundry.train.losses import Objective
 from drivefoundry.train.pretrain import PRETRAIN, around, fresh, imported, pretrain

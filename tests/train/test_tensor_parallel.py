@@ -15,10 +15,10 @@ from test_trainer import QUICK, lines
 from torch._dynamo.utils import counters
 from toys import TOY, toy_book, toy_episodes
 
-from drivefoundry.model.attention import pays
+from drivefoundry.model.blocks.attention import pays
 from drivefoundry.model.text import EOS, PAD
 from drivefoundry.model.vla import VLA
-from drivefoundry.train.corpus import Corpus
+from drivefoundry.train.dataset import Corpus
 from drivefoundry.train.trainer import Trainer
 
 SHAPE = replace(TOY, heads=4, kv_heads=2, head_dim=12, qkv_bias=True)

@@ -17,10 +17,10 @@ from toys import TOY, toy_book, toy_episodes
 
 from drivefoundry.model.text import PAD
 from drivefoundry.model.vla import VLA
-from drivefoundry.train.corpus import Augment, Batch, Corpus, Order, batches
+from drivefoundry.train.dataset import Augment, Batch, Corpus, Order, batches
+from drivefoundry.train.distributed.threads import split
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.optim import MasterWeights, polar
-from drivefoundry.train.threads import split
 from drivefoundry.train.trainer import TrainConfig, Trainer, learning_rate
 from drivefoundry_car.vehicle.codec import decode
 

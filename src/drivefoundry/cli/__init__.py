@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from drivefoundry.cli.manual import manual, usage
+from drivefoundry.cli.shell.manual import manual, usage
 from drivefoundry.cli.verbs import FIRST_TURN, PROG, STAGES, VERBS, Outcome, Verb, first_words, nouns, subcommands
 from drivefoundry.settings import nearest
 

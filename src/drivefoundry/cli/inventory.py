@@ -44,7 +44,7 @@ class CollectOptions(RunOptions, Creates):
 
 def listed(options: ListOptions) -> Outcome:
     """`ls`: a row an artefact."""
-    from drivefoundry.stages import inventory
+    from drivefoundry.runs import inventory
 
     rows = inventory.listing(options.run, all_of_them=options.all)
     return Outcome(inventory.table(rows), rows)
@@ -52,7 +52,7 @@ def listed(options: ListOptions) -> Outcome:
 
 def status(options: StatusOptions) -> Outcome:
     """`status`: whether something runs, at what it is, the disk, and, if wanted, which artefacts are damaged."""
-    from drivefoundry.stages import inventory
+    from drivefoundry.runs import inventory
 
     told = inventory.status(options.run, verify=options.verify)
     return Outcome(inventory.status_text(told), told, code=1 if told["damaged"] else 0)
@@ -60,7 +60,7 @@ def status(options: StatusOptions) -> Outcome:
 
 def collect(options: CollectOptions) -> Outcome:
     """`gc`: remove what the recipe of the last run does not need."""
-    from drivefoundry.stages import inventory
+    from drivefoundry.runs import inventory
 
     found = inventory.garbage(options.run)
     data = {"removed": [{"path": path, "bytes": size} for path, size in found.items()], "bytes": sum(found.values())}

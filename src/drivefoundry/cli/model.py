@@ -56,7 +56,7 @@ class ExportOptions(Creates):
 
 def imported(options: ImportOptions) -> Outcome:
     """`model import`: a checkpoint around a language model."""
-    from drivefoundry.model.backbones import backbone_path
+    from drivefoundry.model.backbones.load import backbone_path
 
     if options.dry_run:
         path = backbone_path(options.what)
@@ -85,9 +85,9 @@ def export(options: ExportOptions) -> Outcome:
     if not files:
         raise ValueError("model export: give --hf DIR or --gguf FILE, or both")
     from drivefoundry import outputs
+    from drivefoundry.model.backbones.exports import extract, save_gguf, save_hf
     from drivefoundry.model.checkpoint import load_checkpoint
-    from drivefoundry.model.exports import extract, save_gguf, save_hf
-    from drivefoundry.stages import named
+    from drivefoundry.runs import named
 
     if options.hf is not None:
         outputs.check_folder(options.hf)
@@ -108,7 +108,7 @@ def _shape(what: str) -> ModelConfig:
     """A model's name or a size in, its shape out; the weights are not read."""
     from drivefoundry.model.config import ModelConfig
     from drivefoundry.model.presets import SIZES, preset
-    from drivefoundry.stages import named
+    from drivefoundry.runs import named
 
     if what.upper() in SIZES:
         return preset(what.upper())

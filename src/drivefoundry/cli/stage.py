@@ -47,7 +47,7 @@ class RunOptions(SourceOptions, Quiet, Creates):
     """What `run` takes."""
 
     until: Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="(default: all)")] = None
-    """Last stage to run: fleet, ingest, import, curate, label, train, rl, distil, shrink, judge, release or car."""
+    """Last stage to run: fleet, ingest, import, curate, label, train, rl, distil, quantize, judge, release or car."""
     loops: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
     """Turns of the loop."""
     track: Annotated[str, arg(metavar="WHERE", help_behavior_hint="")] = ""
@@ -97,7 +97,7 @@ def report(options: ReportOptions) -> Outcome:
     out = options.run or options.out or Path("out")
     _settle()
     from drivefoundry import line
-    from drivefoundry.stages.asked import Asked, remembered
+    from drivefoundry.runs.asked import Asked, remembered
 
     asked = remembered(out)
     if asked is None or options.recipe is not None:

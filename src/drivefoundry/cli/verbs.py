@@ -48,13 +48,13 @@ STAGES = {
     "train": "pre-train the base model, then fine-tune it with reasoning",
     "rl": "reinforcement learning on plans sampled in scenes cut from the clips",
     "distil": "train a much smaller student on the model's answers",
-    "shrink": "quantise the student to an int8 engine",
+    "quantize": "quantise the student to an int8 engine",
     "judge": "all models and baselines drive held-out scenes",
     "release": "sign and publish the engine: to all cars if it passes its gates, else to test cars",
     "car": "a car updates to the release: it verifies, tests and activates it",
 }
 """Stages of the line, in order: what `run --until` takes."""
-FIRST_TURN = ("fleet", "ingest", "curate", "label", "train", "rl", "distil", "shrink")
+FIRST_TURN = ("fleet", "ingest", "curate", "label", "train", "rl", "distil", "quantize")
 """Stages that each turn has before its judge."""
 
 _LOOP = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.curate.quality import shrink
+from drivefoundry.curate.quality import resize
 from drivefoundry_car.log import Drive
 
 PICTURES, PICTURE = 4, (8, 20)
@@ -30,7 +30,7 @@ BLOCK = 2048
 def embedding(drive: Drive, thumbs: np.ndarray) -> np.ndarray:
     """Drive and its thumbnails (K, h, w) in, embedding (841,) float32 of unit length out."""
     chosen = thumbs[np.linspace(0, len(thumbs) - 1, PICTURES).round().astype(int)]
-    small = shrink(chosen, PICTURE)
+    small = resize(chosen, PICTURE)
     # Sky above road is in every picture: what differs is what stands out of its row.
     seen = np.append((small - small.mean(2, keepdims=True)).ravel(), DIM * np.sqrt(small.size))
     at = np.linspace(0, len(drive.t) - 1, PROFILE)

@@ -82,10 +82,10 @@ def thumbnails(video: Video) -> tuple[np.ndarray, np.ndarray]:
     decoded."""
     key = np.flatnonzero(video.key)
     grey = decode_video(video, key).astype(np.float32).mean(-1)
-    return shrink(grey, THUMB), video.t[key]
+    return resize(grey, THUMB), video.t[key]
 
 
-def shrink(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(K, H, W) in, (K, h, w) block means out."""
     rows = np.linspace(0, grey.shape[1], size[0] + 1).astype(int)
     columns = np.linspace(0, grey.shape[2], size[1] + 1).astype(int)

@@ -1,4 +1,4 @@
-"""Gymnasium environments by name: `drivefoundry/City-v0`, a car in the embedded city (`sim.single`, `sim.gym`)."""
+"""Gymnasium environments by name: `drivefoundry/City-v0`, a car in the embedded city (`sim.adapters`)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from drivefoundry.fleet.city import run_city
 from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import situations
-from drivefoundry.sim.gym import Driving
-from drivefoundry.sim.single import DrivingOne
+from drivefoundry.fleet.sumo.city import run_city
+from drivefoundry.sim.adapters.gym import Driving
+from drivefoundry.sim.adapters.single import DrivingOne
 from drivefoundry.types import Scene, require
 
 SECONDS = 20.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.sim.rig import View
+from drivefoundry.render.rig import View
 from drivefoundry.types import DT, RoadMap
 from drivefoundry_car.log import Objects, Video, encode_video
 

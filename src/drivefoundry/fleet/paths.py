@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.fleet.city import CityLog
 from drivefoundry.fleet.places import PlaceNet
+from drivefoundry.fleet.sumo.city import CityLog
 from drivefoundry.roadmap import arc_length, resample
 from drivefoundry_car.vehicle.inputs import along
 

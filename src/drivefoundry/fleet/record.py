@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from drivefoundry.compute import cores
-from drivefoundry.fleet.city import CityLog
 from drivefoundry.fleet.logger import RECORDED_RANGE, filmed, objects_near, signals_near, steering_wheel
 from drivefoundry.fleet.paths import AHEAD, BEHIND, car_route
 from drivefoundry.fleet.places import PlaceNet, place_net
-from drivefoundry.sim.camera import Camera
-from drivefoundry.sim.rig import Rig
+from drivefoundry.fleet.sumo.city import CityLog
+from drivefoundry.render.camera import Camera
+from drivefoundry.render.rig import Rig
 from drivefoundry.types import DT, PSPEED, RoadMap, Scene, require
 from drivefoundry_car.log import Drive, write_drive
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from drivefoundry.fleet.logger import filmed, objects_near, signals_near, steering_wheel
+from drivefoundry.render.rig import Rig
 from drivefoundry.sim.drive import DECISION_STEPS, Supervision, batches, drive_supervised
 from drivefoundry.sim.policies import Driver
-from drivefoundry.sim.rig import Rig
 from drivefoundry.types import DT, PLAN_DT, Rollout, Scene
 from drivefoundry_car.log import Drive, Plans, write_drive
 

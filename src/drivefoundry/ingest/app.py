@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from drivefoundry.clips.prepared import WrongHash, WrongVehicle
-from drivefoundry.ingest.accounts import Accounts, Refused, document
+from drivefoundry.ingest.access.accounts import Accounts, Refused, document
 from drivefoundry.ingest.contract import ROUTES, SECURITY, TUS
 from drivefoundry.ingest.landing import Landing, public, readable
 from drivefoundry.ingest.metrics import CONTENT_TYPE, Metrics

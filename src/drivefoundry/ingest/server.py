@@ -18,16 +18,16 @@ import uvicorn
 
 from drivefoundry.clips.checking import Checkers
 from drivefoundry.clips.store import ClipStore
-from drivefoundry.ingest.access import Access, Proxies
-from drivefoundry.ingest.accounts import Accounts
+from drivefoundry.ingest.access.accounts import Accounts
+from drivefoundry.ingest.access.backup import restore
+from drivefoundry.ingest.access.door import Door
+from drivefoundry.ingest.access.limits import Limits
+from drivefoundry.ingest.access.network import Access, Proxies
+from drivefoundry.ingest.access.vehicles import Vehicles
 from drivefoundry.ingest.app import COUNTERS, make_app
-from drivefoundry.ingest.backup import restore
-from drivefoundry.ingest.door import Door
 from drivefoundry.ingest.landing import Landing
-from drivefoundry.ingest.limits import Limits
 from drivefoundry.ingest.metrics import Metrics
 from drivefoundry.ingest.uploads import Uploads
-from drivefoundry.ingest.vehicles import Vehicles
 from drivefoundry.ingest.wire import Wire
 
 START_S = 10.0

@@ -10,7 +10,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 if TYPE_CHECKING:
-    from drivefoundry.ingest.door import Guest
+    from drivefoundry.ingest.access.door import Guest
 
 HEAD = 64 << 10
 """Bytes of a request's line and headers; and of what a chunked body carries beside its content, in one run."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivefoundry.judge.closed_loop import route_progress, score_rollout
-from drivefoundry.judge.two_stage import two_stage
+from drivefoundry.judge.scores.closed_loop import route_progress, score_rollout
+from drivefoundry.judge.scores.two_stage import two_stage
+from drivefoundry.render.rig import Rig
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import Driver, LogReplay, RouteFollower
-from drivefoundry.sim.rig import Rig
 from drivefoundry.types import DT, PLAN_DT, Rollout, Scene, require
 
 BATCH = 128
@@ -33,7 +33,7 @@ class Evaluation:
     scenes: list[str]
     """S ids."""
     scores: dict[str, np.ndarray]
-    """Metric -> (S,) values; what each means: `judge.closed_loop.score_rollout` and `judge.two_stage`."""
+    """Metric -> (S,) values; what each means: `judge.scores.closed_loop.score_rollout` and `judge.scores.two_stage`."""
     progress: np.ndarray
     """(S,) m that each drive got along its route before its first collision at fault."""
     rollouts: list[Rollout]

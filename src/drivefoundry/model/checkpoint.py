@@ -12,12 +12,11 @@ import numpy as np
 import torch
 
 from drivefoundry import outputs
+from drivefoundry.model.config import ModelConfig
+from drivefoundry.model.tensors import read_tensors, write_tensors
+from drivefoundry.model.text import TextCodec
+from drivefoundry.model.vla import VLA
 from drivefoundry.types import require
-
-from .config import ModelConfig
-from .tensors import read_tensors, write_tensors
-from .text import TextCodec
-from .vla import VLA
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Loaded:
 
     def __post_init__(self) -> None:
         own, wanted = self.tokenizer.shift, self.config.text_shift
-        mend = "shapes above 64M begin with a backbone and its tokenizer (drivefoundry.model.backbones.adopt)"
+        mend = "shapes above 64M begin with a backbone and its tokenizer (drivefoundry.model.backbones.load.adopt)"
         require(own == wanted, f"ModelConfig.text_shift: {wanted}, the tokenizer's is {own}; {mend}")
 
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import FAR
-from .config import ModelConfig
-from .decoder import Cache, Decoder, rope_table
-from .vla import drawn
+from drivefoundry.model.blocks.attention import FAR
+from drivefoundry.model.blocks.decoder import Cache, Decoder, rope_table
+from drivefoundry.model.config import ModelConfig
+from drivefoundry.model.vla import drawn
 
 
 class Language(nn.Module):

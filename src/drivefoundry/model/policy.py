@@ -8,11 +8,10 @@ from typing import Literal
 import numpy as np
 import torch
 
+from drivefoundry.model.checkpoint import load_checkpoint
+from drivefoundry.model.vla import Vote
 from drivefoundry.types import Observation, Plan, Scene
 from drivefoundry_car.vehicle.codec import driven
-
-from .checkpoint import load_checkpoint
-from .vla import Vote
 
 ROWS = 32
 """Cars planned for together: every matrix product has one shape, whatever the batch."""

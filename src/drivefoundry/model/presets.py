@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+from drivefoundry.model.config import CELL, ModelConfig
+from drivefoundry.model.text import OWN
 from drivefoundry.types import require
-
-from .config import CELL, ModelConfig
-from .text import OWN
 
 
 def _own(dim: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, stem: int) -> ModelConfig:

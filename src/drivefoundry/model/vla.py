@@ -17,15 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drivefoundry.model.blocks.attention import FAR, packed, pays
+from drivefoundry.model.blocks.decoder import Cache, Decoder, rope_table
+from drivefoundry.model.blocks.flow import FlowHead, nearest
+from drivefoundry.model.blocks.vision import Vision
+from drivefoundry.model.config import ModelConfig
+from drivefoundry.model.text import EOS, PAD
 from drivefoundry_car.vehicle.codec import STEP_S, VOTE_SPEEDS, VOTE_STEP, votes
 from drivefoundry_car.vehicle.inputs import LATERAL_GAIN, RATE_CHANGE, RATE_GAIN, SPEED_CHANGE, SPEED_GAIN, SPEED_MIDDLE
-
-from .attention import FAR, packed, pays
-from .config import ModelConfig
-from .decoder import Cache, Decoder, rope_table
-from .flow import FlowHead, nearest
-from .text import EOS, PAD
-from .vision import Vision
 
 
 class Logits(NamedTuple):

@@ -188,10 +188,10 @@ def _read_verdict(path: Path) -> tuple[bytes, dict[str, tuple[float, float]]]:
 def _read_engine(folder: Path) -> dict[str, bytes]:
     """engine/<file> -> bytes. ValueError for no directory, an empty one and names that cannot be part of a URL."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no engine directory; shrink a checkpoint first")
+        raise ValueError(f"{folder}: no engine directory; quantise a checkpoint first")
     files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MARK}
     if not files:
-        raise ValueError(f"{folder}: the engine directory is empty; shrink a checkpoint first")
+        raise ValueError(f"{folder}: the engine directory is empty; quantise a checkpoint first")
     for name in files:
         if not all(NAME.fullmatch(part) for part in name.split("/")):
             raise ValueError(f"{folder}: file name {name!r} may hold only letters, digits, '.', '_' and '-'; rename it")

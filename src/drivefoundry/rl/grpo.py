@@ -24,7 +24,7 @@ from torch import Tensor
 
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
 from drivefoundry.model.vla import VLA, Vote
-from drivefoundry.train.corpus import Corpus
+from drivefoundry.train.dataset import Corpus
 from drivefoundry.train.optim import MasterWeights
 from drivefoundry.types import Episodes, require
 from drivefoundry_car.vehicle.codec import decode, driven

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drivefoundry.render.camera import Camera
+from drivefoundry.render.rig import Rig
 from drivefoundry.roadmap import arc_length
-from drivefoundry.sim.camera import Camera
 from drivefoundry.sim.expert import DANGERS, dangers, expert_plan
 from drivefoundry.sim.pack import Packed, pack
 from drivefoundry.sim.policies import Driver, LogReplay
-from drivefoundry.sim.rig import Rig
 from drivefoundry.sim.world import Kind, TrafficOf, World
 from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Rollout, Scene, require
 from drivefoundry_car.vehicle.inputs import ego_history, route_features, to_ego

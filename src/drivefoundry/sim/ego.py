@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numba import njit
 
-from drivefoundry.sim.geometry import wrap
+from drivefoundry.geometry import wrap
 
 ACCEL_MIN, ACCEL_MAX = -8.0, 3.0
 """Full braking on dry road and full throttle, m/s^2."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from drivefoundry.sim.geometry import route_foot
-from drivefoundry.sim.idm import idm
+from drivefoundry.geometry import route_foot
+from drivefoundry.sim.traffic.idm import idm
 from drivefoundry.sim.world import World
 from drivefoundry.types import AGENT_PEDESTRIAN, PLAN_POINTS, SIGNAL_RED, SIGNAL_YELLOW
 

@@ -13,8 +13,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from drivefoundry.sim.edges import ground_at, stack_roads
-from drivefoundry.sim.geometry import box_corners, boxes_overlap, project_on_polyline
+from drivefoundry.edges import ground_at, stack_roads
+from drivefoundry.geometry import box_corners, boxes_overlap, project_on_polyline
 from drivefoundry.sim.world import World
 from drivefoundry.types import SIGNAL_RED
 

@@ -12,11 +12,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numba import njit, prange
 
+from drivefoundry.geometry import first_pass, route_foot
 from drivefoundry.sim.ego import REF_COLUMNS, REF_POINTS, bicycle_step, plan_in_map, prepare_reference, track
-from drivefoundry.sim.free import FreeTraffic
-from drivefoundry.sim.geometry import first_pass, route_foot
-from drivefoundry.sim.logged import LoggedTraffic, ReactiveTraffic
 from drivefoundry.sim.pack import Packed, logged_ego
+from drivefoundry.sim.traffic.free import FreeTraffic
+from drivefoundry.sim.traffic.logged import LoggedTraffic, ReactiveTraffic
 from drivefoundry.types import DT, PLAN_DT, require
 
 BACK, ONWARD = 10, 40

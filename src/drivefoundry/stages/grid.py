@@ -23,13 +23,13 @@ from drivefoundry.model.presets import parameters, preset
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Scale
 from drivefoundry.scaling.law import Run
-from drivefoundry.stages import home, label, score
-from drivefoundry.stages.home import write_json
-from drivefoundry.stages.learn import STATE, moving, taken, tracked
-from drivefoundry.stages.making import Line
+from drivefoundry.stages import ingest, label, score
+from drivefoundry.stages.context import Line
+from drivefoundry.stages.ingest import write_json
 from drivefoundry.stages.record import City
+from drivefoundry.stages.train import STATE, moving, taken, tracked
 from drivefoundry.tracking import Track
-from drivefoundry.train.corpus import Augment, Corpus, Order, batches
+from drivefoundry.train.dataset import Augment, Corpus, Order, batches
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.pretrain import PRETRAIN, fresh
 from drivefoundry.train.pretrain import fit as train
@@ -43,7 +43,7 @@ def grid(line: Line) -> list[Run]:
     """Train and judge all pairs of the recipe on the embedded fleet's drives, the cheapest first."""
     r, source = line.recipe.scale, City()
     exam = source.exam(line)
-    clips = home.ingest(line, 1, source.drives(line, 1, None))
+    clips = ingest.ingest(line, 1, source.drives(line, 1, None))
     kept = label.curated(line, 1, clips, exam, None, source.exam_clips(exam))
     shard = label.shard(line, 1, clips, kept)
     apart = label.curated(line, None, exam, None, None, source.exam_clips(exam))

@@ -18,7 +18,7 @@ from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Curate
 from drivefoundry.roadmap import load_map
-from drivefoundry.stages.making import Line
+from drivefoundry.stages.context import Line
 from drivefoundry.types import Episodes, RoadMap, Scene
 
 CHUNK = 16

@@ -18,8 +18,8 @@ from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.progress import bar, warn
-from drivefoundry.stages.home import in_order, write_json
-from drivefoundry.stages.making import Line
+from drivefoundry.stages.context import Line
+from drivefoundry.stages.ingest import in_order, write_json
 from drivefoundry.types import Observation
 from drivefoundry_car.log import read_drive
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 from drivefoundry.clips.importers.folder import fingerprint, scenes_in, wanted
-from drivefoundry.clips.importers.recording import AHEAD_S, is_short, left_of, not_read
+from drivefoundry.clips.importers.traffic.recording import AHEAD_S, is_short, left_of, not_read
 from drivefoundry.compute import pmap
 from drivefoundry.curate.split import hold_out
-from drivefoundry.fleet.city import CityLog, run_city
 from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import record_drives, situations
+from drivefoundry.fleet.sumo.city import CityLog, run_city
 from drivefoundry.fleet.supervised import record_supervised
 from drivefoundry.judge.difficulty import Difficulty, difficulty
 from drivefoundry.judge.gate import scene_content
@@ -25,9 +25,9 @@ from drivefoundry.progress import bar
 from drivefoundry.recipes import Fleet
 from drivefoundry.roadmap import save_map
 from drivefoundry.sim.policies import CarPolicy, Driver, LogReplay
-from drivefoundry.stages.home import ingest, write_json
+from drivefoundry.stages.context import Line
+from drivefoundry.stages.ingest import ingest, write_json
 from drivefoundry.stages.label import clip_ids, scenes_of
-from drivefoundry.stages.making import Line
 from drivefoundry.stages.ship import engine_in
 from drivefoundry.types import Scene, require
 from drivefoundry_car.driving.runtime import Runtime

@@ -11,8 +11,8 @@ import numpy as np
 
 from drivefoundry.judge.evaluate import BATCH, evaluate
 from drivefoundry.judge.gate import Gate, judge, save_verdict, scene_content
-from drivefoundry.judge.pdm_closed import PdmClosed
-from drivefoundry.judge.realism import realism, replayed, rollout_realism, straight_on
+from drivefoundry.judge.scores.pdm_closed import PdmClosed
+from drivefoundry.judge.scores.realism import realism, replayed, rollout_realism, straight_on
 from drivefoundry.judge.stats import mean_interval
 from drivefoundry.judge.worst import SCORE, listed
 from drivefoundry.ledger import Artefact, fresh
@@ -20,8 +20,8 @@ from drivefoundry.progress import bar
 from drivefoundry.recipes import Judge
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, LogReplay, RouteFollower
-from drivefoundry.stages.home import write_json
-from drivefoundry.stages.making import Line
+from drivefoundry.stages.context import Line
+from drivefoundry.stages.ingest import write_json
 from drivefoundry.types import Rollout, Scene
 from drivefoundry_car.driving.runtime import Runtime
 

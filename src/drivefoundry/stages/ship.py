@@ -9,8 +9,8 @@ from pathlib import Path
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.release import Keys, create_repository, publish, verify
-from drivefoundry.stages.home import write_json
-from drivefoundry.stages.making import Line
+from drivefoundry.stages.context import Line
+from drivefoundry.stages.ingest import write_json
 from drivefoundry_car.update.client import EVERYONE, Updater
 
 TEST_CARS = "safety-driver"

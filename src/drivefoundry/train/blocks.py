@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from drivefoundry.model.decoder import Decoder
+from drivefoundry.model.blocks.decoder import Decoder
 
 
 def compiled(net: nn.Module, sharded: bool = False) -> None:

@@ -16,13 +16,12 @@ import torch
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint, save_checkpoint
 from drivefoundry.model.presets import preset
 from drivefoundry.model.vla import VLA
+from drivefoundry.train.dataset import Augment, Corpus
+from drivefoundry.train.losses import Objective
+from drivefoundry.train.pretrain import own_tokenizer
+from drivefoundry.train.trainer import OnStep, TrainConfig, Trainer, TrainReport
 from drivefoundry.types import Episodes, require
 from drivefoundry_car.vehicle.codec import driven, soft_targets
-
-from .corpus import Augment, Corpus
-from .losses import Objective
-from .pretrain import own_tokenizer
-from .trainer import OnStep, TrainConfig, Trainer, TrainReport
 
 DISTIL = TrainConfig(seconds=60.0, lr=4e-3, augment=Augment(text=0.25))
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from drivefoundry.model.text import PAD
 from drivefoundry.model.vla import VLA
-
-from .corpus import Batch
+from drivefoundry.train.dataset import Batch
 
 
 @dataclass(frozen=True)

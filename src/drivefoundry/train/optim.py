@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .state import copied
-from .threads import ALONE, ThreadedBackward
+from drivefoundry.train.distributed.threads import ALONE, ThreadedBackward
+from drivefoundry.train.state import copied
 
 SMALLEST = 32
 """Linear layers with fewer inputs than this (physical quantities) are left to AdamW, as are embeddings."""

@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from drivefoundry.model.backbones import adopt, load_backbone
+from drivefoundry.model.backbones.load import adopt, load_backbone
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint, save_checkpoint
 from drivefoundry.model.config import Action, ModelConfig
 from drivefoundry.model.presets import preset
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
+from drivefoundry.train.dataset import Augment, Corpus
+from drivefoundry.train.trainer import OnStep, TrainConfig, Trainer, TrainReport
 from drivefoundry.types import PLAN_POINTS, Episodes, require
 from drivefoundry_car.vehicle.codec import fit_codebook
-
-from .corpus import Augment, Corpus
-from .trainer import OnStep, TrainConfig, Trainer, TrainReport
 
 PRETRAIN = TrainConfig(seconds=120.0, augment=Augment(text=0.0))
 """Actions alone: reasoning comes with SFT, when the eyes are trained."""

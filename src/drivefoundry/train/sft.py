@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from drivefoundry.model.checkpoint import load_checkpoint
+from drivefoundry.train.dataset import Augment
+from drivefoundry.train.pretrain import fit
+from drivefoundry.train.trainer import OnStep, TrainConfig, TrainReport
 from drivefoundry.types import Episodes
-
-from .corpus import Augment
-from .pretrain import fit
-from .trainer import OnStep, TrainConfig, TrainReport
 
 SFT = TrainConfig(seconds=60.0, lr=1e-3, warmup=0.1, decay=0.6, augment=Augment(text=0.5))
 """Half of the samples carry their reasoning, half do not: one model serves the fast mode and the slow one."""

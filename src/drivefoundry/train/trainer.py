@@ -28,15 +28,14 @@ from torch.distributed.distributed_c10d import PrefixStore
 
 from drivefoundry.compute import keep_memory
 from drivefoundry.model.vla import VLA
+from drivefoundry.train.blocks import checkpoint_activations, compiled, restore_forward
+from drivefoundry.train.dataset import Augment, Batch, Corpus, Order, batches
+from drivefoundry.train.distributed.threads import ThreadedBackward, threads_for
+from drivefoundry.train.goodput import Goodput, Lives, forward_flop, share_of_peak
+from drivefoundry.train.losses import Objective, batch_loss
+from drivefoundry.train.optim import MasterWeights
+from drivefoundry.train.state import State, StateFile, copied, save_interval
 from drivefoundry.types import require
-
-from .blocks import checkpoint_activations, compiled, restore_forward
-from .corpus import Augment, Batch, Corpus, Order, batches
-from .goodput import Goodput, Lives, forward_flop, share_of_peak
-from .losses import Objective, batch_loss
-from .optim import MasterWeights
-from .state import State, StateFile, copied, save_interval
-from .threads import ThreadedBackward, threads_for
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called as on_step(step, total steps as far as known, metrics)."""
@@ -387,7 +386,7 @@ class Trainer:
 
 def fsdp() -> ModuleType:
     """The module of sharded training, whose imports take a second that only it should pay."""
-    from . import fsdp as module
+    from drivefoundry.train.distributed import fsdp as module
 
     return module
 

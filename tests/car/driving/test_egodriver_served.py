@@ -19,9 +19,9 @@ from carla_driver_interface.protocol import CarlaRendererData, DynamicState, Vec
 from carla_driver_interface.server import serving
 from carla_driver_interface.testing import FakeCamera, FakeLoop, render_road
 
-from drivefoundry.cli.serve import ServeOptions
-from drivefoundry.shrink.export import export_engine
-from drivefoundry.sim.camera import Rig
+from drivefoundry.cli.driving.serve import ServeOptions
+from drivefoundry.quantize.export import export_engine
+from drivefoundry.render.camera import Rig
 from drivefoundry_car.driving import egodriver
 from drivefoundry_car.driving.egodriver import CAMERA, FOCAL, HORIZON, EngineDriver, motion, sampling
 from drivefoundry_car.vehicle.inputs import REAR_AXLE, route_features

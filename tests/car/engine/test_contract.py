@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drivefoundry.shrink.export import export_engine
+from drivefoundry.quantize.export import export_engine
 from drivefoundry_car.engine import Engine, files, kernels
 from student import samples
 

@@ -13,7 +13,7 @@ from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA, Vote
-from drivefoundry.shrink.export import export_engine
+from drivefoundry.quantize.export import export_engine
 from drivefoundry_car.engine import Engine, files, kernels
 from drivefoundry_car.update.selftest import self_test
 from drivefoundry_car.vehicle.codec import driven, fit_codebook

@@ -143,11 +143,11 @@ def _fit(tensors: dict[str, np.ndarray], model: dict[str, Any]) -> None:
     wanted["embed.marks"] = ((len(tensors.get("embed.marks", ())), d), "f")
     for name in sorted(wanted.keys() ^ tensors.keys()):
         what = "is missing" if name in wanted else "belongs to no part of the model"
-        raise ValueError(f"{files.WEIGHTS}: {name} {what}; shrink the engine anew")
+        raise ValueError(f"{files.WEIGHTS}: {name} {what}; quantize the engine anew")
     for name, (shape, kind) in wanted.items():
         if tensors[name].shape != shape or tensors[name].dtype.kind != kind:
             got = f"{tensors[name].dtype} {tensors[name].shape}"
-            raise ValueError(f"{files.WEIGHTS}: {name} is {got}, wanted shape {shape}; shrink the engine anew")
+            raise ValueError(f"{files.WEIGHTS}: {name} is {got}, wanted shape {shape}; quantize the engine anew")
 
 
 def shapes(model: dict[str, Any]) -> dict[str, tuple[int, int]]:

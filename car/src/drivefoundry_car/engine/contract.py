@@ -109,4 +109,4 @@ def _finite(value: Any) -> bool:
 def _require(ok: bool, name: object, field: str, value: Any, wanted: str) -> None:
     if not ok:
         said = "missing" if value is None else repr(value)
-        raise ValueError(f"{name}: {field} is {said[:80]}, wanted {wanted}; shrink the engine anew")
+        raise ValueError(f"{name}: {field} is {said[:80]}, wanted {wanted}; quantize the engine anew")

@@ -32,7 +32,7 @@ _NPY = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f([48])', 'fortran_order': False, 'shape': \((\d{1,6}), 2\), \} *\n", re.DOTALL
 )
 """How a .npy file begins that holds a codebook."""
-AGAIN = "the file is damaged; fetch or shrink the engine anew"
+AGAIN = "the file is damaged; fetch or quantize the engine anew"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _digest(contract: dict[str, Any]) -> str:
 def _contract(path: Path) -> dict[str, Any]:
     contract = json_of(_bytes(path), path, AGAIN)
     if not isinstance(contract, dict) or "format" not in contract:
-        raise ValueError(f"{path}: not an engine's contract; `drivefoundry run --until shrink` makes an engine")
+        raise ValueError(f"{path}: not an engine's contract; `drivefoundry run --until quantize` makes an engine")
     if contract["format"] != FORMAT:
         raise ValueError(f"{path}: format {contract['format']}, this car reads {FORMAT}; update drivefoundry-car")
     if contract.pop("sha256", None) != _digest(contract):
@@ -128,4 +128,4 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as e:
-        raise ValueError(f"{path}: cannot be read ({e.strerror}); fetch or shrink the engine anew") from e
+        raise ValueError(f"{path}: cannot be read ({e.strerror}); fetch or quantize the engine anew") from e

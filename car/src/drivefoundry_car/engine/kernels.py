@@ -99,7 +99,7 @@ class Kernels:
 
 def _require(ok: bool, what: str) -> None:
     if not ok:
-        raise ValueError(f"engine: {what}; shrink the engine anew")
+        raise ValueError(f"engine: {what}; quantize the engine anew")
 
 
 def activation_limit(*weights: np.ndarray) -> float:

@@ -10,9 +10,10 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from drivefoundry.clips.importers import comma2k19, commonroad, ros2, scenarionet, udacity, udacity_telemetry, womd
-from drivefoundry.clips.importers.pieces import pieces
-from drivefoundry.clips.importers.recording import none_of, same_places, scenes_of
+from drivefoundry.clips.importers.drives import comma2k19, ros2, udacity, udacity_telemetry
+from drivefoundry.clips.importers.drives.pieces import pieces
+from drivefoundry.clips.importers.traffic import commonroad, scenarionet, womd
+from drivefoundry.clips.importers.traffic.recording import none_of, same_places, scenes_of
 from drivefoundry.compute import pmap
 from drivefoundry.progress import warn
 from drivefoundry.roadmap import load_map

@@ -1,0 +1,1 @@
+"""`judge`, `city`, `scene` and `serve`."""

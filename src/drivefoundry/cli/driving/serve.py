@@ -1,0 +1,55 @@
+"""`serve`: an engine behind AlpaSim's contract, until the process is stopped."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from drivefoundry.cli.options import Common, announce
+
+
+@dataclass(frozen=True)
+class ServeOptions(Common):
+    """What `serve` takes."""
+
+    engine: Annotated[Path | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """A run (its newest engine), RUN:quantize:TURN, a release (RUN/releases/2), or an engine directory."""
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Where to listen; 0.0.0.0 for other machines, unix:///PATH for a socket."""
+    port: Annotated[int, arg(metavar="N")] = 50051
+    """Port to listen on."""
+    mode: Literal["alpasim", "carla"] = "alpasim"
+    """Who asks: AlpaSim's runtime, or a CARLA one that speaks its contract."""
+    camera: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """The simulator's name of the front camera, where there are several."""
+    speed_limit: Annotated[float, arg(metavar="M/S")] = 13.9
+    """What the navigator says where the simulator names no limit."""
+    rear_axle: Annotated[float, arg(metavar="M")] = 1.3
+    """How far the rear axle, the simulator's origin of the car, lies behind the middle of its box."""
+
+
+def run(options: ServeOptions) -> None:
+    """`serve`: an engine behind AlpaSim's contract, until the process is stopped."""
+    if options.engine is None:
+        raise ValueError("serve: give --engine NAME")
+    try:
+        from drivefoundry_car.driving.egodriver import load, serving
+    except ImportError as error:
+        raise ValueError(f"serve: {error}") from None
+
+    from drivefoundry.runs import named
+
+    driver = load(
+        named.engine(options.engine), camera=options.camera, speed_limit=options.speed_limit, axle=options.rear_axle
+    )
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with serving(driver, options.host, options.port, options.mode):
+        text = f"{options.engine} answers at {options.host}, port {options.port}, until it is stopped"
+        announce(options, text, {"engine": options.engine, "host": options.host, "port": options.port})
+        stop.wait()

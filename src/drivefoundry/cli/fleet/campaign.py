@@ -1,0 +1,196 @@
+"""`campaign check`, `test`, `replay`, `yield`, `sent`: campaigns and drives in; what they cost, find and bring out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import arg
+
+from drivefoundry.cli.options import Common, Creates, Quiet
+from drivefoundry.cli.verbs import Outcome
+
+if TYPE_CHECKING:
+    from drivefoundry.campaigns.backlog import Recorded
+    from drivefoundry.campaigns.replay import Replayed
+    from drivefoundry_car.triggers import Campaign
+
+_FILE = "Campaigns (TOML); library.toml and campaigns.toml: those that ship, where there is no such file here."
+
+
+@dataclass(frozen=True)
+class CheckOptions(Common):
+    """What `campaign check` takes."""
+
+    who: Annotated[tyro.conf.Positional[str], arg(metavar="FILE", help=_FILE)]
+
+
+@dataclass(frozen=True)
+class TestOptions(Quiet):
+    """What `campaign test` takes."""
+
+    who: Annotated[tyro.conf.Positional[str], arg(metavar="FILE", help=_FILE)]
+    what: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="WHAT")]
+    """Drives (MCAP files, folders of them or of logs that can be imported), clip stores or run directories."""
+    sent: Annotated[Path | None, arg(metavar="NPY", help_behavior_hint="(default: nothing is novel)")] = None
+    """What the fleet has sent (`campaign sent`)."""
+    hours_a_day: float = 8.0
+    """Hours that a car drives a day, to work out bytes a day."""
+    most: int = 40
+    """Firings to show at most."""
+
+
+@dataclass(frozen=True)
+class ReplayOptions(Quiet, Creates):
+    """What `campaign replay` takes."""
+
+    who: Annotated[tyro.conf.Positional[str], arg(metavar="FILE", help=_FILE)]
+    what: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="WHAT")]
+    """Drives, as `campaign test` takes them; with pictures, where they have some."""
+    store: Annotated[Path, arg(metavar="DIR")] = Path("replayed")
+    """Clip store; a service of its own takes the clips into it."""
+    to: Annotated[str, arg(metavar="URL", help_behavior_hint="(default: that service)")] = ""
+    """A running ingest service instead; the drives are of one vehicle that it knows."""
+    code: Annotated[str, arg(metavar="CODE", help_behavior_hint="(default: enrolled before)")] = ""
+    """The vehicle's one-time code there (`ingest enrol`)."""
+    spool: Annotated[Path, arg(metavar="DIR")] = Path("replay")
+    """Where clips are recorded and wait; and the credential."""
+    insecure_http: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Let URL be plain http beyond this machine: whoever is on the way can read and change what is sent."""
+
+
+@dataclass(frozen=True)
+class YieldOptions(Common):
+    """What `campaign yield` takes."""
+
+    what: Annotated[tyro.conf.Positional[Path], arg(metavar="WHAT")]
+    """Run directory or clip store."""
+
+
+@dataclass(frozen=True)
+class SentOptions(Creates):
+    """What `campaign sent` takes."""
+
+    what: Annotated[tyro.conf.Positional[Path], arg(metavar="STORE")]
+    """Clip store, or the run directory that holds it."""
+    out: Annotated[Path, arg(metavar="NPY")] = Path("sent.npy")
+    """The file to write."""
+
+
+def check(options: CheckOptions) -> Outcome:
+    """`campaign check`: a row a campaign."""
+    from drivefoundry.campaigns import backlog
+    from drivefoundry_car.triggers import Watch, load_campaigns
+    from drivefoundry_car.triggers.rules import cost
+    from drivefoundry_car.triggers.signals import SIGNALS
+
+    campaigns = load_campaigns(options.who)
+    most = sum(cost(c.tree) for c in campaigns if c.tree)
+    shared = Watch(campaigns, list(SIGNALS)).rules.operations
+    said = f"{len(campaigns)} campaigns: {shared} operations a sample, {most:,} at worst (every window used up at once)"
+    each = [{"name": c.name, "operations_at_worst": cost(c.tree) if c.tree else 0} for c in campaigns]
+    data = {"campaigns": each, "operations": shared, "operations_at_worst": most}
+    return Outcome(f"{backlog.check_table(campaigns)}\n\n{said}", data)
+
+
+def test(options: TestOptions) -> Outcome:
+    """`campaign test`: what fired where, and totals by campaign."""
+    if not options.what:
+        raise ValueError("campaign test: give drives, a clip store or a run to test it on")
+    if options.hours_a_day <= 0 or options.most < 0:
+        raise ValueError("campaign test: --hours-a-day above 0 and --most of at least 0 wanted")
+    from drivefoundry.campaigns import backlog
+    from drivefoundry_car.triggers import load_campaigns
+    from drivefoundry_car.triggers.novelty import Sent
+
+    campaigns = load_campaigns(options.who)
+    sent = None if options.sent is None else Sent.load(options.sent)
+    tested = backlog.mine(campaigns, backlog.all_drives_at(options.what), sent)
+    parts = [backlog.fired_table(tested, options.most)] if tested.fired and options.most else []
+    parts.append(backlog.totals_table(campaigns, tested, options.hours_a_day))
+    parts.append(
+        f"{tested.drives} drives, {60 * tested.hours:.1f} minutes; a day has {options.hours_a_day:g} hours of driving"
+    )
+    data = {"drives": tested.drives, "hours": tested.hours, "fired": [asdict(f) for f in tested.fired]}
+    return Outcome("\n\n".join(parts), data)
+
+
+def replay(options: ReplayOptions) -> Outcome:
+    """`campaign replay`: stored drives are driven again, and their clips sent home."""
+    if not options.what:
+        raise ValueError("campaign replay: give drives, a clip store or a run to drive again")
+    from drivefoundry.campaigns import backlog
+    from drivefoundry.campaigns import replay as replays
+    from drivefoundry_car.triggers import load_campaigns
+
+    campaigns = load_campaigns(options.who)
+    drives = backlog.all_drives_at(options.what, video=not options.dry_run)
+    where = options.to or str(options.store)
+    if options.dry_run:
+        tested = backlog.mine(campaigns, drives, None)
+        text = f"would record {len(tested.fired)} clips of {tested.drives} drives at most, and send them to {where}"
+        return Outcome(text, {"drives": tested.drives, "firings": len(tested.fired), "to": where})
+    done = _to_service(options, campaigns, drives) if options.to else _to_store(options, campaigns, drives)
+    sent = sum(r.counts.sent for r in done)
+    data = {"drives": len(done), "sent": sent, "to": where}
+    return Outcome(f"{replays.replayed_table(done)}\n\n{sent} clips sent to {where}", data)
+
+
+def _to_service(options: ReplayOptions, campaigns: list[Campaign], drives: Iterator[Recorded]) -> list[Replayed]:
+    from drivefoundry.campaigns import replay as replays
+    from drivefoundry_car.upload.enrol import Credential
+    from drivefoundry_car.upload.uploader import Uploader
+
+    insecure = options.insecure_http
+    credential = Credential(options.to, options.spool / "credential.json", insecure_http=insecure)
+    if options.code:
+        credential.enrol(options.code)
+    uploader = Uploader(options.to, credential, options.spool / "queue", insecure_http=insecure)
+    return [*replays.replay(campaigns, drives, options.spool, lambda _: uploader)]
+
+
+def _to_store(options: ReplayOptions, campaigns: list[Campaign], drives: Iterator[Recorded]) -> list[Replayed]:
+    import secrets
+
+    from drivefoundry.campaigns import replay as replays
+    from drivefoundry.clips.store import ClipStore
+    from drivefoundry.ingest.access.tokens import issue_token
+    from drivefoundry.ingest.server import running
+    from drivefoundry_car.upload.uploader import Uploader
+
+    secret = secrets.token_hex(32)
+    with running(ClipStore(options.store), secret) as service:
+
+        def uploader_of(vehicle: str) -> Uploader:
+            return Uploader(service.url, issue_token(secret, vehicle), options.spool / "queue" / vehicle)
+
+        return [*replays.replay(campaigns, drives, options.spool, uploader_of)]
+
+
+def yielded(options: YieldOptions) -> Outcome:
+    """`campaign yield`: a row a campaign."""
+    from drivefoundry.campaigns import backlog
+
+    found = backlog.yields(options.what)
+    return Outcome(backlog.yield_table(found), [asdict(one) for one in found])
+
+
+def sent(options: SentOptions) -> Outcome:
+    """`campaign sent`: the file that cars measure novelty against."""
+    from drivefoundry import outputs
+    from drivefoundry.campaigns import backlog
+    from drivefoundry.clips.store import ClipStore
+
+    outputs.check_file(options.out, ".npy")
+    url = options.what / "clips" if (options.what / "ledger.db").exists() else options.what
+    if not (url / "clips.lance").exists():
+        raise ValueError(f"{options.what}: no clip store, and no run with one")
+    if options.dry_run:
+        return Outcome(f"would write {options.out}", {"would_write": options.out})
+    shown = backlog.what_was_sent(ClipStore(url))
+    with outputs.file(options.out, ".npy") as aside:
+        shown.save(aside)
+    return Outcome(f"{options.out}: {len(shown.kept)} embeddings", {"file": options.out, "embeddings": len(shown.kept)})

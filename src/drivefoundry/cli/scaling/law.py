@@ -1,0 +1,61 @@
+"""`scale fit`: training runs in; their scaling law out, as text, JSON and a page with its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import arg
+
+from drivefoundry.cli.options import Creates
+from drivefoundry.cli.verbs import Outcome
+
+if TYPE_CHECKING:
+    from drivefoundry.scaling.law import Run
+
+
+@dataclass(frozen=True)
+class LawOptions(Creates):
+    """What `scale fit` takes."""
+
+    what: Annotated[tyro.conf.Positional[Path], arg(metavar="RUNS")]
+    """JSON lines, one run each: parameters, tokens, loss, and score (0 .. 1) where it drove."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("scale")
+    """Gets law.json and scaling.html."""
+
+
+def run(options: LawOptions) -> Outcome:
+    """`scale fit`: the law, printed and written."""
+    from drivefoundry.scaling.law import read_runs
+
+    runs = read_runs(options.what)
+    if options.dry_run:
+        files = [options.out / "law.json", options.out / "scaling.html"]
+        text = f"would fit {len(runs)} runs and write {files[0]} and {files[1]}"
+        return Outcome(text, {"runs": len(runs), "would_write": files})
+    return told(runs, options.out)
+
+
+def told(runs: Sequence[Run], out: Path) -> Outcome:
+    """Runs in; their law, which is also written into `out`."""
+    from drivefoundry import outputs
+    from drivefoundry.reports import scaling
+    from drivefoundry.scaling import law
+
+    outputs.check_among(out, ["scaling.html", "law.json"])
+
+    found, score = law.laws(runs)
+    lines = [f"{name:6} {scaling.interval_text(value)}" for name, value in found.coefficients().items()]
+    for name, value in found.exponents().items():
+        lines.append(f"best {name} grow as compute to the {scaling.interval_text(value)}")
+    lines.append(scaling.foretold(found))
+    drove = sum(run.score is not None for run in runs)
+    lines.append(f"No score law: {drove} runs drove, at least {law.FEWEST} wanted." if score is None else score.said())
+    page = scaling.write_scaling(out / "scaling.html", found, score)
+    with outputs.among(out, ["law.json"], "law.json") as aside:
+        (aside / "law.json").write_text(found.to_json())
+    return Outcome("\n".join([*lines, str(page)]), {**json.loads(found.to_json()), "page": page})

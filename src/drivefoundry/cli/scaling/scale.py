@@ -1,0 +1,43 @@
+"""`scale run`: train a grid of sizes and amounts of data on the embedded fleet, then fit the law that they follow."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from tyro.conf import arg
+
+from drivefoundry.cli.options import Creates, Quiet
+from drivefoundry.cli.scaling.law import told
+from drivefoundry.cli.stage import RecipeOptions, recipe_of
+from drivefoundry.cli.verbs import Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleOptions(RecipeOptions, Quiet, Creates):
+    """What `scale run` takes."""
+
+    track: Annotated[str, arg(metavar="WHERE", help_behavior_hint="")] = ""
+    """Also send training metrics there: mlflow, mlflow:URI or tensorboard:DIR."""
+
+
+def run(options: ScaleOptions) -> Outcome:
+    """`scale run`: all pairs of the grid that are not there yet, then the law, in the run directory."""
+    recipe = recipe_of(options).validate()
+    if options.dry_run:
+        pairs = [(size, samples) for size in recipe.scale.sizes for samples in recipe.scale.samples]
+        lines = [f"would train {size} on {samples:,} samples, if it is not there yet" for size, samples in pairs]
+        lines.append(f"would write {options.out / 'runs.jsonl'}, law.json and scaling.html")
+        return Outcome("\n".join(lines), {"pairs": pairs})
+    from drivefoundry import outputs
+    from drivefoundry.ledger import Ledger
+    from drivefoundry.stages.context import Line
+    from drivefoundry.stages.grid import grid
+    from drivefoundry.tracking import wanted
+
+    with Ledger(options.out) as ledger:
+        runs = grid(Line(ledger, recipe, options.out, track=wanted(options.track)))
+    with outputs.among(options.out, ["runs.jsonl"], "runs.jsonl") as aside:
+        (aside / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
+    return told(runs, options.out)

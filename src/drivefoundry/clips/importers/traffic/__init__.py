@@ -1,0 +1,1 @@
+"""Recorded traffic without cameras, read as Scenes: CommonRoad, Waymo Open Motion, ScenarioNet."""

@@ -1,0 +1,43 @@
+"""Words for the states of traffic lights, of any source, in; SIGNAL_* states out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from drivefoundry.clips.importers.traffic.recording import plain_word
+from drivefoundry.types import SIGNAL_GREEN, SIGNAL_OFF, SIGNAL_RED, SIGNAL_YELLOW
+
+PREFIXES = ("lane_state_", "traffic_light_", "light_", "arrow_")
+"""Of Waymo's words, those of MetaDrive (nuPlan), and arrows, which count as the lights of their own lanes do."""
+STATES = {
+    "go": SIGNAL_GREEN, "green": SIGNAL_GREEN,
+    "caution": SIGNAL_YELLOW, "yellow": SIGNAL_YELLOW, "amber": SIGNAL_YELLOW,
+    "stop": SIGNAL_RED, "red": SIGNAL_RED, "redyellow": SIGNAL_RED, "red_yellow": SIGNAL_RED,
+    "unknown": SIGNAL_OFF, "off": SIGNAL_OFF, "inactive": SIGNAL_OFF, "none": SIGNAL_OFF,
+    "flashing_stop": SIGNAL_OFF, "flashing_caution": SIGNAL_OFF,
+}  # fmt: skip
+"""A flashing light tells nobody to wait until it changes. None stands for a light that was not seen at a step."""
+
+
+def states_of(words: Iterable[Any]) -> tuple[np.ndarray, Counter[str]]:
+    """Words (T,) in; states (T,) uint8 and how often each word that is not known is there out: a light that has one
+    says nothing that can be relied on."""
+    out, unknown = [], Counter()
+    for word in words:
+        text = word.decode("latin1") if isinstance(word, bytes) else str(word)
+        key = text.strip().lower()
+        for prefix in PREFIXES:
+            key = key.removeprefix(prefix)
+        if key not in STATES:
+            unknown[plain_word(text)] += 1
+        out.append(STATES.get(key, SIGNAL_OFF))
+    return np.array(out, np.uint8), unknown
+
+
+def left_out(unknown: Counter[str]) -> Counter[str]:
+    """What the report says of words that are not known."""
+    return Counter({f"states of lights in an unknown word, {word}": n for word, n in unknown.items()})

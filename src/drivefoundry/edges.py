@@ -1,0 +1,108 @@
+"""Road edges in, the ground of which a map says nothing out: neither road nor known to be none.
+
+Some sources draw lanes and road edges, and no lanes where one may still drive: car parks, yards, lay-bys. Beside the
+drawn road only an edge tells that the road ends there: what lies behind one, up to BAND, is no road; all other ground
+is unknown. Edges run with the road on their left, as Waymo's do (its sim agents' metric tells by the same rule who left
+the road). Maps that are complete (`RoadMap.road_edges` is None) have no unknown ground.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+from numba import njit
+
+from drivefoundry.raster import CLASSES, GROUND, SIDEWALK, RasterStack, ground_raster, stack_rasters
+from drivefoundry.types import RoadMap
+
+UNKNOWN = CLASSES
+"""Texel class of unknown ground in a stack of `stack_roads`; `drivable_at` does not hold it against anyone."""
+NO_ROAD, UNMAPPED, MAPPED_ROAD = range(3)
+"""What `ground_at` tells."""
+BAND = 3.0
+"""Ground behind a road edge that is known to be no road, m: as far as the fastest car gets in a step, so that nobody
+jumps over it."""
+KEPT = 16
+
+_kept: OrderedDict[str, np.ndarray] = OrderedDict()
+
+
+def unknown_ground(road_map: RoadMap) -> np.ndarray | None:
+    """Map in, (H, W) bool of its raster's texels out: unknown ground; None for a map that is complete."""
+    if road_map.road_edges is None:
+        return None
+    if road_map.id in _kept:
+        _kept.move_to_end(road_map.id)
+        return _kept[road_map.id]
+    raster = ground_raster(road_map)
+    edges = road_map.road_edges
+    starts = np.arange(max(len(edges.points) - 1, 0))
+    inside = ~np.isin(starts, np.asarray(edges.offsets[1:]) - 1)
+    scale, origin = 1.0 / raster.resolution, np.array([raster.origin_x, raster.origin_y])
+    points = (np.asarray(edges.points[:, :2], np.float64) - origin) * scale
+    segments = np.hstack([points[starts[inside]], points[starts[inside] + 1]])
+    behind = np.zeros(raster.classes.shape, np.bool_)
+    _mark_behind(segments, BAND * scale, behind)
+    _kept[road_map.id] = (raster.classes == GROUND) & ~behind
+    while len(_kept) > KEPT:
+        _kept.popitem(last=False)
+    return _kept[road_map.id]
+
+
+def stack_roads(maps: list[RoadMap]) -> RasterStack:
+    """Maps in, one flat stack for `ground_at` out: as of `stack_rasters`, with UNKNOWN where a map says nothing of the
+    ground, and frames (M, 7) with the class beyond the raster as last column."""
+    stack = stack_rasters(maps)
+    beyond = [GROUND if m.road_edges is None else UNKNOWN for m in maps]
+    frames = np.column_stack([stack.frames, np.array(beyond, np.float64)])
+    if all(m.road_edges is None for m in maps):
+        return RasterStack(stack.classes, frames)
+    classes = stack.classes.copy()
+    for road_map, frame in zip(maps, stack.frames, strict=True):
+        unknown = unknown_ground(road_map)
+        if unknown is not None:
+            first = int(frame[0])
+            classes[first : first + unknown.size][unknown.reshape(-1)] = UNKNOWN
+    return RasterStack(classes, frames)
+
+
+@njit(cache=True, nogil=True)
+def ground_at(classes, frames, m, x, y):
+    """Point (x, y) m of map m in; NO_ROAD, UNMAPPED or MAPPED_ROAD out. NaN is no road. Arrays as of `stack_roads`."""
+    col = (x - frames[m, 3]) / frames[m, 5]
+    row = (y - frames[m, 4]) / frames[m, 5]
+    c = GROUND if col != col or row != row else int(frames[m, 6])
+    if row >= 0.0 and col >= 0.0 and row < frames[m, 1] and col < frames[m, 2]:
+        c = int(classes[int(frames[m, 0]) + int(row) * int(frames[m, 2]) + int(col)])
+    return UNMAPPED if c == UNKNOWN else NO_ROAD if c in (GROUND, SIDEWALK) else MAPPED_ROAD
+
+
+@njit(cache=True, nogil=True)
+def _mark_behind(segments, reach, behind):
+    """Segments (n, 4) in texels; sets the texels (H, W) whose nearest segment within `reach` has them on its right.
+
+    Where two segments are as near as their common corner, the one whose line is further away decides.
+    """
+    rows, cols = behind.shape
+    best = np.full((rows, cols), np.float32(np.inf), np.float32)
+    away = np.zeros((rows, cols), np.float32)
+    for k in range(len(segments)):
+        ax, ay, bx, by = segments[k, 0], segments[k, 1], segments[k, 2], segments[k, 3]
+        ex, ey = bx - ax, by - ay
+        ee = ex * ex + ey * ey
+        if ee == 0.0:
+            continue
+        r0, r1 = int(max(0.0, min(ay, by) - reach)), int(min(rows - 1.0, max(ay, by) + reach))
+        c0, c1 = int(max(0.0, min(ax, bx) - reach)), int(min(cols - 1.0, max(ax, bx) + reach))
+        for r in range(r0, r1 + 1):
+            for c in range(c0, c1 + 1):
+                px, py = c + 0.5 - ax, r + 0.5 - ay
+                u = min(1.0, max(0.0, (px * ex + py * ey) / ee))
+                dx, dy = px - u * ex, py - u * ey
+                d = np.float32(np.sqrt(dx * dx + dy * dy))
+                if d > reach or d > best[r, c] + 1e-3:
+                    continue
+                side = np.float32((ex * py - ey * px) / np.sqrt(ee))
+                if d < best[r, c] - 1e-3 or abs(side) > away[r, c]:
+                    best[r, c], away[r, c], behind[r, c] = min(d, best[r, c]), abs(side), side < 0.0

@@ -1,0 +1,1 @@
+"""The embedded city: SUMO in a process of its own, recorded or live."""

@@ -1,0 +1,1 @@
+"""Who may connect and upload: vehicles, tokens, limits, TLS."""

@@ -1,0 +1,125 @@
+"""A rollout in, per-scene scores of whole closed-loop drives out: collisions, rules, comfort, PDMS and CARLA driving
+scores.
+
+A drive ends with its first collision at fault: progress and distance freeze there and nothing after it counts, as a
+real drive would end. Everything is judged from what was simulated, with the terms of the PDM score taken over the whole
+drive.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drivefoundry.judge.scores.comfort import SAMPLES, comfort
+from drivefoundry.judge.scores.motion import FIELDS, Traffic, judge_motions
+from drivefoundry.judge.scores.pdm import pdms, progress_ratio
+from drivefoundry.judge.scores.surroundings import signal_states, surroundings
+from drivefoundry.types import DT, Rollout, Scene, require
+
+TIMES = ("collision_at", "at_fault_at", "off_road_at", "red_light_at")
+COMFORT_EVERY = 10
+"""Comfort is judged over 4 s windows that start every second."""
+FACTOR_20 = {"hit_pedestrians": 0.5, "hit_vehicles": 0.6, "hit_static": 0.65, "red_lights": 0.7}
+COST_21 = {"hit_pedestrians": 1.0, "hit_vehicles": 0.7, "hit_static": 0.6, "red_lights": 0.4}
+"""CARLA's penalties, leaderboard 2.0 (each infraction multiplies) and 2.1 (costs add up). Stop signs are not in our
+maps."""
+
+
+def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.ndarray) -> dict[str, np.ndarray]:
+    """Rollout, its scenes in its order and the expert's progress (S,) m (see `route_progress`) in, metrics (S,) float64
+    out.
+
+    collision: any contact with an agent that did not overlap at the start; at_fault_collision: by nuPlan's rules;
+    off_road: a corner left the drivable area (by over 0.2 m) for ground that is known to be no road; red_light; ttc_ok:
+    no time to collision below 1 s; comfort: share of 4 s windows within bounds; progress: route completion in shares of
+    the expert's, at most 1 (1 where the expert makes 5 m or less); pdms: PDM score of NAVSIM v1 with NC, DAC, TTC, EP =
+    progress and C = comfort over the whole drive; driving_score_20 and driving_score_21: route completion x penalty of
+    CARLA's leaderboards (only 2.1 takes off what was driven off the road), where a collision counts once per agent and
+    those in which the ego stands or is hit from behind do not;
+    off_road_share: by distance; unmapped_share: by distance, on ground of which the map does not say whether it is
+    road; stalled: share of time standing; collision_at, at_fault_at, off_road_at, red_light_at: s until the first of
+    each, infinite if none; first_infraction: the earliest of the last three; progress_m and distance: m; end: s that
+    counted.
+    """
+    m = measure(rollout, scenes)
+    require(
+        np.shape(reference_progress) == (len(scenes),),
+        f"reference_progress: shape ({len(scenes)},), one a scene, wanted; got {np.shape(reference_progress)}",
+    )
+    progress = progress_ratio(m["progress"], np.asarray(reference_progress, np.float64))
+    share = np.where(m["distance"] > 0, m["off_road_distance"] / np.maximum(m["distance"], 1e-9), 1.0 - m["DAC"])
+    comfortable = _comfort_share(rollout.ego, m["end"])
+    infractions = np.stack([m[name] for name in TIMES[1:]])
+    return {
+        "collision": (m["collision_at"] < np.inf).astype(float),
+        "at_fault_collision": (m["at_fault_at"] < np.inf).astype(float),
+        "off_road": 1.0 - m["DAC"],
+        "red_light": 1.0 - m["TLC"],
+        "ttc_ok": m["TTC"],
+        "comfort": comfortable,
+        "progress": progress,
+        "pdms": pdms({**m, "EP": progress, "C": comfortable}),
+        "driving_score_20": driving_score_20(progress, m),
+        "driving_score_21": driving_score_21(progress, m, share),
+        "off_road_share": share,
+        "unmapped_share": m["unmapped_distance"] / np.maximum(m["distance"], 1e-9),
+        "stalled": m["standing"],
+        "first_infraction": infractions.min(0),
+        **{name: m[name] for name in TIMES},
+        "progress_m": m["progress"],
+        "distance": m["distance"],
+        "end": m["end"],
+    }
+
+
+def route_progress(rollout: Rollout, scenes: list[Scene]) -> np.ndarray:
+    """Metres (S,) that each drive got along its route before its first collision at fault."""
+    return measure(rollout, scenes)["progress"]
+
+
+def driving_score_20(completion: np.ndarray, counts: dict[str, np.ndarray]) -> np.ndarray:
+    """CARLA leaderboard 2.0: completion x product of a factor per infraction."""
+    penalty = np.ones_like(completion)
+    for name, factor in FACTOR_20.items():
+        penalty = penalty * factor ** counts[name]
+    return completion * penalty
+
+
+def driving_score_21(completion: np.ndarray, counts: dict[str, np.ndarray], off_road: np.ndarray) -> np.ndarray:
+    """CARLA leaderboard 2.1: completion x (1 - off-road share) / (1 + sum of costs)."""
+    cost = sum(c * counts[name] for name, c in COST_21.items())
+    return completion * (1.0 - off_road) / (1.0 + cost)
+
+
+def measure(rollout: Rollout, scenes: list[Scene], stop: bool = True) -> dict[str, np.ndarray]:
+    """Events by name (FIELDS of `.motion`), (S,) each; with `stop` a drive ends at its first collision at fault."""
+    require(
+        rollout.scenes == [s.id for s in scenes],
+        "scenes: not the rollout's scenes in the rollout's order; pass the list that was driven",
+    )
+    steps = rollout.ego.shape[1]
+    n, a = rollout.agents_valid.shape[:2]
+    sizes, kinds = np.ones((n, a, 2)), np.zeros((n, a), np.int64)
+    for i, scene in enumerate(scenes):
+        k = len(scene.kind)
+        sizes[i, :k], kinds[i, :k] = scene.size[:, :2], scene.kind
+    traffic = Traffic(
+        np.ascontiguousarray(rollout.agents, np.float64),
+        np.ascontiguousarray(rollout.agents_valid),
+        sizes,
+        kinds,
+        signal_states(scenes, np.array([s.start for s in scenes]), steps),
+    )
+    ego_size = np.array([s.size[s.ego, :2] for s in scenes], np.float64)
+    out = judge_motions(rollout.ego[:, None], ego_size, traffic, surroundings(scenes), stop, rollout.lengths)[:, 0]
+    return {name: out[:, i] for i, name in enumerate(FIELDS)}
+
+
+def _comfort_share(ego: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Drives (S, T, 6) and when they ended (S,) s in, share of comfortable windows (S,) out; 1 where none is whole."""
+    if ego.shape[1] < SAMPLES:
+        return np.ones(len(ego))
+    first = np.arange(0, ego.shape[1] - SAMPLES + 1, COMFORT_EVERY)
+    ok = comfort(ego[:, first[:, None] + np.arange(SAMPLES)])[..., 0]
+    counts = (first + SAMPLES - 1)[None] <= np.round(end / DT)[:, None]
+    return np.where(counts.any(1), (ok * counts).sum(1) / np.maximum(counts.sum(1), 1), 1.0)

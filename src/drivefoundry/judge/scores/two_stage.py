@@ -1,0 +1,115 @@
+"""A policy and its drives in, two-stage EPDMS out: NAVSIM v2's pseudo closed loop (Cao et al., CoRL 2025).
+
+Stage one scores the policy's plan at the scene's start. Stage two scores its plans at starts near where the tracked
+first plan ends, 4 s later; their mean is weighted by a Gaussian of the distance of each start from that end, and the
+score is the product of both stages (`SceneAggregator` and `run_pdm_score.py` of the navsim devkit v2.2: sigma^2 = 0.1
+m^2, equal weights where all vanish). NAVSIM renders its second starts beforehand from the log; here they are drawn
+around the simulated end, seeded by the scene's id, the same offsets for every policy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from drivefoundry.judge.scores.comfort import SAMPLES, extended_comfort
+from drivefoundry.judge.scores.pdm import STRIDE, epdms, filtered_terms, prepare, simulate
+from drivefoundry.judge.scores.pdm_closed import PdmClosed
+from drivefoundry.sim.drive import drive
+from drivefoundry.types import DT, PLAN_DT, PSPEED, PYAW, Rollout, Scene, require
+
+STARTS = 3
+"""Second starts of each scene."""
+SPREAD = (0.3, 0.3, 0.03)
+"""Standard deviation of the second starts along, across (m) and in heading (rad), cut at twice that."""
+SIGMA_SQUARED = 0.1
+"""Of the Gaussian over the distance of a second start, m^2."""
+DECISIONS = 2
+"""Plans 0.5 s apart that a stage looks at: the second one is there for the extended comfort."""
+
+
+def two_stage(
+    first: Rollout, scenes: list[Scene], again: Callable[[list[Scene], float], Rollout], most: int = 128
+) -> dict[str, np.ndarray]:
+    """A policy's rollout, its scenes and how it drives others (at most `most` scenes at once, seconds -> Rollout) in;
+    epdms_one, epdms_two and their product epdms (S,) out. ValueError where the rollout has fewer than two decisions."""
+    least = int((first.lengths.min() - 1) // STRIDE)
+    wanted = f"rollout: a scene has {least} decisions; {DECISIONS} are wanted, drive at least {DECISIONS * PLAN_DT} s"
+    require(least >= DECISIONS, wanted)
+    one, motions = _stage(first, scenes)
+    starts = [second_starts(scene, motion, first.policy) for scene, motion in zip(scenes, motions, strict=True)]
+    seconds = [s for of_one in starts for s, _ in of_one]
+    parts = [seconds[i : i + most] for i in range(0, len(seconds), most)]
+    scored = np.concatenate([_stage(again(part, DECISIONS * PLAN_DT), part)[0] for part in parts])
+    weights = np.array([kernel_weights(np.array([d for _, d in of_one])) for of_one in starts])
+    two = (scored.reshape(weights.shape) * weights).sum(1)
+    return {"epdms_one": one, "epdms_two": two, "epdms": one * two}
+
+
+def kernel_weights(distance: np.ndarray) -> np.ndarray:
+    """Distances of the second starts from where the first stage ended (K,), m, in; weights that sum to 1 out."""
+    weight = np.exp(-(distance**2) / (2.0 * SIGMA_SQUARED))
+    vanish = np.isclose(weight.sum(), 0.0)
+    return np.full(len(distance), 1.0 / len(distance)) if vanish else weight / weight.sum()
+
+
+def _stage(rollout: Rollout, scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
+    """EPDMS (S,) of each first plan, progress beside PDM-Closed's as in NAVSIM, and its tracked motion (S, 41, 6).
+
+    The extended comfort compares it with the plan of 0.5 s later, as NAVSIM does for the earlier frame of each pair.
+    """
+    situations = prepare(scenes, np.array([s.start for s in scenes]))
+    reference = drive(PdmClosed(), scenes, PLAN_DT).plans[:, 0]
+    _, terms = filtered_terms(situations, np.stack([rollout.plans[:, 0], reference], 1))
+    motions = simulate(situations.start, rollout.plans[:, :1])
+    later = simulate(rollout.ego[:, STRIDE], rollout.plans[:, 1:2])
+    comfortable = extended_comfort(motions[:, :, STRIDE:], later[:, :, :-STRIDE])
+    return epdms({**{name: value[:, :1] for name, value in terms.items()}, "EC": comfortable})[:, 0], motions[:, 0]
+
+
+def second_starts(scene: Scene, motion: np.ndarray, policy: str) -> list[tuple[Scene, float]]:
+    """A scene and the tracked motion (41, 6) of the first plan in; scenes that start 4 s later near its end, and how
+    far from it, out.
+
+    The ego's past up to there is what it drove, moved as a whole with the start; beyond, the log goes on. Tracks that
+    end too soon go on at constant velocity. The traffic is that of the log.
+    """
+    rng = np.random.default_rng(int(hashlib.sha256(scene.id.encode()).hexdigest()[:12], 16))
+    end = scene.start + SAMPLES - 1
+    tracks, valid, signals = _longer(scene, end + 1 + DECISIONS * STRIDE)
+    driven = np.concatenate([tracks[scene.ego, : scene.start], motion[:, :4]])
+    out = []
+    for k in range(STARTS):
+        along, across, turn = np.clip(rng.normal(size=3), -2.0, 2.0) * SPREAD
+        last = motion[-1]
+        c, s = np.cos(last[PYAW]), np.sin(last[PYAW])
+        xy = driven[:, :2] - last[:2]
+        moved = driven.copy()
+        moved[:, 0] = last[0] + c * along - s * across + np.cos(turn) * xy[:, 0] - np.sin(turn) * xy[:, 1]
+        moved[:, 1] = last[1] + s * along + c * across + np.sin(turn) * xy[:, 0] + np.cos(turn) * xy[:, 1]
+        moved[:, PYAW] += turn
+        mine, there = tracks.copy(), valid.copy()
+        mine[scene.ego, : end + 1], there[scene.ego, scene.start : end + 1] = moved, True
+        meta = {**scene.meta, "release": policy}
+        second = replace(
+            scene, id=f"{scene.id}+{k}", tracks=mine, valid=there, signals=signals, start=end, meta=meta
+        ).validate()
+        out.append((second, float(np.hypot(along, across))))
+    return out
+
+
+def _longer(scene: Scene, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tracks, valid and signals of at least `steps` steps."""
+    more = max(0, steps - scene.valid.shape[1])
+    if not more:
+        return scene.tracks, scene.valid, scene.signals
+    last = np.repeat(scene.tracks[:, -1:], more, 1)
+    way = last[..., PSPEED] * DT * np.arange(1, more + 1)
+    last[..., 0] += np.cos(last[..., PYAW]) * way
+    last[..., 1] += np.sin(last[..., PYAW]) * way
+    valid = np.concatenate([scene.valid, np.repeat(scene.valid[:, -1:], more, 1)], 1)
+    signals = np.concatenate([scene.signals, np.repeat(scene.signals[:, -1:], more, 1)], 1)
+    return np.concatenate([scene.tracks, last], 1), valid, signals

@@ -1,0 +1,1 @@
+"""The building blocks of the VLA: attention, decoder, vision tower, flow head."""

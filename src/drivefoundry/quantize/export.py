@@ -1,0 +1,184 @@
+"""A float student's checkpoint in, an int8 engine directory and a report of what it cost out.
+
+Weights are int8 with a scale per output channel, rounded so that the layer's outputs change least (see `rounding`).
+Norms, biases and positions stay fp32. Activations are no part of the export: the engine rounds them row by row as it
+goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from drivefoundry import outputs
+from drivefoundry.model.checkpoint import Loaded, load_checkpoint
+from drivefoundry.model.config import ModelConfig
+from drivefoundry.model.vla import Vote
+from drivefoundry.quantize.rounding import input_moments, rounded
+from drivefoundry.types import require
+from drivefoundry_car.engine import Engine, files
+from drivefoundry_car.update.selftest import SELF_TEST, record_self_test
+from drivefoundry_car.vehicle.codec import driven
+
+INT8, INT11 = 127, 1023
+FINE = ("embed.codes",)
+"""What keeps 11 bits: the action codes lie close together, and the smallest difference decides."""
+WIDTH = 16
+"""The kernels' lanes: what dim, ffn and head_dim must be whole multiples of."""
+PLAIN = ("qkv_bias", "tied", "norm_eps", "frames", "cameras", "vision", "text_shift", "action", "rope_scaling")
+"""What the kernels know in one way only, that of the sizes that train from nothing."""
+LONGEST = 512
+"""Most positions that the kernels attend to."""
+FILES = (files.WEIGHTS, files.CODEBOOK, SELF_TEST, files.CONTRACT)
+
+
+def export_engine(
+    checkpoint: Path, out: Path, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, self_test: int = 16
+) -> dict[str, float]:
+    """Checkpoint directory in, engine files in the directory `out`, which may exist, and a report out.
+
+    frames (N, 2, H, W, 3) uint8, ego (N, 4, 3), route (N, 12): every other sample is one to round by, the rest are
+    those on which the engine is compared with the float student; the first `self_test` go along for the car to check.
+    Report: token_agreement, share of the tokens that are the float student's; plan_agreement, share of whole plans;
+    plan_error_m, mean distance of plan points; weight_error, relative RMS over all matrices, and worst_weight_error,
+    that of the worst; bytes of the engine without its self test, and compression, the checkpoint's fp32 bytes to those.
+    ValueError names what cannot be exported, and a file of `out` in an engine file's place that was not written here.
+    """
+    loaded, out = load_checkpoint(checkpoint), Path(out)
+    check(loaded.config)
+    require(len(frames) > 0, "calibration samples: none given; label some clips first")
+    half = slice(0, None, 2) if len(frames) > 1 else slice(None)
+    moments = input_moments(loaded.model, frames[half], ego[half], route[half])
+    tensors, errors = quantised(loaded.model.state_dict(), loaded.config, moments)
+    with outputs.among(out, FILES, files.CONTRACT) as aside:  # the contract last: without it, none of this is an engine
+        names = write(aside, loaded, tensors)
+        size = sum((aside / name).stat().st_size for name in names)
+        engine = Engine(aside)
+        record_self_test(engine, aside, frames[:self_test], ego[:self_test], route[:self_test])
+        (aside / files.CONTRACT).write_bytes(files.seal(with_hashes(engine.contract, aside, [*names[1:], SELF_TEST])))
+        other = slice(1, None, 2) if len(frames) > 1 else slice(None)
+        report = {**compared(loaded, Engine(aside), frames[other], ego[other], route[other]), **errors}
+        report["compression"] = (Path(checkpoint) / "model.safetensors").stat().st_size / size
+        report["bytes"] = float(size)
+    return report
+
+
+def check(config: ModelConfig) -> None:
+    """ValueError where the engine's kernels cannot run this shape."""
+    for name in ("dim", "ffn", "head_dim", "codes"):
+        value = getattr(config, name)
+        require(value % WIDTH == 0, f"ModelConfig.{name}: the engine wants a multiple of {WIDTH}, got {value}")
+    for name in PLAIN:
+        value, wanted = getattr(config, name), getattr(ModelConfig, name)
+        require(
+            value == wanted, f"ModelConfig.{name}: the engine runs {wanted!r} alone, got {value!r}; distil a student"
+        )
+    longest = config.prefix + max(config.max_text, config.plan)
+    require(
+        longest <= LONGEST, f"ModelConfig: {longest} positions, the engine has room for {LONGEST}; use larger patches"
+    )
+
+
+def quantised(
+    state: Mapping[str, torch.Tensor], config: ModelConfig, moments: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The model's tensors and what its linear layers read in; the engine's tensors and their errors out."""
+    state = dict(state)
+    parts = torch.split(state.pop("embed"), [config.text_vocab, config.codes, config.vocab - config.task_id])
+    floats = {k.removeprefix("decoder."): v.numpy() for k, v in state.items()}
+    matrices = {k.removesuffix(".weight"): v for k, v in floats.items() if k.endswith(".weight")}
+    matrices |= {"embed.text": parts[0].numpy(), "embed.codes": parts[1].numpy()}
+    tensors = {k: v for k, v in floats.items() if not k.endswith(".weight")} | {"embed.marks": parts[2].numpy()}
+    lost, energy, worst = 0.0, 0.0, 0.0
+    for name, w in matrices.items():
+        read = moments.get(name, moments.get(f"decoder.{name}"))
+        q, scale = rounded(w, INT11 if name in FINE else INT8, read)
+        tensors[f"{name}.weight"], tensors[f"{name}.scale"] = q, scale
+        off, all_ = float(((q * scale[:, None] - w) ** 2).sum()), float((w**2).sum())
+        lost, energy, worst = lost + off, energy + all_, max(worst, (off / max(all_, 1e-30)) ** 0.5)
+    return tensors, {"weight_error": (lost / energy) ** 0.5, "worst_weight_error": worst}
+
+
+def write(folder: Path, loaded: Loaded, tensors: dict[str, np.ndarray]) -> list[str]:
+    """The engine's files but for the self test; the contract's name first."""
+    table, blob = {}, io.BytesIO()
+    for name, value in sorted(tensors.items()):
+        table[name] = (value.dtype.name, list(value.shape), blob.tell())
+        blob.write(np.ascontiguousarray(value, files.DTYPES[value.dtype.name]).tobytes())
+    (folder / files.WEIGHTS).write_bytes(blob.getvalue())
+    np.save(folder / files.CODEBOOK, loaded.codebook)
+    made = contract(loaded.config, loaded.tokenizer.pieces(), loaded.model.ego_scale.tolist(), table)
+    names = [files.WEIGHTS, files.CODEBOOK]
+    (folder / files.CONTRACT).write_bytes(files.seal(with_hashes(made, folder, names)))
+    return [files.CONTRACT, *names]
+
+
+def contract(c: ModelConfig, pieces: list[str], ego_scale: list[float], table: dict) -> dict:
+    """What a car must know to feed this engine and to read its answer."""
+    h, w = c.image
+    return {
+        "format": files.FORMAT,
+        "inputs": {
+            "frames": {
+                "shape": ["B", c.frames, h, w, 3],
+                "dtype": "uint8",
+                "meaning": "front camera, RGB, at t - 0.5 s and t",
+            },
+            "ego": {
+                "shape": ["B", c.history, c.ego_features],
+                "dtype": "float32",
+                "meaning": "speed m/s, yaw rate rad/s, valid; 1.5, 1.0, 0.5 and 0 s ago",
+            },
+            "route": {
+                "shape": ["B", c.route_features],
+                "dtype": "float32",
+                "meaning": "drivefoundry_car.vehicle.inputs.route_features",
+            },
+        },
+        "outputs": {
+            "points": {"shape": ["B", c.plan, 3], "meaning": "x m, y m, yaw rad in the ego frame at 0.5 .. 4.0 s"},
+            "tokens": {"shape": ["B", c.plan], "meaning": "elected rows of codebook.npy, one for each 0.5 s"},
+        },
+        "model": asdict(c),
+        "plan": c.plan,
+        "ego_scale": ego_scale,
+        "vocabulary": {
+            "text": [0, c.text_vocab],
+            "codes": [c.text_vocab, c.task_id],
+            "task": c.task_id,
+            "think": c.think_id,
+            "act": c.act_id,
+        },
+        "text": pieces,
+        "tensors": table,
+    }
+
+
+def with_hashes(made: dict, folder: Path, names: list[str]) -> dict:
+    """The contract with the SHA-256 of the other files."""
+    return {**made, "files": {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}}
+
+
+def compared(
+    loaded: Loaded, engine: Engine, frames: np.ndarray, ego: np.ndarray, route: np.ndarray
+) -> dict[str, float]:
+    """How far the engine's greedy plans are from the float student's on N samples."""
+    points, tokens = engine.plan(frames, ego, route)
+    codes, controls, vote = [], [], Vote.of(loaded.codebook)
+    for i in range(0, len(frames), 128):
+        f, e, r = (torch.from_numpy(np.array(a[i : i + 128])) for a in (frames, ego, route))
+        for kept, part in zip((codes, controls), loaded.model.plan(f, e, r, vote), strict=True):
+            kept.append(part.numpy())
+    want = np.concatenate(codes)
+    way = driven(np.concatenate(controls), ego[:, -1, 0]) - points
+    return {
+        "token_agreement": float((tokens == want).mean()),
+        "plan_agreement": float((tokens == want).all(1).mean()),
+        "plan_error_m": float(np.hypot(way[..., 0], way[..., 1]).mean()),
+    }

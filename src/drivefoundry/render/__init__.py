@@ -1,0 +1,1 @@
+"""Cameras, bird's-eye views and films of simulated scenes."""

@@ -1,0 +1,145 @@
+"""Simulator state in, camera frames out: the cameras of S cars drawn at once by compiled code.
+
+Letters: S scenes, V views of each car's rig, M maps, A agents, G signals, H, W image rows and columns. A picture
+depends on nothing but its own inputs: frames are the same whatever the batch or the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+
+from drivefoundry.render.conditions import COLUMNS, Conditions
+from drivefoundry.render.draw import World, flatten, render
+from drivefoundry.render.rig import Rig
+from drivefoundry.types import RoadMap, require
+
+
+class Camera:
+    """Maps and a rig in; `render` gives one frame a view.
+
+    Building one costs some 0.2 s for each new city; cameras on the same maps, or fewer, share what they draw from.
+    """
+
+    def __init__(self, maps: list[RoadMap], rig: Rig | None = None, threads: int | None = None) -> None:
+        """threads: how many scenes are drawn at once; all cores (or OMP_NUM_THREADS) where None."""
+        require(len(maps) > 0, "Camera: give at least one map")
+        self.rig = rig or Rig.front()
+        self.maps = maps
+        self._world, self._index = _world(maps)
+        self._lenses, self._warps = _optics(self.rig)
+        self._threads = threads or int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+        self._pool: ThreadPoolExecutor | None = None
+
+    def render(
+        self,
+        map_index: np.ndarray,
+        ego: np.ndarray,
+        agents: np.ndarray,
+        valid: np.ndarray,
+        size: np.ndarray,
+        kind: np.ndarray,
+        brake: np.ndarray,
+        signals: np.ndarray,
+        *,
+        indicator: np.ndarray | None = None,
+        conditions: Sequence[Conditions] | None = None,
+        step: int | np.ndarray = 0,
+    ) -> np.ndarray:
+        """State in, (S, V, H, W, 3) uint8 RGB out.
+
+        map_index (S,) into the camera's maps; ego (S, 3+) x, y m and yaw rad of the box centre; agents (S, A, 4) x, y,
+        yaw, speed; valid (S, A) which to draw (not the ego itself); size (S, A, 3) length, width, height m; kind (S, A)
+        AGENT_*; brake (S, A) brake lamps lit; signals (S, G) SIGNAL_* of the map's heads, dark where G falls short;
+        indicator (S, A) 1 left, -1 right, 0 or None none, blinking with `step`, the 10 Hz step of all scenes or of each
+        (S,); conditions: light and weather of each scene, a clear day where None. Noise and rain hang on a scene's
+        seed, the view and the step alone. Raises ValueError for a pose that is not finite, a map index out of range or
+        shapes that do not fit.
+        """
+        s, a = valid.shape
+        require(
+            ego.shape[0] == s and agents.shape == (s, a, 4), f"Camera.render: agents {agents.shape} for {(s, a, 4)}"
+        )
+        require(size.shape == (s, a, 3), f"Camera.render: size {size.shape} for {(s, a, 3)}")
+        require(kind.shape == (s, a) and brake.shape == (s, a), "Camera.render: kind and brake need shape (S, A)")
+        require(len(signals) == s and signals.ndim == 2, "Camera.render: signals need shape (S, G)")
+        turn = np.zeros((s, a), np.int8) if indicator is None else np.ascontiguousarray(indicator, np.int8)
+        require(turn.shape == (s, a), f"Camera.render: indicator {turn.shape} for {(s, a)}")
+        require(np.ndim(step) == 0 or np.shape(step) == (s,), f"Camera.render: step {np.shape(step)} for {(s,)}")
+        maps = np.ascontiguousarray(map_index, np.int64)
+        require(maps.shape == (s,), f"Camera.render: map_index {maps.shape} for {(s,)}")
+        require(
+            s == 0 or (maps.min() >= 0 and maps.max() < len(self.maps)), "Camera.render: map_index past the last map"
+        )
+        poses = np.ascontiguousarray(ego[:, :3], np.float64)
+        require(bool(np.isfinite(poses).all()), "Camera.render: an ego pose is not finite")
+        shown = np.ascontiguousarray(valid, np.bool_)
+        require(bool(np.isfinite(agents[shown]).all()), "Camera.render: a valid agent's state is not finite")
+        skies = np.zeros((s, COLUMNS))
+        if conditions is not None:
+            require(len(conditions) == s, f"Camera.render: {len(conditions)} conditions for {s} scenes")
+            skies[:] = [c.row() for c in conditions]
+        out = np.empty((s, len(self.rig.views), self.rig.height, self.rig.width, 3), np.uint8)
+        self._fill(
+            out,
+            self._index[maps],
+            poses,
+            np.ascontiguousarray(agents, np.float64),
+            shown,
+            np.ascontiguousarray(size, np.float64),
+            np.ascontiguousarray(kind, np.int64),
+            np.ascontiguousarray(brake, np.bool_),
+            np.ascontiguousarray(signals, np.int64),
+            turn,
+            skies,
+            np.broadcast_to(np.asarray(step, np.int64), (s,)).copy(),
+        )
+        return out
+
+    def _fill(self, out: np.ndarray, *state: np.ndarray) -> None:
+        """Draw all scenes, several at once."""
+        s, fixed = len(out), (self._world, self._lenses, self._warps)
+        if self._threads == 1 or s < 4:
+            render(out, 0, s, *fixed, *state)
+            return
+        # Plain threads over a kernel that lets go of the GIL: no OpenMP pool to spin against torch's or break on fork.
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads)
+        # Parts shrink towards the end, so that no thread waits long for another (Polychronopoulos and Kuck 1987).
+        starts = [0]
+        while starts[-1] < s:
+            starts.append(min(s, starts[-1] + max(2, (s - starts[-1]) // (2 * self._threads))))
+        for job in [self._pool.submit(render, out, *part, *fixed, *state) for part in pairwise(starts)]:
+            job.result()
+
+
+def _optics(rig: Rig) -> tuple[np.ndarray, np.ndarray]:
+    """Rig in; lenses (V, 13) and warps (n, H, W, 2) of the n views that are warped out, as `render` has them."""
+    lenses, warps = [], []
+    for view in rig.views:
+        drawn, row = view, -1
+        if view.warped:
+            (drawn, at), row = view.sampling(), len(warps)
+            warps.append(at)
+        lens = (drawn.fx, drawn.fy, drawn.cx, drawn.cy, drawn.x, drawn.y, drawn.z, drawn.yaw, drawn.pitch)
+        lenses.append((*lens, drawn.width, drawn.height, drawn.samples, row))
+    return np.array(lenses, np.float64), np.array(warps, np.float32).reshape(-1, rig.height, rig.width, 2)
+
+
+_worlds: dict[tuple[str, ...], World] = {}
+
+
+def _world(maps: list[RoadMap]) -> tuple[World, np.ndarray]:
+    """Maps in; surroundings that hold them all and each map's index there out. The last two surroundings are kept."""
+    wanted = {m.id: m for m in maps}
+    ids = next((ids for ids in _worlds if wanted.keys() <= set(ids)), None)
+    if ids is None:
+        while len(_worlds) > 1:
+            _worlds.pop(next(iter(_worlds)))
+        ids = tuple(wanted)
+        _worlds[ids] = flatten(list(wanted.values()))
+    return _worlds[ids], np.array([ids.index(m.id) for m in maps])

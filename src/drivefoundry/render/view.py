@@ -1,0 +1,331 @@
+"""A scene and what happened in it in, pictures out: the camera's view beside the map from above; MP4 bytes of many; and
+a wall of what the cameras can show.
+
+Arrays are laid out as in Rollout: ego (T, 3+), agents (A, T, 4), valid (A, T), step 0 = Scene.start, 10 Hz; SI units.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from drivefoundry.raster import ground_raster
+from drivefoundry.render.actors import paint_of
+from drivefoundry.render.bev import Bev
+from drivefoundry.render.camera import Camera
+from drivefoundry.render.conditions import Conditions
+from drivefoundry.render.draw import BLINK
+from drivefoundry.render.ground import PALETTE
+from drivefoundry.render.lamps import brake_lamps, indicators
+from drivefoundry.render.rig import Rig, View
+from drivefoundry.render.surfaces import PAINTS
+from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, RoadMap, Scene, require
+from drivefoundry_car.vehicle.inputs import to_ego
+
+FILM_VIEW = View().scaled(480, 240)
+AHEAD = 40.0
+"""Ground shown ahead of the ego in the view from above, m; 5/9 as much lies behind it."""
+SMOOTH = 2
+"""The view from above is drawn this much larger and then averaged."""
+EGO, ROUTE, PLAN = (255, 122, 24), (64, 156, 255), (40, 224, 140)
+LIGHTS = [(120, 120, 120), (40, 220, 110), (250, 196, 40), (245, 50, 40)]
+
+
+def film(
+    scene: Scene,
+    ego: np.ndarray,
+    agents: np.ndarray,
+    valid: np.ndarray,
+    plans: np.ndarray | None = None,
+    text: Sequence[str] | None = None,
+    view: View = FILM_VIEW,
+    every: int = 2,
+) -> list[np.ndarray]:
+    """One drive in, frames (H, W, 3) uint8 out, one for each `every` steps (2: 5 frames a second).
+
+    plans (D, 8, 3) and text (D,) belong to the decisions, 0.5 s apart from step 0; both are drawn where given. Agents
+    beyond the scene's own (padding of a batch) are left out. Raises ValueError where shapes do not fit the scene.
+    """
+    steps = len(ego)
+    a = len(scene.kind)
+    require(agents.ndim == 3 and len(agents) >= a, f"film: agents {agents.shape} for the scene's {a}")
+    require(
+        valid.shape == agents.shape[:2] and valid.shape[1] == steps, f"film: valid {valid.shape}, {steps} ego steps"
+    )
+    agents, valid = agents[:a], valid[:a].copy()
+    valid[scene.ego] = False
+    at = np.arange(0, steps, every)
+    log = np.minimum(scene.start + at, scene.valid.shape[1] - 1)
+    n = len(at)
+    views = Camera([scene.map], Rig((view,))).render(
+        np.zeros(n, np.int64),
+        ego[at, :3],
+        agents[:, at].transpose(1, 0, 2),
+        valid[:, at].T,
+        np.broadcast_to(scene.size, (n, a, 3)),
+        np.broadcast_to(scene.kind, (n, a)),
+        brake_lamps(agents)[:, at].T,
+        scene.signals[:, log].T,
+        indicator=indicators(agents, valid, scene.kind)[:, at].T,
+        step=at,
+    )[:, 0]
+    frames = []
+    for k, step in enumerate(at):
+        d = int(step * DT / PLAN_DT)
+        since = to_ego(ego[step, :3], ego[int(d * PLAN_DT / DT), :3])
+        plan = None if plans is None or d >= len(plans) else to_ego(plans[d][:, :2], since)
+        said = "" if text is None or d >= len(text) else text[d]
+        camera = _caption(views[k], view, ego[step], plan, said)
+        above = from_above(
+            scene, view.height, ego[: step + 1], agents[:, step], valid[:, step], scene.signals[:, log[k]], plan
+        )
+        frames.append(np.concatenate([np.asarray(camera), np.asarray(above)], 1))
+    return frames
+
+
+def picture(scene: Scene, step: int | None = None, view: View = FILM_VIEW) -> Image.Image:
+    """Scene in, one picture of its log at `step` (the start where None) out. ValueError where the ego is not there."""
+    step = scene.start if step is None else step
+    require(0 <= step < scene.valid.shape[1], f"step {step}: the scene has {scene.valid.shape[1]} steps")
+    require(bool(scene.valid[scene.ego, step]), f"step {step}: the ego has no state there; choose another")
+    past = np.flatnonzero(scene.valid[scene.ego, : step + 1])
+    ego, agents, valid = scene.tracks[scene.ego, past], scene.tracks, scene.valid[:, step].copy()
+    valid[scene.ego] = False
+    seen = Camera([scene.map], Rig((view,))).render(
+        np.zeros(1, np.int64),
+        ego[-1:, :3],
+        agents[None, :, step],
+        valid[None],
+        scene.size[None],
+        scene.kind[None],
+        brake_lamps(agents)[None, :, step],
+        scene.signals[None, :, step],
+        indicator=indicators(agents, scene.valid, scene.kind)[None, :, step],
+        step=step,
+    )[0, 0]
+    camera = _caption(seen, view, ego[-1], None, "")
+    above = from_above(scene, view.height, ego, agents[:, step], valid, scene.signals[:, step], None)
+    return Image.fromarray(np.concatenate([np.asarray(camera), np.asarray(above)], 1))
+
+
+def wall(scene: Scene, step: int | None = None) -> Image.Image:
+    """Scene in, one picture of its log at `step` (the start where None) out: maps, hours, weathers and rigs.
+
+    Rows: what models and people see from above, day, dusk; night, rain, fog; three cameras; six cameras.
+    """
+    step = scene.start if step is None else step
+    require(0 <= step < scene.valid.shape[1], f"step {step}: the scene has {scene.valid.shape[1]} steps")
+    require(bool(scene.valid[scene.ego, step]), f"step {step}: the ego has no state there; choose another")
+    valid = scene.valid[:, step].copy()
+    valid[scene.ego] = False
+    agents, ego = scene.tracks[None, :, step], scene.tracks[scene.ego, step, :3][None]
+    turns, brakes = indicators(scene.tracks, scene.valid, scene.kind), brake_lamps(scene.tracks)
+    signals, kind, size = scene.signals[None, :, step], scene.kind[None], scene.size[None]
+
+    def shoot(rig: Rig, names: Sequence[str], conditions: Conditions) -> np.ndarray:
+        seen = Camera([scene.map], rig).render(
+            np.zeros(1, np.int64), ego, agents, valid[None], size, kind, brakes[None, :, step], signals,
+            indicator=turns[None, :, step], conditions=[conditions], step=step // BLINK * BLINK,
+        )[0]  # fmt: skip
+        return np.concatenate([_named(f, name) for f, name in zip(seen, names, strict=True)], 1)
+
+    one, clear = Rig.front().scaled(320, 160), Conditions.clear()
+    codes = Bev([scene.map], 160, 0.5).render(
+        np.zeros(1, np.int64), ego, scene.size[scene.ego, None], agents, valid[None], size, kind, signals,
+        scene.route[None], np.array([len(scene.route)]),
+    )[0]  # fmt: skip
+    past = np.flatnonzero(scene.valid[scene.ego, : step + 1])
+    above = from_above(scene, 160, scene.tracks[scene.ego, past], scene.tracks[:, step], valid, signals[0], None)
+    maps = np.concatenate([_named(codes, "for models"), _named(np.asarray(above), "for people")], 1)
+    hours = [("day", clear), ("dusk", Conditions(hour=17.75)), ("night", Conditions(hour=22.0))]
+    weathers = [("rain", Conditions(rain=0.7)), ("fog", Conditions(fog=90.0))]
+    tiles = [shoot(one, [name], conditions) for name, conditions in hours + weathers]
+    three = shoot(Rig.three().scaled(320, 128), ["front", "front left", "front right"], clear)
+    names = ["front", "front left", "front right", "rear left", "rear right", "rear"]
+    six = shoot(Rig.six().scaled(320, 180), names, clear)
+    rows = [
+        np.concatenate([maps, *tiles[:2]], 1),
+        np.concatenate(tiles[2:], 1),
+        _order(three, 3, [1, 0, 2]),
+        _order(six, 6, [1, 0, 2]),
+        _order(six, 6, [3, 5, 4]),
+    ]
+    return Image.fromarray(np.concatenate(rows))
+
+
+def _order(row: np.ndarray, n: int, order: list[int]) -> np.ndarray:
+    """Some of the n pictures of a row, side by side."""
+    parts = np.split(row, n, 1)
+    return np.concatenate([parts[i] for i in order], 1)
+
+
+def _named(frame: np.ndarray, name: str) -> np.ndarray:
+    image = Image.fromarray(frame)
+    draw, font = ImageDraw.Draw(image, "RGBA"), ImageFont.load_default(11)
+    draw.rectangle((0, 0, 8 + draw.textlength(name, font), 15), fill=(0, 0, 0, 140))
+    draw.text((4, 1), name, font=font, fill=(255, 255, 255))
+    return np.asarray(image)
+
+
+def mp4(frames: Sequence[np.ndarray], fps: int = 5, quality: int = 30) -> bytes:
+    """Frames (H, W, 3) uint8 of one even size in, an H.264 MP4 out that browsers play from a data URI.
+
+    quality: x264's constant rate factor, less is better. 18 s of film at 5 frames a second take some 300 kB.
+    The same frames give the same bytes.
+    """
+    require(len(frames) > 0, "mp4: no frames to encode")
+    high, wide = frames[0].shape[:2]
+    require(high % 2 == 0 and wide % 2 == 0, f"mp4: {wide} x {high} px; both must be even")
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as container:
+        # Without macroblock-tree rate control, which gives other bytes each time.
+        options = {"crf": str(quality), "preset": "veryfast", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.width, stream.height, stream.pix_fmt = wide, high, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return out.getvalue()
+
+
+def _caption(seen: np.ndarray, view: View, ego: np.ndarray, plan: np.ndarray | None, said: str) -> Image.Image:
+    """Camera view with the plan as a ribbon on the road, the speed, and what the model said."""
+    image = Image.fromarray(seen)
+    draw = ImageDraw.Draw(image, "RGBA")
+    ribbon = [] if plan is None else _ribbon(plan, view)
+    if len(ribbon) > 3:
+        draw.polygon(ribbon, fill=(*PLAN, 110))
+    font = ImageFont.load_default(max(10, view.height // 16))
+    line = round(view.height / 13)
+    if len(ego) > PSPEED:
+        draw.rectangle((0, 0, 4.6 * line, line + 3), fill=(0, 0, 0, 130))
+        draw.text((5, 1), f"{ego[PSPEED]:.1f} m/s", font=font, fill=(255, 255, 255))
+    lines = textwrap.wrap(said, max(20, int(view.width / line * 1.95)))[:3] if said else []
+    if lines:
+        top = view.height - line * len(lines) - 4
+        draw.rectangle((0, top, view.width, view.height), fill=(0, 0, 0, 150))
+        draw.multiline_text((6, top + 1), "\n".join(lines), font=font, fill=(255, 255, 255), spacing=2)
+    return image
+
+
+def _ribbon(plan: np.ndarray, view: View, width: float = 1.2) -> list[tuple[float, float]]:
+    """Plan points (P, 2) in the ego frame in, image outline of the strip along those ahead of the camera out."""
+    points = np.concatenate([[[2.6, 0.0]], plan])
+    step = np.diff(points, axis=0)
+    length = np.hypot(*step.T)
+    kept = (length > 0.1) & (points[1:, 0] > 3.0)
+    side = np.stack([-step[:, 1], step[:, 0]], 1)[kept] / length[kept, None] * width / 2
+    middle = points[1:][kept]
+    c, s = np.cos(view.pitch), np.sin(view.pitch)
+    outline = np.concatenate([middle + side, (middle - side)[::-1]])
+    ahead = (outline[:, 0] - view.x) * c + view.z * s
+    down = view.z * c - (outline[:, 0] - view.x) * s
+    ahead = np.maximum(ahead, 0.3)
+    u, v = view.cx - view.fx * outline[:, 1] / ahead, view.cy + view.fy * down / ahead
+    return [(float(a), float(b)) for a, b in zip(u, v, strict=True)]
+
+
+def from_above(
+    scene: Scene,
+    pixels: int,
+    past: np.ndarray,
+    agents: np.ndarray,
+    valid: np.ndarray,
+    signals: np.ndarray,
+    plan: np.ndarray | None,
+) -> Image.Image:
+    """The map around the ego, which heads up the picture, `pixels` square: road users, route, plan, lights.
+
+    past (t, 3+) the ego's poses until now; agents (A, 4), valid (A,), signals (G,) now; plan (P, 2) in the ego frame.
+    """
+    n = pixels * SMOOTH
+    scale = n * 0.64 / AHEAD
+    x0, y0, yaw = (float(v) for v in past[-1, :3])
+    right, ahead = np.array([np.sin(yaw), -np.cos(yaw)]), np.array([np.cos(yaw), np.sin(yaw)])
+    centre = np.array([n / 2, n * 0.64])
+
+    def px(points: np.ndarray) -> list[tuple[float, float]]:
+        d = np.atleast_2d(points)[:, :2] - (x0, y0)
+        return [
+            (float(u), float(v))
+            for u, v in zip(centre[0] + d @ right * scale, centre[1] - d @ ahead * scale, strict=True)
+        ]
+
+    image = _ground(scene.map, n, scale, centre, (x0, y0), right, ahead)
+    draw = ImageDraw.Draw(image, "RGBA")
+    for b in scene.map.buildings:
+        if np.hypot(b[0] - x0, b[1] - y0) < 90 + b[3]:
+            draw.polygon(px(_corners(b[0], b[1], b[2], b[3], b[4])), fill=(150, 142, 132), outline=(96, 92, 88))
+    near = np.flatnonzero(np.hypot(scene.route[:, 0] - x0, scene.route[:, 1] - y0) < 120)
+    for part in np.split(near, np.flatnonzero(np.diff(near) > 1) + 1):  # it may leave and come back
+        if len(part) > 1:
+            draw.line(px(scene.route[part]), fill=(*ROUTE, 120), width=round(0.9 * scale), joint="curve")
+    if len(past) > 1:
+        draw.line(px(past), fill=(*EGO, 150), width=round(0.5 * scale))
+    for line, state in zip(scene.map.stop_lines, signals, strict=False):
+        draw.line(px(line.reshape(2, 2)), fill=LIGHTS[int(state)], width=round(0.9 * scale))
+    for i in np.flatnonzero(valid):
+        _user(draw, px, agents[i], scene.size[i], int(scene.kind[i]), int(i), scale)
+    length, width = scene.size[scene.ego, :2]
+    draw.polygon(px(_corners(x0, y0, yaw, length, width)), fill=EGO, outline=(255, 255, 255), width=SMOOTH)
+    if plan is not None:
+        points = px(plan[:, :1] * ahead - plan[:, 1:2] * right + (x0, y0))
+        draw.line([px(past[-1])[0], *points], fill=(*PLAN, 220), width=round(0.45 * scale))
+        for u, v in points:
+            r = 0.5 * scale
+            draw.ellipse((u - r, v - r, u + r, v + r), fill=PLAN)
+    return image.resize((pixels, pixels), Image.Resampling.BOX)
+
+
+def _user(draw, px, state: np.ndarray, size: np.ndarray, kind: int, index: int, scale: float) -> None:
+    """One road user in the colour that the camera gives it; a pale bar marks its front."""
+    colour = tuple(int(c) for c in PAINTS[paint_of(kind, index)])
+    if kind == AGENT_PEDESTRIAN:
+        u, v = px(state)[0]
+        r = max(0.5 * scale, 3.0)
+        draw.ellipse((u - r, v - r, u + r, v + r), fill=colour, outline=(20, 20, 20))
+        return
+    corners = _corners(state[0], state[1], state[2], size[0], size[1])
+    draw.polygon(px(corners), fill=colour, outline=(20, 20, 20), width=SMOOTH)
+    draw.line(
+        px(0.7 * corners[:2] + 0.3 * corners[[3, 2]]), fill=(235, 240, 245), width=max(SMOOTH, round(0.3 * scale))
+    )
+
+
+def _corners(x: float, y: float, yaw: float, length: float, width: float) -> np.ndarray:
+    """(4, 2) front left, front right, rear right, rear left."""
+    c, s = np.cos(yaw), np.sin(yaw)
+    along, left = np.array([c, s]) * length / 2, np.array([-s, c]) * width / 2
+    return np.array([x, y]) + np.stack([along + left, along - left, -along - left, -along + left])
+
+
+def _ground(
+    road_map: RoadMap,
+    n: int,
+    scale: float,
+    centre: np.ndarray,
+    at: tuple[float, float],
+    right: np.ndarray,
+    ahead: np.ndarray,
+) -> Image.Image:
+    """The map's raster with `ahead` pointing up, n px square, `scale` px a metre, `at` lying at pixel `centre`."""
+    raster = ground_raster(road_map)
+    image = Image.fromarray(raster.texture, "P")
+    rgb = np.stack([PALETTE & 255, PALETTE >> 8 & 255, PALETTE >> 16], 1).astype(np.uint8)
+    image.putpalette(rgb.tobytes())
+    k = 1.0 / (scale * raster.resolution)
+    col = (at[0] - raster.origin_x) / raster.resolution
+    row = (at[1] - raster.origin_y) / raster.resolution
+    half = int(1.5 * n * k) + 2
+    left, top = int(col) - half, int(row) - half
+    part = image.crop((left, top, left + 2 * half, top + 2 * half)).convert("RGB")
+    across, up = right * k, -ahead * k
+    first = np.array([col - left, row - top]) - centre[0] * across - centre[1] * up
+    matrix = (across[0], up[0], first[0], across[1], up[1], first[1])
+    return part.transform((n, n), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)

@@ -1,0 +1,160 @@
+"""Verdicts and other judgements in, the report's tables out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from drivefoundry.judge.gate import MARGINS, load_verdict
+from drivefoundry.judge.stats import Comparison
+from drivefoundry.judge.versions import VERSIONS, WOSAC
+from drivefoundry.judge.worst import SCORE, worst_scenes
+from drivefoundry.ledger import Artefact
+from drivefoundry.reports.content import Cell, SceneLink, Table
+from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
+from drivefoundry.types import Verdict
+
+Done = Sequence[tuple[int | None, str, Artefact]]
+COLUMNS = {
+    SCORE: "driving score (CARLA 2.1)", "driving_score_20": "driving score (CARLA 2.0)",
+    "epdms": "EPDMS (NAVSIM v2.2, two stages)", "pdms": "PDMS (NAVSIM v1, closed loop)", "collision": "collisions",
+    "at_fault_collision": "at fault", "off_road": "off road", "red_light": "red light run",
+    "progress": "route completion", "comfort": "comfort",
+}  # fmt: skip
+OPEN_LOOP = {
+    **{f"{key}_{n}s": f"{key.upper()} at {n} s, m" for key in ("ade", "fde") for n in (1, 2, 3, 4)},
+    "yaw_rate": "yaw rate error, rad/s",
+}
+"""Heads of open-loop errors: average and final displacement error, and yaw rate."""
+BASELINES = ("constant velocity", "log replay", "PDM-Closed style", YARDSTICK)
+ORDER = (
+    "constant velocity",
+    "pre-trained",
+    "SFT",
+    "RL",
+    "student",
+    ENGINE,
+    WHOLE_CAR,
+    "log replay",
+    "PDM-Closed style",
+    YARDSTICK,
+)
+
+
+def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
+    """All policies of the last verdict, side by side on the same scenes."""
+    names = [n for n in order if n in verdict.summary]
+    rows = [[n, *(verdict.summary[n].get(m) for m in COLUMNS)] for n in names]
+    note = (
+        "Every policy drives the same held-out scenes; mean and 95 % bootstrap interval over scenes. The route "
+        "follower reads the simulator's state (privileged) and sets the progress that counts as 1; log replay is "
+        f"what the recorded person did, in replayed traffic{_tracking(verdict)}; PDM-Closed style picks the best of "
+        "15 scored proposals, with the state all around. A collision counts whoever is at fault. Formulas and "
+        "sources: docs/metrics.md."
+    ) + _unmapped(verdict, names)
+    marked = names.index(verdict.candidate) if verdict.candidate in names else None
+    return Table("Closed loop, held-out scenes", ["policy", *COLUMNS.values()], rows, note, marked)
+
+
+def _unmapped(verdict: Verdict, names: Sequence[str]) -> str:
+    """A sentence on how much was driven where the map knows neither road nor its end; none where nothing was."""
+    shares = {n: verdict.summary[n].get("unmapped_share", (0.0, 0.0, 0.0))[0] for n in names}
+    some = ", ".join(f"{n} {100 * share:.1f} %" for n, share in shares.items() if share > 0.0)
+    return f" Driven on ground that the map does not know, not counted as off the road: {some}." if some else ""
+
+
+def _tracking(verdict: Verdict) -> str:
+    """How far the simulated car gets off the log where it tracks it, for a sentence."""
+    found = verdict.summary.get("log replay", {})
+    if "tracking_max" not in found:
+        return ""
+    return (
+        f" (the simulated car, tracking it, is off by {found['tracking_mean'][0]:.2f} m in the mean, and by "
+        f"{found['tracking_max'][0]:.2f} m at the worst step of a scene)"
+    )
+
+
+def against_table(verdict: Verdict, order: Sequence[str]) -> Table:
+    """The candidate against every other policy, scene by scene."""
+    rows: list[list[Cell]] = []
+    for name in (n for n in order if n in verdict.comparisons):
+        for metric, told in verdict.comparisons[name].items():
+            c = Comparison(**told)
+            apart = (c.difference, c.low, c.high)
+            rows.append([name, COLUMNS[metric], apart, c.p_superior, c.superior, c.p_non_inferior, c.non_inferior])
+    margin = " and ".join(f"{m:g} in {COLUMNS[name]}" for name, m in MARGINS.items())
+    note = (
+        "Differences scene by scene with 95 % bootstrap intervals; one-sided paired bootstrap tests at 5 %. No worse: "
+        f"by less than {margin}. No gate hangs on this table."
+    )
+    heads = ["policy", "metric", "difference", "p (better)", "better", "p (no worse)", "no worse"]
+    return Table(f"{verdict.candidate} against the others", heads, rows, note)
+
+
+def worst_table(verdict: Verdict, most: int, links: Mapping[tuple[str, str], SceneLink]) -> Table:
+    """The scenes in which the candidate and the car did worst: what failed, when, and where to see it."""
+    rows: list[list[Cell]] = []
+    for policy in dict.fromkeys((verdict.candidate, WHOLE_CAR)):
+        for f in worst_scenes(verdict.scenes, verdict.scores[policy], most):
+            rows.append([policy, links[policy, f.scene], f.score, f.term, f.at if np.isfinite(f.at) else None])
+    note = (
+        f"What went wrong first in the scenes of the lowest {VERSIONS[SCORE]}. A scene's id leads to the film of that "
+        "drive; the command, given in the run directory, shows what was recorded there."
+    )
+    return Table("Worst scenes", ["policy", "scene", "driving score", "what failed", "at, s"], rows, note)
+
+
+def car_table(done: Done) -> Table:
+    """What the guard adds: the car's whole runtime, turn by turn, beside the drivers that no turn changes."""
+    verdicts = [(turn, load_verdict(a.path / "verdict.json")) for turn, kind, a in done if kind == "verdict"]
+    rows: list[list[Cell]] = []
+    for turn, verdict in verdicts:
+        rows.append([f"turn {turn}", *(verdict.summary[WHOLE_CAR].get(m) for m in COLUMNS)])
+    last = verdicts[-1][1].summary
+    rows += [[name, *(last[name].get(m) for m in COLUMNS)] for name in BASELINES if name in last]
+    note = (
+        "The releases as a car runs them. Releases are judged with the guard off: it brakes for what the car's "
+        "perception tracks, which in simulation is without error, and would hide what the model itself is worth."
+    )
+    return Table("In the car, guard on", ["release", *COLUMNS.values()], rows, note)
+
+
+def open_loop_table(samples: int, table: dict[str, dict[str, list[float]]]) -> Table:
+    """Errors of the model (last) and of the baselines: policy -> metric -> mean, low, high."""
+    metrics = list(table["model"])
+    heads = [OPEN_LOOP.get(m, m.replace("_", " ")) for m in metrics]
+    rows: list[list[Cell]] = []
+    for name, values in table.items():
+        spans = [(mean, low, high) for mean, low, high in (values[m] for m in metrics)]
+        rows.append([name, *spans])
+    note = f"{samples} decisions of the last part of the drive, held out by time; 95 % intervals over blocks of time."
+    return Table("Open loop, held-out part of the drive", ["policy", *heads], rows, note, len(rows) - 1)
+
+
+def source_table(told: dict[str, str]) -> Table:
+    """Where each field of the source's drives comes from."""
+    rows: list[list[Cell]] = [[field, re.sub(r"^true \((.*?)\)", r"\1", what)] for field, what in told.items()]
+    return Table("What the source holds", ["field", "from"], rows)
+
+
+def traffic_table(done: Done) -> list[Table]:
+    """How real the simulated traffic is; empty where it was not judged."""
+    found = [a for _, kind, a in done if kind == "realism"]
+    if not found:
+        return []
+    told = json.loads((found[-1].path / "realism.json").read_text())
+    metrics = ("realism", "kinematic", "interactive", "map_based")
+    rows: list[list[Cell]] = [[name, *(_span_of(of_one[m]) for m in metrics)] for name, of_one in told.items()]
+    note = (
+        "Likelihood of the log under what was simulated, mean over held-out scenes with 95 % intervals; one rollout. "
+        "Reactive traffic: what all policies above drive in, here around log replay. Log replay is the ceiling."
+    )
+    heads = ["traffic", f"realism ({WOSAC})", "kinematic", "interactive", "map-based"]
+    return [Table("How real the traffic is", heads, rows, note)]
+
+
+def _span_of(value: list[float] | None) -> Cell:
+    return None if value is None else (value[0], value[1], value[2])

@@ -1,0 +1,1 @@
+"""A run directory: what it was asked for, what it holds, and names for its artefacts."""

@@ -1,0 +1,174 @@
+"""A name in, the artefact it stands for out: how every verb finds an engine, a model, a verdict or a run.
+
+A name is a path (a run directory, an artefact in it, a link such as out/engine or out/releases/3, or a directory from
+elsewhere), or RUN:WHAT or RUN:WHAT:TURN, where RUN is a run directory and WHAT a kind of artefact (quantize, sft), a
+stage (train, judge), one of ALIASES, or at least six digits of an artefact's id. Without a turn it is the newest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from drivefoundry.ledger import Artefact, Ledger
+from drivefoundry.runs.asked import current
+from drivefoundry.types import require
+from drivefoundry_car.engine import files
+
+ALIASES = {
+    "engine": ("quantize",), "student": ("distil",), "model": ("rl", "sft", "adapt", "pretrain"),
+    "train": ("sft", "adapt", "pretrain"), "judge": ("verdict", "open_loop"), "exam": ("exam",),
+}  # fmt: skip
+"""Word -> kinds of artefact, of which the first that is there is meant."""
+MODELS = ("rl", "sft", "adapt", "distil", "pretrain", "scale")
+"""Kinds that hold a checkpoint."""
+ENGINES = ("quantize", "release", "car")
+"""Kinds that hold an engine, or lead to one."""
+_NAME = re.compile(r"(?P<run>.+?):(?P<what>[A-Za-z_]+|[0-9a-f]{6,64})(?::(?P<turn>\d+|latest))?")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name stands for: a run, one of its artefacts (then `run` is its directory), or a path from elsewhere."""
+
+    path: Path
+    run: Path | None = None
+    artefact: Artefact | None = None
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run directory."""
+    return (path / "ledger.db").is_file()
+
+
+def turn_of(artefact: Artefact) -> int | None:
+    """The turn of the loop to which an artefact belongs, None for what belongs to none."""
+    return artefact.recipe.get("turn") if isinstance(artefact.recipe, dict) else None
+
+
+def artefacts(run: Path) -> list[Artefact]:
+    """All artefacts of a run, oldest first, those that its last run used after those that it did not."""
+    with Ledger.reading(run) as ledger:
+        every = ledger.history()
+    place = {id: n for n, id in enumerate(current(run))}
+    return sorted(every, key=lambda a: (a.id in place, place.get(a.id, 0)))
+
+
+def resolved(name: str | Path) -> Named:
+    """What a name stands for. ValueError where there is nothing of that name, or several."""
+    path = Path(name)
+    if path.exists():
+        if is_run(path):
+            return Named(path, path)
+        return _inside(path.resolve()) or Named(path)
+    told = _NAME.fullmatch(str(name))
+    require(told is not None, f"{name}: no such file or directory")
+    assert told is not None
+    run = Path(told["run"])
+    require(is_run(run), f"{name}: {run} is no run directory")
+    found = _chosen(artefacts(run), told["what"], None if told["turn"] in (None, "latest") else int(told["turn"]), name)
+    return Named(found.path, run, found)
+
+
+def _inside(path: Path) -> Named | None:
+    """A path within a run's artefacts as that artefact."""
+    for at in (path, *path.parents):
+        if at.parent.name == "artefacts" and is_run(at.parent.parent):
+            run = at.parent.parent
+            found = [a for a in artefacts(run) if a.path.name == at.name]
+            return Named(path, run, found[-1]) if found else None
+    return None
+
+
+def _chosen(every: list[Artefact], what: str, turn: int | None, name: str | Path) -> Artefact:
+    by_id = {a.id: a for a in every if a.id.startswith(what)} if re.fullmatch("[0-9a-f]{6,64}", what) else {}
+    require(len(by_id) < 2, f"{name}: {len(by_id)} artefacts begin so; give more digits")
+    if by_id:
+        return next(iter(by_id.values()))
+    for kind in ALIASES.get(what, (what,)):
+        found = [a for a in every if a.kind == kind and turn in (None, turn_of(a))]
+        if found:
+            return found[-1]
+    there = ", ".join(dict.fromkeys(f"{a.kind}:{t}" if (t := turn_of(a)) else a.kind for a in every))
+    raise ValueError(f"{name}: this run has no such artefact; there are {there or 'none'}")
+
+
+def newest(run: Path, what: str, makes: str) -> Artefact:
+    """The newest artefact of a kind or alias in a run; ValueError says which stage makes it."""
+    every = artefacts(run)
+    kinds = ALIASES.get(what, (what,))
+    require(
+        any(a.kind in kinds for a in every),
+        f"{run}: no {what} in this run yet; `drivefoundry run --until {makes} --out {run}` makes one",
+    )
+    return _chosen(every, what, None, run)
+
+
+def _parent(named: Named, kind: str) -> Artefact | None:
+    """The artefact itself, or the newest of its kind among what it was made from."""
+    if named.run is None or named.artefact is None:
+        return None
+    with Ledger.reading(named.run) as ledger:
+        line = ledger.lineage(named.artefact.id)
+    return next((a for a in reversed(line) if a.kind == kind), None)
+
+
+def engine(name: str | Path) -> Path:
+    """The directory of an engine: itself, of a run its newest, of a release, car or verdict the one it is about."""
+    named = resolved(name)
+    if (named.path / files.CONTRACT).is_file():
+        return named.path
+    if named.artefact is not None and named.artefact.kind in (*ENGINES, "verdict"):
+        found = _parent(named, "quantize")
+        if found is not None:
+            return found.path
+    require(named.run is not None and named.artefact is None, f"{name}: no engine ({files.CONTRACT}) in it")
+    assert named.run is not None
+    return newest(named.run, "engine", "quantize").path
+
+
+def model(name: str | Path) -> Path:
+    """The directory of a checkpoint: itself, that of an artefact, or of a run the newest model after RL (or before)."""
+    named = resolved(name)
+    if named.run is not None and named.artefact is None:
+        named = Named(newest(named.run, "model", "train").path)
+    for path in _checkpoints(named.path):
+        if (path / "config.json").is_file() and (path / "codebook.npy").is_file():
+            return path
+    if (named.path / files.CONTRACT).is_file() or (named.artefact is not None and named.artefact.kind in ENGINES):
+        raise ValueError(f"{name}: an engine, not a model; name the run (RUN:model) or a checkpoint directory")
+    raise ValueError(f"{name}: no checkpoint in it (no config.json with a codebook.npy)")
+
+
+def verdict(name: str | Path) -> Path:
+    """A verdict.json: itself, that of a directory, of a release the one it was signed with, of a run its newest."""
+    if ":" not in str(name) and not Path(name).exists():
+        return Path(name)  # whoever reads it says that it is not there
+    named = resolved(name)
+    if named.path.is_file():
+        return named.path
+    if named.run is not None and named.artefact is None:
+        return newest(named.run, "verdict", "judge").path / "verdict.json"
+    found = _parent(named, "verdict")
+    return (named.path if found is None else found.path) / "verdict.json"
+
+
+def driver(name: str, baselines: Collection[str]) -> tuple[Literal["engine", "model"], Path]:
+    """The directory of an engine or a checkpoint, and which of both it is. ValueError names the baselines as well."""
+    known = f"{', '.join(baselines)}, a run directory, an engine, a model, or RUN:WHAT:TURN"
+    if ":" not in name and not Path(name).exists():
+        raise ValueError(f"{name}: no such file or directory; give {known}")
+    named = resolved(name)
+    if named.artefact is not None and named.artefact.kind in MODELS:
+        return "model", model(name)
+    if any((path / "codebook.npy").is_file() and (path / "config.json").is_file() for path in _checkpoints(named.path)):
+        return "model", model(name)
+    require(named.run is not None or (named.path / files.CONTRACT).is_file(), f"{name}: no driver; give {known}")
+    return "engine", engine(name)
+
+
+def _checkpoints(path: Path) -> tuple[Path, Path]:
+    return path, path / "checkpoint"

@@ -1,0 +1,1 @@
+"""A simulated cluster: which share of its time does useful work."""

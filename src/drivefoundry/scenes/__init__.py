@@ -1,0 +1,1 @@
+"""Recorded scenes for people: listed, pictured and filmed."""

@@ -1,0 +1,1 @@
+"""Interfaces by which others use the simulator: Gymnasium and AlpaSim."""

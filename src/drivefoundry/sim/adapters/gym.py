@@ -1,0 +1,251 @@
+"""Scenes in, a Gymnasium vector environment out: one environment a scene, one step a decision (0.5 s).
+
+All scenes step as one batch of arrays. The same actions give the same bytes, whatever else is in the batch and however
+many threads run; nothing is drawn at random, so seeds change nothing. Letters: S scenes, K objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numba import njit, prange
+
+try:
+    from gymnasium.spaces import Box, Dict, MultiBinary
+    from gymnasium.vector import AutoresetMode, VectorEnv
+    from gymnasium.vector.utils import batch_space
+except ModuleNotFoundError:
+    raise ImportError("drivefoundry.sim.adapters.gym needs Gymnasium: pip install 'drivefoundry[gym]'") from None
+
+from drivefoundry.render.rig import Rig
+from drivefoundry.sim.drive import DECISION_STEPS, PERCEPTION_RANGE, Eyes, told
+from drivefoundry.sim.ego import ACCEL_MAX, ACCEL_MIN, CURVATURE_MAX
+from drivefoundry.sim.pack import pack
+from drivefoundry.sim.referee import CONTACT, OFF_ROAD, RED_LIGHT, Referee
+from drivefoundry.sim.world import Kind, TrafficOf, World
+from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Scene, require
+from drivefoundry_car.vehicle.codec import advance
+from drivefoundry_car.vehicle.inputs import HISTORY, ROUTE_FEATURES
+
+OBJECTS = 16
+"""Nearest road users that an observation without camera holds."""
+Action = Literal["controls", "normalised", "plan"]
+ACTIONS = ("controls", "normalised", "plan")
+FAR = 1e5
+"""No observation is larger: positions of scenes are bounded by it (`types.FARTHEST`)."""
+FASTEST = 40.0
+"""Plans are sampled from what a car at this speed, m/s, could reach."""
+SIGNALS = 4
+
+
+def route_reward(info: dict[str, np.ndarray]) -> np.ndarray:
+    """Metres along the route / 10, less 1 at a collision, 1 off the road and 0.5 for a red light; (S,)."""
+    return info["progress"] / 10.0 - info["contact"] - info["off_road"] - 0.5 * info["red_light"]
+
+
+def held(controls: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    """Controls (S, 2) acceleration m/s^2 and curvature 1/m, and speeds (S,) m/s in; the plans (S, 8, 3) that hold them
+    out."""
+    state = np.zeros((len(controls), 4))
+    state[:, 3] = speed
+    points = np.empty((len(controls), PLAN_POINTS, 3))
+    for k in range(PLAN_POINTS):
+        state = advance(state, controls)
+        points[:, k] = state[:, :3]
+    return points
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _nearest(ego, agents, seen, size, reach, out, there):
+    """The nearest agents within reach of each ego, nearest first: x, y, yaw in the ego frame, speed, length, width."""
+    for i in prange(len(ego)):
+        most, found = out.shape[1], 0
+        which, far = np.empty(most, np.int64), np.empty(most)
+        for a in range(seen.shape[1]):
+            d = np.hypot(agents[i, a, 0] - ego[i, 0], agents[i, a, 1] - ego[i, 1])
+            if not seen[i, a] or d >= reach or (found == most and d >= far[most - 1]):
+                continue
+            k = min(found, most - 1)
+            while k > 0 and far[k - 1] > d:
+                which[k], far[k] = which[k - 1], far[k - 1]
+                k -= 1
+            which[k], far[k] = a, d
+            found = min(found + 1, most)
+        c, s = np.cos(ego[i, 2]), np.sin(ego[i, 2])
+        for k in range(found):
+            a = which[k]
+            dx, dy = agents[i, a, 0] - ego[i, 0], agents[i, a, 1] - ego[i, 1]
+            turn = agents[i, a, 2] - ego[i, 2]
+            out[i, k, 0], out[i, k, 1], out[i, k, 2] = c * dx + s * dy, c * dy - s * dx, turn
+            out[i, k, 2] = np.arctan2(np.sin(turn), np.cos(turn))
+            out[i, k, 3], out[i, k, 4], out[i, k, 5] = agents[i, a, 3], size[i, a, 0], size[i, a, 1]
+            there[i, k] = 1
+
+
+class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
+    """One environment a scene; `num_envs` is the number of scenes.
+
+    scenes: of any sources and lengths; traffic: see `sim.world`, but one that can start anew (a live city cannot); rig:
+    the camera, none where None; action: "controls", (2,) acceleration m/s^2 and curvature 1/m, held for the 0.5 s,
+    "normalised", the same in -1 .. 1 (full braking to full throttle, full lock right to left), or "plan", (8, 3) x, y,
+    yaw in the ego frame at 0.5 .. 4.0 s, which a tracker follows for 0.5 s; seconds: an episode lasts so long at most,
+    else as long as the scene's log; reward: infos in, (S,) out.
+
+    Observations: ego (4, 3) and route (12,) as `types.Observation` has them. With a camera also frames (2, H, W, 3)
+    uint8, 0.5 s ago and now. Without one objects (16, 6), the nearest within 60 m: x, y, yaw in the ego frame, speed,
+    length, width; objects_valid (16,); stop (5,): m from the front to the next stop line along the route (60 where
+    there is none so near) and its signal, one-hot: off, green, yellow, red.
+
+    Infos, of the step just made: progress m along the route; contact, off_road, red_light bool, as the judge counts
+    them (`sim.referee`); seconds s since the episode's start. A contact or leaving the road terminates, the log's end
+    or `seconds` truncates. The step after that starts the scene anew: its action is ignored, its reward 0.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        traffic: Kind | TrafficOf = "reactive",
+        *,
+        rig: Rig | None = None,
+        action: Action = "controls",
+        seconds: float | None = None,
+        reward: Callable[[dict[str, np.ndarray]], np.ndarray] = route_reward,
+    ):
+        require(len(scenes) > 0, "scenes: none given; give at least one")
+        require(action in ACTIONS, f"action {action!r}: choose from {', '.join(ACTIONS)}")
+        longest = np.inf if seconds is None else round(seconds / PLAN_DT)
+        require(longest >= 1, f"seconds {seconds}: an episode lasts one decision, {PLAN_DT} s, at least")
+        steps = [s.valid.shape[1] - 1 - s.start for s in scenes]
+        for scene, n in zip(scenes, steps, strict=True):
+            require(n >= DECISION_STEPS, f"scene {scene.id}: {n} steps after its start are too few, 5 wanted")
+        self.world = World(pack(list(scenes)), traffic)
+        require(not self.world.traffic.endless, "traffic: a live city cannot start anew; take replay, reactive or free")
+        self.referee = Referee(self.world)
+        self.num_envs = len(scenes)
+        self._limit = np.minimum(np.array(steps) // DECISION_STEPS, longest) * DECISION_STEPS
+        self._over = np.zeros(self.num_envs, np.bool_)
+        self._reward, self._action = reward, action
+        self._eyes = None if rig is None else Eyes(self.world.packed, rig)
+        if self._eyes is not None:
+            self._start = np.stack([self._eyes.look_back(self.world), self._eyes.look(self.world)], 1)
+            self._frames = self._start.copy()
+        self.single_action_space = _action_space(action)
+        self.single_observation_space = Dict(self._spaces())
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    def _spaces(self) -> dict[str, Any]:
+        spaces = {
+            "ego": Box(-FAR, FAR, (HISTORY, 3), np.float32),
+            "route": Box(-FAR, FAR, (ROUTE_FEATURES,), np.float32),
+        }
+        if self._eyes is not None:
+            return spaces | {"frames": Box(0, 255, self._start.shape[1:], np.uint8)}
+        return spaces | {
+            "objects": Box(-FAR, FAR, (OBJECTS, 6), np.float32),
+            "objects_valid": MultiBinary(OBJECTS),
+            "stop": Box(*np.array([[-1.0, 0, 0, 0, 0], [PERCEPTION_RANGE, 1, 1, 1, 1]], np.float32)),
+        }
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All scenes from their start, or those of options["reset_mask"], (S,) bool."""
+        super().reset(seed=seed)
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_)))
+        fits = mask.shape == (self.num_envs,) and mask.dtype == np.bool_
+        require(fits, f"options['reset_mask']: ({self.num_envs},) must be bool, got {mask.dtype} {mask.shape}")
+        self._restart(np.flatnonzero(mask))
+        self._over &= ~mask
+        self.referee.clear()
+        return self._observation(), self._info(np.zeros(self.num_envs))
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Actions (S, 2) or (S, 8, 3) in, one decision of all scenes out; see the class."""
+        actions = np.asarray(actions, np.float64)
+        wanted = self.action_space.shape
+        require(actions.shape == wanted, f"actions: shape {wanted} wanted, got {actions.shape}")
+        require(bool(np.isfinite(actions).all()), "actions: NaN or infinite value; the policy must give numbers")
+        world, referee = self.world, self.referee
+        if self._action == "normalised":
+            actions = physical(actions)
+        world.follow(actions if self._action == "plan" else held(actions, world.ego[:, 3]))
+        before = referee.s.copy()
+        referee.clear()
+        for _ in range(DECISION_STEPS):
+            world.advance()
+            referee.watch()
+        if self._eyes is not None:
+            self._frames = np.stack([self._frames[:, 1], self._eyes.look(world)], 1)
+        anew = np.flatnonzero(self._over)
+        self._restart(anew)
+        before[anew] = referee.s[anew]
+        info = self._info(referee.s - before)
+        reward = np.where(self._over, 0.0, self._reward(info))
+        terminated = referee.events[:, CONTACT] | referee.events[:, OFF_ROAD]
+        truncated = world.now - world.packed.start >= self._limit
+        self._over = terminated | truncated
+        return self._observation(), reward, terminated, truncated, info
+
+    def _restart(self, rows: np.ndarray) -> None:
+        self.world.restart(rows)
+        self.referee.restart(rows)
+        if self._eyes is not None:
+            self._frames[rows] = self._start[rows]
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        ego, route = told(self.world)
+        out = {"ego": ego, "route": route}
+        if self._eyes is not None:
+            return out | {"frames": self._frames.copy()}
+        w, n = self.world, self.num_envs
+        objects, there = np.zeros((n, OBJECTS, 6), np.float32), np.zeros((n, OBJECTS), np.int8)
+        _nearest(w.ego, w.agents, w.seen, w.size, PERCEPTION_RANGE, objects, there)
+        return out | {"objects": objects, "objects_valid": there, "stop": self._next_stop()}
+
+    def _next_stop(self) -> np.ndarray:
+        """Observation "stop"; a line counts until the front is 1 m beyond it."""
+        stops, rows = self.world.packed.route_stops, np.arange(self.num_envs)
+        gap = stops[..., 0] - (self.referee.s + self.world.ego_size[:, 0] / 2)[:, None]
+        gap = np.where((gap > -1.0) & (gap < PERCEPTION_RANGE), gap, np.inf)
+        first = gap.argmin(1)
+        near = gap[rows, first] < np.inf
+        signal = self.world.signals_now()[rows, stops[rows, first, 1].astype(int)]
+        out = np.zeros((self.num_envs, 1 + SIGNALS), np.float32)
+        out[:, 0] = np.minimum(gap[rows, first], PERCEPTION_RANGE)
+        out[rows, 1 + np.where(near, signal, 0)] = 1.0
+        return out
+
+    def _info(self, progress: np.ndarray) -> dict[str, Any]:
+        events = self.referee.events
+        info: dict[str, Any] = {
+            "progress": progress,
+            "contact": events[:, CONTACT].copy(),
+            "off_road": events[:, OFF_ROAD].copy(),
+            "red_light": events[:, RED_LIGHT].copy(),
+            "seconds": (self.world.now - self.world.packed.start) * DT,
+        }
+        # Gymnasium's way to say whose the values are: everybody's
+        return info | {f"_{name}": np.ones(self.num_envs, np.bool_) for name in info}
+
+
+def physical(actions: np.ndarray) -> np.ndarray:
+    """Normalised actions (..., 2) in -1 .. 1 in, controls (..., 2) m/s^2 and 1/m out; 0 is neither gas nor brake."""
+    pedal, wheel = np.clip(actions[..., 0], -1.0, 1.0), np.clip(actions[..., 1], -1.0, 1.0)
+    return np.stack([np.where(pedal < 0.0, -ACCEL_MIN * pedal, ACCEL_MAX * pedal), CURVATURE_MAX * wheel], -1)
+
+
+def _action_space(action: str) -> Box:
+    if action == "normalised":
+        return Box(-1.0, 1.0, (2,), np.float32)
+    if action == "controls":
+        return Box(*np.array([[ACCEL_MIN, -CURVATURE_MAX], [ACCEL_MAX, CURVATURE_MAX]], np.float32))
+    reach = FASTEST * PLAN_DT * np.arange(1, PLAN_POINTS + 1)
+    bound = np.column_stack([reach, reach, np.full(PLAN_POINTS, np.pi)]).astype(np.float32)
+    return Box(-bound, bound)

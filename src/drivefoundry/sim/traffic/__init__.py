@@ -1,0 +1,1 @@
+"""How the other road users move: replayed, reactive, or free (IDM and MOBIL)."""

@@ -1,0 +1,131 @@
+"""Drives in, clips in the store out: each car picks clips by its campaigns and uploads them to the ingest service."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from drivefoundry.clips.store import ClipStore
+from drivefoundry.curate.curated import origins_in
+from drivefoundry.ingest.access.tokens import issue_token
+from drivefoundry.ingest.server import running
+from drivefoundry.ledger import Artefact, fresh
+from drivefoundry.progress import bar
+from drivefoundry.roadmap import load_map
+from drivefoundry.stages.context import Line
+from drivefoundry_car.documents import decoded, read_bytes
+from drivefoundry_car.log import read_drive, write_drive
+from drivefoundry_car.recording.cutter import clips_of
+from drivefoundry_car.triggers import Campaign, load_campaigns, note_for
+from drivefoundry_car.triggers.signals import Beside
+from drivefoundry_car.upload.uploader import Uploader
+
+CARS_AT_ONCE = 4
+
+
+def ingest(line: Line, turn: int | None, drives: Artefact) -> Artefact:
+    """The drives' clips, at home; those of the exam by the campaigns that ship."""
+    seed, own = line.recipe.fleet.seed, line.recipe.campaigns if turn else ""
+    name = "ingest" if turn else "exam"
+    recipe = {"seed": seed} | ({"campaigns": decoded(read_bytes(Path(own)), own)} if own else {})
+
+    def build(out: Path) -> dict:
+        return send_home(drives.path, line.store, seed, out, campaigns_of(own), mixed=not turn)
+
+    return line.make(turn, "ingest", name, recipe, [drives], build)
+
+
+def campaigns_of(own: str) -> list[Campaign]:
+    """A campaigns file ('' for none) in; its campaigns and those that ship out, of two with one name the file's."""
+    named = {c.name: c for c in load_campaigns()}
+    return [*(named | {c.name: c for c in load_campaigns(own)}).values()] if own else [*named.values()]
+
+
+def send_home(
+    drives: Path, store_url: str, seed: int, out: Path, campaigns: list[Campaign], *, mixed: bool = False
+) -> dict:
+    """Folder of drives (with maps/) in; clips.json (ids by drive and time, and what each campaign brought) out, the
+    bytes in the store.
+
+    Each recording is a day of its car: what a campaign's bytes_per_day leaves no room for stays out, the least valuable
+    first. mixed: list the clips in an order drawn by the seed, as a judgement may take the first so many of them.
+    """
+    fresh(out)
+    store = ClipStore(store_url)
+    paths = sorted((drives / "drives").glob("*.mcap"))
+    brought: Counter[str] = Counter()
+    over = 0
+    recorded = sum(p.stat().st_size for p in paths)
+    queues = out / ".queues"
+    queues.mkdir()
+    secret = secrets.token_hex(32)
+    start = time.monotonic()
+    with running(store, secret) as service, bar("clips home", len(paths)) as advance:
+        beside = {}
+        for file in sorted((drives / "maps").glob("*.npz")):
+            store.put_map(file.stem, file.read_bytes())
+            beside[file.stem] = Beside(load_map(file.read_bytes()).stop_lines)
+
+        def one_car(path: Path) -> tuple[list[str], int]:
+            """All that one recording has to send, the most valuable first, from a queue of its own; the campaigns of
+            what came home, and how many clips were over a budget, out."""
+            drive = read_drive(path)
+            clips = clips_of(drive, campaigns, seed, beside=beside.get(drive.meta.get("map", "")))
+            if not clips:
+                return [], 0
+            # One clip at a time, on a day that does not end: what a budget lets through hangs on the clips alone.
+            token = issue_token(secret, drive.meta["vehicle"])
+            car = Uploader(service.url, token, queues / path.stem, connections=1, clock=lambda: 0.0)
+            of = {}
+            for i, clip in enumerate(clips):
+                file = queues / path.stem / f"{path.stem}-{i:02d}.mcap"
+                write_drive(file, clip)
+                name = clip.meta["campaign"]
+                of[car.enqueue(file, note_for(name, campaigns))] = name
+            home = [of[receipt.sha256] for receipt in car.send_all()]
+            return home, len(of) - len(home)
+
+        with ThreadPoolExecutor(CARS_AT_ONCE) as cars:
+            for home, left in cars.map(one_car, paths):
+                brought.update(home)
+                over += left
+                advance()
+        ids = service.flush()
+    ids = in_order(store_url, ids)
+    if mixed:
+        random.Random(seed).shuffle(ids)
+    rows = store.rows(["id", "bytes"]).to_pydict()
+    size = dict(zip(rows["id"], rows["bytes"], strict=True))
+    sent = sum(size[i] for i in ids)
+    write_json(out / "clips.json", {"clips": ids, "campaigns": dict(sorted(brought.items()))})
+    return {
+        "clips": len(ids),
+        "campaigns": dict(sorted(brought.items())),
+        "over_budget": over,
+        "recorded_bytes": recorded,
+        "sent_bytes": sent,
+        "upload_seconds": time.monotonic() - start,
+    }
+
+
+def in_order(store_url: str, ids: list[str]) -> list[str]:
+    """Clips by drive and time.
+
+    Ids are no order to learn in: they hash every byte, the name of the release that drove included, and the order of
+    samples decides how a training comes out.
+    """
+    origins = origins_in(store_url, ids)
+    return sorted(ids, key=lambda i: (origins[i].drive, origins[i].t0, origins[i].t1, i))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Value in, file out, whole or not at all."""
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(value, indent=1, sort_keys=True))
+    os.replace(aside, path)

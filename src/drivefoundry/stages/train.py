@@ -1,0 +1,273 @@
+"""Shards in, checkpoints out: pre-training, fine-tuning with reasoning, reinforcement, distillation, quantisation.
+
+Each artefact holds checkpoint/ (model, codec, tokenizer) and metrics.jsonl; that of an engine holds the engine's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drivefoundry.judge.scores.pdm import pdm_scores
+from drivefoundry.label.episodes import load_shard
+from drivefoundry.ledger import Artefact, fresh
+from drivefoundry.model.backbones.load import backbone_path
+from drivefoundry.model.config import Action
+from drivefoundry.progress import bar
+from drivefoundry.quantize.export import export_engine
+from drivefoundry.recipes import Camera, Distil, Rl, Train, leaves
+from drivefoundry.rl.grpo import GrpoConfig, grpo
+from drivefoundry.stages.context import Line
+from drivefoundry.stages.label import scenes_of
+from drivefoundry.tracking import Track
+from drivefoundry.train.distil import DISTIL, distil
+from drivefoundry.train.pretrain import PRETRAIN, pretrain
+from drivefoundry.train.sft import SFT, sft
+from drivefoundry.train.trainer import OnStep, TrainConfig, TrainReport
+from drivefoundry.types import DT, Episodes
+
+STATE = "state.tmp"
+"""A killed training goes on from here; the ledger keeps no *.tmp."""
+HISTORY = 15
+"""Steps of log that the PDM score wants before a situation."""
+CALIBRATION = 512
+"""Samples on which the engine is compared with the float student."""
+
+
+def pretrained(line: Line, shards: list[Artefact], action: Action = "codes") -> Artefact:
+    """The base model, from scratch or around a language model, on the first shard."""
+    r, paths = line.recipe.train, [s.path for s in shards]
+    made_from: dict[str, Any] = {"train": r, "action": action}
+    if r.backbone is not None:
+        made_from["backbone"] = _print(backbone_path(r.backbone))
+    track = tracked(line, None, "pretrain", r)
+    return line.make(None, "train", "pretrain", made_from, shards, lambda d: _pretrain(r, action, paths, d, track))
+
+
+def adapted(line: Line, base: Artefact, shard: Artefact) -> Artefact:
+    """The base model, trained on with another camera's clips."""
+    r = line.recipe.camera
+    track = tracked(line, None, "adapt", r)
+    return line.make(None, "train", "adapt", r, [base, shard], lambda d: _adapt(r, base.path, shard.path, d, track))
+
+
+def fine_tuned(line: Line, turn: int, base: Artefact, shards: list[Artefact]) -> Artefact:
+    """The last model, taught this turn's clips and to give its reasons."""
+    r, paths = line.recipe.train, [s.path for s in shards]
+    track = tracked(line, turn, "sft", r)
+    return line.make(turn, "train", "sft", r, [base, *shards], lambda d: _sft(r, base.path, paths, d, track))
+
+
+def reinforced(line: Line, turn: int, sft_model: Artefact, shards: list[Artefact]) -> Artefact:
+    """The fine-tuned model after reinforcement on scenes cut from this turn's clips."""
+    r, paths = line.recipe.rl, [s.path for s in shards]
+    track = tracked(line, turn, "rl", r)
+    return line.make(
+        turn, "rl", "rl", r, [sft_model, *shards],
+        lambda d: _reinforce(r, line.store, sft_model.path, paths, d, track),
+    )  # fmt: skip
+
+
+def distilled(line: Line, turn: int, teacher: Artefact, before: Artefact | None, shards: list[Artefact]) -> Artefact:
+    """A much smaller student of the reinforced model, on from the last student."""
+    r, rl, paths = line.recipe.distil, line.recipe.rl, [s.path for s in shards]
+    ago = before.path if before else None
+    track = tracked(line, turn, "distil", r)
+    return line.make(
+        turn, "distil", "distil", {"distil": r, "rl": rl}, [teacher, before, *shards],
+        lambda d: _distil(r, rl, line.store, teacher.path, ago, paths, d, track),
+    )  # fmt: skip
+
+
+def quantised(line: Line, turn: int, student: Artefact, shards: list[Artefact]) -> Artefact:
+    """The student as an int8 engine."""
+    newest = shards[-1].path
+    return line.make(
+        turn, "quantize", "quantize", {}, [student, shards[-1]], lambda d: _quantise(student.path, newest, d)
+    )
+
+
+def _print(backbone: Path) -> str:
+    """A file, or a directory of files, in, the hash of all its bytes out."""
+    files = sorted(p for p in backbone.iterdir() if p.is_file()) if backbone.is_dir() else [backbone]
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _shards(paths: list[Path]) -> list[Episodes]:
+    return [load_shard(p / "shard") for p in paths]
+
+
+def mixed(paths: list[Path], driven_share: float, seed: int) -> list[Episodes]:
+    """Shards of all turns in; all samples of the turns in which a model drove, and as many of the first turn as leave
+    those the share `driven_share` of all."""
+    first, *driven = _shards(paths)
+    if not driven:
+        return [first]
+    new = sum(len(e) for e in driven)
+    old = min(len(first), round(new * (1 - driven_share) / driven_share))
+    rows = np.sort(np.random.default_rng(seed).permutation(len(first))[:old])
+    return [taken(first, rows), *driven]
+
+
+def taken(episodes: Episodes, rows: np.ndarray) -> Episodes:
+    """Some samples of an Episodes, which share its frames."""
+    arrays = ("frame_index", "ego", "route", "future", "t", "weight", "correction")
+    texts = {name: [getattr(episodes, name)[i] for i in rows] for name in ("text", "clip")}
+    return replace(episodes, **{name: getattr(episodes, name)[rows] for name in arrays}, **texts)
+
+
+def tracked(line: Line, turn: int | None, kind: str, r: Any) -> Track:
+    """Where a stage's metrics go besides, and its recipe with them."""
+    return Track(line.track, f"{line.recipe.name} {kind}{f' turn {turn}' if turn else ''}", dict(leaves(r)))
+
+
+def moving(advance: Callable[..., None], log: OnStep) -> OnStep:
+    """A trainer's callback, which comes every few steps, as one that moves a bar and tells a tracker."""
+    last = 0
+
+    def on_step(step: int, total: int, metrics: dict[str, float]) -> None:
+        nonlocal last
+        advance(step - last, note(metrics))
+        log(step, total, metrics)
+        last = step
+
+    return on_step
+
+
+def note(metrics: dict[str, float]) -> str:
+    """What a bar says of a training, in some 40 characters: loss or reward, samples a second, MFU, goodput."""
+    said = [f"{name} {metrics[name]:.3f}" for name in ("loss", "reward") if name in metrics]
+    if (rate := metrics.get("samples_per_s")) is not None:
+        said.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+    names = (("mfu", "MFU"), ("goodput", "goodput"))
+    return " ".join(said + [f"{label} {100 * metrics[name]:.0f}%" for name, label in names if name in metrics])
+
+
+def _said(report: TrainReport) -> dict:
+    names = ("samples_per_s", "mfu", "goodput", "scheduling", "runtime")
+    loss = float(report.losses[-20:].mean()) if len(report.losses) else float("nan")
+    return {"samples": report.samples, "loss": loss} | {name: getattr(report, name) for name in names}
+
+
+def _pretrain(r: Train, action: Action, shards: list[Path], out: Path, track: Track) -> dict:
+    config = replace(
+        PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
+        weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget),
+    )  # fmt: skip
+    config = _gently(config, r)
+    with bar("pre-train", r.pretrain_steps) as advance, track.run(out) as told:
+        report = pretrain(
+            _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
+            on_step=moving(advance, told), ego_changes=r.ego_changes, backbone=r.backbone, action=action,
+        )  # fmt: skip
+    return _said(report)
+
+
+def _gently(config: TrainConfig, r: Train) -> TrainConfig:
+    """A backbone is trained on as it was made, by AdamW: Muon's steps would cost more than reading the samples."""
+    return config if r.backbone is None else replace(config, optimiser="adamw", lr=r.backbone_rate)
+
+
+def _adapt(r: Camera, base: Path, shard: Path, out: Path, track: Track) -> dict:
+    augment = replace(PRETRAIN.augment, forget=r.forget, blind=r.blind, shake=r.shake)
+    config = replace(
+        PRETRAIN, seconds=0.0, steps=r.steps, batch=r.batch, lr=r.rate, seed=r.seed, weight_decay=r.weight_decay,
+        augment=augment,
+    )  # fmt: skip
+    with bar("adapt", r.steps) as advance, track.run(out) as told:
+        report = pretrain(
+            _shards([shard]), out / "checkpoint", config, init=base / "checkpoint", state=out / STATE,
+            log=out / "metrics.jsonl", on_step=moving(advance, told),
+        )  # fmt: skip
+    return _said(report)
+
+
+def _sft(r: Train, base: Path, shards: list[Path], out: Path, track: Track) -> dict:
+    steps = r.sft_steps if len(shards) == 1 else r.turn_steps
+    augment = replace(SFT.augment, text=r.reasoned if len(shards) == 1 else r.turn_reasoned)
+    config = replace(
+        SFT, seconds=0.0, steps=steps, batch=r.batch, lr=r.sft_rate, seed=r.seed + len(shards), augment=augment
+    )
+    config = _gently(config, r)
+    episodes = mixed(shards, r.new_share, r.seed)
+    with bar("fine-tune", steps) as advance, track.run(out) as told:
+        report = sft(
+            episodes, out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
+            moving(advance, told),
+        )  # fmt: skip
+    return _said(report)
+
+
+def _distil(
+    r: Distil, rl: Rl, store: str, teacher: Path, before: Path | None, shards: list[Path], out: Path, track: Track
+) -> dict:
+    """The teacher's opinion on every clip first, then the reward on the student's own plans."""
+    steps = r.steps if before is None else r.turn_steps
+    objective = replace(DISTIL.objective, teacher=r.teacher)
+    config = replace(DISTIL, seconds=0.0, steps=steps, batch=r.batch, lr=r.rate, seed=len(shards), objective=objective)
+    init = before / "checkpoint" if before else None
+    with bar("distil", steps + r.polish_steps) as advance:
+        with track.run(out) as told:
+            report = distil(
+                mixed(shards, r.new_share, 0), out / "told.tmp", teacher / "checkpoint", config, r.size, init,
+                out / STATE, out / "metrics.jsonl", moving(advance, told),
+            )  # fmt: skip
+        if not r.polish_steps:
+            os.replace(out / "told.tmp", out / "checkpoint")
+            return _said(report)
+        polish = replace(rl, rate=r.polish_rate)
+        with track.run(out, "polish") as told:
+            on_step = moving(advance, told)
+            return _said(report) | _polish(polish, r.polish_steps, store, out / "told.tmp", shards, out, on_step)
+
+
+def _reinforce(r: Rl, store: str, model: Path, shards: list[Path], out: Path, track: Track) -> dict:
+    """Dr. GRPO on situations of all clips, from the start after a kill."""
+    (out / "metrics.jsonl").unlink(missing_ok=True)
+    with bar("reinforce", r.steps) as advance, track.run(out) as told:
+        return _polish(r, r.steps, store, model / "checkpoint", shards, out, moving(advance, told))
+
+
+def _polish(r: Rl, steps: int, store: str, model: Path, shards: list[Path], out: Path, on_step: OnStep) -> dict:
+    """Reward: the PDM score of the plan, driven among the recorded traffic of the clip's scene."""
+    episodes = _shards(shards)
+    clips = [c for e in episodes for c in e.clip]
+    scenes = {s.id: s for s in scenes_of(store, sorted(set(clips)))}
+    at = np.concatenate([np.rint(e.t / DT) for e in episodes]).astype(np.int64)
+    rows = np.flatnonzero(at >= HISTORY)
+    share = np.concatenate([e.weight for e in episodes])[rows].astype(np.float64)
+
+    def reward(chosen: np.ndarray, plans: np.ndarray) -> np.ndarray:
+        return pdm_scores([scenes[clips[i]] for i in chosen], at[chosen], plans)[r.reward]
+
+    config = GrpoConfig(
+        steps=steps, states=r.scenes, samples=r.samples, lr=r.rate, kl=r.kl, anchor=r.anchor,
+        temperature=r.temperature, trial=min(r.trial, len(rows) // 4), seed=len(shards),
+    )  # fmt: skip
+    report = grpo(episodes, rows, share, reward, model, out / "checkpoint", config, out / "metrics.jsonl", on_step)
+    return {
+        "reward_before": report.before,
+        "reward_after": report.after,
+        "model": "reinforced" if report.kept else "unchanged: reinforcement did not help on situations kept apart",
+        "scenes": len(scenes),
+        "plans": steps * r.scenes * r.samples,
+    }
+
+
+def _quantise(student: Path, shard: Path, out: Path) -> dict:
+    """Export, compare with the float student on clips, record the self test."""
+    fresh(out)
+    episodes = load_shard(shard / "shard")
+    rows = np.sort(np.random.default_rng(0).permutation(len(episodes))[:CALIBRATION])
+    frames = np.asarray(episodes.frames)[episodes.frame_index[rows]]
+    return export_engine(student / "checkpoint", out, frames, episodes.ego[rows], episodes.route[rows])

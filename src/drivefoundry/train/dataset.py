@@ -1,0 +1,242 @@
+"""Episodes in, training batches out: a pure function of (seed, step), whatever the number of ranks and restarts.
+
+Axes: N samples, B batch, H W pixels, L text tokens, K codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivefoundry.model.blocks.attention import pays
+from drivefoundry.model.blocks.flow import controls_of
+from drivefoundry.model.text import PAD, TextCodec, mirror_text
+from drivefoundry.types import Episodes, require
+from drivefoundry_car.vehicle.codec import encode, mirror, soft_targets
+
+ROUTE_Y = (1, 3, 5)
+COMMAND_LEFT, COMMAND_RIGHT = 10, 11
+"""Places of the route features that mirroring changes; see drivefoundry_car.vehicle.inputs.route_features."""
+GREY = 110
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training does to its samples."""
+
+    flip: float = 0.5
+    """Share of samples that are mirrored left to right: image, yaw rate, route, plan and text."""
+    light: float = 0.15
+    """Spread of brightness gain and offset."""
+    forget: float = 0.5
+    """Share of samples that see only the present ego state, not its history, lest the model copies its own past."""
+    blind: float = 0.0
+    """Share of samples whose pictures are grey: where pictures are few, the model must not lean on having seen them."""
+    shake: int = 0
+    """Pixels by which both pictures of a sample are shifted at most, sideways, and half as many up or down."""
+    text: float = 0.5
+    """Share of samples that carry their reasoning text; the rest learn to act without."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """All samples of a training run in RAM; frames stay in their episodes' arrays (memory maps will do).
+
+    part (N,), index (N, 2): which of `frames` and which rows; tokens (N, 8); text, text_mirrored (N, L) ids, PAD where
+    there is no reasoning; mirror (K,) permutes codes; target (N, 8, K) float16: how right each code
+    is, summing to 1; of a flow head (N, 8, 2) float32: the controls, see model.flow.controls_of.
+    """
+
+    frames: list[np.ndarray]
+    part: np.ndarray
+    index: np.ndarray
+    ego: np.ndarray
+    route: np.ndarray
+    tokens: np.ndarray
+    text: np.ndarray
+    text_mirrored: np.ndarray
+    weight: np.ndarray
+    mirror: np.ndarray
+    target: np.ndarray
+
+    @staticmethod
+    def of(
+        episodes: list[Episodes],
+        codebook: np.ndarray,
+        text: TextCodec | None,
+        max_text: int,
+        tolerance: float = 0.15,
+        action: str = "codes",
+    ) -> Corpus:
+        """Encode the episodes' plans with the codebook and, given a tokenizer, their reasoning.
+
+        tolerance: m, see drivefoundry_car.vehicle.codec.soft_targets; action: as in ModelConfig. Raises ValueError
+        where there is no episode.
+        """
+        episodes = [e.validate() for e in episodes if len(e)]
+        require(bool(episodes), "training episodes: none given; curate and label some clips first")
+        shapes = {e.frames.shape[1:] for e in episodes}
+        require(
+            len(shapes) == 1, f"training episodes: frames of different sizes {sorted(shapes)}; resample them to one"
+        )
+        joined = {n: np.concatenate([getattr(e, n) for e in episodes]) for n in ("ego", "route", "future", "weight")}
+        speed = joined["ego"][:, -1, 0]
+        texts = [t for e in episodes for t in e.text]
+        if text is None:
+            ids = mirrored = np.full((len(texts), 1), PAD, np.int64)
+        else:
+            ids = text.encode(texts, max_text)
+            mirrored = text.encode([mirror_text(t) for t in texts], max_text)
+            longest = max(1, int((np.stack([ids, mirrored]) != PAD).sum(-1).max()))
+            ids, mirrored = ids[:, :longest], mirrored[:, :longest]
+        return Corpus(
+            frames=[e.frames for e in episodes],
+            part=np.repeat(np.arange(len(episodes)), [len(e) for e in episodes]),
+            index=np.concatenate([e.frame_index for e in episodes]),
+            ego=joined["ego"].astype(np.float32),
+            route=joined["route"].astype(np.float32),
+            tokens=encode(joined["future"], codebook, speed),
+            target=controls_of(joined["future"], speed).astype(np.float32)
+            if action == "flow"
+            else soft_targets(joined["future"], codebook, speed, tolerance),
+            text=ids,
+            text_mirrored=mirrored,
+            weight=joined["weight"].astype(np.float32),
+            mirror=mirror(codebook),
+        )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def has_text(self) -> bool:
+        return bool((self.text[:, 0] != PAD).any())
+
+    def text_tokens(self, rest: int) -> float:
+        """Places for text that training computes for a sample with reasoning, which has `rest` tokens besides: all of
+        them, or as many as are real where batches are packed."""
+        real = self.text[self.text[:, 0] != PAD] != PAD
+        packs = len(real) > 0 and pays(torch.from_numpy(real), rest)
+        return float(real.sum(1).mean()) if packs else self.text.shape[1]
+
+    def pictures(self, rows: np.ndarray) -> np.ndarray:
+        """(B, 2, H, W, 3) uint8 frames of these samples."""
+        out = np.empty((len(rows), 2, *self.frames[0].shape[1:]), np.uint8)
+        for part in np.unique(self.part[rows]):
+            at = np.flatnonzero(self.part[rows] == part)
+            out[at] = self.frames[part][self.index[rows[at]]]
+        return out
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a step, as tensors; `action_sum` and `text_sum` are the loss denominators of the whole
+    step."""
+
+    frames: Tensor
+    ego: Tensor
+    route: Tensor
+    tokens: Tensor
+    text: Tensor | None
+    weight: Tensor
+    light: Tensor
+    target: Tensor
+    action_sum: float
+    text_sum: float
+    dice: int
+    """Seed of a flow head's noises, which each rank draws for itself."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class Order:
+    """Sample order: every sample once an epoch, shuffled by (seed, epoch); position p of a run is always the same
+    sample."""
+
+    def __init__(self, n: int, seed: int):
+        self.n, self.seed = n, seed
+        self._epoch: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+
+    def rows(self, start: int, count: int) -> np.ndarray:
+        out = np.empty(count, np.int64)
+        for i in range(count):
+            epoch, at = divmod(start + i, self.n)
+            if self._epoch[0] != epoch:
+                self._epoch = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.n))
+            out[i] = self._epoch[1][at]
+        return out
+
+
+def shifted(frames: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Pictures (2, H, W, 3) moved by so many pixels, their edges drawn out."""
+    rows = np.clip(np.arange(frames.shape[1]) - down, 0, frames.shape[1] - 1)
+    cols = np.clip(np.arange(frames.shape[2]) - right, 0, frames.shape[2] - 1)
+    return frames[:, rows][:, :, cols]
+
+
+def mirrored(target: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+    """Targets (N, 8, K) or controls (N, 8, 2) in, those of the mirrored scenes out."""
+    return target[:, :, mirror] if target.shape[-1] == len(mirror) else target * np.array([1.0, -1.0], np.float32)
+
+
+def batches(
+    corpus: Corpus, order: Order, step: int, size: int, augment: Augment, rank: int = 0, world: int = 1
+) -> list[Batch]:
+    """This rank's share of step `step`: one batch of samples with text and one without (they differ in length), none
+    empty.
+
+    All random choices are drawn for the whole step and then cut, so that any number of ranks sees the same samples.
+    """
+    rng = np.random.default_rng([order.seed, step, 1])
+    rows = order.rows(step * size, size)
+    flip = rng.random(size) < augment.flip
+    light = 1.0 + augment.light * rng.standard_normal((size, 2)).clip(-2, 2) - [0.0, 1.0]
+    forget = rng.random(size) < augment.forget
+    blind = rng.random(size) < augment.blind
+    shift = np.rint(rng.uniform(-1.0, 1.0, (size, 2)) * [0.5 * augment.shake, augment.shake]).astype(int)
+    talk = (np.arange(size) < round(size * augment.text)) & (corpus.text[rows, 0] != PAD)
+    words = np.where(flip[:, None], corpus.text_mirrored[rows], corpus.text[rows])
+    action_sum = float(corpus.weight[rows].sum())
+    text_sum = float(((words != PAD).sum(1) * corpus.weight[rows] * talk).sum())
+    mine = np.arange(size) % world == rank
+    length = corpus.text.shape[1]
+    out = []
+    for with_text in (True, False):
+        at = np.flatnonzero(mine & (talk == with_text))
+        if not len(at):
+            continue
+        r, f = rows[at], flip[at]
+        ego, route, target = corpus.ego[r], corpus.route[r], corpus.target[r]
+        ego[forget[at], :-1] = 0.0
+        ego[f, :, 1] *= -1.0
+        turned = route[f]
+        turned[:, ROUTE_Y] *= -1.0
+        turned[:, [COMMAND_LEFT, COMMAND_RIGHT]] = turned[:, [COMMAND_RIGHT, COMMAND_LEFT]]
+        route[f] = turned
+        frames = corpus.pictures(r)
+        frames[f] = frames[f, :, :, ::-1]
+        for i in np.flatnonzero(shift[at].any(1)):
+            frames[i] = shifted(frames[i], *shift[at[i]])
+        frames[blind[at]] = GREY
+        target[f] = mirrored(target[f], corpus.mirror)
+        tokens = np.where(f[:, None], corpus.mirror[corpus.tokens[r]], corpus.tokens[r])
+        out.append(
+            Batch(
+                frames=torch.from_numpy(frames),
+                ego=torch.from_numpy(ego),
+                route=torch.from_numpy(route),
+                tokens=torch.from_numpy(tokens),
+                text=torch.from_numpy(words[at, :length]) if with_text else None,
+                weight=torch.from_numpy(corpus.weight[r]),
+                light=torch.from_numpy(light[at].astype(np.float32)),
+                target=torch.from_numpy(target),
+                action_sum=max(action_sum, 1e-6),
+                text_sum=max(text_sum, 1e-6),
+                dice=int(np.random.default_rng([order.seed, step, 2, rank, with_text]).integers(2**62)),
+            )
+        )
+    return out

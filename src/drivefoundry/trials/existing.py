@@ -1,0 +1,175 @@
+"""An engine, a model or a baseline that exists, and scenes or drives, in; its verdict out. Nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from drivefoundry.clips.importers.folder import scenes_in, wanted
+from drivefoundry.judge.gate import Gate, judge, save_verdict
+from drivefoundry.judge.scores.pdm_closed import PdmClosed
+from drivefoundry.judge.worst import SCORE
+from drivefoundry.recipes import Curate, Judge
+from drivefoundry.runs import named
+from drivefoundry.scenes import show
+from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, LogReplay, RouteFollower
+from drivefoundry.stages import label, openloop
+from drivefoundry.stages.record import EGOS
+from drivefoundry.stages.score import BATCH, ENGINE, WHOLE_CAR, load_scores, score
+from drivefoundry.types import Scene, Verdict, require
+from drivefoundry_car.driving.runtime import Runtime
+
+BASELINES: dict[str, Callable[[], Driver]] = {
+    "constant-velocity": ConstantVelocity, "rules": RouteFollower, "pdm-closed": PdmClosed, "log-replay": LogReplay,
+}  # fmt: skip
+SHOWN = {
+    "driving_score_21": "driving score", "epdms": "EPDMS", "pdms": "PDMS", "collision": "collisions",
+    "at_fault_collision": "at fault", "off_road": "off road", "red_light": "red light", "progress": "progress",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict on a candidate; gated: whether its gates are meant, which no baseline needs to pass."""
+
+    verdict: Verdict
+    gated: bool
+
+
+def closed_loop(who: str, scenes: Path | None, recipe: Judge, guard: bool = False) -> Judged:
+    """The candidate and, beside it, constant velocity and the rule-based route follower on scenes, in closed loop.
+
+    who: a name of BASELINES, an engine (driven without its guard unless `guard`) or a model, see `runs.named`.
+    scenes: recorded traffic, or a run, whose exam is meant; None: the run that `who` is of. ValueError where there are
+    none, or no such candidate.
+    """
+    driving = candidate(who, guard)
+    exam = _scenes(who, scenes)
+    beside = [BASELINES[n] for n in ("constant-velocity", "rules") if n != who]
+    with tempfile.TemporaryDirectory(prefix="drivefoundry-judge-") as folder:
+        yard = Path(folder) / "yard"  # the route follower's progress is the measure of everybody's, so it drives first
+        yard.mkdir()
+        score(RouteFollower(), exam, recipe, None, yard)
+        made = []
+        for i, driver in enumerate([driving, *beside]):
+            out = yard if driver is RouteFollower else Path(folder) / str(i)
+            if out != yard:
+                out.mkdir()
+                score(driver(), exam, recipe, yard, out)
+            made.append(load_scores(out))
+        content = json.loads((yard / "scenes.json").read_text())
+    name, ids, _ = made[0]
+    gated = who not in BASELINES
+    gates = (
+        Gate("collision", at_most=recipe.gate_collisions),
+        Gate(SCORE, at_least=recipe.gate_over_baseline, against=ConstantVelocity.name, certain=True),
+    )
+    scored = {policy: metrics for policy, _, metrics in made}
+    return Judged(judge(name, ids, scored, gates if gated else (), [content[i] for i in ids]), gated)
+
+
+def candidate(who: str, guard: bool) -> Callable[[], Driver]:
+    """What makes the driver of a name, see `closed_loop`. ValueError where there is none."""
+    if who in BASELINES:
+        return BASELINES[who]
+    kind, path = named.driver(who, BASELINES)
+    if kind == "engine":
+        if guard:
+            return lambda: CarPolicy(Runtime.load(path, reason_every=2, reason_cars=BATCH, patient=True), WHOLE_CAR)
+        return lambda: CarPolicy(Runtime.load(path, reason_every=0), ENGINE, guard=False)
+    from drivefoundry.model.policy import TorchPolicy
+
+    return lambda: TorchPolicy(path, "model")
+
+
+def _scenes(who: str, scenes: Path | None) -> list[Scene]:
+    if scenes is None:
+        run = None if who in BASELINES else named.resolved(who).run
+        require(run is not None, f"judge {who}: give --scenes, recorded traffic or a run (its exam)")
+        assert run is not None
+        return show.exam_scenes(run)
+    found = named.resolved(scenes)
+    if found.run is not None:
+        return show.exam_scenes(found.run)
+    if not scenes.is_file():
+        wanted(scenes, "scenes")
+    read, refused = scenes_in(scenes, egos=EGOS)
+    why = "; ".join(f"{file}: {reason}" for file, reason in list(refused.items())[:3])
+    require(len(read) > 0, f"{scenes}: no scene in it ({why})")
+    return read
+
+
+def table(judged: Judged) -> str:
+    """One line a policy, the candidate first: means, of the driving score with its 95 % interval; then the gates."""
+    verdict = judged.verdict
+    metrics = [m for m in SHOWN if m in verdict.summary[verdict.candidate]]
+    cells = [["policy", *(SHOWN[m] for m in metrics)]]
+    for policy, summary in verdict.summary.items():
+        row = [policy]
+        for m in metrics:
+            mean, low, high = summary[m]
+            row.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]" if m == SCORE else f"{mean:.3f}")
+        cells.append(row)
+    wide = [max(len(row[c]) for row in cells) for c in range(len(cells[0]))]
+    lines = [f"{len(verdict.scenes)} scenes"]
+    lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in cells]
+    for gate, (value, bound, passed) in verdict.gates.items():
+        lines.append(f"gate {gate} {bound:g}: {value:.3f}, {'passed' if passed else 'failed'}")
+    return "\n".join(lines)
+
+
+def data(judged: Judged) -> dict[str, Any]:
+    """What `--json` gives: means with intervals a policy, and the gates."""
+    v = judged.verdict
+    gates = [
+        {"gate": name, "value": value, "bound": bound, "passed": ok} for name, (value, bound, ok) in v.gates.items()
+    ]
+    passed = v.passed if judged.gated else None
+    return {"candidate": v.candidate, "scenes": v.scenes, "summary": v.summary, "gates": gates, "passed": passed}
+
+
+def write(judged: Judged, out: Path) -> Path:
+    """out/verdict.json, which `judge compare` takes."""
+    out.mkdir(parents=True, exist_ok=True)
+    save_verdict(out / "verdict.json", judged.verdict)
+    return out / "verdict.json"
+
+
+def open_loop(who: str, drives: Path, recipe: Curate) -> dict[str, Any]:
+    """A model's errors, beside constant velocity's and constant yaw rate's, on the last part of camera drives: the part
+    that `run --drives` holds out. {"samples", "table": policy -> metric -> (mean, low, high)}."""
+    require(who not in BASELINES, f"judge {who}: --drives is for a model; the baselines of open loop stand beside it")
+    checkpoint, drives = named.model(who), named.resolved(drives).path
+    wanted(drives, "drives")
+    with tempfile.TemporaryDirectory(prefix="drivefoundry-judge-") as folder:
+        clips, curated, shard, scored = (Path(folder) / name for name in ("clips", "curated", "shard", "scored"))
+        for part in (clips, curated, shard, scored):
+            part.mkdir()
+        store = str(Path(folder) / "store")
+        openloop.import_drives(drives, store, clips)
+        label.curate_clips(recipe, store, clips, None, [], "time", curated)
+        label.label_clips(replace(recipe, phases=1), store, clips, curated, "held_out", shard)
+        own = checkpoint.parent if checkpoint.name == "checkpoint" else _as_artefact(checkpoint, folder)
+        openloop.score(own, shard, scored)
+        return json.loads((scored / "open_loop.json").read_text())
+
+
+def _as_artefact(checkpoint: Path, folder: str) -> Path:
+    """A directory that holds a checkpoint as an artefact does."""
+    (Path(folder) / "checkpoint").symlink_to(checkpoint.resolve(), target_is_directory=True)
+    return Path(folder)
+
+
+def open_loop_table(told: dict[str, Any]) -> str:
+    """One line a policy: mean errors with 95 % intervals."""
+    metrics = list(told["table"]["model"])
+    cells = [["policy", *(f"{m} {'rad/s' if m == 'yaw_rate' else 'm'}" for m in metrics)]]
+    cells += [[n, *("{:.3f} [{:.3f}, {:.3f}]".format(*row[m]) for m in metrics)] for n, row in told["table"].items()]
+    wide = [max(len(row[c]) for row in cells) for c in range(len(cells[0]))]
+    lines = [f"{told['samples']} decisions of the last part of the drives"]
+    lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in cells]
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""Batches: the right samples in the right order, mirrored whole, whatever the number of ranks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from toys import toy_book, toy_episodes
+
+from drivefoundry.model.text import PAD, TextCodec, train_tokenizer
+from drivefoundry.train.dataset import GREY, Augment, Corpus, Order, batches, shifted
+from drivefoundry_car.vehicle.codec import decode, driven
+
+EPISODES = [toy_episodes(50, 1), toy_episodes(30, 2, text=False)]
+BOOK = toy_book()
+TEXT = TextCodec(train_tokenizer(EPISODES[0].text))
+CORPUS = Corpus.of(EPISODES, BOOK, TEXT, 10)
+PLAIN = Augment(flip=0.0, light=0.0, forget=0.0, text=0.0)
+
+
+def test_every_sample_once_an_epoch():
+    order = Order(80, 3)
+    assert sorted(order.rows(0, 80)) == list(range(80))
+    assert np.array_equal(order.rows(70, 20), np.concatenate([order.rows(70, 10), order.rows(80, 10)]))
+    assert not np.array_equal(order.rows(0, 80), order.rows(80, 80))
+
+
+def test_plain_batch_is_the_samples():
+    [batch] = batches(CORPUS, Order(80, 0), 2, 16, PLAIN)
+    rows = Order(80, 0).rows(32, 16)
+    assert np.array_equal(batch.frames.numpy(), CORPUS.pictures(rows))
+    assert np.array_equal(batch.tokens.numpy(), CORPUS.tokens[rows])
+    first = rows[rows < 50][0]
+    assert np.array_equal(CORPUS.pictures(np.array([first]))[0], EPISODES[0].frames[EPISODES[0].frame_index[first]])
+    last = rows[rows >= 50][0]
+    wanted = EPISODES[1].frames[EPISODES[1].frame_index[last - 50]]
+    assert np.array_equal(CORPUS.pictures(np.array([last]))[0], wanted)
+
+
+def test_mirrored_batch_is_the_mirrored_world():
+    routed = [
+        replace(e, route=np.random.default_rng(5).normal(size=e.route.shape).astype(np.float32)) for e in EPISODES
+    ]
+    corpus = Corpus.of(routed, BOOK, TEXT, 10)
+    order = Order(80, 0)
+    plain = batches(corpus, order, 0, 16, replace(PLAIN, text=1.0))
+    flipped = batches(corpus, order, 0, 16, replace(PLAIN, text=1.0, flip=1.0))
+    for a, b in zip(plain, flipped, strict=True):
+        assert torch.equal(a.frames.flip(3), b.frames)
+        assert torch.equal(a.ego * torch.tensor([1.0, -1.0, 1.0]), b.ego)
+        assert torch.equal(a.route[:, [1, 3, 5]], -b.route[:, [1, 3, 5]])
+        assert torch.equal(a.route[:, [0, 2, 4, 6, 7, 8, 9, 10, 11]], b.route[:, [0, 2, 4, 6, 7, 8, 9, 11, 10]])
+        speed = a.ego[:, -1, 0].numpy()
+        there, back = (decode(x.tokens.numpy(), BOOK, speed) for x in (a, b))
+        assert np.abs(there * [1.0, -1.0, -1.0] - back).max() < 1e-4
+        assert torch.equal(b.target.argmax(-1), b.tokens)
+    assert plain[0].text is not None
+    assert flipped[0].text is not None
+    for said, mirrored in zip(*(TEXT.decode(x[0].text.numpy()) for x in (plain, flipped)), strict=True):
+        assert mirrored == said.replace("left", "@").replace("right", "left").replace("@", "right")
+
+
+def test_ranks_share_the_steps_samples():
+    augment = Augment()
+    whole = batches(CORPUS, Order(80, 7), 3, 16, augment)
+    parts = [batches(CORPUS, Order(80, 7), 3, 16, augment, rank, 2) for rank in range(2)]
+    for i, batch in enumerate(whole):
+        shares = [p[i] for p in parts]
+        assert sum(map(len, shares)) == len(batch)
+        for field in ("frames", "tokens", "light", "ego"):
+            mine = sorted(x.numpy().tobytes() for x in getattr(batch, field))
+            theirs = sorted(x.numpy().tobytes() for s in shares for x in getattr(s, field))
+            assert mine == theirs, field
+        assert {s.action_sum for s in shares} == {batch.action_sum}
+
+
+def test_history_is_forgotten_but_never_the_present():
+    [batch] = batches(CORPUS, Order(80, 0), 0, 40, replace(PLAIN, forget=0.5))
+    gone = (batch.ego[:, :-1] == 0).all((1, 2))
+    assert 10 <= int(gone.sum()) <= 30
+    assert (batch.ego[:, -1, 2] == 1).all()
+
+
+def test_shaken_pictures_move_together_and_blinded_ones_are_grey():
+    [plain] = batches(CORPUS, Order(80, 7), 3, 16, PLAIN)
+    [shaken] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, shake=8))
+    [blind] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, blind=0.5))
+    moved = 0
+    for a, b in zip(plain.frames.numpy(), shaken.frames.numpy(), strict=True):
+        fits = [
+            (d, r) for d in range(-4, 5) for r in range(-8, 9) if np.array_equal(shifted(a, d, r), b)
+        ]  # fmt: skip
+        assert fits, "both pictures are shifted alike"
+        moved += fits[0] != (0, 0)
+    assert moved > 8
+    grey = (blind.frames == GREY).flatten(1).all(1)
+    assert 2 < grey.sum() < 14
+    assert torch.equal(blind.frames[~grey], plain.frames[~grey])
+    ahead = np.arange(24, dtype=np.uint8).reshape(1, 4, 6, 1).repeat(2, 0).repeat(3, 3)
+    assert shifted(ahead, 1, 2)[0, :, :, 0].tolist() == [[0, 0, 0, 1, 2, 3]] * 2 + [
+        [6, 6, 6, 7, 8, 9],
+        [12, 12, 12, 13, 14, 15],
+    ]
+
+
+def test_only_samples_with_reasoning_carry_it():
+    talking, silent = batches(CORPUS, Order(80, 0), 0, 40, replace(PLAIN, text=0.5))
+    assert talking.text is not None
+    assert (talking.text[:, 0] != PAD).all()
+    assert silent.text is None
+    assert len(talking) <= 20
+    assert len(talking) + len(silent) == 40
+
+
+def test_nothing_to_learn_from_is_refused():
+    with pytest.raises(ValueError, match="none given"):
+        Corpus.of([], BOOK, None, 10)
+
+
+def test_a_flow_head_is_told_controls_and_mirrored_ones_of_mirrored_samples():
+    corpus, order = Corpus.of(EPISODES, BOOK, TEXT, 10, action="flow"), Order(80, 0)
+    [plain], [flipped] = (batches(corpus, order, 0, 16, replace(PLAIN, flip=f)) for f in (0.0, 1.0))
+    assert plain.target.shape == (16, 8, 2)
+    there, back = (driven(b.target.numpy(), b.ego[:, -1, 0].numpy()) for b in (plain, flipped))
+    assert np.abs(there * [1.0, -1.0, -1.0] - back).max() < 1e-4
+    futures = np.concatenate([e.future for e in EPISODES])[order.rows(0, 16)]
+    assert np.abs(there - futures)[..., :2].max() < 0.2
+    assert plain.dice == flipped.dice != batches(corpus, order, 1, 16, PLAIN)[0].dice
