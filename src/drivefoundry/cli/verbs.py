@@ -97,7 +97,7 @@ _RUNS = (
 _JUDGE = (
     Verb(
         "judge", "WHO", "judge an engine, a model or a baseline on scenes or drives, training nothing",
-        "judging:JudgeOptions", "judging:run",
+        "driving.judging:JudgeOptions", "driving.judging:run",
         (
             ("judge out", "the newest engine of the run in ./out, on its exam"),
             ("judge out:sft:3 --scenes my-scenes/", "the third turn's fine-tuned model on recorded traffic"),
@@ -107,116 +107,116 @@ _JUDGE = (
     ),
     Verb(
         "judge compare", "A B", "compare two verdicts metric by metric and scene by scene",
-        "compare:CompareOptions", "compare:run",
+        "driving.compare:CompareOptions", "driving.compare:run",
         (("judge compare out1 out2", "the last verdicts of two runs"),),
     ),
 )  # fmt: skip
 _CAR = (
     Verb(
         "serve", "", "serve an engine as AlpaSim's driver: the simulator asks it over gRPC",
-        "serve:ServeOptions", "serve:run",
+        "driving.serve:ServeOptions", "driving.serve:run",
         (("serve --engine out", "the newest engine of the run in ./out"),),
     ),
     Verb(
         "ingest serve", "", "take clips of enrolled vehicles into a clip store, until stopped",
-        "ingest:ServeOptions", "ingest:serve",
+        "fleet.ingest:ServeOptions", "fleet.ingest:serve",
         (("ingest serve --store clips --port 8080", "clips land in ./clips"),),
     ),
     Verb(
         "ingest enrol", "VEHICLE", "print a one-time code with which a vehicle enrols itself",
-        "ingest:EnrolOptions", "ingest:enrol",
+        "fleet.ingest:EnrolOptions", "fleet.ingest:enrol",
         (("ingest enrol car-7 --store clips", "a code for car-7, good for a day"),),
     ),
     Verb(
         "ingest revoke", "VEHICLE", "end a vehicle's tokens, secrets and codes at once",
-        "ingest:RevokeOptions", "ingest:revoke",
+        "fleet.ingest:RevokeOptions", "fleet.ingest:revoke",
         (("ingest revoke car-7 --store clips", "refuse car-7 from its next request on"),),
     ),
     Verb(
         "ingest vehicles", "", "list the vehicles: scopes, bytes sent today, status",
-        "ingest:VehiclesOptions", "ingest:listed",
+        "fleet.ingest:VehiclesOptions", "fleet.ingest:listed",
         (("ingest vehicles --store clips", "one line a vehicle"),),
     ),
     Verb(
         "campaign check", "FILE", "check a campaigns file: what each rule takes, costs and needs",
-        "campaign:CheckOptions", "campaign:check",
+        "fleet.campaign:CheckOptions", "fleet.campaign:check",
         (("campaign check library.toml", "the campaigns that ship"),),
     ),
     Verb(
         "campaign test", "FILE WHAT...", "run campaigns over drives, a store or a run: what fired, bytes a day",
-        "campaign:TestOptions", "campaign:test",
+        "fleet.campaign:TestOptions", "fleet.campaign:test",
         (("campaign test my.toml out", "where a run's drives would have fired these rules"),),
     ),
     Verb(
         "campaign replay", "FILE WHAT...", "drive recordings again and send their clips to a store or service",
-        "campaign:ReplayOptions", "campaign:replay",
+        "fleet.campaign:ReplayOptions", "fleet.campaign:replay",
         (("campaign replay my.toml my-logs/ --store replayed", "the clips land in ./replayed"),),
     ),
     Verb(
         "campaign yield", "WHAT", "show what each campaign has brought into a run or a clip store",
-        "campaign:YieldOptions", "campaign:yielded",
+        "fleet.campaign:YieldOptions", "fleet.campaign:yielded",
         (("campaign yield out", "clips and bytes by campaign"),),
     ),
     Verb(
         "campaign sent", "STORE", "write what a store's clips show, as the file cars measure novelty against",
-        "campaign:SentOptions", "campaign:sent",
+        "fleet.campaign:SentOptions", "fleet.campaign:sent",
         (("campaign sent out --out sent.npy", "embeddings of a run's clips"),),
     ),
 )  # fmt: skip
 _RELEASE = (
     Verb(
         "release list", "[WHERE]", "list the releases of a repository or run, and who runs them",
-        "release:WhereOptions", "release:listed",
+        "fleet.release:WhereOptions", "fleet.release:listed",
         (("release list out", "the releases of the run in ./out"),),
     ),
     Verb(
         "release show", "[WHERE] [RELEASE]", "show one release: engine, verdict, gates, roll-out",
-        "release:ShowOptions", "release:show",
+        "fleet.release:ShowOptions", "fleet.release:show",
         (("release show out turn-2", "the release of the second turn"),),
     ),
     Verb(
         "release publish", "[WHERE]", "sign an engine and its verdict, for a share of a cohort's cars",
-        "release:PublishOptions", "release:publish",
+        "fleet.release:PublishOptions", "fleet.release:publish",
         (("release publish out --name turn-2 --percent 10", "the run's newest engine, to a tenth of the cars"),),
     ),
     Verb(
         "release stage", "[WHERE] PERCENT", "widen or narrow the roll-out of a cohort's release",
-        "release:StageOptions", "release:stage",
+        "fleet.release:StageOptions", "fleet.release:stage",
         (("release stage out 50", "half of the cars get it"),),
     ),
     Verb(
         "release halt", "[WHERE]", "stop a roll-out where it is: no further car gets the release",
-        "release:CohortOptions", "release:halt",
+        "fleet.release:CohortOptions", "fleet.release:halt",
         (("release halt out --cohort taxis", "cars that run it keep it"),),
     ),
     Verb(
         "release resume", "[WHERE]", "go on with a halted roll-out",
-        "release:CohortOptions", "release:resume",
+        "fleet.release:CohortOptions", "fleet.release:resume",
         (("release resume out", "at the percentage that it had"),),
     ),
     Verb(
         "release rollback", "[WHERE] RELEASE", "make a former release current again for all cars of its cohort",
-        "release:RollbackOptions", "release:rollback",
+        "fleet.release:RollbackOptions", "fleet.release:rollback",
         (("release rollback out turn-1", "back to the first turn's"),),
     ),
     Verb(
         "release renew", "[WHERE]", "sign again what has lived half its life, so that cars do not refuse it",
-        "release:RenewOptions", "release:renew",
+        "fleet.release:RenewOptions", "fleet.release:renew",
         (("release renew repo --online online", "every day, with the online keys alone"),),
     ),
     Verb(
         "release keys", "[WHERE]", "show each role's version, expiry, quorum and keys",
-        "release:KeysOptions", "release:keys",
+        "fleet.release:KeysOptions", "fleet.release:keys",
         (("release keys out", "which keys are at hand, and what expires when"),),
     ),
     Verb(
         "release rotate", "[WHERE]", "replace keys by new ones, in a new root; the old ones count no more",
-        "release:RotateOptions", "release:rotate",
+        "fleet.release:RotateOptions", "fleet.release:rotate",
         (("release rotate out --role online", "after a break-in where the online keys were"),),
     ),
     Verb(
         "release new", "WHERE", "make an empty repository, and its keys",
-        "release:NewOptions", "release:new",
+        "fleet.release:NewOptions", "fleet.release:new",
         (
             ("release new repo --keys stick-1 --keys stick-2 --online online --quorum targets=2/2",
              "two sticks must be there to publish"),
@@ -226,7 +226,7 @@ _RELEASE = (
 _PLAN = (
     Verb(
         "plan", "", "work out cards, layout, days, storage and money of a training run",
-        "plan:PlanOptions", "plan:run",
+        "scaling.plan:PlanOptions", "scaling.plan:run",
         (
             ("plan --model 8b --days 30", "what a training run takes, and what it costs"),
             ("plan --model 8b --cards 512 --set mfu=0.45", "how long it takes on so many cards"),
@@ -234,30 +234,30 @@ _PLAN = (
     ),
     Verb(
         "plan cluster", "", "simulate a cluster's failures, stragglers and checkpoints: its goodput",
-        "cluster:ClusterOptions", "cluster:run",
+        "scaling.cluster:ClusterOptions", "scaling.cluster:run",
         (("plan cluster --set cards=10000", "what keeps 10,000 cards useful"),),
     ),
     Verb(
         "scale run", "", "train a grid of model sizes and data amounts, then fit its scaling law",
-        "scale:ScaleOptions", "scale:run",
+        "scaling.scale:ScaleOptions", "scaling.scale:run",
         (("scale run --out grid", "every pair of scale.sizes and scale.samples"),),
         resumes=True,
     ),
     Verb(
         "scale fit", "RUNS", "fit the scaling law of training runs from elsewhere",
-        "law:LawOptions", "law:run",
+        "scaling.law:LawOptions", "scaling.law:run",
         (("scale fit runs.jsonl --out scale", "law.json and scaling.html in ./scale"),),
     ),
 )  # fmt: skip
 _LOOK = (
     Verb(
         "scene list", "WHAT", "list scenes: ID, source, seconds, agents, lights, ego",
-        "scene:ListOptions", "scene:listed",
+        "driving.scene:ListOptions", "driving.scene:listed",
         (("scene list out", "the held-out scenes of a run"),),
     ),
     Verb(
         "scene show", "WHAT", "draw one scene as the camera sees it, beside the map: a picture or a film",
-        "scene:ShowOptions", "scene:show",
+        "driving.scene:ShowOptions", "driving.scene:show",
         (
             ("scene show my-scenes/ --scene 3", "scene.png of the fourth scene"),
             ("scene show out --scene 007d8f --out drive.mp4", "a film of the scene with this ID"),
@@ -265,7 +265,7 @@ _LOOK = (
     ),
     Verb(
         "city", "DRIVER", "drive many cars in a live city: faults per kilometre, and a film",
-        "city:CityOptions", "city:run",
+        "driving.city:CityOptions", "driving.city:run",
         (("city out", "the newest engine of the run in ./out"), ("city rules --seconds 60", "the rule-based driver")),
     ),
     Verb(
@@ -287,7 +287,7 @@ _LOOK = (
 _SHELL = (
     Verb(
         "completion", "SHELL", "print a completion script for bash, zsh or fish",
-        "completion:CompletionOptions", "completion:run",
+        "shell.completion:CompletionOptions", "shell.completion:run",
         (("completion bash > ~/.local/share/bash-completion/completions/drivefoundry", "for every new bash"),),
     ),
 )  # fmt: skip
