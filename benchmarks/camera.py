@@ -31,8 +31,8 @@ from drivefoundry.line import camera
 from drivefoundry.model.checkpoint import load_checkpoint
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.recipes import Recipe, default, tiny
-from drivefoundry.stages.context import Line
-from drivefoundry.stages.train import taken
+from drivefoundry.stages.context import RunContext
+from drivefoundry.stages.train import select_samples
 from drivefoundry.train.dataset import Augment, Corpus, Order, batches
 from drivefoundry.train.pretrain import PRETRAIN, fitted_codebook
 from drivefoundry.train.trainer import TrainConfig, learning_rate
@@ -78,7 +78,7 @@ def made(data: Path, out: Path, recipe: Recipe) -> tuple[list[Path], list[Path]]
     models, shards = [], []
     with Ledger(out) as ledger:
         for seed in SEEDS:
-            line = Line(ledger, replace(recipe, camera=replace(recipe.camera, seed=seed)), out)
+            line = RunContext(ledger, replace(recipe, camera=replace(recipe.camera, seed=seed)), out)
             camera(line, data)
             train, held_out, fleet = (a.path / "shard" for _, kind, a in line.done if kind == "label")
             models += [a.path / "checkpoint" for _, kind, a in line.done if kind == "adapt"]
@@ -115,13 +115,13 @@ def driven_by(model: Path, episodes: Episodes) -> np.ndarray:
 def pilots(net: PilotNet, fleet: Episodes, train: Episodes, held_out: Episodes, recipe: Recipe) -> list[np.ndarray]:
     """A PilotNet's plans (N, 8, 3) for the held-out part, one a seed, after the schooling that the VLA had."""
     t, c = recipe.train, recipe.camera
-    augment = replace(PRETRAIN.augment, forget=t.forget)
+    augment = replace(PRETRAIN.augment, history_dropout=t.forget)
     learn(net, [fleet], t.pretrain_steps, t.batch, FIRST_RATE, augment, t.seed)
     start = {k: v.clone() for k, v in net.state_dict().items()}
-    augment = replace(PRETRAIN.augment, forget=c.forget, blind=c.blind, shake=c.shake)
+    augment = replace(PRETRAIN.augment, history_dropout=c.forget, image_dropout=c.blind, max_shift_px=c.shake)
     cut = sorted(set(train.clip), key=train.clip.index)[-(len(set(train.clip)) // 5 or 1) :]
     late = np.isin(train.clip, cut)
-    early, trial = taken(train, np.flatnonzero(~late)), taken(train, np.flatnonzero(late))
+    early, trial = select_samples(train, np.flatnonzero(~late)), select_samples(train, np.flatnonzero(late))
     missed = {}
     for rate in RATES:
         net.load_state_dict(start)

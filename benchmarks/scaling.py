@@ -17,7 +17,7 @@ from drivefoundry import recipes
 from drivefoundry.ledger import Ledger
 from drivefoundry.reports.scaling import write_scaling
 from drivefoundry.scaling.law import laws
-from drivefoundry.stages.context import Line
+from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.grid import grid
 
 MINUTES, ERROR, SIZES, AMOUNTS = 90.0, 0.03, 5, 4
@@ -33,7 +33,7 @@ def main() -> int:
     recipe = recipes.named("tiny" if asked.quick else "default")
     start = time.monotonic()
     with Ledger(asked.out) as ledger:
-        line = Line(ledger, recipe, asked.out)
+        line = RunContext(ledger, recipe, asked.out)
         runs = grid(line)
         training_s = sum(artefact.seconds for _, kind, artefact in line.done if kind == "scale")
     (asked.out / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))

@@ -47,7 +47,7 @@ from drivefoundry.types import Episodes
 from drivefoundry_car.vehicle.codec import decode
 
 BATCH = 64
-PLAIN = Augment(flip=0.0, light=0.0, forget=0.0, text=1.0)
+PLAIN = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=1.0)
 """Samples as they are: whoever has reasoning carries it."""
 HARD = 1e-3
 """Tolerance of the action targets, m: the best code alone counts, as in the peer's loss."""

@@ -18,14 +18,14 @@ from drivefoundry.reports import run as reports
 from drivefoundry.runs import links
 from drivefoundry.runs.asked import Asked, remember
 from drivefoundry.runs.inventory import PROGRESS
-from drivefoundry.stages.context import Line, Reached
+from drivefoundry.stages.context import RunContext, StopAfterStage
 from drivefoundry.tracking import wanted as wanted_tracker
 
 if TYPE_CHECKING:
     from drivefoundry.stages.record import Source
 
 
-def loop(line: Line, source: Source) -> None:
+def loop(line: RunContext, source: Source) -> None:
     """All turns. `source` says where exam and situations come from: the embedded city or recorded traffic."""
     from drivefoundry.stages import ingest, label, score, ship, train
 
@@ -60,7 +60,7 @@ def loop(line: Line, source: Source) -> None:
         base = rl
 
 
-def camera(line: Line, folder: Path) -> None:
+def camera(line: RunContext, folder: Path) -> None:
     """Real drives: clips, labels from the car's own motion, the fleet's model adapted to them, its errors on the last
     part of the drive."""
     from drivefoundry.stages import label, openloop, train
@@ -73,7 +73,7 @@ def camera(line: Line, folder: Path) -> None:
     openloop.scored(real, train.adapted(real, fleet_base(line), shard), held_out)
 
 
-def fleet_base(line: Line) -> Artefact:
+def fleet_base(line: RunContext) -> Artefact:
     """What the embedded fleet's first turn teaches a model that is to copy a driver: minutes of a real camera teach too
     little from scratch."""
     from drivefoundry.stages import ingest, label, record, train
@@ -127,7 +127,7 @@ def run(
     start = time.monotonic()
     last = None if drives or until == "import" else recipe.loops
     with Ledger.reading(out, may_be_absent=True) if dry else Ledger(out) as ledger:
-        line = Line(ledger, recipe, out, until, last, dry=dry, track=track)
+        line = RunContext(ledger, recipe, out, until, last, dry=dry, track=track)
         if not dry:
             ledger.claim()
             line.on_done = lambda line: _record(line, asked)
@@ -148,7 +148,7 @@ def report(asked: Asked, out: Path, *, dry: bool = False) -> Ran:
     source = _source(asked)
     start = time.monotonic()
     with Ledger.reading(out) as ledger:
-        line = Line(ledger, asked.recipe, out, look=True)
+        line = RunContext(ledger, asked.recipe, out, look=True)
         _through(line, source, asked.drives)
         if not line.done:
             raise ValueError(f"{out}: nothing made with this recipe yet; wait for it, or repeat the options of its run")
@@ -157,7 +157,7 @@ def report(asked: Asked, out: Path, *, dry: bool = False) -> Ran:
     return Ran(page, time.monotonic() - start, line.done, text)
 
 
-def _record(line: Line, asked: Asked) -> None:
+def _record(line: RunContext, asked: Asked) -> None:
     """Keep run.json and the links at what the line has come to."""
     remember(line.out, asked, line.done)
     turn, kind, artefact = line.done[-1]
@@ -178,22 +178,22 @@ def _source(asked: Asked) -> Source | None:
     return record.Recorded(asked.scenes) if asked.scenes else record.City()
 
 
-def _through(line: Line, source: Source | None, drives: Path | None) -> None:
+def _through(line: RunContext, source: Source | None, drives: Path | None) -> None:
     """As far through the line as it is to go."""
-    with contextlib.suppress(Reached):
+    with contextlib.suppress(StopAfterStage):
         if source:
             loop(line, source)
         elif drives:
             camera(line, drives)
 
 
-def _made(line: Line, seconds: float, report: Path) -> str:
+def _made(line: RunContext, seconds: float, report: Path) -> str:
     made, known = sum(a.made for _, _, a in line.done), len(line.done)
     what = f"{made} of {known} artefacts made" if made else f"nothing to do, all {known} artefacts are up to date"
     return f"{what} ({seconds:.1f} s); report: {report}"
 
 
-def _expected(line: Line) -> str:
+def _expected(line: RunContext) -> str:
     """What a dry run says: each artefact that would be made, and how many are there."""
     missing = [
         (turn, f"{kind.replace('_', ' ')} {a.info.get('policy', '')}") for turn, kind, a in line.done if not a.id

@@ -20,7 +20,7 @@ from drivefoundry_car.vehicle.codec import fit_codebook
 
 torch.set_num_threads(1)
 TINY = ModelConfig(dim=48, layers=1, heads=3, kv_heads=1, head_dim=16, ffn=64, stem=16, image=(32, 48), max_text=4)
-CONFIG = GrpoConfig(steps=25, states=8, samples=16, lr=3e-3, kl=0.0, anchor=0.0, trial=16)
+CONFIG = GrpoConfig(steps=25, states=8, samples=16, lr=3e-3, kl=0.0, bc_weight=0.0, validation_states=16)
 
 
 def straight_on(n: int = 64) -> list[Episodes]:
@@ -82,7 +82,7 @@ def test_a_worse_model_is_not_kept(start, tmp_path):
 
 def test_the_anchor_holds(start, tmp_path):
     """With an overwhelming anchor the label is learnt, whatever is rewarded."""
-    config = replace(CONFIG, anchor=20.0)
+    config = replace(CONFIG, bc_weight=20.0)
     report = grpo(
         straight_on(), np.arange(64), np.ones(64), leftward, start, tmp_path / "out", config, tmp_path / "log"
     )

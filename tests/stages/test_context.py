@@ -6,18 +6,18 @@ import pytest
 
 from drivefoundry.ledger import Ledger
 from drivefoundry.recipes import tiny
-from drivefoundry.stages.context import Line, Reached
+from drivefoundry.stages.context import RunContext, StopAfterStage
 
 
 def go(root, until=None, last=None, look=False, turns=2):
     """exam, then in every turn fleet, label, judge (two of it), car; the kinds that were made or found."""
     with Ledger(root) as ledger:
-        line = Line(ledger, tiny(), root, until, last, look)
+        line = RunContext(ledger, tiny(), root, until, last, look)
 
         def make(turn, verb, kind):
             line.make(turn, verb, kind, {}, [a for *_, a in line.done[-1:]], lambda d: {"n": len(line.done)})
 
-        with contextlib.suppress(Reached):
+        with contextlib.suppress(StopAfterStage):
             make(None, "fleet", "exam")
             for turn in range(1, turns + 1):
                 make(turn, "fleet", "drives")

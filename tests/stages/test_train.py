@@ -9,8 +9,8 @@ from drivefoundry.model.backbones.exports import save_hf
 from drivefoundry.model.checkpoint import load_checkpoint
 from drivefoundry.recipes import tiny
 from drivefoundry.settings import with_settings
-from drivefoundry.stages.context import Line
-from drivefoundry.stages.train import fine_tuned, mixed, pretrained, taken
+from drivefoundry.stages.context import RunContext
+from drivefoundry.stages.train import fine_tuned, mixed, pretrained, select_samples
 from drivefoundry.types import Episodes
 from tinybackbone import tiny_backbone
 
@@ -48,7 +48,7 @@ def test_what_a_model_drove_has_the_share_it_is_given(folders):
 
 def test_samples_that_are_taken_keep_what_is_theirs():
     whole = shard(8, "a")
-    some = taken(whole, np.array([1, 5])).validate()
+    some = select_samples(whole, np.array([1, 5])).validate()
     assert some.text == ["a 1", "a 5"]
     assert some.frame_index.tolist() == [[2, 3], [10, 11]]
     assert some.t.tolist() == [0.5, 2.5]
@@ -60,7 +60,7 @@ def test_a_backbone_is_begun_with_and_hung_on_by_its_bytes(tmp_path):
     few = ["train.pretrain_steps=1", "train.sft_steps=1", "train.batch=4", f"train.backbone={given}"]
     recipe = with_settings(tiny(), few).validate()
     with Ledger(tmp_path / "run") as ledger:
-        line = Line(ledger, recipe, tmp_path / "run")
+        line = RunContext(ledger, recipe, tmp_path / "run")
         label = lambda d: save_shard(d / "shard", shard(8, "a", (32, 48)))  # noqa: E731
         episodes = line.make(1, "label", "label", {}, [], label)
         first = pretrained(line, [episodes])

@@ -15,7 +15,7 @@ EPISODES = [toy_episodes(50, 1), toy_episodes(30, 2, text=False)]
 BOOK = toy_book()
 TEXT = TextCodec(train_tokenizer(EPISODES[0].text))
 CORPUS = Corpus.of(EPISODES, BOOK, TEXT, 10)
-PLAIN = Augment(flip=0.0, light=0.0, forget=0.0, text=0.0)
+PLAIN = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=0.0)
 
 
 def test_every_sample_once_an_epoch():
@@ -75,7 +75,7 @@ def test_ranks_share_the_steps_samples():
 
 
 def test_history_is_forgotten_but_never_the_present():
-    [batch] = batches(CORPUS, Order(80, 0), 0, 40, replace(PLAIN, forget=0.5))
+    [batch] = batches(CORPUS, Order(80, 0), 0, 40, replace(PLAIN, history_dropout=0.5))
     gone = (batch.ego[:, :-1] == 0).all((1, 2))
     assert 10 <= int(gone.sum()) <= 30
     assert (batch.ego[:, -1, 2] == 1).all()
@@ -83,8 +83,8 @@ def test_history_is_forgotten_but_never_the_present():
 
 def test_shaken_pictures_move_together_and_blinded_ones_are_grey():
     [plain] = batches(CORPUS, Order(80, 7), 3, 16, PLAIN)
-    [shaken] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, shake=8))
-    [blind] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, blind=0.5))
+    [shaken] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, max_shift_px=8))
+    [blind] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, image_dropout=0.5))
     moved = 0
     for a, b in zip(plain.frames.numpy(), shaken.frames.numpy(), strict=True):
         fits = [

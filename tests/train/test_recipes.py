@@ -104,7 +104,7 @@ def test_a_flow_head_learns_repeats_itself_and_teaches_codes(tmp_path, monkeypat
     monkeypatch.setitem(shapes.PRESETS, "0.3M", replace(TOY, flow=64))
     teacher = tmp_path / "teacher"
     brief = {"seconds": 0.0, "steps": 100, "batch": 32, "lr": 4e-3, "precision": "fp32"}
-    plain = replace(PRETRAIN, **brief, augment=Augment(text=0.0, light=0.05))
+    plain = replace(PRETRAIN, **brief, augment=Augment(text=0.0, brightness_jitter=0.05))
     first = pretrain(EPISODES, teacher, plain, "0.3M", action="flow")
     assert first.losses[-10:].mean() < 0.6 * first.losses[:3].mean()
     short = replace(plain, steps=3)

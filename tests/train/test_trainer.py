@@ -74,7 +74,7 @@ def lines(path: Path) -> dict[int, float]:
 
 def test_it_learns_to_read_the_picture():
     model, corpus = made()
-    config = replace(QUICK, steps=150, batch=32, precision="bf16", augment=Augment(light=0.05))
+    config = replace(QUICK, steps=150, batch=32, precision="bf16", augment=Augment(brightness_jitter=0.05))
     report = Trainer(model, corpus, config).run()
     assert report.losses[-10:].mean() < 0.6 * report.losses[:3].mean()
     unseen = toy_episodes(64, seed=9)

@@ -47,7 +47,7 @@ from drivefoundry.reports.tables import (
     worst_table,
 )
 from drivefoundry.sources import code_hash
-from drivefoundry.stages.context import Line
+from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
 from drivefoundry.types import Verdict, short_id
 
@@ -288,7 +288,7 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
     return replace(_plain(recipe, done, source, notes), tables=tables).validate()
 
 
-def report(line: Line, source: Source | None, folder: Path | None) -> Path:
+def report(line: RunContext, source: Source | None, folder: Path | None) -> Path:
     """A run's line in, path of out/report.html out; rendered anew only when one of its artefacts is another.
 
     A line that only looks gets its page without an entry in the ledger, so that it needs no lock.
@@ -325,7 +325,7 @@ def _source_name(source: Source | None, folder: Path | None) -> str:
     return f"real camera drive: {folder.resolve().name}"
 
 
-def _content(line: Line, done: Done, source: Source | None, folder: Path | None) -> ReportContent:
+def _content(line: RunContext, done: Done, source: Source | None, folder: Path | None) -> ReportContent:
     if source is None:
         return camera_report(line.recipe, done, _source_name(source, folder))
     exam = [a for _, kind, a in done if kind == "exam"]

@@ -44,10 +44,11 @@ class GrpoConfig:
     """Plans sampled for each, N."""
     lr: float = 5e-5
     kl: float = 0.05
-    anchor: float = 0.5
+    bc_weight: float = 0.5
+    """Weight of the behaviour-cloning loss beside the policy gradient."""
     temperature: float = 1.0
     clip: float = 1.0
-    trial: int = 256
+    validation_states: int = 256
     """Situations, kept out of the training, on which the model must not have become worse; else the old one stays."""
     seed: int = 0
 
@@ -65,7 +66,7 @@ class GrpoReport:
     reward: np.ndarray
     """(steps,) mean over all sampled plans of each step."""
     before: float
-    """Mean reward of the greedy plan on the trial situations."""
+    """Mean reward of the greedy plan on the validation states."""
     after: float
     kept: bool
     """The reinforced model was at least as good there and is what was saved."""
@@ -92,15 +93,18 @@ def grpo(
     loaded = load_checkpoint(init)
     require(loaded.model.flow is None, f"{init}: plans come from a flow head; rl samples codes (ModelConfig.action)")
     corpus = Corpus.of(episodes, loaded.codebook, loaded.tokenizer, loaded.config.max_text)
-    require(len(rows) > config.trial, f"rl: {len(rows)} situations, more than the {config.trial} of the trial wanted")
+    require(
+        len(rows) > config.validation_states,
+        f"rl: {len(rows)} situations; there must be more than the {config.validation_states} validation states",
+    )
     rng = np.random.default_rng(config.seed)
     shuffled = rng.permutation(len(rows))
-    trial, learnt = rows[shuffled[: config.trial]], shuffled[config.trial :]
+    held_back, learnt = rows[shuffled[: config.validation_states]], shuffled[config.validation_states :]
     rows, share = rows[learnt], share[learnt] / share[learnt].sum()
     untouched = copy.deepcopy(loaded.model)
     model = loaded.model
     reference = copy.deepcopy(model).to(torch.bfloat16).requires_grad_(False)
-    before = _greedy(reference, corpus, trial, reward, loaded.codebook)
+    before = _greedy(reference, corpus, held_back, reward, loaded.codebook)
     weights = MasterWeights(model, torch.bfloat16, 0.0, (0.9, 0.95))
     model.train()
     dice = torch.Generator(device=model.embed.device).manual_seed(config.seed)
@@ -116,7 +120,7 @@ def grpo(
             plans = (step + 1) * config.states * config.samples
             on_step(step + 1, config.steps, metrics | {"samples_per_s": plans / (time.perf_counter() - began)})
     model.eval()
-    after = _greedy(model, corpus, trial, reward, loaded.codebook)
+    after = _greedy(model, corpus, held_back, reward, loaded.codebook)
     weights.float_model(model)
     kept = after >= before
     save_checkpoint(out, model if kept else untouched, loaded.codebook, loaded.tokenizer)
@@ -162,7 +166,7 @@ def _step(
     gain = (advantage * taken[:, :n]).mean()
     kl = (logp[:, :n].exp() * (logp[:, :n] - logq[:, :n])).sum(-1).sum(-1).mean()
     anchor = -taken[:, n].mean() / groups.shape[-1]
-    (-gain + config.kl * kl + config.anchor * anchor).backward()
+    (-gain + config.kl * kl + config.bc_weight * anchor).backward()
     norm = float(weights.gather())
     weights.step(config.lr * min(1.0, (step + 1) / 4), norm, config.clip)
     return {

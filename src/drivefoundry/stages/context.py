@@ -13,12 +13,12 @@ from drivefoundry.recipes import Recipe
 from drivefoundry.sources import code_hash
 
 
-class Reached(Exception):
-    """There is nothing more to do: the stage that the user asked for is made, or nothing shall be made."""
+class StopAfterStage(Exception):
+    """The last stage that the user asked for is made, or an artefact is missing and must not be made."""
 
 
 @dataclass
-class Line:
+class RunContext:
     """What one run has at hand, and what it has made so far: (turn, kind, artefact) in order."""
 
     ledger: Ledger
@@ -35,7 +35,7 @@ class Line:
     track: str = ""
     """Where metrics of trainings go besides, see `tracking`; no part of what an artefact hangs on."""
     done: list[tuple[int | None, str, Artefact]] = field(default_factory=list)
-    on_done: Callable[[Line], None] | None = None
+    on_done: Callable[[RunContext], None] | None = None
     """Told after each artefact that was made or found, the last of `done`."""
     reached: bool = False
 
@@ -57,10 +57,10 @@ class Line:
 
         What `build` can run is part of what the entry is made from (`sources.code_hash`): change it, and it is redone.
 
-        Raises Reached where the entry lies beyond the last stage wanted, or is not there and nothing shall be made.
+        Raises StopAfterStage where the entry lies beyond the last stage to make, or is missing and must not be made.
         """
         if self.reached and verb != self.until:
-            raise Reached
+            raise StopAfterStage
         there = [p for p in parents if p is not None]
         made_from = {"turn": turn, "recipe": recipe}
         code = code_hash(build)
@@ -69,7 +69,7 @@ class Line:
         elif self.look:
             artefact = self.ledger.find(kind, made_from, there, code)
             if artefact is None:
-                raise Reached
+                raise StopAfterStage
         else:
             progress.under_way(f"turn {turn}: {kind}" if turn else kind)
             artefact = self.ledger.make(kind, made_from, there, code, build)

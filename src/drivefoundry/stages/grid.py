@@ -24,10 +24,10 @@ from drivefoundry.progress import bar
 from drivefoundry.recipes import Scale
 from drivefoundry.scaling.law import Run
 from drivefoundry.stages import ingest, label, score
-from drivefoundry.stages.context import Line
+from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import write_json
 from drivefoundry.stages.record import City
-from drivefoundry.stages.train import STATE, moving, taken, tracked
+from drivefoundry.stages.train import STATE, progress_callback, select_samples, tracked
 from drivefoundry.tracking import Track
 from drivefoundry.train.dataset import Augment, Corpus, Order, batches
 from drivefoundry.train.losses import batch_loss
@@ -39,7 +39,7 @@ WIDTH = 320
 """Width of the model at which `Scale.rate` is meant."""
 
 
-def grid(line: Line) -> list[Run]:
+def grid(line: RunContext) -> list[Run]:
     """Train and judge all pairs of the recipe on the embedded fleet's drives, the cheapest first."""
     r, source = line.recipe.scale, City()
     exam = source.exam(line)
@@ -60,7 +60,14 @@ def grid(line: Line) -> list[Run]:
 
 
 def _made(
-    line: Line, r: Scale, size: str, samples: int, shard: Artefact, held_out: Artefact, exam: Artefact, yard: Artefact
+    line: RunContext,
+    r: Scale,
+    size: str,
+    samples: int,
+    shard: Artefact,
+    held_out: Artefact,
+    exam: Artefact,
+    yard: Artefact,
 ) -> Artefact:
     """One pair."""
     one = replace(r, sizes=(size,), samples=(samples,))
@@ -90,8 +97,8 @@ def train_one(
     )
     with bar(f"{size} on {samples:,}", steps) as advance, track.run(out) as told:
         report = train(
-            start, [taken(episodes, rows)], out / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            moving(advance, told),
+            start, [select_samples(episodes, rows)], out / "checkpoint", config, out / STATE, out / "metrics.jsonl",
+            progress_callback(advance, told),
         )  # fmt: skip
     trained = load_checkpoint(out / "checkpoint")
     c = trained.config
@@ -108,7 +115,7 @@ def held_out_loss(trained: Loaded, episodes: Episodes, size: int = 256) -> float
     """Mean loss of the action codes on episodes nobody learnt from, nothing hidden or changed in them; nats a code."""
     corpus = Corpus.of([episodes], trained.codebook, None, trained.config.max_text, PRETRAIN.objective.tolerance)
     model = trained.model.eval().to(torch.bfloat16)
-    plain, size = Augment(flip=0.0, light=0.0, forget=0.0, text=0.0), min(size, len(corpus))
+    plain, size = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=0.0), min(size, len(corpus))
     losses = []
     for step in range(len(corpus) // size):
         for batch in batches(corpus, Order(len(corpus), 0), step, size, plain):

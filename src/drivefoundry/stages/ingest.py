@@ -18,7 +18,7 @@ from drivefoundry.ingest.server import running
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.roadmap import load_map
-from drivefoundry.stages.context import Line
+from drivefoundry.stages.context import RunContext
 from drivefoundry_car.documents import decoded, read_bytes
 from drivefoundry_car.log import read_drive, write_drive
 from drivefoundry_car.recording.cutter import clips_of
@@ -29,7 +29,7 @@ from drivefoundry_car.upload.uploader import Uploader
 CARS_AT_ONCE = 4
 
 
-def ingest(line: Line, turn: int | None, drives: Artefact) -> Artefact:
+def ingest(line: RunContext, turn: int | None, drives: Artefact) -> Artefact:
     """The drives' clips, at home; those of the exam by the campaigns that ship."""
     seed, own = line.recipe.fleet.seed, line.recipe.campaigns if turn else ""
     name = "ingest" if turn else "exam"

@@ -18,7 +18,7 @@ from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Curate
 from drivefoundry.roadmap import load_map
-from drivefoundry.stages.context import Line
+from drivefoundry.stages.context import RunContext
 from drivefoundry.types import Episodes, RoadMap, Scene
 
 CHUNK = 16
@@ -26,7 +26,12 @@ CHUNK = 16
 
 
 def curated(
-    line: Line, turn: int | None, clips: Artefact, exam: Artefact | None, before: Artefact | None, exam_clips: list[str]
+    line: RunContext,
+    turn: int | None,
+    clips: Artefact,
+    exam: Artefact | None,
+    before: Artefact | None,
+    exam_clips: list[str],
 ) -> Artefact:
     """This turn's clips, looked through; the exam's clips stay apart by place, drive and route."""
     r = line.recipe.curate
@@ -37,7 +42,7 @@ def curated(
     )  # fmt: skip
 
 
-def curated_by_time(line: Line, clips: Artefact) -> Artefact:
+def curated_by_time(line: RunContext, clips: Artefact) -> Artefact:
     """Clips of one recording, the last part of it held out."""
     r = line.recipe.curate
     return line.make(
@@ -46,7 +51,7 @@ def curated_by_time(line: Line, clips: Artefact) -> Artefact:
     )  # fmt: skip
 
 
-def shard(line: Line, turn: int | None, clips: Artefact, kept: Artefact, split: str = "train") -> Artefact:
+def shard(line: RunContext, turn: int | None, clips: Artefact, kept: Artefact, split: str = "train") -> Artefact:
     """Episodes of one split of these clips; those to be judged on at 2 Hz, which their intervals count on."""
     r = line.recipe.curate if split == "train" else replace(line.recipe.curate, phases=1)
     return line.make(

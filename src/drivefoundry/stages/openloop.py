@@ -18,7 +18,7 @@ from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.progress import bar, warn
-from drivefoundry.stages.context import Line
+from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import in_order, write_json
 from drivefoundry.types import Observation
 from drivefoundry_car.log import read_drive
@@ -26,13 +26,13 @@ from drivefoundry_car.log import read_drive
 BATCH = 256
 
 
-def imported(line: Line, folder: Path) -> Artefact:
+def imported(line: RunContext, folder: Path) -> Artefact:
     """The clips of a folder of real drives, in the store."""
     source = {"folder": fingerprint(folder)}
     return line.make(None, "import", "import", source, [], lambda d: import_drives(folder, line.store, d))
 
 
-def scored(line: Line, model: Artefact, held_out: Artefact) -> Artefact:
+def scored(line: RunContext, model: Artefact, held_out: Artefact) -> Artefact:
     """The model's errors on the held-out part."""
     return line.make(None, "judge", "open_loop", {}, [model, held_out], lambda d: score(model.path, held_out.path, d))
 

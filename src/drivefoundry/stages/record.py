@@ -25,7 +25,7 @@ from drivefoundry.progress import bar
 from drivefoundry.recipes import Fleet
 from drivefoundry.roadmap import save_map
 from drivefoundry.sim.policies import CarPolicy, Driver, LogReplay
-from drivefoundry.stages.context import Line
+from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import ingest, write_json
 from drivefoundry.stages.label import clip_ids, scenes_of
 from drivefoundry.stages.ship import engine_in
@@ -131,15 +131,15 @@ class Source(Protocol):
         """Sentences for the report on what the source does not hold."""
         ...
 
-    def exam(self, line: Line) -> Artefact: ...
+    def exam(self, line: RunContext) -> Artefact: ...
 
     def exam_clips(self, exam: Artefact) -> list[str]:
         """Clips of the exam, which nothing may learn from."""
         ...
 
-    def exam_scenes(self, line: Line, exam: Artefact) -> list[Scene]: ...
+    def exam_scenes(self, line: RunContext, exam: Artefact) -> list[Scene]: ...
 
-    def drives(self, line: Line, turn: int, car: Artefact | None) -> Artefact:
+    def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
         """Recordings of one turn; people drive where there is no car yet."""
         ...
 
@@ -153,7 +153,7 @@ class City:
         """Nothing: the simulator knows all."""
         return []
 
-    def exam(self, line: Line) -> Artefact:
+    def exam(self, line: RunContext) -> Artefact:
         """Recordings of the held-out city, all of them at home."""
         f = line.recipe.fleet
         drives = line.make(
@@ -165,10 +165,10 @@ class City:
     def exam_clips(self, exam: Artefact) -> list[str]:
         return clip_ids(exam.path) if exam.id else []  # a dry run's exam may be still to be made
 
-    def exam_scenes(self, line: Line, exam: Artefact) -> list[Scene]:
+    def exam_scenes(self, line: RunContext, exam: Artefact) -> list[Scene]:
         return scenes_of(line.store, clip_ids(exam.path))
 
-    def drives(self, line: Line, turn: int, car: Artefact | None) -> Artefact:
+    def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
         f = line.recipe.fleet
         if car is None:
             return line.make(turn, "fleet", "fleet", f, [], lambda d: record_city(f, f.places, f.seconds, "fleet", d))
@@ -228,7 +228,7 @@ class Recorded:
             out.append(f"{again} of {len(scenes) + again} scenes are in several files; they count once.")
         return out + not_read(map(left_of, scenes)) + [f"{file}: {why}" for file, why in refused.items() if why]
 
-    def exam(self, line: Line) -> Artefact:
+    def exam(self, line: RunContext) -> Artefact:
         """Ids and hashes of the held-out scenes, an artefact so that scores depend on them, and how they compare with
         the whole source."""
 
@@ -252,11 +252,11 @@ class Recorded:
     def exam_clips(self, exam: Artefact) -> list[str]:
         return []
 
-    def exam_scenes(self, line: Line, exam: Artefact) -> list[Scene]:
+    def exam_scenes(self, line: RunContext, exam: Artefact) -> list[Scene]:
         """In an order that mixes recordings, as a judgement may take the first so many of them."""
         return sorted(self._scenes(held_out=True), key=lambda s: hashlib.sha256(s.id.encode()).hexdigest())
 
-    def drives(self, line: Line, turn: int, car: Artefact | None) -> Artefact:
+    def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
         f = line.recipe.fleet
         kind, parents = ("outings", [car]) if car else ("fleet", [])
 

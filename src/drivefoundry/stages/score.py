@@ -20,7 +20,7 @@ from drivefoundry.progress import bar
 from drivefoundry.recipes import Judge
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, LogReplay, RouteFollower
-from drivefoundry.stages.context import Line
+from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import write_json
 from drivefoundry.types import Rollout, Scene
 from drivefoundry_car.driving.runtime import Runtime
@@ -39,19 +39,19 @@ SHOWN = (
 ENGINE, WHOLE_CAR = "int8 engine", "car (engine and guard)"
 
 
-def baselines(line: Line, source: Source, exam: Artefact) -> list[Artefact]:
+def baselines(line: RunContext, source: Source, exam: Artefact) -> list[Artefact]:
     """The drivers that no turn changes; the first is the yardstick of everybody's progress."""
     yard = yardstick(line, source, exam)
     rest = (ConstantVelocity, LogReplay, PdmClosed)
     return [yard, *(_driven(line, None, source, exam, [yard], p.name, p, []) for p in rest)]
 
 
-def yardstick(line: Line, source: Source, exam: Artefact) -> Artefact:
+def yardstick(line: RunContext, source: Source, exam: Artefact) -> Artefact:
     """The route follower, whose progress is the measure of everybody's."""
     return _driven(line, None, source, exam, [], YARDSTICK, RouteFollower, [])
 
 
-def traffic(line: Line, source: Source, exam: Artefact) -> Artefact:
+def traffic(line: RunContext, source: Source, exam: Artefact) -> Artefact:
     """How real the simulated traffic is, beside the log itself and everyone straight on."""
     r = line.recipe.judge
     return line.make(
@@ -60,7 +60,9 @@ def traffic(line: Line, source: Source, exam: Artefact) -> Artefact:
     )  # fmt: skip
 
 
-def engine(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
+def engine(
+    line: RunContext, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact
+) -> Artefact:
     """The int8 engine alone, without its guard: what the model itself is worth."""
 
     def policy() -> Driver:
@@ -69,7 +71,7 @@ def engine(line: Line, turn: int, source: Source, exam: Artefact, base: list[Art
     return _driven(line, turn, source, exam, base, ENGINE, policy, [built])
 
 
-def car(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
+def car(line: RunContext, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
     """The car's whole runtime: engine, guard, and the slow reasoner beside them."""
 
     def policy() -> Driver:
@@ -79,7 +81,7 @@ def car(line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefa
 
 
 def model(
-    line: Line, turn: int, source: Source, exam: Artefact, base: list[Artefact], name: str, trained: Artefact
+    line: RunContext, turn: int, source: Source, exam: Artefact, base: list[Artefact], name: str, trained: Artefact
 ) -> Artefact:
     """A float checkpoint in torch."""
 
@@ -91,7 +93,7 @@ def model(
     return _driven(line, turn, source, exam, base, name, policy, [trained])
 
 
-def verdict(line: Line, turn: int, scored: list[Artefact], base: list[Artefact]) -> Artefact:
+def verdict(line: RunContext, turn: int, scored: list[Artefact], base: list[Artefact]) -> Artefact:
     """The first of `scored` is the candidate."""
     r = line.recipe.judge
     paths = [a.path for a in (*scored, *base)]
@@ -99,7 +101,7 @@ def verdict(line: Line, turn: int, scored: list[Artefact], base: list[Artefact])
 
 
 def _driven(
-    line: Line,
+    line: RunContext,
     turn: int | None,
     source: Source,
     exam: Artefact,

@@ -9,7 +9,7 @@ from pathlib import Path
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.release import Keys, create_repository, publish, verify
-from drivefoundry.stages.context import Line
+from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import write_json
 from drivefoundry_car.update.client import EVERYONE, Updater
 
@@ -17,7 +17,7 @@ TEST_CARS = "safety-driver"
 """Cohort of cars with a safety driver: they get every release, so that the next one can learn from it."""
 
 
-def release(line: Line, turn: int, engine: Artefact, verdict: Artefact, before: Artefact | None) -> Artefact:
+def release(line: RunContext, turn: int, engine: Artefact, verdict: Artefact, before: Artefact | None) -> Artefact:
     """The engine as a signed release in the repository of all releases."""
     keys, ago = Keys.apart(line.out / "keys"), before.path if before else None
     return line.make(
@@ -26,7 +26,7 @@ def release(line: Line, turn: int, engine: Artefact, verdict: Artefact, before: 
     )  # fmt: skip
 
 
-def car(line: Line, turn: int, released: Artefact, parked: Artefact | None) -> Artefact:
+def car(line: RunContext, turn: int, released: Artefact, parked: Artefact | None) -> Artefact:
     """A car of the test fleet after its update to the release, whose every signature and byte is checked each time."""
     try:
         if not line.dry:

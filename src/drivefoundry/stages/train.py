@@ -23,7 +23,7 @@ from drivefoundry.progress import bar
 from drivefoundry.quantize.export import export_engine
 from drivefoundry.recipes import Camera, Distil, Rl, Train, leaves
 from drivefoundry.rl.grpo import GrpoConfig, grpo
-from drivefoundry.stages.context import Line
+from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.label import scenes_of
 from drivefoundry.tracking import Track
 from drivefoundry.train.distil import DISTIL, distil
@@ -40,31 +40,31 @@ CALIBRATION = 512
 """Samples on which the engine is compared with the float student."""
 
 
-def pretrained(line: Line, shards: list[Artefact], action: Action = "codes") -> Artefact:
+def pretrained(line: RunContext, shards: list[Artefact], action: Action = "codes") -> Artefact:
     """The base model, from scratch or around a language model, on the first shard."""
     r, paths = line.recipe.train, [s.path for s in shards]
     made_from: dict[str, Any] = {"train": r, "action": action}
     if r.backbone is not None:
-        made_from["backbone"] = _print(backbone_path(r.backbone))
+        made_from["backbone"] = fingerprint(backbone_path(r.backbone))
     track = tracked(line, None, "pretrain", r)
     return line.make(None, "train", "pretrain", made_from, shards, lambda d: _pretrain(r, action, paths, d, track))
 
 
-def adapted(line: Line, base: Artefact, shard: Artefact) -> Artefact:
+def adapted(line: RunContext, base: Artefact, shard: Artefact) -> Artefact:
     """The base model, trained on with another camera's clips."""
     r = line.recipe.camera
     track = tracked(line, None, "adapt", r)
     return line.make(None, "train", "adapt", r, [base, shard], lambda d: _adapt(r, base.path, shard.path, d, track))
 
 
-def fine_tuned(line: Line, turn: int, base: Artefact, shards: list[Artefact]) -> Artefact:
+def fine_tuned(line: RunContext, turn: int, base: Artefact, shards: list[Artefact]) -> Artefact:
     """The last model, taught this turn's clips and to give its reasons."""
     r, paths = line.recipe.train, [s.path for s in shards]
     track = tracked(line, turn, "sft", r)
     return line.make(turn, "train", "sft", r, [base, *shards], lambda d: _sft(r, base.path, paths, d, track))
 
 
-def reinforced(line: Line, turn: int, sft_model: Artefact, shards: list[Artefact]) -> Artefact:
+def reinforced(line: RunContext, turn: int, sft_model: Artefact, shards: list[Artefact]) -> Artefact:
     """The fine-tuned model after reinforcement on scenes cut from this turn's clips."""
     r, paths = line.recipe.rl, [s.path for s in shards]
     track = tracked(line, turn, "rl", r)
@@ -74,7 +74,9 @@ def reinforced(line: Line, turn: int, sft_model: Artefact, shards: list[Artefact
     )  # fmt: skip
 
 
-def distilled(line: Line, turn: int, teacher: Artefact, before: Artefact | None, shards: list[Artefact]) -> Artefact:
+def distilled(
+    line: RunContext, turn: int, teacher: Artefact, before: Artefact | None, shards: list[Artefact]
+) -> Artefact:
     """A much smaller student of the reinforced model, on from the last student."""
     r, rl, paths = line.recipe.distil, line.recipe.rl, [s.path for s in shards]
     ago = before.path if before else None
@@ -85,7 +87,7 @@ def distilled(line: Line, turn: int, teacher: Artefact, before: Artefact | None,
     )  # fmt: skip
 
 
-def quantised(line: Line, turn: int, student: Artefact, shards: list[Artefact]) -> Artefact:
+def quantised(line: RunContext, turn: int, student: Artefact, shards: list[Artefact]) -> Artefact:
     """The student as an int8 engine."""
     newest = shards[-1].path
     return line.make(
@@ -93,7 +95,7 @@ def quantised(line: Line, turn: int, student: Artefact, shards: list[Artefact]) 
     )
 
 
-def _print(backbone: Path) -> str:
+def fingerprint(backbone: Path) -> str:
     """A file, or a directory of files, in, the hash of all its bytes out."""
     files = sorted(p for p in backbone.iterdir() if p.is_file()) if backbone.is_dir() else [backbone]
     digest = hashlib.sha256()
@@ -116,22 +118,22 @@ def mixed(paths: list[Path], driven_share: float, seed: int) -> list[Episodes]:
     new = sum(len(e) for e in driven)
     old = min(len(first), round(new * (1 - driven_share) / driven_share))
     rows = np.sort(np.random.default_rng(seed).permutation(len(first))[:old])
-    return [taken(first, rows), *driven]
+    return [select_samples(first, rows), *driven]
 
 
-def taken(episodes: Episodes, rows: np.ndarray) -> Episodes:
+def select_samples(episodes: Episodes, rows: np.ndarray) -> Episodes:
     """Some samples of an Episodes, which share its frames."""
     arrays = ("frame_index", "ego", "route", "future", "t", "weight", "correction")
     texts = {name: [getattr(episodes, name)[i] for i in rows] for name in ("text", "clip")}
     return replace(episodes, **{name: getattr(episodes, name)[rows] for name in arrays}, **texts)
 
 
-def tracked(line: Line, turn: int | None, kind: str, r: Any) -> Track:
+def tracked(line: RunContext, turn: int | None, kind: str, r: Any) -> Track:
     """Where a stage's metrics go besides, and its recipe with them."""
     return Track(line.track, f"{line.recipe.name} {kind}{f' turn {turn}' if turn else ''}", dict(leaves(r)))
 
 
-def moving(advance: Callable[..., None], log: OnStep) -> OnStep:
+def progress_callback(advance: Callable[..., None], log: OnStep) -> OnStep:
     """A trainer's callback, which comes every few steps, as one that moves a bar and tells a tracker."""
     last = 0
 
@@ -153,7 +155,7 @@ def note(metrics: dict[str, float]) -> str:
     return " ".join(said + [f"{label} {100 * metrics[name]:.0f}%" for name, label in names if name in metrics])
 
 
-def _said(report: TrainReport) -> dict:
+def summary(report: TrainReport) -> dict:
     names = ("samples_per_s", "mfu", "goodput", "scheduling", "runtime")
     loss = float(report.losses[-20:].mean()) if len(report.losses) else float("nan")
     return {"samples": report.samples, "loss": loss} | {name: getattr(report, name) for name in names}
@@ -162,15 +164,15 @@ def _said(report: TrainReport) -> dict:
 def _pretrain(r: Train, action: Action, shards: list[Path], out: Path, track: Track) -> dict:
     config = replace(
         PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
-        weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, forget=r.forget),
+        weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, history_dropout=r.forget),
     )  # fmt: skip
     config = _gently(config, r)
     with bar("pre-train", r.pretrain_steps) as advance, track.run(out) as told:
         report = pretrain(
             _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
-            on_step=moving(advance, told), ego_changes=r.ego_changes, backbone=r.backbone, action=action,
+            on_step=progress_callback(advance, told), ego_changes=r.ego_changes, backbone=r.backbone, action=action,
         )  # fmt: skip
-    return _said(report)
+    return summary(report)
 
 
 def _gently(config: TrainConfig, r: Train) -> TrainConfig:
@@ -179,7 +181,7 @@ def _gently(config: TrainConfig, r: Train) -> TrainConfig:
 
 
 def _adapt(r: Camera, base: Path, shard: Path, out: Path, track: Track) -> dict:
-    augment = replace(PRETRAIN.augment, forget=r.forget, blind=r.blind, shake=r.shake)
+    augment = replace(PRETRAIN.augment, history_dropout=r.forget, image_dropout=r.blind, max_shift_px=r.shake)
     config = replace(
         PRETRAIN, seconds=0.0, steps=r.steps, batch=r.batch, lr=r.rate, seed=r.seed, weight_decay=r.weight_decay,
         augment=augment,
@@ -187,9 +189,9 @@ def _adapt(r: Camera, base: Path, shard: Path, out: Path, track: Track) -> dict:
     with bar("adapt", r.steps) as advance, track.run(out) as told:
         report = pretrain(
             _shards([shard]), out / "checkpoint", config, init=base / "checkpoint", state=out / STATE,
-            log=out / "metrics.jsonl", on_step=moving(advance, told),
+            log=out / "metrics.jsonl", on_step=progress_callback(advance, told),
         )  # fmt: skip
-    return _said(report)
+    return summary(report)
 
 
 def _sft(r: Train, base: Path, shards: list[Path], out: Path, track: Track) -> dict:
@@ -203,9 +205,9 @@ def _sft(r: Train, base: Path, shards: list[Path], out: Path, track: Track) -> d
     with bar("fine-tune", steps) as advance, track.run(out) as told:
         report = sft(
             episodes, out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            moving(advance, told),
+            progress_callback(advance, told),
         )  # fmt: skip
-    return _said(report)
+    return summary(report)
 
 
 def _distil(
@@ -220,22 +222,22 @@ def _distil(
         with track.run(out) as told:
             report = distil(
                 mixed(shards, r.new_share, 0), out / "told.tmp", teacher / "checkpoint", config, r.size, init,
-                out / STATE, out / "metrics.jsonl", moving(advance, told),
+                out / STATE, out / "metrics.jsonl", progress_callback(advance, told),
             )  # fmt: skip
         if not r.polish_steps:
             os.replace(out / "told.tmp", out / "checkpoint")
-            return _said(report)
+            return summary(report)
         polish = replace(rl, rate=r.polish_rate)
         with track.run(out, "polish") as told:
-            on_step = moving(advance, told)
-            return _said(report) | _polish(polish, r.polish_steps, store, out / "told.tmp", shards, out, on_step)
+            on_step = progress_callback(advance, told)
+            return summary(report) | _polish(polish, r.polish_steps, store, out / "told.tmp", shards, out, on_step)
 
 
 def _reinforce(r: Rl, store: str, model: Path, shards: list[Path], out: Path, track: Track) -> dict:
     """Dr. GRPO on situations of all clips, from the start after a kill."""
     (out / "metrics.jsonl").unlink(missing_ok=True)
     with bar("reinforce", r.steps) as advance, track.run(out) as told:
-        return _polish(r, r.steps, store, model / "checkpoint", shards, out, moving(advance, told))
+        return _polish(r, r.steps, store, model / "checkpoint", shards, out, progress_callback(advance, told))
 
 
 def _polish(r: Rl, steps: int, store: str, model: Path, shards: list[Path], out: Path, on_step: OnStep) -> dict:
@@ -251,8 +253,8 @@ def _polish(r: Rl, steps: int, store: str, model: Path, shards: list[Path], out:
         return pdm_scores([scenes[clips[i]] for i in chosen], at[chosen], plans)[r.reward]
 
     config = GrpoConfig(
-        steps=steps, states=r.scenes, samples=r.samples, lr=r.rate, kl=r.kl, anchor=r.anchor,
-        temperature=r.temperature, trial=min(r.trial, len(rows) // 4), seed=len(shards),
+        steps=steps, states=r.scenes, samples=r.samples, lr=r.rate, kl=r.kl, bc_weight=r.anchor,
+        temperature=r.temperature, validation_states=min(r.trial, len(rows) // 4), seed=len(shards),
     )  # fmt: skip
     report = grpo(episodes, rows, share, reward, model, out / "checkpoint", config, out / "metrics.jsonl", on_step)
     return {

@@ -29,13 +29,13 @@ class Augment:
 
     flip: float = 0.5
     """Share of samples that are mirrored left to right: image, yaw rate, route, plan and text."""
-    light: float = 0.15
+    brightness_jitter: float = 0.15
     """Spread of brightness gain and offset."""
-    forget: float = 0.5
+    history_dropout: float = 0.5
     """Share of samples that see only the present ego state, not its history, lest the model copies its own past."""
-    blind: float = 0.0
+    image_dropout: float = 0.0
     """Share of samples whose pictures are grey: where pictures are few, the model must not lean on having seen them."""
-    shake: int = 0
+    max_shift_px: int = 0
     """Pixels by which both pictures of a sample are shifted at most, sideways, and half as many up or down."""
     text: float = 0.5
     """Share of samples that carry their reasoning text; the rest learn to act without."""
@@ -194,10 +194,10 @@ def batches(
     rng = np.random.default_rng([order.seed, step, 1])
     rows = order.rows(step * size, size)
     flip = rng.random(size) < augment.flip
-    light = 1.0 + augment.light * rng.standard_normal((size, 2)).clip(-2, 2) - [0.0, 1.0]
-    forget = rng.random(size) < augment.forget
-    blind = rng.random(size) < augment.blind
-    shift = np.rint(rng.uniform(-1.0, 1.0, (size, 2)) * [0.5 * augment.shake, augment.shake]).astype(int)
+    light = 1.0 + augment.brightness_jitter * rng.standard_normal((size, 2)).clip(-2, 2) - [0.0, 1.0]
+    forget = rng.random(size) < augment.history_dropout
+    blind = rng.random(size) < augment.image_dropout
+    shift = np.rint(rng.uniform(-1.0, 1.0, (size, 2)) * [0.5 * augment.max_shift_px, augment.max_shift_px]).astype(int)
     talk = (np.arange(size) < round(size * augment.text)) & (corpus.text[rows, 0] != PAD)
     words = np.where(flip[:, None], corpus.text_mirrored[rows], corpus.text[rows])
     action_sum = float(corpus.weight[rows].sum())

@@ -32,12 +32,12 @@ def run(options: ScaleOptions) -> Outcome:
         return Outcome("\n".join(lines), {"pairs": pairs})
     from drivefoundry import outputs
     from drivefoundry.ledger import Ledger
-    from drivefoundry.stages.context import Line
+    from drivefoundry.stages.context import RunContext
     from drivefoundry.stages.grid import grid
     from drivefoundry.tracking import wanted
 
     with Ledger(options.out) as ledger:
-        runs = grid(Line(ledger, recipe, options.out, track=wanted(options.track)))
+        runs = grid(RunContext(ledger, recipe, options.out, track=wanted(options.track)))
     with outputs.among(options.out, ["runs.jsonl"], "runs.jsonl") as aside:
         (aside / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
     return told(runs, options.out)
