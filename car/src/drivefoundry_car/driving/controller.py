@@ -1,0 +1,169 @@
+"""LQR tracking of a plan: the car's state and a plan give the acceleration and curvature to command.
+
+The functions are plain Python on scalars and numpy arrays, 0.1 ms a command. The simulator compiles these very
+functions (`drivefoundry.sim.ego`), so a simulated car follows its plan as the real one does.
+
+State: x m, y m, yaw rad (map frame, box centre), speed m/s first; what follows is not read. A reference is an array
+(9, 6): the pose at planning time and the 8 plan points; x, y, yaw, arc length, speed, and the curvature of the segment
+that starts there. As in NAVSIM the longitudinal and the lateral controller are decoupled.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+ACCEL_MIN, ACCEL_MAX = -8.0, 3.0
+"""Full braking on dry road and full throttle, m/s^2."""
+CURVATURE_MAX = 0.2
+"""1/m: a turning circle of 10 m."""
+ACCEL_LAG = 0.2
+"""Time constant of the drive train, s (that of nuPlan's motion model): the speed reference is read so far ahead."""
+PLAN_STEP = 0.5
+REF_POINTS, REF_COLUMNS = 9, 6
+KP, KV = 1.0, math.sqrt(3.0)
+"""LQR gains of the double integrator (position, speed) with Q = diag(1, 1), R = 1."""
+STILL = 0.02
+"""Segments shorter than this, m, are standing still: they have no direction of their own."""
+
+
+class Controller:
+    """Follows one plan after the other."""
+
+    def __init__(self) -> None:
+        self._ref = np.zeros((REF_POINTS, REF_COLUMNS))
+
+    def follow(self, points: np.ndarray, pose: np.ndarray) -> None:
+        """Take a plan: points (8, 3) x, y, yaw in the ego frame of pose (3,) x, y, yaw in the map frame."""
+        plan_in_map(pose, points, self._ref)
+        prepare_reference(self._ref)
+
+    def command(self, state: np.ndarray, seconds: float) -> tuple[float, float]:
+        """Acceleration m/s^2 and curvature 1/m to command, within the limits; state (4+,), seconds since planning."""
+        i, u = foot(self._ref, state[0], state[1])
+        now, soon = along(self._ref, seconds), along(self._ref, seconds + ACCEL_LAG)
+        accel, curvature = lqr(state, self._ref, i, u, now, soon)
+        return (
+            min(ACCEL_MAX, max(ACCEL_MIN, float(accel))),
+            min(CURVATURE_MAX, max(-CURVATURE_MAX, float(curvature))),
+        )
+
+
+def plan_in_map(pose, plan, out):
+    """Set the poses of a reference: pose (3+,) at planning time and plan (8, 3) in its ego frame into out (9, 3+), map
+    frame."""
+    c, s = math.cos(pose[2]), math.sin(pose[2])
+    out[0, 0], out[0, 1], out[0, 2] = pose[0], pose[1], pose[2]
+    for i in range(8):
+        out[i + 1, 0] = pose[0] + c * plan[i, 0] - s * plan[i, 1]
+        out[i + 1, 1] = pose[1] + s * plan[i, 0] + c * plan[i, 1]
+        out[i + 1, 2] = pose[2] + plan[i, 2]
+
+
+def prepare_reference(ref):
+    """Fill in columns 3 to 5 of a reference whose poses are set, and unwrap its yaw.
+
+    Motion against the heading counts as standing still: the tracker never drives backwards. Speeds at the points are
+    limited so that arc length over time (cubic Hermite) stays monotone (Fritsch and Carlson 1980).
+    """
+    ref[0, 3] = 0.0
+    for i in range(8):
+        turn = ref[i + 1, 2] - ref[i, 2]
+        ref[i + 1, 2] = ref[i, 2] + math.atan2(math.sin(turn), math.cos(turn))
+        dx, dy = ref[i + 1, 0] - ref[i, 0], ref[i + 1, 1] - ref[i, 1]
+        mid = 0.5 * (ref[i, 2] + ref[i + 1, 2])
+        length = math.hypot(dx, dy)
+        if dx * math.cos(mid) + dy * math.sin(mid) < 0.0:
+            length = 0.0
+        ref[i + 1, 3] = ref[i, 3] + length
+        ref[i, 5] = 0.0
+        if length > STILL:
+            k = (ref[i + 1, 2] - ref[i, 2]) / length
+            ref[i, 5] = min(CURVATURE_MAX, max(-CURVATURE_MAX, k))
+    ref[8, 5] = ref[7, 5]
+    for i in range(1, 8):
+        before = (ref[i, 3] - ref[i - 1, 3]) / PLAN_STEP
+        after = (ref[i + 1, 3] - ref[i, 3]) / PLAN_STEP
+        ref[i, 4] = min(0.5 * (before + after), 3.0 * min(before, after))
+    first, last = ref[1, 3] / PLAN_STEP, (ref[8, 3] - ref[7, 3]) / PLAN_STEP
+    ref[0, 4] = min(max(0.0, 1.5 * first - 0.5 * ref[1, 4]), 3.0 * first)
+    ref[8, 4] = min(max(0.0, 1.5 * last - 0.5 * ref[7, 4]), 3.0 * last)
+
+
+def along(ref, t):
+    """Arc length m, speed m/s and acceleration m/s^2 of the reference t s after planning; it rests at its end."""
+    if t >= 8 * PLAN_STEP:
+        return ref[8, 3], 0.0, 0.0
+    i = int(t / PLAN_STEP)
+    u = t / PLAN_STEP - i
+    d = ref[i + 1, 3] - ref[i, 3]
+    v0, v1 = ref[i, 4] * PLAN_STEP, ref[i + 1, 4] * PLAN_STEP
+    a, b = v0 + v1 - 2.0 * d, 3.0 * d - 2.0 * v0 - v1
+    place = ref[i, 3] + u * (v0 + u * (b + u * a))
+    speed = (v0 + u * (2.0 * b + 3.0 * a * u)) / PLAN_STEP
+    return place, speed, (2.0 * b + 6.0 * a * u) / (PLAN_STEP * PLAN_STEP)
+
+
+def foot(ref, x, y):
+    """Nearest place on the reference: (segment or -1 if all stands still, share along it; past the ends it runs on)."""
+    best, best_u, best_d = -1, 0.0, math.inf
+    first, last = -1, -1
+    for i in range(8):
+        if ref[i + 1, 3] - ref[i, 3] > STILL:
+            if first < 0:
+                first = i
+            last = i
+    for i in range(max(first, 0), last + 1):
+        ex, ey = ref[i + 1, 0] - ref[i, 0], ref[i + 1, 1] - ref[i, 1]
+        if ref[i + 1, 3] - ref[i, 3] <= STILL:
+            continue
+        rx, ry = x - ref[i, 0], y - ref[i, 1]
+        u = (rx * ex + ry * ey) / (ex * ex + ey * ey)
+        if i != first:
+            u = max(0.0, u)
+        if i != last:
+            u = min(1.0, u)
+        d = (rx - u * ex) ** 2 + (ry - u * ey) ** 2
+        if d < best_d:
+            best, best_u, best_d = i, u, d
+    return best, best_u
+
+
+def lqr(state, ref, i, u, now, soon):
+    """Acceleration (m/s^2) and curvature (1/m) commands, before the actuators' limits.
+
+    i, u: the car's place on the reference (`foot`); now, soon: the reference now and ACCEL_LAG later (`along`).
+    Longitudinal: LQR on arc-length and speed error with the reference's acceleration fed forward. Lateral: LQR of the
+    error dynamics in arc length, e'' = curvature - reference curvature, with Q = diag(reach^-4, 0), R = 1, whose
+    solution is closed (1 / reach^2, sqrt(2) / reach); reach grows with speed.
+    """
+    x, y, yaw, speed = state[0], state[1], state[2], state[3]
+    if i < 0:  # the plan stands still: hold the wheel straight and brake
+        here = (x - ref[0, 0]) * math.cos(ref[0, 2]) + (y - ref[0, 1]) * math.sin(ref[0, 2])
+        return -KV * speed - KP * max(0.0, here) - 0.5, 0.0
+    length = ref[i + 1, 3] - ref[i, 3]
+    here = ref[i, 3] + u * length
+
+    place, v_ref, _ = now
+    _, v_soon, a_ref = soon
+    accel = a_ref + KV * (v_ref - speed) + KP * (place - here)
+    if v_ref < 0.1 and v_soon < 0.1 and speed < 0.3 and place - here < 0.2:
+        accel = -1.0 - KV * speed  # close enough to where the plan stops: hold the brake
+
+    # Lateral error against the arc through both ends rather than their chord; heading follows the arc.
+    share = min(1.0, max(0.0, u))
+    k_here = ref[i, 5]
+    ex, ey = ref[i + 1, 0] - ref[i, 0], ref[i + 1, 1] - ref[i, 1]
+    chord = math.hypot(ex, ey)
+    off = (ex * (y - ref[i, 1]) - ey * (x - ref[i, 0])) / chord
+    off += 0.5 * k_here * length * length * share * (1.0 - share)
+    turn = yaw - (ref[i, 2] + share * (ref[i + 1, 2] - ref[i, 2]))
+    turn = min(1.0, max(-1.0, math.atan2(math.sin(turn), math.cos(turn))))
+    reach = 1.5 + 0.5 * speed
+    ahead = here + 0.25 * speed  # steering is rate limited: look where the curve will be a moment later
+    j = i
+    while j < 7 and ref[j + 1, 3] < ahead:
+        j += 1
+    k_ref = ref[j, 5]
+    return accel, k_ref - off / (reach * reach) - math.sqrt(2.0) * turn / reach
