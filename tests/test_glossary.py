@@ -11,7 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 FOLDERS = ("src", "car", "tests", "benchmarks", "tools", "docs")
-PAGES = ("README.md", "AGENTS.md", "CONTRIBUTING.md")
 SUFFIXES = (".py", ".md", ".h", ".cpp", ".toml", ".html")
 NOT_YET = (
     "benchmarks",
@@ -20,7 +19,6 @@ NOT_YET = (
     "src/",
     "tests/",
     "tools/",
-    "README.md",
     "AGENTS.md",
     "CONTRIBUTING.md",
 )
