@@ -11,11 +11,24 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 FOLDERS = ("src", "car", "tests", "benchmarks", "tools", "docs")
+PAGES = ("README.md", "AGENTS.md", "CONTRIBUTING.md")
 SUFFIXES = (".py", ".md", ".h", ".cpp", ".toml", ".html")
 NOT_YET = (
+    "docs/api",
+    "docs/campaigns",
+    "docs/cli",
+    "docs/ingest",
+    "docs/metrics",
+    "docs/models",
+    "docs/real",
+    "docs/recipes",
+    "docs/release",
+    "docs/scaling",
+    "docs/simulator",
+    "docs/wall",
+    "docs/drive",
     "benchmarks",
     "car/",
-    "docs/",
     "src/",
     "tests/",
     "tools/",
