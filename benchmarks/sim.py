@@ -37,7 +37,7 @@ from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import situations
 from drivefoundry.fleet.sumo.city import run_city
 from drivefoundry.render.bev import Bev
-from drivefoundry.render.camera import Camera
+from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig, View
 from drivefoundry.sim.drive import DECISION_STEPS, Eyes
 from drivefoundry.sim.expert import expert_plan
@@ -169,7 +169,7 @@ def run(packed: Packed, traffic: Kind, steps: int, look: Look | None = None) -> 
 def front(packed: Packed, width: int, height: int, threads: int | None = None) -> Look:
     """Front cameras of that size, on so many threads."""
     eyes = Eyes(packed, Rig((view(width, height),)))
-    eyes.camera = Camera(eyes.camera.maps, eyes.camera.rig, threads)
+    eyes.camera = Renderer(eyes.camera.maps, eyes.camera.rig, threads)
     return eyes.look
 
 

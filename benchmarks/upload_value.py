@@ -29,7 +29,7 @@ from drivefoundry.fleet.places import PlaceNet, place_net
 from drivefoundry.fleet.record import as_drive
 from drivefoundry.fleet.sumo.city import CityLog, PlantedEvent, run_planted
 from drivefoundry.fleet.sumo.planting import KINDS
-from drivefoundry.render.camera import Camera
+from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig
 from drivefoundry.types import DT
 from drivefoundry_car.log import Drive, write_drive
@@ -111,7 +111,7 @@ def simulated(cities: Sequence[tuple[str, int]], quick: bool) -> Iterator[tuple[
 def watch(log: CityLog, events: list[PlantedEvent], campaigns: list[Campaign], tally: Tally) -> None:
     """Film, write and watch every drive of a city, one after the other; only their counts are kept."""
     net = place_net(log.place)
-    camera = Camera([net.map], Rig(Rig.front().views[:1]), threads=1)
+    camera = Renderer([net.map], Rig(Rig.front().views[:1]), threads=1)
     beside = Beside(stop_lines=net.map.stop_lines)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(cores()) as pool:
         cars = range(len(log.fleet))
@@ -121,7 +121,7 @@ def watch(log: CityLog, events: list[PlantedEvent], campaigns: list[Campaign], t
 
 
 def _drive(
-    log: CityLog, net: PlaceNet, car: int, camera: Camera, campaigns: list[Campaign], beside: Beside, scratch: Path
+    log: CityLog, net: PlaceNet, car: int, camera: Renderer, campaigns: list[Campaign], beside: Beside, scratch: Path
 ) -> tuple[int, list[tuple[Drive, int]]]:
     """Bytes of one whole drive, and its clips with theirs."""
     drive = as_drive(log, net, car, camera, "fleet")

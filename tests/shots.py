@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from drivefoundry.render.camera import Camera
+from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig, View
 from drivefoundry.roadmap import make_map
 from drivefoundry.types import Scene
@@ -19,7 +19,7 @@ def shoot(maps, ego, agents=(), view=None, brake=False, signals=(), threads=None
     n = len(agents)
     state = np.array([(*a[:3], 0.0) for a in agents]).reshape(1, n, 4)
     return (
-        Camera(maps, Rig((view or View(),)), threads)
+        Renderer(maps, Rig((view or View(),)), threads)
         .render(
             np.array([index]),
             np.array([ego], float),

@@ -80,7 +80,7 @@ def fleet_base(line: RunContext) -> Artefact:
 
     r = line.recipe
     line = replace(line, recipe=replace(r, train=replace(r.train, ego_changes=True)))
-    clips = ingest.ingest(line, 1, record.City().drives(line, 1, None))
+    clips = ingest.ingest(line, 1, record.EmbeddedCity().drives(line, 1, None))
     shard = label.shard(line, 1, clips, label.curated(line, 1, clips, None, None, []))
     return train.pretrained(line, [shard], r.camera.action)
 
@@ -175,7 +175,7 @@ def _source(asked: Asked) -> Source | None:
     if asked.drives:
         wanted(asked.drives, "drives")
         return None
-    return record.Recorded(asked.scenes) if asked.scenes else record.City()
+    return record.RecordedTraffic(asked.scenes) if asked.scenes else record.EmbeddedCity()
 
 
 def _through(line: RunContext, source: Source | None, drives: Path | None) -> None:

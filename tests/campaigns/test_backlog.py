@@ -185,7 +185,7 @@ def test_a_rule_does_not_hold_on_through_a_gap(make_drive):
     """Hard braking is seen at two samples, five seconds apart: nobody knows what was between."""
     drive = make_drive(steps=200)
     drive.ego[99:101, 4] = -5
-    together = backlog.Recorded("a", drive, 0, None)
+    together = backlog.StoredDrive("a", drive, 0, None)
     apart = replace(together, drive=replace(drive, t=drive.t + 5.0 * (np.arange(200) >= 100)))
     rule = campaign("hard", {"rule": "accel_lon < -4 m/s^2 for 0.5 s", "priority": 1})
     assert backlog.mine([rule], iter([apart])).fired == []

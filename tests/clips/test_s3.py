@@ -15,7 +15,7 @@ from bucket import s3
 from drivefoundry import cli
 from drivefoundry.clips import checking
 from drivefoundry.clips.checking import Checkers
-from drivefoundry.clips.objects import Objects
+from drivefoundry.clips.objects import ObjectStore
 from drivefoundry.clips.prepared import Prepared
 from drivefoundry.clips.store import SCHEMA, ClipStore
 from drivefoundry_car.log import read_drive, write_drive
@@ -49,7 +49,7 @@ def row(clip: str) -> Prepared:
 
 
 def test_objects_are_kept_in_a_bucket(bucket):
-    objects = Objects("s3://clips/some/where")
+    objects = ObjectStore("s3://clips/some/where")
     sha = objects.put(b"bytes")
     assert sha == hashlib.sha256(b"bytes").hexdigest()
     file = bucket.folder / "clips/some/where" / sha[:2] / sha[2:4] / sha
@@ -71,7 +71,7 @@ def test_objects_are_kept_in_a_bucket(bucket):
 
 
 def test_a_large_video_goes_up_in_parts(bucket):
-    objects, data = Objects("s3://clips/large"), os.urandom(11 << 20)
+    objects, data = ObjectStore("s3://clips/large"), os.urandom(11 << 20)
     assert objects.get(objects.put(data)) == data
     assert bucket.asked.count(("POST", 200)) == 2
 

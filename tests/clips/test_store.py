@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from drivefoundry.clips.objects import Objects
+from drivefoundry.clips.objects import ObjectStore
 from drivefoundry.clips.store import NAMED, SCHEMA, ClipStore
 from drivefoundry_car.log import decode_video, read_drive, write_drive
 from drivefoundry_car.log.channels import Camera
@@ -166,7 +166,7 @@ def test_unknown_clips_and_maps_are_refused(tmp_path):
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
 def test_objects_are_kept_by_their_hash(tmp_path, form):
-    objects = Objects(form.format(tmp_path))
+    objects = ObjectStore(form.format(tmp_path))
     sha = objects.put(b"bytes")
     assert sha == hashlib.sha256(b"bytes").hexdigest()
     assert (tmp_path / sha[:2] / sha[2:4] / sha).read_bytes() == b"bytes"
@@ -181,7 +181,7 @@ def test_objects_are_kept_by_their_hash(tmp_path, form):
 
 
 def test_a_damaged_object_is_refused(tmp_path):
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     sha = objects.put(b"bytes")
     (tmp_path / sha[:2] / sha[2:4] / sha).write_bytes(b"bytez")
     with pytest.raises(ValueError, match="damaged"):
@@ -190,7 +190,7 @@ def test_a_damaged_object_is_refused(tmp_path):
 
 def test_an_object_store_of_no_known_kind_is_refused():
     with pytest.raises(ValueError, match="object store ftp://x"):
-        Objects("ftp://x")
+        ObjectStore("ftp://x")
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

@@ -123,7 +123,7 @@ def test_nonsense_is_refused(arguments, words):
 
 def test_sumos_process_imports_no_arrow():
     code = (
-        "import sys; from drivefoundry.fleet import traffic; traffic.load_sumo();"
+        "import sys; from drivefoundry.fleet.sumo import traffic; traffic.load_sumo();"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('pyarrow', 'lance', 'torch')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,7 +20,7 @@ from serving import BODY, Service, about, free_port, invited, landed, preloaded,
 
 from drivefoundry_car.log import write_drive
 from drivefoundry_car.upload.enrol import Credential
-from drivefoundry_car.upload.link import Link, Window
+from drivefoundry_car.upload.link import Link, UploadWindow
 from drivefoundry_car.upload.uploader import Uploader
 
 
@@ -100,7 +100,7 @@ def test_a_slow_link_is_given_time_and_a_window_that_closes_stops_at_once(servic
     def clock():
         return now[0] + zone
 
-    slow = Link([Window("22:00", "06:00"), Window("09:00", "10:00", rate=100_000)], clock=clock)
+    slow = Link([UploadWindow("22:00", "06:00"), UploadWindow("09:00", "10:00", rate=100_000)], clock=clock)
     with broken_link(service.port, rate=2_000_000) as link:
         uploader = car(service, tmp_path, link.url, link=slow)
 

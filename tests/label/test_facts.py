@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from street import drive, standing, street
 
-from drivefoundry.label.facts import Camera, facts_at, project, stop_lines_along, visible
+from drivefoundry.label.facts import FieldOfView, facts_at, project, stop_lines_along, visible
 from drivefoundry.label.scene import scene_from_clip
 from drivefoundry.roadmap import arc_length
 from drivefoundry.types import COMMAND_LEFT, COMMAND_STRAIGHT, SIGNAL_GREEN, SIGNAL_OFF, SIGNAL_RED
@@ -46,7 +46,7 @@ def test_light_counts_while_its_lamp_is_in_the_picture():
     assert f.light_gap[1] == pytest.approx(40 - 2.3, abs=0.1)
     assert facts_at(scene_of(light=SIGNAL_GREEN), np.array([20])).light[0] == SIGNAL_GREEN
     # With the upper edge of the picture at the horizon the lamp is never seen.
-    low = Camera(upper=0.0)
+    low = FieldOfView(upper=0.0)
     assert facts_at(scene, np.array([20]), low).light[0] == SIGNAL_OFF
 
 

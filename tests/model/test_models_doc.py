@@ -26,9 +26,10 @@ def test_the_table_of_sizes_is_what_they_are():
 
 
 def test_every_file_is_in_the_table():
-    files = {p.stem for p in (Path(__file__).parents[2] / "src/drivefoundry/model").glob("[!_]*.py")}
+    folder = Path(__file__).parents[2] / "src/drivefoundry/model"
+    files = {".".join(p.relative_to(folder).with_suffix("").parts) for p in folder.rglob("[!_]*.py")}
     rows = re.findall(r"^\| (`.*?`) \|", DOC.partition("## Sizes")[0], re.M)
-    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == files
+    assert {name for row in rows for name in re.findall(r"`([\w.]+)`", row)} == files
 
 
 def test_the_example_runs(tmp_path, monkeypatch):

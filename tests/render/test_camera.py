@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry.render.camera import Camera
+from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig, View
 from drivefoundry.roadmap import make_map
 from drivefoundry.types import SIGNAL_GREEN, SIGNAL_RED, SIGNAL_YELLOW
@@ -132,19 +132,19 @@ def test_car_right_ahead_is_clipped_not_dropped():
 
 def test_frames_do_not_depend_on_batch_or_threads():
     maps, args = [TOWN, crossroads(60.0)], batch()
-    together = Camera(maps, threads=1).render(*args)
-    assert np.array_equal(together, Camera(maps, threads=3).render(*args))
+    together = Renderer(maps, threads=1).render(*args)
+    assert np.array_equal(together, Renderer(maps, threads=3).render(*args))
     for i in range(len(together)):
-        assert np.array_equal(together[i], Camera(maps).render(*(x[i : i + 1] for x in args))[0])
+        assert np.array_equal(together[i], Renderer(maps).render(*(x[i : i + 1] for x in args))[0])
 
 
 def test_each_view_sees_its_own_map():
     args, maps = batch(), [crossroads(90.0), crossroads(120.0)]
-    both = Camera(maps).render(*args)
-    swapped = Camera(maps[::-1]).render(1 - args[0], *args[1:])
+    both = Renderer(maps).render(*args)
+    swapped = Renderer(maps[::-1]).render(1 - args[0], *args[1:])
     assert np.array_equal(both, swapped)
     for i, m in enumerate(args[0]):
-        alone = Camera([maps[m]]).render(np.zeros(1, int), *(x[i : i + 1] for x in args[1:]))[0]
+        alone = Renderer([maps[m]]).render(np.zeros(1, int), *(x[i : i + 1] for x in args[1:]))[0]
         assert np.array_equal(both[i], alone)
 
 
@@ -159,14 +159,14 @@ def test_any_poses_draw(seed, pitch, size):
     args[2][:, 4, 0] = 1e7
     args[1] = args[1].copy()
     args[1][0, :2] = 1e6
-    frames = Camera([TOWN, FIELD], Rig((View(*size, cx=size[0] / 2, cy=size[1] / 2, pitch=pitch),))).render(*args)
+    frames = Renderer([TOWN, FIELD], Rig((View(*size, cx=size[0] / 2, cy=size[1] / 2, pitch=pitch),))).render(*args)
     assert frames.shape == (3, 1, size[1], size[0], 3)
     assert frames.dtype == np.uint8
 
 
 def test_bad_input_is_refused_by_name():
     args = list(batch())
-    camera = Camera([TOWN, FIELD])
+    camera = Renderer([TOWN, FIELD])
     for i, value, message in (
         (0, np.full(9, 2), "map_index past"),
         (1, np.full((9, 3), np.nan), "ego pose is not finite"),
@@ -177,11 +177,11 @@ def test_bad_input_is_refused_by_name():
         with pytest.raises(ValueError, match=message):
             camera.render(*[value if j == i else x for j, x in enumerate(args)])
     with pytest.raises(ValueError, match="at least one map"):
-        Camera([])
+        Renderer([])
 
 
 def test_heads_without_states_are_dark_not_an_error():
-    frame = Camera([TOWN]).render(
+    frame = Renderer([TOWN]).render(
         *[x[:1] * 0 if i == 0 else x[:1] for i, x in enumerate(batch()[:7])], np.zeros((1, 0))
     )
     assert frame.std() > 10

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from drivefoundry.render.camera import Camera
+from drivefoundry.render.camera import Renderer
 from drivefoundry.render.conditions import Conditions
 from drivefoundry.render.rig import Rig, View
 from shots import CAR, FIELD, TOWN, batch, shoot
@@ -23,16 +23,16 @@ def seen(conditions, view=BIG, **more):
 
 def test_a_clear_day_is_what_is_drawn_where_nothing_is_asked_for():
     args = batch(8, 12)
-    plain = Camera(MAPS).render(*args)
-    assert np.array_equal(plain, Camera(MAPS).render(*args, conditions=[Conditions.clear()] * 8, step=5))
-    assert np.array_equal(plain, Camera(MAPS).render(*args, conditions=[Conditions(seed=9)] * 8))
-    assert np.array_equal(plain, Camera(MAPS).render(*args, indicator=np.zeros((8, 12), np.int8)))
+    plain = Renderer(MAPS).render(*args)
+    assert np.array_equal(plain, Renderer(MAPS).render(*args, conditions=[Conditions.clear()] * 8, step=5))
+    assert np.array_equal(plain, Renderer(MAPS).render(*args, conditions=[Conditions(seed=9)] * 8))
+    assert np.array_equal(plain, Renderer(MAPS).render(*args, indicator=np.zeros((8, 12), np.int8)))
 
 
 def test_the_least_change_changes_little():
     args = batch(8, 12)
-    plain = Camera(MAPS).render(*args).astype(int)
-    nearly = Camera(MAPS).render(*args, conditions=[Conditions(exposure=1.0001)] * 8)
+    plain = Renderer(MAPS).render(*args).astype(int)
+    nearly = Renderer(MAPS).render(*args, conditions=[Conditions(exposure=1.0001)] * 8)
     assert np.abs(plain - nearly).mean() < 2.5, "both ways of drawing show the same clear day"
 
 
@@ -41,10 +41,10 @@ def test_same_seed_same_bytes_whatever_the_batch_or_threads():
     drawn[0] = Conditions(hour=21.0, rain=1.0, noise=5.0, seed=3)
     steps = np.arange(9)
     rig = Rig((View(), View(yaw=1.0, roll=0.1)))
-    together = Camera(MAPS, rig, threads=1).render(*args, conditions=drawn, step=steps)
-    assert np.array_equal(together, Camera(MAPS, rig, threads=3).render(*args, conditions=drawn, step=steps))
+    together = Renderer(MAPS, rig, threads=1).render(*args, conditions=drawn, step=steps)
+    assert np.array_equal(together, Renderer(MAPS, rig, threads=3).render(*args, conditions=drawn, step=steps))
     for i in range(9):
-        one = Camera(MAPS, rig).render(*(x[i : i + 1] for x in args), conditions=drawn[i : i + 1], step=i)
+        one = Renderer(MAPS, rig).render(*(x[i : i + 1] for x in args), conditions=drawn[i : i + 1], step=i)
         assert np.array_equal(together[i], one[0])
 
 
@@ -70,7 +70,7 @@ def test_noise_hangs_on_seed_step_and_view_and_has_the_spread_asked_for():
     difference = (first - seen(Conditions(exposure=1.0001)))[40:]
     assert 5.0 < difference.std() < 7.0
     assert abs(difference.mean()) < 1.5
-    pair = Camera([TOWN], Rig((View(), View()))).render(*(x[:1] * (i != 0) for i, x in enumerate(batch(1, 0))),
+    pair = Renderer([TOWN], Rig((View(), View()))).render(*(x[:1] * (i != 0) for i, x in enumerate(batch(1, 0))),
                                                         conditions=[noisy])[0]  # fmt: skip
     assert not np.array_equal(pair[0], pair[1])
 
@@ -175,7 +175,7 @@ def test_conditions_that_cannot_be_are_refused_by_name(wrong):
 
 
 def test_shapes_that_do_not_fit_are_refused():
-    args, camera = batch(4, 3), Camera(MAPS)
+    args, camera = batch(4, 3), Renderer(MAPS)
     for more, message in (
         ({"conditions": [NIGHT]}, "1 conditions for 4"),
         ({"indicator": np.zeros((4, 2), np.int8)}, "indicator"),

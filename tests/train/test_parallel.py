@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drivefoundry.model.presets import parameters, preset
-from drivefoundry.train.distributed.parallel import Layout, layout, scaled_down
+from drivefoundry.train.distributed.parallel import MeshLayout, layout, scaled_down
 from drivefoundry.train.distributed.tensor_parallel import interleaved
 
 
@@ -20,10 +20,10 @@ def test_the_72b_plan_adds_up():
     text = lies.text()
     assert "73.33 B weights, 80 blocks" in text
     assert "kv.weight       (2048, 8192)     tensor: rows / 8" in text
-    assert layout(preset("4M"), 2) == Layout(preset("4M"), 2, 1)
+    assert layout(preset("4M"), 2) == MeshLayout(preset("4M"), 2, 1)
     assert layout(preset("72B"), 6).tensor == 2
     with pytest.raises(ValueError, match="do not divide"):
-        Layout(preset("72B"), 1, 3).validate()
+        MeshLayout(preset("72B"), 1, 3).validate()
 
 
 def test_parts_of_an_interleaved_matrix_are_fused_matrices():

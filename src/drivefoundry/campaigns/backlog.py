@@ -25,7 +25,7 @@ from drivefoundry_car.triggers.signals import SIGNALS, Beside, signals_of
 
 
 @dataclass(frozen=True)
-class Recorded:
+class StoredDrive:
     """A drive that is there: its name, bytes (0: not known) and, where its map is there too, the stop lines (G, 4)."""
 
     name: str
@@ -58,7 +58,7 @@ class Tested:
 
 def all_drives_at(
     whats: Sequence[Path], video: bool = False, left_out: Callable[[str], object] = warn
-) -> Iterator[Recorded]:
+) -> Iterator[StoredDrive]:
     """Read the drives at each of several paths, see `drives_at`. Of several paths one without a sound drive is left out
     too, and left_out told why; ValueError where none has one."""
     bad: list[str] = []
@@ -77,7 +77,7 @@ def all_drives_at(
         raise ValueError(f"none of the {len(whats)} paths has a drive that can be read; the first: {bad[0]}")
 
 
-def drives_at(what: Path, video: bool = False, left_out: Callable[[str], object] = warn) -> Iterator[Recorded]:
+def drives_at(what: Path, video: bool = False, left_out: Callable[[str], object] = warn) -> Iterator[StoredDrive]:
     """Read the drives of a file, a folder of drives or of logs that an importer knows, a clip store, or a run (the
     drives that its fleet recorded; or RUN:fleet:TURN, see `runs.named`), with pictures if wanted.
 
@@ -104,12 +104,12 @@ def drives_at(what: Path, video: bool = False, left_out: Callable[[str], object]
         files = drive_files(what) if what.is_dir() or what.suffix == ".mcap" else []
         if not files:  # logs of another kind
             for d in drives_in(what, video=video, left_out=left_out):
-                yield Recorded(d.meta.get("drive", ""), d, 0, None)
+                yield StoredDrive(d.meta.get("drive", ""), d, 0, None)
     readers = [(f, lambda f=f: _recorded(f, video, left_out)) for f in files]
     yield from (r for _, r in sound(what, readers, left_out))
 
 
-def _recorded(file: Path, video: bool, left_out: Callable[[str], object]) -> Recorded:
+def _recorded(file: Path, video: bool, left_out: Callable[[str], object]) -> StoredDrive:
     """An MCAP drive, and its map where that lies beside it."""
     drive = read_file(file, video=video)
     maps = [folder / MAPS / f"{drive.meta.get('map', '')}.npz" for folder in (file.parent, file.parent.parent)]
@@ -120,13 +120,13 @@ def _recorded(file: Path, video: bool, left_out: Callable[[str], object]) -> Rec
             break
         except ValueError as error:
             left_out(f"left out: {path}: {error}; {file} is taken without its stop lines")
-    return Recorded(file.stem, drive, file.stat().st_size, stops)
+    return StoredDrive(file.stem, drive, file.stat().st_size, stops)
 
 
-def _in_store(store: ClipStore, clip: str, size: int, video: bool) -> Recorded:
+def _in_store(store: ClipStore, clip: str, size: int, video: bool) -> StoredDrive:
     drive = store.drive(clip, video=video)
     name = f"{drive.meta.get('drive', '')}@{drive.t[0]:.0f}s"
-    return Recorded(name, drive, size, _stops_in_store(store, drive.meta.get("map", "")))
+    return StoredDrive(name, drive, size, _stops_in_store(store, drive.meta.get("map", "")))
 
 
 def _stops_in_store(store: ClipStore, map_id: str) -> np.ndarray | None:
@@ -136,7 +136,7 @@ def _stops_in_store(store: ClipStore, map_id: str) -> np.ndarray | None:
         return None
 
 
-def mine(campaigns: Sequence[Campaign], drives: Iterator[Recorded], sent: Sent | None = None) -> Tested:
+def mine(campaigns: Sequence[Campaign], drives: Iterator[StoredDrive], sent: Sent | None = None) -> Tested:
     """Campaigns and drives in, what fired where out; sent: what the fleet has sent, without which nothing is novel."""
     fired: list[Fired] = []
     lacking: dict[str, Counter[str]] = defaultdict(Counter)

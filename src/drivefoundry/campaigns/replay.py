@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drivefoundry.campaigns.backlog import Recorded, aligned
+from drivefoundry.campaigns.backlog import StoredDrive, aligned
 from drivefoundry.progress import warn
 from drivefoundry.types import require
 from drivefoundry_car.log import Drive, Video
@@ -31,7 +31,7 @@ class Replayed:
 
 def replay(
     campaigns: Sequence[Campaign],
-    drives: Iterator[Recorded],
+    drives: Iterator[StoredDrive],
     spool: Path,
     uploader_of: Callable[[str], Uploader],
     left_out: Callable[[str], object] = warn,

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from drivefoundry.clips.objects import Objects
+from drivefoundry.clips.objects import ObjectStore
 from drivefoundry.clips.prepared import Prepared, check, prepare
 from drivefoundry.compute import keep_memory
 
@@ -147,7 +147,7 @@ def _work(pipe: Connection, objects: str, memory: int) -> None:
     keep_memory()  # one clip of many megabytes is taken apart after the other
     for late in ("numpy.ma", "av.subtitles.stream"):  # else the first clip would wait for them to be imported
         importlib.import_module(late)
-    store = Objects(objects)
+    store = ObjectStore(objects)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     bound = pages * resource.getpagesize() + memory
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
@@ -157,7 +157,7 @@ def _work(pipe: Connection, objects: str, memory: int) -> None:
             pipe.send(_answer(store, *pipe.recv()))
 
 
-def _answer(store: Objects, path: Path, sha256: str, vehicle: str | None) -> Prepared | Exception | None:
+def _answer(store: ObjectStore, path: Path, sha256: str, vehicle: str | None) -> Prepared | Exception | None:
     try:
         return prepare(path, store, sha256) if vehicle is None else check(path, sha256, vehicle)
     except (ValueError, OSError) as error:

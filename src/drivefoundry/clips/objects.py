@@ -20,7 +20,7 @@ _COMMITS = "commits"
 """An empty object by which a store shows that it heeds conditions."""
 
 
-class Objects:
+class ObjectStore:
     """Content-addressed objects under url: a directory path, file:// or s3://bucket/prefix (credentials from AWS_*).
 
     Object abcd... lies at ab/cd/abcd...; a name is a small object that holds the SHA-256 it stands for. Writes are

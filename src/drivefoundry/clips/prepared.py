@@ -13,7 +13,7 @@ from typing import Any
 
 from av.error import FFmpegError
 
-from drivefoundry.clips.objects import Objects
+from drivefoundry.clips.objects import ObjectStore
 from drivefoundry.clips.row import pack
 from drivefoundry_car import log
 from drivefoundry_car.log import Drive
@@ -51,7 +51,7 @@ def check(path: Path, sha256: str, vehicle: str) -> None:
     _read(path, sha256, vehicle, _BEGINNING)
 
 
-def prepare(path: Path, objects: Objects, sha256: str | None = None, vehicle: str | None = None) -> Prepared:
+def prepare(path: Path, objects: ObjectStore, sha256: str | None = None, vehicle: str | None = None) -> Prepared:
     """One clip file in; checked, its video stored in objects, its row built.
 
     WrongHash or WrongVehicle, both ValueErrors, if another hash or vehicle was promised; ValueError of one line if it

@@ -15,7 +15,7 @@ import lance
 import pyarrow as pa
 
 from drivefoundry.clips import bucket
-from drivefoundry.clips.objects import Objects
+from drivefoundry.clips.objects import ObjectStore
 from drivefoundry.clips.prepared import NAMED, Prepared, prepare
 from drivefoundry.clips.row import others_of, unpack
 from drivefoundry_car.log import Drive
@@ -50,7 +50,7 @@ class ClipStore:
 
     def __init__(self, url: str | Path) -> None:
         self.url = str(url).rstrip("/")
-        self.objects = Objects(f"{self.url}/objects")
+        self.objects = ObjectStore(f"{self.url}/objects")
         self.objects.reach()
         self._table = f"{self.url.removeprefix('file://')}/clips.lance"
         patience = f"{bucket.PATIENCE.seconds}"

@@ -14,7 +14,7 @@ from drivefoundry.fleet.logger import RECORDED_RANGE, filmed, objects_near, sign
 from drivefoundry.fleet.paths import AHEAD, BEHIND, car_route
 from drivefoundry.fleet.places import PlaceNet, place_net
 from drivefoundry.fleet.sumo.city import CityLog
-from drivefoundry.render.camera import Camera
+from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig
 from drivefoundry.types import DT, PSPEED, RoadMap, Scene, require
 from drivefoundry_car.log import Drive, write_drive
@@ -45,7 +45,7 @@ def record_drives(
     """
     net = place_net(log.place)
     require(map.id == net.map.id, f"record_drives: the log is of {log.place} (map {net.map.id}), given map {map.id}")
-    camera = Camera([map], Rig((rig or Rig.front()).views[:1]), threads=1)
+    camera = Renderer([map], Rig((rig or Rig.front()).views[:1]), threads=1)
     out_dir.mkdir(parents=True, exist_ok=True)
 
     def one(car: int) -> Path:
@@ -61,7 +61,7 @@ def record_drives(
         return list(pool.map(one, wanted))
 
 
-def as_drive(log: CityLog, net: PlaceNet, car: int, camera: Camera, purpose: str) -> Drive:
+def as_drive(log: CityLog, net: PlaceNet, car: int, camera: Renderer, purpose: str) -> Drive:
     """One recording car's whole log as a Drive; times start at 0."""
     row = int(log.fleet[car])
     signal_id = signals_near(net.map, log.tracks[row])
@@ -87,7 +87,7 @@ def ego_states(track: np.ndarray) -> np.ndarray:
     return np.column_stack([track, acceleration, yaw_rate, steering_wheel(track[:, PSPEED], yaw_rate)])
 
 
-def film(log: CityLog, car: int, camera: Camera) -> np.ndarray:
+def film(log: CityLog, car: int, camera: Renderer) -> np.ndarray:
     """All frames of one recording car's front camera, (T, H, W, 3) uint8."""
     row = int(log.fleet[car])
     frames = []

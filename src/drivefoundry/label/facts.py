@@ -30,7 +30,7 @@ TURN, CURVE = 0.6, 0.2
 
 
 @dataclass(frozen=True)
-class Camera:
+class FieldOfView:
     """What bounds the view: mount x, z m (ahead of the box centre, above ground), half the horizontal field of view,
     rad, and the elevation of the picture's upper edge, rad."""
 
@@ -40,10 +40,10 @@ class Camera:
     upper: float = 0.286
 
     @staticmethod
-    def of(width: int, intrinsics: tuple[float, ...], mount: tuple[float, ...]) -> Camera:
-        """Width px, intrinsics fx, fy, cx, cy and mount x, y, z, pitch of a log's Video in, Camera out."""
+    def of(width: int, intrinsics: tuple[float, ...], mount: tuple[float, ...]) -> FieldOfView:
+        """Width px, intrinsics fx, fy, cx, cy and mount x, y, z, pitch of a log's Video in, FieldOfView out."""
         fx, fy, _, cy = intrinsics
-        return Camera(mount[0], mount[2], float(np.arctan(width / 2 / fx)), float(np.arctan(cy / fy)) - mount[3])
+        return FieldOfView(mount[0], mount[2], float(np.arctan(width / 2 / fx)), float(np.arctan(cy / fy)) - mount[3])
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Facts:
     curve: np.ndarray
 
 
-def facts_at(scene: Scene, steps: np.ndarray, camera: Camera = Camera()) -> Facts:
+def facts_at(scene: Scene, steps: np.ndarray, camera: FieldOfView = FieldOfView()) -> Facts:
     """Scene and steps (D,) in, Facts out. Reads tracks and signals of those very steps only."""
     steps = np.asarray(steps, int)
     pose = scene.tracks[scene.ego, steps].astype(np.float64)
@@ -135,7 +135,7 @@ def project(route: np.ndarray, s: np.ndarray, xy: np.ndarray) -> tuple[np.ndarra
     return s[i] + u[m, i], np.copysign(np.sqrt(off2[m, i]), side), np.arctan2(unit[i, 1], unit[i, 0])
 
 
-def visible(scene: Scene, steps: np.ndarray, camera: Camera = Camera()) -> np.ndarray:
+def visible(scene: Scene, steps: np.ndarray, camera: FieldOfView = FieldOfView()) -> np.ndarray:
     """(D, A) bool: agents within SEES_M and the camera's view whose box is not wholly behind one nearer, as tall box.
 
     Occlusion is angular: an agent is hidden when one nearer agent or building covers its whole bearing interval and
@@ -162,7 +162,7 @@ def visible(scene: Scene, steps: np.ndarray, camera: Camera = Camera()) -> np.nd
     return out
 
 
-def _bearings(box: np.ndarray, pose: np.ndarray, camera: Camera) -> tuple[np.ndarray, ...]:
+def _bearings(box: np.ndarray, pose: np.ndarray, camera: FieldOfView) -> tuple[np.ndarray, ...]:
     """Boxes (B, 6) x, y, yaw, length, width, height in; bearing interval, distance and elevation of the top from the
     camera out.
 
@@ -184,7 +184,13 @@ def _bearings(box: np.ndarray, pose: np.ndarray, camera: Camera) -> tuple[np.nda
 
 
 def _lights(
-    scene: Scene, steps: np.ndarray, pose: np.ndarray, route: np.ndarray, s: np.ndarray, at: np.ndarray, camera: Camera
+    scene: Scene,
+    steps: np.ndarray,
+    pose: np.ndarray,
+    route: np.ndarray,
+    s: np.ndarray,
+    at: np.ndarray,
+    camera: FieldOfView,
 ) -> tuple[np.ndarray, np.ndarray]:
     """State and distance of the next stop line along the route whose lamp is in the picture."""
     light, gap = np.full(len(steps), SIGNAL_OFF, np.uint8), np.full(len(steps), np.inf)

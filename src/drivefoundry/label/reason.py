@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.label.facts import CURVE, Camera, Facts, facts_at
+from drivefoundry.label.facts import CURVE, Facts, FieldOfView, facts_at
 from drivefoundry.types import (
     COMMAND_LEFT,
     COMMAND_STRAIGHT,
@@ -70,9 +70,9 @@ def reasons(drive: Drive, scene: Scene | None, steps: np.ndarray, future: np.nda
     ]
     if scene is None:
         return [f"{_motion(drive, int(i))} | follow road | {d}" for i, d in zip(steps, decisions, strict=True)]
-    camera = Camera()
+    camera = FieldOfView()
     if drive.video is not None:
-        camera = Camera.of(drive.video.width, drive.video.intrinsics, drive.video.mount)
+        camera = FieldOfView.of(drive.video.width, drive.video.intrinsics, drive.video.mount)
     facts = facts_at(scene, steps, camera)
     return [f"{critical(facts, i, moves[i])} | {decisions[i]}" for i in range(len(steps))]
 

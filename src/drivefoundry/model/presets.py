@@ -94,7 +94,7 @@ def _vision(c: ModelConfig) -> int:
     return count
 
 
-class Memory(NamedTuple):
+class ShapeMemory(NamedTuple):
     """Bytes that a shape asks for in all, however many devices share them."""
 
     weights: int
@@ -109,7 +109,7 @@ class Memory(NamedTuple):
     """A token of generation: bf16 keys and values."""
 
 
-def memory(config: ModelConfig) -> Memory:
+def memory(config: ModelConfig) -> ShapeMemory:
     """A shape in, what it asks of memory out, in bytes.
 
     Activations are counted by what each block's backward reads: its input and that of both norms, queries, keys and
@@ -117,7 +117,7 @@ def memory(config: ModelConfig) -> Memory:
     """
     c, count = config, parameters(config)
     q, kv = c.heads * c.head_dim, 2 * c.kv_heads * c.head_dim
-    return Memory(
+    return ShapeMemory(
         weights=2 * count,
         training=16 * count,
         activations=2 * c.layers * (4 * c.dim + 2 * q + kv + 3 * c.ffn),

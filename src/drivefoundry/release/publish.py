@@ -60,7 +60,7 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Cohort:
     """What a cohort runs: `release` in rollout_percent of its cars, `previous` (None: whatever they have) in the
     others. halted: of those chosen, only the cars that run it already keep it.
     """
@@ -72,9 +72,9 @@ class Rollout:
 
 
 class Channel(NamedTuple):
-    """current.json. cohorts: cohort -> Rollout; published: release -> the number of its last publication."""
+    """current.json. cohorts: cohort -> Cohort; published: release -> the number of its last publication."""
 
-    cohorts: dict[str, Rollout]
+    cohorts: dict[str, Cohort]
     published: dict[str, int]
 
 
@@ -217,7 +217,9 @@ def _describe(
     ).validate()
 
 
-def point(repo: Path, keys: Keys, state: sign.State, cohort: str, release: str, percent: int, now: datetime) -> None:
+def point(
+    repo: Path, keys: Keys, state: sign.Published, cohort: str, release: str, percent: int, now: datetime
+) -> None:
     """Rewrite current.json for one cohort and publish the state; a new publication of the release."""
     if not 0 <= percent <= 100:
         raise ValueError(f"rollout_percent: must be 0 to 100, got {percent}")
@@ -228,12 +230,12 @@ def point(repo: Path, keys: Keys, state: sign.State, cohort: str, release: str, 
     else:  # cars outside the roll-out stay with what was rolled out to everyone last
         whole = was.rollout_percent == 100 and not was.halted
         previous = was.release if whole and was.release != release else was.previous
-    channel.cohorts[cohort] = Rollout(release, percent, None if percent == 100 else previous)
+    channel.cohorts[cohort] = Cohort(release, percent, None if percent == 100 else previous)
     channel.published[release] = state.targets.signed.version + 1
     write_channel(repo, keys, state, channel, now)
 
 
-def write_channel(repo: Path, keys: Keys, state: sign.State, channel: Channel, now: datetime) -> None:
+def write_channel(repo: Path, keys: Keys, state: sign.Published, channel: Channel, now: datetime) -> None:
     """Replace current.json and publish the state."""
     sign.can_publish(keys, state)
     cohorts = {cohort: asdict(rollout) for cohort, rollout in channel.cohorts.items()}
@@ -242,13 +244,13 @@ def write_channel(repo: Path, keys: Keys, state: sign.State, channel: Channel, n
     sign.write_state(repo, keys, state, now)
 
 
-def channel_of(repo: Path, state: sign.State) -> Channel:
+def channel_of(repo: Path, state: sign.Published) -> Channel:
     """What current.json says."""
     said = json.loads(_get(repo, state, CHANNEL))
-    return Channel({k: Rollout(**v) for k, v in said["cohorts"].items()}, said.get("published", {}))
+    return Channel({k: Cohort(**v) for k, v in said["cohorts"].items()}, said.get("published", {}))
 
 
-def put(repo: Path, state: sign.State, target: str, data: bytes) -> None:
+def put(repo: Path, state: sign.Published, target: str, data: bytes) -> None:
     """Write a target under its hash (nobody is told of it before the state is published) and list it."""
     info = TargetFile.from_data(target, data, ["sha256"])
     path = repo / "targets" / info.get_prefixed_paths()[0]
@@ -259,7 +261,7 @@ def put(repo: Path, state: sign.State, target: str, data: bytes) -> None:
     state.targets.signed.targets[target] = info
 
 
-def _get(repo: Path, state: sign.State, target: str) -> bytes:
+def _get(repo: Path, state: sign.Published, target: str) -> bytes:
     info = state.targets.signed.targets[target]
     path = repo / "targets" / info.get_prefixed_paths()[0]
     if not path.is_file():
@@ -270,7 +272,7 @@ def _get(repo: Path, state: sign.State, target: str) -> bytes:
     return data
 
 
-def release_of(repo: Path, state: sign.State, release: str) -> Release | None:
+def release_of(repo: Path, state: sign.Published, release: str) -> Release | None:
     """A release by its id, None where the repository has none of it."""
     target = target_path(release, "release.json")
     if target not in state.targets.signed.targets:
@@ -280,7 +282,7 @@ def release_of(repo: Path, state: sign.State, release: str) -> Release | None:
     return replace(made, failed_gates={k: (v[0], v[1]) for k, v in made.failed_gates.items()}).validate()
 
 
-def all_of(repo: Path, state: sign.State) -> list[Release]:
+def all_of(repo: Path, state: sign.Published) -> list[Release]:
     """Every release, oldest first."""
     ids = [t.split("/")[1] for t in state.targets.signed.targets if t.endswith("/release.json") and t.count("/") == 2]
     found = [r for r in (release_of(repo, state, i) for i in ids) if r is not None]

@@ -164,7 +164,7 @@ def _old(keys: Keys, role: str, one: Root, other: Root) -> list[CryptoSigner]:
     return [key for key in at_hand(keys, role, one) if key.public_key.keyid not in other.roles[role].keyids]
 
 
-def _salvaged(repo: Path, root: Metadata[Root]) -> sign.State:
+def _salvaged(repo: Path, root: Metadata[Root]) -> sign.Published:
     """The newest targets that the root's keys have signed, to be published again, whatever the timestamp leads to."""
     folder = repo / "metadata"
     targets = _newest(folder, "targets", Targets, root)
@@ -177,7 +177,7 @@ def _salvaged(repo: Path, root: Metadata[Root]) -> sign.State:
     except RepositoryError:
         seen = FAR
     timestamp.signed.version = seen if seen < FAR else snapshot.signed.version
-    return sign.State(root, targets, snapshot, timestamp)
+    return sign.Published(root, targets, snapshot, timestamp)
 
 
 def _newest(folder: Path, role: str, kind: type[Targets], root: Metadata[Root]) -> Metadata[Targets] | None:

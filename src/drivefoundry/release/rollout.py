@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drivefoundry.release import sign
 from drivefoundry.release.keys import Keys
-from drivefoundry.release.publish import Release, Rollout, all_of, channel_of, point, release_of, write_channel
+from drivefoundry.release.publish import Cohort, Release, all_of, channel_of, point, release_of, write_channel
 
 
 def stage(
@@ -18,7 +18,7 @@ def stage(
     rollout_percent: int,
     *,
     now: datetime | None = None,
-) -> Rollout:
+) -> Cohort:
     """Widen (or narrow) the roll-out of a cohort's current release. Cars chosen at 10 % are among those at 50 %."""
     if not 0 <= rollout_percent <= 100:
         raise ValueError(f"rollout_percent: must be 0 to 100, got {rollout_percent}")
@@ -34,7 +34,7 @@ def stage(
         return _put(repo, keys_dir, state, cohort, made, now)
 
 
-def halt(repo_dir: str | Path, keys_dir: str | Path | Keys, cohort: str, *, now: datetime | None = None) -> Rollout:
+def halt(repo_dir: str | Path, keys_dir: str | Path | Keys, cohort: str, *, now: datetime | None = None) -> Cohort:
     """Stop a cohort's roll-out where it is: cars that run the release keep it, no further car gets it.
 
     The others stay with the release before it. To take it from those that have it as well, roll back.
@@ -48,7 +48,7 @@ def halt(repo_dir: str | Path, keys_dir: str | Path | Keys, cohort: str, *, now:
         return _put(repo, keys_dir, state, cohort, replace(was, halted=True), now)
 
 
-def resume(repo_dir: str | Path, keys_dir: str | Path | Keys, cohort: str, *, now: datetime | None = None) -> Rollout:
+def resume(repo_dir: str | Path, keys_dir: str | Path | Keys, cohort: str, *, now: datetime | None = None) -> Cohort:
     """Go on with a halted roll-out, at the percentage that it had."""
     repo = Path(repo_dir)
     with sign.alone(repo):
@@ -79,13 +79,13 @@ def roll_back(repo_dir: str | Path, keys_dir: str | Path | Keys, to: str, *, now
     return release
 
 
-def rollouts(repo_dir: str | Path) -> dict[str, Rollout]:
+def rollouts(repo_dir: str | Path) -> dict[str, Cohort]:
     """cohort -> what it runs."""
     repo = Path(repo_dir)
     return channel_of(repo, sign.load_state(repo)).cohorts
 
 
-def _entry(repo: Path, state: sign.State, cohort: str) -> Rollout:
+def _entry(repo: Path, state: sign.Published, cohort: str) -> Cohort:
     entry = channel_of(repo, state).cohorts.get(cohort)
     if entry is None:
         raise ValueError(f"{repo}: cohort {cohort!r} has no release; publish one to it, or give a cohort that has one")
@@ -93,8 +93,8 @@ def _entry(repo: Path, state: sign.State, cohort: str) -> Rollout:
 
 
 def _put(
-    repo: Path, keys_dir: str | Path | Keys, state: sign.State, cohort: str, made: Rollout, now: datetime | None
-) -> Rollout:
+    repo: Path, keys_dir: str | Path | Keys, state: sign.Published, cohort: str, made: Cohort, now: datetime | None
+) -> Cohort:
     channel = channel_of(repo, state)
     channel.cohorts[cohort] = made
     write_channel(repo, Keys.of(keys_dir), state, channel, sign.utc(now))

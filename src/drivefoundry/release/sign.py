@@ -23,7 +23,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from drivefoundry.release.keys import Keys, load_key, signers
 from drivefoundry_car.durable import PUBLIC, replacing
 
-__all__ = ["LIFE", "State", "alone", "disk", "load_key", "load_root", "load_state", "write_root", "write_state"]
+__all__ = ["LIFE", "Published", "alone", "disk", "load_key", "load_root", "load_state", "write_root", "write_state"]
 
 CHAIN = ("targets", "snapshot", "timestamp")
 """Each names the version of the one before it, so whoever signs one signs those after it."""
@@ -32,7 +32,7 @@ LIFE["timestamp"] = timedelta(days=7)
 """How long a signature holds. Cars refuse what has expired, so `renew` runs every day."""
 
 
-class State(NamedTuple):
+class Published(NamedTuple):
     """The repository as published: what timestamp.json leads to."""
 
     root: Metadata[Root]
@@ -58,7 +58,7 @@ def load_root(repo_dir: Path) -> Metadata[Root]:
     return trusted
 
 
-def load_state(repo_dir: Path) -> State:
+def load_state(repo_dir: Path) -> Published:
     """The published metadata, every signature, length and hash verified. ValueError for a damaged or foreign
     directory.
     """
@@ -73,12 +73,12 @@ def load_state(repo_dir: Path) -> State:
         raw = (folder / f"{meta.version}.targets.json").read_bytes()
         meta.verify_length_and_hashes(raw)
         targets = Metadata[Targets].from_bytes(raw)
-        state = State(root, targets, snapshot, timestamp)
+        state = Published(root, targets, snapshot, timestamp)
         _verify(root, state, CHAIN)
     return state
 
 
-def first_state(keys: Mapping[str, list[CryptoSigner]], thresholds: Mapping[str, int], now: datetime) -> State:
+def first_state(keys: Mapping[str, list[CryptoSigner]], thresholds: Mapping[str, int], now: datetime) -> Published:
     """What comes before version 1: every role unsigned, nothing published."""
     root = Root(expires=now, consistent_snapshot=True)
     for role, held in keys.items():
@@ -88,7 +88,7 @@ def first_state(keys: Mapping[str, list[CryptoSigner]], thresholds: Mapping[str,
     targets, snapshot, timestamp = Targets(expires=now), Snapshot(expires=now), Timestamp(expires=now)
     for signed in (root, targets, snapshot, timestamp):
         signed.version = 0  # the first write makes it 1
-    return State(Metadata(root), Metadata(targets), Metadata(snapshot), Metadata(timestamp))
+    return Published(Metadata(root), Metadata(targets), Metadata(snapshot), Metadata(timestamp))
 
 
 def write_root(repo_dir: Path, root: Metadata[Root], by: Iterable[CryptoSigner], now: datetime) -> None:
@@ -106,7 +106,7 @@ def write_root(repo_dir: Path, root: Metadata[Root], by: Iterable[CryptoSigner],
 def write_state(
     repo_dir: Path,
     keys: Keys,
-    state: State,
+    state: Published,
     now: datetime,
     roles: Iterable[str] = CHAIN,
     also: Mapping[str, list[CryptoSigner]] | None = None,
@@ -136,18 +136,18 @@ def write_state(
             file.write(timestamp.to_bytes())
 
 
-def can_publish(keys: Keys, state: State) -> None:
+def can_publish(keys: Keys, state: Published) -> None:
     """ValueError where a key for a publication is missing: told before anything is written."""
     for role in CHAIN:
         signers(keys, role, state.root.signed)
 
 
-def due(state: State, role: str, now: datetime) -> bool:
+def due(state: Published, role: str, now: datetime) -> bool:
     """Whether half of a role's life has passed."""
     return expires(state, role) - now < LIFE[role] / 2
 
 
-def expires(state: State, role: str) -> datetime:
+def expires(state: Published, role: str) -> datetime:
     """When cars will refuse what a role has signed."""
     signed: Any = getattr(state, role).signed
     return signed.expires
@@ -201,7 +201,7 @@ def _meta(md: Metadata[Any]) -> MetaFile:
     return MetaFile.from_data(md.signed.version, md.to_bytes(), ["sha256"])
 
 
-def _verify(root: Metadata[Root], state: State, roles: Iterable[str]) -> None:
+def _verify(root: Metadata[Root], state: Published, roles: Iterable[str]) -> None:
     for role in roles:
         md: Metadata[Any] = getattr(state, role)
         root.signed.verify_delegate(role, md.signed_bytes, md.signatures)

@@ -14,12 +14,12 @@ from itertools import pairwise
 import numpy as np
 
 from drivefoundry.render.conditions import COLUMNS, Conditions
-from drivefoundry.render.draw import World, flatten, render
+from drivefoundry.render.draw import StaticWorld, flatten, render
 from drivefoundry.render.rig import Rig
 from drivefoundry.types import RoadMap, require
 
 
-class Camera:
+class Renderer:
     """Maps and a rig in; `render` gives one frame a view.
 
     Building one costs some 0.2 s for each new city; cameras on the same maps, or fewer, share what they draw from.
@@ -130,10 +130,10 @@ def _optics(rig: Rig) -> tuple[np.ndarray, np.ndarray]:
     return np.array(lenses, np.float64), np.array(warps, np.float32).reshape(-1, rig.height, rig.width, 2)
 
 
-_worlds: dict[tuple[str, ...], World] = {}
+_worlds: dict[tuple[str, ...], StaticWorld] = {}
 
 
-def _world(maps: list[RoadMap]) -> tuple[World, np.ndarray]:
+def _world(maps: list[RoadMap]) -> tuple[StaticWorld, np.ndarray]:
     """Maps in; surroundings that hold them all and each map's index there out. The last two surroundings are kept."""
     wanted = {m.id: m for m in maps}
     ids = next((ids for ids in _worlds if wanted.keys() <= set(ids)), None)

@@ -54,7 +54,7 @@ BLINK = 8
 """Steps from one blink of an indicator to the next: 75 a minute (UN regulation 48 has 60 to 120)."""
 
 
-class World(NamedTuple):
+class StaticWorld(NamedTuple):
     """Static surroundings of M maps, flat. cells (M, 5) int64 first cell, rows, columns and whole-metre origin of the
     building grid; cell_start (cells + 1,) ranges of buildings (B, 6), sorted by cell; reach (M,) half diagonal of the
     largest building; head_start (M + 1,) ranges of heads (G, 4) and posts (G, 2)."""
@@ -69,7 +69,7 @@ class World(NamedTuple):
     head_start: np.ndarray
 
 
-def flatten(maps: list[RoadMap]) -> World:
+def flatten(maps: list[RoadMap]) -> StaticWorld:
     """Maps in, their surroundings in flat arrays out."""
     buildings, cells, starts, reach, first = [], np.zeros((len(maps), 5), np.int64), [], np.zeros(len(maps)), 0
     placed = 0
@@ -87,7 +87,7 @@ def flatten(maps: list[RoadMap]) -> World:
         placed += len(b)
         reach[m] = 0.5 * np.hypot(b[:, 3], b[:, 4]).max() if len(b) else 0.0
     heads = [m.signal_heads.reshape(-1, 4) for m in maps]
-    return World(
+    return StaticWorld(
         ground=pyramid([ground_raster(m) for m in maps]),
         buildings=np.ascontiguousarray(np.concatenate(buildings), np.float64),
         cells=cells,

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from drivefoundry.raster import ground_raster
 from drivefoundry.render.actors import paint_of
 from drivefoundry.render.bev import Bev
-from drivefoundry.render.camera import Camera
+from drivefoundry.render.camera import Renderer
 from drivefoundry.render.conditions import Conditions
 from drivefoundry.render.draw import BLINK
 from drivefoundry.render.ground import PALETTE
@@ -62,7 +62,7 @@ def film(
     at = np.arange(0, steps, every)
     log = np.minimum(scene.start + at, scene.valid.shape[1] - 1)
     n = len(at)
-    views = Camera([scene.map], Rig((view,))).render(
+    views = Renderer([scene.map], Rig((view,))).render(
         np.zeros(n, np.int64),
         ego[at, :3],
         agents[:, at].transpose(1, 0, 2),
@@ -96,7 +96,7 @@ def picture(scene: Scene, step: int | None = None, view: View = FILM_VIEW) -> Im
     past = np.flatnonzero(scene.valid[scene.ego, : step + 1])
     ego, agents, valid = scene.tracks[scene.ego, past], scene.tracks, scene.valid[:, step].copy()
     valid[scene.ego] = False
-    seen = Camera([scene.map], Rig((view,))).render(
+    seen = Renderer([scene.map], Rig((view,))).render(
         np.zeros(1, np.int64),
         ego[-1:, :3],
         agents[None, :, step],
@@ -128,7 +128,7 @@ def wall(scene: Scene, step: int | None = None) -> Image.Image:
     signals, kind, size = scene.signals[None, :, step], scene.kind[None], scene.size[None]
 
     def shoot(rig: Rig, names: Sequence[str], conditions: Conditions) -> np.ndarray:
-        seen = Camera([scene.map], rig).render(
+        seen = Renderer([scene.map], rig).render(
             np.zeros(1, np.int64), ego, agents, valid[None], size, kind, brakes[None, :, step], signals,
             indicator=turns[None, :, step], conditions=[conditions], step=step // BLINK * BLINK,
         )[0]  # fmt: skip

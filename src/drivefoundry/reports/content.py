@@ -115,7 +115,7 @@ class Film:
 
 
 @dataclass(frozen=True)
-class Note:
+class Remark:
     """A sentence for the reader. kind: "failed" (and why), "lacks" (what the source does not hold) or "target"."""
 
     kind: str
@@ -127,7 +127,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Gate:
+class GateRow:
     """One bound that a release had to keep."""
 
     name: str
@@ -166,8 +166,8 @@ class ReportContent:
     tables: Sequence[Table] = ()
     curves: Sequence[Curve] = ()
     films: Sequence[Film] = ()
-    notes: Sequence[Note] = ()
-    gates: Sequence[Gate] = ()
+    notes: Sequence[Remark] = ()
+    gates: Sequence[GateRow] = ()
     lineage: Sequence[Made] = field(default_factory=tuple)
 
     def validate(self) -> ReportContent:

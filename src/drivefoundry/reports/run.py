@@ -22,9 +22,9 @@ from drivefoundry.reports.content import (
     Curve,
     Fact,
     Film,
-    Gate,
+    GateRow,
     Made,
-    Note,
+    Remark,
     ReportContent,
     SceneLink,
     StageRow,
@@ -114,13 +114,13 @@ def turns_of(done: Done) -> list[Turn]:
     return out
 
 
-def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Note]:
+def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Remark]:
     """What the run set out to reach, and whether it did."""
-    out: list[Note] = []
+    out: list[Remark] = []
     s = {name: m[SCORE] for name, m in verdict.summary.items()}
 
     def say(ok: bool, text: str) -> None:
-        out.append(Note("target", text, ok))
+        out.append(Remark("target", text, ok))
 
     last = turns[-1]
     floor = s["constant velocity"]
@@ -146,14 +146,14 @@ def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Note]:
     return out
 
 
-def failures(verdict: Verdict, scenes: Mapping[tuple[str, str], SceneLink], most: int) -> list[Note]:
+def failures(verdict: Verdict, scenes: Mapping[tuple[str, str], SceneLink], most: int) -> list[Remark]:
     """How the candidate's failed scenes failed, and those of the car with its guard; the `most` worst of each kind."""
     out = []
     for policy in (verdict.candidate, WHOLE_CAR):
         m = verdict.scores[policy]
         for what, (count, worst) in failed_scenes(m, most).items():
             text = f"{policy} {what} in {count} of {len(m[SCORE])} scenes."
-            out.append(Note("failed", text, scenes=[scenes[policy, verdict.scenes[i]] for i in worst]))
+            out.append(Remark("failed", text, scenes=[scenes[policy, verdict.scenes[i]] for i in worst]))
     return out
 
 
@@ -202,7 +202,7 @@ def baselines(verdict: Verdict) -> list[Baseline]:
 
 def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], films: Sequence[Film]) -> ReportContent:
     """The report of a run of the loop. lacks: sentences on what the source does not hold."""
-    plain = replace(_plain(recipe, done, source, [Note("lacks", text) for text in lacks]), films=films)
+    plain = replace(_plain(recipe, done, source, [Remark("lacks", text) for text in lacks]), films=films)
     verdicts = [a for _, kind, a in done if kind == "verdict"]
     if not verdicts:
         return plain.validate()
@@ -223,7 +223,7 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
             *traffic_table(done),
         ],
         notes=[*targets(turns, verdict), *failures(verdict, links, recipe.judge.worst), *plain.notes],
-        gates=[Gate(gate_words(name), value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()],
+        gates=[GateRow(gate_words(name), value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()],
     ).validate()
 
 
@@ -246,7 +246,7 @@ def headline(turns: Sequence[Turn]) -> list[Fact]:
     ]
 
 
-def _plain(recipe: Recipe, done: Done, source: str, notes: Sequence[Note]) -> ReportContent:
+def _plain(recipe: Recipe, done: Done, source: str, notes: Sequence[Remark]) -> ReportContent:
     """What every report says: the machine, the stages with their time, curves, lineage."""
     seconds = sum(a.seconds for _, _, a in done)
     busy = sum(a.cpu_seconds for _, _, a in done) / max(seconds * cores(), 1e-9)
@@ -272,7 +272,7 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
     """The report of a run on real camera drives: open-loop errors instead of turns."""
     by = {kind: a for _, kind, a in done}
     tables: list[Table] = []
-    notes: list[Note] = []
+    notes: list[Remark] = []
     if "open_loop" in by:
         said = json.loads((by["open_loop"].path / "open_loop.json").read_text())
         tables.append(open_loop_table(said["samples"], said["table"]))
@@ -280,11 +280,11 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
         mine = errors["model"]
         for name in ("constant velocity", "constant yaw rate"):
             text = f"Mean trajectory error below {name}: {mine:.3f} m against {errors[name]:.3f} m."
-            notes.append(Note("target", text, mine < errors[name]))
+            notes.append(Remark("target", text, mine < errors[name]))
     if "import" in by:
         told = json.loads((by["import"].path / "notes.json").read_text())
         tables.append(source_table(told))
-        notes += [Note("lacks", f"{field}: {what}.") for field, what in told.items() if what.startswith("absent")]
+        notes += [Remark("lacks", f"{field}: {what}.") for field, what in told.items() if what.startswith("absent")]
     return replace(_plain(recipe, done, source, notes), tables=tables).validate()
 
 

@@ -58,7 +58,7 @@ CHIPS: dict[str, Chip] = {
 
 
 @dataclass(frozen=True)
-class Fleet:
+class ChipFleet:
     """Cards that reach so many peak EFLOPS, their modules, and what these cost."""
 
     eflops: float
@@ -67,9 +67,9 @@ class Fleet:
     cny: float
 
 
-def fleet_of(eflops: float, chip: Chip) -> Fleet:
+def fleet_of(eflops: float, chip: Chip) -> ChipFleet:
     """Peak EFLOPS in, cards, modules and CNY out, not rounded: 1 of A800 is 3,125 cards, 390.6 modules, 371 M."""
     require(eflops > 0, f"EFLOPS: must be > 0, got {eflops:g}")
     chip.validate()
     cards = eflops * EXA / (chip.tflops * TERA)
-    return Fleet(eflops, cards, cards / chip.cards, cards / chip.cards * chip.module_cny)
+    return ChipFleet(eflops, cards, cards / chip.cards, cards / chip.cards * chip.module_cny)

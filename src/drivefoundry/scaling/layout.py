@@ -21,7 +21,7 @@ LEAST_LEFT = 0.05
 
 
 @dataclass(frozen=True)
-class Memory:
+class RankMemory:
     """Bytes of the fullest rank."""
 
     weights: float
@@ -40,7 +40,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParallelLayout:
     """How a step is cut. data x tensor x pipeline = used cards; data ranks form groups of `shard`."""
 
     data: int
@@ -55,7 +55,7 @@ class Layout:
     """Activations within a block are computed again for its backward pass."""
     micro_batches: float
     """A step, of each data rank."""
-    memory: Memory
+    memory: RankMemory
     traffic: float
     """Share of a step that waits for the network, or for memory while weights are updated."""
     bubble: float
@@ -73,7 +73,7 @@ class Layout:
         return 1.0 - self.traffic - self.bubble - self.again
 
 
-def choose(a: Assumptions, cards: int) -> Layout:
+def choose(a: Assumptions, cards: int) -> ParallelLayout:
     """The layout on at most so many cards that fits their memory and keeps most of them computing.
 
     ValueError where none fits: says how much the leanest one needs.
@@ -94,7 +94,7 @@ def choose(a: Assumptions, cards: int) -> Layout:
     return best
 
 
-def layouts(a: Assumptions, cards: int) -> Iterator[Layout]:
+def layouts(a: Assumptions, cards: int) -> Iterator[ParallelLayout]:
     """All that are tried: tensor ranks within a module, up to 16 stages, groups of powers of two."""
     shape = a.shape
     tensors = [t for t in (1, 2, 4, 8) if t <= a.chip.cards and shape.heads % t == shape.kv_heads % t == 0]
@@ -112,16 +112,16 @@ def layouts(a: Assumptions, cards: int) -> Iterator[Layout]:
             shard *= 2
 
 
-def _pieces(found: Layout) -> int:
+def _pieces(found: ParallelLayout) -> int:
     """How involved a layout is: of two alike, the simpler one."""
     return found.tensor.bit_length() + found.pipeline.bit_length() + found.shard.bit_length()
 
 
-def _laid(a, data, t, p, shard, sharded, samples, recompute, micro) -> Layout:
+def _laid(a, data, t, p, shard, sharded, samples, recompute, micro) -> ParallelLayout:
     kept = _memory(a, t, p, shard, sharded, samples, recompute, micro)
     step = a.shape.training_flop_per_token(a.work.decision_tokens) * a.batch_tokens
     step /= data * t * p * a.chip.tflops * TERA * a.mfu
-    return Layout(
+    return ParallelLayout(
         data, t, p, shard, sharded, samples, recompute, micro, kept,
         traffic=_traffic(a, data, t, p, shard, sharded, samples, recompute, micro, step) / step,
         bubble=(p - 1) / (micro + p - 1),
@@ -136,7 +136,7 @@ def stage_parameters(a: Assumptions, t: int, p: int) -> float:
     return (shape.layers // p * shape.block() + (ends if p == 1 else max(shape.table(), ends - shape.table()))) / t
 
 
-def _memory(a, t, p, shard, sharded, samples, recompute, micro) -> Memory:
+def _memory(a, t, p, shard, sharded, samples, recompute, micro) -> RankMemory:
     shape, tokens = a.shape, samples * a.work.decision_tokens
     mine = stage_parameters(a, t, p)
     whole = mine / shard if sharded == "all" else mine
@@ -144,7 +144,7 @@ def _memory(a, t, p, shard, sharded, samples, recompute, micro) -> Memory:
     layers, flying = shape.layers // p, min(p, micro)
     kept = flying * layers * 2 * shape.width + inside if recompute else flying * layers * inside
     answers = samples * (a.work.text + a.work.actions)
-    return Memory(
+    return RankMemory(
         weights=a.weight_bytes * whole,
         gradients=a.gradient_bytes * whole,
         optimiser=a.optimiser_bytes * mine / shard,

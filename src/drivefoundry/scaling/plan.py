@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from drivefoundry.scaling.assumptions import Assumptions
 from drivefoundry.scaling.chips import EXA, GIGA, TERA
-from drivefoundry.scaling.layout import Layout, choose
+from drivefoundry.scaling.layout import ParallelLayout, choose
 from drivefoundry.types import require
 
 DAY = 86_400.0
@@ -20,7 +20,7 @@ LEAST_RUNTIME = 0.05
 
 
 @dataclass(frozen=True)
-class Goodput:
+class GoodputFactors:
     """The three factors, and their product against the chips' peak."""
 
     scheduling: float
@@ -51,7 +51,7 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A training run. Money in CNY, bytes in bytes, rates in bytes a second."""
 
     assumptions: Assumptions
@@ -65,9 +65,9 @@ class Plan:
     """Cards of these that the layout leaves over: spares."""
     eflops: float
     """Peak of the cards."""
-    layout: Layout
+    layout: ParallelLayout
     checkpoints: Checkpoints
-    goodput: Goodput
+    goodput: GoodputFactors
     days: float
     step_s: float
     raw_bytes: float
@@ -111,7 +111,7 @@ def runtime_goodput(work: float, stall: float, restart: float, mtbf: float) -> f
     return work / (mtbf * math.exp(restart / mtbf) * math.expm1((work + stall) / mtbf))
 
 
-def plan(a: Assumptions, days: float | None = None, cards: int | None = None) -> Plan:
+def plan(a: Assumptions, days: float | None = None, cards: int | None = None) -> TrainingPlan:
     """The run within so many days, or on so many cards. ValueError where it cannot be, saying what is in the way."""
     a.validate()
     require((days is None) != (cards is None), "plan: give either a deadline in days or a number of cards")
@@ -154,7 +154,7 @@ def _more(cards: int, module: int) -> int:
     return cards * 2 if cards < module else cards + module
 
 
-def _too_soon(days: float, made: Plan) -> str:
+def _too_soon(days: float, made: TrainingPlan) -> str:
     mtbf = DAY / made.checkpoints.failures_a_day / 3600
     return (
         f"plan: {days:g} days cannot be met: {made.cards:,} cards fail every {mtbf:.2g} h, take {made.days:.3g} days; "
@@ -162,13 +162,13 @@ def _too_soon(days: float, made: Plan) -> str:
     )
 
 
-def _planned(a: Assumptions, cards: int) -> Plan:
+def _planned(a: Assumptions, cards: int) -> TrainingPlan:
     laid = choose(a, cards)
     flop = flop_of(a)
     saved = _checkpoints(a, laid)
     mtbf = DAY / saved.failures_a_day
     restart = 60.0 * a.restart_minutes + saved.write_s  # what was not yet in the store is done again
-    goodput = Goodput(a.scheduling, runtime_goodput(saved.interval_s, saved.stall_s, restart, mtbf), a.mfu)
+    goodput = GoodputFactors(a.scheduling, runtime_goodput(saved.interval_s, saved.stall_s, restart, mtbf), a.mfu)
     speed = laid.cards * a.chip.tflops * TERA * a.mfu
     lasting = max(goodput.useful, 1e-12)
     seconds = flop / speed / lasting
@@ -176,7 +176,7 @@ def _planned(a: Assumptions, cards: int) -> Plan:
     work, samples = a.work, a.work.clips * a.work.decisions
     power = cards * a.chip.watts * a.pue / 1000.0
     price = a.chip.module_cny / a.chip.cards
-    return Plan(
+    return TrainingPlan(
         assumptions=a,
         parameters=a.shape.parameters(),
         tokens=tokens_of(a),
@@ -200,7 +200,7 @@ def _planned(a: Assumptions, cards: int) -> Plan:
     )
 
 
-def _checkpoints(a: Assumptions, laid: Layout) -> Checkpoints:
+def _checkpoints(a: Assumptions, laid: ParallelLayout) -> Checkpoints:
     """One group of data ranks writes: each of its ranks copies its share to the host, and the host to the store."""
     size = a.optimiser_bytes * a.shape.parameters()
     writers = laid.shard * laid.tensor * laid.pipeline

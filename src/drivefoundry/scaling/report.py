@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from drivefoundry.scaling.assumptions import leaves
 from drivefoundry.scaling.chips import GIGA, TERA, Chip, fleet_of
-from drivefoundry.scaling.layout import Layout
-from drivefoundry.scaling.plan import Plan
+from drivefoundry.scaling.layout import ParallelLayout
+from drivefoundry.scaling.plan import TrainingPlan
 
 Row = tuple[str, str, str]
 """Name, value, how it comes about."""
 
 
-def plan_text(p: Plan, name: str) -> str:
+def plan_text(p: TrainingPlan, name: str) -> str:
     """A plan in, its page of text out."""
     a = p.assumptions
     head = f"{name} on {amount(a.work.clips)} clips: {count(p.cards)} {a.chip.name} for {span(86_400 * p.days)}"
@@ -45,7 +45,7 @@ def fleet_text(eflops: float, chip: Chip, cny_per_usd: float) -> str:
     return "\n".join([f"{eflops:g} EFLOPS of {chip.name}", *_lines(rows), f"  chip: {chip.source}"])
 
 
-def _work(p: Plan) -> list[Row]:
+def _work(p: TrainingPlan) -> list[Row]:
     a, work = p.assumptions, p.assumptions.work
     each = a.shape.training_flop_per_token(work.decision_tokens)
     attention = 12.0 * a.shape.layers * a.shape.heads * a.shape.head_dim * work.decision_tokens
@@ -59,7 +59,7 @@ def _work(p: Plan) -> list[Row]:
     ]
 
 
-def _cluster(p: Plan) -> list[Row]:
+def _cluster(p: TrainingPlan) -> list[Row]:
     a, unit = p.assumptions, fleet_of(1.0, p.assumptions.chip)
     told = f"1 EFLOPS = {unit.cards:,.0f} cards = {unit.modules:,.0f} modules = {_millions(unit.cny)} CNY"
     spared = f", {p.idle} of them spare" if p.idle else ""
@@ -81,7 +81,7 @@ def _cluster(p: Plan) -> list[Row]:
     ]
 
 
-def _layout(p: Plan) -> list[Row]:
+def _layout(p: TrainingPlan) -> list[Row]:
     laid, a = p.layout, p.assumptions
     memory = laid.memory
     again = ", activations computed again" if laid.recompute else ""
@@ -101,21 +101,21 @@ def _layout(p: Plan) -> list[Row]:
     ]
 
 
-def _sharded(laid: Layout) -> str:
+def _sharded(laid: ParallelLayout) -> str:
     if laid.shard == 1:
         return "each data rank holds everything of its part"
     what = "weights, gradients and optimiser" if laid.sharded == "all" else "the optimiser's state"
     return f"{what}, over groups of {laid.shard} data ranks"
 
 
-def _waits(laid: Layout) -> str:
+def _waits(laid: ParallelLayout) -> str:
     return (
         f"network and memory {100 * laid.traffic:.1f}, pipeline bubble {100 * laid.bubble:.1f}, computed again "
         f"{100 * laid.again:.1f}; within the MFU"
     )
 
 
-def _failures(p: Plan) -> list[Row]:
+def _failures(p: TrainingPlan) -> list[Row]:
     a, saved = p.assumptions, p.checkpoints
     between = f"one every {span(86_400 / saved.failures_a_day)}: {a.card_mtbf_hours:,.0f} h a card"
     return [
@@ -128,7 +128,7 @@ def _failures(p: Plan) -> list[Row]:
     ]  # fmt: skip
 
 
-def _data(p: Plan) -> list[Row]:
+def _data(p: TrainingPlan) -> list[Row]:
     work = p.assumptions.work
     each = f"{size(work.clip_bytes)} a clip x {work.copies:g} copies"
     return [
@@ -140,7 +140,7 @@ def _data(p: Plan) -> list[Row]:
     ]
 
 
-def _money(p: Plan) -> list[Row]:
+def _money(p: TrainingPlan) -> list[Row]:
     a, rate = p.assumptions, p.assumptions.cny_per_usd
     return [
         ("cluster", f"{_millions(p.cluster_cny)} CNY", f"{count(p.modules)} x {_millions(a.chip.module_cny)}"),

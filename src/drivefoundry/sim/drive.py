@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivefoundry.render.camera import Camera
+from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig
 from drivefoundry.roadmap import arc_length
 from drivefoundry.sim.expert import DANGERS, dangers, expert_plan
@@ -58,7 +58,7 @@ class Eyes:
         maps = list({s.map.id: s.map for s in packed.scenes}.values())
         index = {m.id: i for i, m in enumerate(maps)}
         self.map_index = np.array([index[s.map.id] for s in packed.scenes])
-        self.camera = Camera(maps, Rig(rig.views[:1]))
+        self.camera = Renderer(maps, Rig(rig.views[:1]))
         self._seen: tuple[int, np.ndarray] | None = None
 
     def look(self, world: World) -> np.ndarray:

@@ -26,7 +26,7 @@ from drivefoundry.scaling.law import Run
 from drivefoundry.stages import ingest, label, score
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import write_json
-from drivefoundry.stages.record import City
+from drivefoundry.stages.record import EmbeddedCity
 from drivefoundry.stages.train import STATE, progress_callback, select_samples, tracked
 from drivefoundry.tracking import Track
 from drivefoundry.train.dataset import Augment, Corpus, Order, batches
@@ -41,7 +41,7 @@ WIDTH = 320
 
 def grid(line: RunContext) -> list[Run]:
     """Train and judge all pairs of the recipe on the embedded fleet's drives, the cheapest first."""
-    r, source = line.recipe.scale, City()
+    r, source = line.recipe.scale, EmbeddedCity()
     exam = source.exam(line)
     clips = ingest.ingest(line, 1, source.drives(line, 1, None))
     kept = label.curated(line, 1, clips, exam, None, source.exam_clips(exam))
@@ -74,7 +74,7 @@ def _made(
     scenes: list[Scene] = []
 
     def build(out: Path) -> dict:
-        scenes.extend(City().exam_scenes(line, exam)[: r.scenes])
+        scenes.extend(EmbeddedCity().exam_scenes(line, exam)[: r.scenes])
         track = tracked(line, None, f"{size} on {samples}", one)
         return train_one(one, shard.path, held_out.path, scenes, yard.path, line.recipe.judge.seconds, out, track)
 

@@ -144,7 +144,7 @@ class Source(Protocol):
         ...
 
 
-class City:
+class EmbeddedCity:
     """Situations of the embedded city: people drive in turn 1, then the last release; the exam is another city."""
 
     name = "embedded fleet in SUMO cities"
@@ -175,7 +175,7 @@ class City:
         return line.make(turn, "fleet", "outings", f, [car], lambda d: record_outings(f, turn, car.path, d))
 
 
-class Recorded:
+class RecordedTraffic:
     """Recorded traffic: the recorded people drive in turn 1, then the last release; the exam is another place."""
 
     def __init__(self, folder: Path):

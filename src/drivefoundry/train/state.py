@@ -19,7 +19,7 @@ MARK = "whole"
 """Empty file of a sharded checkpoint that all ranks have finished."""
 
 
-class State(Protocol):
+class StateStore(Protocol):
     """Where a run is kept."""
 
     def save(self, living: dict[str, Any], still: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from drivefoundry.train.distributed.threads import ThreadedBackward, threads_for
 from drivefoundry.train.goodput import Goodput, Lives, forward_flop, share_of_peak
 from drivefoundry.train.losses import Objective, batch_loss
 from drivefoundry.train.optim import MasterWeights
-from drivefoundry.train.state import State, StateFile, copied, save_interval
+from drivefoundry.train.state import StateFile, StateStore, copied, save_interval
 from drivefoundry.types import require
 
 OnStep = Callable[[int, int, dict[str, float]], None]
@@ -194,7 +194,7 @@ class Trainer:
         self.threads = ThreadedBackward(1 if config.shard else threads_for(own, self.device), self.weights.params, rest)
         if config.recompute:
             checkpoint_activations(self.net)
-        self.state: State | None = None
+        self.state: StateStore | None = None
         if state is not None:
             self.state = StateFile(state) if not config.shard else fsdp().StateShards(state)
             self._load(state)

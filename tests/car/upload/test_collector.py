@@ -18,7 +18,7 @@ from drivefoundry_car.triggers import LIBRARY, campaign, firings, load_campaigns
 from drivefoundry_car.triggers.signals import signals_of
 from drivefoundry_car.upload import collector as module
 from drivefoundry_car.upload.collector import Collector
-from drivefoundry_car.upload.link import Link, Window
+from drivefoundry_car.upload.link import Link, UploadWindow
 from drivefoundry_car.upload.outbox import LAST, Note, Outbox
 from drivefoundry_car.upload.uploader import Uploader
 
@@ -202,7 +202,7 @@ def test_a_service_that_does_not_answer_holds_up_no_tick(make_drive, tmp_path):
 def test_a_closed_link_says_nothing_and_an_unreachable_service_one_line(make_drive, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(module, "AGAIN_S", 0.01)
     drive = braking(make_drive, 10.0)
-    shut = Link([Window(networks=("wifi:depot",))])
+    shut = Link([UploadWindow(networks=("wifi:depot",))])
     for name, link in (("shut", shut), ("away", Link())):
         box = tmp_path / name
         uploader = Uploader("http://127.0.0.1:9", "token", box / "queue", link=link, attempts=1)
@@ -252,7 +252,7 @@ def test_a_clip_worth_less_than_a_full_queue_does_not_fill_the_spool_instead(mak
     queue.put(tmp_path / "crash.mcap", Note("crash", 99))
     log.write_drive(tmp_path / "a.mcap", make_drive(steps=50, campaign="brake"))
     uploader = Uploader(
-        "http://127.0.0.1:1", "token", tmp_path / "queue", most_bytes=40_000, link=Link([Window(networks=("x",))])
+        "http://127.0.0.1:1", "token", tmp_path / "queue", most_bytes=40_000, link=Link([UploadWindow(networks=("x",))])
     )
     with Collector(tmp_path, {}, [BRAKE], {}, uploader) as collector:
         pass

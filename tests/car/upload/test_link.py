@@ -8,9 +8,9 @@ from math import inf
 
 import pytest
 
-from drivefoundry_car.upload.link import Link, Window
+from drivefoundry_car.upload.link import Link, UploadWindow
 
-DEPOT = [Window("22:00", "06:00", networks=("wifi:depot",)), Window("06:00", "22:00", rate=20_000.0)]
+DEPOT = [UploadWindow("22:00", "06:00", networks=("wifi:depot",)), UploadWindow("06:00", "22:00", rate=20_000.0)]
 
 
 def at(clock: str, network: str = "lte", windows=DEPOT) -> float:
@@ -36,7 +36,7 @@ def test_wifi_at_the_depot_by_night_and_a_trickle_by_day(clock, network, rate):
 
 
 def test_the_fastest_open_window_counts_and_none_means_always():
-    windows = [Window(rate=10.0), Window("10:00", "11:00", rate=90.0)]
+    windows = [UploadWindow(rate=10.0), UploadWindow("10:00", "11:00", rate=90.0)]
     assert at("10:30", windows=windows) == 90.0
     assert at("11:30", windows=windows) == 10.0
     assert at("11:30", windows=[]) == inf
@@ -44,7 +44,12 @@ def test_the_fastest_open_window_counts_and_none_means_always():
 
 @pytest.mark.parametrize(
     ("window", "field"),
-    [(Window("24:00"), "start"), (Window(end="7:00"), "end"), (Window(rate=0), "rate"), (Window(rate=-1), "rate")],
+    [
+        (UploadWindow("24:00"), "start"),
+        (UploadWindow(end="7:00"), "end"),
+        (UploadWindow(rate=0), "rate"),
+        (UploadWindow(rate=-1), "rate"),
+    ],
 )
 def test_windows_that_cannot_be_are_refused(window, field):
     with pytest.raises(ValueError, match=f"Window.{field}"):
@@ -52,7 +57,7 @@ def test_windows_that_cannot_be_are_refused(window, field):
 
 
 def test_what_is_sent_at_once_shares_the_rate():
-    link, passed = Link([Window(rate=200_000.0)]), []
+    link, passed = Link([UploadWindow(rate=200_000.0)]), []
 
     def send():
         for _ in range(4):
@@ -69,5 +74,5 @@ def test_what_is_sent_at_once_shares_the_rate():
 
 
 def test_a_closed_link_passes_nothing_and_an_open_one_all():
-    assert Link([Window("10:00", "10:01", networks=("none",))]).pass_on(100) == 0
+    assert Link([UploadWindow("10:00", "10:01", networks=("none",))]).pass_on(100) == 0
     assert Link().pass_on(1 << 30) == 1 << 30

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from drivefoundry_car.driving.guard import PLAN_DT, Guard
-from drivefoundry_car.driving.sanity import Camera, Seen, answer_of, inspect
+from drivefoundry_car.driving.sanity import CameraMonitor, Seen, answer_of, inspect
 from drivefoundry_car.driving.stopping import Stopping
 from drivefoundry_car.driving.worker import Worker, settle
 
@@ -173,7 +173,7 @@ class Runtime:
         self._step = 0
         self._last_t: float | None = None
         self._hint: tuple[int, list[str]] = (-1_000_000, [])
-        self._stopping, self._camera = Stopping(self._cars), Camera(self._cars)
+        self._stopping, self._camera = Stopping(self._cars), CameraMonitor(self._cars)
 
     def plan(
         self,
@@ -196,7 +196,7 @@ class Runtime:
         seen = inspect(frames, ego, route, objects, self._cars)
         if seen.cars != self._cars:
             self._cars = seen.cars
-            self._stopping, self._camera = Stopping(seen.cars), Camera(seen.cars)
+            self._stopping, self._camera = Stopping(seen.cars), CameraMonitor(seen.cars)
         seconds, timed = self._time(t, now)
         bad = {**seen.bad, **{name: np.full(seen.cars, yes) for name, yes in timed.items()}}
         if not self.patient and not seen.bad["frames_bad"].any():

@@ -109,7 +109,7 @@ def answer_of(answer: Any, cars: int, most: float = 1e4) -> tuple[np.ndarray, np
     return points, tokens, np.asarray(~fine.all((1, 2)))
 
 
-class Camera:
+class CameraMonitor:
     """Watches the pictures of S cars from decision to decision."""
 
     def __init__(self, cars: int) -> None:

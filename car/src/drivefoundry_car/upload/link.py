@@ -13,7 +13,7 @@ _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 
 @dataclass(frozen=True)
-class Window:
+class UploadWindow:
     """Part of the local day, 'HH:MM' to 'HH:MM' (past midnight where the end comes first; all day where both are the
     same), in which the link may carry `rate` bytes/s, on the networks named ('wifi:depot'; none named: on any)."""
 
@@ -22,7 +22,7 @@ class Window:
     rate: float = inf
     networks: tuple[str, ...] = ()
 
-    def validate(self) -> Window:
+    def validate(self) -> UploadWindow:
         """The window itself, or ValueError naming the field."""
         for name in ("start", "end"):
             if not _CLOCK.fullmatch(getattr(self, name)):
@@ -49,7 +49,7 @@ class Link:
 
     def __init__(
         self,
-        windows: Sequence[Window] = (),
+        windows: Sequence[UploadWindow] = (),
         network: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -14,7 +14,7 @@ from drivefoundry.cli.options import Common, Creates, Quiet
 from drivefoundry.cli.verbs import Outcome
 
 if TYPE_CHECKING:
-    from drivefoundry.campaigns.backlog import Recorded
+    from drivefoundry.campaigns.backlog import StoredDrive
     from drivefoundry.campaigns.replay import Replayed
     from drivefoundry_car.triggers import Campaign
 
@@ -139,7 +139,7 @@ def replay(options: ReplayOptions) -> Outcome:
     return Outcome(f"{replays.replayed_table(done)}\n\n{sent} clips sent to {where}", data)
 
 
-def _to_service(options: ReplayOptions, campaigns: list[Campaign], drives: Iterator[Recorded]) -> list[Replayed]:
+def _to_service(options: ReplayOptions, campaigns: list[Campaign], drives: Iterator[StoredDrive]) -> list[Replayed]:
     from drivefoundry.campaigns import replay as replays
     from drivefoundry_car.upload.enrol import Credential
     from drivefoundry_car.upload.uploader import Uploader
@@ -152,7 +152,7 @@ def _to_service(options: ReplayOptions, campaigns: list[Campaign], drives: Itera
     return [*replays.replay(campaigns, drives, options.spool, lambda _: uploader)]
 
 
-def _to_store(options: ReplayOptions, campaigns: list[Campaign], drives: Iterator[Recorded]) -> list[Replayed]:
+def _to_store(options: ReplayOptions, campaigns: list[Campaign], drives: Iterator[StoredDrive]) -> list[Replayed]:
     import secrets
 
     from drivefoundry.campaigns import replay as replays

@@ -18,7 +18,7 @@ from drivefoundry.cli.options import Common, Creates
 from drivefoundry.cli.verbs import Outcome
 
 if TYPE_CHECKING:
-    from drivefoundry.release import Keys, Release, Rollout
+    from drivefoundry.release import Cohort, Keys, Release
 
 SHORT = 12
 """Letters of a key's id that are shown."""
@@ -191,7 +191,7 @@ def rollback(options: RollbackOptions) -> Outcome:
     if not to:
         raise ValueError("release rollback: RELEASE is missing; `drivefoundry release list` shows them")
 
-    def change(repo: Path, keys: Keys) -> Rollout:
+    def change(repo: Path, keys: Keys) -> Cohort:
         made = roll_back(repo, keys, _found(repo, to).id)
         return rollouts(repo)[made.cohort]
 
@@ -210,7 +210,7 @@ def publish(options: PublishOptions) -> Outcome:
     engine = named.engine(options.engine or options.where)
     verdict = named.verdict(options.verdict or options.engine or options.where)
 
-    def change(repo: Path, keys: Keys) -> Rollout:
+    def change(repo: Path, keys: Keys) -> Cohort:
         turn = named.turn_of(made) if (made := named.resolved(engine).artefact) else None
         name = options.name or (f"turn-{turn}" if turn else engine.name)
         sign(repo, keys, engine, verdict, name, cohort, options.percent, allow_failed=options.allow_failed)
@@ -299,7 +299,7 @@ def _at(options: KeysOptions, stack: ExitStack) -> tuple[Path, Keys]:
     return stack.enter_context(changing(options.where)), held
 
 
-def _changed(options: KeysOptions, change: Callable[[Path, Keys], Rollout]) -> Outcome:
+def _changed(options: KeysOptions, change: Callable[[Path, Keys], Cohort]) -> Outcome:
     """Change a roll-out, or try it out; what it is then."""
     with ExitStack() as stack:
         repo, held = _at(options, stack)
@@ -348,7 +348,7 @@ def _found(repo: Path, which: str) -> Release:
     return found[-1]
 
 
-def _place(made: Release, runs: Rollout | None) -> str:
+def _place(made: Release, runs: Cohort | None) -> str:
     if runs is None or made.id not in (runs.release, runs.previous):
         return ""
     if made.id == runs.previous:

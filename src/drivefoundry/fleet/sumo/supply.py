@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-from drivefoundry.fleet.sumo.traffic import WALKER, WARM_UP, Demand, Traffic, begin, lamp, load_sumo
+from drivefoundry.fleet.sumo.traffic import WALKER, WARM_UP, Demand, SumoCity, begin, lamp, load_sumo
 from drivefoundry.types import AGENT_PEDESTRIAN, DT
 
 HISTORY = 16
@@ -30,7 +30,7 @@ PATIENCE = 3000
 class Roll:
     """Everybody in the city by row: vehicles first, then people, whose rows are used again when they have left."""
 
-    def __init__(self, traffic: Traffic) -> None:
+    def __init__(self, traffic: SumoCity) -> None:
         self.traffic = traffic
         there = set(traffic.sumo.vehicle.getIDList())
         self.vehicles = [name for name in traffic.routes if name in there]  # who found no gap to enter stays out

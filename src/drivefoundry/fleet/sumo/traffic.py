@@ -124,7 +124,7 @@ def load_sumo() -> Any:
     return libsumo
 
 
-class Traffic:
+class SumoCity:
     """One running city. Everything random comes from one seeded generator, drawn in a fixed order."""
 
     def __init__(self, sumo: Any, demand: Demand) -> None:
@@ -249,7 +249,7 @@ def run(demand: Demand) -> dict[str, np.ndarray]:
     return out
 
 
-def begin(sumo: Any, demand: Demand) -> Traffic:
+def begin(sumo: Any, demand: Demand) -> SumoCity:
     """Start SUMO on a demand: everyone is on the way, nobody has moved yet."""
     with tempfile.TemporaryDirectory() as scratch:
         types = os.path.join(scratch, "types.add.xml")
@@ -263,12 +263,12 @@ def begin(sumo: Any, demand: Demand) -> Traffic:
         if demand.way:  # a car that somebody else drives may wait for ever in the middle of a junction
             options += f" --ignore-junction-blocker {BLOCKER_PATIENCE}"
         sumo.start(["sumo", *options.split()])
-    traffic = Traffic(sumo, demand)
+    traffic = SumoCity(sumo, demand)
     traffic.populate()
     return traffic
 
 
-def _record(traffic: Traffic, warm: int) -> dict[str, np.ndarray]:
+def _record(traffic: SumoCity, warm: int) -> dict[str, np.ndarray]:
     sumo, demand = traffic.sumo, traffic.demand
     log = _Log(demand.steps)
     there = set(sumo.vehicle.getIDList())

@@ -35,7 +35,7 @@ GB = 1e9
 
 
 @dataclass(frozen=True)
-class Layout:
+class MeshLayout:
     """How a model lies on shard x tensor devices."""
 
     config: ModelConfig
@@ -44,7 +44,7 @@ class Layout:
     tensor: int
     """Devices that share each block's matmuls."""
 
-    def validate(self) -> Layout:
+    def validate(self) -> MeshLayout:
         divisible(self.config, self.tensor)
         return self
 
@@ -85,14 +85,14 @@ class Layout:
         return "\n".join(lines)
 
 
-def layout(config: ModelConfig, devices: int) -> Layout:
+def layout(config: ModelConfig, devices: int) -> MeshLayout:
     """The preset: shards over all devices; from WIDE on, blocks are besides cut over the devices of a node, as far as
     their heads allow."""
     tensor = 1
     if config.dim >= WIDE:
         fits = [t for t in range(1, min(NODE, devices) + 1) if devices % t == 0]
         tensor = max(t for t in fits if config.kv_heads % t == 0 and config.heads % t == 0 and config.ffn % t == 0)
-    return Layout(config, devices // tensor, tensor).validate()
+    return MeshLayout(config, devices // tensor, tensor).validate()
 
 
 def sum_of(module: nn.Module) -> int:
