@@ -1,4 +1,4 @@
-"""Uploads of cars in, landed clips out."""
+"""Upload service: receives clips from cars and lands them in the store."""
 
 from drivefoundry.ingest.access.tokens import issue_token
 from drivefoundry.ingest.server import Running, running

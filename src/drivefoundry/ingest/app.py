@@ -1,7 +1,7 @@
-"""Requests of cars in, answers out: tus 1.0 (core, creation) with a token per vehicle and a SHA-256 per file.
+"""HTTP service for uploads: tus 1.0 (core, creation) with a token per vehicle and a SHA-256 per file.
 
-What each route answers stands in `contract` and in /openapi.json. The header Clip-Sha256 acknowledges: the file with
-this hash is here for good. A vehicle sees its own uploads and clips only; another's are as if they were not.
+`contract` and /openapi.json describe what each route answers. The header Clip-Sha256 acknowledges that the file with
+this hash is stored durably. A vehicle sees only its own uploads and clips; to it, others' do not exist.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from drivefoundry.ingest.turns import Penalties, Readers, Turns
 from drivefoundry.ingest.uploads import Upload, Uploads
 
 CHECKS = 2
-"""Clips that are checked at once: work for the processor, away from the event loop."""
+"""Clips checked concurrently: CPU work, off the event loop."""
 READERS = 2
-"""Fast senders that are read at once."""
+"""Fast senders read concurrently."""
 SLOWEST = 4096
-"""Bytes that a request must bring within the time of silence, or it loses its hold on the upload."""
+"""Bytes that a request must bring per silence interval, or it loses its upload."""
 HASHES = 1000
-"""Most hashes that may be asked for at once."""
+"""Most hashes per query."""
 _SPOILT = (errno.EIO, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EBADMSG)
-"""Errors that may be those of one file, not of the disk."""
+"""Errors that may concern one file rather than the disk."""
 _SHA = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 COUNTERS = {
     "requests_total": "Requests by route and status.",
-    "received_bytes_total": "Bytes of clips received, those of broken requests included.",
-    "acknowledged_total": "Clips checked, kept and acknowledged.",
+    "received_bytes_total": "Bytes of clips received, including interrupted requests.",
+    "acknowledged_total": "Clips checked, stored and acknowledged.",
     "refused_total": "Uploads whose bytes were refused, by reason.",
-    "put_off_total": "Checks put off because the vehicle's last clips were refused.",
-    "check_seconds_total": "Time that checks of clips took.",
-    "dropped_total": "Connections that were ended or refused, by reason.",
+    "put_off_total": "Checks delayed because the vehicle's last clips were refused.",
+    "check_seconds_total": "Time spent checking clips.",
+    "dropped_total": "Connections closed or refused, by reason.",
 }
 
 
 def make_app(
     landing: Landing, accounts: Accounts, uploads: Uploads, metrics: Metrics, silence_s: float = 30.0
 ) -> FastAPI:
-    """The service over one landing; unfinished uploads are kept in uploads. silence_s: see `access.Access`."""
+    """Build the service for one landing; `uploads` holds unfinished uploads. silence_s: see `access.Access`."""
     app = FastAPI(title="drivefoundry ingest", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     service = _Service(landing, accounts, uploads, metrics)
     service.silence_s = silence_s
@@ -122,14 +122,14 @@ class _Counted:
 
 
 class _Service:
-    """The routes of clips and what they share; all but the checks runs on the event loop."""
+    """The clip routes and their shared state; everything but the checks runs on the event loop."""
 
     def __init__(self, landing: Landing, accounts: Accounts, uploads: Uploads, metrics: Metrics) -> None:
         self.landing, self.accounts, self.uploads, self.metrics = landing, accounts, uploads, metrics
         self.busy: set[str] = set()
         self.sending: Counter[str] = Counter()
         self.checks = ThreadPoolExecutor(CHECKS, thread_name_prefix="check")
-        self.turns = Turns(2 * CHECKS)  # as many again wait at the checkers' door, or those idle between two clips
+        self.turns = Turns(2 * CHECKS)  # twice as many, so that checkers never idle between two clips
         self.readers = Readers(READERS)
         self.penalties = Penalties()
         self.silence_s = 30.0
@@ -152,10 +152,10 @@ class _Service:
         gauges = {
             "landed": ("Clips in the table.", counts["landed"]),
             "waiting": ("Clips acknowledged, not yet in the table.", counts["waiting"]),
-            "unfinished": ("Uploads that have begun and not ended.", len(self.uploads)),
-            "receiving": ("Requests that add to an upload now.", len(self.busy)),
-            "checks_waiting": ("Whole uploads that wait to be checked.", len(self.turns)),
-            "set_aside": ("Files kept apart because they could not be read or were damaged.", counts["set_aside"]),
+            "unfinished": ("Unfinished uploads.", len(self.uploads)),
+            "receiving": ("Requests that are appending to an upload now.", len(self.busy)),
+            "checks_waiting": ("Complete uploads waiting to be checked.", len(self.turns)),
+            "set_aside": ("Files set aside because they were unreadable or damaged.", counts["set_aside"]),
         }
         return Response(self.metrics.text(gauges), media_type=CONTENT_TYPE)
 
@@ -168,11 +168,13 @@ class _Service:
         vehicle = self.accounts.vehicle(request, "upload")
         asked = (await document(request)).get("sha256")
         if not isinstance(asked, list) or not all(isinstance(s, str) and _SHA.fullmatch(s) for s in asked):
-            raise Refused(400, "sha256: a list of hashes of 64 hex digits wanted")
+            raise Refused(400, "sha256: must be a list of hashes of 64 hex digits")
         if len(asked) > HASHES:
-            raise Refused(413, f"sha256: {len(asked)} hashes are more than the {HASHES} that may be asked for at once")
+            raise Refused(413, f"sha256: {len(asked)} hashes exceed the limit of {HASHES} per query")
         have = [sha for sha in dict.fromkeys(asked) if self.landing.has(sha, vehicle)]
-        return JSONResponse({"have": have}, headers={"Tus-Resumable": TUS})  # a car believes no proxy's answer
+        return JSONResponse(
+            {"have": have}, headers={"Tus-Resumable": TUS}
+        )  # a car ignores responses without it: they are a proxy's
 
     async def create(self, request: Request) -> Response:
         vehicle = self._vehicle(request)
@@ -181,12 +183,12 @@ class _Service:
         if not _SHA.fullmatch(sha):
             raise Refused(400, "Upload-Metadata: sha256 of the file is missing; send it as 64 hex digits in base64")
         if length > most:
-            raise Refused(413, f"Upload-Length: {length} bytes are more than the {most} that are taken; cut it")
+            raise Refused(413, f"Upload-Length: {length} bytes exceed the limit of {most}; cut the clip")
         name = self.uploads.name(vehicle, sha, length)
         headers = {"Tus-Resumable": TUS, "Location": f"{request.scope.get('root_path', '')}/uploads/{name}"}
         if self.landing.has(sha, vehicle):
             left = self.uploads.get(name, vehicle)
-            if left is not None and name not in self.busy:  # it had landed when the service was killed
+            if left is not None and name not in self.busy:  # it had landed before the service was killed
                 self.uploads.forget(left)
             return Response(status_code=201, headers={**headers, "Upload-Offset": str(length), "Clip-Sha256": sha})
         self.accounts.left(vehicle)
@@ -206,19 +208,21 @@ class _Service:
     async def patch(self, name: str, request: Request) -> Response:
         vehicle = self._vehicle(request)
         if request.headers.get("Content-Type") != "application/offset+octet-stream":
-            raise Refused(415, "Content-Type: application/offset+octet-stream wanted")
+            raise Refused(415, "Content-Type: must be application/offset+octet-stream")
         began = _number(request, "Upload-Offset")
         upload = self._own(name, vehicle)
         if name in self.busy:
-            raise Refused(423, "another request adds to this upload; try again later")
+            raise Refused(423, "another request is appending to this upload; try again later")
         if self.sending[vehicle] >= self.accounts.limits.sending:
-            raise Refused(429, f"{self.sending[vehicle]} requests of this vehicle are under way", {"Retry-After": "5"})
+            raise Refused(
+                429, f"{self.sending[vehicle]} requests of this vehicle are in progress", {"Retry-After": "5"}
+            )
         self.busy.add(name)
         self.sending[vehicle] += 1
         try:
             offset = self.uploads.offset(upload)
             if began != offset:
-                raise Refused(409, f"Upload-Offset: {offset} bytes are here; go on from there")
+                raise Refused(409, f"Upload-Offset: {offset} bytes are here; continue from there")
             offset = await self._receive(request, upload, offset)
             headers = {"Tus-Resumable": TUS, "Upload-Offset": str(offset)}
             if offset == upload.length:
@@ -232,12 +236,12 @@ class _Service:
                 del self.sending[vehicle]
 
     async def _receive(self, request: Request, upload: Upload, begin: int) -> int:
-        """Append what comes; what came before the link broke is kept. Returns the bytes now here."""
+        """Append the body; bytes received before a disconnect are kept. Returns the bytes now stored."""
         room = upload.length - begin
-        wanted = min(_number(request, "Content-Length"), room + 1) if "Content-Length" in request.headers else room
-        if wanted > room:
+        announced = min(_number(request, "Content-Length"), room + 1) if "Content-Length" in request.headers else room
+        if announced > room:
             raise Refused(413, f"more than the promised {upload.length} bytes")
-        if not wanted:
+        if not announced:
             return begin
         try:
             part = os.open(self.uploads.part(upload), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -245,11 +249,11 @@ class _Service:
             raise self._unkept(upload, error) from error
         came, booked, whole = [0], False, True
         try:
-            granted = self.accounts.book(upload.vehicle, upload.id, begin, wanted)
+            granted = self.accounts.book(upload.vehicle, upload.id, begin, announced)
             booked = True
             whole = await self._append(request, part, room, granted, came)
         except (ClientDisconnect, TimeoutError) as error:
-            raise Refused(408, f"the link broke after {begin + came[0]} bytes; go on from there") from error
+            raise Refused(408, f"the connection broke after {begin + came[0]} bytes; continue from there") from error
         except OSError as error:
             raise _full(error) from error
         finally:
@@ -263,8 +267,8 @@ class _Service:
         return begin + came[0]
 
     async def _append(self, request: Request, part: int, room: int, granted: int, came: list[int]) -> bool:
-        """Write what comes to an open file; came: bytes so far. False, the rest unread, where more comes than was
-        granted. TimeoutError where the sender is too slow."""
+        """Write the body to an open file; came: bytes so far. False, with the rest unread, if more arrives than was
+        granted. TimeoutError if the sender is too slow."""
         clock, seen = asyncio.get_running_loop().time, 0
         async with self.readers.reading(lambda: came[0]), asyncio.timeout(self.silence_s) as silence:
             async for piece in request.stream():
@@ -282,7 +286,7 @@ class _Service:
         return True
 
     async def _finish(self, upload: Upload) -> None:
-        """Check and hand over a whole upload; on return it may be acknowledged."""
+        """Check and hand over a complete upload; on return it may be acknowledged."""
         part, reason, took = self.uploads.part(upload), "", [0.0]
 
         def take() -> None:
@@ -299,7 +303,9 @@ class _Service:
                 wait = self.penalties.wait(upload.vehicle)
                 if wait:
                     self.metrics.add("put_off_total")
-                    line = f"clips of this vehicle were refused; this one is whole and is checked in {wait:.0f} s"
+                    line = (
+                        f"clips of this vehicle were refused; this one is complete and will be checked in {wait:.0f} s"
+                    )
                     raise Refused(429, line, {"Retry-After": str(int(wait) + 1)})
                 await asyncio.get_running_loop().run_in_executor(self.checks, take)
         except WrongHash as error:
@@ -329,17 +335,17 @@ class _Service:
         self.uploads.forget(upload)
 
     def _unkept(self, upload: Upload, error: OSError) -> Refused:
-        """The answer where bytes cannot be kept; what has come and cannot be read any more is set aside."""
+        """The response if bytes cannot be stored; received bytes that have become unreadable are set aside."""
         part = self.uploads.part(upload)
         if error.errno not in _SPOILT or not (part.exists() or part.is_symlink()) or readable(part):
             return _full(error)
         self.uploads.lose(upload)
-        return Refused(408, "what had come cannot be read any more; begin anew")
+        return Refused(408, "the bytes received so far are unreadable; start again")
 
     def _vehicle(self, request: Request) -> str:
         vehicle = self.accounts.vehicle(request, "upload")
         if request.headers.get("Tus-Resumable") != TUS:
-            raise Refused(412, f"Tus-Resumable: {TUS} wanted", {"Tus-Version": TUS})
+            raise Refused(412, f"Tus-Resumable: must be {TUS}", {"Tus-Version": TUS})
         return vehicle
 
     def _own(self, name: str, vehicle: str) -> Upload:
@@ -356,17 +362,17 @@ def _full(error: OSError) -> Refused:
 def _number(request: Request, header: str) -> int:
     text = request.headers.get(header, "")
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-        raise Refused(400, f"{header}: a whole number wanted, not '{text[:40]}'")
+        raise Refused(400, f"{header}: must be an integer, got '{text[:40]}'")
     return int(text)
 
 
 def _metadata(header: str) -> dict[str, str]:
-    """Upload-Metadata (comma-separated keys with base64 values) in, its pairs out."""
+    """Parse Upload-Metadata: comma-separated keys with base64 values."""
     pairs = {}
     for entry in filter(None, (part.strip() for part in header.split(","))):
         key, _, value = entry.partition(" ")
         try:
             pairs[key] = base64.b64decode(value, validate=True).decode()
-        except ValueError as error:  # no base64, or not of UTF-8, or not even ASCII
+        except ValueError as error:  # not base64, not UTF-8 inside, or not even ASCII
             raise Refused(400, f"Upload-Metadata: the value of '{key[:40]}' is not base64 text") from error
     return pairs

@@ -1,4 +1,4 @@
-"""The service's routes as OpenAPI describes them: what each takes, and every status that it may answer."""
+"""The service's routes in OpenAPI: what each accepts, and every status that it may answer."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ SECRET = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,128}$"}
 HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _LINE = {
     200: "done",
-    201: "made; Upload-Offset says how much has come, Clip-Sha256 that the clip is here for good",
-    204: "taken; Clip-Sha256 acknowledges that the clip is here for good",
+    201: "created; Upload-Offset is the number of bytes received, Clip-Sha256 acknowledges a stored clip",
+    204: "accepted; Clip-Sha256 acknowledges that the clip is stored durably",
     400: "a header or the body is missing or malformed",
     401: "the token, code or secret is refused",
     403: "the token's scopes do not allow it, or the clip is another vehicle's",
     404: "this vehicle has no such upload; create it",
-    408: "the link broke; go on from the offset that HEAD tells",
-    409: "the offset is another; HEAD tells it",
-    412: "another version of tus",
+    408: "the connection broke; continue from the offset that HEAD reports",
+    409: "the offset differs; HEAD reports it",
+    412: "unsupported version of tus",
     413: "too large",
-    415: "another media type",
+    415: "unsupported media type",
     422: "not a clip",
-    423: "another request adds to this upload",
-    429: "too many requests, uploads or bytes; Retry-After says when to come again",
-    460: "the bytes do not have the promised SHA-256; they are thrown away",
+    423: "another request is appending to this upload",
+    429: "too many requests, uploads or bytes; Retry-After says when to try again",
+    460: "the bytes do not have the promised SHA-256; they are discarded",
     503: "clips wait for the store, or the vehicles cannot be read",
-    507: "no room at present",
+    507: "out of disk space at present",
 }
 _ACCOUNT = {
     "type": "object",
@@ -48,7 +48,7 @@ def _object(**properties: Any) -> dict[str, Any]:
 def _answers(
     *errors: int, json: dict[int, Any] | None = None, headers: dict[int, tuple[str, ...]] | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """Responses: plain lines for errors, schemas of JSON and names of headers by status for the rest."""
+    """Responses by status: plain text for errors, JSON schemas and header names for the rest."""
     line = {"text/plain": {"schema": {"type": "string"}}}
     out: dict[int | str, dict[str, Any]] = {s: {"description": _LINE[s], "content": line} for s in (*errors, 503, 507)}
     for status, schema in (json or {}).items():
@@ -69,7 +69,7 @@ def _body(schema: dict[str, Any], kind: str = "application/json") -> dict[str, A
 
 
 _VERSION = _header("Tus-Resumable", "^1\\.0\\.0$", "the version of tus", TUS)
-_OFFSET = _header("Upload-Offset", "^[0-9]{1,18}$", "bytes that have come before", "0")
+_OFFSET = _header("Upload-Offset", "^[0-9]{1,18}$", "bytes received before", "0")
 _LENGTH = _header("Upload-Length", "^[0-9]{1,18}$", "bytes of the clip's file", "1000")
 _ABOUT = _header(
     "Upload-Metadata",
@@ -111,5 +111,5 @@ ROUTES: dict[str, dict[str, Any]] = {
                     security=_LOCKED, parameters=[_VERSION, _OFFSET],
                     requestBody=_body({"type": "string", "format": "binary"}, "application/offset+octet-stream")),
 }  # fmt: skip
-"""What each handler's route says of itself."""
+"""OpenAPI description of each handler's route."""
 SECURITY = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}

@@ -1,8 +1,8 @@
-"""Uploaded files in, clips in the store out: checked one by one before they are acknowledged, landed in batches.
+"""Landing: uploads are checked one by one before they are acknowledged, then stored in batches.
 
-A file that is acknowledged lies in the landing folder until its row is in the table, so that a kill loses nothing: the
-next start takes it up again. One that is damaged, unreadable or gone by then is set aside and the others land; its
-vehicle learns of it, and may send the clip again.
+An acknowledged file stays in the landing folder until its row is in the table, so a crash loses nothing: the next start
+resumes it. If it is damaged, unreadable or gone by then, it is set aside and the others land; its vehicle is informed
+and may send the clip again.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from drivefoundry.clips.store import ClipStore
 from drivefoundry_car.durable import sync, write_json
 
 BATCH, EVERY_S = 128, 2.0
-"""Rows are appended once so many wait, or after this time: each append is a version of the table."""
+"""Rows are appended in batches of this size, or after this time, since each append makes a table version."""
 QUIET_S, LONGEST_S = 1.0, 30.0
-"""Rows that are yet to be made wait until no clip has come for so long, or some has waited for so long."""
+"""Rows are made after this long without a new clip, or once one has waited this long, s."""
 MOST = 1000
-"""So many clips may wait; then nothing more is taken until some have landed."""
+"""Most clips that may wait; beyond that uploads are refused until some have landed."""
 Check = Callable[[Path, str, str], Prepared | None]
-"""A file, its promised hash and its vehicle in; its row out, or None where it is to be made later."""
+"""(file, promised hash, vehicle) -> its row, or None if it is made later."""
 Prepare = Callable[[Path, str], Prepared]
-"""A checked file and its hash in, its row out."""
+"""(checked file, hash) -> its row."""
 _log = logging.getLogger(__name__)
 
 
@@ -43,22 +43,22 @@ class Landing:
         self._makes_later, self._last_came, self._first_waits = make is not None, 0.0, 0.0
         folder.mkdir(parents=True, exist_ok=True)
         self._lock, self._landing = threading.Lock(), threading.Lock()
-        self._waiting: dict[str, tuple[str, Prepared | None]] = {}  # by hash: vehicle and, if it is made, row
+        self._waiting: dict[str, tuple[str, Prepared | None]] = {}  # by hash: vehicle and, once made, row
         rows = store.rows(["id", "vehicle"]).to_pydict()
         self._landed: dict[str, str] = dict(zip(rows["id"], rows["vehicle"], strict=True))
         self._acknowledged: dict[str, None] = {}
         self.trouble = ""
-        """Why clips do not get into the table at present; without paths of this machine."""
+        """Why clips cannot be stored at present, without this machine's paths; '' if they can."""
         self._aside = folder / "damaged"
         self._lost: dict[str, str] = dict(self._noted())  # by hash: vehicle
         self.set_aside = len(self._lost)
-        """Acknowledged clips, and whatever else has a clip's name here, that could not be landed."""
+        """Acknowledged clips, and other files named like clips, that could not be landed."""
         self._wake, self._stop = threading.Event(), threading.Event()
         for file in sorted(folder.glob("*.mcap")):  # acknowledged before the last stop, not yet in the table
-            self._waiting[file.stem] = "", None  # whose it is, its row will say
+            self._waiting[file.stem] = "", None  # its row will name the vehicle
             try:
                 row = self._made(file.stem)
-            except OSError as error:  # the store's trouble: its row is made once that is over
+            except OSError as error:  # the store failed: make the row once it works again
                 _log.warning("clips wait for the store: %s", error)
                 continue
             if row is not None:
@@ -67,7 +67,7 @@ class Landing:
         self._thread.start()
 
     def has(self, sha: str, vehicle: str) -> bool:
-        """Whether this clip of this vehicle is here for good; if so, it counts as acknowledged."""
+        """Whether this clip of this vehicle is stored durably; if so, it counts as acknowledged."""
         with self._lock:
             owner = self._waiting[sha][0] if sha in self._waiting else self._landed.get(sha)
             if owner != vehicle:
@@ -76,9 +76,9 @@ class Landing:
             return True
 
     def take(self, part: Path, sha: str, vehicle: str) -> None:
-        """A whole upload in; on return it is durable and may be acknowledged.
+        """Take a complete upload; on return it is durable and may be acknowledged.
 
-        Errors: see `prepared.prepare`; OSError as well if the file cannot be kept, or too many wait already.
+        Errors: see `prepared.prepare`; also OSError if the file cannot be stored or too many are waiting.
         """
         if len(self._waiting) >= MOST:
             raise OSError(f"{MOST} clips wait for the store")
@@ -102,7 +102,7 @@ class Landing:
         sync(self.folder)
 
     def flush(self) -> list[str]:
-        """Land all that waits; returns the ids of the clips acknowledged since the start, in that order."""
+        """Land all waiting clips; return the ids of those acknowledged since the start, in order."""
         with self._landing:
             with self._lock:
                 waiting = list(self._waiting.items())
@@ -113,7 +113,7 @@ class Landing:
             return list(self._acknowledged)
 
     def _append(self, rows: dict[str, Prepared]) -> None:
-        """Rows in the table, for good; then their files are gone."""
+        """Append rows durably, then delete their files."""
         self.store.append(list(rows.values()))
         self.store.sync()
         with self._lock:
@@ -125,8 +125,8 @@ class Landing:
             try:
                 (self.folder / f"{sha}.mcap").unlink(missing_ok=True)
                 (self._aside / f"{sha}.json").unlink(missing_ok=True)
-            except OSError as error:  # its row is there: the next start finds that out
-                _log.warning("the file of a clip that has landed stays behind: %s", error)
+            except OSError as error:  # its row exists: the next start will notice
+                _log.warning("cannot delete the file of a landed clip: %s", error)
 
     def lost(self, vehicle: str) -> list[str]:
         """Hashes of clips that were acknowledged to the vehicle and could not be landed: damaged or gone since."""
@@ -134,20 +134,20 @@ class Landing:
             return sorted(sha for sha, owner in self._lost.items() if owner == vehicle)
 
     def counts(self) -> dict[str, int]:
-        """How many clips are in the table and how many wait."""
+        """Number of clips in the table, waiting, and set aside."""
         with self._lock:
             return {"landed": len(self._landed), "waiting": len(self._waiting)}
 
     def close(self) -> None:
-        """Stop the thread and land what waits."""
+        """Stop the thread and land all waiting clips."""
         self._stop.set()
         self._wake.set()
         self._thread.join()
         self.flush()
 
     def _made(self, sha: str) -> Prepared | None:
-        """The row of a clip that waits; None, and the clip set aside, where its file is damaged, unreadable or gone.
-        OSError where it is the store that does not do as asked."""
+        """The row of a waiting clip. If its file is damaged, unreadable or gone, set the clip aside and return None.
+        OSError if the store fails."""
         file = self.folder / f"{sha}.mcap"
         try:
             return self._make(file, sha)
@@ -160,7 +160,7 @@ class Landing:
         return None
 
     def _give_up(self, sha: str, error: Exception) -> None:
-        """Keep apart what cannot be landed, and note whose it was."""
+        """Set aside a clip that cannot be landed, and note its vehicle."""
         kept = self._keep(self.folder / f"{sha}.mcap")
         _log.error("an acknowledged clip cannot be landed; %s: %s", kept or "its file cannot be moved", error)
         with self._lock:
@@ -173,10 +173,10 @@ class Landing:
             self._aside.mkdir(exist_ok=True)
             write_json(self._aside / f"{sha}.json", note)
         except OSError as full:
-            _log.error("clip %s: its loss cannot be noted: %s", sha, full)
+            _log.error("clip %s: its loss cannot be recorded: %s", sha, full)
 
     def _keep(self, file: Path) -> str:
-        """Move a file, or what has its name, into the folder `damaged`; says where it is now."""
+        """Move whatever has this name into the folder `damaged`; return a phrase that says where it is now."""
         try:
             self._aside.mkdir(exist_ok=True)
             kept = self._aside / file.name
@@ -190,7 +190,7 @@ class Landing:
         return f"it is now {kept}"
 
     def _noted(self) -> Iterator[tuple[str, str]]:
-        """Hash and vehicle of what was lost before this start."""
+        """(hash, vehicle) of clips lost before this start."""
         for note in sorted(self._aside.glob("*.json")):
             try:
                 yield note.stem, str(json.loads(note.read_text())["vehicle"])
@@ -206,18 +206,21 @@ class Landing:
             try:
                 self.flush()
                 self.trouble = ""
-            except (OSError, ValueError) as error:  # a full disk: what waits stays in the folder and is tried again
+            except (
+                OSError,
+                ValueError,
+            ) as error:  # e.g. a full disk: waiting clips stay in the folder and are tried again
                 self.trouble = f"clips wait for the store: {public(error)}"
                 _log.warning("clips wait for the store: %s", " ".join(str(error).split()))
 
     def _quiet(self) -> bool:
-        """Whether now is the time to make rows: while cars wait for their clips to be checked, that comes first."""
+        """Whether to make rows now: checks that cars are waiting for come first."""
         now = time.monotonic()
         return now - self._last_came > QUIET_S or now - self._first_waits > LONGEST_S or len(self._waiting) > MOST // 2
 
 
 def readable(file: Path) -> bool:
-    """Whether a file is there and can be read to its end."""
+    """Whether a file exists and is readable to its end."""
     try:
         with file.open("rb") as opened:
             while opened.read(1 << 20):
@@ -228,6 +231,6 @@ def readable(file: Path) -> bool:
 
 
 def public(error: Exception) -> str:
-    """What anybody may read of an error: its reason, without paths or addresses."""
+    """An error's reason as clients may see it, without paths or addresses."""
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(re.sub(r"(?:\w+://|(?<![\w.])/)[^\s'\",;)]*", "...", text).split())

@@ -1,4 +1,4 @@
-"""Counts in, their text for Prometheus out (exposition format 0.0.4)."""
+"""Counters in Prometheus' text exposition format 0.0.4."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PREFIX = "drivefoundry_ingest_"
 
 
 class Metrics:
-    """Counters with labels; what is asked for at the time of reading is passed to `text`. Threads may share it."""
+    """Counters with labels; gauges are passed to `text` when it is called. Threads may share it."""
 
     def __init__(self, counters: Mapping[str, str]) -> None:
         self._help = dict(counters)
@@ -18,14 +18,14 @@ class Metrics:
         self._values: dict[str, dict[tuple[tuple[str, str], ...], float]] = {name: {} for name in counters}
 
     def add(self, counter: str, amount: float = 1.0, **labels: str) -> None:
-        """Count on. KeyError for a counter that was not declared."""
+        """Increment a counter. KeyError if it was not declared."""
         key = tuple(sorted(labels.items()))
         with self._lock:
             of = self._values[counter]
             of[key] = of.get(key, 0.0) + amount
 
     def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
-        """All counters, and gauges (name -> help, value), one sample a line."""
+        """Format all counters and gauges (name -> help, value), one sample per line."""
         lines = []
         with self._lock:
             for name, samples in self._values.items():

@@ -1,4 +1,4 @@
-"""The ingest service in a thread of this process: clips over HTTP in, ClipStore rows out."""
+"""Run the ingest service in a thread of this process, from HTTP uploads to ClipStore rows."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from drivefoundry.ingest.wire import Wire
 
 START_S = 10.0
 STOP_S = 10
-"""Requests under way when the service is to stop get so long to end; what has come of them is kept."""
+"""Time that open requests get to finish when the service stops, s; received bytes are kept."""
 KEEP_ALIVE_S = 60
-"""A car pauses between clips; a new connection costs more than an idle one."""
+"""Keep-alive, s. Cars pause between clips, and a new connection costs more than an idle one."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A service that listens at url."""
+    """A running service, listening at url."""
 
     url: str
     landing: Landing
 
     def flush(self) -> list[str]:
-        """Land everything that was acknowledged; returns these clips' ids, also of those that the store had already."""
+        """Land everything that was acknowledged; return the clips' ids, including those that the store already had."""
         return self.landing.flush()
 
 
@@ -61,13 +61,13 @@ def running(
     access: Access | None = None,
     apart: bool = False,
 ) -> Iterator[Running]:
-    """Serve uploads into store until the block ends, and land what was acknowledged; port 0 takes a free one.
+    """Serve uploads into store until the block ends, then land what was acknowledged. port 0 picks a free one.
 
-    secret: signs the tokens; by default one that is kept with the vehicles. folder: where uploads and vehicles are
-    kept, on a local disk; by default beside a store that is a local directory. access: TLS, proxies, connections.
-    apart: check what comes in processes of bounded memory and time (`checking`), as a service of cars that are not
-    one's own must. The block may end while requests are under way: those are finished, for up to STOP_S. ValueError
-    when the port is taken, another service works in the folder, or the store is remote and no folder is given.
+    secret: signs the tokens; by default one that is stored with the vehicles. folder: where uploads and vehicles are
+    stored, on a local disk; by default beside a local store. access: TLS, proxies, connections. apart: check uploads in
+    processes with bounded memory and time (`checking`), necessary if the cars are not trusted. The block may end while
+    requests are open: they get up to STOP_S to finish. ValueError if the port is taken, another service uses the
+    folder, or the store is remote and no folder is given.
     """
     folder = default_folder(store.url) if folder is None else Path(folder)
     access, limits = (access or Access()).validate(), (limits or Limits()).validate()
@@ -110,7 +110,7 @@ def running(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, its connections let in by a door."""
+    """uvicorn's server, with connections admitted by a Door."""
 
     def __init__(self, config: uvicorn.Config, door: Callable[..., Door]) -> None:
         super().__init__(config)
@@ -126,7 +126,7 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def sole(folder: Path) -> Iterator[None]:
-    """Hold a service's folder. ValueError naming the process that holds it already."""
+    """Lock a service's folder. ValueError names the process that already holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(folder / "service.lock", os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
         try:
@@ -143,9 +143,9 @@ def sole(folder: Path) -> Iterator[None]:
 
 
 def default_folder(store: str) -> Path:
-    """Where the service of a local store keeps its own things. ValueError if the store is remote."""
+    """Default service folder of a local store. ValueError if the store is remote."""
     if "://" in store.removeprefix("file://"):
-        raise ValueError(f"ingest: {store} is remote; name a local folder in which uploads wait")
+        raise ValueError(f"ingest: {store} is remote; name a local --folder for waiting uploads")
     return Path(store.removeprefix("file://")) / "incoming"
 
 

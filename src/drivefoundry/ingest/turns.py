@@ -1,5 +1,5 @@
-"""Whose bytes are read and whose clip is checked next: few fast senders are read at once, vehicles take turns at the
-checkers, and one whose clips are refused waits longer each time."""
+"""Fairness between senders: few fast senders are read at once, vehicles take turns at the checkers, and a vehicle whose
+clips are refused waits longer each time."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 FREE = 3.0
-"""Refusals that cost no wait: a recorder may have written a few bad files."""
+"""Refusals without penalty: a recorder may have written a few bad files."""
 LONGEST_S = 60.0
-"""Longest wait; an uploader still waits so long within one attempt."""
+"""Longest wait, s; an uploader still waits this long within one attempt."""
 SLOW_S = 3.0
-"""A refused check that took longer costs its vehicle as long again."""
+"""A refused check that took longer than this, s, penalises its vehicle by the same time again."""
 LOOK_S, FAST = 0.02, 256 << 10
-"""A sender counts as a fast one while so many bytes come between two looks."""
+"""A sender counts as fast while this many bytes arrive per interval."""
 LONGEST_READ_S = 1.0
-"""It counts as one for so long at most."""
+"""Longest time that a sender counts as fast, s."""
 _FORGIVEN_S = 60.0
-"""One refusal is forgotten in so long."""
+"""Time after which one refusal is forgotten, s."""
 _KEPT = 10_000
 
 
 class Turns:
-    """`count` turns at once, at most one of them a vehicle's; vehicles that wait are served in rotation, the requests
-    of one in order. For one event loop."""
+    """`count` concurrent turns, at most one per vehicle. Waiting vehicles are served round-robin, and each vehicle's
+    requests in order. For one event loop."""
 
     def __init__(self, count: int) -> None:
         self._free = count
@@ -34,19 +34,19 @@ class Turns:
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Number of waiting requests."""
         return sum(map(len, self._lines.values()))
 
     @asynccontextmanager
     async def turn(self, vehicle: str) -> AsyncIterator[None]:
-        """Wait for a turn of this vehicle, and hold it until the block ends."""
+        """Wait for this vehicle's turn, and hold it until the block ends."""
         mine = asyncio.get_running_loop().create_future()
         self._lines.setdefault(vehicle, deque()).append(mine)
         self._next()
         try:
             await mine
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():  # it had come to its turn already
+            if mine.done() and not mine.cancelled():  # it already had its turn
                 self._leave(vehicle)
             else:
                 self._drop(vehicle, mine)
@@ -84,10 +84,10 @@ class Turns:
 
 
 class Readers:
-    """`count` fast senders are read at once, in the order in which they came; slow ones do not count.
+    """At most `count` fast senders are read at once, in order of arrival; slow ones do not count.
 
-    Many that are read in turn all end at the same time: until then the checkers are idle, and what came first has left
-    the processor's cache. For one event loop.
+    Reading all at once would finish them all at the same time: the checkers would idle until then, and early bytes
+    would have left the CPU cache. For one event loop.
     """
 
     def __init__(self, count: int) -> None:
@@ -95,7 +95,7 @@ class Readers:
 
     @asynccontextmanager
     async def reading(self, came: Callable[[], int]) -> AsyncIterator[None]:
-        """Wait until a sender may be read. came: its bytes so far."""
+        """Wait until a sender may be read. came: returns its bytes so far."""
         await self._free.acquire()
         held, look = True, asyncio.get_running_loop().call_later
 
@@ -121,18 +121,18 @@ class Readers:
 
 
 class Penalties:
-    """How long each vehicle must wait because its clips were refused. For one thread. clock: s, monotonic."""
+    """Waiting time of each vehicle whose clips were refused. For one thread. clock: s, monotonic."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._of: dict[str, tuple[float, float, float]] = {}  # refusals not yet forgotten, when, and free again when
+        self._of: dict[str, tuple[float, float, float]] = {}  # active refusals, time of the last one, end of the wait
 
     def wait(self, vehicle: str) -> float:
-        """Seconds until a clip of the vehicle may be checked; 0 where that is now."""
+        """Seconds until a clip of the vehicle may be checked, 0 if at once."""
         return max(0.0, self._of[vehicle][2] - self._clock()) if vehicle in self._of else 0.0
 
     def refused(self, vehicle: str, took: float) -> None:
-        """A check that took so many seconds ended in a refusal: the wait doubles each time."""
+        """Record a refusal after a check of `took` seconds: the wait doubles each time."""
         level, now = self._level(vehicle) + 1, self._clock()
         wait = 2 ** (min(level, 60.0) - FREE - 1) if level > FREE else 0.0
         self._of.pop(vehicle, None)
@@ -141,7 +141,7 @@ class Penalties:
         self._of[vehicle] = (level, now, now + min(LONGEST_S, max(wait, took if took > SLOW_S else 0.0)))
 
     def passed(self, vehicle: str) -> None:
-        """A clip of the vehicle was taken: one refusal is forgotten."""
+        """Record an accepted clip: one refusal is forgotten."""
         if vehicle in self._of:
             level = self._level(vehicle) - 1
             if level <= 0:

@@ -1,7 +1,7 @@
-"""Pieces of files in, whole files out: the state behind the tus protocol, on disk.
+"""Unfinished uploads on disk: the state behind the tus protocol.
 
-An upload's id follows from vehicle, hash and length, so creating it again finds what has come already: a car that lost
-its memory, or the answer to its last request, just begins anew.
+An upload's id derives from vehicle, hash and length, so creating it again finds what has already arrived: a car that
+lost its memory, or the response to its last request, simply starts again.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 STALE_S = 7 * 24 * 3600.0
-"""Unfinished uploads that nothing was added to for this long are deleted."""
+"""Unfinished uploads are deleted after this long without new bytes, s."""
 SWEEP_S = 3600.0
-"""Time between two looks for them."""
+"""Interval between sweeps for them, s."""
 MOST = 256
-"""Unfinished uploads that one vehicle may have."""
+"""Most unfinished uploads per vehicle."""
 SILENT_S = 3600.0
-"""Where a vehicle has too many, those that nothing was added to for this long make room."""
+"""If a vehicle has too many, those silent for this long are dropped, s."""
 _NAMED = re.compile(r"([0-9a-f]{32})\.(json|part|new)")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One file on its way: SHA-256 that it must have, length in bytes, and the vehicle it belongs to."""
+    """One upload: promised SHA-256, length in bytes, and vehicle."""
 
     id: str
     vehicle: str
@@ -41,10 +41,10 @@ class Upload:
 
 
 class Uploads:
-    """The folder of unfinished uploads. For one thread, and one request at a time that adds to an upload."""
+    """The folder of unfinished uploads. For one thread, and one appending request per upload."""
 
     def __init__(self, folder: Path, unfinished: int = 4 << 30) -> None:
-        """unfinished: most bytes that the uploads of one vehicle may come to."""
+        """unfinished: most bytes of one vehicle's uploads."""
         self.folder, self._most = folder, unfinished
         folder.mkdir(parents=True, exist_ok=True)
         self._all: dict[str, Upload] = {}
@@ -53,7 +53,7 @@ class Uploads:
                 self._set_aside(entry)
             elif _NAMED.fullmatch(entry.name) and entry.suffix == ".json":
                 self._read(entry)
-        for entry in list(folder.iterdir()):  # what has another name is somebody else's
+        for entry in list(folder.iterdir()):  # leave files with other names alone
             if _NAMED.fullmatch(entry.name) and (entry.stem not in self._all or entry.suffix == ".new"):
                 entry.unlink()
         self._count = Counter(upload.vehicle for upload in self._all.values())
@@ -71,23 +71,23 @@ class Uploads:
         except OSError as error:
             _log.error("%s: cannot be read (%s)", info, error.strerror)
             self._set_aside(info)
-        except (ValueError, TypeError):  # a power cut can empty a file; its car begins anew
+        except (ValueError, TypeError):  # a power cut can empty a file; its car starts again
             pass
 
     def _set_aside(self, entry: Path) -> None:
-        """Keep what is not as it was written, out of the way."""
+        """Move a damaged entry out of the way, keeping it."""
         aside = self.folder / "aside"
         aside.mkdir(exist_ok=True)
         kept = aside / f"{entry.name}.{time.time_ns()}"
         os.replace(entry, kept)
-        _log.error("%s: not a file that the service can use; it is now %s", entry, kept)
+        _log.error("%s: unusable file; moved to %s", entry, kept)
 
     def __len__(self) -> int:
         return len(self._all)
 
     def create(self, vehicle: str, sha256: str, length: int, held: Collection[str] = ()) -> Upload | None:
-        """The upload of this file by this vehicle, new or as far as it has come; None where it has too many, or too
-        many bytes of them. held: ids of those that are not to make room."""
+        """Create or resume a vehicle's upload of this file; None if the vehicle has too many uploads or bytes in
+        progress. held: ids of uploads that must not be dropped to make room."""
         self._sweep()
         name = self.name(vehicle, sha256, length)
         if name in self._all:
@@ -110,20 +110,20 @@ class Uploads:
 
     @staticmethod
     def name(vehicle: str, sha256: str, length: int) -> str:
-        """The id of an upload."""
+        """Id of an upload."""
         return hashlib.sha256(json.dumps([vehicle, sha256, length]).encode()).hexdigest()[:32]
 
     def get(self, name: str, vehicle: str) -> Upload | None:
-        """An unfinished upload of this vehicle by its id."""
+        """The vehicle's unfinished upload with this id, if any."""
         upload = self._all.get(name)
         return upload if upload is not None and upload.vehicle == vehicle else None
 
     def part(self, upload: Upload) -> Path:
-        """Where the bytes that have come lie."""
+        """Path of the received bytes."""
         return self.folder / f"{upload.id}.part"
 
     def offset(self, upload: Upload) -> int:
-        """Bytes that have come."""
+        """Number of bytes received."""
         part = self.part(upload)
         try:
             found = part.stat()
@@ -137,19 +137,19 @@ class Uploads:
         return 0
 
     def size(self, name: str) -> int | None:
-        """Bytes that have come of an upload by its id; None where there is no such upload."""
+        """Bytes received of an upload, None if there is no such upload."""
         return self.offset(self._all[name]) if name in self._all else None
 
     def lose(self, upload: Upload) -> None:
-        """Set aside bytes that have come and cannot be read any more: the upload begins anew."""
+        """Set aside received bytes that have become unreadable: the upload starts again."""
         self._set_aside(self.part(upload))
 
     def restart(self, upload: Upload) -> None:
-        """Throw away the bytes that have come: the upload begins anew."""
+        """Discard the received bytes: the upload starts again."""
         self.part(upload).unlink(missing_ok=True)
 
     def forget(self, upload: Upload) -> None:
-        """Drop an upload that has landed or is refused."""
+        """Remove an upload that has landed or was refused."""
         self.part(upload).unlink(missing_ok=True)
         (self.folder / f"{upload.id}.json").unlink(missing_ok=True)
         if self._all.pop(upload.id, None) is not None:
@@ -159,7 +159,7 @@ class Uploads:
                 del self._count[upload.vehicle], self._bytes[upload.vehicle]
 
     def _sweep(self) -> None:
-        """Forget what is stale."""
+        """Remove stale uploads."""
         if time.monotonic() < self._swept:
             return
         self._swept = time.monotonic() + SWEEP_S
@@ -174,6 +174,6 @@ class Uploads:
                 self.forget(upload)
 
     def _last(self, upload: Upload) -> float:
-        """When something was added: s since 1970."""
+        """Time of the last append, s since 1970."""
         files = (self.folder / f"{upload.id}.json", self.part(upload))
         return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 of one connection, within bounds: what uvicorn's parser would otherwise take of any size and at any pace."""
+"""Bounded HTTP/1.1 parsing: limits on the size and pace of what uvicorn's parser accepts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ if TYPE_CHECKING:
     from drivefoundry.ingest.access.door import Guest
 
 HEAD = 64 << 10
-"""Bytes of a request's line and headers; and of what a chunked body carries beside its content, in one run."""
+"""Most bytes of a request's line and headers, and of chunk framing between two pieces of content."""
 LINES = 256
-"""Headers of one request."""
+"""Most headers per request."""
 PIPELINED = 16
-"""Requests that may wait on a connection for the one before them."""
+"""Most pipelined requests waiting on a connection."""
 DRAIN_S = 30.0
-"""How long the rest of a body is read and thrown away once its request is answered; and how long an answer may wait to
-be read."""
+"""Time limit for draining the rest of a body after its response, and for the peer to read a response, s."""
 LINGER_S, LINGER_BYTES = 2.0, 16 << 20
-"""A refused sender is heard out so long and so far, so that it reads the answer before its connection is reset."""
+"""A refused sender is read for this long and this many bytes, so that it sees the response before the reset."""
 
 
 class Refusal(Exception):
-    """Why the parser stops: status, line and the name under which it is counted."""
+    """The parser stopped: status, message, and the name under which it is counted."""
 
     def __init__(self, status: int, line: str, counted: str) -> None:
         super().__init__(line)
@@ -42,22 +41,22 @@ _SLOW = (408, "the request's headers took too long", "slow")
 
 
 class Wire(HttpToolsProtocol):
-    """uvicorn's protocol with bounds on headers, framing and time. The door looks at `deadline` twice a second.
+    """uvicorn's protocol with limits on headers, framing and time. The door checks `deadline` twice a second.
 
-    A body of known length, which is nearly all of the traffic, goes to the parser as it comes.
+    A body of known length, nearly all of the traffic, passes straight to the parser.
     """
 
     def __init__(self, guest: Guest, header_s: float, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
         self.guest, self.header_s = guest, header_s
         self.deadline = self.stuck = inf
-        """When this connection is to end, and when it is unless its peer reads: times of the event loop."""
+        """When to close this connection, and when to close it unless its peer reads; event-loop times."""
         self._in_head, self._begun, self._complete, self._gone = True, False, True, False
         self._chunked = self._content = False
         self._heads = self._head = self._size = self._lines = self._beside = self._thrown = 0
         self._why: Refusal | None = None
 
-    # What the transport says
+    # Callbacks of the transport
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -86,14 +85,14 @@ class Wire(HttpToolsProtocol):
         super().resume_writing()
         self.stuck = inf
 
-    # What the door asks
+    # Queries of the door
 
     def at_work(self) -> bool:
-        """Whether a request is being worked on."""
+        """Whether a request is in progress."""
         return not self._gone and self.cycle is not None and not self.cycle.response_complete
 
     def expire(self) -> str:
-        """End the connection, its time being up; returns the reason under which it is counted."""
+        """Close the timed-out connection; return the reason under which it is counted."""
         if self._gone or self.stuck < inf or not self._in_head:
             self.transport.abort()
             return "" if self._gone else "stalled"
@@ -104,13 +103,13 @@ class Wire(HttpToolsProtocol):
         return "idle"
 
     def crowded(self) -> None:
-        """End the connection in favour of another one."""
+        """Close the connection to make room for another."""
         if self._in_head and self._begun and not self._gone:
             self._write(503, "too many connections; try again later", b"retry-after: 1\r\n")
         self._gone = True
         self.transport.abort() if self.scheme == "https" else self.transport.close()
 
-    # What the parser says
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -123,7 +122,7 @@ class Wire(HttpToolsProtocol):
         self._size += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:  # a trailer: nothing that the service reads
+        if not self._in_head:  # a trailer, which the service ignores
             return
         self._lines += 1
         self._size += len(name) + len(value) + 4
@@ -153,7 +152,7 @@ class Wire(HttpToolsProtocol):
         self._in_head = self._complete = True
         self._chunked, self._head, self.deadline = False, 0, inf
         super().on_message_complete()
-        if self.cycle.response_complete:  # the rest of a body that nobody wanted has come
+        if self.cycle.response_complete:  # an unread body has been drained
             self._arm()
 
     def on_response_complete(self) -> None:
@@ -164,7 +163,7 @@ class Wire(HttpToolsProtocol):
                 self.deadline = self.loop.time() + DRAIN_S
 
     def _bounded(self, data: memoryview) -> None:
-        """Feed the parser no more at a time than may come while it is in headers or between a body's chunks."""
+        """Feed the parser at most the bytes allowed within headers or chunk framing."""
         while data and not self._gone and not self.transport.is_closing():
             head, heads = self._in_head, self._heads
             room = HEAD - self._head if head else HEAD
@@ -184,7 +183,7 @@ class Wire(HttpToolsProtocol):
 
     def _feed(self, piece: bytes | memoryview) -> None:
         self._unset_keepalive_if_required()
-        # A request to speak another protocol is answered as if it had not asked.
+        # Ignore requests to upgrade to another protocol.
         with contextlib.suppress(httptools.HttpParserUpgrade):
             try:
                 self.parser.feed_data(piece)  # pyright: ignore[reportOptionalMemberAccess]
@@ -196,7 +195,7 @@ class Wire(HttpToolsProtocol):
         return self._why
 
     def _refuse(self, why: Refusal) -> None:
-        """Answer and hear the sender out; a request that is under way loses its connection."""
+        """Respond and drain the sender; a request already being answered loses its connection."""
         if self._gone or self.transport.is_closing():
             return
         begun = bool(self.pipeline) or (self.at_work() and self.cycle.response_started)
@@ -207,7 +206,7 @@ class Wire(HttpToolsProtocol):
             self.cycle.message_event.set()
         self.guest.works(False)
         self.guest.dropped(why.counted)
-        if begun:  # another answer is on its way
+        if begun:  # a response has already begun
             self.transport.abort()
             return
         self._write(why.status, why.line)

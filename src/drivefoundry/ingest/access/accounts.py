@@ -1,7 +1,7 @@
-"""Requests in, the vehicle that they come from out; and the routes by which vehicles enrol and renew their tokens.
+"""Authentication of requests, and the routes by which vehicles enrol and renew their tokens.
 
-A good code, secret or token is never held up by bad ones of others behind the same address: what is bad is counted by
-address, what is good by vehicle.
+A valid code, secret or token is never delayed by invalid ones from the same address: failures are counted by address,
+successes by vehicle.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from drivefoundry.ingest.access.vehicles import Vehicle, Vehicles
 from drivefoundry.ingest.contract import SECRET
 
 _BODY = 128 << 10
-"""Largest JSON body that is read."""
+"""Largest accepted JSON body, bytes."""
 _BODY_S = 10.0
-"""Time for it to come."""
+"""Time limit for receiving it, s."""
 
 
 class Refused(Exception):
@@ -41,17 +41,18 @@ class Accounts:
         self._good, self._bad = (Buckets(limits.requests, limits.burst) for _ in range(2))
 
     def vehicle(self, request: Request, scope: str) -> str:
-        """The vehicle whose token a request bears. Refused: no or a bad token, one without the scope, too fast."""
+        """Return the vehicle whose token a request carries. Refused if it is missing, invalid, lacks the scope, or too
+        frequent."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             self._slow_down(self._bad, self._address(request))
-            raise Refused(401, "Authorization: a bearer token wanted", {"WWW-Authenticate": "Bearer"})
+            raise Refused(401, "Authorization: a bearer token is required", {"WWW-Authenticate": "Bearer"})
         try:
             bearer = bearer_of(self.secret, token.strip())
             if self.vehicles.life(bearer.vehicle) != bearer.life:
                 raise Stale("the token is revoked; enrol the vehicle again", bearer.vehicle)
         except (Forged, Stale) as error:
-            # A fleet's tokens may expire at once behind one address: those count by vehicle, and its good ones apart.
+            # A fleet's tokens may expire together behind one address: count those by vehicle, apart from valid ones.
             known = isinstance(error, Stale) and f"vehicle {error.vehicle}"
             self._slow_down(self._bad, known or self._address(request))
             raise Refused(401, str(error), {"WWW-Authenticate": 'Bearer error="invalid_token"'}) from error
@@ -62,50 +63,52 @@ class Accounts:
         return bearer.vehicle
 
     def left(self, vehicle: str) -> None:
-        """Refused where a vehicle has sent all that it may today; what is only booked may yet be given back."""
+        """Raise Refused if a vehicle has used up its daily quota; bytes that are only booked may still be returned."""
         if self.limits.day is not None and self.vehicles.spent(vehicle, booked=False) >= self.limits.day:
             raise self.all_sent(vehicle)
 
-    def book(self, vehicle: str, upload: str, began: int, wanted: int) -> int:
-        """Bytes of the day, of those wanted, that one request of an upload may bring: they count as sent until it is
-        settled. Refused where there are none."""
+    def book(self, vehicle: str, upload: str, began: int, requested: int) -> int:
+        """Reserve bytes of the daily quota for one request of an upload, at most `requested`; return how many.
+
+        They count as sent until the request is settled. Refused if none are left.
+        """
         if self.limits.day is None:
-            return wanted
-        granted = self.vehicles.book(vehicle, upload, began, wanted, self.limits.day)
+            return requested
+        granted = self.vehicles.book(vehicle, upload, began, requested, self.limits.day)
         if not granted:
             raise self.all_sent(vehicle)
         return granted
 
     def settle(self, vehicle: str, upload: str, came: int) -> None:
-        """What has come of a request; the rest of what was booked for it is given back."""
+        """Record how many bytes a request brought, and release the rest of its reservation."""
         if self.limits.day is None:
             self.vehicles.spend(vehicle, came)
         else:
             self.vehicles.settle(upload, came)
 
     def all_sent(self, vehicle: str) -> Refused:
-        """The answer to a vehicle that has sent all that it may today, or whose other requests have booked it."""
+        """The response to a vehicle whose daily quota is used up, or reserved by its other requests."""
         if self.vehicles.spent(vehicle, booked=False) < (self.limits.day or 0):
-            line = f"what is left of the day's {self.limits.day} bytes is booked by requests under way; try again later"
+            line = f"the rest of the day's {self.limits.day} bytes is reserved by requests in progress; try again later"
             return Refused(429, line, {"Retry-After": "10"})
         wait = {"Retry-After": str(self.vehicles.tomorrow_in())}
-        return Refused(429, f"the day's {self.limits.day} bytes are sent; go on tomorrow (UTC)", wait)
+        return Refused(429, f"the day's {self.limits.day} bytes are used up; continue tomorrow (UTC)", wait)
 
     async def enrol(self, request: Request) -> Response:
-        """A one-time code in, the vehicle's first credential out."""
+        """Exchange a one-time code for the vehicle's first credential."""
         return await self._account(request, "code")
 
     async def token(self, request: Request) -> Response:
-        """A refresh secret in, the next one and a token out."""
+        """Exchange a refresh secret for the next one and a token."""
         return await self._account(request, "refresh")
 
     async def _account(self, request: Request, field: str) -> Response:
         given = (await document(request)).get(field)
         if not isinstance(given, str) or not re.fullmatch(SECRET["pattern"], given):
             self._slow_down(self._bad, self._address(request))
-            raise Refused(400, f"{field}: 1 to 128 letters, digits, - and _ wanted")
+            raise Refused(400, f"{field}: must be 1 to 128 letters, digits, - or _")
         try:
-            # Looking one up is a read: what is wrong costs no write, and a vehicle's own haste no secret.
+            # Look it up first: a wrong code costs no write, and rate limiting a vehicle costs it no secret.
             name = self.vehicles.coded(given) if field == "code" else self.vehicles.refreshed(given)
             self._slow_down(self._good, name)
             vehicle, refresh = self.vehicles.enrol(given) if field == "code" else self.vehicles.rotate(given)
@@ -120,7 +123,7 @@ class Accounts:
         return {**about, "token": token, "refresh": refresh}
 
     def _address(self, request: Request) -> str:
-        """Whom a request is counted under that no vehicle stands for."""
+        """The address under which an unauthenticated request is counted."""
         host, headers = request.client.host if request.client else "", request.headers
         return self.proxies.client(host, headers.getlist("X-Forwarded-For"), headers.getlist("Forwarded"))
 
@@ -131,16 +134,16 @@ class Accounts:
 
 
 async def document(request: Request) -> dict[str, object]:
-    """A request's JSON object. Refused where it is none, or too large, or too slow."""
+    """Read a request's JSON object. Refused if it is not one, too large, or too slow."""
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "Content-Type: application/json wanted")
+        raise Refused(415, "Content-Type: must be application/json")
     data = bytearray()
     try:
         async with asyncio.timeout(_BODY_S):
             async for piece in request.stream():
                 data += piece
                 if len(data) > _BODY:
-                    raise Refused(413, f"a body of at most {_BODY} bytes wanted")
+                    raise Refused(413, f"the body must be at most {_BODY} bytes")
     except TimeoutError as error:
         raise Refused(408, f"the body took more than {_BODY_S:g} s", {"Connection": "close"}) from error
     try:

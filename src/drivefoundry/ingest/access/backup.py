@@ -1,8 +1,8 @@
-"""A copy of the table of vehicles beside it, renewed after every change that matters; and the way back from it.
+"""Backup of the vehicle table, renewed after every important change, and its restore.
 
-Three files: vehicles.db; vehicles.backup, a whole copy, replaced in one step; vehicles.revoked, a line for each
-revocation, on the disk before the table knows of it. A restore never brings back what an operator has ended:
-revocations are applied again from their own file, and one-time codes that nobody has used are dropped.
+Three files: vehicles.db; vehicles.backup, a full copy, replaced atomically; vehicles.revoked, one line per revocation,
+durable before the table changes. A restore never undoes what an operator ended: revocations are reapplied from their
+own file, and unused one-time codes are dropped.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from pathlib import Path
 from drivefoundry_car.durable import sync
 
 EVERY_S = 1.0
-"""Renewed secrets reach the copy after so long at most; what operators do reaches it at once."""
+"""Longest delay before a renewed secret is in the backup, s; operators' changes are backed up at once."""
 _log = logging.getLogger(__name__)
 
 
 class Backup:
-    """The copy of one table. Threads and processes may share it: a lock sees to it that the newest copy is left."""
+    """The backup of one table. Threads and processes may share it: under a lock, the newest copy wins."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.copy = file, copy_of(file)
         self.trouble = ""
-        """Why there is no copy of the last change."""
+        """Why the last change is not backed up, '' if it is."""
         self._due, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     def now(self) -> None:
-        """Copy the table. What goes wrong is logged and kept as `trouble`: the change itself has been made."""
+        """Copy the table. A failure is logged and kept as `trouble`, since the change itself succeeded."""
         aside = self.copy.with_name(f".{self.copy.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
             with os.fdopen(os.open(self.file.with_name(".vehicles.lock"), os.O_RDWR | os.O_CREAT, 0o600)) as lock:
@@ -43,7 +43,7 @@ class Backup:
                 os.close(os.open(aside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
                 with closing(sqlite3.connect(self.file)) as table, closing(sqlite3.connect(aside)) as copy:
                     table.backup(copy)
-                    copy.execute("PRAGMA journal_mode=DELETE")  # one file, whole by itself
+                    copy.execute("PRAGMA journal_mode=DELETE")  # one self-contained file
                 fault = fault_of(aside)
                 if fault:
                     raise sqlite3.DatabaseError(fault)
@@ -65,7 +65,7 @@ class Backup:
             self._thread.start()
 
     def close(self) -> None:
-        """Copy what is due."""
+        """Write any pending copy."""
         self._stop.set()
         if self._thread is not None:
             self._due.set()
@@ -82,12 +82,12 @@ class Backup:
 
 
 def copy_of(file: Path) -> Path:
-    """Where the copy of a table lies."""
+    """Path of a table's backup."""
     return file.with_suffix(".backup")
 
 
 def note_revoked(file: Path, name: str, life: int) -> None:
-    """Put on the disk, beside the table, that tokens of a vehicle before this life are dead."""
+    """Durably record that a vehicle's tokens from before this life are revoked."""
     listed = file.with_suffix(".revoked")
     with os.fdopen(os.open(listed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as out:
         out.write(json.dumps([name, life]) + "\n")
@@ -97,10 +97,10 @@ def note_revoked(file: Path, name: str, life: int) -> None:
 
 
 def fault_of(file: Path, keyed: bool = False) -> str:
-    """What is wrong with a table of vehicles, '' where it can be read to its end. keyed: it must hold its key."""
+    """What is wrong with a vehicle table, '' if it is readable throughout. keyed: it must contain its signing key."""
     if not file.is_file():
         return "is missing"
-    if not file.stat().st_size:  # not to be opened: SQLite would throw away the log beside it
+    if not file.stat().st_size:  # do not open it: SQLite would discard the log beside it
         return "is empty"
     try:
         with closing(sqlite3.connect(file, timeout=30.0)) as db:
@@ -118,20 +118,20 @@ def fault_of(file: Path, keyed: bool = False) -> str:
 
 
 def lost(file: Path) -> str:
-    """Why the table must be restored, '' where it need not or cannot be: it is not whole, but its copy is."""
+    """Why the table must be restored: it is damaged and its backup is not. '' if it need not or cannot be."""
     return fault_of(file, keyed(file)) if copy_of(file).exists() else ""
 
 
 def keyed(file: Path) -> bool:
-    """Whether the copy of a table holds the key that signs the tokens."""
+    """Whether a table's backup contains the key that signs tokens."""
     return copy_of(file).is_file() and not fault_of(copy_of(file), True)
 
 
 def restore(file: Path) -> str:
-    """Put a damaged, emptied or missing table back from its copy; returns what was wrong, '' where nothing was.
+    """Restore a damaged, emptied or missing table from its backup; return what was wrong, '' if nothing was.
 
-    For the process that holds the service's folder. The damaged files are kept beside it. ValueError where the copy is
-    damaged as well.
+    Only for the process that holds the service's folder. The damaged files are kept beside it. ValueError if the backup
+    is damaged as well.
     """
     why = lost(file)
     if why:
@@ -145,7 +145,7 @@ def _put_back(file: Path, why: str) -> None:
     copy = copy_of(file)
     fault = fault_of(copy)
     if fault:
-        raise ValueError(f"{file} {why}, and its backup {copy.name} {fault}; put back an older copy of either")
+        raise ValueError(f"{file} {why}, and its backup {copy.name} {fault}; restore an older copy of either")
     at = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     for part in (file, *(file.with_name(f"{file.name}{end}") for end in ("-wal", "-shm"))):
         if part.exists():
@@ -160,12 +160,12 @@ def _put_back(file: Path, why: str) -> None:
     sync(aside)
     os.replace(aside, file)
     sync(file.parent)
-    _log.error("%s %s: restored from %s; one-time codes not yet used are void, invite those vehicles again",
+    _log.error("%s %s: restored from %s; unused one-time codes are void; invite those vehicles again",
                file, why, copy.name)  # fmt: skip
 
 
 def _revoke_again(file: Path) -> None:
-    """Apply the revocations that a table, restored here or by an operator, does not know of."""
+    """Apply the revocations that a restored table does not contain."""
     try:
         with closing(sqlite3.connect(file, timeout=30.0)) as db, db:
             for name, life in _revoked(file):
@@ -176,11 +176,11 @@ def _revoke_again(file: Path) -> None:
                     (name, life, time.time()),
                 )
     except sqlite3.DatabaseError as error:
-        raise ValueError(f"{file}: cannot keep the vehicles ({error}); name another folder") from error
+        raise ValueError(f"{file}: cannot store the vehicles ({error}); name another folder") from error
 
 
 def _free(name: Path) -> Path:
-    """The name, or one like it that nothing has."""
+    """The name, or a similar one that is not taken."""
     found, i = name, 1
     while found.exists():
         found, i = name.with_name(f"{name.name}-{i}"), i + 1
@@ -193,7 +193,7 @@ def _revoked(file: Path) -> list[tuple[str, int]]:
     for line in listed.read_text().splitlines() if listed.exists() else []:
         try:
             name, life = json.loads(line)
-        except (ValueError, TypeError):  # the last line of a power cut: its revocation was not yet answered
+        except (ValueError, TypeError):  # last line before a power cut: that revocation was not acknowledged yet
             continue
         if isinstance(name, str) and isinstance(life, int):
             out.append((name, life))

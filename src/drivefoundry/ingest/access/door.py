@@ -1,7 +1,7 @@
-"""Who may connect: bounds on connections in total and per address, with room kept for those that are at work.
+"""Connection admission: bounds in total and per address, with priority for active connections.
 
-A connection is at work from the last byte of a request's headers to the last of its answer. Where the bound is met, the
-one that has been without work for longest makes room; where all are at work, the new one is closed.
+A connection is active from the last byte of a request's headers to the last byte of its response. At the bound, the
+connection that has been idle longest is closed to make room; if all are active, the new one is closed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from drivefoundry.ingest.metrics import Metrics
 from drivefoundry.ingest.wire import Wire
 
 AT_ONCE = 64
-"""Connections accepted before other work gets its turn."""
+"""Connections accepted before the event loop does other work."""
 SWEEP_S = 0.5
 HANDSHAKE_S, GOODBYE_S = 10.0, 2.0
-"""Time for the handshake and for the farewell of TLS."""
+"""Time limits of the TLS handshake and shutdown, s."""
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 Make = Callable[["Guest"], Wire]
 
@@ -37,21 +37,21 @@ class Guest:
         self.joined = False
 
     def works(self, now: bool) -> None:
-        """A request has begun, or the connection is without one."""
+        """Mark the connection active (a request has begun) or idle."""
         self.door._moved(self, now)
 
     def dropped(self, reason: str) -> None:
-        """Count a connection that was ended for a reason."""
+        """Count a connection that was closed, by reason."""
         self.door.drop(reason)
 
     def left(self) -> None:
-        """The connection is gone."""
+        """Forget the connection: it is closed."""
         self.door._forget(self)
 
 
 class Door:
-    """The listening socket. For one event loop, the running one. most: connections at once; of one address three
-    quarters of them at most, but for trusted proxies, which carry many vehicles."""
+    """The listening socket, for the running event loop. most: connections at once. One address may hold three quarters
+    of them, except trusted proxies, which carry many vehicles."""
 
     def __init__(
         self,
@@ -63,13 +63,13 @@ class Door:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.most, self.most_of_one, self._metrics = most, max(1, most * 3 // 4), metrics
-        # A crowd at the door must not push out whom it has let in before the loop has read what they sent.
+        # New connections must not evict accepted ones before the loop has read what those sent.
         self._at_once = max(1, min(AT_ONCE, self.most_of_one // 8))
         self._loop = asyncio.get_running_loop()
         self._listener, self._make, self._proxies, self._tls = listener, make, proxies, tls
         self._guests: dict[Guest, None] = {}
         self._of: Counter[str] = Counter()
-        self._waiting: dict[str, OrderedDict[Guest, None]] = {}  # by address, without work, longest first
+        self._waiting: dict[str, OrderedDict[Guest, None]] = {}  # idle connections by address, longest idle first
         self._joining: set[asyncio.Task[None]] = set()
         self._open = False
         listener.setblocking(False)
@@ -77,15 +77,15 @@ class Door:
         self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
 
     def drop(self, reason: str) -> None:
-        """Count a connection that was ended for a reason."""
+        """Count a connection that was closed, by reason."""
         self._metrics.add("dropped_total", reason=reason)
 
     def close(self) -> None:
-        """Accept no more; what is open goes on."""
+        """Stop accepting; open connections continue."""
         self._listen(False)
 
     async def wait_closed(self) -> None:
-        """Returns once nothing more is done here."""
+        """Wait until all connections are done."""
         self._sweeping.cancel()
         for task in self._joining:
             task.cancel()
@@ -112,7 +112,7 @@ class Door:
                 if error.errno not in _FULL:
                     raise
                 self._make_room(list(self._waiting))
-                self._listen(False)  # descriptors come back with the next turns of the loop
+                self._listen(False)  # descriptors are freed in the next iterations of the loop
                 self._loop.call_later(0.1, self._listen_again)
                 return
             self._admit(sock, str(peer[0]))
@@ -147,13 +147,15 @@ class Door:
         try:
             await self._loop.connect_accepted_socket(lambda: wire, guest.sock, **tls)
             guest.joined = True
-        except (OSError, asyncio.CancelledError):  # no handshake, or a peer that has gone
+        except (OSError, asyncio.CancelledError):  # handshake failed, or the peer has gone
             self.drop("handshake" if self._tls is not None else "gone")
             self._forget(guest)
 
     def _make_room(self, addresses: list[str], count: int = 0) -> bool:
-        """End connections without work, those of the addresses with the most of them first, the oldest first; a share
-        of all at a time, as looking for them takes a while. Whether there was one."""
+        """Close idle connections, oldest first, of the addresses that hold the most; return whether there was one.
+
+        Closes a share of all at a time, because finding them takes a while.
+        """
         left = many = count or max(1, self.most // 20)
         for address in sorted(addresses, key=lambda a: -self._of[a]):
             while left and (line := self._waiting.get(address)):

@@ -1,4 +1,4 @@
-"""What one vehicle may ask of the service: requests a second, bytes a day, bytes a clip, bytes under way."""
+"""Limits per vehicle: requests per second, bytes per day, bytes per clip, bytes in progress."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import time
 from dataclasses import dataclass
 
 _KEPT = 10_000
-"""Callers remembered at once; those longest silent are forgotten, their bucket being full again."""
+"""Callers remembered at once; the longest silent are dropped, as their buckets are full again."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """clip: bytes of the largest; requests: a second in the long run, `burst` at once; day: bytes, None for any;
-    unfinished: bytes of all uploads that have begun and not ended; sending: requests with bytes of a clip at once.
+    """clip: largest clip, bytes; requests: sustained rate per second, with `burst` at once; day: bytes per day, None
+    for no limit; unfinished: bytes of all unfinished uploads; sending: concurrent requests with clip bytes.
 
-    requests and burst also bound the wrong codes, secrets and tokens of one address."""
+    requests and burst also limit wrong codes, secrets and tokens from one address.
+    """
 
     clip: int = 256 << 20
     requests: float = 100.0
@@ -24,7 +25,7 @@ class Limits:
     sending: int = 32
 
     def validate(self) -> Limits:
-        """The limits themselves, or ValueError naming the field."""
+        """Return the limits; ValueError names the invalid field."""
         for name in ("clip", "requests", "burst", "day", "unfinished", "sending"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -44,7 +45,7 @@ class Buckets:
         self._of: dict[str, tuple[float, float]] = {}
 
     def wait(self, caller: str) -> float:
-        """0 where the caller may go on now, which costs one token; else seconds until it may."""
+        """0 if the caller may proceed, at the cost of one token; otherwise the seconds until it may."""
         now = time.monotonic()
         level, at = self._of.pop(caller, (float(self.burst), now))
         level = min(self.burst, level + (now - at) * self.rate)

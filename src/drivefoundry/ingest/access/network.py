@@ -1,4 +1,4 @@
-"""How the network reaches the service: its TLS certificate, the proxies it trusts, the bounds on connections."""
+"""Network access to the service: TLS certificate, trusted proxies, limits on connections."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 
 _MOST = 2048
-"""Connections at once where the process may have descriptors for more: the parser's buffers are bounded so, too."""
+"""Connections at once even with descriptors for more; this also bounds the parser's buffers."""
 _SPARE = 64
-"""Descriptors kept back for what is not a connection: the table of clips, the vehicles, the log."""
+"""Descriptors reserved for everything else: clip table, vehicle table, log."""
 _FEWEST = 4
 _HOPS = 32
-"""Entries of a forwarding header that are looked at, from the right."""
+"""Entries of a forwarding header that are read, from the right."""
 Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True)
 class Access:
-    """cert, key: PEM files, both or none (plain HTTP). proxies: addresses or networks (CIDR) whose X-Forwarded-For or
-    Forwarded header is believed. connections: most at once (default: what the descriptors of the process allow).
-    header_s: time for a request's headers; silence_s: a body must bring 4 KiB in so long, or end."""
+    """cert, key: PEM files, both or neither (plain HTTP). proxies: addresses or networks (CIDR) whose X-Forwarded-For
+    or Forwarded header is trusted. connections: most at once (default: what the process's descriptors allow). header_s:
+    time limit for a request's headers; silence_s: time within which a body must bring 4 KiB."""
 
     cert: Path | None = None
     key: Path | None = None
@@ -34,7 +34,7 @@ class Access:
     silence_s: float = 30.0
 
     def validate(self) -> Access:
-        """The settings themselves. ValueError naming the field."""
+        """Return the settings; ValueError names the invalid field."""
         if (self.cert is None) != (self.key is None):
             raise ValueError("Access: --cert and --key come together; give both PEM files, or none for plain HTTP")
         for name in ("connections", "header_s", "silence_s"):
@@ -70,29 +70,29 @@ class Access:
         return context
 
     def most(self, in_use: int) -> int:
-        """Connections that may be open at once, each with a file that it writes. in_use: descriptors taken already.
-        ValueError where the process may have too few."""
+        """How many connections may be open at once, each with a file to write. in_use: descriptors already taken.
+        ValueError if the process may have too few."""
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         allowed = _MOST if soft == resource.RLIM_INFINITY else min(_MOST, (soft - in_use - _SPARE) // 2)
         if allowed < _FEWEST:
             raise ValueError(
-                f"ingest: {soft} file descriptors are too few, {in_use + _SPARE + 2 * _FEWEST} is the least; "
+                f"ingest: {soft} file descriptors are too few, at least {in_use + _SPARE + 2 * _FEWEST} are needed; "
                 "raise `ulimit -n`"
             )
         return allowed if self.connections is None else min(allowed, self.connections)
 
 
 def raise_descriptors() -> None:
-    """Let this process have as many descriptors as it may use, without asking anybody for more."""
+    """Raise this process's descriptor limit to its hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * _MOST + 4 * _SPARE
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    target = 2 * _MOST + 4 * _SPARE
+    if soft != resource.RLIM_INFINITY and soft < target:
+        most = target if hard == resource.RLIM_INFINITY else min(hard, target)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 class Proxies:
-    """The proxies that are trusted to say whom they speak for."""
+    """Proxies that are trusted to name the client."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
@@ -100,20 +100,20 @@ class Proxies:
             try:
                 self._networks.append(ip_network(text.strip()))
             except ValueError as error:
-                wanted = "an address or a network such as 10.0.0.0/8 or fd00::/8"
-                raise ValueError(f"--trust-proxy {text}: not {wanted} ({error})") from error
+                expected = "an address or a network such as 10.0.0.0/8 or fd00::/8"
+                raise ValueError(f"--trust-proxy {text}: not {expected} ({error})") from error
 
     def trusts(self, host: str) -> bool:
-        """Whether this peer is one of them."""
+        """Whether this peer is a trusted proxy."""
         address = _address(host)
         return address is not None and self._has(address)
 
     def client(self, host: str, forwarded_for: Iterable[str], forwarded: Iterable[str]) -> str:
-        """The address that a request is counted under: the peer's, or the one that trusted proxies say it came from.
+        """The address under which a request is counted: the peer's, or the client's according to trusted proxies.
 
-        forwarded_for, forwarded: the values of the two headers, one a line. Read from the right, as each proxy appends
-        to what it was sent: the first address that is not a trusted proxy's is the client's. Forwarded (RFC 7239)
-        counts where there is no X-Forwarded-For. IPv6 clients are counted by their network of 64 bits.
+        forwarded_for, forwarded: the values of the two headers, one per line. They are read from the right, since each
+        proxy appends: the first address that does not belong to a trusted proxy is the client's. Forwarded (RFC 7239)
+        counts only without X-Forwarded-For. IPv6 clients are counted by their /64 network.
         """
         address = _address(host)
         if address is None:
@@ -122,7 +122,7 @@ class Proxies:
             hops = _listed(forwarded_for) or _named(forwarded)
             for hop in reversed(hops[-_HOPS:]):
                 found = _address(hop)
-                if found is None:  # a proxy may hide whom it speaks for
+                if found is None:  # a proxy may withhold the client's address
                     break
                 address = found
                 if not self._has(found):
@@ -134,7 +134,7 @@ class Proxies:
 
 
 def _address(text: str) -> Address | None:
-    """An address, perhaps with a port, brackets or a zone; None where it is none."""
+    """Parse an address, perhaps with port, brackets or zone; None if it is not one."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]

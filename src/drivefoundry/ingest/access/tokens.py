@@ -1,4 +1,4 @@
-"""A vehicle in, its short-lived token out; and back. JSON Web Tokens (RFC 7519), HMAC-SHA-256."""
+"""Issue and verify vehicles' short-lived tokens: JSON Web Tokens (RFC 7519), HMAC-SHA-256."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from joserfc.jwk import OctKey
 
 AUDIENCE = "drivefoundry-ingest"
 SCOPES = ("upload", "status")
-"""What a token may be good for: sending clips; asking how the vehicle stands."""
+"""Scopes of a token: sending clips, reading the vehicle's status."""
 TTL_S = 3600.0
 LEEWAY_S = 30.0
-"""The clocks of two machines that serve together may be this far apart."""
+"""Tolerated clock difference between two serving machines, s."""
 
 
 @dataclass(frozen=True)
 class Bearer:
-    """Whom a token stands for. life: how often the vehicle had been revoked when it was issued."""
+    """The vehicle a token belongs to. life: number of revocations before it was issued."""
 
     vehicle: str
     scopes: tuple[str, ...]
@@ -29,9 +29,9 @@ class Bearer:
 
 
 def issue_token(secret: str, vehicle: str, ttl: float = TTL_S, scopes: Sequence[str] = SCOPES, life: int = 0) -> str:
-    """A signed token that lets one vehicle do what the scopes say for ttl seconds. secret: 16 characters or more."""
+    """Sign a token that grants one vehicle the scopes for ttl seconds. secret: at least 16 characters."""
     if len(secret) < 16:
-        raise ValueError("secret: at least 16 characters wanted; make one with `openssl rand -hex 32`")
+        raise ValueError("secret: must have at least 16 characters; make one with `openssl rand -hex 32`")
     if not vehicle:
         raise ValueError("vehicle: a token needs the name of one vehicle")
     unknown = sorted(set(scopes) - set(SCOPES))
@@ -43,11 +43,11 @@ def issue_token(secret: str, vehicle: str, ttl: float = TTL_S, scopes: Sequence[
 
 
 class Forged(ValueError):
-    """A token that this service did not sign."""
+    """The token was not signed by this service."""
 
 
 class Stale(ValueError):
-    """A token of this service that is good no more, or not for this."""
+    """The token was signed by this service but has expired or does not apply."""
 
     def __init__(self, line: str, vehicle: str = "") -> None:
         super().__init__(line)
@@ -55,10 +55,10 @@ class Stale(ValueError):
 
 
 def bearer_of(secret: str, token: str) -> Bearer:
-    """Whom a token stands for. Forged or Stale, both ValueErrors, say why it is refused."""
+    """Verify a token and return its bearer. Forged or Stale, both ValueErrors, say why it is refused."""
     try:
         claims = jwt.decode(token, OctKey.import_key(secret), algorithms=["HS256"]).claims
-    except (JoseError, ValueError, TypeError, LookupError, RecursionError) as error:  # whatever odd JSON may hold
+    except (JoseError, ValueError, TypeError, LookupError, RecursionError) as error:  # any malformed JSON
         raise Forged("the token is not signed by this service; enrol the vehicle again") from error
     vehicle, life, scope = claims.get("sub"), claims.get("life", 0), claims.get("scope", "")
     if claims.get("aud") != AUDIENCE or not isinstance(vehicle, str) or not vehicle:

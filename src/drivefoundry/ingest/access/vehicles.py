@@ -1,7 +1,7 @@
-"""Vehicles that may upload: enrolment codes, refresh secrets, revocations and the bytes of the day, in SQLite.
+"""Vehicles that may upload: enrolment codes, refresh secrets, revocations and daily bytes, in SQLite.
 
-Of codes and secrets only hashes are kept. Several processes may share the file: what an operator does by the command
-line, the service sees with the next request.
+Codes and secrets are stored as hashes only. Several processes may share the file: the service sees an operator's change
+on the command line with the next request.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from drivefoundry.ingest.access.backup import Backup, fault_of, keyed, lost, not
 from drivefoundry.ingest.access.tokens import SCOPES
 
 CODE_S = 24 * 3600.0
-"""How long a one-time enrolment code is good."""
+"""Validity of a one-time enrolment code, s."""
 LOOK_S = 10.0
-"""Time between two looks at whether the table is whole."""
+"""Interval between integrity checks of the table, s."""
 _NO_CODE = "the code is unknown, used or too old; ask the operator for a new one"
 _NO_REFRESH = "the refresh secret is unknown, replaced or revoked; enrol the vehicle again"
 _SPEND = "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes"
@@ -67,14 +67,14 @@ class Vehicles:
             raise ValueError(f"{self.file} {why}; start the service again: it restores the backup beside it")
         self.backup = Backup(self.file)
         self._healthy, self._looked = "", float("-inf")
-        os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))  # what SQLite puts beside it gets the same rights
+        os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its side files the same permissions
         try:
             self._inode = self.file.stat().st_ino
             self._db, self._book = self._opened("FULL"), self._opened("NORMAL")
             self._db.executescript(_TABLES)
             self._do("DELETE FROM spent WHERE day < ?", self._day(-7))
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.file}: cannot keep the vehicles ({error}); name another folder") from error
+            raise ValueError(f"{self.file}: cannot store the vehicles ({error}); name another folder") from error
 
     def close(self) -> None:
         self.backup.close()
@@ -82,13 +82,13 @@ class Vehicles:
         self._book.close()
 
     def secret(self) -> str:
-        """The key that signs this service's tokens, made at the first call."""
+        """The key that signs this service's tokens, created on first use."""
         if self._do("INSERT OR IGNORE INTO secret VALUES (0, ?) RETURNING id", secrets.token_hex(32)):
             self.backup.now()
         return self._do("SELECT value FROM secret")[0][0]
 
     def trouble(self) -> str:
-        """What is wrong with the table or its backup, '' where nothing is; looks at most every LOOK_S."""
+        """What is wrong with the table or its backup, '' if nothing; checks at most every LOOK_S."""
         with self._lock:
             if time.monotonic() >= self._looked:
                 self._looked = time.monotonic() + LOOK_S
@@ -99,13 +99,13 @@ class Vehicles:
         return self._healthy or self.backup.trouble
 
     def suspect(self) -> None:
-        """Have `trouble` look again: the table could not be read."""
+        """Make `trouble` check again, after a failed read."""
         self._looked = float("-inf")
 
     def invite(self, name: str, scopes: Sequence[str] = SCOPES) -> str:
-        """A one-time code by which the vehicle enrols itself; a code from before dies. A revoked one may come back."""
+        """Create a one-time enrolment code for a vehicle, which may have been revoked; earlier codes become invalid."""
         if not _NAME.fullmatch(name):
-            raise ValueError(f"vehicle '{name}': 1 to 64 letters, digits and . : @ _ - wanted")
+            raise ValueError(f"vehicle '{name}': must be 1 to 64 letters, digits or . : @ _ -")
         unknown = sorted(set(scopes) - set(SCOPES))
         if unknown or not scopes:
             raise ValueError(f"scopes: {' and '.join(SCOPES)} are known, not '{' '.join(unknown)}'")
@@ -119,14 +119,15 @@ class Vehicles:
         return code
 
     def coded(self, code: str) -> str:
-        """The vehicle that a one-time code would enrol. ValueError if it is refused."""
+        """Return the vehicle that a one-time code enrols. ValueError if the code is refused."""
         rows = self._do("SELECT name FROM vehicles WHERE code = ? AND code_until >= ?", _hash(code), self._clock())
         if not rows:
             raise ValueError(_NO_CODE)
         return rows[0][0]
 
     def enrol(self, code: str) -> tuple[Vehicle, str]:
-        """A one-time code in, its vehicle and refresh secret out; secrets from before die. ValueError if refused."""
+        """Exchange a one-time code for its vehicle and a refresh secret; earlier secrets become invalid. ValueError if
+        refused."""
         refresh = secrets.token_urlsafe(32)
         rows = self._do(
             "UPDATE vehicles SET code = NULL, refresh = ?, before = NULL, enrolled = ?, revoked = NULL "
@@ -139,7 +140,7 @@ class Vehicles:
         return self._named(rows[0][0]), refresh
 
     def refreshed(self, refresh: str) -> str:
-        """The vehicle that a refresh secret is good for. ValueError if it is refused."""
+        """Return the vehicle that a refresh secret belongs to. ValueError if it is refused."""
         old = _hash(refresh)
         rows = self._do("SELECT name FROM vehicles WHERE refresh = ? OR before = ?", old, old)
         if not rows:
@@ -147,9 +148,10 @@ class Vehicles:
         return rows[0][0]
 
     def rotate(self, refresh: str) -> tuple[Vehicle, str]:
-        """A refresh secret in, its vehicle and the next secret out. ValueError if it is refused.
+        """Exchange a refresh secret for its vehicle and the next secret. ValueError if it is refused.
 
-        The one before the newest stays good until the newest is used: the answer that brought that may be lost.
+        The previous secret stays valid until the new one is used, because the response that carried the new one may be
+        lost.
         """
         new, old = secrets.token_urlsafe(32), _hash(refresh)
         rows = self._do(
@@ -162,7 +164,7 @@ class Vehicles:
         return self._named(rows[0][0]), new
 
     def revoke(self, name: str) -> None:
-        """End all tokens, secrets and codes of a vehicle, at once and for good; it may be invited again."""
+        """Invalidate all tokens, secrets and codes of a vehicle at once; it may be invited again."""
         if not self._do("SELECT name FROM vehicles WHERE name = ?", name):
             raise ValueError(f"vehicle '{name}': not enrolled here; `drivefoundry ingest vehicles` lists them")
         note_revoked(self.file, name, self.life(name) + 1)
@@ -174,16 +176,16 @@ class Vehicles:
         self.backup.now()
 
     def life(self, name: str) -> int:
-        """How often a vehicle was revoked: tokens of an earlier life are dead."""
+        """How often a vehicle was revoked; tokens of an earlier life are invalid."""
         rows = self._do("SELECT life FROM vehicles WHERE name = ?", name)
         return rows[0][0] if rows else 0
 
     def all(self) -> list[Vehicle]:
-        """By name."""
+        """All vehicles, sorted by name."""
         return [self._named(name) for (name,) in self._do("SELECT name FROM vehicles ORDER BY name")]
 
     def spent(self, name: str, booked: bool = True) -> int:
-        """Bytes received from a vehicle today (UTC), and, if booked, those of requests under way that may yet come."""
+        """Bytes received from a vehicle today (UTC); with booked, also those reserved by requests in progress."""
         rows = self._do("SELECT bytes FROM spent WHERE vehicle = ? AND day = ?", name, self._day())
         found = rows[0][0] if rows else 0
         if not booked:
@@ -192,18 +194,18 @@ class Vehicles:
         return found
 
     def spend(self, name: str, count: int) -> None:
-        """Count bytes that have come from a vehicle. Survives a kill; a power cut may forgive the last seconds."""
+        """Count bytes received from a vehicle. Survives a crash; a power cut may lose the last seconds."""
         with self._lock:
             self._book.execute(_SPEND, (name, self._day(), count))
 
-    def book(self, name: str, upload: str, began: int, wanted: int, most: int) -> int:
-        """Count up to `wanted` bytes of a vehicle's day of `most` as sent before they come; returns how many.
+    def book(self, name: str, upload: str, began: int, requested: int, most: int) -> int:
+        """Count up to `requested` bytes of a vehicle's daily quota `most` as sent before they arrive; return how many.
 
-        began: bytes of the upload that are here. One booking an upload, until it is settled.
+        began: bytes of the upload that are already here. One reservation per upload, until it is settled.
         """
         with self._lock, self._booking() as db:
             spent = db.execute("SELECT bytes FROM spent WHERE vehicle = ? AND day = ?", (name, self._day())).fetchone()
-            granted = max(0, min(wanted, most - (spent[0] if spent else 0)))
+            granted = max(0, min(requested, most - (spent[0] if spent else 0)))
             if granted:
                 db.execute(_SPEND, (name, self._day(), granted))
                 booking = (upload, name, self._day(), began, granted)
@@ -211,7 +213,7 @@ class Vehicles:
             return granted
 
     def settle(self, upload: str, came: int) -> None:
-        """Give back what was booked for an upload and has not come."""
+        """Release the part of an upload's reservation that did not arrive."""
         with self._lock, self._booking() as db:
             sql = "DELETE FROM booked WHERE upload = ? RETURNING vehicle, day, bytes"
             for vehicle, day, granted in db.execute(sql, (upload,)).fetchall():
@@ -219,8 +221,8 @@ class Vehicles:
                 db.execute(sql, (max(0, granted - came), vehicle, day))
 
     def settle_all(self, size_of: Callable[[str], int | None]) -> None:
-        """Settle what a service that was killed had booked. size_of: bytes of an upload that are here, None where it
-        is none any more: then all that was booked counts as sent."""
+        """Settle the reservations of a service that was killed. size_of: received bytes of an upload, or None if it no
+        longer exists, in which case the whole reservation counts as sent."""
         with self._lock:
             booked = self._book.execute("SELECT upload, began, bytes FROM booked").fetchall()
         for upload, began, granted in booked:
@@ -239,7 +241,7 @@ class Vehicles:
 
     @contextmanager
     def _booking(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that no other process is in."""
+        """An exclusive transaction."""
         self._book.execute("BEGIN IMMEDIATE")
         try:
             yield self._book
