@@ -13,18 +13,18 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-DT = 0.1
+from drivefoundry_car.vehicle import embodiment, inputs
+
+DT = embodiment.STEP_S
 """Simulation and log step, s (10 Hz)."""
-PLAN_DT = 0.5
-"""Time between plan points and between decisions, s (2 Hz)."""
-PLAN_POINTS = 8
-"""Plan points: 8 x 0.5 s = a 4 s horizon (NAVSIM)."""
+PLAN_DT, PLAN_POINTS = embodiment.PLAN_DT, embodiment.PLAN_POINTS
+"""Grid of every plan: s between its points, and their number."""
 
 AGENT_CAR, AGENT_TRUCK, AGENT_PEDESTRIAN, AGENT_CYCLIST = 0, 1, 2, 3
 THINGS = 16
 """Codes from the agents' up to here are static things."""
 SIGNAL_OFF, SIGNAL_GREEN, SIGNAL_YELLOW, SIGNAL_RED = 0, 1, 2, 3
-COMMAND_UNKNOWN, COMMAND_STRAIGHT, COMMAND_LEFT, COMMAND_RIGHT = 0, 1, 2, 3
+COMMAND_STRAIGHT, COMMAND_LEFT, COMMAND_RIGHT = inputs.STRAIGHT, inputs.LEFT, inputs.RIGHT
 LINE_WHITE, LINE_WHITE_DASHED, LINE_YELLOW, LINE_EDGE = 0, 1, 2, 3
 PX, PY, PYAW, PSPEED = 0, 1, 2, 3
 """Columns of a track or ego state: x m, y m, yaw rad, speed m/s."""

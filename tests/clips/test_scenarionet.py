@@ -37,7 +37,7 @@ def test_nuscenes_scenario_has_an_outline_and_a_rear_axle(tmp_path):
     plain = scenarionet.read(write(tmp_path / "sd_b.pkl", scenario()))
     assert r.place == "nuscenes-town"
     gap = r.tracks[1, 0, 0] - r.tracks[0, 0, 0]
-    assert gap == pytest.approx(plain.tracks[1, 0, 0] - plain.tracks[0, 0, 0] - scenarionet.REAR_AXLE)
+    assert gap == pytest.approx(plain.tracks[1, 0, 0] - plain.tracks[0, 0, 0] - scenarionet.NUSCENES_AXLE)
     assert (r.map.lane_speed == r.map.lane_speed[0]).all()  # the converter's limit is no limit
     where = surroundings([scenes_of(r)[0]])
     y, m = float(r.tracks[0, 0, 1]), int(where.place[0])

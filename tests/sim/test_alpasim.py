@@ -19,7 +19,7 @@ from drivefoundry.types import AGENT_CAR, Plan
 from drivefoundry_car.driving.egodriver import EngineDriver
 from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.engine import Engine
-from drivefoundry_car.vehicle.inputs import REAR_AXLE
+from drivefoundry_car.vehicle.embodiment import CAR
 from situation import EAST, situation, straight
 from student import TINY, samples
 
@@ -93,7 +93,7 @@ def test_a_driver_is_told_what_alpasim_tells():
     assert session.route_waypoints_in_rig.shape == (20, 3)
     np.testing.assert_allclose(session.route_waypoints_in_rig[:, 0], np.linspace(0.0, 80.0, 20), atol=1e-3)
     mount = Pose.from_proto(session.cameras[CAMERA].rig_to_camera)
-    np.testing.assert_allclose(mount.position, [view.x + REAR_AXLE, 0.0, view.z], atol=1e-6)
+    np.testing.assert_allclose(mount.position, [view.x + CAR.rear_axle, 0.0, view.z], atol=1e-6)
     np.testing.assert_allclose(mount.rotation.apply([0.0, 0.0, 1.0]), [1.0, 0.0, 0.0], atol=1e-6)
     assert watcher.data.speed_limit_mps in (9.0, 10.0)
 
@@ -104,7 +104,7 @@ def test_the_route_ends_in_nan():
     with serving(watcher, port=0, host="127.0.0.1") as port:
         drive(Egodriver(f"127.0.0.1:{port}"), [scene], 0.5)
     told = watcher.sessions["situation"].route_waypoints_in_rig[:, 0]
-    assert np.isfinite(told).tolist() == [x <= 30.0 + REAR_AXLE for x in np.linspace(0.0, 80.0, 20)]
+    assert np.isfinite(told).tolist() == [x <= 30.0 + CAR.rear_axle for x in np.linspace(0.0, 80.0, 20)]
 
 
 def test_plans_of_the_rear_axle_become_plans_of_the_box_centre():
@@ -119,8 +119,8 @@ def test_plans_of_the_rear_axle_become_plans_of_the_box_centre():
 
     with serving(Watcher(circle), port=0, host="127.0.0.1") as port:
         plans = drive(Egodriver(f"127.0.0.1:{port}"), [situation(straight(-60.0, EAST, 0.0, 5.0))], 0.5).plans[0, 0]
-    centre = plans[:, :2] - [-REAR_AXLE, radius]
-    np.testing.assert_allclose(np.hypot(*centre.T), np.hypot(radius, REAR_AXLE), atol=1e-3)
+    centre = plans[:, :2] - [-CAR.rear_axle, radius]
+    np.testing.assert_allclose(np.hypot(*centre.T), np.hypot(radius, CAR.rear_axle), atol=1e-3)
     np.testing.assert_allclose(plans[:, 2], speed * 0.5 * np.arange(1, 9) / radius, atol=1e-5)
 
 

@@ -17,7 +17,8 @@ from drivefoundry.label.reason import MANOEUVRES, TURNED, manoeuvres, plan_speed
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Episodes, Scene, require
 from drivefoundry_car.documents import read_json
 from drivefoundry_car.log import Drive, clock
-from drivefoundry_car.vehicle.inputs import HISTORY, ROUTE_FEATURES, ego_history, route_features, to_ego, to_map
+from drivefoundry_car.vehicle.embodiment import CAR
+from drivefoundry_car.vehicle.inputs import ego_history, route_features, to_ego, to_map
 
 SIZE = (64, 160)
 """Model picture, rows and columns."""
@@ -25,7 +26,7 @@ STRIDE = round(PLAN_DT / DT)
 """Log steps between decisions."""
 AHEAD = STRIDE * PLAN_POINTS
 """Log steps that a label reaches ahead."""
-BEHIND = STRIDE * (HISTORY - 1)
+BEHIND = CAR.history_steps * (CAR.history - 1)
 """Log steps that the ego history reaches back."""
 MAX_SPEED, MAX_ACCEL, MAX_TURN = 60.0, 12.0, 0.8
 """Kinematic bounds of a label: m/s, m/s^2 between half seconds, rad of heading in half a second."""
@@ -88,8 +89,8 @@ def empty(size: tuple[int, int] = SIZE) -> Episodes:
     return Episodes(
         frames=np.zeros((0, *size, 3), np.uint8),
         frame_index=np.zeros((0, 2), np.int64),
-        ego=np.zeros((0, 4, 3), np.float32),
-        route=np.zeros((0, ROUTE_FEATURES), np.float32),
+        ego=np.zeros((0, CAR.history, len(CAR.state)), np.float32),
+        route=np.zeros((0, len(CAR.route)), np.float32),
         future=np.zeros((0, PLAN_POINTS, 3), np.float32),
         text=[],
         clip=[],

@@ -22,12 +22,13 @@ from drivefoundry_car.driving.controller import (
     REF_COLUMNS,
     REF_POINTS,
 )
+from drivefoundry_car.vehicle.embodiment import CAR
 
-JERK_MAX = 20.0
+JERK_MAX = CAR.limits.jerk_max
 """m/s^3: full braking builds up in 0.4 s."""
-CURVATURE_RATE_MAX = 0.3
+CURVATURE_RATE_MAX = CAR.limits.curvature_rate_max
 """1/(m s): lock to straight in 0.7 s."""
-GRIP = 8.0
+GRIP = CAR.limits.grip
 """Largest lateral acceleration that tyres hold, m/s^2."""
 CURVATURE_LAG = 0.05
 """Time constant of the steering, s (that of nuPlan's motion model)."""

@@ -16,10 +16,13 @@ from drivefoundry.model.blocks.flow import controls_of
 from drivefoundry.model.text import PAD, TextCodec, mirror_text
 from drivefoundry.types import Episodes, require
 from drivefoundry_car.vehicle.codec import encode, mirror, soft_targets
+from drivefoundry_car.vehicle.embodiment import ROUTE
 
-ROUTE_Y = (1, 3, 5)
-COMMAND_LEFT, COMMAND_RIGHT = 10, 11
-"""Places of the route features that mirroring changes; see drivefoundry_car.vehicle.inputs.route_features."""
+_PLACE = {f.name: i for i, f in enumerate(ROUTE)}
+ROUTE_Y = [i for name, i in _PLACE.items() if name.startswith("y_")]
+"""Route features that change their sign in a mirrored sample."""
+TURNS = [_PLACE["command_left"], _PLACE["command_right"]]
+"""Route features that change places in it."""
 GREY = 110
 
 
@@ -215,7 +218,7 @@ def batches(
         ego[f, :, 1] *= -1.0
         turned = route[f]
         turned[:, ROUTE_Y] *= -1.0
-        turned[:, [COMMAND_LEFT, COMMAND_RIGHT]] = turned[:, [COMMAND_RIGHT, COMMAND_LEFT]]
+        turned[:, TURNS] = turned[:, TURNS[::-1]]
         route[f] = turned
         frames = corpus.pictures(r)
         frames[f] = frames[f, :, :, ::-1]

@@ -24,7 +24,8 @@ from drivefoundry.quantize.export import export_engine
 from drivefoundry.render.camera import Rig
 from drivefoundry_car.driving import egodriver
 from drivefoundry_car.driving.egodriver import CAMERA, FOCAL, HORIZON, EngineDriver, motion, sampling
-from drivefoundry_car.vehicle.inputs import REAR_AXLE, route_features
+from drivefoundry_car.vehicle.embodiment import CAR
+from drivefoundry_car.vehicle.inputs import route_features
 from student import TINY, samples
 
 IMAGE = (64, 160)
@@ -53,7 +54,7 @@ class Follower:
 def ours(**change):
     """The camera that engines learn from, as the fake loop has it: its axis is centred, so its picture is higher."""
     fov = math.degrees(2 * math.atan(0.5 / FOCAL))
-    return FakeCamera(**{"width": 160, "height": 72, "fov_deg": fov, "x": 1.0 + REAR_AXLE, "z": 1.5, **change})
+    return FakeCamera(**{"width": 160, "height": 72, "fov_deg": fov, "x": 1.0 + CAR.rear_axle, "z": 1.5, **change})
 
 
 def test_the_picture_is_the_simulators():

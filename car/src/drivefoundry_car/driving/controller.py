@@ -14,14 +14,16 @@ import math
 
 import numpy as np
 
-ACCEL_MIN, ACCEL_MAX = -8.0, 3.0
+from drivefoundry_car.vehicle.embodiment import CAR, PLAN_DT, PLAN_POINTS
+
+ACCEL_MIN, ACCEL_MAX = CAR.limits.accel_min, CAR.limits.accel_max
 """Full braking on dry road and full throttle, m/s^2."""
-CURVATURE_MAX = 0.2
+CURVATURE_MAX = CAR.limits.curvature_max
 """1/m: a turning circle of 10 m."""
 ACCEL_LAG = 0.2
 """Time constant of the drive train, s (that of nuPlan's motion model): the speed reference is read so far ahead."""
-PLAN_STEP = 0.5
-REF_POINTS, REF_COLUMNS = 9, 6
+PLAN_STEP = PLAN_DT
+REF_POINTS, REF_COLUMNS = PLAN_POINTS + 1, 6
 KP, KV = 1.0, math.sqrt(3.0)
 """LQR gains of the double integrator (position, speed) with Q = diag(1, 1), R = 1."""
 STILL = 0.02

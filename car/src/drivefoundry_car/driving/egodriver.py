@@ -31,10 +31,11 @@ except ModuleNotFoundError:
         "drivefoundry_car.driving.egodriver needs AlpaSim's contract: pip install 'drivefoundry-car[alpasim]'"
     ) from None
 
-from drivefoundry_car.driving.guard import FINE_DT, PLAN_DT, fine_path
+from drivefoundry_car.driving.guard import FINE_DT, fine_path
 from drivefoundry_car.driving.runtime import Model, Runtime
 from drivefoundry_car.engine import Engine
-from drivefoundry_car.vehicle.inputs import REAR_AXLE, ego_history, route_features, shift
+from drivefoundry_car.vehicle.embodiment import CAR
+from drivefoundry_car.vehicle.inputs import ego_history, route_features, shift
 
 FOCAL, HORIZON = 95.3 / 160, 28 / 64
 """The picture that engines learn from: a pinhole that looks straight ahead, focal length in picture widths and row of
@@ -79,7 +80,7 @@ class EngineDriver(BaseDriver):
         *,
         camera: str | None = None,
         speed_limit: float = SPEED_LIMIT,
-        axle: float = REAR_AXLE,
+        axle: float = CAR.rear_axle,
     ):
         self.engine, self.image = engine, image
         self.camera, self.speed_limit, self.axle = camera, speed_limit, axle
@@ -170,7 +171,7 @@ def motion(poses: Trajectory, states: list, now: int) -> tuple[np.ndarray, np.nd
 
 def _pictures(mine: _Drive, frames: list[CameraFrame], now: int) -> np.ndarray:
     """The engine's pictures (2, H, W, 3) of half a second ago, or the oldest there is, and of now."""
-    before = min(frames, key=lambda f: abs(f.timestamp_us - (now - round(PLAN_DT * SECOND))))
+    before = min(frames, key=lambda f: abs(f.timestamp_us - (now - round(CAR.frame_dt * SECOND))))
     pair = (before, frames[-1])
     for frame in pair:
         if frame.timestamp_us not in mine.pictures:

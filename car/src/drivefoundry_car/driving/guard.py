@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-POINTS = 8
-PLAN_DT = 0.5
-"""Plan points are 0.5 s apart (2 Hz decisions)."""
-FINE = 5
+from drivefoundry_car.vehicle.embodiment import CAR, PLAN_DT, PLAN_POINTS, STEP_S, Embodiment
+
+POINTS = PLAN_POINTS
+FINE = round(PLAN_DT / STEP_S)
 FINE_DT = PLAN_DT / FINE
 """Contacts are looked for every 0.1 s."""
 NO_CONTACT = POINTS * FINE + 1
@@ -33,12 +33,14 @@ SLIP = 0.35
 class Guard:
     """Limits of one vehicle type. All SI."""
 
-    length: float = 4.6
-    width: float = 1.9
-    max_accel: float = 4.0
-    max_lat_accel: float = 6.0
-    max_curvature: float = 0.25
-    """1/m: a turning circle of 4 m radius at the box centre."""
+    length: float = CAR.length
+    width: float = CAR.width
+    max_accel: float = CAR.limits.guard_accel
+    max_lat_accel: float = CAR.limits.guard_lateral
+    max_curvature: float = CAR.limits.guard_curvature
+    """1/m."""
+    decision_dt: float = CAR.decision_dt
+    """s until the planner's next decision."""
     margin_ahead: float = 0.3
     """The ego box is longer by this at each end, m."""
     margin_beside: float = 0.2
@@ -50,6 +52,14 @@ class Guard:
     """
     wait_gap: float = 1.0
     """... with this distance to spare, m."""
+
+    @staticmethod
+    def of(body: Embodiment) -> Guard:
+        """The guard of a vehicle."""
+        limits = body.limits
+        return Guard(
+            body.length, body.width, limits.guard_accel, limits.guard_lateral, limits.guard_curvature, body.decision_dt
+        )
 
     def check(
         self, points: np.ndarray, speed: np.ndarray, objects: Sequence[np.ndarray | None] | None
@@ -132,8 +142,9 @@ class Guard:
         first, harm = self._harm(fine, rows, scene)
         step = np.hypot(*np.moveaxis(np.diff(fine[..., :2], axis=1), -1, 0))
         run = np.concatenate([np.zeros((len(fine), 1)), np.cumsum(step, 1)], 1)
-        next_speed = step[:, FINE] / FINE_DT
-        spare = run[:, FINE] + next_speed**2 / (2 * self.wait_brake) + self.wait_gap
+        soon = round(self.decision_dt / FINE_DT)
+        next_speed = step[:, soon] / FINE_DT
+        spare = run[:, soon] + next_speed**2 / (2 * self.wait_brake) + self.wait_gap
         at = np.take_along_axis(run, np.minimum(first, POINTS * FINE)[:, None], 1)[:, 0]
         act = np.flatnonzero((first < NO_CONTACT) & (at <= spare))
         changed = np.zeros(len(points), bool)

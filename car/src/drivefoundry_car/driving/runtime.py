@@ -23,10 +23,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from drivefoundry_car.driving.guard import PLAN_DT, Guard
+from drivefoundry_car.driving.guard import Guard
 from drivefoundry_car.driving.sanity import CameraMonitor, Seen, answer_of, inspect
 from drivefoundry_car.driving.stopping import Stopping
 from drivefoundry_car.driving.worker import Worker, settle
+from drivefoundry_car.vehicle.embodiment import PLAN_DT
 
 log = logging.getLogger(__name__)
 DEADLINE_S = PLAN_DT

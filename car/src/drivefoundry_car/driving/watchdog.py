@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from drivefoundry_car.driving.guard import PLAN_DT
 from drivefoundry_car.driving.runtime import Planned, Runtime
 from drivefoundry_car.driving.stopping import Stopping
+from drivefoundry_car.vehicle.embodiment import PLAN_DT
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 2.5 * PLAN_DT

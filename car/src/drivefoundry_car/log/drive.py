@@ -22,6 +22,7 @@ from drivefoundry_car.log import channels, clock, topics
 from drivefoundry_car.log.channels import Camera
 from drivefoundry_car.log.chunks import MCAP_MAGIC, Records
 from drivefoundry_car.log.video import Encoder, decode, demux_mp4, encode, mux_mp4
+from drivefoundry_car.vehicle.embodiment import CAR
 
 _DAMAGE = (McapError, CRCValidationError, DecodeError, zstandard.ZstdError, struct.error, UnicodeDecodeError)
 _DAMAGE += (json.JSONDecodeError, KeyError, IndexError, TypeError, OverflowError, RecursionError)
@@ -82,7 +83,7 @@ class Drive:
     meta: dict[str, str]
     t: np.ndarray
     ego: np.ndarray
-    ego_size: tuple[float, float, float] = (4.6, 1.9, 1.6)
+    ego_size: tuple[float, float, float] = CAR.size
     video: Video | None = None
     route: np.ndarray | None = None
     objects: Objects | None = None

@@ -13,8 +13,9 @@ from mcap.records import Channel, Schema
 from drivefoundry_car.log import channels, clock, live
 from drivefoundry_car.log.chunks import Records
 from drivefoundry_car.log.video import is_key
+from drivefoundry_car.vehicle.embodiment import CAR
 
-SIZE = (4.6, 1.9, 1.6)
+SIZE = CAR.size
 """Length, width, height of a car whose file does not say, m."""
 SHIFT_NS = 1_000_000
 """Log times that differ from the drive's own by more than this are on another epoch."""

@@ -29,6 +29,7 @@ from drivefoundry_car.log.channels import Camera
 from drivefoundry_car.log.video import is_key
 from drivefoundry_car.recording.ring import LATEST_S, Item, Ring, Start
 from drivefoundry_car.recording.stream import CHUNK_BYTES, McapStream
+from drivefoundry_car.vehicle.embodiment import CAR
 
 log = logging.getLogger(__name__)
 PART, DAMAGED = ".part", "damaged"
@@ -89,7 +90,7 @@ class Recorder:
         folder: Path | str,
         cameras: Mapping[str, Camera],
         meta: Mapping[str, str],
-        ego_size: tuple[float, float, float] = (4.6, 1.9, 1.6),
+        ego_size: tuple[float, float, float] = CAR.size,
         *,
         camera_bytes: int = 8 << 20,
         signal_bytes: int = 2 << 20,

@@ -33,6 +33,7 @@ from drivefoundry_car.triggers.signals import SIGNALS, Beside, latest
 from drivefoundry_car.triggers.trigger import Campaign, Firing, Watch, draws, meant, note_for
 from drivefoundry_car.upload.outbox import Full, Outbox
 from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.vehicle.embodiment import CAR
 
 log = logging.getLogger(__name__)
 AGAIN_S = 30.0
@@ -79,7 +80,7 @@ class Collector:
         *,
         signals: Sequence[str] = tuple(SIGNALS),
         beside: Beside | None = None,
-        ego_size: tuple[float, float, float] = (4.6, 1.9, 1.6),
+        ego_size: tuple[float, float, float] = CAR.size,
         seed: int = 0,
         camera_bytes: int = 8 << 20,
     ) -> None:

@@ -13,8 +13,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-STEP_S = 0.5
-STEPS = 8
+from drivefoundry_car.vehicle.embodiment import PLAN_DT, PLAN_POINTS
+
+STEP_S, STEPS = PLAN_DT, PLAN_POINTS
+"""An action is held from one plan point to the next."""
+
 HEADING_M = 4.0
 """A heading error of 1 rad costs as much as a position error of this many metres (about a car's length)."""
 SPEED_S = 0.25

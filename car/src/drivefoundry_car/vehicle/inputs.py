@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-HISTORY = 4
-"""Ego history entries, 0.5 s apart, the last one now."""
+from drivefoundry_car.vehicle.embodiment import CAR, COMMANDS, ROUTE, ROUTE_AHEAD_M, Embodiment
+
 SPEED_MIDDLE, SPEED_GAIN, RATE_GAIN, LATERAL_GAIN = 8.0, 0.15, 8.0, 0.5
 SPEED_CHANGE, RATE_CHANGE = 0.7, 15.0
 """What brings speeds (m/s), yaw rates (rad/s) and their changes within a history to like sizes; see `ego_changes`."""
-ROUTE_AHEAD_M = (10.0, 20.0, 40.0)
-"""Arc lengths at which the navigator's lane-level route is sampled ahead of the ego, m."""
-ROUTE_FEATURES = 12
-LEFT, RIGHT, STRAIGHT, UNKNOWN = 2, 3, 1, 0
-REAR_AXLE = 1.3
-"""The rear axle lies so far behind the box centre, m: 0.28 lengths of 4.6 m."""
+ROUTE_FEATURES = len(ROUTE)
+UNKNOWN, STRAIGHT, LEFT, RIGHT = range(len(COMMANDS))
 
 
 def to_ego(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -109,14 +105,15 @@ def ego_changes(history: np.ndarray) -> np.ndarray:
     return np.concatenate([now, change[..., 0], change[..., 1], known], 1)
 
 
-def ego_history(speed: np.ndarray, yaw_rate: np.ndarray) -> np.ndarray:
-    """Last states at 10 Hz (oldest first, the last one now) in, (4, 3) float32 of speed, yaw rate, valid out.
+def ego_history(speed: np.ndarray, yaw_rate: np.ndarray, body: Embodiment = CAR) -> np.ndarray:
+    """Ego history (entries, 3) float32 of speed, yaw rate and valid from the last states at 10 Hz (oldest first, the
+    last one now).
 
-    Entries are 1.5, 1.0, 0.5 and 0 s ago; what the log does not reach back to is zero with valid 0.
+    Entries are `body.history_dt` apart, the last one now; what the log does not reach back to is zero with valid 0.
     """
-    out = np.zeros((HISTORY, 3), np.float32)
-    for i in range(HISTORY):
-        k = len(speed) - 1 - 5 * (HISTORY - 1 - i)
+    out = np.zeros((body.history, len(body.state)), np.float32)
+    for i in range(body.history):
+        k = len(speed) - 1 - body.history_steps * (body.history - 1 - i)
         if k >= 0:
             out[i] = speed[k], yaw_rate[k], 1.0
     return out

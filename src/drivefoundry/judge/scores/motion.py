@@ -20,13 +20,14 @@ from drivefoundry.judge.scores.lanes import JUNCTION, lane_at
 from drivefoundry.judge.scores.nearby import BLOCK, TTC_STEPS, agent_spans, ego_spans, near, reach_of, touch
 from drivefoundry.judge.scores.surroundings import Surroundings, route_feet
 from drivefoundry.types import AGENT_CYCLIST, AGENT_PEDESTRIAN, DT, SIGNAL_RED
+from drivefoundry_car.vehicle.embodiment import CAR
 
 STANDING = 0.05
 """Speed up to which a car counts as standing when it is hit, m/s."""
 TTC_STANDING = 0.005
 AHEAD_COS = math.cos(math.radians(30.0))
 """Within 30 degrees of the nose is ahead, within 30 of the tail is behind."""
-REAR_AXLE = 0.28
+REAR_AXLE = CAR.rear_axle / CAR.length
 """Rear axle behind the box centre, in lengths: angles to others are taken from there."""
 DDC_STEPS, DDC_FINE, DDC_BAD = 10, 2.0, 6.0
 """Metres against the driving direction within 1 s: below 2 fine, from 6 on bad."""

@@ -34,7 +34,8 @@ from drivefoundry.render.rig import Rig
 from drivefoundry.sim.drive import DECISION_STEPS, Eyes, routes_near
 from drivefoundry.sim.world import PAST, World
 from drivefoundry.types import PLAN_DT, PLAN_POINTS, Plan, Scene, require
-from drivefoundry_car.vehicle.inputs import REAR_AXLE, along, shift, to_ego
+from drivefoundry_car.vehicle.embodiment import CAR
+from drivefoundry_car.vehicle.inputs import along, shift, to_ego
 
 WAYPOINTS, ROUTE = 20, 80.0
 """Waypoints told of the route, and its length, m."""
@@ -53,7 +54,7 @@ class Egodriver:
 
     privileged: Literal[True] = True  # reads the world, to pass on what the contract holds
 
-    def __init__(self, address: str, rig: Rig | None = None, *, axle: float = REAR_AXLE, timeout: float = 60.0):
+    def __init__(self, address: str, rig: Rig | None = None, *, axle: float = CAR.rear_axle, timeout: float = 60.0):
         self.address, self.rig, self.axle, self.timeout = address, rig or Rig(), axle, timeout
         self._channel = grpc.insecure_channel(address, options=wire.channel_options())
         self._stub = wire.EgodriverServiceStub(self._channel)

@@ -27,7 +27,7 @@ from drivefoundry.sim.referee import CONTACT, OFF_ROAD, RED_LIGHT, Referee
 from drivefoundry.sim.world import Kind, TrafficOf, World
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Scene, require
 from drivefoundry_car.vehicle.codec import advance
-from drivefoundry_car.vehicle.inputs import HISTORY, ROUTE_FEATURES
+from drivefoundry_car.vehicle.embodiment import CAR
 
 OBJECTS = 16
 """Nearest road users that an observation without camera holds."""
@@ -140,8 +140,8 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     def _spaces(self) -> dict[str, Any]:
         spaces = {
-            "ego": Box(-FAR, FAR, (HISTORY, 3), np.float32),
-            "route": Box(-FAR, FAR, (ROUTE_FEATURES,), np.float32),
+            "ego": Box(-FAR, FAR, (CAR.history, len(CAR.state)), np.float32),
+            "route": Box(-FAR, FAR, (len(CAR.route),), np.float32),
         }
         if self._eyes is not None:
             return spaces | {"frames": Box(0, 255, self._start.shape[1:], np.uint8)}

@@ -70,7 +70,7 @@ DRAWN = ("ROAD_LINE", "ROAD_EDGE_BOUNDARY", "ROAD_EDGE_MEDIAN", "CROSSWALK", "DR
 UNITS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 STEPS_S = (0.005, 1.0)
 """Steps of a clock in seconds, s; what is longer is written in another unit."""
-REAR_AXLE = 1.38
+NUSCENES_AXLE = 1.38
 """nuScenes gives its own car by the rear axle: the middle of that Renault Zoe lies this far ahead, m."""
 LONGEST_S = 300.0
 """A scenario is no longer than this; what claims to be is damaged."""
@@ -180,7 +180,7 @@ def _tracks(
             continue
         rows, seen, box = found
         if by_axle and str(key) == named:
-            rows[:, :2] += REAR_AXLE * np.stack([np.cos(rows[:, 2]), np.sin(rows[:, 2])], 1)
+            rows[:, :2] += NUSCENES_AXLE * np.stack([np.cos(rows[:, 2]), np.sin(rows[:, 2])], 1)
         ids.append(str(key))
         kind.append(AGENT_TRUCK if code == AGENT_CAR and box[0] >= TRUCK_M else code)
         size.append(box)
