@@ -11,6 +11,7 @@ from PIL import Image
 from drivefoundry import outputs
 from drivefoundry.model.gguf import write_gguf
 from drivefoundry.render.view import mp4
+from drivefoundry_car import arrays
 
 
 def tree(folder):
@@ -135,11 +136,11 @@ def test_a_file_takes_no_folder_s_and_no_device_s_place(tmp_path):
     assert (tmp_path / "link").is_symlink()
 
 
-@pytest.mark.parametrize("kind", [".gguf", ".npy", ".png", ".gif", ".mp4"])
+@pytest.mark.parametrize("kind", [".gguf", ".safetensors", ".png", ".gif", ".mp4"])
 def test_only_a_file_of_the_same_kind_is_replaced(kind, tmp_path):
     made = {
         ".gguf": lambda path: write_gguf(path, {"a": "b"}, {"x": np.zeros(3, np.float32)}),
-        ".npy": lambda path: np.save(path, np.zeros(3)),
+        ".safetensors": lambda path: arrays.write(path, {"x": np.zeros(3)}),
         ".png": lambda path: Image.new("RGB", (4, 4)).save(path),
         ".gif": lambda path: Image.new("RGB", (4, 4)).save(path),
         ".mp4": lambda path: path.write_bytes(mp4([np.zeros((64, 64, 3), np.uint8)] * 2, 10)),

@@ -23,7 +23,7 @@ MARK = ".drivefoundry-wrote.json"
 """Name -> what `_stamp` said of it when it was written; null while that is going on."""
 _ASIDE = ".drivefoundry-"
 _READ = 1 << 20
-_SIGNS = {".gguf": (0, b"GGUF"), ".npy": (0, b"\x93NUMPY"), ".png": (0, b"\x89PNG\r\n\x1a\n"), ".gif": (0, b"GIF8"),
+_SIGNS = {".gguf": (0, b"GGUF"), ".safetensors": (8, b'{"'), ".png": (0, b"\x89PNG\r\n\x1a\n"), ".gif": (0, b"GIF8"),
           ".mp4": (4, b"ftyp")}  # fmt: skip
 """Kind of file -> what tells it, and at which byte."""
 
@@ -49,8 +49,8 @@ def file(out: Path, kind: str = "") -> Iterator[Path]:
 def check_file(out: Path, kind: str = "") -> None:
     """ValueError where `file` would not write: a folder or device stands there, or the folder around it is missing.
 
-    kind: ".gguf", ".npy", ".png", ".gif" or ".mp4": what is written there, whatever its name. A file of another kind is
-    somebody's own and not replaced, nor where a link leads to it; an empty one holds nothing to lose.
+    kind: ".gguf", ".safetensors", ".png", ".gif" or ".mp4": what is written there, whatever its name. A file of another
+    kind is somebody's own and not replaced, nor where a link leads to it; an empty one holds nothing to lose.
     """
     place = Path(out).resolve()
     require(place.parent.is_dir(), f"{out}: there is no folder {place.parent}; make it first")

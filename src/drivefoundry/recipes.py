@@ -242,7 +242,7 @@ class Recipe:
     def reinforceable(self) -> Recipe:
         """Itself, or ValueError where reinforcement could not sample its model's plans; weights are not read."""
         folder = Path(self.train.backbone or "")
-        if (folder / "codebook.npy").is_file():
+        if (folder / "codebook.safetensors").is_file():
             action = ModelConfig.from_json((folder / "config.json").read_bytes(), folder / "config.json").action
             require(
                 action == "codes",

@@ -6,8 +6,6 @@ Drives and scenes name their map by this id, so the same surroundings are stored
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from drivefoundry.types import Ragged, RoadMap, require
+from drivefoundry_car.arrays import from_bytes, to_bytes
 
 _RAGGED = {"lanes": 2, "lane_next": 1, "drivable": 2, "lines": 2, "crosswalks": 2, "sidewalks": 2}
 _PER_LANE: dict[str, tuple[type, float]] = {
@@ -66,14 +65,8 @@ def make_map(**arrays: Any) -> RoadMap:
 
 
 def save_map(map: RoadMap) -> bytes:
-    """RoadMap in, compressed npz bytes out: the same bytes for the same map."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in _flat(_parts(map)):
-            body = io.BytesIO()
-            np.lib.format.write_array(body, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(name + ".npy"), body.getvalue(), zipfile.ZIP_DEFLATED)
-    return out.getvalue()
+    """RoadMap in, safetensors bytes out: the same bytes for the same map."""
+    return to_bytes(dict(_flat(_parts(map))))
 
 
 def _parts(map: RoadMap) -> dict[str, Any]:
@@ -85,14 +78,11 @@ def _parts(map: RoadMap) -> dict[str, Any]:
 def load_map(data: bytes) -> RoadMap:
     """Bytes of `save_map` in, RoadMap out; ValueError on other bytes. The last 64 are kept: clips share maps."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            raw = {name: archive[name] for name in archive.files}
+        raw = from_bytes(data, f"{len(data)} bytes")
         ragged = [*_RAGGED, *(["road_edges"] if "road_edges.points" in raw else [])]
         arrays: dict[str, Any] = {n: Ragged(raw.pop(n + ".points"), raw.pop(n + ".offsets")) for n in ragged}
-    except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"road map: {len(data)} bytes are not a stored map; import its drive again ({error})"
-        ) from None
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"road map: not a stored map; import its drive again ({error})") from None
     return make_map(**arrays, **raw)
 
 

@@ -13,6 +13,7 @@ from drivefoundry.campaigns import backlog
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ledger import Ledger
 from drivefoundry.roadmap import save_map
+from drivefoundry_car import arrays
 from drivefoundry_car.log import Drive, write_drive
 from drivefoundry_car.triggers import campaign
 from drivefoundry_car.triggers.novelty import Sent
@@ -27,7 +28,7 @@ RANDOM = campaign("random", {"pick": "random", "share": 0.1, "priority": 0})
 def folder(make_drive, tmp_path):
     """Two drives of 30 s, the second with two hard stops and its map beside it."""
     (tmp_path / "maps").mkdir()
-    (tmp_path / "maps" / "here.npz").write_bytes(save_map(town()))
+    (tmp_path / "maps" / "here.safetensors").write_bytes(save_map(town()))
     drives = [make_drive(seed=s) for s in range(2)]
     drives[1] = replace(drives[1], meta=drives[1].meta | {"map": "here", "picks": "7"}, signal_id=np.array([0, 0]))
     for at in (100, 200):
@@ -92,7 +93,8 @@ def test_what_came_home(make_drive, tmp_path):
         (out / "curated").mkdir()
         said = {"kept": ids[1:], "dropped": {ids[0]: "a duplicate"}, "split": {}, "classes": [], "origins": {}}
         (out / "curated" / "curated.json").write_text(json.dumps(said | {"apart": "place"}))
-        np.savez(out / "curated" / "curated.npz", weights=np.ones(2), embeddings=np.ones((2, 1)), priority=np.ones(2))
+        held = {"weights": np.ones(2), "embeddings": np.ones((2, 1)), "priority": np.ones(2)}
+        arrays.write(out / "curated" / "curated.safetensors", held)
         return {}
 
     (run / "clips").rename(tmp_path / "clips")  # a ledger begins in an empty directory
@@ -112,11 +114,14 @@ def test_from_the_command_line(folder, tmp_path, capsys):
     file.write_text(
         "[hard]\nrule = 'accel < -4 m/s^2 for 0.3 s'\npriority = 1\n[new]\nrule = 'novelty > 1'\npriority = 2\n"
     )
-    Sent(np.ones((1, 14), np.float32)).save(tmp_path / "sent.npy")
+    Sent(np.ones((1, 14), np.float32)).save(tmp_path / "sent.safetensors")
     assert cli.main(["campaign", "check", str(file)]) == 0
     assert "2 campaigns: 8 operations a sample, 8 at worst" in capsys.readouterr().out
     assert (
-        cli.main(["campaign", "test", str(file), str(folder), "--sent", str(tmp_path / "sent.npy"), "--most", "1"]) == 0
+        cli.main(
+            ["campaign", "test", str(file), str(folder), "--sent", str(tmp_path / "sent.safetensors"), "--most", "1"]
+        )
+        == 0
     )
     out = capsys.readouterr().out
     assert "... and 3 more" in out
@@ -173,12 +178,12 @@ def test_one_damaged_drive_does_not_stop_the_test(damaged, tmp_path, capsys):
 
 
 def test_a_damaged_map_costs_the_stop_lines_only(folder):
-    (folder / "maps" / "here.npz").write_bytes(b"PK")
+    (folder / "maps" / "here.safetensors").write_bytes(b"PK")
     said = []
     found = [*backlog.drives_at(folder, left_out=said.append)]
     assert [(r.name, r.stop_lines) for r in found] == [("d0", None), ("d1", None)]
     assert len(said) == 1
-    assert "here.npz: road map" in said[0]
+    assert "here.safetensors: road map" in said[0]
 
 
 def test_a_rule_does_not_hold_on_through_a_gap(make_drive):

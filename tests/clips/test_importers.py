@@ -117,18 +117,20 @@ def test_own_drives_are_cut_and_their_maps_found(tmp_path, make_drive):
     (folder / "maps").mkdir()
     write_drive(folder / "drives" / "a.mcap", make_drive(steps=450, frames=True))
     road = make_map(lanes=[np.array([[0.0, 0], [100, 0]])])
-    (folder / "maps" / f"{road.id}.npz").write_bytes(save_map(road))
+    (folder / "maps" / f"{road.id}.safetensors").write_bytes(save_map(road))
     assert kind_of(folder) == "mcap"
     paths = clips_in(folder, tmp_path / "out")
     assert [len(read_drive(p).t) for p in paths] == [200, 250]
     assert list(maps_in(folder)) == [road.id]
-    (folder / "maps" / "bad.npz").write_bytes(b"PK")
+    (folder / "maps" / "bad.safetensors").write_bytes(b"PK")
     told = []
     assert list(maps_in(folder, told.append)) == [road.id]
     assert len(told) == 1
-    assert f"{folder / 'maps' / 'bad.npz'}: road map" in told[0]
-    (folder / "maps" / f"{road.id}.npz").unlink()
-    with pytest.raises(ValueError, match=r"none of its 1 recordings can be read; the first: .*bad.npz: road map"):
+    assert f"{folder / 'maps' / 'bad.safetensors'}: road map" in told[0]
+    (folder / "maps" / f"{road.id}.safetensors").unlink()
+    with pytest.raises(
+        ValueError, match=r"none of its 1 recordings can be read; the first: .*bad.safetensors: road map"
+    ):
         maps_in(folder)
 
 

@@ -76,7 +76,7 @@ def test_one_file_will_do_for_a_folder(folder, tmp_path):
     assert fingerprint(folder / "a.mcap") != before
     road = make_map(lanes=[np.array([[0.0, 0], [100, 0]])])
     (folder / "maps").mkdir()
-    (folder / "maps" / "here.npz").write_bytes(save_map(road))
+    (folder / "maps" / "here.safetensors").write_bytes(save_map(road))
     assert [*maps_in(folder / "c.mcap")] == [road.id]
     assert fingerprint(folder / "c.mcap") != before
 

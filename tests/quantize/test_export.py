@@ -6,6 +6,7 @@ import pytest
 
 from drivefoundry.outputs import MARK
 from drivefoundry.quantize.export import check, export_engine
+from drivefoundry_car import arrays
 from drivefoundry_car.engine import Engine, files
 from student import TINY, samples
 
@@ -19,8 +20,8 @@ def test_the_report_is_what_it_cost(student, tmp_path):
     assert 0 < report["weight_error"] <= report["worst_weight_error"] < 0.03
     assert 0 <= report["plan_error_m"] < 1.0
     sizes = {p.name: p.stat().st_size for p in (tmp_path / "engine").iterdir() if p.name != MARK}
-    assert sizes.keys() == {"engine.json", "weights.bin", "codebook.npy", "selftest.npz"}
-    assert report["bytes"] == pytest.approx(sum(sizes.values()) - sizes["selftest.npz"], abs=200)
+    assert sizes.keys() == {"engine.json", "weights.bin", "codebook.safetensors", "selftest.safetensors"}
+    assert report["bytes"] == pytest.approx(sum(sizes.values()) - sizes["selftest.safetensors"], abs=200)
     assert report["compression"] > 2.5
 
 
@@ -43,7 +44,7 @@ def test_weights_are_those_of_the_student_within_a_step(student, tmp_path):
 def test_the_same_checkpoint_gives_the_same_bytes(student, tmp_path):
     for name in ("a", "b"):
         export_engine(student, tmp_path / name, FRAMES, EGO, ROUTE)
-    for name in ("engine.json", "weights.bin", "codebook.npy"):
+    for name in ("engine.json", "weights.bin", "codebook.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -53,8 +54,7 @@ def test_an_older_engine_is_replaced_and_what_lies_beside_it_stays(student, tmp_
     export_engine(student, tmp_path, FRAMES[:8], EGO[:8], ROUTE[:8], self_test=3)
     assert (tmp_path / "note.txt").read_text() == "mine"
     assert Engine(tmp_path).plan(FRAMES[:1], EGO[:1], ROUTE[:1])[1].shape == (1, 8)
-    with np.load(tmp_path / "selftest.npz") as kept:
-        assert len(kept["points"]) == 3
+    assert len(arrays.read(tmp_path / "selftest.safetensors")["points"]) == 3
     (tmp_path / "weights.bin").write_text("mine too")
     with pytest.raises(ValueError, match=r"weights\.bin: is there and not from an earlier run"):
         export_engine(student, tmp_path, FRAMES[:4], EGO[:4], ROUTE[:4])

@@ -17,7 +17,7 @@ def recorded(folder, make_drive, release=""):
     road = make_map(lanes=[np.array([[0.0, 0], [100, 0]])])
     for sub in ("drives", "maps"):
         (folder / sub).mkdir(parents=True)
-    (folder / "maps" / f"{road.id}.npz").write_bytes(save_map(road))
+    (folder / "maps" / f"{road.id}.safetensors").write_bytes(save_map(road))
     for seed in range(2):
         drive = make_drive(steps=600, seed=seed, frames=True, map=road.id)
         drive.meta.update(drive=f"drive-{seed}", release=release)

@@ -112,7 +112,7 @@ def drives_at(what: Path, video: bool = False, left_out: Callable[[str], object]
 def _recorded(file: Path, video: bool, left_out: Callable[[str], object]) -> StoredDrive:
     """An MCAP drive, and its map where that lies beside it."""
     drive = read_file(file, video=video)
-    maps = [folder / MAPS / f"{drive.meta.get('map', '')}.npz" for folder in (file.parent, file.parent.parent)]
+    maps = [folder / MAPS / f"{drive.meta.get('map', '')}.safetensors" for folder in (file.parent, file.parent.parent)]
     stops = None
     for path in (p for p in maps if p.exists()):
         try:

@@ -160,7 +160,7 @@ _CAR = (
     Verb(
         "campaign sent", "STORE", "write what a store's clips show, as the file cars measure novelty against",
         "fleet.campaign:SentOptions", "fleet.campaign:sent",
-        (("campaign sent out --out sent.npy", "embeddings of a run's clips"),),
+        (("campaign sent out --out sent.safetensors", "embeddings of a run's clips"),),
     ),
 )  # fmt: skip
 _RELEASE = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import zstandard
 
 from drivefoundry_car import log
+from drivefoundry_car.arrays import from_bytes, to_bytes
 from drivefoundry_car.log import Drive, Objects, Plans, Video
 
 _PLAIN = ("t", "ego", "route", "signal_id", "signal_state", "engaged", "takeover")
@@ -19,7 +19,7 @@ _PLANS = ("plan", "correction")
 
 
 def pack(drive: Drive, others: Mapping[str, str] | None = None) -> tuple[str, bytes]:
-    """A drive in; its texts as JSON and its arrays as zstd-compressed npz out, the same for the same drive.
+    """A drive in; its texts as JSON and its arrays as zstd-compressed safetensors out, the same for the same drive.
 
     others: where the MP4 of each of `drive.others` is kept.
     """
@@ -39,9 +39,7 @@ def pack(drive: Drive, others: Mapping[str, str] | None = None) -> tuple[str, by
         v = drive.others[name]
         arrays |= {f"others.{name}.t": v.t, f"others.{name}.key": v.key}
         texts.setdefault("others", {})[name] = {**_camera(v), "video": kept}
-    block = io.BytesIO()
-    np.savez(block, **arrays)
-    return json.dumps(texts), zstandard.ZstdCompressor(level=3).compress(block.getbuffer())
+    return json.dumps(texts), zstandard.ZstdCompressor(level=3).compress(to_bytes(arrays))
 
 
 def _camera(v: Video) -> dict[str, Any]:
@@ -57,8 +55,7 @@ def others_of(texts: str) -> dict[str, str]:
 def unpack(texts: str, block: bytes, mp4: bytes | None, others: Mapping[str, bytes] | None = None) -> Drive:
     """The reverse of `pack`; without mp4, drive.video is None, and drive.others has those whose MP4 is given."""
     said = json.loads(texts)
-    with np.load(io.BytesIO(zstandard.decompress(block)), allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    arrays = from_bytes(zstandard.decompress(block), "clip")
     fields: dict[str, Any] = {name: arrays[name] for name in _PLAIN if name in arrays}
     if "objects.track" in arrays:
         fields["objects"] = Objects(*(arrays[f"objects.{name}"] for name in _OBJECTS))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from drivefoundry.compute import Backend, pmap
 from drivefoundry.curate import duplicates, mine, quality
 from drivefoundry.curate.split import SHARES, Origin, by_place, by_time, place_of
 from drivefoundry.types import require
+from drivefoundry_car import arrays
 from drivefoundry_car.documents import read_json
 from drivefoundry_car.log import Drive
 
@@ -221,15 +223,17 @@ def origins_in(store_url: str, clip_ids: Sequence[str]) -> dict[str, Origin]:
     return out
 
 
+_ARRAYS = ("weights", "embeddings", "priority")
+
+
 def save_curated(folder: Path | str, curated: Curated) -> None:
-    """Curated in, curated.json and curated.npz in a folder that appears whole or not at all. ValueError where it holds
-    anything that was not written here."""
+    """Write curated.json and curated.safetensors to a folder that appears whole or not at all. ValueError where it
+    holds anything that was not written here."""
     plain = {name: getattr(curated, name) for name in ("kept", "dropped", "split", "classes", "apart")}
     plain["origins"] = {i: asdict(o) for i, o in curated.origins.items()}
-    arrays = {name: getattr(curated, name) for name in ("weights", "embeddings", "priority")}
     with outputs.folder(Path(folder), "curated.json") as aside:
         (aside / "curated.json").write_text(json.dumps(plain, indent=1))
-        np.savez(aside / "curated.npz", **arrays)
+        arrays.write(aside / "curated.safetensors", {name: getattr(curated, name) for name in _ARRAYS})
 
 
 def load_curated(folder: Path | str) -> Curated:
@@ -237,9 +241,8 @@ def load_curated(folder: Path | str) -> Curated:
     folder = Path(folder)
     try:
         plain = read_json(folder / "curated.json")
-        with np.load(folder / "curated.npz") as data:
-            arrays = {name: data[name] for name in ("weights", "embeddings", "priority")}
+        held: dict[str, Any] = arrays.read(folder / "curated.safetensors", _ARRAYS)
         plain["origins"] = {i: Origin(**o) for i, o in plain["origins"].items()}
-        return Curated(**plain, **arrays)
+        return Curated(**plain, **{name: held[name] for name in _ARRAYS})
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: not a whole curation ({error}); curate the clips again") from None

@@ -15,6 +15,7 @@ from drivefoundry import outputs
 from drivefoundry.label.frames import frames_at, latest
 from drivefoundry.label.reason import MANOEUVRES, TURNED, manoeuvres, plan_speeds, reasons
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Episodes, Scene, require
+from drivefoundry_car import arrays
 from drivefoundry_car.documents import read_json
 from drivefoundry_car.log import Drive, clock
 from drivefoundry_car.vehicle.embodiment import CAR
@@ -207,11 +208,11 @@ def concatenate(parts: list[Episodes]) -> Episodes:
 
 
 def save_shard(folder: Path | str, episodes: Episodes) -> None:
-    """Episodes in, a folder with frames.npy (mappable), arrays.npz and text.json out; the folder appears whole or not
-    at all. ValueError where it holds anything that was not written here."""
+    """Write frames.safetensors, arrays.safetensors and text.json to a folder that appears whole or not at all.
+    ValueError where it holds anything that was not written here."""
     with outputs.folder(Path(folder), "text.json") as aside:
-        np.save(aside / "frames.npy", episodes.frames)
-        np.savez(aside / "arrays.npz", **{name: getattr(episodes, name) for name in ARRAYS})
+        arrays.write(aside / "frames.safetensors", {"frames": episodes.frames})
+        arrays.write(aside / "arrays.safetensors", {name: getattr(episodes, name) for name in ARRAYS})
         (aside / "text.json").write_text(json.dumps({"text": episodes.text, "clip": episodes.clip}))
 
 
@@ -220,9 +221,10 @@ def load_shard(folder: Path | str, *, mapped: bool = True) -> Episodes:
     damaged."""
     folder = Path(folder)
     try:
-        frames = np.load(folder / "frames.npy", mmap_mode="r" if mapped else None)
-        with np.load(folder / "arrays.npz") as arrays:
-            fields = {name: arrays[name] for name in ARRAYS}
+        take = arrays.mapped if mapped else arrays.read
+        frames = take(folder / "frames.safetensors", ["frames"])["frames"]
+        held = arrays.read(folder / "arrays.safetensors", ARRAYS)
+        fields = {name: held[name] for name in ARRAYS}
         words = read_json(folder / "text.json")
     except (OSError, KeyError, ValueError, EOFError) as error:
         raise ValueError(f"{folder}: not a whole episode shard ({error}); label the clips again") from None

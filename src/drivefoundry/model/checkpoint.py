@@ -1,6 +1,6 @@
 """A trained model and what it needs, as a directory, and back.
 
-model.safetensors (fp32, the Hugging Face tensor layout), config.json, tokenizer.json, codebook.npy.
+model.safetensors (fp32, the Hugging Face tensor layout), config.json, tokenizer.json, codebook.safetensors.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from drivefoundry.model.tensors import read_tensors, write_tensors
 from drivefoundry.model.text import TextCodec
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import require
+from drivefoundry_car import arrays
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ def save_checkpoint(folder: Path, model: VLA, codebook: np.ndarray, tokenizer: T
         write_tensors(aside / "model.safetensors", tensors)
         (aside / "config.json").write_text(model.config.to_json())
         (aside / "tokenizer.json").write_bytes(tokenizer.raw)
-        np.save(aside / "codebook.npy", codebook)
+        arrays.write(aside / "codebook.safetensors", {"codebook": codebook})
 
 
 def load_checkpoint(folder: Path) -> Loaded:
     """Read a checkpoint directory. Raises ValueError naming the missing or foreign file."""
     folder = Path(folder)
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "codebook.npy"):
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "codebook.safetensors"):
         require(
             (folder / name).is_file(),
             f"{folder}: no {name}; not a checkpoint (`drivefoundry run --until train` trains one)",
@@ -64,10 +65,10 @@ def load_checkpoint(folder: Path) -> Loaded:
             f"{folder}/model.safetensors: {name} has shape {tensors[name].shape}",
         )
     model.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
-    codebook = np.load(folder / "codebook.npy", allow_pickle=False)
+    codebook = arrays.read(folder / "codebook.safetensors", ["codebook"])["codebook"]
     require(
         codebook.shape == (config.codes, 2),
-        f"{folder}/codebook.npy: shape {codebook.shape}, wanted ({config.codes}, 2)",
+        f"{folder}/codebook.safetensors: shape {codebook.shape}, wanted ({config.codes}, 2)",
     )
     tokenizer = TextCodec((folder / "tokenizer.json").read_bytes(), config.text_shift)
     return Loaded(model.eval(), codebook, tokenizer, config)

@@ -22,6 +22,7 @@ from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.vla import Vote
 from drivefoundry.quantize.rounding import input_moments, rounded
 from drivefoundry.types import require
+from drivefoundry_car import arrays
 from drivefoundry_car.engine import Engine, files
 from drivefoundry_car.update.selftest import SELF_TEST, record_self_test
 from drivefoundry_car.vehicle.codec import driven
@@ -112,7 +113,7 @@ def write(folder: Path, loaded: Loaded, tensors: dict[str, np.ndarray]) -> list[
         table[name] = (value.dtype.name, list(value.shape), blob.tell())
         blob.write(np.ascontiguousarray(value, files.DTYPES[value.dtype.name]).tobytes())
     (folder / files.WEIGHTS).write_bytes(blob.getvalue())
-    np.save(folder / files.CODEBOOK, loaded.codebook)
+    arrays.write(folder / files.CODEBOOK, {"codebook": loaded.codebook})
     made = contract(loaded.config, loaded.tokenizer.pieces(), loaded.model.ego_scale.tolist(), table)
     names = [files.WEIGHTS, files.CODEBOOK]
     (folder / files.CONTRACT).write_bytes(files.seal(with_hashes(made, folder, names)))
@@ -143,7 +144,7 @@ def contract(c: ModelConfig, pieces: list[str], ego_scale: list[float], table: d
         },
         "outputs": {
             "points": {"shape": ["B", c.plan, 3], "meaning": "x m, y m, yaw rad in the ego frame at 0.5 .. 4.0 s"},
-            "tokens": {"shape": ["B", c.plan], "meaning": "elected rows of codebook.npy, one for each 0.5 s"},
+            "tokens": {"shape": ["B", c.plan], "meaning": "elected rows of codebook.safetensors, one for each 0.5 s"},
         },
         "model": asdict(c),
         "plan": c.plan,

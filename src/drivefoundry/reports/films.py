@@ -14,6 +14,8 @@ from drivefoundry.render.view import film, mp4
 from drivefoundry.reports.content import Film
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, load_scores
 from drivefoundry.types import PLAN_DT, Scene, short_id
+from drivefoundry_car import arrays
+from drivefoundry_car.documents import read_json
 
 FINE = "no infraction"
 
@@ -50,8 +52,7 @@ def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Arte
 
 def _fates(path: Path, ids: Sequence[str], metrics: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Filmed scene -> how it ended."""
-    with np.load(path / "film.npz") as data:
-        filmed = {name.rpartition("/")[0] for name in data.files}
+    filmed = read_json(path / "film.json").keys()
     out = {}
     for i, scene in enumerate(ids):
         if scene in filmed:
@@ -61,9 +62,9 @@ def _fates(path: Path, ids: Sequence[str], metrics: Mapping[str, np.ndarray]) ->
 
 
 def _film(path: Path, scene: Scene, turn: int, policy: str, how: str) -> Film:
-    with np.load(path / "film.npz") as data:
-        ego, agents, valid, plans, text = (data[f"{scene.id}/{k}"] for k in ("ego", "agents", "valid", "plans", "text"))
-    said = [str(t) for t in text]
+    data = arrays.mapped(path / "film.safetensors")
+    ego, agents, valid, plans = (data[f"{scene.id}/{k}"] for k in ("ego", "agents", "valid", "plans"))
+    said = read_json(path / "film.json")[scene.id]
     frames = film(scene, ego, agents, valid, plans, said)
     lines = [(k * PLAN_DT, t) for k, t in enumerate(said) if t and (k == 0 or t != said[k - 1])]
     who = f"release {turn}" if policy == WHOLE_CAR else f"release {turn}, guard off"

@@ -136,11 +136,11 @@ def model(name: str | Path) -> Path:
     if named.run is not None and named.artefact is None:
         named = Named(newest(named.run, "model", "train").path)
     for path in _checkpoints(named.path):
-        if (path / "config.json").is_file() and (path / "codebook.npy").is_file():
+        if _whole(path):
             return path
     if (named.path / files.CONTRACT).is_file() or (named.artefact is not None and named.artefact.kind in ENGINES):
         raise ValueError(f"{name}: an engine, not a model; name the run (RUN:model) or a checkpoint directory")
-    raise ValueError(f"{name}: no checkpoint in it (no config.json with a codebook.npy)")
+    raise ValueError(f"{name}: no checkpoint in it (no config.json with a codebook.safetensors)")
 
 
 def verdict(name: str | Path) -> Path:
@@ -164,7 +164,7 @@ def driver(name: str, baselines: Collection[str]) -> tuple[Literal["engine", "mo
     named = resolved(name)
     if named.artefact is not None and named.artefact.kind in MODELS:
         return "model", model(name)
-    if any((path / "codebook.npy").is_file() and (path / "config.json").is_file() for path in _checkpoints(named.path)):
+    if any(map(_whole, _checkpoints(named.path))):
         return "model", model(name)
     require(named.run is not None or (named.path / files.CONTRACT).is_file(), f"{name}: no driver; give {known}")
     return "engine", engine(name)
@@ -172,3 +172,8 @@ def driver(name: str, baselines: Collection[str]) -> tuple[Literal["engine", "mo
 
 def _checkpoints(path: Path) -> tuple[Path, Path]:
     return path, path / "checkpoint"
+
+
+def _whole(path: Path) -> bool:
+    """Whether a directory looks like a checkpoint."""
+    return (path / "config.json").is_file() and (path / "codebook.safetensors").is_file()

@@ -34,6 +34,7 @@ from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.pretrain import PRETRAIN, fresh
 from drivefoundry.train.pretrain import fit as train
 from drivefoundry.types import Episodes, Scene, require
+from drivefoundry_car import arrays
 
 WIDTH = 320
 """Width of the model at which `Scale.rate` is meant."""
@@ -103,7 +104,7 @@ def train_one(
     trained = load_checkpoint(out / "checkpoint")
     c = trained.config
     loss = held_out_loss(trained, load_shard(held_out / "shard"))
-    goal = np.load(yard / "progress.npy")[: len(scenes)]
+    goal = arrays.read(yard / "progress.safetensors", ["progress"])["progress"][: len(scenes)]
     scored = driving_score(TorchPolicy(out / "checkpoint", size), scenes, seconds, goal)
     run = Run(parameters(c), steps * r.batch * (c.prefix + c.plan), loss, scored, f"{size} on {samples:,} samples")
     write_json(out / "run.json", asdict(run.validate()))

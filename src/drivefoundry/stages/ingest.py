@@ -68,7 +68,7 @@ def send_home(
     start = time.monotonic()
     with running(store, secret) as service, bar("clips home", len(paths)) as advance:
         beside = {}
-        for file in sorted((drives / "maps").glob("*.npz")):
+        for file in sorted((drives / "maps").glob("*.safetensors")):
             store.put_map(file.stem, file.read_bytes())
             beside[file.stem] = Beside(load_map(file.read_bytes()).stop_lines)
 

@@ -63,7 +63,7 @@ def _lives(fleet: Fleet, places: tuple[str, ...], seconds: float, turn: int) -> 
 
 
 def record_city(fleet: Fleet, places: tuple[str, ...], seconds: float, purpose: str, out: Path) -> dict:
-    """People at the wheel: out/drives/*.mcap of every recording car of the places, out/maps/<id>.npz."""
+    """People at the wheel: out/drives/*.mcap of every recording car of the places, out/maps/<id>.safetensors."""
     fresh(out)
     for sub in ("drives", "maps"):
         (out / sub).mkdir()
@@ -72,7 +72,7 @@ def record_city(fleet: Fleet, places: tuple[str, ...], seconds: float, purpose: 
     with bar("recordings", len(logs)) as advance:
         for log in logs:
             road_map = place_map(log.place)
-            (out / "maps" / f"{road_map.id}.npz").write_bytes(save_map(road_map))
+            (out / "maps" / f"{road_map.id}.safetensors").write_bytes(save_map(road_map))
             written += record_drives(log, road_map, out / "drives", purpose=purpose)
             advance()
     return {
@@ -99,7 +99,7 @@ def record_scenes(fleet: Fleet, scenes: list[Scene], car: Path | None, out: Path
         (out / sub).mkdir()
     chosen = scenes[:: max(1, len(scenes) // fleet.outings)][: fleet.outings]
     for road_map in {s.map.id: s.map for s in chosen}.values():
-        (out / "maps" / f"{road_map.id}.npz").write_bytes(save_map(road_map))
+        (out / "maps" / f"{road_map.id}.safetensors").write_bytes(save_map(road_map))
     policy: Driver = LogReplay()
     release = ""
     if car is not None:

@@ -23,6 +23,7 @@ from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, LogRe
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import write_json
 from drivefoundry.types import Rollout, Scene
+from drivefoundry_car import arrays
 from drivefoundry_car.driving.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -164,24 +165,24 @@ def _known_mean(values: list[float]) -> tuple[float, float, float] | None:
 
 
 def score(policy: Driver, scenes: list[Scene], recipe: Judge, yardstick: Path | None, out: Path) -> dict:
-    """One policy on the held-out scenes: scores.npz (metric -> (S,)), scenes.json (id -> content hash) and the rollouts
-    of a few scenes as film.npz.
+    """One policy on the held-out scenes: scores.safetensors (metric -> (S,)), policy.json (its name and the ids of the
+    scenes), scenes.json (id -> content hash) and the rollouts of a few scenes as film.safetensors and film.json.
 
     yardstick: the artefact of the rule-based route follower, whose progress is the measure; None for itself.
     """
     fresh(out)
     scenes = scenes[: recipe.scenes]
-    goal = np.load(yardstick / "progress.npy") if yardstick else None
+    goal = arrays.read(yardstick / "progress.safetensors", ["progress"])["progress"] if yardstick else None
     with bar(f"judge {policy.name}", len(scenes)) as advance:
         judged = evaluate(policy, scenes, recipe.seconds, reference=goal, on_scenes=advance)
     if goal is None:
         goal = judged.progress
-        np.save(out / "progress.npy", goal)
+        arrays.write(out / "progress.safetensors", {"progress": goal})
     scores, ids = judged.scores, judged.scenes
-    np.savez(out / "scores.npz", scenes=np.array(ids), **scores)  # type: ignore[arg-type]
+    arrays.write(out / "scores.safetensors", scores)
     write_json(out / "scenes.json", {s.id: scene_content(s) for s in scenes})
     _save_films(judged.rollouts, goal, recipe.films, listed(ids, scores, recipe.worst), out)
-    write_json(out / "policy.json", {"policy": policy.name})
+    write_json(out / "policy.json", {"policy": policy.name, "scenes": ids})
     return {"policy": policy.name, "scenes": len(scenes)} | {m: float(scores[m].mean()) for m in SHOWN if m in scores}
 
 
@@ -194,6 +195,7 @@ def _save_films(rollouts: list[Rollout], goal: np.ndarray, films: int, failed: s
     alike = moving[np.linspace(0, len(moving) - 1, min(films, len(moving))).round().astype(int)]
     chosen = {*alike.tolist(), *failed}
     kept: dict[str, np.ndarray] = {}
+    said: dict[str, list[str]] = {}
     for i in sorted(chosen):
         r = rollouts[i]
         (name,) = r.scenes
@@ -202,14 +204,13 @@ def _save_films(rollouts: list[Rollout], goal: np.ndarray, films: int, failed: s
             f"{name}/agents": r.agents[0],
             f"{name}/valid": r.agents_valid[0],
             f"{name}/plans": r.plans[0].astype(np.float32),
-            f"{name}/text": np.array(r.text[0] if r.text else [""] * len(r.plans[0])),
         }
-    np.savez_compressed(out / "film.npz", **kept)  # type: ignore[arg-type]
+        said[name] = list(r.text[0]) if r.text else [""] * len(r.plans[0])
+    arrays.write(out / "film.safetensors", kept)
+    write_json(out / "film.json", said)
 
 
 def load_scores(artefact: Path) -> tuple[str, list[str], dict[str, np.ndarray]]:
     """Artefact of `score` in; policy name, scene ids, metric -> (S,) out."""
-    with np.load(artefact / "scores.npz") as data:
-        scores = {k: data[k] for k in data.files if k != "scenes"}
-        scenes = [str(s) for s in data["scenes"]]
-    return json.loads((artefact / "policy.json").read_text())["policy"], scenes, scores
+    about = json.loads((artefact / "policy.json").read_text())
+    return about["policy"], about["scenes"], arrays.read(artefact / "scores.safetensors")

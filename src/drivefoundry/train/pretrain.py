@@ -44,7 +44,7 @@ def around(
 ) -> Loaded:
     """An untrained model around a backbone, or one that was imported as a checkpoint directory and keeps its shape,
     with a codebook fitted to these episodes; the vocabulary is the backbone's."""
-    if (Path(backbone) / "codebook.npy").is_file():
+    if (Path(backbone) / "codebook.safetensors").is_file():
         start = load_checkpoint(Path(backbone))
     else:
         image = _filled(episodes)[0].frames.shape[1:3]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from drivefoundry.quantize.export import export_engine
+from drivefoundry_car import arrays
 from drivefoundry_car.engine import Engine, files, kernels
 from student import samples
 
@@ -63,7 +64,7 @@ HUGE = 2**31 - 1
         ("model/rope_scaling", [8.0, 1, 4, 9]),
         ("model", []), ("model", ...), ("vocabulary", ...), ("text", ...), ("text", [1, 2]), ("tensors", []),
         ("files", {}),
-        ("files", ["weights.bin"]), ("files", {"../x": "0", "weights.bin": "0", "codebook.npy": "0"}),
+        ("files", ["weights.bin"]), ("files", {"../x": "0", "weights.bin": "0", "codebook.safetensors": "0"}),
         ("tensors/norm", ...), ("tensors/norm", ["int8", [32], 0]),
         ("tensors/norm", ["float32", [-32], 0]), ("tensors/norm", ["float32", [32], -4]),
         ("tensors/norm", ["float32", [32]]),
@@ -80,7 +81,7 @@ def test_numbers_that_no_engine_has_are_named(key, value, copy):
 
 def test_weights_and_codebooks_that_no_car_can_drive_are_named(copy):
     told = json.loads((copy / files.CONTRACT).read_text())
-    raw, book = bytearray((copy / files.WEIGHTS).read_bytes()), np.load(copy / files.CODEBOOK)
+    raw, book = bytearray((copy / files.WEIGHTS).read_bytes()), arrays.read(copy / files.CODEBOOK)["codebook"]
     offset = told["tensors"]["blocks.0.q.scale"][2]
     raw[offset : offset + 4] = np.float32(np.nan).tobytes()
     (copy / files.WEIGHTS).write_bytes(raw)
@@ -90,14 +91,15 @@ def test_weights_and_codebooks_that_no_car_can_drive_are_named(copy):
     raw[offset : offset + 4] = np.float32(0.01).tobytes()
     (copy / files.WEIGHTS).write_bytes(raw)
     for spoilt in (book[:-1], book * np.float32(1e30), book.astype(np.int64), book.T, np.full_like(book, np.nan)):
-        np.save(copy / files.CODEBOOK, spoilt)
+        arrays.write(copy / files.CODEBOOK, {"codebook": spoilt})
         reseal(copy)
-        with pytest.raises(ValueError, match=r"codebook\.npy: "):
+        with pytest.raises(ValueError, match=r"codebook\.safetensors: "):
             Engine(copy)
-    (copy / files.CODEBOOK).write_bytes(b"\x93NUMPY\x01\x00\x05\x00{'a'")
-    reseal(copy)
-    with pytest.raises(ValueError, match=r"codebook\.npy: no \.npy file"):
-        Engine(copy)
+    for foreign in (b"\x93NUMPY\x01\x00\x05\x00{'a'", arrays.to_bytes({"book": book})):
+        (copy / files.CODEBOOK).write_bytes(foreign)
+        reseal(copy)
+        with pytest.raises(ValueError, match=r"codebook\.safetensors: "):
+            Engine(copy)
 
 
 def test_a_speed_beyond_any_integer_still_gives_a_plan(folder):

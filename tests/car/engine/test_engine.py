@@ -154,7 +154,7 @@ def test_wrong_inputs_are_refused(folder, field, frames, ego, route):
         Engine(folder).plan(frames, ego, route)
 
 
-@pytest.mark.parametrize("name", ["engine.json", "weights.bin", "codebook.npy", "selftest.npz"])
+@pytest.mark.parametrize("name", ["engine.json", "weights.bin", "codebook.safetensors", "selftest.safetensors"])
 @pytest.mark.parametrize("how", ["missing", "cut short", "one bit"])
 def test_a_damaged_file_is_refused_by_name(copy, name, how):
     raw = bytearray((copy / name).read_bytes())
@@ -234,4 +234,4 @@ def test_the_contract_says_what_goes_in_and_out(folder):
     assert contract["inputs"]["frames"]["shape"] == ["B", 2, 32, 48, 3]
     assert contract["vocabulary"]["codes"] == [TINY.text_vocab, TINY.text_vocab + TINY.codes]
     assert contract["model"]["dim"] == TINY.dim
-    assert set(contract["files"]) == {"weights.bin", "codebook.npy", "selftest.npz"}
+    assert set(contract["files"]) == {"weights.bin", "codebook.safetensors", "selftest.safetensors"}

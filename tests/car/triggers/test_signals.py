@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drivefoundry_car import arrays
 from drivefoundry_car.log import Drive, Objects, Plans, cut
 from drivefoundry_car.triggers import LIBRARY, Watch, firings, load_campaigns
 from drivefoundry_car.triggers.novelty import DIMS, MOST, Sent, embedding
@@ -167,17 +168,18 @@ def test_novelty_is_the_distance_to_what_was_sent(make_drive, tmp_path):
     drive.ego[100:, 3] = 0
     assert sent.distance(embedding(signals_of(drive)))[100:].min() > 0.5
     sent.add(embedding(signals_of(drive)))
-    sent.save(tmp_path / "sent.npy")
-    np.testing.assert_array_equal(Sent.load(tmp_path / "sent.npy").kept, sent.kept)
+    sent.save(tmp_path / "sent.safetensors")
+    np.testing.assert_array_equal(Sent.load(tmp_path / "sent.safetensors").kept, sent.kept)
     sent.add(np.random.default_rng(0).uniform(-1, 1, (2 * MOST, DIMS)).astype(np.float32))
     assert len(sent.kept) == MOST
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
-    (tmp_path / "a.npy").write_bytes(b"x")
-    np.save(tmp_path / "b.npy", np.zeros((2, 3)))
-    for name in ("a.npy", "b.npy", "none.npy"):
-        with pytest.raises(ValueError, match=name):
+    (tmp_path / "a").write_bytes(b"x")
+    arrays.write(tmp_path / "b", {"embeddings": np.zeros((2, 3))})
+    arrays.write(tmp_path / "c", {"kept": np.zeros((2, DIMS), np.float32)})
+    for name in ("a", "b", "c", "none"):
+        with pytest.raises(ValueError, match=f"{tmp_path / name}: "):
             Sent.load(tmp_path / name)
 
 

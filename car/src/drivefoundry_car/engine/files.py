@@ -3,8 +3,8 @@
 engine.json   the contract: format, model shape, inputs and outputs, vocabulary, text pieces, tensor table, SHA-256 of
               the other files and of itself
 weights.bin   the tensors, little-endian, one behind the other
-codebook.npy  (codes, 2): acceleration m/s^2 and curvature 1/m of each action code
-selftest.npz  recorded inputs and answers (see `drivefoundry_car.update.selftest`)
+codebook.safetensors  (codes, 2): acceleration m/s^2 and curvature 1/m of each action code
+selftest.safetensors  recorded inputs and answers (see `drivefoundry_car.update.selftest`)
 """
 
 from __future__ import annotations
@@ -13,25 +13,21 @@ import hashlib
 import itertools
 import json
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from drivefoundry_car import arrays
 from drivefoundry_car.documents import json_of
 from drivefoundry_car.engine.contract import checked
 
-FORMAT = 2
-CONTRACT, WEIGHTS, CODEBOOK = "engine.json", "weights.bin", "codebook.npy"
+FORMAT = 3
+CONTRACT, WEIGHTS, CODEBOOK = "engine.json", "weights.bin", "codebook.safetensors"
 DTYPES = {"int8": "<i1", "int16": "<i2", "float32": "<f4"}
 MOST_ACCELERATION = 100
 """m/s^2, of an action code: no car has more."""
-_NPY = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '<f([48])', 'fortran_order': False, 'shape': \((\d{1,6}), 2\), \} *\n", re.DOTALL
-)
-"""How a .npy file begins that holds a codebook."""
 AGAIN = "the file is damaged; fetch or quantize the engine anew"
 
 
@@ -89,12 +85,10 @@ def _tensors(table: dict[str, Any], weights: bytes, told: Path) -> dict[str, np.
 
 
 def _codebook(raw: bytes, codes: int, path: Path) -> np.ndarray:
-    """The bytes of a .npy file in, accelerations and curvatures (codes, 2) that a car can drive out."""
-    found = _NPY.match(raw)
-    whole = found is not None and int(found[2]) == codes and len(raw) - found.end() == 2 * codes * int(found[1])
-    if found is None or not whole:
-        raise ValueError(f"{path}: no .npy file of ({codes}, 2) floats, one row an action code; {AGAIN}")
-    book = np.frombuffer(raw, f"<f{int(found[1])}", offset=found.end()).reshape(codes, 2)
+    """The bytes of a .safetensors file in, accelerations and curvatures (codes, 2) that a car can drive out."""
+    book = arrays.from_bytes(raw, path, ["codebook"], AGAIN)["codebook"]
+    if book.shape != (codes, 2) or book.dtype not in (np.float32, np.float64):
+        raise ValueError(f"{path}: no ({codes}, 2) floats, one row an action code; {AGAIN}")
     if not (
         np.isfinite(book).all() and np.abs(book[:, 0]).max() <= MOST_ACCELERATION and np.abs(book[:, 1]).max() <= 10
     ):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from drivefoundry_car import arrays
 from drivefoundry_car.triggers.watch.surroundings import nearest
 
 SCALES: dict[str, tuple[str, float]] = {
@@ -60,8 +61,8 @@ class Sent:
     def load(path: Path | str) -> Sent:
         """A file of `save` in. ValueError if it is none."""
         try:
-            kept = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            kept = arrays.read(Path(path), ["embeddings"])["embeddings"]
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path}: not what `drivefoundry campaign sent` writes ({error})") from None
         if kept.ndim != 2 or kept.shape[1] != DIMS or kept.dtype != np.float32 or not np.isfinite(kept).all():
             raise ValueError(
@@ -70,9 +71,8 @@ class Sent:
         return Sent(kept)
 
     def save(self, path: Path | str) -> None:
-        """One .npy file, for the cars."""
-        with Path(path).open("wb") as file:
-            np.save(file, self.kept)
+        """Write one .safetensors file, for the cars."""
+        arrays.write(Path(path), {"embeddings": self.kept})
 
     def distance(self, x: np.ndarray) -> np.ndarray:
         """Embeddings (T, DIMS) in; (T,) distance to the nearest that was sent out, inf where nothing was."""

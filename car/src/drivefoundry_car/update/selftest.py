@@ -9,15 +9,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from drivefoundry_car import arrays
 from drivefoundry_car.durable import PUBLIC, replacing
 
-SELF_TEST = "selftest.npz"
+SELF_TEST = "selftest.safetensors"
 """Recorded inputs and answers beside the engine's files: frames, ego, route, points."""
 SELF_TEST_M = 0.1
 """An answer further than this from the recorded one is a different answer, m."""
@@ -46,7 +46,7 @@ def record_self_test(engine: Testable, path: Path, frames: np.ndarray, ego: np.n
     """
     points, _ = engine.plan(frames, ego, route)
     with replacing(path / SELF_TEST, mode=PUBLIC) as file:
-        np.savez_compressed(file, frames=frames, ego=ego, route=route, points=points)
+        file.write(arrays.to_bytes({"frames": frames, "ego": ego, "route": route, "points": points}))
 
 
 def self_test(path: Path, limit_s: float = LIMIT_S) -> None:
@@ -82,11 +82,9 @@ def test_here(path: Path) -> None:
     engine = Engine(path)
     if not (path / SELF_TEST).exists():
         return
-    try:
-        with np.load(path / SELF_TEST, allow_pickle=False) as kept:
-            frames, ego, route, want = (kept[k] for k in ("frames", "ego", "route", "points"))
-    except (KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise ValueError(f"{path / SELF_TEST}: damaged ({e}); record the self-test anew") from e
+    names = ("frames", "ego", "route", "points")
+    kept = arrays.read(path / SELF_TEST, names, "record the self-test anew")
+    frames, ego, route, want = (kept[name] for name in names)
     points, _ = engine.plan(frames, ego, route)
     if points.shape != want.shape or not np.isfinite(points).all():
         raise ValueError(f"{path}: the answer to the recorded input has shape {points.shape} or is not finite")

@@ -35,7 +35,7 @@ class TestOptions(Quiet):
     who: Annotated[tyro.conf.Positional[str], arg(metavar="FILE", help=_FILE)]
     what: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="WHAT")]
     """Drives (MCAP files, folders of them or of logs that can be imported), clip stores or run directories."""
-    sent: Annotated[Path | None, arg(metavar="NPY", help_behavior_hint="(default: nothing is novel)")] = None
+    sent: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: nothing is novel)")] = None
     """What the fleet has sent (`campaign sent`)."""
     hours_a_day: float = 8.0
     """Hours that a car drives a day, to work out bytes a day."""
@@ -76,7 +76,7 @@ class SentOptions(Creates):
 
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="STORE")]
     """Clip store, or the run directory that holds it."""
-    out: Annotated[Path, arg(metavar="NPY")] = Path("sent.npy")
+    out: Annotated[Path, arg(metavar="FILE")] = Path("sent.safetensors")
     """The file to write."""
 
 
@@ -184,13 +184,13 @@ def sent(options: SentOptions) -> Outcome:
     from drivefoundry.campaigns import backlog
     from drivefoundry.clips.store import ClipStore
 
-    outputs.check_file(options.out, ".npy")
+    outputs.check_file(options.out, ".safetensors")
     url = options.what / "clips" if (options.what / "ledger.db").exists() else options.what
     if not (url / "clips.lance").exists():
         raise ValueError(f"{options.what}: no clip store, and no run with one")
     if options.dry_run:
         return Outcome(f"would write {options.out}", {"would_write": options.out})
     shown = backlog.what_was_sent(ClipStore(url))
-    with outputs.file(options.out, ".npy") as aside:
+    with outputs.file(options.out, ".safetensors") as aside:
         shown.save(aside)
     return Outcome(f"{options.out}: {len(shown.kept)} embeddings", {"file": options.out, "embeddings": len(shown.kept)})

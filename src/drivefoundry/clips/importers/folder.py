@@ -42,7 +42,7 @@ SHORTEST_S = 1.0
 DEEP = 3
 """Levels of folders in which files of recorded traffic are looked for."""
 MAPS = "maps"
-"""Subfolder beside own drives that holds their road maps, one `<map id>.npz` each."""
+"""Subfolder beside own drives that holds their road maps, one `<map id>.safetensors` each."""
 
 
 def kind_of(path: Path | str) -> Kind:
@@ -256,7 +256,7 @@ def maps_in(path: Path | str, left_out: Callable[[str], object] = warn) -> dict[
     """
     path = Path(path)
     folder = (path if path.is_dir() else path.parent) / MAPS
-    files = sorted(folder.glob("*.npz"))
+    files = sorted(folder.glob("*.safetensors"))
 
     def read(file: Path) -> tuple[str, bytes]:
         data = file.read_bytes()
@@ -305,7 +305,7 @@ def _read_scenes(task: tuple[Path, int]) -> tuple[list[Scene], str, frozenset[tu
 def fingerprint(path: Path | str) -> str:
     """Hash the names and bytes of all files of a folder, or of one file and its maps: what an import hangs on."""
     path, digest = Path(path), hashlib.sha256()
-    files = path.rglob("*") if path.is_dir() else [path, *(path.parent / MAPS).glob("*.npz")]
+    files = path.rglob("*") if path.is_dir() else [path, *(path.parent / MAPS).glob("*.safetensors")]
     top = path if path.is_dir() else path.parent
     for file in sorted(p for p in files if p.is_file()):
         with file.open("rb") as handle:
