@@ -109,7 +109,7 @@ def driven_by(model: Path, episodes: Episodes) -> np.ndarray:
     """Plans (N, 8, 3) of a checkpoint."""
     policy = TorchPolicy(model, "vla")
     frames = np.asarray(episodes.frames)[episodes.frame_index]
-    return policy.plan(Observation(frames, episodes.ego, episodes.route)).points
+    return policy.act(Observation(frames, episodes.ego, episodes.route)).points
 
 
 def pilots(net: PilotNet, fleet: Episodes, train: Episodes, held_out: Episodes, recipe: Recipe) -> list[np.ndarray]:

@@ -26,8 +26,8 @@ from drivefoundry.geometry import box_corners, boxes_overlap
 from drivefoundry.judge.evaluate import evaluate, yardstick
 from drivefoundry.judge.gate import scene_content
 from drivefoundry.raster import DRIVABLE, ground_raster
-from drivefoundry.sim.policies import ConstantVelocity, Driver, LogReplay, RouteFollower
-from drivefoundry.types import DT, Scene
+from drivefoundry.sim.policies import ConstantVelocity, LogReplay, RouteFollower
+from drivefoundry.types import DT, Policy, Scene
 
 QUICK_FILES = 6
 DEEPEST = 10.0
@@ -71,7 +71,7 @@ def measure(name: str, files: list[Path], egos: int, figures: dict, targets: dic
     seconds = time.perf_counter() - start
     whole = list({scene_content(s): s for s in scenes if not is_short(s)}.values())
     goal = yardstick(whole)
-    drivers: tuple[Driver, ...] = (LogReplay(), RouteFollower(), ConstantVelocity())
+    drivers: tuple[Policy, ...] = (LogReplay(), RouteFollower(), ConstantVelocity())
     scores = {p.name: evaluate(p, whole, reference=goal, two_stages=False).scores for p in drivers}
     log = scores[LogReplay.name]
     reasons = [explained(s, at_fault, off_road) for s, at_fault, off_road in

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -282,16 +282,20 @@ class Plan:
 
 
 class Policy(Protocol):
-    """A driver that knows what a car can know. Baselines that read the simulator's state: `sim.policies.Privileged`."""
+    """Whatever drives: a constant, rules, a torch model, the car's engine, a driver in another process.
+
+    Baselines that read the simulator's state also have `bind`, see `sim.policies.Privileged`.
+    """
 
     name: str
-    privileged: Literal[False]
 
     def reset(self, scenes: list[Scene]) -> None:
-        """Forget everything; the next `plan` is the first of these scenes."""
+        """Forget everything; the next `act` is the first decision in these scenes."""
         ...
 
-    def plan(self, observation: Observation, /) -> Plan: ...
+    def act(self, observation: Observation, /) -> Plan:
+        """One decision for S cars at once, at 2 Hz."""
+        ...
 
 
 @dataclass(frozen=True)

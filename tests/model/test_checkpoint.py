@@ -70,7 +70,7 @@ def test_policy_drives_many_cars_and_talks(folder):
     )
     policy = TorchPolicy(folder, "base", reason=True)
     policy.reset([])
-    plan = policy.plan(seen)
+    plan = policy.act(seen)
     assert plan.tokens is not None
     assert plan.text is not None
     assert len(plan.text) == 5

@@ -131,13 +131,13 @@ def test_a_policy_drives_by_flow(tmp_path):
     seen = Observation(frames, np.full((5, 4, 3), 5.0, np.float32), rng.normal(size=(5, 12)).astype(np.float32))
     policy = TorchPolicy(tmp_path / "flow", "flow", reason=True)
     policy.reset([])
-    plan = policy.plan(seen)
+    plan = policy.act(seen)
     assert plan.tokens is not None
     assert plan.points.shape == (5, 8, 3)
     assert (plan.tokens >= 0).all()
     assert (plan.tokens < TINY.codes).all()
     alone = Observation(seen.frames[2:3], seen.ego[2:3], seen.route[2:3])
-    assert np.allclose(policy.plan(alone).points[0], plan.points[2], atol=1e-2)
+    assert np.allclose(policy.act(alone).points[0], plan.points[2], atol=1e-2)
 
 
 def test_codes_lose_by_cross_entropy_behind_the_same_door():

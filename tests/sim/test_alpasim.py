@@ -159,7 +159,7 @@ def test_where_nobody_answers_is_said():
 class Direct:
     """The car's runtime as a policy, without objects for its guard, as over the wire."""
 
-    name, privileged = "direct", False
+    name = "direct"
 
     def __init__(self, engine):
         self.runtime = Runtime(engine, patient=True)
@@ -167,7 +167,7 @@ class Direct:
     def reset(self, scenes):
         self.runtime.reset()
 
-    def plan(self, observation, /):
+    def act(self, observation, /):
         return Plan(self.runtime.plan(observation.frames, observation.ego, observation.route).points)
 
 

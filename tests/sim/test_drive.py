@@ -78,12 +78,11 @@ class Watcher:
     """Drives on at 5 m/s and keeps what it was shown."""
 
     name = "watcher"
-    privileged = False
 
     def reset(self, scenes):
         self.seen = []
 
-    def plan(self, observation, /):
+    def act(self, observation, /):
         self.seen.append(observation)
         points = np.zeros((len(observation.ego), 8, 3))
         points[..., 0] = 5.0 * 0.5 * np.arange(1, 9)

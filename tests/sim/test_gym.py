@@ -169,12 +169,12 @@ def test_the_same_actions_give_the_same_bytes_on_any_number_of_threads():
 
 def test_plans_are_driven_as_drive_does_and_frames_are_what_policies_see():
     class Watcher:
-        name, privileged = "watcher", False
+        name = "watcher"
 
         def reset(self, scenes):
             self.seen = []
 
-        def plan(self, observation, /):
+        def act(self, observation, /):
             self.seen.append(observation)
             return Plan(ahead)
 

@@ -16,13 +16,17 @@ from situation import EAST, situation, straight
 class Weaver:
     """Drives at random, a little to the left or right."""
 
-    name, privileged = "weaver", True
+    name = "weaver"
+
+    def bind(self, world):
+        self.world = world
 
     def reset(self, scenes):
         self.rng = np.random.default_rng(len(scenes))
         self.plans = []
 
-    def plan(self, world, /):
+    def act(self, observation, /):
+        world = self.world
         controls = self.rng.normal([0.3, 0.0], [2.0, 0.006], (len(world.ego), 2))
         self.plans.append(held(controls, world.ego[:, 3]))
         return Plan(self.plans[-1])

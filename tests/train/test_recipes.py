@@ -41,7 +41,7 @@ def test_from_nothing_to_a_student_that_talks(tmp_path, monkeypatch):
 
     e = EPISODES[0]
     seen = Observation(e.frames[e.frame_index], e.ego, e.route)
-    plan = TorchPolicy(tuned, "tuned", reason=True).plan(seen)
+    plan = TorchPolicy(tuned, "tuned", reason=True).act(seen)
     assert plan.text is not None
     assert np.mean([a == b for a, b in zip(plan.text, e.text, strict=True)]) > 0.5
 

@@ -15,13 +15,12 @@ import numpy as np
 from drivefoundry.fleet.logger import filmed, objects_near, signals_near, steering_wheel
 from drivefoundry.render.rig import Rig
 from drivefoundry.sim.drive import DECISION_STEPS, Supervision, batches, drive_supervised
-from drivefoundry.sim.policies import Driver
-from drivefoundry.types import DT, PLAN_DT, Rollout, Scene
+from drivefoundry.types import DT, PLAN_DT, Policy, Rollout, Scene
 from drivefoundry_car.log import Drive, Plans, write_drive
 
 
 def record_supervised(
-    policy: Driver,
+    policy: Policy,
     scenes: list[Scene],
     out: Path,
     release: str,

@@ -15,8 +15,8 @@ from drivefoundry.judge.scores.closed_loop import route_progress, score_rollout
 from drivefoundry.judge.scores.two_stage import two_stage
 from drivefoundry.render.rig import Rig
 from drivefoundry.sim.drive import batches, drive
-from drivefoundry.sim.policies import Driver, LogReplay, RouteFollower
-from drivefoundry.types import DT, PLAN_DT, Rollout, Scene, require
+from drivefoundry.sim.policies import LogReplay, RouteFollower
+from drivefoundry.types import DT, PLAN_DT, Policy, Rollout, Scene, require
 
 BATCH = 128
 """Scenes driven at once: bounds the memory of a rollout."""
@@ -46,7 +46,7 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Driver,
+    policy: Policy,
     scenes: list[Scene],
     seconds: float = SECONDS,
     *,
@@ -123,7 +123,7 @@ def tracking_error(scenes: list[Scene], seconds: float = SECONDS, *, batch: int 
     return _joined(pieces)
 
 
-def _off_the_log(policy: Driver) -> Driver:
+def _off_the_log(policy: Policy) -> Policy:
     """The driver of scenes that begin beside the log: who replays it has to get back to it."""
     return LogReplay(exact=False) if isinstance(policy, LogReplay) else policy
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -28,8 +27,6 @@ class TorchPolicy:
     reader, the plan does not wait for it.
     """
 
-    privileged: Literal[False] = False
-
     def __init__(self, checkpoint: Path, name: str, reason: bool = False, reason_every: int = 4):
         self.name = name
         self.reason, self.reason_every = reason, reason_every
@@ -43,7 +40,7 @@ class TorchPolicy:
     def reset(self, scenes: list[Scene]) -> None:
         self._decision, self._text = 0, [""] * len(scenes)
 
-    def plan(self, observation: Observation) -> Plan:
+    def act(self, observation: Observation) -> Plan:
         o = observation
         n = len(o.ego)
         due = self.reason and (self._decision % self.reason_every == 0 or len(self._text) != n)

@@ -16,9 +16,9 @@ from drivefoundry.render.rig import Rig
 from drivefoundry.roadmap import arc_length
 from drivefoundry.sim.expert import DANGERS, dangers, expert_plan
 from drivefoundry.sim.pack import Packed, pack
-from drivefoundry.sim.policies import Driver, LogReplay
+from drivefoundry.sim.policies import LogReplay, Privileged
 from drivefoundry.sim.world import Kind, TrafficOf, World
-from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Rollout, Scene, require
+from drivefoundry.types import DT, PLAN_DT, Observation, Plan, Policy, Rollout, Scene, require
 from drivefoundry_car.vehicle.inputs import ego_history, route_features, to_ego
 
 DECISION_STEPS = round(PLAN_DT / DT)
@@ -131,7 +131,7 @@ def batches(scenes: list[Scene], most: int) -> list[list[int]]:
 
 
 def drive(
-    policy: Driver,
+    policy: Policy,
     scenes: list[Scene],
     seconds: float = 18.0,
     rig: Rig | None = None,
@@ -146,12 +146,12 @@ def drive(
     policy is an exact log replay they are replayed too, as they would otherwise react to what they have reacted to.
     """
     world = World(pack(scenes), traffic or traffic_of(policy))
-    eyes = None if policy.privileged is True else Eyes(world.packed, rig or Rig.front())
+    eyes = None if isinstance(policy, Privileged) else Eyes(world.packed, rig or Rig.front())
     return _loop(policy, world, seconds, eyes, None, on_decision)
 
 
 def drive_supervised(
-    policy: Driver,
+    policy: Policy,
     scenes: list[Scene],
     seconds: float = 18.0,
     rig: Rig | None = None,
@@ -165,7 +165,7 @@ def drive_supervised(
     return rollout, safety.record()
 
 
-def traffic_of(policy: Driver) -> Kind:
+def traffic_of(policy: Policy) -> Kind:
     """The traffic around a policy where none is asked for."""
     return "replay" if isinstance(policy, LogReplay) and policy.exact else "reactive"
 
@@ -250,12 +250,15 @@ class _Log:
         )
 
 
-def _mind(policy: Driver, world: World, eyes: Eyes | None) -> Callable[[], Plan]:
+def _mind(policy: Policy, world: World, eyes: Eyes | None) -> Callable[[], Plan]:
     """The policy as a function that plans for this moment of the world; reset, and with the camera's past at hand."""
-    policy.reset(world.packed.scenes)
-    if policy.privileged is True:
-        return lambda: policy.plan(world)
+    if isinstance(policy, Privileged):
+        policy.bind(world)
+        policy.reset(world.packed.scenes)
+        unseen = np.zeros((len(world.ego), 2, 0, 0, 3), np.uint8)
+        return lambda: policy.act(observe(world, unseen))
     assert eyes is not None, "a policy that is not privileged needs eyes"
+    policy.reset(world.packed.scenes)
     before = eyes.look_back(world)
 
     def plan() -> Plan:
@@ -263,13 +266,13 @@ def _mind(policy: Driver, world: World, eyes: Eyes | None) -> Callable[[], Plan]
         now = eyes.look(world)
         seen = observe(world, np.stack([before, now], 1))
         before = now
-        return policy.plan(seen)
+        return policy.act(seen)
 
     return plan
 
 
 def _loop(
-    policy: Driver,
+    policy: Policy,
     world: World,
     seconds: float,
     eyes: Eyes | None,
@@ -284,7 +287,7 @@ def _loop(
     require(decisions > 0, f"seconds: no scene has {PLAN_DT} s to drive; give longer scenes, or more seconds")
     for k in range(decisions):
         plan = decide()
-        assert plan.motion is None or policy.privileged is True, "a policy plans; only a baseline may set the ego"
+        assert plan.motion is None or isinstance(policy, Privileged), "only a privileged baseline may set the ego"
         log.plans.append(plan)
         world.follow(safety.check(world, plan) if safety else plan.points, plan.motion)
         for _ in range(DECISION_STEPS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,32 +21,26 @@ TANGENT, SLOWEST = 3, 0.3
 apart, m."""
 
 
-class Privileged(Protocol):
-    """A baseline: as `types.Policy`, but it reads the simulator's state instead of an Observation."""
+@runtime_checkable
+class Privileged(Policy, Protocol):
+    """A baseline that reads the simulator's state, which no car can. No pictures are drawn for it."""
 
-    name: str
-    privileged: Literal[True]
-
-    def reset(self, scenes: list[Scene]) -> None: ...
-
-    def plan(self, world: World, /) -> Plan: ...
-
-
-Driver = Policy | Privileged
+    def bind(self, world: World, /) -> None:
+        """The world to drive in; comes before `reset`."""
+        ...
 
 
 class ConstantVelocity:
-    """Straight on at the speed of now: the floor of the NAVSIM tables."""
+    """Straight on at the current speed: the floor of the NAVSIM tables."""
 
     name = "constant velocity"
-    privileged: Literal[True] = True
 
     def reset(self, scenes: list[Scene]) -> None:
         pass
 
-    def plan(self, world: World) -> Plan:
-        points = np.zeros((len(world.ego), PLAN_POINTS, 3))
-        points[..., 0] = world.ego[:, 3:4] * TIMES
+    def act(self, observation: Observation) -> Plan:
+        points = np.zeros((len(observation.ego), PLAN_POINTS, 3))
+        points[..., 0] = observation.ego[:, -1, :1] * TIMES
         return Plan(points)
 
 
@@ -54,13 +48,16 @@ class RouteFollower:
     """The rule-based expert (`sim.expert`) as a policy; privileged."""
 
     name = "rule-based route follower"
-    privileged: Literal[True] = True
+    world: World
+
+    def bind(self, world: World) -> None:
+        self.world = world
 
     def reset(self, scenes: list[Scene]) -> None:
         pass
 
-    def plan(self, world: World) -> Plan:
-        return Plan(expert_plan(world))
+    def act(self, observation: Observation) -> Plan:
+        return Plan(expert_plan(self.world))
 
 
 class LogReplay:
@@ -73,16 +70,20 @@ class LogReplay:
     """
 
     name = "log replay"
-    privileged: Literal[True] = True
+    world: World
 
     def __init__(self, *, exact: bool = True):
         self.exact = exact
         self._logged: list[np.ndarray] = []
 
+    def bind(self, world: World) -> None:
+        self.world = world
+
     def reset(self, scenes: list[Scene]) -> None:
         self._logged = [logged_motion(s) for s in scenes] if self.exact else []
 
-    def plan(self, world: World) -> Plan:
+    def act(self, observation: Observation) -> Plan:
+        world = self.world
         points = np.zeros((len(world.ego), PLAN_POINTS, 3))
         ahead = np.arange(len(TIMES) * DECISION + TANGENT + 1)
         for i, scene in enumerate(world.packed.scenes):
@@ -123,18 +124,14 @@ def logged_motion(scene: Scene) -> np.ndarray:
 class CarPolicy:
     """The car's runtime (engine, guard) as a policy: what a release does in simulation is what the car would do."""
 
-    privileged: Literal[False] = False
-
-    def __init__(self, runtime: Runtime, name: str, *, guard: bool = True):
-        self.runtime, self.name, self.guard = runtime, name, guard
+    def __init__(self, runtime: Runtime, name: str):
+        self.runtime, self.name = runtime, name
 
     def reset(self, scenes: list[Scene]) -> None:
         self.runtime.reset()
 
-    def plan(self, observation: Observation) -> Plan:
+    def act(self, observation: Observation) -> Plan:
         o = observation
-        if not self.guard:
-            points, tokens = self.runtime.engine.plan(o.frames, o.ego, o.route)
-            return Plan(points, tokens)
         planned = self.runtime.plan(o.frames, o.ego, o.route, o.objects)
-        return Plan(planned.points, planned.tokens, planned.text, planned.guarded)
+        text = planned.text if self.runtime.reason_every else None
+        return Plan(planned.points, planned.tokens, text, planned.guarded)

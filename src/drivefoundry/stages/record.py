@@ -24,12 +24,12 @@ from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Fleet
 from drivefoundry.roadmap import save_map
-from drivefoundry.sim.policies import CarPolicy, Driver, LogReplay
+from drivefoundry.sim.policies import CarPolicy, LogReplay
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import ingest, write_json
 from drivefoundry.stages.label import clip_ids, scenes_of
 from drivefoundry.stages.ship import engine_in
-from drivefoundry.types import Scene, require
+from drivefoundry.types import Policy, Scene, require
 from drivefoundry_car.driving.runtime import Runtime
 
 EGOS = 12
@@ -100,7 +100,7 @@ def record_scenes(fleet: Fleet, scenes: list[Scene], car: Path | None, out: Path
     chosen = scenes[:: max(1, len(scenes) // fleet.outings)][: fleet.outings]
     for road_map in {s.map.id: s.map for s in chosen}.values():
         (out / "maps" / f"{road_map.id}.safetensors").write_bytes(save_map(road_map))
-    policy: Driver = LogReplay()
+    policy: Policy = LogReplay()
     release = ""
     if car is not None:
         engine, release = engine_in(car)

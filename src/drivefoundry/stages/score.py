@@ -19,11 +19,12 @@ from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
 from drivefoundry.recipes import Judge
 from drivefoundry.sim.drive import batches, drive
-from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, LogReplay, RouteFollower
+from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import write_json
-from drivefoundry.types import Rollout, Scene
+from drivefoundry.types import Policy, Rollout, Scene
 from drivefoundry_car import arrays
+from drivefoundry_car.driving.guard import Unguarded
 from drivefoundry_car.driving.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def engine(
 ) -> Artefact:
     """The int8 engine alone, without its guard: what the model itself is worth."""
 
-    def policy() -> Driver:
-        return CarPolicy(Runtime.load(built.path, reason_every=0), ENGINE, guard=False)
+    def policy() -> Policy:
+        return CarPolicy(Runtime.load(built.path, Unguarded(), reason_every=0, patient=True), ENGINE)
 
     return _driven(line, turn, source, exam, base, ENGINE, policy, [built])
 
@@ -75,7 +76,7 @@ def engine(
 def car(line: RunContext, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
     """The car's whole runtime: engine, guard, and the slow reasoner beside them."""
 
-    def policy() -> Driver:
+    def policy() -> Policy:
         return CarPolicy(Runtime.load(built.path, reason_every=2, reason_cars=BATCH, patient=True), WHOLE_CAR)
 
     return _driven(line, turn, source, exam, base, WHOLE_CAR, policy, [built])
@@ -86,7 +87,7 @@ def model(
 ) -> Artefact:
     """A float checkpoint in torch."""
 
-    def policy() -> Driver:
+    def policy() -> Policy:
         from drivefoundry.model.policy import TorchPolicy
 
         return TorchPolicy(trained.path / "checkpoint", name)
@@ -108,7 +109,7 @@ def _driven(
     exam: Artefact,
     base: list[Artefact],
     name: str,
-    policy: Callable[[], Driver],
+    policy: Callable[[], Policy],
     parents: list[Artefact],
 ) -> Artefact:
     """One policy's exam."""
@@ -164,7 +165,7 @@ def _known_mean(values: list[float]) -> tuple[float, float, float] | None:
     return mean_interval(known) if len(known) else None
 
 
-def score(policy: Driver, scenes: list[Scene], recipe: Judge, yardstick: Path | None, out: Path) -> dict:
+def score(policy: Policy, scenes: list[Scene], recipe: Judge, yardstick: Path | None, out: Path) -> dict:
     """One policy on the held-out scenes: scores.safetensors (metric -> (S,)), policy.json (its name and the ids of the
     scenes), scenes.json (id -> content hash) and the rollouts of a few scenes as film.safetensors and film.json.
 

@@ -16,14 +16,15 @@ from drivefoundry.judge.worst import SCORE
 from drivefoundry.recipes import Curate, Judge
 from drivefoundry.runs import named
 from drivefoundry.scenes import show
-from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, LogReplay, RouteFollower
+from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.stages import label, openloop
 from drivefoundry.stages.record import EGOS
 from drivefoundry.stages.score import BATCH, ENGINE, WHOLE_CAR, load_scores, score
-from drivefoundry.types import Scene, Verdict, require
+from drivefoundry.types import Policy, Scene, Verdict, require
+from drivefoundry_car.driving.guard import Unguarded
 from drivefoundry_car.driving.runtime import Runtime
 
-BASELINES: dict[str, Callable[[], Driver]] = {
+BASELINES: dict[str, Callable[[], Policy]] = {
     "constant-velocity": ConstantVelocity, "rules": RouteFollower, "pdm-closed": PdmClosed, "log-replay": LogReplay,
 }  # fmt: skip
 SHOWN = {
@@ -72,7 +73,7 @@ def closed_loop(who: str, scenes: Path | None, recipe: Judge, guard: bool = Fals
     return Judged(judge(name, ids, scored, gates if gated else (), [content[i] for i in ids]), gated)
 
 
-def candidate(who: str, guard: bool) -> Callable[[], Driver]:
+def candidate(who: str, guard: bool) -> Callable[[], Policy]:
     """What makes the driver of a name, see `closed_loop`. ValueError where there is none."""
     if who in BASELINES:
         return BASELINES[who]
@@ -80,7 +81,7 @@ def candidate(who: str, guard: bool) -> Callable[[], Driver]:
     if kind == "engine":
         if guard:
             return lambda: CarPolicy(Runtime.load(path, reason_every=2, reason_cars=BATCH, patient=True), WHOLE_CAR)
-        return lambda: CarPolicy(Runtime.load(path, reason_every=0), ENGINE, guard=False)
+        return lambda: CarPolicy(Runtime.load(path, Unguarded(), reason_every=0, patient=True), ENGINE)
     from drivefoundry.model.policy import TorchPolicy
 
     return lambda: TorchPolicy(path, "model")

@@ -27,8 +27,8 @@ from drivefoundry.roadmap import arc_length
 from drivefoundry.runs import named
 from drivefoundry.sim.drive import DECISION_STEPS, drive
 from drivefoundry.sim.pack import crossings, resample
-from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, Driver, RouteFollower
-from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, SIGNAL_GREEN, Rollout, Scene
+from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, RouteFollower
+from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, SIGNAL_GREEN, Policy, Rollout, Scene
 from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.vehicle.inputs import to_ego
 
@@ -39,7 +39,7 @@ STILL = 0.3
 NEAR, BESIDE = 8.0, 1.5
 """Who stands less than NEAR ahead, m, and less than BESIDE to a side is in the way; a car so far off its route has left
 its lane."""
-BASELINES: dict[str, type[Driver]] = {"rules": RouteFollower, "constant-velocity": ConstantVelocity}
+BASELINES: dict[str, type[Policy]] = {"rules": RouteFollower, "constant-velocity": ConstantVelocity}
 FILES = ("city.json", "city.mp4")
 FILM_S = 40.0
 ROUTE_SHOWN = 60.0
@@ -63,7 +63,7 @@ class CityDrive:
 
 
 def drive_city(
-    policy: Driver,
+    policy: Policy,
     place: str,
     seed: int,
     *,
@@ -151,7 +151,7 @@ def summary(drives: CityDrive) -> dict[str, tuple[float, float, float]]:
     return out | {"km": (km, km, km), "route km": (route, route, route)}
 
 
-def driver(who: str) -> Driver:
+def driver(who: str) -> Policy:
     """A baseline's name, or the name of an engine (driven with its guard), a model or a run (its newest engine) in, see
     `runs.named`; the driver out. ValueError where it is none of these.
     """

@@ -212,6 +212,16 @@ class Guard:
         return first, harm
 
 
+class Unguarded(Guard):
+    """Leaves every plan as it is, for simulations that measure the planner alone. No car drives with it."""
+
+    def check(
+        self, points: np.ndarray, speed: np.ndarray, objects: Sequence[np.ndarray | None] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same points, and (S,) False."""
+        return points, np.zeros(len(points), np.bool_)
+
+
 def flat_objects(objects: Sequence[np.ndarray | None] | None, cars: int) -> tuple[np.ndarray, np.ndarray]:
     """Objects of each car in; all rows (M, 6) float64 and the car each belongs to (M,) out. ValueError for a wrong
     shape.

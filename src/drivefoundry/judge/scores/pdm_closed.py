@@ -9,7 +9,6 @@ so it may look all around, where the expert (`sim.expert`) sees what a front cam
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 from numba import njit, prange
@@ -21,7 +20,7 @@ from drivefoundry.judge.scores.pdm import Situations, score
 from drivefoundry.judge.scores.surroundings import Surroundings, surroundings
 from drivefoundry.sim.traffic.idm import idm
 from drivefoundry.sim.world import World
-from drivefoundry.types import DT, PLAN_POINTS, SIGNAL_RED, Plan, Scene
+from drivefoundry.types import DT, PLAN_POINTS, SIGNAL_RED, Observation, Plan, Scene
 
 OFFSETS = np.array([0.0, 1.0, -1.0])
 """To the left of the route, m. Among equals the first of offsets and speeds is driven."""
@@ -39,18 +38,21 @@ class PdmClosed:
     """See the module."""
 
     name = "PDM-Closed style"
-    privileged: Literal[True] = True
+    world: World
 
     def __init__(self) -> None:
         self._where: Surroundings | None = None
 
+    def bind(self, world: World) -> None:
+        self.world = world
+
     def reset(self, scenes: list[Scene]) -> None:
         self._where = surroundings(scenes)
 
-    def plan(self, world: World) -> Plan:
+    def act(self, observation: Observation) -> Plan:
         assert self._where is not None, "reset comes first"
-        plans = proposals(world)
-        merit = score(_situations(world, self._where), plans[:, :-1])["EPDMS"]
+        plans = proposals(self.world)
+        merit = score(_situations(self.world, self._where), plans[:, :-1])["EPDMS"]
         best = np.where(merit.max(1) > 0.0, merit.argmax(1), -1)  # where all break a rule: brake
         return Plan(plans[np.arange(len(plans)), best])
 

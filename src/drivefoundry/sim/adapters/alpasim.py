@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,7 +33,7 @@ except ModuleNotFoundError:
 from drivefoundry.render.rig import Rig
 from drivefoundry.sim.drive import DECISION_STEPS, Eyes, routes_near
 from drivefoundry.sim.world import PAST, World
-from drivefoundry.types import PLAN_DT, PLAN_POINTS, Plan, Scene, require
+from drivefoundry.types import PLAN_DT, PLAN_POINTS, Observation, Plan, Scene, require
 from drivefoundry_car.vehicle.embodiment import CAR
 from drivefoundry_car.vehicle.inputs import along, shift, to_ego
 
@@ -52,7 +52,7 @@ class Egodriver:
     end mean standing. ValueError where nobody answers, and with what the driver says when it fails.
     """
 
-    privileged: Literal[True] = True  # reads the world, to pass on what the contract holds
+    world: World
 
     def __init__(self, address: str, rig: Rig | None = None, *, axle: float = CAR.rear_axle, timeout: float = 60.0):
         self.address, self.rig, self.axle, self.timeout = address, rig or Rig(), axle, timeout
@@ -68,6 +68,10 @@ class Egodriver:
         self._sessions: list[str] = []
         self._eyes: Eyes | None = None
 
+    def bind(self, world: World) -> None:
+        """The world, of which the driver is told what the contract holds."""
+        self.world = world
+
     def reset(self, scenes: list[Scene]) -> None:
         """Close the sessions of the last scenes, open one for each of these."""
         self._end()
@@ -82,8 +86,9 @@ class Egodriver:
         self._ask(self._stub.start_session, requests, metadata=contract_metadata(self._revision))
         self._eyes = None
 
-    def plan(self, world: World) -> Plan:
+    def act(self, observation: Observation) -> Plan:
         """One decision of all scenes: tell what has happened since the last one, then ask."""
+        world = self.world
         now = (PAST + world.step) * STEP_US
         if self._eyes is None:
             self._eyes, self._told = Eyes(world.packed, self.rig), world.step - PAST - 1
