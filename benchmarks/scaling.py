@@ -1,4 +1,5 @@
-"""Does a scaling law hold for driving? Models of many sizes and amounts of fleet data, their law, the largest foretold.
+"""Does a scaling law hold for driving? Models of many sizes and amounts of fleet data, their law, and a prediction of
+the largest.
 
 `python -m benchmarks.scaling` trains 25 models on the embedded fleet's drives in --out, where a killed run goes on;
 --quick is the same shape at nine models of seconds. The page with the figures lies there, too: scaling.html.
@@ -47,7 +48,7 @@ def main() -> int:
         "sizes": len({run.parameters for run in runs}),
         "data_amounts": len(set(recipe.scale.samples)),
         "held_out_loss_nats": held.measured,
-        "held_out_foretold_nats": held.predicted[0],
+        "held_out_predicted_nats": held.predicted[0],
         "held_out_error_share": abs(held.error),
         "this_call_min": (time.monotonic() - start) / 60,
         "training_min": training_s / 60,

@@ -1,4 +1,4 @@
-"""Write docs/images/city.webp anew: 24 s of one of many cars that the rule-based driver drives at once in a live city.
+"""Redraw docs/images/city.webp: 24 s of one of many cars that the rule-based driver drives at once in a live city.
 
 .venv/bin/python docs/drive.py
 """
@@ -15,13 +15,13 @@ from drivefoundry.trials.live_city import CityDrive, drive_city, film
 from drivefoundry.types import DT
 
 SECONDS, EVERY = 24.0, 1
-"""Length of the film, and steps between two pictures."""
+"""Length of the film, s, and steps between two pictures."""
 VIEW = View().scaled(544, 272)
 STRIDE = 5
 
 
 def liveliest(made: CityDrive, net: PlaceNet) -> tuple[int, float]:
-    """Car and second from which on most happens: roundabouts, lights, turns and road users around, and little
+    """Car and start time, s, with the most activity: roundabouts, lights, turns and road users around, and little
     standing."""
     steps, points = round(SECONDS / DT), net.map.lanes.points[:, :2]
     best, found = -np.inf, (0, 0.0)

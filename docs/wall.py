@@ -1,4 +1,4 @@
-"""Write docs/images/wall.png anew: one moment of the embedded city as every camera, hour and weather shows it.
+"""Redraw docs/images/wall.png: one moment of the embedded city as every camera, hour and weather shows it.
 
 .venv/bin/python docs/wall.py
 """
@@ -14,7 +14,7 @@ from drivefoundry.render.view import wall
 
 
 def busiest(place: str = "place_a", seed: int = 7):
-    """The situation whose ego drives, with most road users close ahead of it at the start."""
+    """The situation with a moving ego and the most road users close ahead of it at the start."""
     log = run_city(place, seed, 40.0, 16, 130, 80)
     best, most = None, -1
     for scene in situations(log, place_map(place), None, 10.0):

@@ -175,7 +175,7 @@ def test_help_imports_nothing_heavy():
         (["ls", "no/such"], "no/such: no run is here"),
         (["status", "no/such"], "no/such: no run is here"),
         (["gc", "no/such"], "no/such: no run is here"),
-        (["model", "show", "no:rl:2"], "no:rl:2: no is no run directory"),
+        (["model", "show", "no:rl:2"], "no:rl:2: no is not a run directory"),
         (["scene", "list", "--jsn"], "scene list: unknown option '--jsn': did you mean '--json'?"),
         (["campaign", "check", "--drives", "x.toml"], "campaign check: unknown option '--drives': known: --json"),
         (["run", "-x"], "run: unknown option '-x'"),

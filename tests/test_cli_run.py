@@ -92,7 +92,7 @@ def test_names_of_models_and_verdicts(ran):
         (named.engine, "{}:sft:1", "no engine (engine.json) in it"),
         (named.model, "{}:quantize", "an engine, not a model"),
         (named.engine, "{}/nothing", "no such file or directory"),
-        (named.engine, "{}/clips:quantize", "clips is no run directory"),
+        (named.engine, "{}/clips:quantize", "clips is not a run directory"),
     ],
 )
 def test_names_of_nothing(ran, find, name, says):

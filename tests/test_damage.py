@@ -149,7 +149,7 @@ def test_commonroad_steps_that_go_back_are_refused(tmp_path):
     write(tmp_path / "a.xml", commonroad().replace("<exact>30</exact></time>", "<exact>-3</exact></time>").encode())
     scenes, refused = scenes_in(tmp_path)
     assert not scenes
-    assert refused["a.xml"] == "obstacle 7: time steps must be whole, rise and begin at 0 or later; sort its states"
+    assert refused["a.xml"] == "obstacle 7: time steps must be integers, increasing, from 0; sort its states"
 
 
 def whole() -> Scene:
@@ -226,5 +226,5 @@ def test_a_lane_without_length_is_refused():
 
 
 def test_json_that_is_deep_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.json: not whole JSON"):
+    with pytest.raises(ValueError, match=r"a\.json: incomplete JSON"):
         READERS["WOMD"].read(write(tmp_path / "a.json", b'{"objects": ' + b"[" * 100_000))

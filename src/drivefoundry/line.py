@@ -166,14 +166,14 @@ def _record(line: RunContext, asked: Asked) -> None:
 
 def _source(asked: Asked) -> Source | None:
     """Where a run's situations come from, None for camera drives; what is refused here leaves no directory behind."""
-    from drivefoundry.clips.importers.folder import wanted
+    from drivefoundry.clips.importers.folder import kind_for
     from drivefoundry.stages import record
 
     if asked.drives and asked.scenes:
         raise ValueError("--drives and --scenes: give one; a camera drive has no scene truth, a scene no camera")
     asked.recipe.validate()
     if asked.drives:
-        wanted(asked.drives, "drives")
+        kind_for(asked.drives, "drives")
         return None
     return record.RecordedTraffic(asked.scenes) if asked.scenes else record.EmbeddedCity()
 

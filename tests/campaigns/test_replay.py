@@ -74,7 +74,7 @@ def test_a_running_service_takes_them_from_a_vehicle_that_it_knows(drives, tmp_p
         assert cli.main([*to, "--code", code, "--spool", str(tmp_path / "one")]) == 0
         assert "2 clips sent to http://127.0.0.1:" in capsys.readouterr().out
         again = refused(capsys, *to, "--code", other, "--spool", str(tmp_path / "two"))
-        assert "0: 2 of 2 clips did not get home" in again or "403 the clip is of vehicle" in again
+        assert "0: 2 of 2 clips were not uploaded" in again or "403 the clip is from vehicle" in again
         assert len(list((tmp_path / "two" / "queue" / "refused").glob("*.mcap"))) == 2
         assert "enrol the vehicle" in refused(capsys, *to, "--spool", str(tmp_path / "three"))
     assert len(store.ids()) == 2

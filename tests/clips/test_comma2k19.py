@@ -151,7 +151,7 @@ def test_segments_come_in_order(tmp_path):
     for name in ("9", "10"):
         segment(tmp_path, name, seconds=3, begin=540.0 + 60 * (name == "10"))
     assert [round(d.t[0]) for d in drives_in(tmp_path)] == [540, 600]
-    with pytest.raises(ValueError, match="comma2k19 logs have no pictures to learn from"):
+    with pytest.raises(ValueError, match="comma2k19 logs have no pictures to train on"):
         clips_in(tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="scenes come from"):
         scenes_in(tmp_path)
@@ -161,17 +161,17 @@ def test_segments_come_in_order(tmp_path):
     ("name", "change", "says"),
     [
         ("processed_log/CAN/speed/t", None, r"CAN/speed/t: missing; copy the segment again"),
-        ("processed_log/CAN/speed/t", "cut", r"CAN/speed/t: not a whole NumPy array"),
+        ("processed_log/CAN/speed/t", "cut", r"CAN/speed/t: not a complete NumPy array"),
         (
             "processed_log/CAN/speed/t",
             lambda a: np.where(np.arange(len(a)) == 7, np.nan, a),
             "CAN/speed: time of sample 7",
         ),
         ("processed_log/IMU/gyro/t", lambda a: a[::-1], "IMU/gyro: time goes back at sample 1"),
-        ("processed_log/IMU/gyro/value", lambda a: a[:, :2], r"gyro/value: 3 columns of numbers wanted, got float64"),
+        ("processed_log/IMU/gyro/value", lambda a: a[:, :2], r"gyro/value: 3 columns of numbers expected, got float64"),
         ("processed_log/IMU/gyro/value", lambda a: a[:-1], r"IMU/gyro: \d+ values for \d+ times"),
         ("processed_log/CAN/steering_angle/value", lambda a: a * np.nan, r"steering_angle/value: not finite"),
-        ("processed_log/CAN/radar/value", lambda a: a[:, :5], r"radar/value: 7 columns of numbers wanted"),
+        ("processed_log/CAN/radar/value", lambda a: a[:, :5], r"radar/value: 7 columns of numbers expected"),
         ("global_pose/frame_times", lambda a: a[:-3], r"frame_positions: \d+ values for \d+ times"),
         ("global_pose/frame_orientations", lambda a: a[:, :3], r"frame_orientations: 4 columns"),
         ("global_pose/frame_times", lambda a: a + 1000.0, "its sensors have no time in common"),
@@ -195,7 +195,7 @@ def test_pickles_are_not_opened(tmp_path):
     path = segment(tmp_path, seconds=3) / "global_pose" / "frame_times"
     with path.open("wb") as f:
         np.save(f, np.array([{}, 1], object), allow_pickle=True)
-    with pytest.raises(ValueError, match="not a whole NumPy array"):
+    with pytest.raises(ValueError, match="not a complete NumPy array"):
         list(drives_in(tmp_path))
 
 

@@ -239,7 +239,7 @@ def test_a_light_holds_for_the_ways_that_it_is_for(tmp_path):
     [
         ("<radius>0.4</radius>", "<radius>nan</radius>", "obstacle 2: <radius> is nan"),
         ("<x>1</x><y>0</y></center>", "<x>inf</x><y>0</y></center>", "obstacle 2: <x> is inf"),
-        ("<duration>5</duration>", "<duration>0</duration>", "trafficLight 60: cycle with durations above 0"),
+        ("<duration>5</duration>", "<duration>0</duration>", "trafficLight 60: needs a cycle with durations > 0"),
         ("<duration>5</duration>", "<duration/>", "trafficLight 60: <duration> is ''"),
         ("<timeOffset>3", "<timeOffset>1e9", "trafficLight 60: timeOffset"),
     ],

@@ -224,7 +224,7 @@ def test_what_the_bounded_check_says_is_what_the_check_says(checkers, tmp_path):
     path.write_bytes(WHOLE)
     with pytest.raises(WrongHash, match="send the file again"):
         checkers.check(path, "0" * 64, "car-1")
-    with pytest.raises(WrongVehicle, match="of vehicle 'car-1', the token of 'car-2'"):
+    with pytest.raises(WrongVehicle, match="from vehicle 'car-1', the token from 'car-2'"):
         checkers.check(path, sha, "car-2")
     assert "truncated MCAP" in refused(checkers, path, WHOLE[:-20])
 

@@ -80,7 +80,7 @@ def test_gaps_end_a_drive(tmp_path):
 
 
 def test_bad_labels_name_line_and_column(tmp_path):
-    with pytest.raises(ValueError, match=r"labels.csv: line 5, steering_wheel_angle_rad: 'left' is no number"):
+    with pytest.raises(ValueError, match=r"labels.csv: line 5, steering_wheel_angle_rad: 'left' is not a number"):
         udacity.runs_of(road_camera(tmp_path / "a", 6.0, text="left"))
     folder = road_camera(tmp_path / "b", 6.0)
     labels = folder / "labels.csv"
@@ -236,16 +236,16 @@ def test_the_road_goes_on_where_the_map_is_cut(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("<commonRoad", "not whole XML"),
-        (scenario([], version="2017a"), "version 2017a; 2018b and 2020a can be read, others cannot"),
-        (scenario([], step="40"), r"timeStepSize '40': 0.005 .. 1.0 s wanted"),
-        (scenario([], step="a tenth"), r"timeStepSize 'a tenth': 0.005 .. 1.0 s wanted"),
+        ("<commonRoad", "incomplete XML"),
+        (scenario([], version="2017a"), "version 2017a; only 2018b and 2020a can be read"),
+        (scenario([], step="40"), r"timeStepSize '40': must be 0.005 .. 1.0 s"),
+        (scenario([], step="a tenth"), r"timeStepSize 'a tenth': must be 0.005 .. 1.0 s"),
         (scenario([], lanes=[]), "no <lanelet> in it"),
         (scenario([], head='<!DOCTYPE a [<!ENTITY b "c">]>'), "has a DOCTYPE"),
         (scenario([], lanes=['<lanelet id="7"/>']), "lanelet 7: leftBound has 0 points"),
         (
             scenario([vehicle("1", 0, 0, 1.0, 3)]).replace("<length>4.5</length>", ""),
-            "obstacle 1: <length> is '', a number wanted",
+            "obstacle 1: <length> is '', must be a number",
         ),
         ("<other/>", "root element is <other>"),
     ],
@@ -281,7 +281,7 @@ def test_folders_of_the_wrong_kind_are_refused_in_one_line(tmp_path):
         kind_of(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "page.xml").write_text("<html/>")
-    with pytest.raises(ValueError, match=r"it holds notes.txt, page.xml\); wanted"):
+    with pytest.raises(ValueError, match=r"it holds notes.txt, page.xml\); expected"):
         kind_of(tmp_path)
     with pytest.raises(ValueError, match="a file; give the folder"):
         kind_of(tmp_path / "notes.txt")

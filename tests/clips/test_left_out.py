@@ -11,7 +11,7 @@ from test_importers import road_camera
 from test_udacity_telemetry import table
 
 from drivefoundry.clips.importers import clips_in, drives_in
-from drivefoundry.clips.importers.folder import fingerprint, kind_of, maps_in, wanted
+from drivefoundry.clips.importers.folder import fingerprint, kind_for, kind_of, maps_in
 from drivefoundry.roadmap import make_map, save_map
 from drivefoundry_car.log import read_drive, write_drive
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_opened_is_left_out_too(folder):
 def test_one_file_will_do_for_a_folder(folder, tmp_path):
     paths = clips_in(folder / "c.mcap", tmp_path / "out")
     assert [p.name for p in paths] == ["c-000.mcap"]
-    assert kind_of(folder / "c.mcap") == wanted(folder / "c.mcap", "drives") == "mcap"
+    assert kind_of(folder / "c.mcap") == kind_for(folder / "c.mcap", "drives") == "mcap"
     before = fingerprint(folder / "c.mcap")
     assert fingerprint(folder / "a.mcap") != before
     road = make_map(lanes=[np.array([[0.0, 0], [100, 0]])])
@@ -106,7 +106,7 @@ def test_comma2k19_segments(tmp_path):
     said = []
     assert len([*drives_in(tmp_path, left_out=said.append)]) == 1
     assert len(said) == 1
-    assert "frame_times: not a whole NumPy array" in said[0]
+    assert "frame_times: not a complete NumPy array" in said[0]
 
 
 def test_udacity_tables(tmp_path):
@@ -116,14 +116,14 @@ def test_udacity_tables(tmp_path):
     (tmp_path / "HMB_2.csv").write_text(text)
     said = []
     assert [d.meta["drive"] for d in drives_in(tmp_path, left_out=said.append)] == ["HMB_1-0"]
-    assert said == [f"left out: {tmp_path / 'HMB_2.csv'}: line 5, speed: 'fast' is no number"]
+    assert said == [f"left out: {tmp_path / 'HMB_2.csv'}: line 5, speed: 'fast' is not a number"]
     assert len([*drives_in(tmp_path / "HMB_1.csv")]) == 1
 
 
 def test_errors_name_what_drives_takes(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ValueError, match="no camera drives") as error:
-        wanted(tmp_path, "drives")
+        kind_for(tmp_path, "drives")
     said = str(error.value)
     assert "own or ROS 2" in said
     assert "labels.csv" in said
@@ -131,6 +131,6 @@ def test_errors_name_what_drives_takes(tmp_path):
     assert "ScenarioNet" not in said
     table(tmp_path / "HMB_1.csv")
     with pytest.raises(ValueError, match=r"udacity_telemetry logs have no pictures.*docs/real-data\.md"):
-        wanted(tmp_path, "drives")
+        kind_for(tmp_path, "drives")
     road_camera(tmp_path / "cam", 6.0)
-    assert wanted(tmp_path / "cam", "drives") == "udacity"
+    assert kind_for(tmp_path / "cam", "drives") == "udacity"

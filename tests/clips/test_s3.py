@@ -116,7 +116,7 @@ def test_a_store_that_does_not_heed_conditions_gets_no_table(tmp_path, monkeypat
     with s3(tmp_path, heedless=True) as service:
         set_all(monkeypatch, service.settings())
         store = ClipStore("s3://clips/a")
-        with pytest.raises(ValueError, match=r"s3://clips/a/objects: it takes no notice of If-None-Match"):
+        with pytest.raises(ValueError, match=r"s3://clips/a/objects: it ignores If-None-Match"):
             store.append([row("a")])
 
 
@@ -128,7 +128,7 @@ def test_a_store_that_does_not_heed_conditions_gets_no_table(tmp_path, monkeypat
         ("s3://clips/a", {"AWS_SECRET_ACCESS_KEY": "x"}, r"refused \(SignatureDoesNotMatch\); set AWS_ACCESS_KEY_ID"),
         ("s3://clips/a", {"AWS_REGION": "us-east-1"}, "in another region; set AWS_REGION"),
         ("s3://clips/a", {"AWS_ALLOW_HTTP": "false"}, "plain http is not allowed; set AWS_ALLOW_HTTP=true"),
-        ("s3://clips/a", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, r"http://127\.0\.0\.1:1: no answer; see whether"),
+        ("s3://clips/a", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, r"http://127\.0\.0\.1:1: no answer; check that"),
     ],
 )
 def test_a_bucket_that_cannot_be_used_is_refused_in_one_line(bucket, tmp_path, monkeypatch, capsys, url, changed, says):
@@ -177,7 +177,7 @@ def test_a_store_that_hangs_does_not_make_a_clip_a_damaged_one(files, bucket, mo
         monkeypatch.setattr(checking, "STORE_S", 0.5)
         checkers = Checkers("s3://clips/a/objects", 1, seconds=0.5)
         try:
-            with pytest.raises(OSError, match="keeping a clip takes more than 1 s"):
+            with pytest.raises(OSError, match="storing a clip takes more than 1 s"):
                 checkers.prepare(files[0], hashlib.sha256(files[0].read_bytes()).hexdigest())
         finally:
             checkers.close()

@@ -189,10 +189,10 @@ def test_builtins_that_are_no_data_are_refused(tmp_path, what):
 def test_an_array_cannot_claim_memory(tmp_path):
     path = tmp_path / "sd_a.pkl"
     path.write_bytes(b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I999999999999\ntS'd'\ntR.")
-    with pytest.raises(ValueError, match="not a whole pickle"):
+    with pytest.raises(ValueError, match="not a complete pickle"):
         scenarionet.read(path)
     path.write_bytes(b"cnumpy\nndarray\n((I999999999999\nttR.")
-    with pytest.raises(ValueError, match="not a whole pickle"):
+    with pytest.raises(ValueError, match="not a complete pickle"):
         scenarionet.read(path)
 
 
@@ -242,20 +242,20 @@ def _even_odd(polygon, x, y):
 @pytest.mark.parametrize(
     ("keys", "value", "says"),
     [
-        (("metadata", "ts"), np.array([0.0, 0.1, 0.05]), "metadata.ts: time must rise"),
-        (("metadata", "ts"), np.array([0.0, np.nan]), "metadata.ts: times wanted"),
+        (("metadata", "ts"), np.array([0.0, 0.1, 0.05]), "metadata.ts: times must increase"),
+        (("metadata", "ts"), np.array([0.0, np.nan]), "metadata.ts: needs at least two times"),
         (("metadata", "ts"), np.array([0.0, 1e9]), "metadata.ts: .* no scenario is so long"),
-        (("metadata", "sdc_id"), "nobody", "metadata.sdc_id: 'nobody' is no road user"),
+        (("metadata", "sdc_id"), "nobody", "metadata.sdc_id: 'nobody' is not a visible road user"),
         (
             ("tracks", "ego", "state", "valid"),
             np.zeros(91),
-            "metadata.sdc_id: 'ego' is no road user that is seen",
+            "metadata.sdc_id: 'ego' is not a visible road user",
         ),
         (("tracks", "a", "state", "heading"), np.zeros(7), r"tracks\[a\].state.heading: shape \(7,\) for 91 times"),
-        (("tracks",), None, "tracks: a dict wanted"),
+        (("tracks",), None, "tracks: must be a dict"),
         (("map_features",), {}, "map_features: no lane in it"),
-        (("map_features", "1", "polyline"), [[0, np.inf], [1, 2]], r"map_features\[1\].polyline: .*numbers wanted"),
-        (("dynamic_map_states", "3", "state", "object_state"), ["GO"], "object_state: 91 states wanted"),
+        (("map_features", "1", "polyline"), [[0, np.inf], [1, 2]], r"map_features\[1\].polyline: must be .*numbers"),
+        (("dynamic_map_states", "3", "state", "object_state"), ["GO"], "object_state: 91 states expected"),
     ],
 )
 def test_damage_is_named(tmp_path, keys, value, says):

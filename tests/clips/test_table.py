@@ -55,7 +55,7 @@ def test_udacity_labels_read_alike(tmp_path, way):
         (b"a,b\n1,2\n\n3\n", "line 4: 1 columns where the header has 2; copy it again"),
         (b"a,b\n1,2,3\n", "line 2: 3 columns where the header has 2"),
         (b"\n \n", "empty; copy it again"),
-        ("a,b\n1,2\n".encode("utf-16"), "no text in UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), "not UTF-8 text"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, data, says):

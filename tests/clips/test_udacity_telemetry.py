@@ -79,9 +79,9 @@ def test_gaps_end_a_drive(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ((7, "angle", "left"), "line 7, angle: 'left' is no number"),
-        ((7, "speed", "nan"), "line 7, speed: 'nan' is no number"),
-        ((9, "filename", "center/first.jpg"), "line 9, filename: 'center/first.jpg' names no time"),
+        ((7, "angle", "left"), "line 7, angle: 'left' is not a number"),
+        ((7, "speed", "nan"), "line 7, speed: 'nan' is not a number"),
+        ((9, "filename", "center/first.jpg"), "line 9, filename: 'center/first.jpg' contains no time"),
         ((9, "filename", f"{BEGUN - 1}.jpg"), "time goes back at sample 7"),
     ],
 )

@@ -237,15 +237,15 @@ def test_bad_files_do_not_stop_the_others(tmp_path):
     assert len(scenes) == 2
     assert sorted(refused) == ["cut.json", "half.json.gz", "settings.json"]
     assert refused["settings.json"].startswith("no CommonRoad, WOMD, ScenarioNet file")
-    assert refused["cut.json"].startswith("not whole JSON")
+    assert refused["cut.json"].startswith("incomplete JSON")
     assert "get the file again" in refused["half.json.gz"]
 
 
 @pytest.mark.parametrize(
     ("keys", "value", "says"),
     [
-        (("objects",), [], "objects: a list wanted"),
-        (("roads",), [], "roads: a list wanted"),
+        (("objects",), [], "objects: must be a list"),
+        (("roads",), [], "roads: must be a list"),
         (("metadata",), {"sdc_track_index": 77}, "metadata.sdc_track_index: 77 is not among 4 objects"),
         (("metadata",), {"sdc_track_index": 3}, None),
     ],
@@ -266,9 +266,9 @@ NAN = float("nan")
     ("keys", "value", "says"),
     [
         (("valid",), [True], r"objects\[0\].valid: 1 steps where most objects have 91"),
-        (("velocity",), [], r"objects\[0\].velocity: a list wanted"),
-        (("heading", 5), "east", r"objects\[0\].heading: numbers wanted"),
-        (("heading",), [None] * STEPS, r"objects\[0\].position, heading, velocity: no number at any step"),
+        (("velocity",), [], r"objects\[0\].velocity: must be a list"),
+        (("heading", 5), "east", r"objects\[0\].heading: must be numbers"),
+        (("heading",), [None] * STEPS, r"objects\[0\].position, heading, velocity: not a number at any step"),
     ],
 )
 def test_a_damaged_object_is_left_out_by_itself(tmp_path, keys, value, says):

@@ -110,7 +110,7 @@ def test_saved_and_loaded(landed, tmp_path):
         assert getattr(back, name) == getattr(c, name)
     np.testing.assert_array_equal(back.embeddings, c.embeddings)
     (tmp_path / "c" / "curated.json").write_text("{}")
-    with pytest.raises(ValueError, match="not a whole curation"):
+    with pytest.raises(ValueError, match="not a complete curation"):
         load_curated(tmp_path / "c")
 
 
@@ -124,7 +124,7 @@ def test_processes_see_what_one_process_sees(landed):
 
 def test_bad_arguments_are_refused(landed):
     url, ids = landed
-    with pytest.raises(ValueError, match="apart: auto, place or time"):
+    with pytest.raises(ValueError, match="apart: must be auto, place or time"):
         curate(url, ids[:1], apart="luck")
     with pytest.raises(ValueError, match="clip nowhere: not in"):
         origins_in(url, ["nowhere"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from drivefoundry.fleet.sumo.live_city import bumpers, centres, driven, open_city
+from drivefoundry.fleet.sumo.live_city import bumpers, centres, open_city, with_driven_tracks
 from drivefoundry.judge.scores.closed_loop import score_rollout
 from drivefoundry.sim.drive import drive
 from drivefoundry.sim.expert import expert_plan
@@ -27,7 +27,7 @@ def test_a_drive_through_a_live_city_can_be_judged_and_the_city_drives_once():
         rollout = drive(RouteFollower(), scenes, 15.0, traffic=traffic)
         with pytest.raises(ValueError, match="open another"):
             World(pack(scenes), traffic)
-        whole, rollout = driven(scenes, traffic, rollout)
+        whole, rollout = with_driven_tracks(scenes, traffic, rollout)
     assert rollout.ego.shape == (len(scenes), 151, 6)
     assert np.allclose(rollout.ego[:, 0, :4], [s.tracks[s.ego, s.start] for s in scenes])
     # each car is in the others' eyes where it is in its own

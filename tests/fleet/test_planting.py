@@ -113,5 +113,5 @@ def test_the_same_seed_makes_the_same_events():
 
 
 def test_no_events_wanted_is_refused():
-    with pytest.raises(ValueError, match="run_planted: 0 events an hour"):
+    with pytest.raises(ValueError, match="run_planted: per_hour must be > 0, got 0"):
         run_planted("place_a", 1, 10.0, 0)

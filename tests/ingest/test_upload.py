@@ -186,7 +186,7 @@ def test_what_is_no_clip_is_refused_and_kept_aside(service, clips, tmp_path, mak
 
 def test_a_clip_of_another_vehicle_is_refused(service, make_drive, tmp_path):
     write_drive(tmp_path / "a.mcap", make_drive(steps=10, vehicle="car-2"))
-    with pytest.raises(ValueError, match="403 the clip is of vehicle 'car-2'"):
+    with pytest.raises(ValueError, match="403 the clip is from vehicle 'car-2'"):
         Uploader(service.url, token("car-1"), tmp_path / "queue").send_all([tmp_path / "a.mcap"])
 
 
@@ -246,7 +246,7 @@ def test_a_port_in_use_is_refused(service, tmp_path):
 def test_a_missing_file_a_remote_store_without_folder_and_a_short_secret_are_refused(service, tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         Uploader(service.url, token(), tmp_path).enqueue(tmp_path / "none.mcap")
-    with pytest.raises(ValueError, match="is remote; name a local folder"), running(ClipStore("memory:///x"), SECRET):
+    with pytest.raises(ValueError, match="is remote; name a local --folder"), running(ClipStore("memory:///x"), SECRET):
         pass
     with pytest.raises(ValueError, match="at least 16"):
         issue_token("short", "car-1")

@@ -90,7 +90,7 @@ def test_what_cannot_be_is_refused(vehicles, do, says):
 
 def test_a_file_that_is_no_table_of_vehicles(tmp_path):
     (tmp_path / "vehicles.db").write_text("no database" * 100)
-    with pytest.raises(ValueError, match=r"vehicles\.db: cannot keep the vehicles"):
+    with pytest.raises(ValueError, match=r"vehicles\.db: cannot store the vehicles"):
         Vehicles(tmp_path / "vehicles.db")
 
 
@@ -152,7 +152,7 @@ def test_from_the_operators_code_to_clips_at_home_and_revoked(tmp_path, make_dri
     [
         (["enrol"], "ingest enrol: give the vehicle's name"),
         (["revoke", "car-1", "--store", "nowhere"], "no vehicles here"),
-        (["vehicles", "--store", "s3://bucket"], "is remote; name a local folder"),
+        (["vehicles", "--store", "s3://bucket"], "is remote; name a local --folder"),
         (["serve", "--clip", "0"], "Limits.clip: must be > 0, got 0"),
         (["serve", "--prot", "1"], "did you mean '--port'?"),
     ],
@@ -228,7 +228,7 @@ def test_a_days_bytes_and_a_clips_bytes_are_bounded(tmp_path):
         (tmp_path / "a.mcap").write_bytes(b"3" * 600)
         if status["bytes_left"]:
             put(b"4" * status["bytes_left"])
-        with pytest.raises(ValueError, match=r"429 the day's 1000 bytes are sent; .* clips wait in"):
+        with pytest.raises(ValueError, match=r"429 the day's 1000 bytes are used up; .* clips wait in"):
             Uploader(service.url, issue_token(SECRET, "car-1"), tmp_path / "queue").send_all([tmp_path / "a.mcap"])
 
 

@@ -161,7 +161,7 @@ def test_one_lost_stick_is_replaced(sticks: tuple[Line, Keys], tmp_path: Path) -
     line.publish("two")
     line.car().update()
     assert running(line.car()) == "two"
-    with pytest.raises(ValueError, match="only: nobody: no key of root"):
+    with pytest.raises(ValueError, match="only: nobody: not a key of root"):
         rotate(line.repo, new, ["root"], only=["nobody"])
 
 

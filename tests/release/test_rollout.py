@@ -39,7 +39,7 @@ def test_a_halted_rollout_gets_no_further(line: Line) -> None:
     assert line.car(vehicle="new").update().name == "one"
     with pytest.raises(ValueError, match="is halted; resume it first"):
         stage(line.repo, line.keys, "all", 100)
-    with pytest.raises(ValueError, match="is halted already"):
+    with pytest.raises(ValueError, match="is already halted"):
         halt(line.repo, line.keys, "all")
     made = resume(line.repo, line.keys, "all")
     assert (made.rollout_percent, made.halted) == (50, False)

@@ -9,7 +9,7 @@ import pytest
 
 from drivefoundry.outputs import MARK
 from drivefoundry.reports.plane import Axis, Series, plane
-from drivefoundry.reports.scaling import against, foretold, isoflop, isoloss, write_cluster, write_scaling
+from drivefoundry.reports.scaling import against, isoflop, isoloss, prediction, write_cluster, write_scaling
 from drivefoundry.scaling.goodput.cluster import Cluster
 from drivefoundry.scaling.goodput.sweep import Knob, one_run, point, turned
 from drivefoundry.scaling.law import Run, fit, fit_score, value_at
@@ -52,7 +52,7 @@ def test_a_laws_page(tmp_path):
     page = whole(write_scaling(tmp_path / "deep" / "scaling.html", LAW, fit_score(GROWS)))
     assert page.count("<svg") == 4
     assert "A law holds for the closed-loop score" in page
-    assert "was held out: foretold" in page
+    assert "was held out: predicted" in page
     flat = fit_score([Run(r.parameters, r.tokens, r.loss, 0.5) for r in GROWS])
     assert "No law holds" in whole(write_scaling(tmp_path / "flat.html", LAW, flat))
     assert whole(write_scaling(tmp_path / "none.html", LAW)).count("<svg") == 3
@@ -85,7 +85,7 @@ def test_figures_name_what_they_show():
     assert len(isoflop(LAW).legend) == 6
     assert ("held out", 4) in isoloss(LAW).legend
     assert "held out" in str(against(LAW).drawing)
-    assert "+0.00 %" in foretold(LAW) or "-0.00 %" in foretold(LAW)
+    assert "+0.00 %" in prediction(LAW) or "-0.00 %" in prediction(LAW)
 
 
 def test_what_lies_outside_is_left_out_and_names_are_escaped():

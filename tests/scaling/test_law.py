@@ -1,4 +1,4 @@
-"""Known laws are found again, the largest run is foretold, and where no law holds that is what is said."""
+"""Known laws are recovered, the largest run is predicted, and the absence of a law is reported."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def test_intervals_hold_the_truth():
     assert np.mean(inside) >= 0.8  # of 95 % intervals, by a bootstrap of 24 runs
 
 
-def test_the_largest_run_is_held_out_and_foretold():
+def test_the_largest_run_is_held_out_and_predicted():
     runs = grid(0.004, 3)
     found = fit(runs[::-1])
     assert found.held_out is not None
@@ -120,11 +120,11 @@ def test_where_no_law_holds_it_says_so(scores):
     ("runs", "line"),
     [
         ([], "scaling law: 0 runs to fit, at least 6 wanted"),
-        (grid(0.0)[:5], "scaling law: 4 runs to fit beside the one held out, at least 6 wanted"),
-        ([Run(1e8, d, 3.0) for d in np.geomspace(1e9, 1e11, 9)], "1 different parameters, at least 3 wanted"),
-        ([Run(n, 1e9, 3.0) for n in np.geomspace(1e7, 1e9, 9)], "1 different tokens, at least 3 wanted"),
+        (grid(0.0)[:5], "scaling law: 4 runs to fit and one held out, at least 6 are needed"),
+        ([Run(1e8, d, 3.0) for d in np.geomspace(1e9, 1e11, 9)], "1 different parameters, at least 3 are needed"),
+        ([Run(n, 1e9, 3.0) for n in np.geomspace(1e7, 1e9, 9)], "1 different tokens, at least 3 are needed"),
         ([Run(1e8, 1e9, math.nan)], "run.loss: must be a number > 0, got nan"),
-        ([Run(1e8, 1e9, 2.0, 1.5, "big")], "big.score: within 0 .. 1 wanted, got 1.5"),
+        ([Run(1e8, 1e9, 2.0, 1.5, "big")], "big.score: must be 0 to 1, got 1.5"),
     ],
 )
 def test_runs_that_tell_no_law_are_refused(runs, line):
@@ -148,9 +148,9 @@ def test_runs_are_read_from_lines(tmp_path):
     for text, line in (
         ("{", "line 1: not JSON"),
         ("3", "line 1: an object"),
-        ('{"parameters": 1, "tokens": 2}', "line 1: loss: a number wanted"),
+        ('{"parameters": 1, "tokens": 2}', "line 1: loss: must be a number"),
         ('{"parameters": 1, "tokens": 2, "loss": -3}', "line 1.loss: must be a number > 0"),
-        ('{"parameters": 1, "tokens": 2, "loss": 3, "score": "x"}', "line 1: score: a number wanted"),
+        ('{"parameters": 1, "tokens": 2, "loss": 3, "score": "x"}', "line 1: score: must be a number"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=f"runs.jsonl, {line}"):

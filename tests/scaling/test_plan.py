@@ -127,15 +127,15 @@ def test_failures_eat_large_clusters():
     ("do", "line"),
     [
         (lambda: plan(assume("8B", "own"), days=3), "chip.tflops: must be > 0, got 0; give it with --set"),
-        (lambda: plan(assume("8B", "A800", "mfu=1.4"), days=3), "mfu: a share, at most 1, wanted, got 1.4"),
+        (lambda: plan(assume("8B", "A800", "mfu=1.4"), days=3), "mfu: must be a share of at most 1, got 1.4"),
         (lambda: plan(assume("8B", "A800", "work.clips=-1"), days=3), "work.clips: must be > 0, got -1"),
         (lambda: plan(assume("8B", "A800", "work.patch=999"), days=3), "work.patch: 999 px is more than"),
         (lambda: plan(assume("8B", "A800", "shape.layers=0"), days=3), "shape.layers: must be > 0, got 0"),
         (lambda: plan(assume()), "give either a deadline in days or a number of cards"),
         (lambda: plan(assume(), cards=0), "cards: must be >= 1, got 0"),
         (lambda: plan(assume(), days=0.0), "days: must be > 0, got 0"),
-        (lambda: plan(assume("72B"), cards=16), "no layout fits 80 GB a card, the leanest needs [89]"),
-        (lambda: plan(assume("72B"), days=0.5), "too many for 16,000,000 batch_tokens a step"),
+        (lambda: plan(assume("72B"), cards=16), "no layout fits 80 GB per card, the smallest needs [89]"),
+        (lambda: plan(assume("72B"), days=0.5), "too many cards for 16,000,000 batch_tokens per step"),
         (
             lambda: plan(assume("8B", "A800", "card_mtbf_hours=20"), days=20),
             "20 days cannot be met: .* cards fail every",

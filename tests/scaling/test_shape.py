@@ -36,7 +36,7 @@ def test_any_number_of_parameters_has_a_shape(wanted):
 
 @pytest.mark.parametrize("name", ["7x", "huge", "12", "1e20", "-3B", ""])
 def test_no_size(name):
-    with pytest.raises(ValueError, match="or so many parameters: 3e9, 13B"):
+    with pytest.raises(ValueError, match="or a number of parameters: 3e9, 13B"):
         shape.named(name)
 
 

@@ -33,7 +33,7 @@ def test_table(folder, capsys):
     assert tuple(head) == show.COLUMNS
     assert rows[0] == ["0", short_id("womd-abc:100"), "womd-abc:100", "womd", "8.0", "3", "1", "recorded vehicle 100"]
     assert len(rows) == 2
-    assert err.startswith("no scene of b.json: not whole JSON")
+    assert err.startswith("no scene of b.json: incomplete JSON")
     assert "Not read: 1 lanes without a length (in 1 recordings)." in err.splitlines()
 
 
@@ -55,7 +55,7 @@ def test_pictures_and_films(folder, tmp_path, capsys):
         (["--scene", "7"], "--scene 7: there are 2, from 0 on"),
         (["--scene", "nobody"], "--scene nobody: no such scene"),
         (["--at", "500"], "step 500: the scene has 91 steps"),
-        (["--out", "a.jpg"], "--out a.jpg: a file *.png, *.mp4 or *.gif wanted"),
+        (["--out", "a.jpg"], "--out a.jpg: must be a *.png, *.mp4 or *.gif file"),
         (["--out", "no/such/a.png"], "no such folder"),
         (["--out", "a.gif", "--at", "3"], "--at 3: a film shows all steps"),
     ],
@@ -80,7 +80,7 @@ def test_a_picture_takes_no_place_of_somebody_s_file(folder, tmp_path, capsys):
 def test_nothing_to_show(tmp_path, capsys):
     write(tmp_path / "b.json", b'{"objects": ')
     assert cli.main(["scene", "list", str(tmp_path)]) == 2
-    assert "no scene in it (b.json: not whole JSON" in capsys.readouterr().err
+    assert "contains no scene (b.json: incomplete JSON" in capsys.readouterr().err
 
 
 def test_a_reader_may_stop_reading(folder):
@@ -102,7 +102,7 @@ def test_a_scene_has_one_short_id_and_any_unambiguous_prefix_is_taken(folder):
         assert row["id"] == short_id(row["scene"])
         for which in (str(n), row["id"], row["id"][:6], row["scene"]):
             assert show.scene_at(folder, which).id == row["scene"]
-    with pytest.raises(ValueError, match=r"--scene womd-abc: 2 scenes begin so; give more digits"):
+    with pytest.raises(ValueError, match=r"--scene womd-abc: 2 scenes match; give more digits"):
         show.scene_at(folder, "womd-abc")
     with pytest.raises(ValueError, match="no such scene"):
         show.scene_at(folder, rows[0]["id"][:5] + "x")
@@ -159,5 +159,5 @@ def test_the_exam_of_a_run_on_recorded_traffic(folder, tmp_path):
     with pytest.raises(ValueError, match="no such scene"):
         show.scene_at(run, every[0]["id"])
     write(folder / "a.json", other("another", lights=True))
-    with pytest.raises(ValueError, match="no longer there"):
+    with pytest.raises(ValueError, match="no longer exist"):
         show.exam_scenes(run)

@@ -47,7 +47,7 @@ def test_files_are_written_and_strangers_refused(made, tmp_path):
     assert all(
         {"route km", "contacts at fault", "other contacts", "red lights", "why"} <= c.keys() for c in cars.values()
     )
-    with pytest.raises(ValueError, match="no driver; give rules, constant-velocity, a run directory"):
+    with pytest.raises(ValueError, match="not a driver; give rules, constant-velocity, a run directory"):
         live_city.driver(str(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""Campaigns and drives that are already there in; what fired where, and what each campaign brought home, out."""
+"""Campaigns over stored drives: what fires where, and what each campaign has yielded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from drivefoundry_car.triggers.signals import SIGNALS, Beside, signals_of
 
 @dataclass(frozen=True)
 class StoredDrive:
-    """A drive that is there: its name, bytes (0: not known) and, where its map is there too, the stop lines (G, 4)."""
+    """A stored drive with its name, bytes (0: unknown) and, if its map is available, the stop lines (G, 4)."""
 
     name: str
     drive: Drive
@@ -36,7 +36,7 @@ class StoredDrive:
 
 @dataclass(frozen=True)
 class Fired:
-    """One firing: which drive, t s on its clock, what the rule's signals were then."""
+    """One firing: drive, t s on its clock, values of the rule's signals."""
 
     drive: str
     t: float
@@ -46,8 +46,8 @@ class Fired:
 
 @dataclass(frozen=True)
 class Tested:
-    """What campaigns did on some drives: hours driven, bytes recorded (0: not known), all firings, and for each
-    campaign in how many drives it could not fire for want of which signals."""
+    """Result of running campaigns over drives: hours driven, bytes recorded (0: unknown), all firings, and for each
+    campaign the number of drives that lacked each signal it needs."""
 
     drives: int
     hours: float
@@ -59,8 +59,8 @@ class Tested:
 def all_drives_at(
     whats: Sequence[Path], video: bool = False, left_out: Callable[[str], object] = warn
 ) -> Iterator[StoredDrive]:
-    """Read the drives at each of several paths, see `drives_at`. Of several paths one without a sound drive is left out
-    too, and left_out told why; ValueError where none has one."""
+    """Read the drives at several paths, see `drives_at`. A path without a readable drive is skipped and reported to
+    left_out; ValueError if none has one."""
     bad: list[str] = []
     found = False
     for what in whats:
@@ -79,9 +79,10 @@ def all_drives_at(
 
 def drives_at(what: Path, video: bool = False, left_out: Callable[[str], object] = warn) -> Iterator[StoredDrive]:
     """Read the drives of a file, a folder of drives or of logs that an importer knows, a clip store, or a run (the
-    drives that its fleet recorded; or RUN:fleet:TURN, see `runs.named`), with pictures if wanted.
+    drives that its fleet recorded; or RUN:fleet:TURN, see `runs.named`), optionally with video.
 
-    Of several a damaged one is left out, and left_out told why in one line. ValueError in one line where none is sound.
+    A damaged one among several is skipped, and left_out receives the reason in one line. ValueError if none is
+    readable.
     """
     if ":" in str(what) and not what.exists():
         what = named.resolved(what).path
@@ -110,7 +111,7 @@ def drives_at(what: Path, video: bool = False, left_out: Callable[[str], object]
 
 
 def _recorded(file: Path, video: bool, left_out: Callable[[str], object]) -> StoredDrive:
-    """An MCAP drive, and its map where that lies beside it."""
+    """Read an MCAP drive, and its map if it is stored beside it."""
     drive = read_file(file, video=video)
     maps = [folder / MAPS / f"{drive.meta.get('map', '')}.safetensors" for folder in (file.parent, file.parent.parent)]
     stops = None
@@ -119,7 +120,7 @@ def _recorded(file: Path, video: bool, left_out: Callable[[str], object]) -> Sto
             stops = load_map(path.read_bytes()).stop_lines
             break
         except ValueError as error:
-            left_out(f"left out: {path}: {error}; {file} is taken without its stop lines")
+            left_out(f"left out: {path}: {error}; {file} is read without its stop lines")
     return StoredDrive(file.stem, drive, file.stat().st_size, stops)
 
 
@@ -137,12 +138,12 @@ def _stops_in_store(store: ClipStore, map_id: str) -> np.ndarray | None:
 
 
 def mine(campaigns: Sequence[Campaign], drives: Iterator[StoredDrive], sent: Sent | None = None) -> Tested:
-    """Campaigns and drives in, what fired where out; sent: what the fleet has sent, without which nothing is novel."""
+    """Run campaigns over drives. sent: what the fleet has uploaded, for the signal `novelty`."""
     fired: list[Fired] = []
     lacking: dict[str, Counter[str]] = defaultdict(Counter)
     count, seconds, size, known = 0, 0.0, 0, True
     for r in drives:
-        for a, b in clock.runs(r.drive.t):  # nobody knows that a rule holds on through a gap
+        for a, b in clock.runs(r.drive.t):  # a rule cannot be assumed to hold across a gap
             whole = b - a == len(r.drive.t)
             part = r.drive if whole else cut(r.drive, float(r.drive.t[a]), float(r.drive.t[b - 1]) + clock.EDGE_S)
             lacks, some = _fired(campaigns, part, r.name, Beside(r.stop_lines, sent))
@@ -159,7 +160,7 @@ def mine(campaigns: Sequence[Campaign], drives: Iterator[StoredDrive], sent: Sen
 def _fired(
     campaigns: Sequence[Campaign], drive: Drive, name: str, beside: Beside
 ) -> tuple[dict[str, tuple[str, ...]], list[Fired]]:
-    """Which campaigns lack what, and what fired, in one stretch of a drive."""
+    """Which campaigns lack which signals, and what fired, in one gapless stretch of a drive."""
     values = signals_of(drive, beside)
     watch = Watch([c for c in campaigns if applies(c, drive)], list(values))
     of = {c.name: c for c in watch.campaigns}
@@ -173,8 +174,8 @@ def _fired(
 
 
 def what_was_sent(store: ClipStore, left_out: Callable[[str], object] = warn) -> Sent:
-    """Embed the samples of all clips of a store: what cars measure novelty against. A damaged clip is left out, and
-    left_out told why in one line; ValueError where none is sound."""
+    """Embed samples of all clips of a store, the reference for novelty. A damaged clip is skipped, and left_out
+    receives the reason in one line; ValueError if none is readable."""
     sent = Sent()
     clips = [(Path(clip), lambda clip=clip: store.drive(clip, video=False)) for clip in store.ids()]
     for _, drive in sound(Path(str(store.url)), clips, left_out):
@@ -184,7 +185,7 @@ def what_was_sent(store: ClipStore, left_out: Callable[[str], object] = warn) ->
 
 @dataclass(frozen=True)
 class Yield:
-    """What one campaign brought home; kept of judged: after curation, where there was one."""
+    """What one campaign yielded; kept of judged: after curation, if there was one."""
 
     campaign: str
     clips: int
@@ -195,7 +196,7 @@ class Yield:
 
 
 def yields(what: Path) -> list[Yield]:
-    """A run or a clip store in, what each campaign brought home out, the most clips first."""
+    """What each campaign yielded in a run or a clip store, most clips first."""
     run = (what / "ledger.db").exists()
     url = what / "clips" if run else what
     require((url / "clips.lance").exists(), f"{what}: no run with clips and no clip store; ingest some first")
@@ -223,7 +224,7 @@ def yields(what: Path) -> list[Yield]:
 
 
 def check_table(campaigns: Sequence[Campaign]) -> str:
-    """One line a campaign: what it takes and needs."""
+    """One line per campaign: its settings, cost and signals."""
     rows = [("campaign", "priority", "clip", "cooldown", "a day", "cohort", "until", "cost", "signals")]
     for c in campaigns:
         clip = f"{c.before_s:g} + {c.after_s:g} s" if c.tree else c.pick
@@ -237,7 +238,7 @@ def check_table(campaigns: Sequence[Campaign]) -> str:
 
 
 def fired_table(tested: Tested, most: int) -> str:
-    """One line a firing, the first `most`."""
+    """One line per firing, for the first `most`."""
     rows = [("drive", "t", "campaign", "then")]
     for f in tested.fired[:most]:
         rows.append((f.drive, f"{f.t:.1f} s", f.campaign, ", ".join(_said(*v) for v in f.values.items())))
@@ -246,10 +247,10 @@ def fired_table(tested: Tested, most: int) -> str:
 
 
 def totals_table(campaigns: Sequence[Campaign], tested: Tested, hours_a_day: float) -> str:
-    """One line a campaign, the busiest first: how often it fired, what its clips would cost a car, and what it lacked.
+    """One line per campaign, the busiest first: firings, bytes per car, and missing signals.
 
-    Bytes a day: firings an hour x the share wanted x the clip's window x what these drives take a second; clips that
-    overlap are sent once, so it is the most that they can come to.
+    Bytes a day: firings per hour x share x clip window x these drives' bytes per second. Overlapping clips are sent
+    once, so this is an upper bound.
     """
     rows = [("campaign", "fired", "in drives", "an hour", "a day", "of", "lacks")]
     rate = tested.bytes / max(tested.hours * 3600, 1e-9)
@@ -268,7 +269,7 @@ def totals_table(campaigns: Sequence[Campaign], tested: Tested, hours_a_day: flo
 
 
 def yield_table(found: Sequence[Yield]) -> str:
-    """One line a campaign, and one for all."""
+    """One line per campaign, and a total."""
     rows = [("campaign", "clips", "minutes", "bytes", "a clip", "kept")]
     total = Yield("all", *(sum(getattr(y, n) for y in found) for n in ("clips", "seconds", "bytes", "judged", "kept")))
     for y in (*found, total):
@@ -283,7 +284,7 @@ def megabytes(n: float) -> str:
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Cells in columns; numbers to the right, as far as their column has nothing else below its head."""
+    """Align cells in columns; columns of numbers are right-aligned."""
     columns = list(zip(*rows, strict=True))
     wide = [max(map(len, c)) for c in columns]
     right = [all(cell[:1].isdigit() or cell == "-" for cell in c[1:]) and len(c) > 1 for c in columns]

@@ -1,4 +1,4 @@
-"""Stored drives and campaigns in; what a car would have recorded and sent, over a real service, out."""
+"""Replay stored drives through a car's recorder, campaigns and uploader, to a real service."""
 
 from __future__ import annotations
 
@@ -36,18 +36,17 @@ def replay(
     uploader_of: Callable[[str], Uploader],
     left_out: Callable[[str], object] = warn,
 ) -> Iterator[Replayed]:
-    """Each drive through the data side of a car (`collector`), faster than time goes by; what came of it out.
+    """Run each drive through a car's data side (`collector`), faster than real time, and yield the results.
 
-    spool: where clips are recorded; uploader_of: of a vehicle by its name. Among several a drive that names no vehicle
-    is left out, and left_out told. ValueError where none names one, or the service cannot be reached or refuses what it
-    is sent.
+    spool: folder for recorded clips; uploader_of: vehicle name -> its uploader. A drive that names no vehicle is
+    skipped and reported to left_out. ValueError if none names one, or the service is unreachable or refuses clips.
     """
     nameless: list[str] = []
     done = False
     for r in drives:
         vehicle = r.drive.meta.get("vehicle", "")
         if not vehicle:
-            nameless.append(f"{r.name}: its meta names no vehicle; a service takes clips of vehicles that it knows")
+            nameless.append(f"{r.name}: its meta names no vehicle; the service accepts clips of enrolled vehicles only")
             continue
         done = True
         uploader, beside = uploader_of(vehicle), Beside(r.stop_lines)
@@ -65,8 +64,8 @@ def replay(
         uploader.send_all()
         counts = car.counts()
         left = counts.queued - counts.sent
-        told = f"they wait in {uploader.queue}, or lie in its folder 'refused' with the reason"
-        require(left <= 0, f"{r.name}: {left} of {counts.queued} clips did not get home; {told}")
+        where = f"they wait in {uploader.queue}, or are in its folder 'refused' with the reason"
+        require(left <= 0, f"{r.name}: {left} of {counts.queued} clips were not uploaded; {where}")
         yield Replayed(r.name, counts)
     require(done or not nameless, "".join(nameless[:1]))
     for why in nameless:
@@ -74,7 +73,7 @@ def replay(
 
 
 def _drive(car: Collector, drive: Drive, videos: dict[str, Video]) -> None:
-    """Pictures at their own times, all else at the drive's steps."""
+    """Feed pictures at their own times, everything else at the drive's steps."""
     shown = sorted(((t, name, i) for name, v in videos.items() for i, t in enumerate(v.t.tolist())), reverse=True)
     for now in moments(drive):
         while shown and shown[-1][0] <= now.t:
@@ -85,7 +84,7 @@ def _drive(car: Collector, drive: Drive, videos: dict[str, Video]) -> None:
 
 
 def replayed_table(done: Sequence[Replayed]) -> str:
-    """One line a drive, and one for all."""
+    """One line per drive, and a total."""
     rows = [("drive", "fired", "recorded", "sent", "dropped")]
     cells = [
         (sum(c.fired.values()), c.recorded, c.sent, sum(c.dropped.values()) + c.failed)

@@ -1,6 +1,6 @@
-"""Uploaded files in, verdicts and rows out, made by processes of bounded memory and time: nothing sent is trusted.
+"""Check and prepare uploaded files in processes with bounded memory and time: uploads are not trusted.
 
-A file that makes its checker grow, hang or die is refused; the next one finds a new checker.
+A file that makes its checker run out of memory, hang or crash is refused; the next file gets a new checker.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from drivefoundry.clips.prepared import Prepared, check, prepare
 from drivefoundry.compute import keep_memory
 
 MEMORY = 2 << 30
-"""Bytes that a check may take beyond what an idle checker has: a clip of the largest size takes half of it."""
+"""Memory limit of a check beyond an idle checker's, bytes; the largest clip takes half of it."""
 SECONDS, LEAST_S, BYTES_A_SECOND = 30.0, 10.0, 1e6
-"""Processor time that a check may take: LEAST_S and a second for each so many bytes, SECONDS at most. The largest clip
-takes a second or two, a clip of JPEG pictures, which are encoded anew, a tenth of what it may."""
+"""CPU time limit of a check: LEAST_S plus a second per this many bytes, SECONDS at most. The largest clip takes a
+second or two; a clip of JPEG pictures, which are re-encoded, a tenth of its limit."""
 PATIENCE = 4.0
-"""A check may wait for the processor or the disk so many times longer than it may compute."""
+"""Wall-clock limit of a check, as a multiple of its CPU limit."""
 STORE_S = 600.0
-"""How much longer making a row may take: its videos go to the object store, over a network perhaps."""
+"""Extra time for preparing a row, s: its videos go to the object store, perhaps over a network."""
 _START_S = 60.0
 
 
 class Checkers:
-    """`prepared.check` and `prepared.prepare` in processes of their own, a file at a time each; threads may share them.
+    """Run `prepared.check` and `prepared.prepare` in separate processes, one file at a time each; threads may share
+    them.
 
-    objects: URL of the object store that keeps the clips' videos; memory, seconds: bounds of the largest file.
+    objects: URL of the object store for the clips' videos; memory, seconds: limits for the largest file.
     """
 
     def __init__(self, objects: str, count: int = 2, *, memory: int = MEMORY, seconds: float = SECONDS) -> None:
@@ -48,11 +49,11 @@ class Checkers:
         self._count = count
 
     def check(self, path: Path, sha256: str, vehicle: str) -> None:
-        """See `prepared.check`. ValueError as well where the check takes too much memory or time."""
+        """See `prepared.check`. Also ValueError if the check takes too much memory or time."""
         self._ask(path, sha256, vehicle)
 
     def prepare(self, path: Path, sha256: str) -> Prepared:
-        """See `prepared.prepare`, with the same bounds and STORE_S for the store; OSError where that is not enough."""
+        """See `prepared.prepare`, with the same limits plus STORE_S for the store; OSError beyond that."""
         prepared = self._ask(path, sha256, None)
         assert prepared is not None
         return prepared
@@ -70,7 +71,7 @@ class Checkers:
             self._idle.put(checker)
 
     def close(self) -> None:
-        """End the processes, each after the check it is at."""
+        """Stop the processes, each after its current check."""
         for _ in range(self._count):
             self._idle.get().close()
 
@@ -90,27 +91,27 @@ class _Checker:
         try:
             self._started = self._started or (self._pipe.poll(_START_S) and self._pipe.recv())
         except (EOFError, ConnectionError) as error:
-            raise OSError("no checker starts") from error
+            raise OSError("no checker could be started") from error
         try:
             self._pipe.send(task)
             if task[2] is not None:
                 self._wait(seconds)
-            elif not self._pipe.poll(seconds + STORE_S):  # it has been checked: the store is slow, not the file
+            elif not self._pipe.poll(seconds + STORE_S):  # the check is done: the store is slow, not the file
                 self._kill()
-                raise OSError(f"keeping a clip takes more than {seconds + STORE_S:g} s")
+                raise OSError(f"storing a clip takes more than {seconds + STORE_S:g} s")
             told = self._pipe.recv()
         except (EOFError, ConnectionError) as error:
             self.process.join()
-            if self.process.exitcode == -signal.SIGKILL:  # by the machine or its operator: not the file's doing
+            if self.process.exitcode == -signal.SIGKILL:  # by the machine or its operator, not because of the file
                 raise OSError("the checker was killed") from error
-            raise ValueError(f"its checker died of it (exit code {self.process.exitcode}); record it again") from error
+            raise ValueError(f"it crashed its checker (exit code {self.process.exitcode}); record it again") from error
         if isinstance(told, Exception):
             raise told
         return told
 
     def _wait(self, seconds: float) -> None:
-        """Until the answer is there. ValueError where it takes more processor time; OSError where the machine is too
-        busy with other things, or its disk does not answer: neither is the file's fault."""
+        """Wait for the answer. ValueError if the check exceeds its CPU time; OSError if the machine is too busy or its
+        disk does not answer, which is not the file's fault."""
         begun, end = self._spent(), time.monotonic() + PATIENCE * seconds
         left = seconds
         while not self._pipe.poll(max(0.05, left)):
@@ -120,10 +121,10 @@ class _Checker:
                 raise ValueError(f"checking it takes more than {seconds:g} s; cut it into shorter clips")
             if time.monotonic() > end:
                 self._kill()
-                raise OSError(f"no checker gets through a clip in {PATIENCE * seconds:g} s")
+                raise OSError(f"no checker finished a clip within {PATIENCE * seconds:g} s")
 
     def _spent(self) -> float:
-        """Processor seconds of the process so far; 0 once it is dead."""
+        """CPU seconds of the process so far; 0 once it has exited."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         except FileNotFoundError:
@@ -141,11 +142,11 @@ class _Checker:
 
 
 def _work(pipe: Connection, objects: str, memory: int) -> None:
-    """A checker's life: until its parent closes the pipe, or dies."""
-    for stop in (signal.SIGINT, signal.SIGTERM):  # whoever stops the service lets its checkers finish
+    """Main loop of a checker, until its parent closes the pipe or exits."""
+    for stop in (signal.SIGINT, signal.SIGTERM):  # stopping the service lets its checkers finish
         signal.signal(stop, signal.SIG_IGN)
-    keep_memory()  # one clip of many megabytes is taken apart after the other
-    for late in ("numpy.ma", "av.subtitles.stream"):  # else the first clip would wait for them to be imported
+    keep_memory()  # large clips follow one another
+    for late in ("numpy.ma", "av.subtitles.stream"):  # import them now, or the first clip would wait
         importlib.import_module(late)
     store = ObjectStore(objects)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -161,5 +162,5 @@ def _answer(store: ObjectStore, path: Path, sha256: str, vehicle: str | None) ->
     try:
         return prepare(path, store, sha256) if vehicle is None else check(path, sha256, vehicle)
     except (ValueError, OSError) as error:
-        error.__cause__ = error.__context__ = None  # the line is all that is told
+        error.__cause__ = error.__context__ = None  # only the message crosses the pipe
         return error.with_traceback(None)

@@ -1,4 +1,4 @@
-"""Bytes in, their SHA-256 out; and back, verified. Local directory or S3, content-addressed."""
+"""Content-addressed object store: bytes by their SHA-256, verified on reading, in a local directory or S3."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from drivefoundry.clips import bucket
 
 _SHA = re.compile(r"[0-9a-f]{64}")
 _COMMITS = "commits"
-"""An empty object by which a store shows that it heeds conditions."""
+"""An empty object for testing whether a store honours conditional writes."""
 
 
 class ObjectStore:
     """Content-addressed objects under url: a directory path, file:// or s3://bucket/prefix (credentials from AWS_*).
 
-    Object abcd... lies at ab/cd/abcd...; a name is a small object that holds the SHA-256 it stands for. Writes are
-    atomic: an object shows whole or not at all. ValueError on an object that is missing or not what its name says,
-    OSError where the store does not do as asked (full), ConnectionError where it is remote (not reachable, no rights).
+    Object abcd... is stored at ab/cd/abcd...; a name is a small object that holds the SHA-256 it refers to. Writes are
+    atomic. ValueError if an object is missing or does not match its hash, OSError if the store fails (full),
+    ConnectionError if it is remote and fails (unreachable, no permission).
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -43,7 +43,7 @@ class ObjectStore:
             ) from error
 
     def reach(self) -> None:
-        """ValueError unless the store answers and lets its objects be listed: one request of a remote one."""
+        """Check that the store answers and its objects can be listed, with one request if remote; else ValueError."""
         if bucket.remote(self.url):
             try:
                 next(iter(obstore.list(self._store, prefix=_COMMITS)), None)
@@ -51,7 +51,7 @@ class ObjectStore:
                 raise ValueError(f"object store {self.url}: {bucket.reason(error)}") from error
 
     def require_commits(self) -> None:
-        """ValueError if a remote store overwrites what a put with `If-None-Match: *` must leave (Lance's commit)."""
+        """Check that a remote store honours `If-None-Match: *`, which Lance's commits need; else ValueError."""
         if not bucket.remote(self.url):
             return
         with self._doing("commit"):
@@ -61,36 +61,36 @@ class ObjectStore:
                 except AlreadyExistsError:
                     return
         raise ValueError(
-            f"object store {self.url}: it takes no notice of If-None-Match, so that of two writers at once one would "
+            f"object store {self.url}: it ignores If-None-Match, so that one of two concurrent writers would "
             "lose its rows; use a store with conditional writes"
         )
 
     def put(self, data: bytes) -> str:
-        """Keep data; returns its SHA-256 in hex. What is already here is not written again, unless a power cut has
-        left less of it. In a directory it outlives one after `sync`."""
+        """Store data and return its SHA-256 in hex. An object that is already stored is not written again, unless a
+        power cut truncated it. In a local directory it is durable after `sync`."""
         sha = hashlib.sha256(data).hexdigest()
         if self._size(sha) != len(data):
             self._write(_path(sha), data)
         return sha
 
     def sync(self) -> None:
-        """Returns once all that was put outlives a power cut; a bucket promises that with each put."""
+        """Make all puts durable; a bucket does that with each put."""
         if isinstance(self._store, LocalStore):
             os.sync()
 
     def get(self, sha: str) -> bytes:
-        """The bytes with this SHA-256, verified."""
+        """Return the bytes with this SHA-256, verified."""
         data = self._read(_path(sha))
         if data is None:
             raise ValueError(f"object {sha}: not in {self.url}")
         if hashlib.sha256(data).hexdigest() != sha:
             raise ValueError(
-                f"object {sha}: damaged in {self.url}, its bytes have another hash; delete it and land it again"
+                f"object {sha}: damaged in {self.url} (its hash differs); delete it and land the clip again"
             )
         return data
 
     def has(self, sha: str) -> bool:
-        """Whether an object is here (its bytes are verified when read)."""
+        """Whether an object is stored (its bytes are verified when read)."""
         return self._size(sha) is not None
 
     def _size(self, sha: str) -> int | None:
@@ -101,11 +101,11 @@ class ObjectStore:
                 return None
 
     def set_name(self, name: str, sha: str) -> None:
-        """Let name ('maps/1a2b') stand for an object; the last one set counts."""
+        """Point a name ('maps/1a2b') to an object; the last call wins."""
         self._write(_name(name), sha.encode())
 
     def named(self, name: str) -> str:
-        """The SHA-256 that a name stands for."""
+        """Return the SHA-256 that a name points to."""
         data = self._read(_name(name))
         if data is None:
             raise ValueError(f"name '{name}': not in {self.url}")
@@ -126,7 +126,7 @@ class ObjectStore:
 
     @contextmanager
     def _doing(self, what: str, path: str = "") -> Iterator[None]:
-        """What goes wrong with the store meanwhile, as an OSError of one line."""
+        """Turn the store's failures into an OSError of one line."""
         try:
             yield
         except (BaseError, OSError) as error:
@@ -144,7 +144,7 @@ def _path(sha: str) -> str:
 
 def _name(name: str) -> str:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name:
-        raise ValueError(f"name '{name}': letters, digits, '.', '-', '_' and single '/' between them only")
+        raise ValueError(f"name '{name}': must be letters, digits, '.', '-', '_', with single '/' between them")
     return f"names/{name}"
 
 

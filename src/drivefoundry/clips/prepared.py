@@ -1,6 +1,6 @@
-"""A clip file in, a checked row of the clip store out, its video kept: all of landing but the table.
+"""Turn a clip file into a checked row of the clip store, and store its video: landing without the table.
 
-Imports no lance, so that a process that checks what cars send starts in an instant and holds little.
+Imports no lance, so that a checker process starts fast and stays small.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from drivefoundry_car import log
 from drivefoundry_car.log import Drive
 
 NAMED = ("vehicle", "drive", "source", "place", "campaign", "trigger", "map", "release")
-"""Keys of a drive's meta that are columns of their own, to filter by."""
+"""Keys of a drive's meta that are table columns, for filtering."""
 _DAMAGE = (AssertionError, ArithmeticError, AttributeError, EOFError, FFmpegError, LookupError, MemoryError,
            RecursionError, TypeError)  # fmt: skip
-"""What readers and muxers raise, besides ValueError, on values that no recorder writes."""
+"""Errors that readers and muxers raise, in addition to ValueError, on values that no recorder writes."""
 _BEGINNING = 4096
-"""Bytes of a picture's packet that tell whether it can be muxed: parameter sets and headers are among them."""
+"""Leading bytes of a packet that decide whether it can be muxed: they include parameter sets and headers."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One clip, read and checked, its video already in the object store: ready to become a row."""
+    """One clip, read and checked, with its video in the object store: ready to become a row."""
 
     row: dict[str, Any]
 
@@ -39,23 +39,24 @@ class Prepared:
 
 
 class WrongHash(ValueError):
-    """The file is not the one that was promised."""
+    """The file's hash differs from the promised one."""
 
 
 class WrongVehicle(ValueError):
-    """The drive is another vehicle's than was said."""
+    """The drive belongs to another vehicle than promised."""
 
 
 def check(path: Path, sha256: str, vehicle: str) -> None:
-    """One clip file in; nothing out where `prepare` will take it, else its ValueError."""
+    """Check that `prepare` will accept a clip file; raises its ValueError if not."""
     _read(path, sha256, vehicle, _BEGINNING)
 
 
 def prepare(path: Path, objects: ObjectStore, sha256: str | None = None, vehicle: str | None = None) -> Prepared:
-    """One clip file in; checked, its video stored in objects, its row built.
+    """Check a clip file, store its video in objects and build its row.
 
-    WrongHash or WrongVehicle, both ValueErrors, if another hash or vehicle was promised; ValueError of one line if it
-    is no drive or its video is none; OSError if the objects cannot be kept. Nothing is stored of what is refused.
+    WrongHash or WrongVehicle, both ValueErrors, if hash or vehicle differ from the promised ones; ValueError of one
+    line if it is not a drive or its video is invalid; OSError if the objects cannot be stored. Nothing of a refused
+    clip is stored.
     """
     found, drive, mp4, others = _read(path, sha256, vehicle)
     video = "" if mp4 is None else objects.put(mp4)
@@ -78,8 +79,8 @@ def prepare(path: Path, objects: ObjectStore, sha256: str | None = None, vehicle
 def _read(
     path: Path, sha256: str | None, vehicle: str | None, most: int | None = None
 ) -> tuple[str, Drive, bytes | None, dict[str, bytes]]:
-    """The file's hash, its drive with videos as H.264 and, as MP4, its video, if any, and its other cameras', of each
-    packet `most` bytes at most."""
+    """The file's hash, its drive with videos as H.264, its video as MP4 (if any) and its other cameras', with at most
+    `most` bytes of each packet."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 is not None and found != sha256:
@@ -88,7 +89,7 @@ def _read(
         drive = log.read_drive(path)
         owner = drive.meta.get("vehicle", "")
         if vehicle is not None and owner != vehicle:
-            raise WrongVehicle(f"the clip is of vehicle '{owner}', the token of '{vehicle}'")
+            raise WrongVehicle(f"the clip is from vehicle '{owner}', the token from '{vehicle}'")
         others = {name: log.as_h264(v) for name, v in drive.others.items()}
         drive = replace(drive, video=None if drive.video is None else log.as_h264(drive.video), others=others)
         mp4 = None if drive.video is None else _mp4(drive.video, most)

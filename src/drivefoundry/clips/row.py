@@ -1,4 +1,4 @@
-"""A Drive in, what a row keeps of it out: a JSON text and a block of arrays; and back. Video goes beside, as MP4."""
+"""Encode a Drive for a table row, as JSON text and a block of arrays, and decode it. Video is stored beside, as MP4."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _PLANS = ("plan", "correction")
 
 
 def pack(drive: Drive, others: Mapping[str, str] | None = None) -> tuple[str, bytes]:
-    """A drive in; its texts as JSON and its arrays as zstd-compressed safetensors out, the same for the same drive.
+    """Encode a drive's texts as JSON and its arrays as zstd-compressed npz, deterministically.
 
-    others: where the MP4 of each of `drive.others` is kept.
+    others: where the MP4 of each of `drive.others` is stored.
     """
     texts: dict[str, Any] = {"meta": drive.meta, "notes": drive.notes, "ego_size": drive.ego_size}
     arrays = {name: getattr(drive, name) for name in _PLAIN if getattr(drive, name) is not None}
@@ -48,12 +48,12 @@ def _camera(v: Video) -> dict[str, Any]:
 
 
 def others_of(texts: str) -> dict[str, str]:
-    """A row's texts in; camera beside the front one -> where its MP4 is kept."""
+    """Return camera name -> where its MP4 is stored, for all cameras but the front one."""
     return {name: camera["video"] for name, camera in json.loads(texts).get("others", {}).items()}
 
 
 def unpack(texts: str, block: bytes, mp4: bytes | None, others: Mapping[str, bytes] | None = None) -> Drive:
-    """The reverse of `pack`; without mp4, drive.video is None, and drive.others has those whose MP4 is given."""
+    """Invert `pack`. Without mp4, drive.video is None; drive.others has the cameras whose MP4 is given."""
     said = json.loads(texts)
     arrays = from_bytes(zstandard.decompress(block), "clip")
     fields: dict[str, Any] = {name: arrays[name] for name in _PLAIN if name in arrays}

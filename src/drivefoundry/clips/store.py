@@ -1,4 +1,4 @@
-"""Clip files in, versioned rows and content-addressed video out; and Drives back.
+"""Clip store: versioned table rows and content-addressed video from clip files, and Drives from rows.
 
 Lance's threads do not survive a fork: start worker processes with spawn, and open the store there.
 """
@@ -34,18 +34,18 @@ SCHEMA = pa.schema(
         ("signals", pa.binary()),
     ]
 )
-"""id: SHA-256 of the clip's MCAP file; t0, duration: s; bytes: of that file; video: SHA-256 of the MP4, '' if none;
-meta, signals: the rest of the drive, see `clips.row`."""
+"""id: SHA-256 of the clip's MCAP file; t0, duration: s; bytes: its size; video: SHA-256 of the MP4, '' if none; meta,
+signals: the rest of the drive, see `clips.row`."""
 _TURN = timedelta(minutes=5)
-"""So long an append may wait for its turn among other writers."""
+"""Longest wait of an append for other writers, s."""
 
 
 class ClipStore:
-    """One Lance table of clips (url/clips.lance) beside one object store (url/objects); url: a directory or s3://.
+    """One Lance table of clips (url/clips.lance) and one object store (url/objects); url: a directory or s3://.
 
-    A landed clip is never changed. Threads may share a store; processes open their own, and may write at once: of two
-    commits of the same version one is refused (a rename that must not replace; on S3 `If-None-Match: *`) and made anew.
-    ValueError if a remote store does not answer when it is opened; ConnectionError if it ceases to.
+    A landed clip never changes. Threads may share a store; processes open their own and may write concurrently: of two
+    commits of the same version one is refused (a rename that must not replace; on S3 `If-None-Match: *`) and retried.
+    ValueError if a remote store does not answer when opened; ConnectionError if it stops answering.
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -58,23 +58,24 @@ class ClipStore:
         self._lock = threading.Lock()
         self._data: lance.LanceDataset | None = None
         self._place: dict[str, int] = {}
-        self._placed = 0  # the version that _place is of
+        self._placed = 0  # the version that _place belongs to
 
     def land(self, mcap_paths: Sequence[Path | str]) -> list[str]:
-        """Clip files in, their ids out (same order). One append for all; a clip that is already here stays as it is.
+        """Store clip files with a single append; return their ids in order. A clip that is already stored stays as it
+        is.
 
-        ValueError names the file that is missing, damaged or no drive; then none of them lands.
+        ValueError names the file that is missing, damaged or not a drive; then none of them lands.
         """
         prepared = [self.prepare(Path(path)) for path in mcap_paths]
         self.append(prepared)
         return [p.id for p in prepared]
 
     def prepare(self, path: Path) -> Prepared:
-        """One clip file in; checked, its video stored, its row built. Nothing shows until `append`."""
+        """Check a clip file, store its video and build its row. Nothing is visible until `append`."""
         return prepare(path, self.objects)
 
     def append(self, prepared: Sequence[Prepared]) -> None:
-        """Prepared clips in, rows out, in one version of the table; clips that are already here are left out."""
+        """Append prepared clips as rows in one table version; clips that are already stored are skipped."""
         with self._lock:
             data = self._latest()
             new = {p.id: p.row for p in prepared if p.id not in self._place}
@@ -82,7 +83,7 @@ class ClipStore:
                 return
             table = pa.Table.from_pylist(list(new.values()), SCHEMA)
             # Another writer may have landed the same clip meanwhile. `id` is declared the primary key, so that such a
-            # merge conflicts and is tried again on the newer version instead of doubling the row.
+            # merge conflicts and is retried on the newer version instead of duplicating the row.
             data = data or self._created()
             with self._reached():
                 merge = data.merge_insert("id").when_not_matched_insert_all()
@@ -90,17 +91,17 @@ class ClipStore:
             self._latest()
 
     def sync(self) -> None:
-        """Returns once all that was appended, videos and rows, outlives a power cut."""
+        """Make all appended videos and rows durable."""
         self.objects.sync()
 
     def ids(self) -> list[str]:
-        """All clips, in the order in which they landed."""
+        """Ids of all clips, in landing order."""
         with self._lock:
             self._latest()
             return list(self._place)
 
     def rows(self, columns: list[str] | None = None) -> pa.Table:
-        """The table, or some of its columns (see SCHEMA), one row a clip."""
+        """The table, or some of its columns (see SCHEMA), one row per clip."""
         unknown = sorted(set(columns or []) - set(SCHEMA.names))
         if unknown:
             raise ValueError(f"clip store: no column '{unknown[0]}'; there are {', '.join(SCHEMA.names)}")
@@ -112,7 +113,7 @@ class ClipStore:
             return data.to_table(columns=columns)
 
     def drive(self, clip_id: str, video: bool = True) -> Drive:
-        """One clip as it was recorded (objects and plans float32); without video, drive.video is None."""
+        """Return one clip as recorded (objects and plans float32); without video, drive.video is None."""
         with self._lock:
             if clip_id not in self._place:
                 self._latest()
@@ -127,24 +128,25 @@ class ClipStore:
         return unpack(row["meta"], row["signals"], mp4, {name: self.objects.get(sha) for name, sha in others.items()})
 
     def put_map(self, map_id: str, data: bytes) -> str:
-        """Keep a map's bytes (`roadmap.save_map`) under its id, by which drives name it; returns their SHA-256."""
+        """Store a map's bytes (`roadmap.save_map`) under the id that drives refer to; return their SHA-256."""
         sha = self.objects.put(data)
         self.objects.set_name(f"maps/{map_id}", sha)
         return sha
 
     def get_map(self, map_id: str) -> bytes:
-        """The bytes of a map by its id. ValueError if it is not here."""
+        """Return a map's bytes. ValueError if it is not stored."""
         return self.objects.get(self.objects.named(f"maps/{map_id}"))
 
     @property
     def version(self) -> int:
-        """Version of the table; 0 while it is empty. Every append makes the next."""
+        """Version of the table, 0 while it is empty; every append increments it."""
         with self._lock:
             data = self._latest()
             return 0 if data is None else data.version
 
     def _created(self) -> lance.LanceDataset:
-        """The empty table; of several writers one makes it (write_dataset would let the second overwrite the first)."""
+        """Create the empty table; only one of several writers succeeds (with write_dataset the second would overwrite
+        it)."""
         self.objects.require_commits()
         empty = lance.LanceOperation.Overwrite(SCHEMA, [])
         with self._reached():
@@ -155,15 +157,15 @@ class ClipStore:
                     return self._opened()
                 except ValueError:
                     if bucket.remote(self.url) or "No space left on device" in str(error):
-                        raise error from None  # what waits may be tried again; a wrong place may not
-                    raise ValueError(f"clip store {self.url}: cannot be made ({error})") from error
+                        raise error from None  # may be retried, unlike a wrong location
+                    raise ValueError(f"clip store {self.url}: cannot be created ({error})") from error
             return self._opened()
 
     def _opened(self) -> lance.LanceDataset:
         return lance.dataset(self._table, storage_options=self._options)
 
     def _latest(self) -> lance.LanceDataset | None:
-        """The newest version of the table, and where each clip's row is. Called under the lock."""
+        """Open the newest version of the table and index its rows. Called under the lock."""
         with self._reached():
             data = self._data
             if data is None:
@@ -183,7 +185,7 @@ class ClipStore:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """What goes wrong with a remote table meanwhile, as a ConnectionError of one line."""
+        """Turn a remote table's failures into a ConnectionError of one line."""
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:

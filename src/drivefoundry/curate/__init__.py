@@ -1,1 +1,1 @@
-"""Clips in, fewer and better clips out: gates, near-duplicates, rare manoeuvres, splits that do not leak."""
+"""Curation of clips: quality gates, near-duplicates, rare manoeuvres, leak-free splits."""

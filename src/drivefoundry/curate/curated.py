@@ -1,5 +1,4 @@
-"""Clip ids in, Curated out: what is kept, what is dropped and why, which split each clip is in, and how much it
-counts."""
+"""Curate clips: what is kept, what is dropped and why, which split each clip is in, and its sampling weight."""
 
 from __future__ import annotations
 
@@ -23,15 +22,15 @@ from drivefoundry_car.documents import read_json
 from drivefoundry_car.log import Drive
 
 CHUNK = 16
-"""Clips that a worker takes at once."""
+"""Clips per worker task."""
 PINNED, EARLIER = 1e6, 1e3
-"""Added to the priority of clips whose place is settled: a duplicate yields to them."""
+"""Added to the priority of clips with a fixed split, so that their duplicates are dropped instead."""
 
 
 @dataclass(frozen=True)
 class Curated:
-    """kept N clip ids; dropped: id -> reason; split: id -> train, val or held_out; classes, weights: N each, beside
-    kept; embeddings (N, E) float32; origins: id -> Origin; apart: "place" or "time", what keeps the splits apart.
+    """kept N clip ids; dropped: id -> reason; split: id -> train, val or held_out; classes, weights: N each, parallel
+    to kept; embeddings (N, E) float32; origins: id -> Origin; apart: "place" or "time", what keeps the splits apart.
     """
 
     kept: list[str]
@@ -45,7 +44,7 @@ class Curated:
     apart: str
 
     def of(self, split: str) -> list[str]:
-        """The kept clips of one split."""
+        """Kept clips of one split."""
         return [i for i in self.kept if self.split[i] == split]
 
     def weight(self) -> dict[str, float]:
@@ -55,7 +54,7 @@ class Curated:
 
 @dataclass(frozen=True)
 class Exam:
-    """What one look at a clip gives: the reason to drop it or None; class, priority, embedding and origin."""
+    """Result of examining a clip: the reason to drop it or None; class, priority, embedding and origin."""
 
     fault: str | None
     name: str
@@ -78,14 +77,14 @@ def curate(
     backend: Backend = "processes",
     on_done: Callable[[int], None] | None = None,
 ) -> Curated:
-    """Clips of the store at `store_url` in, Curated out.
+    """Curate clips of the store at `store_url`.
 
-    earlier: the last turn's result; its clips stay as they are (kept, split) and are not looked at again. pinned: clip
-    -> split for clips that are settled (exam clips need not be in clip_ids: they only say what must not leak). apart:
+    earlier: the last turn's result; its clips keep their state and split and are not examined again. pinned: clip ->
+    fixed split (exam clips need not be in clip_ids: they only prevent leaks). apart:
     "place", "time", or "auto": by time when all clips come from one place and none is pinned. on_done(n): n more clips
     are examined.
     """
-    require(apart in ("auto", "place", "time"), f"apart: auto, place or time wanted, got {apart!r}")
+    require(apart in ("auto", "place", "time"), f"apart: must be auto, place or time, got {apart!r}")
     pinned = dict(pinned or {})
     exams = _exams_of(earlier)
     dropped = dict(earlier.dropped) if earlier else {}
@@ -122,7 +121,7 @@ def curate(
 
 
 def _exams_of(earlier: Curated | None) -> dict[str, Exam]:
-    """What is known of clips that were kept before."""
+    """Exams of clips that were kept earlier."""
     if earlier is None:
         return {}
     rows = zip(earlier.kept, earlier.classes, earlier.priority, earlier.embeddings, strict=True)
@@ -138,8 +137,7 @@ def _split(
     shares: Sequence[float],
     seed: int,
 ) -> tuple[dict[str, str], str]:
-    """The split of each clip in `origins`, and what keeps the splits apart; clips that are settled stay where they
-    are."""
+    """The split of each clip in `origins`, and what separates the splits; clips with a fixed split keep it."""
     settled = {**({i: earlier.split[i] for i in earlier.kept} if earlier else {}), **pinned}
     pool = {**origins, **origins_in(store_url, [i for i in settled if i not in origins])}
     if apart == "auto":
@@ -151,7 +149,8 @@ def _split(
         split = by_time(pool, held_out=shares[2] / sum(shares), val=shares[1] / sum(shares))
         moved = [i for i in settled if split[i] != settled[i]]
         require(
-            not moved, f"split leaks: new clips would move clip {''.join(moved[:1])} to another split; curate all anew"
+            not moved,
+            f"split leaks: new clips would move clip {''.join(moved[:1])} to another split; curate all clips again",
         )
     return {i: split[i] for i in origins}, apart
 
@@ -164,9 +163,9 @@ def examine(
     backend: Backend = "processes",
     on_done: Callable[[int], None] | None = None,
 ) -> list[Exam]:
-    """Clip ids in, one Exam each out, in the same order; worked on side by side."""
+    """Examine clips in parallel; one Exam each, in order."""
     chunks = [(store_url, list(clip_ids[k : k + CHUNK]), min_seconds) for k in range(0, len(clip_ids), CHUNK)]
-    # Starting processes costs a second: a few clips are quicker here.
+    # Starting processes takes a second: a few clips are faster here.
     how: Backend = "serial" if len(chunks) < 4 else backend
     done = None if on_done is None else lambda i, _: on_done(len(chunks[i][1]))
     return [exam for part in pmap(_examine_chunk, chunks, backend=how, on_done=done) for exam in part]
@@ -178,7 +177,7 @@ def _examine_chunk(task: tuple[str, list[str], float]) -> list[Exam]:
 
 
 def _examined(url: str, clip_id: str, min_seconds: float) -> Exam:
-    """A clip that cannot be read is dropped with the reason, and does not stop the others."""
+    """Examine one clip; an unreadable clip is dropped with the reason and does not stop the others."""
     try:
         drive = _store(url).drive(clip_id)
     except ValueError as error:
@@ -192,7 +191,7 @@ def _store(url: str) -> ClipStore:
 
 
 def examine_drive(drive: Drive, clip_id: str, *, min_seconds: float = quality.MIN_SECONDS) -> Exam:
-    """Drive in, Exam out: gates in order of cost, pictures last."""
+    """Examine a drive: gates in order of cost, pictures last."""
     origin = origin_of(drive.meta, clip_id, float(drive.t[0]), float(drive.t[-1]))
     fault = quality.motion_fault(drive, min_seconds=min_seconds) or quality.video_fault(drive)
     if fault is None and drive.video is not None:
@@ -205,12 +204,12 @@ def examine_drive(drive: Drive, clip_id: str, *, min_seconds: float = quality.MI
 
 
 def origin_of(meta: Mapping[str, str], clip_id: str, t0: float, t1: float) -> Origin:
-    """Meta of a drive, its first and last second in, Origin out; a clip that names no drive stands for itself."""
+    """Origin from a drive's meta and its first and last second; a clip without a drive name is its own drive."""
     return Origin(meta.get("drive", clip_id), place_of(meta), meta.get("route_id", ""), t0, t1)
 
 
 def origins_in(store_url: str, clip_ids: Sequence[str]) -> dict[str, Origin]:
-    """Clips of a store in, their origins out, from the table alone. ValueError names a clip that is not there."""
+    """Origins of clips of a store, from the table alone. ValueError names a missing clip."""
     if not clip_ids:
         return {}
     table = _store(store_url).rows(["id", "meta", "t0", "duration"]).to_pydict()
@@ -237,7 +236,7 @@ def save_curated(folder: Path | str, curated: Curated) -> None:
 
 
 def load_curated(folder: Path | str) -> Curated:
-    """Folder of `save_curated` in, Curated out. ValueError if it is damaged."""
+    """Read a folder of `save_curated`. ValueError if it is damaged."""
     folder = Path(folder)
     try:
         plain = read_json(folder / "curated.json")
@@ -245,4 +244,4 @@ def load_curated(folder: Path | str) -> Curated:
         plain["origins"] = {i: Origin(**o) for i, o in plain["origins"].items()}
         return Curated(**plain, **{name: held[name] for name in _ARRAYS})
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: not a whole curation ({error}); curate the clips again") from None
+        raise ValueError(f"{folder}: not a complete curation ({error}); curate the clips again") from None

@@ -1,7 +1,7 @@
-"""Clips' embeddings in, which to keep out: of near-duplicates, the one with the higher priority.
+"""Drop near-duplicate clips by their embeddings, keeping the one with the higher priority.
 
-An embedding joins what was seen (four pictures, very small) and how the car moved (speed and yaw rate profile); both
-parts and the whole have unit length, so a dot product is a cosine similarity.
+An embedding combines four thumbnails and the motion (speed and yaw rate profile). Both parts and the whole have unit
+length, so a dot product is a cosine similarity.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ PICTURES, PICTURE = 4, (8, 20)
 PROFILE = 10
 """Samples of the motion profile."""
 SEEN_SHARE = 0.6
-"""How much of the similarity comes from the pictures; the rest comes from the motion."""
+"""Weight of the pictures in the similarity; the rest is motion."""
 SPEEDS, YAW_RATES = np.arange(0.0, 32.5, 2.5), np.arange(-0.45, 0.5, 0.15)
-"""Centres of the bumps that encode a speed (m/s) and a yaw rate (rad/s): two values a bump apart are 0.8 alike,
-three 0.1."""
+"""Centres of the radial basis functions for speed (m/s) and yaw rate (rad/s): values one centre apart have similarity
+0.8, three apart 0.1."""
 DIM = 2.0
-"""Contrast under which pictures count as alike, grey levels of 255: else noise would tell night clips apart."""
+"""Contrast below which pictures count as equal, grey levels of 255, so that noise does not separate night clips."""
 SIMILARITY = 0.92
 """Cosine similarity above which two clips are near-duplicates. A clip cut again a second later has about 0.9, different
 clips of the embedded fleet stay below 0.85."""
@@ -28,10 +28,10 @@ BLOCK = 2048
 
 
 def embedding(drive: Drive, thumbs: np.ndarray) -> np.ndarray:
-    """Drive and its thumbnails (K, h, w) in, embedding (841,) float32 of unit length out."""
+    """Embedding (841,) float32 of unit length of a drive and its thumbnails (K, h, w)."""
     chosen = thumbs[np.linspace(0, len(thumbs) - 1, PICTURES).round().astype(int)]
     small = resize(chosen, PICTURE)
-    # Sky above road is in every picture: what differs is what stands out of its row.
+    # Sky above road is in every picture: the row mean is not informative.
     seen = np.append((small - small.mean(2, keepdims=True)).ravel(), DIM * np.sqrt(small.size))
     at = np.linspace(0, len(drive.t) - 1, PROFILE)
     steps = np.arange(len(drive.t))
@@ -42,8 +42,8 @@ def embedding(drive: Drive, thumbs: np.ndarray) -> np.ndarray:
 
 
 def _bumps(value: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Values in, how near each is to each centre out; so that a dot product compares values, not only their shape
-    in time."""
+    """Encode values by their closeness to each centre, so that a dot product compares values, not only their shape in
+    time."""
     value = np.clip(value, centres[0], centres[-1])
     out = np.exp(-0.5 * ((value[:, None] - centres) / (centres[1] - centres[0])) ** 2)
     return (out / np.linalg.norm(out, axis=1, keepdims=True)).ravel()
@@ -58,12 +58,11 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def near_duplicates(embeddings: np.ndarray, priority: np.ndarray, *, similarity: float = SIMILARITY) -> np.ndarray:
-    """Embeddings (N, E) of unit length and priorities (N,) in; (N,) int out: the kept clip that stands for each,
-    itself if kept.
+    """For each clip, index (N,) of the kept clip that represents it, itself if kept.
 
-    Clips are taken by falling priority (earlier ones first among equals); a clip is dropped when one already kept is
-    more similar than `similarity`. So no two kept clips are near-duplicates, and each dropped one has a kept one near
-    it.
+    embeddings (N, E) of unit length; priority (N,). Clips are considered by descending priority (earlier ones first if
+    tied); a clip is dropped if a kept one is more similar than `similarity`. So no two kept clips are near-duplicates,
+    and every dropped clip has a similar kept one.
     """
     n = len(embeddings)
     order = np.lexsort((np.arange(n), -np.asarray(priority, np.float64)))

@@ -1,4 +1,4 @@
-"""Drives in, manoeuvre classes and sampling weights out: rare situations count more."""
+"""Manoeuvre classes and sampling weights of drives: rare situations count more."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy as np
 from drivefoundry_car.log import Drive
 
 CLASSES = ("takeover", "brake", "turn left", "turn right", "stop", "start", "slow", "cruise", "stand")
-"""From the rarest and most telling to the most ordinary; a clip belongs to the first that fits."""
+"""From the rarest and most informative to the most ordinary; a clip belongs to the first that applies."""
 MOST, LEAST = 4.0, 0.5
 """Bounds of a clip's weight."""
 
 
 def class_of(drive: Drive) -> str:
-    """Drive in, one of CLASSES out.
+    """Classify a drive as one of CLASSES.
 
     takeover: the safety driver took over; brake: harder than 3 m/s^2 for half a second; turn: over 50 degrees within 6
     s; stand: never faster than 1 m/s; stop, start: comes to, or leaves standing; slow: loses over 4 m/s; else cruise.
@@ -36,8 +36,7 @@ def class_of(drive: Drive) -> str:
 
 
 def priority(drive: Drive) -> float:
-    """Drive in, how much it is worth keeping out of two that look alike: takeovers, corrections, the hardest braking,
-    length."""
+    """Priority of a drive among near-duplicates: takeovers, corrections, the hardest braking, length."""
     taken = 0.0 if drive.takeover is None else float(np.asarray(drive.takeover, bool).any())
     corrected = 0.0 if drive.correction is None else float(len(drive.correction.t) > 0)
     picked = float(drive.meta.get("trigger", "random") not in ("", "random", "all"))
@@ -47,7 +46,7 @@ def priority(drive: Drive) -> float:
 
 
 def weights_of(classes: list[str]) -> np.ndarray:
-    """Class of each clip in, (N,) sampling weights out, 1 on average before bounds.
+    """Sampling weights (N,) from the clips' classes, 1 on average before bounds.
 
     A class's weight falls with the square root of its count (full balancing would drown the ordinary in repeats of the
     rare), between 0.5 and 4 times the average clip's; standing clips never count more than the average.
@@ -64,5 +63,5 @@ def weights_of(classes: list[str]) -> np.ndarray:
 
 
 def histogram(classes: list[str]) -> dict[str, int]:
-    """Class of each clip in, count by class (in the order of CLASSES) out."""
+    """Count clips by class, in the order of CLASSES."""
     return {name: classes.count(name) for name in CLASSES if name in classes}

@@ -1,4 +1,4 @@
-"""Clips' origins in, train / val / held_out out, so that no drive, place and seed, or route is in two of them."""
+"""Split clips into train, val and held_out so that no drive, place and seed, or route is in two of them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from drivefoundry.types import require
 SPLITS = ("train", "val", "held_out")
 SHARES = (0.8, 0.1, 0.1)
 MOST = 2.0
-"""An exam grows to at most so many times its share, unless a single group is larger."""
+"""Largest exam, as a multiple of its share, unless a single group is larger."""
 ROUNDS = 1000
-"""Exchanges tried at most while an exam is made more like its source."""
+"""Most exchanges tried to match an exam to its source."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a clip comes from: drive id, place and seed, route id (of that place; '' unknown), first and last second
-    in its recording."""
+    """Origin of a clip: drive id, place and seed, route id (of that place; '' unknown), first and last second in its
+    recording."""
 
     drive: str
     place: str
@@ -30,7 +30,7 @@ class Origin:
     t1: float
 
     def shared(self) -> list[tuple[str, str]]:
-        """What two clips must not have in common across splits."""
+        """Keys that clips of different splits must not share."""
         keys = [("place", self.place)]
         if self.drive:
             keys.append(("drive", self.drive))
@@ -40,14 +40,14 @@ class Origin:
 
 
 def place_of(meta: Mapping[str, str]) -> str:
-    """Meta of a drive in, `place/seed` out: what splits keep apart first."""
+    """`place/seed` of a drive's meta, the primary key of splits."""
     place, seed = meta.get("place") or meta.get("map") or "unknown", meta.get("seed", "")
-    # A scene that was driven again already names its place with the seed.
+    # The place of a re-driven scene already includes the seed.
     return place if not seed or place.endswith(f"/{seed}") else f"{place}/{seed}"
 
 
 def groups_of(origins: Sequence[Origin]) -> np.ndarray:
-    """N origins in, (N,) group numbers out: clips linked by any key, also over other clips, are one group."""
+    """Group numbers (N,) of N origins: clips linked by any key, also transitively, form a group."""
     parent = list(range(len(origins)))
 
     def root(i: int) -> int:
@@ -71,14 +71,14 @@ def by_place(
     seed: int = 0,
     pinned: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Clip id -> Origin in, clip id -> split out: whole groups, as near to the shares (of clips) as groups allow.
+    """Assign whole groups of clips to splits, as close to the shares (of clips) as groups allow.
 
-    pinned: clips whose split is settled (earlier turns, held-out places); their groups follow them. The same clips and
-    seed give the same split. ValueError if two pins of one group disagree or a pin names no split.
+    pinned: clips with a fixed split (earlier turns, held-out places); their groups follow them. Deterministic per seed.
+    ValueError if two pins of a group disagree or a pin names an unknown split.
     """
     require(
         len(shares) == 3 and min(shares) >= 0 and sum(shares) > 0,
-        f"shares: three numbers from 0 on wanted, got {shares}",
+        f"shares: must be three numbers >= 0, got {shares}",
     )
     ids = sorted(origins, key=lambda i: (origins[i].drive, origins[i].t0, origins[i].t1, i))
     groups = groups_of([origins[i] for i in ids])
@@ -97,7 +97,7 @@ def by_place(
         else:
             out.update(dict.fromkeys(some, split))
             have[SPLITS.index(split)] += len(some)
-    # Largest groups first, so that the small ones can even out; the hash breaks ties without favour.
+    # Largest groups first, so that small ones can balance; the hash breaks ties without bias.
     for _, g in sorted(free, key=lambda f: (-len(members[f[1]]), f[0])):
         after = have + len(members[g]) * np.eye(3)
         k = int(((after - target) ** 2).sum(1).argmin())
@@ -110,7 +110,7 @@ def by_place(
 def _pinned_split(some: list[str], pinned: Mapping[str, str], origins: Mapping[str, Origin]) -> str | None:
     named = {i: pinned[i] for i in some if i in pinned}
     for i, split in named.items():
-        require(split in SPLITS, f"clip {i}: split {split!r}; one of {', '.join(SPLITS)} wanted")
+        require(split in SPLITS, f"clip {i}: split {split!r} is not one of {', '.join(SPLITS)}")
     found = sorted(set(named.values()))
     if len(found) > 1:
         a, b = (next(i for i in named if named[i] == s) for s in found[:2])
@@ -122,14 +122,17 @@ def _pinned_split(some: list[str], pinned: Mapping[str, str], origins: Mapping[s
 
 
 def hold_out(groups: Sequence[str], strata: Sequence[str], scores: np.ndarray, *, share: float = 0.1) -> list[str]:
-    """Choose the groups that are held out: whole ones, a `share` of the items at least, as like the source as possible.
+    """Choose whole groups to hold out, at least a `share` of the items, as similar to the source as possible.
 
-    groups, strata and scores (N,) of each item: what must stay together, its kind, and a number 0 .. 1. The exam's
-    shares of the strata and its mean score follow the source's: groups are added one by one, then exchanged while that
-    helps. The same items in any order give the same choice, sorted. ValueError where there is one group only.
+    groups, strata and scores (N,) of the items: what must stay together, its kind, and a number 0 .. 1. The exam
+    matches the source in its shares of the strata and its mean score: groups are added one by one, then exchanged while
+    that helps. The result is sorted and independent of order. ValueError if there is only one group.
     """
     names = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).hexdigest())
-    require(len(names) > 1, f"all scenes are of one place ({names[0]}): give recordings of two places, one is held out")
+    require(
+        len(names) > 1,
+        f"all scenes are of one place ({names[0]}): give recordings of two places, to hold one out",
+    )
     kinds = sorted(set(strata))
     row, column = {g: i for i, g in enumerate(names)}, {k: i for i, k in enumerate(kinds)}
     counts = np.zeros((len(names), len(kinds) + 1))
@@ -159,10 +162,10 @@ def hold_out(groups: Sequence[str], strata: Sequence[str], scores: np.ndarray, *
 
 
 def _unlikeness(sums: np.ndarray, source: np.ndarray, least: float, *, growing: bool = False) -> np.ndarray:
-    """Of candidate exams (M, K + 1), their items by stratum and the sum of their scores: how unlike the source each is.
+    """Dissimilarity (M,) to the source of candidate exams (M, K + 1): items by stratum and the sum of their scores.
 
-    Half the summed difference of the strata's shares, the difference of the mean scores, and what is more than `least`
-    as a share of the source; infinite where an exam is too small, or the whole source. Too large costs more.
+    Half the summed difference of the strata's shares, plus the difference of the mean scores, plus the excess over
+    `least` as a share of the source; infinite if an exam is too small or is the entire source.
     """
     n, whole = sums[:, :-1].sum(1), source[:-1].sum()
     size = np.maximum(n, 1.0)
@@ -173,10 +176,10 @@ def _unlikeness(sums: np.ndarray, source: np.ndarray, least: float, *, growing: 
 
 
 def by_time(origins: Mapping[str, Origin], *, held_out: float = 0.2, val: float = 0.0) -> dict[str, str]:
-    """Clips in, split by time out: the last share is held out, what comes before it is val, the rest train.
+    """Split clips by time: the last share is held out, the part before it is val, the rest train.
 
-    For recordings that are all there is of their place. Of several, each with a clock of its own, the one that began
-    last (then by name) counts as the last part. Clips of a recording that overlap in time stay together.
+    For recordings that are the only ones of their place. Of several, each with its own clock, the one that began last
+    (then by name) counts as the last part. Clips of a recording that overlap in time stay together.
     """
     require(
         0 < held_out < 1 and 0 <= val < 1 - held_out,
@@ -194,9 +197,9 @@ def by_time(origins: Mapping[str, Origin], *, held_out: float = 0.2, val: float 
     for k, i in enumerate(ids):
         if origins[i].drive != drive:
             latest, drive = -np.inf, origins[i].drive
-        wanted = "held_out" if share[k] > 1 - held_out else "val" if share[k] > 1 - held_out - val else "train"
+        target = "held_out" if share[k] > 1 - held_out else "val" if share[k] > 1 - held_out - val else "train"
         if origins[i].t0 > latest - 1e-6:  # an overlapping clip stays with the one before it
-            current = wanted
+            current = target
         out[i] = current
         latest = max(latest, origins[i].t1)
     check(origins, out, apart="time")
@@ -204,7 +207,7 @@ def by_time(origins: Mapping[str, Origin], *, held_out: float = 0.2, val: float 
 
 
 def check(origins: Mapping[str, Origin], split: Mapping[str, str], *, apart: str = "place") -> None:
-    """Split in, nothing out; ValueError names two clips of different splits that share a key (or, apart="time",
+    """Check a split for leaks; ValueError names two clips of different splits that share a key (or, with apart="time",
     seconds)."""
     if apart == "time":
         _check_time(origins, split)

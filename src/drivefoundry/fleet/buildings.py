@@ -1,4 +1,4 @@
-"""Street fronts in, houses out: seeded boxes along the roads, clear of every road, every pavement and each other."""
+"""Place houses along the roads: seeded boxes clear of every road, every pavement and each other."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CLEAR_OF_ROAD = 4.0
 
 
 def place_buildings(fronts: list[np.ndarray], kept_free: list[tuple[np.ndarray, float]], seed: int) -> np.ndarray:
-    """Fronts (right carriageway edges, driving direction) in, boxes (B, 6) x, y, yaw, length, width, height out.
+    """Place boxes (B, 6) x, y, yaw, length, width, height along fronts (right carriageway edges, driving direction).
 
-    kept_free: (line (P, 2), half width) of every lane, pavement and crossing. A house that would stand on one, or
-    nearer than 4 m to a lane, is left out.
+    kept_free: (line (P, 2), half width) of every lane, pavement and crossing. A house that would overlap one, or stand
+    within 4 m of a lane, is left out.
     """
     rng = np.random.default_rng(seed)
     free = np.concatenate(
@@ -36,7 +36,7 @@ def place_buildings(fronts: list[np.ndarray], kept_free: list[tuple[np.ndarray, 
             yaw = np.arctan2(*(ahead - here)[::-1])
             x, y = (here + ahead) / 2 + back * np.array([np.sin(yaw), -np.cos(yaw)])
             house = np.array([x, y, yaw, length, depth, height])
-            # only what is near can touch it: a house is at most 28 m across, a lane 2 m wide
+            # only nearby points can touch it: a house is at most 28 m across, a lane 2 m wide
             near = [other for other in houses if abs(other[0] - x) + abs(other[1] - y) < 60.0]
             around = free[(np.abs(free[:, 0] - x) < 40.0) & (np.abs(free[:, 1] - y) < 40.0)]
             if _stands_clear(house, around) and all(_apart(house, other) for other in near):
@@ -56,7 +56,7 @@ def _stands_clear(house: np.ndarray, free: np.ndarray) -> bool:
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two boxes are disjoint: some side of one has the other wholly beyond it."""
+    """Whether two boxes are disjoint: a side of one separates them."""
     for p, q in ((a, b), (b, a)):
         corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * q[3:5] / 2
         c, s = np.cos(q[2] - p[2]), np.sin(q[2] - p[2])

@@ -1,4 +1,4 @@
-"""Motion, traffic and frames of one car in, what its logger writes down out: the same for every car of the fleet."""
+"""What a fleet car's logger records, from its motion, the traffic and its frames; the same for every car."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from drivefoundry_car.log import Objects, Video, encode_video
 RECORDED_RANGE = 80.0
 """Road users nearer than this are recorded, m."""
 SIGNAL_RANGE = 120.0
-"""Lights whose stop line comes nearer than this are recorded, m."""
+"""Lights with a stop line nearer than this are recorded, m."""
 WHEELBASE, STEERING_RATIO = 2.85, 14.8
 TIGHTEST = 0.25
-"""Curvature at the wheel's stop, 1/m."""
+"""Curvature at full steering lock, 1/m."""
 
 
 def steering_wheel(speed: np.ndarray, yaw_rate: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def steering_wheel(speed: np.ndarray, yaw_rate: np.ndarray) -> np.ndarray:
 def objects_near(
     ego: np.ndarray, tracks: np.ndarray, valid: np.ndarray, kind: np.ndarray, size: np.ndarray, own: int
 ) -> Objects:
-    """Everyone who comes near, valid while near; track ids are row numbers.
+    """Road users that come near, valid while near; track ids are row numbers.
 
     ego (T, 2 or more) x, y; tracks (A, T, 4), valid (A, T), kind (A,), size (A, 3) of all; row `own` is the car itself.
     """
@@ -39,7 +39,7 @@ def objects_near(
 
 
 def signals_near(road_map: RoadMap, ego: np.ndarray) -> np.ndarray:
-    """Signals whose stop line the way (T, 2 or more) at 10 Hz comes near to, by their index in the map."""
+    """Map indices of the signals whose stop line a path (T, 2 or more) at 10 Hz comes near."""
     middle = (road_map.stop_lines[:, :2] + road_map.stop_lines[:, 2:]) / 2
     at = ego[::10, :2].astype(np.float64)
     return np.flatnonzero(np.hypot(*(middle[:, None] - at[None]).transpose(2, 0, 1)).min(1) < SIGNAL_RANGE)

@@ -1,4 +1,4 @@
-"""A recording car of a CityLog in, its lane-level route out: the centre line it drove and the lanes it takes next."""
+"""Lane-level route of a recording car in a CityLog: the centre line it drove and the lanes it takes next."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from drivefoundry_car.vehicle.inputs import along
 STEP = 1.0
 """Distance between route points, m."""
 BEHIND = 10.0
-"""The route begins so far behind the car's first position, m."""
+"""Route behind the car's first position, m."""
 AHEAD = 160.0
-"""The route goes on so far beyond the car's last position, m."""
+"""Route beyond the car's last position, m."""
 SIDEWAYS = 3.0
-"""A step counts as part of the way when it goes at least so much farther forward than sideways."""
+"""Least ratio of forward to sideways motion for a step to count as part of the path."""
 CHANGE = 25.0
 """Length of a planned lane change, m."""
 
 
 def car_route(log: CityLog, net: PlaceNet, car: int) -> tuple[np.ndarray, np.ndarray]:
-    """Recording car `car` (index into log.fleet) in; its route (R, 3) x, y, limit m/s out, and (T,) the arc length
-    on it of the car's front at each step.
+    """Route (R, 3) x, y, limit m/s of recording car `car` (index into log.fleet), and (T,) the arc length on it of the
+    car's front at each step.
 
-    SUMO leads the middle of the front bumper along the lane's centre line (and smoothly across, when it changes lanes),
-    so the bumper's path is that line; the box centre cuts corners by a little.
+    SUMO moves the middle of the front bumper along the lane's centre line (and smoothly across when changing lanes), so
+    the bumper's path is that line; the box centre cuts corners slightly.
     """
     row = log.fleet[car]
     pose = log.tracks[row].astype(np.float64)
     heading = np.stack([np.cos(pose[:, 2]), np.sin(pose[:, 2])], 1)
     front = pose[:, :2] + heading * log.size[row, 0] / 2
     moved = [0]
-    for i in range(1, len(front)):  # only real steps forward make a path
+    for i in range(1, len(front)):  # only clear forward steps make a path
         step = front[i] - front[moved[-1]]
         if step @ heading[i] > max(0.3, SIDEWAYS * abs(step[0] * heading[i, 1] - step[1] * heading[i, 0])):
             moved.append(i)
@@ -43,13 +43,13 @@ def car_route(log: CityLog, net: PlaceNet, car: int) -> tuple[np.ndarray, np.nda
     ahead = plan(net, int(log.lane[car, -1]), driven[-1, :2], str(log.ahead[car]).split())
     path = np.concatenate([behind[None], driven, ahead])
     route = resample(path, STEP)
-    # the arc length of a step: that of the last real step before it
+    # arc length of a step: that of the last forward step before it
     s = arc_length(path)[1 : 1 + len(driven)]
     return route, s[np.searchsorted(moved, np.arange(len(front)), "right") - 1]
 
 
 def plan(net: PlaceNet, lane: int, at: np.ndarray, edges: list[str], metres: float = AHEAD) -> np.ndarray:
-    """Where a car that stands at `at` on `lane` goes next along its edges: (P, 3) x, y, limit, `metres` or so."""
+    """Continuation (P, 3) x, y, limit of a car at `at` on `lane` along its edges, for about `metres`."""
     out: list[np.ndarray] = []
     done = 0.0
     while lane >= 0 and done < metres:
@@ -65,7 +65,7 @@ def plan(net: PlaceNet, lane: int, at: np.ndarray, edges: list[str], metres: flo
         lane = after
     way = np.concatenate(out)
     s = arc_length(way)
-    begin = way[: max(2, int(np.searchsorted(s, CHANGE)))]  # the way may pass here again
+    begin = way[: max(2, int(np.searchsorted(s, CHANGE)))]  # the route may pass here again
     return way[s > along(begin, at)[1] + 0.5]
 
 
@@ -81,7 +81,7 @@ def _along(line: np.ndarray, beside: np.ndarray, first: float) -> np.ndarray:
     s, t = arc_length(line), arc_length(beside)
     at = np.linspace(min(first, s[-1] - 1.0), s[-1], max(2, round((s[-1] - first) / 2.0)))
     own = np.stack([np.interp(at, s, line[:, k]) for k in (0, 1)], 1)
-    # neighbours are of a length up to a few per cent
+    # neighbouring lanes differ in length by a few per cent only
     other = np.stack([np.interp(at * t[-1] / s[-1], t, beside[:, k]) for k in (0, 1)], 1)
     share = np.clip((at - at[0]) / max(min(CHANGE, at[-1] - at[0]), 1.0), 0, 1)[:, None]
     share = share * share * (3 - 2 * share)
@@ -89,7 +89,7 @@ def _along(line: np.ndarray, beside: np.ndarray, first: float) -> np.ndarray:
 
 
 def _toward(net: PlaceNet, lane: int, edge: str) -> tuple[int, int]:
-    """The lane to be in at the end (this one or a neighbour) and the lane after it, so that it leads to `edge`."""
+    """The lane to be in at the end (this one or a neighbour) and its successor that leads to `edge`."""
     candidates = [lane]
     for side in (net.map.lane_left, net.map.lane_right):
         other = int(side[lane])
@@ -100,7 +100,7 @@ def _toward(net: PlaceNet, lane: int, edge: str) -> tuple[int, int]:
         for after in _next(net, candidate):
             if edge and _leaves_to(net, after) == edge:
                 return candidate, after
-    after = _next(net, lane)  # within a junction, or the route ends: on along the lane
+    after = _next(net, lane)  # within a junction, or at the end of the route: follow the lane
     return lane, after[0] if after else -1
 
 

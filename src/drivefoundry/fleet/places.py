@@ -1,6 +1,6 @@
-"""Place name in, its RoadMap and the ties between the network's names and the map's indices out.
+"""RoadMap of a place, and the mapping between the network's names and the map's indices.
 
-Only the network file is read here (sumolib, plain Python); SUMO itself runs elsewhere, in a process of its own.
+Only the network file is read here (sumolib, plain Python); SUMO itself runs in a separate process.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from drivefoundry.types import LINE_EDGE, LINE_WHITE_DASHED, LINE_YELLOW, RoadMa
 
 TRAINING_PLACES = ("place_a", "place_b", "place_c")
 HELD_OUT_PLACES = ("place_d",)
-"""Never driven before a release is judged."""
+"""The exam's city, never used for training."""
 LONG_DRIVES = "place_e"
 """The largest place, with roundabouts and lanes that merge: for long drives in a live city."""
 PLACES = (*TRAINING_PLACES, *HELD_OUT_PLACES, LONG_DRIVES)
 STOP_GAP = 0.5
-"""Painted stop line before the lane's end, m (cars stop 1 m before the end)."""
+"""Distance of the painted stop line from the lane's end, m (cars stop 1 m before the end)."""
 HEAD_HEIGHT = 5.0
 HEAD_DISTANCE = (14.0, 30.0)
-"""Least and greatest distance of the lamp beyond the stop line, m: in the camera's view from there, still readable."""
+"""Least and greatest distance of the lamp beyond the stop line, m: in view of a waiting car, and still legible."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,22 @@ class PlaceNet:
 
 
 def net_bytes(place: str) -> bytes:
-    """Place name in, gzipped network file out. ValueError names the places there are."""
-    require(place in PLACES, f"place {place!r}: there is no such city; choose from {', '.join(PLACES)}")
+    """Read a place's gzipped network file. ValueError lists the known places."""
+    require(place in PLACES, f"place {place!r}: unknown city; choose from {', '.join(PLACES)}")
     return (files("drivefoundry.fleet.nets") / f"{place}.net.xml.gz").read_bytes()
 
 
 def place_map(place: str) -> RoadMap:
-    """Place name in, RoadMap out (the same object each time)."""
+    """RoadMap of a place (the same object each time)."""
     return place_net(place).map
 
 
 @lru_cache(maxsize=8)
 def place_net(place: str) -> PlaceNet:
-    """Place name in, map and names out. One signal for each lane that ends at a traffic light."""
+    """Map and names of a place, with one signal for each lane that ends at a traffic light."""
     net = _read(place)
     edges = [edge for edge in net.getEdges() if edge.getFunction() in ("", "internal")]
-    # sorted: the order of a file's edges is SUMO's own affair, the map's id must not hang on it
+    # sorted: the map's id must not depend on the order of a file's edges
     lanes = sorted((x for edge in edges for x in edge.getLanes() if x.allows("passenger")), key=lambda x: x.getID())
     index = {lane.getID(): i for i, lane in enumerate(lanes)}
     links, lane_signal = _signals(lanes)
@@ -96,9 +96,9 @@ def place_net(place: str) -> PlaceNet:
 
 
 def _read(place: str) -> Any:
-    import sumolib  # heavy for what most callers of this package do
+    import sumolib  # slow to import, and most callers do not need it
 
-    net_bytes(place)  # refuses unknown names
+    net_bytes(place)  # raises on unknown names
     with as_file(files("drivefoundry.fleet.nets") / f"{place}.net.xml.gz") as path:
         return sumolib.net.readNet(str(path), withInternal=True, withPedestrianConnections=True)
 
@@ -116,7 +116,7 @@ def _walks(net: Any) -> list[Any]:
 
 
 def _next(lane: Any) -> list[str]:
-    """Names of the lanes after this one: the lane through the junction where there is one."""
+    """Names of the successor lanes, through the junction if there is one."""
     return sorted({c.getViaLaneID() or c.getToLane().getID() for c in lane.getOutgoing()})
 
 
@@ -172,7 +172,7 @@ def _heads(net: Any, lanes: list[Any], lane_signal: list[int]) -> tuple[np.ndarr
 
 
 def _last_hit(origin: np.ndarray, along: np.ndarray, polygon: np.ndarray) -> float:
-    """Distance at which a ray leaves a polygon for good, m; 0 where it never meets it."""
+    """Distance at which a ray last leaves a polygon, m; 0 if it never meets it."""
     a, b = polygon - origin, np.roll(polygon, -1, axis=0) - origin
     side_a, side_b = along[0] * a[:, 1] - along[1] * a[:, 0], along[0] * b[:, 1] - along[1] * b[:, 0]
     crosses = side_a * side_b < 0

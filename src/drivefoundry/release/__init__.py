@@ -1,4 +1,4 @@
-"""Verdict in, signed Release out: see `docs/release.md`."""
+"""Publish engines as signed releases: see `docs/release.md`."""
 
 from drivefoundry.release.keys import Keys
 from drivefoundry.release.publish import Cohort, Release, create_repository, publish, releases, verify

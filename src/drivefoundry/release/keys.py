@@ -1,10 +1,10 @@
-"""Private keys of a release repository: where they lie, how they are made and found again.
+"""Private keys of a release repository: creation, storage and lookup.
 
-Root and targets keys decide what cars run, and whom they believe: they are offline, on media that are plugged in for a
-publication. Snapshot and timestamp keys only say how fresh that is: they are online, where `renew` runs every day.
+Root and targets keys decide what cars run and whom they trust: they are offline, on media that are plugged in for a
+publication. Snapshot and timestamp keys only attest freshness: they are online, where `renew` runs daily.
 """
 
-# tuf and securesystemslib document these names where they are imported from here, but list no __all__
+# tuf and securesystemslib document these import paths but define no __all__
 # pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ROLES = (*OFFLINE, *ONLINE)
 
 @dataclass(frozen=True)
 class Keys:
-    """Directories of private keys: <role>.pem, and <role>-2.pem and so on where a role has several.
+    """Directories of private keys: <role>.pem, and <role>-2.pem and so on if a role has several.
 
-    offline: of root and targets, one directory for each medium that is at hand; online: of snapshot and timestamp.
+    offline: for root and targets, one directory per medium at hand; online: for snapshot and timestamp.
     """
 
     offline: Sequence[str | Path]
@@ -36,7 +36,7 @@ class Keys:
 
     @staticmethod
     def of(where: str | Path | Keys) -> Keys:
-        """One directory for all keys, or one that has them in offline/ and online/."""
+        """Keys in one directory, or in its subdirectories offline/ and online/."""
         if isinstance(where, Keys):
             return where
         path = Path(where)
@@ -50,14 +50,14 @@ class Keys:
         return Keys((folder / "offline",), folder / "online")
 
     def folders(self, role: str) -> tuple[Path, ...]:
-        """Where a role's keys lie."""
+        """Directories of a role's keys."""
         return tuple(map(Path, self.offline if role in OFFLINE else (self.online,)))
 
 
 def make(keys: Keys, role: str, count: int, *, again: bool = False) -> list[tuple[Path, CryptoSigner]]:
-    """count keys for a role, shared out among its directories (0700), in files that only their owner can read (0600).
+    """Create `count` keys for a role, distributed over its directories (0700), in files readable by their owner (0600).
 
-    Keys that are there already are used, unless again: then all are new, and lie beside the old ones.
+    Existing keys are reused, unless again: then all are new, beside the old ones.
     """
     made, folders = [], keys.folders(role)
     for each in folders:
@@ -75,7 +75,7 @@ def make(keys: Keys, role: str, count: int, *, again: bool = False) -> list[tupl
 
 
 def load_key(folder: Path, name: str) -> CryptoSigner:
-    """One key, of the file <name>.pem. ValueError where it is missing, unreadable or open to others."""
+    """Load the key <name>.pem. ValueError if it is missing, unreadable or readable by others."""
     path = folder / f"{name}.pem"
     if not path.is_file():
         raise ValueError(f"{path}: no such key; give the directory in which the repository's keys were made")
@@ -84,17 +84,17 @@ def load_key(folder: Path, name: str) -> CryptoSigner:
     try:
         return CryptoSigner(load_pem_private_key(path.read_bytes(), None))
     except (ValueError, TypeError) as e:
-        raise ValueError(f"{path}: not an ed25519 key in PEM; restore it from where it is kept") from e
+        raise ValueError(f"{path}: not an ed25519 key in PEM; restore it from its backup") from e
 
 
 def at_hand(keys: Keys, role: str, root: Root) -> list[CryptoSigner]:
-    """Those of a role's keys, by a root, whose files are there."""
+    """A role's keys, according to a root, whose files are at hand."""
     found = {key.public_key.keyid: key for path in _files(keys, role) for key in [load_key(path.parent, path.stem)]}
     return [key for keyid, key in found.items() if keyid in root.roles[role].keyids]
 
 
 def signers(keys: Keys, role: str, root: Root) -> list[CryptoSigner]:
-    """Enough of a role's keys to sign for it. ValueError says how many are missing."""
+    """Enough of a role's keys to sign for it. ValueError says how many there are and how many are needed."""
     found, needed = at_hand(keys, role, root), root.roles[role].threshold
     if len(found) >= needed:
         return found

@@ -1,7 +1,7 @@
-"""Engine and Verdict in, signed Release out: publication in a TUF repository on disk.
+"""Publish an engine and its verdict as a signed Release in a TUF repository on disk.
 
 A release is a set of immutable targets, releases/<id>/{release.json, verdict.json, engine/...}, and stays in the
-repository. Which cars run it is said by one more target, current.json, by cohort (see `rollout`). All of it is signed
+repository. One more target, current.json, says by cohort which cars run it (see `rollout`). All of it is signed
 by the targets role."""
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class Release:
-    """A signed Engine + Verdict, and whom it is for. engine and verdict are content ids (SHA-256); id is that of the
-    whole.
+    """A signed engine and verdict for a cohort. engine and verdict are content ids (SHA-256); id is the hash of
+    everything.
     """
 
     id: str
@@ -44,7 +44,7 @@ class Release:
     passed: bool
     """Every gate of the verdict passed."""
     failed_gates: dict[str, tuple[float, float]]
-    """name -> (value, bound) of the gates that failed and were allowed to."""
+    """name -> (value, bound) of the gates that were allowed to fail."""
     files: dict[str, str]
     """name below the release -> SHA-256."""
 
@@ -53,17 +53,16 @@ class Release:
             if not NAME.fullmatch(what):
                 raise ValueError(f"Release.{field}: {what!r} may hold only letters, digits, '.', '_' and '-'")
         if not any(f.startswith("engine/") for f in self.files):
-            raise ValueError("Release.files: no engine in it")
+            raise ValueError("Release.files: contains no engine")
         if self.passed == bool(self.failed_gates):
-            raise ValueError("Release.passed: true exactly where no gate failed")
+            raise ValueError("Release.passed: must be true if and only if no gate failed")
         return self
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """What a cohort runs: `release` in rollout_percent of its cars, `previous` (None: whatever they have) in the
-    others. halted: of those chosen, only the cars that run it already keep it.
-    """
+    """What a cohort runs: `release` on rollout_percent of its cars, `previous` (None: whatever they have) on the
+    others. halted: only cars that already run the release keep it."""
 
     release: str
     rollout_percent: int
@@ -85,10 +84,10 @@ def create_repository(
     quorum: Mapping[str, tuple[int, int]] | None = None,
     now: datetime | None = None,
 ) -> bytes:
-    """Make an empty signed repository, and its keys where they are missing; return the root.json to ship with cars.
+    """Create an empty signed repository, and missing keys; return the root.json to ship with cars.
 
-    quorum: role -> (signatures that it takes, keys that it has), (1, 1) where not given. A repository that is there
-    already is verified and left as it is. ValueError where it is damaged.
+    quorum: role -> (required signatures, number of keys), by default (1, 1). An existing repository is verified and
+    left unchanged; ValueError if it is damaged.
     """
     repo, keys, counts = Path(repo_dir), Keys.of(keys_dir), _quorum(quorum)
     for folder in (*keys.folders("root"), *keys.folders("timestamp")):
@@ -121,11 +120,11 @@ def publish(
     allow_failed: bool = False,
     now: datetime | None = None,
 ) -> Release:
-    """Engine directory and verdict in; signed and current for rollout_percent of its cohort's cars out.
+    """Sign an engine directory and its verdict, and make it current for rollout_percent of the cohort's cars.
 
     The same engine, verdict, name and cohort are the same release: publishing it again makes it current again, also for
-    cars that have refused it. ValueError, with the published release unchanged: a verdict whose gates did not pass
-    (unless allow_failed, which release.json then says), no engine, keys that are not the repository's, a full disk.
+    cars that refused it. ValueError, with the published release unchanged: a verdict whose gates did not pass (unless
+    allow_failed, which release.json then records), no engine, keys that are not the repository's, a full disk.
     """
     repo, keys, at = Path(repo_dir), Keys.of(keys_dir), sign.utc(now)
     verdict, failed = _read_verdict(Path(verdict_json))
@@ -148,13 +147,13 @@ def publish(
 
 
 def releases(repo_dir: str | Path) -> list[Release]:
-    """Every release in a repository, oldest first, read through its signatures."""
+    """Every release in a repository, oldest first, with verified signatures."""
     repo = Path(repo_dir)
     return all_of(repo, sign.load_state(repo))
 
 
 def verify(repo_dir: str | Path) -> int:
-    """Check every signature and every byte of a repository; the number of target files out. ValueError names what is
+    """Check every signature and every byte of a repository; return the number of target files. ValueError names what is
     wrong.
     """
     repo = Path(repo_dir)
@@ -178,7 +177,7 @@ def _quorum(given: Mapping[str, tuple[int, int]] | None) -> dict[str, tuple[int,
 
 
 def _read_verdict(path: Path) -> tuple[bytes, dict[str, tuple[float, float]]]:
-    """The verdict's bytes, and the gates (value, bound) that did not pass."""
+    """Read the verdict's bytes, and the gates (value, bound) that did not pass."""
     gates = load_verdict(path).gates
     if not gates:
         raise ValueError(f"{path}: the verdict has no gates; judge the engine with gates")
@@ -186,7 +185,8 @@ def _read_verdict(path: Path) -> tuple[bytes, dict[str, tuple[float, float]]]:
 
 
 def _read_engine(folder: Path) -> dict[str, bytes]:
-    """engine/<file> -> bytes. ValueError for no directory, an empty one and names that cannot be part of a URL."""
+    """Read engine/<file> -> bytes. ValueError if the directory is missing or empty, or a name cannot be part of a
+    URL."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no engine directory; quantise a checkpoint first")
     files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MARK}
@@ -220,14 +220,14 @@ def _describe(
 def point(
     repo: Path, keys: Keys, state: sign.Published, cohort: str, release: str, percent: int, now: datetime
 ) -> None:
-    """Rewrite current.json for one cohort and publish the state; a new publication of the release."""
+    """Point a cohort to a release in current.json and publish the state."""
     if not 0 <= percent <= 100:
         raise ValueError(f"rollout_percent: must be 0 to 100, got {percent}")
     channel = channel_of(repo, state)
     was = channel.cohorts.get(cohort)
     if was is None:
         previous = None
-    else:  # cars outside the roll-out stay with what was rolled out to everyone last
+    else:  # cars outside the roll-out keep the last release that everyone had
         whole = was.rollout_percent == 100 and not was.halted
         previous = was.release if whole and was.release != release else was.previous
     channel.cohorts[cohort] = Cohort(release, percent, None if percent == 100 else previous)
@@ -245,13 +245,13 @@ def write_channel(repo: Path, keys: Keys, state: sign.Published, channel: Channe
 
 
 def channel_of(repo: Path, state: sign.Published) -> Channel:
-    """What current.json says."""
+    """Read current.json."""
     said = json.loads(_get(repo, state, CHANNEL))
     return Channel({k: Cohort(**v) for k, v in said["cohorts"].items()}, said.get("published", {}))
 
 
 def put(repo: Path, state: sign.Published, target: str, data: bytes) -> None:
-    """Write a target under its hash (nobody is told of it before the state is published) and list it."""
+    """Write a target under its hash and list it; it is invisible until the state is published."""
     info = TargetFile.from_data(target, data, ["sha256"])
     path = repo / "targets" / info.get_prefixed_paths()[0]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -273,7 +273,7 @@ def _get(repo: Path, state: sign.Published, target: str) -> bytes:
 
 
 def release_of(repo: Path, state: sign.Published, release: str) -> Release | None:
-    """A release by its id, None where the repository has none of it."""
+    """A release by its id, None if the repository does not have it."""
     target = target_path(release, "release.json")
     if target not in state.targets.signed.targets:
         return None

@@ -1,4 +1,4 @@
-"""What time and theft do to keys: signatures are renewed before they expire, keys are replaced by a new root."""
+"""Renewal of signatures before they expire, and replacement of keys by a new root."""
 
 # pyright: reportPrivateImportUsage=false
 
@@ -18,14 +18,13 @@ from drivefoundry.release import sign
 from drivefoundry.release.keys import ONLINE, ROLES, Keys, at_hand, make, signers
 
 FAR = 1_000_000_000
-"""A version that no honest publisher reaches: whoever stole a key has raised it, so that ours look old."""
+"""A version that no honest publisher reaches: a thief has raised it so that honest metadata looks old."""
 
 
 @dataclass(frozen=True)
 class Renewal:
-    """What a renewal did. signed: roles with a new version; waiting: roles that are due, but whose keys are offline,
-    and when cars will refuse them. True where anything was signed.
-    """
+    """Result of a renewal. signed: roles with a new version; waiting: roles that are due but whose keys are offline,
+    and when cars will refuse them. True if anything was signed."""
 
     signed: tuple[str, ...]
     waiting: dict[str, datetime]
@@ -36,7 +35,7 @@ class Renewal:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Keys replaced. version: the new root's; retired: role -> ids of the keys that count no more; made: new files."""
+    """Result of a rotation. version: the new root's; retired: role -> ids of the revoked keys; made: new files."""
 
     version: int
     retired: dict[str, tuple[str, ...]]
@@ -45,7 +44,7 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Role:
-    """One role as published. threshold: signatures that it takes; keys: id -> whether its file is at hand."""
+    """One role as published. threshold: required signatures; keys: id -> whether its file is at hand."""
 
     version: int
     expires: datetime
@@ -54,7 +53,7 @@ class Role:
 
 
 def roles(repo_dir: str | Path, keys_dir: str | Path | Keys) -> dict[str, Role]:
-    """Every role of a repository, by its name."""
+    """All roles of a repository by name."""
     state, keys = sign.load_state(Path(repo_dir)), Keys.of(keys_dir)
     root, out = state.root.signed, {}
     for role in ROLES:
@@ -66,10 +65,10 @@ def roles(repo_dir: str | Path, keys_dir: str | Path | Keys) -> dict[str, Role]:
 
 
 def renew(repo_dir: str | Path, keys_dir: str | Path | Keys, *, now: datetime | None = None) -> Renewal:
-    """Sign anew what has lived half its life, so that it does not expire. Run it every day.
+    """Renew signatures past half their lifetime, so that they do not expire. Run it daily.
 
-    Only roles that are due are signed, and what must name their new version: the timestamp alone takes its own key
-    alone. Root and targets, if due, wait until their keys are there.
+    Only due roles are signed, and those that must name their new version: the timestamp alone needs its own key only.
+    Root and targets, if due, wait until their keys are available.
     """
     repo, keys, at = Path(repo_dir), Keys.of(keys_dir), sign.utc(now)
     with sign.alone(repo):
@@ -96,14 +95,14 @@ def rotate(
     only: Collection[str] = (),
     now: datetime | None = None,
 ) -> Rotation:
-    """Replace the keys of some roles by new ones, in a new root version; the old ones count no more from then on.
+    """Replace the keys of some roles in a new root version; the old keys are revoked.
 
-    Takes the root keys, and those of every role that signs again. Snapshot and timestamp go together: they lie in one
-    place, and whoever has one has both. Cars drop what the replaced keys have signed, so that versions which a thief
-    has raised count no more either; what the repository offers follows from its newest signed targets.
+    Needs the root keys, and those of every role that signs again. Snapshot and timestamp go together, because their
+    keys are stored together and stolen together. Cars discard what the replaced keys have signed, including versions
+    that a thief has raised; what the repository offers follows from its newest signed targets.
 
-    quorum: role -> (signatures, keys) from now on, as before where not given; only: ids of the keys to replace, all of
-    the roles' where empty. A rotation that was killed is run again.
+    quorum: new role -> (signatures, keys), by default unchanged; only: ids of the keys to replace, by default all of
+    the roles'. If it is killed, run it again.
     """
     repo, keys, at = Path(repo_dir), Keys.of(keys_dir), sign.utc(now)
     todo = _roles(roles)
@@ -115,7 +114,7 @@ def rotate(
         root = Metadata(deepcopy(before.signed))
         made = {role: _replace(keys, root.signed, role, (quorum or {}).get(role), only) for role in todo}
         chain = next((sign.CHAIN[i:] for i, role in enumerate(sign.CHAIN) if role in todo), ())
-        if chain:  # signed by the old keys as well, so that it holds before and after the new root is there
+        if chain:  # also signed by the old keys, so that it is valid before and after the new root appears
             also = {role: _old(keys, role, before.signed, root.signed) for role in chain}
             sign.write_state(repo, keys, state._replace(root=root), at, chain, also)
         sign.write_root(repo, root, [*by, *_old(keys, "root", root.signed, before.signed)], at)
@@ -127,22 +126,22 @@ def rotate(
 def _roles(roles: Collection[str]) -> list[str]:
     unknown = set(roles) - {*ROLES, "online"}
     if unknown or not roles:
-        raise ValueError(f"roles: {', '.join(unknown) or 'none'}; give some of root, targets and online")
+        raise ValueError(f"roles: {', '.join(unknown) or 'none'}; give any of root, targets and online")
     wanted = set(roles) | (set(ONLINE) if {"online", *ONLINE} & set(roles) else set())
     return [role for role in ROLES if role in wanted]
 
 
 def _check(root: Root, roles: Collection[str], quorum: Mapping[str, tuple[int, int]], only: Collection[str]) -> None:
-    """ValueError where a rotation asks for what is not there."""
+    """ValueError if a rotation refers to unknown roles or keys."""
     unknown = set(only) - {keyid for role in roles for keyid in root.roles[role].keyids}
     if unknown:
-        raise ValueError(f"only: {', '.join(sorted(unknown))}: no key of {', '.join(roles)}")
+        raise ValueError(f"only: {', '.join(sorted(unknown))}: not a key of {', '.join(roles)}")
     if set(quorum) - set(roles):
         raise ValueError(f"quorum: {', '.join(set(quorum) - set(roles))} is not among the roles to rotate")
 
 
 def _replace(keys: Keys, root: Root, role: str, quorum: tuple[int, int] | None, only: Collection[str]) -> list[Path]:
-    """Put new keys in the place of a role's, in a root that is being made; the files of the new ones."""
+    """Replace a role's keys in a root under construction; return the files of the new keys."""
     old = root.roles[role].keyids
     retired = [keyid for keyid in old if not only or keyid in only]
     needed, count = quorum or (root.roles[role].threshold, len(old))
@@ -160,12 +159,12 @@ def _replace(keys: Keys, root: Root, role: str, quorum: tuple[int, int] | None, 
 
 
 def _old(keys: Keys, role: str, one: Root, other: Root) -> list[CryptoSigner]:
-    """Those of a role's keys by one root that the other does not have, as far as they are at hand."""
+    """A role's keys in one root but not the other, if their files are at hand."""
     return [key for key in at_hand(keys, role, one) if key.public_key.keyid not in other.roles[role].keyids]
 
 
 def _salvaged(repo: Path, root: Metadata[Root]) -> sign.Published:
-    """The newest targets that the root's keys have signed, to be published again, whatever the timestamp leads to."""
+    """The newest targets signed by the root's keys, for republication, regardless of the timestamp."""
     folder = repo / "metadata"
     targets = _newest(folder, "targets", Targets, root)
     if targets is None:

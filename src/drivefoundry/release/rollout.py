@@ -37,19 +37,19 @@ def stage(
 def halt(repo_dir: str | Path, keys_dir: str | Path | Keys, cohort: str, *, now: datetime | None = None) -> Cohort:
     """Stop a cohort's roll-out where it is: cars that run the release keep it, no further car gets it.
 
-    The others stay with the release before it. To take it from those that have it as well, roll back.
+    The others keep the previous release. To withdraw it from cars that have it, roll back.
     """
     repo = Path(repo_dir)
     with sign.alone(repo):
         state = sign.load_state(repo)
         was = _entry(repo, state, cohort)
         if was.halted:
-            raise ValueError(f"{repo}: the roll-out to cohort {cohort!r} is halted already")
+            raise ValueError(f"{repo}: the roll-out to cohort {cohort!r} is already halted")
         return _put(repo, keys_dir, state, cohort, replace(was, halted=True), now)
 
 
 def resume(repo_dir: str | Path, keys_dir: str | Path | Keys, cohort: str, *, now: datetime | None = None) -> Cohort:
-    """Go on with a halted roll-out, at the percentage that it had."""
+    """Resume a halted roll-out at its percentage."""
     repo = Path(repo_dir)
     with sign.alone(repo):
         state = sign.load_state(repo)
@@ -61,7 +61,7 @@ def resume(repo_dir: str | Path, keys_dir: str | Path | Keys, cohort: str, *, no
 
 def roll_back(repo_dir: str | Path, keys_dir: str | Path | Keys, to: str, *, now: datetime | None = None) -> Release:
     """Make a former release (its id) current again for all cars of its cohort, in newer metadata that every car
-    accepts. ValueError where it is the current one.
+    accepts. ValueError if it is already current.
     """
     repo = Path(repo_dir)
     with sign.alone(repo):
@@ -80,7 +80,7 @@ def roll_back(repo_dir: str | Path, keys_dir: str | Path | Keys, to: str, *, now
 
 
 def rollouts(repo_dir: str | Path) -> dict[str, Cohort]:
-    """cohort -> what it runs."""
+    """cohort -> its Rollout."""
     repo = Path(repo_dir)
     return channel_of(repo, sign.load_state(repo)).cohorts
 

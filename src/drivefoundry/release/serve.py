@@ -1,4 +1,4 @@
-"""Repository directory in, read-only HTTP application out: what cars' updaters fetch from.
+"""Read-only HTTP application over a repository directory, from which cars' updaters fetch.
 
 Nothing here is trusted: cars verify every byte, so any static web server or object store does as well.
 """
@@ -14,7 +14,7 @@ from drivefoundry.release.sign import load_state
 
 
 def app(repo_dir: str | Path) -> FastAPI:
-    """GET /metadata/... and /targets/... of one repository. ValueError where the directory holds none."""
+    """GET /metadata/... and /targets/... of one repository. ValueError if the directory is not a repository."""
     repo = Path(repo_dir)
     load_state(repo)
     web = FastAPI(openapi_url=None)

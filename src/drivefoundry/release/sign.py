@@ -1,10 +1,10 @@
-"""Role metadata in, signed files of a TUF repository out, and back: versions, expiry, atomic publication.
+"""Write and read the signed metadata of a TUF repository: versions, expiry, atomic publication.
 
 metadata/ holds N.root.json, N.targets.json, N.snapshot.json (consistent snapshots: a published version is never
-overwritten) and timestamp.json, whose replacement is the moment of publication: what was written before it belongs to
-nobody yet. Each role has keys of its own (see `keys`)."""
+overwritten) and timestamp.json, whose replacement is the moment of publication: files written before it are not yet
+referenced. Each role has keys of its own (see `keys`)."""
 
-# tuf and securesystemslib document these names where they are imported from here, but list no __all__
+# tuf and securesystemslib document these import paths but define no __all__
 # pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ CHAIN = ("targets", "snapshot", "timestamp")
 """Each names the version of the one before it, so whoever signs one signs those after it."""
 LIFE = {"root": timedelta(days=365), "targets": timedelta(days=180), "snapshot": timedelta(days=30)}
 LIFE["timestamp"] = timedelta(days=7)
-"""How long a signature holds. Cars refuse what has expired, so `renew` runs every day."""
+"""Validity of signatures by role. Cars refuse expired ones, so `renew` runs daily."""
 
 
 class Published(NamedTuple):
-    """The repository as published: what timestamp.json leads to."""
+    """The published metadata, as reached from timestamp.json."""
 
     root: Metadata[Root]
     targets: Metadata[Targets]
@@ -42,7 +42,7 @@ class Published(NamedTuple):
 
 
 def load_root(repo_dir: Path) -> Metadata[Root]:
-    """The newest root metadata, which all older ones vouch for. ValueError for a damaged or foreign directory."""
+    """Load the newest root metadata, verified through all older ones. ValueError for a damaged or foreign directory."""
     folder = repo_dir / "metadata"
     versions = sorted(version for path in folder.glob("*.root.json") if (version := number(path)) is not None)
     if not versions or not (folder / "timestamp.json").is_file():
@@ -59,7 +59,7 @@ def load_root(repo_dir: Path) -> Metadata[Root]:
 
 
 def load_state(repo_dir: Path) -> Published:
-    """The published metadata, every signature, length and hash verified. ValueError for a damaged or foreign
+    """Load the published metadata and verify every signature, length and hash. ValueError for a damaged or foreign
     directory.
     """
     folder, root = repo_dir / "metadata", load_root(repo_dir)
@@ -79,7 +79,7 @@ def load_state(repo_dir: Path) -> Published:
 
 
 def first_state(keys: Mapping[str, list[CryptoSigner]], thresholds: Mapping[str, int], now: datetime) -> Published:
-    """What comes before version 1: every role unsigned, nothing published."""
+    """The state before version 1: every role unsigned, nothing published."""
     root = Root(expires=now, consistent_snapshot=True)
     for role, held in keys.items():
         for signer in held:
@@ -113,8 +113,8 @@ def write_state(
 ) -> None:
     """Sign the next version of some roles (the last ones of CHAIN) and publish them; timestamp comes last.
 
-    also: further signatures for a role. Nothing is written where a key is missing, and every signature is verified
-    against the root before the timestamp takes its place.
+    also: further signatures for a role. Nothing is written if a key is missing, and every signature is verified against
+    the root before the timestamp is replaced.
     """
     folder, root, todo = repo_dir / "metadata", state.root.signed, list(roles)
     by = {role: [*signers(keys, role, root), *(also or {}).get(role, [])] for role in todo}
@@ -137,31 +137,31 @@ def write_state(
 
 
 def can_publish(keys: Keys, state: Published) -> None:
-    """ValueError where a key for a publication is missing: told before anything is written."""
+    """Check that all keys for a publication are at hand, before anything is written; else ValueError."""
     for role in CHAIN:
         signers(keys, role, state.root.signed)
 
 
 def due(state: Published, role: str, now: datetime) -> bool:
-    """Whether half of a role's life has passed."""
+    """Whether half of a role's validity has passed."""
     return expires(state, role) - now < LIFE[role] / 2
 
 
 def expires(state: Published, role: str) -> datetime:
-    """When cars will refuse what a role has signed."""
+    """When a role's signatures expire."""
     signed: Any = getattr(state, role).signed
     return signed.expires
 
 
 def number(path: Path) -> int | None:
-    """The version in the name of a metadata file."""
+    """Version number in a metadata file's name."""
     first = path.name.split(".")[0]
     return int(first) if first.isdecimal() else None
 
 
 @contextmanager
 def alone(repo_dir: Path) -> Iterator[None]:
-    """One publisher at a time."""
+    """Lock a repository: one publisher at a time."""
     with disk(repo_dir):
         file = (repo_dir / ".lock").open("w")
     with file:
@@ -174,7 +174,7 @@ def alone(repo_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """A full or read-only disk becomes one ValueError line."""
+    """Turn a full or read-only disk into a ValueError of one line."""
     try:
         yield
     except OSError as e:
@@ -183,7 +183,7 @@ def disk(path: Path) -> Iterator[None]:
 
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """Damaged metadata becomes one ValueError line."""
+    """Turn damaged metadata into a ValueError of one line."""
     try:
         yield
     except (RepositoryError, KeyError, RecursionError) as e:
@@ -193,7 +193,7 @@ def readable(folder: Path) -> Iterator[None]:
 
 
 def utc(now: datetime | None) -> datetime:
-    """A time, or the present one, in UTC."""
+    """A time, by default now, in UTC."""
     return (now or datetime.now(UTC)).astimezone(UTC)
 
 

@@ -32,20 +32,20 @@ def write_scaling(path: Path, law: Law, score: ScoreLaw | None = None) -> Path:
     facts += [(f"best {k}", f"C^{v[0]:.2f}", f"{v[1]:.2f} to {v[2]:.2f}") for k, v in grows.items()]
     said = "L = E + A / N^alpha + B / D^beta, 95 % intervals from a bootstrap over runs."
     if law.held_out is not None:
-        said += f" {foretold(law)}"
+        said += f" {prediction(law)}"
     if score is not None:
         figures.append(scores(score))
         said += f" {score.said()}"
     return write_page(path, f"Scaling law of {len(law.runs)} runs", said, facts, figures)
 
 
-def foretold(law: Law) -> str:
+def prediction(law: Law) -> str:
     """What the law said of the largest run, and what it came to, in a sentence."""
     held = law.held_out
     assert held is not None
     mean, low, high = held.predicted
     return (
-        f"The largest run ({held.run.parameters:.3g} parameters, {held.run.tokens:.3g} tokens) was held out: foretold "
+        f"The largest run ({held.run.parameters:.3g} parameters, {held.run.tokens:.3g} tokens) was held out: predicted "
         f"{mean:.4g} ({low:.4g} to {high:.4g}), measured {held.measured:.4g}, {100 * held.error:+.2f} %."
     )
 

@@ -1,1 +1,1 @@
-"""A run directory: what it was asked for, what it holds, and names for its artefacts."""
+"""A run directory: its request, its contents, and names for its artefacts."""

@@ -1,4 +1,4 @@
-"""What a run directory was last asked for and what it used, as run.json: recipe, source, and the artefacts in order."""
+"""run.json: the last request of a run directory (recipe, source) and the artefacts it used, in order."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ class Asked:
 
 
 def remember(out: Path, asked: Asked, done: Done = ()) -> None:
-    """Write out/run.json, whole or not at all. While the line goes through what the file already lists for the same
-    recipe and source, the file stays untouched."""
+    """Write out/run.json atomically. While the line repeats what the file already lists for the same recipe and source,
+    the file is not touched."""
     places = {k: None if p is None else p.resolve().as_posix() for k, p in _places(asked).items()}
-    told: dict[str, Any] = {"recipe": json.loads(canonical(asked.recipe)), **places}
+    body: dict[str, Any] = {"recipe": json.loads(canonical(asked.recipe)), **places}
     made = [{"turn": turn, "stage": kind, "id": a.id} for turn, kind, a in done]
     was = _read(out)
     if was is not None:
         listed = was.pop("artefacts", [])
-        if was == told and listed[: len(made)] == made:
+        if was == body and listed[: len(made)] == made:
             return
     aside = out / f".{FILE}.part"
-    aside.write_text(json.dumps({**told, "artefacts": made}, indent=1))
+    aside.write_text(json.dumps({**body, "artefacts": made}, indent=1))
     os.replace(aside, out / FILE)
 
 
 def remembered(out: Path) -> Asked | None:
-    """What a run directory was last asked for; None where it does not say. ValueError for another file."""
-    told = _read(out)
-    if told is None:
+    """The last request of a run directory; None if there is no record. ValueError for a foreign file."""
+    body = _read(out)
+    if body is None:
         return None
-    require(isinstance(told.get("recipe"), dict), f"{out / FILE}: field recipe is missing; delete it, or run again")
+    require(isinstance(body.get("recipe"), dict), f"{out / FILE}: field recipe is missing; delete it, or run again")
     try:
-        recipe = with_values(default(), told["recipe"])
+        recipe = with_values(default(), body["recipe"])
     except ValueError as error:
         raise ValueError(f"{out / FILE}: {error}; delete it, or run again") from None
-    return Asked(recipe, *(Path(p) if isinstance(p := told.get(k), str) else None for k in ("drives", "scenes")))
+    return Asked(recipe, *(Path(p) if isinstance(p := body.get(k), str) else None for k in ("drives", "scenes")))
 
 
 def current(out: Path) -> list[str]:
-    """Ids of the artefacts that the last run used, in its order; empty where it does not say."""
+    """Ids of the artefacts that the last run used, in order; empty if there is no record."""
     made = (_read(out) or {}).get("artefacts")
     return [a["id"] for a in made if isinstance(a, dict) and "id" in a] if isinstance(made, list) else []
 
@@ -67,11 +67,11 @@ def _read(out: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        told = json.loads(path.read_text())
+        body = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); delete it, or run again") from None
-    require(isinstance(told, dict), f"{path}: not an object; delete it, or run again")
-    return told
+    require(isinstance(body, dict), f"{path}: not an object; delete it, or run again")
+    return body
 
 
 def _places(asked: Asked) -> dict[str, Path | None]:

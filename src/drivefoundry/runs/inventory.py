@@ -1,4 +1,4 @@
-"""A run directory in; what is in it, what goes on there, and what of it nothing needs any more, out."""
+"""Contents and state of a run directory, and what in it is no longer needed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from drivefoundry.runs.named import artefacts, turn_of
 from drivefoundry.types import require
 
 PROGRESS = "progress.json"
-"""What a running run is at, see `progress.kept`."""
+"""Progress of a running run, see `progress.kept`."""
 COLUMNS = ("turn", "stage", "size", "seconds", "id", "name")
 
 
 def listing(run: Path, *, all_of_them: bool = False) -> list[dict[str, Any]]:
-    """A row an artefact: turn, stage, bytes, seconds, id, name, path; of those that the last run used, in its order, or
-    of all that are there, the oldest first. ValueError where no run is."""
+    """A row per artefact: turn, stage, bytes, seconds, id, name, path; those that the last run used, in order, or all,
+    the oldest first. ValueError if it is not a run."""
     used = current(run)
     every = artefacts(run)
     if used and not all_of_them:
@@ -32,7 +32,7 @@ def listing(run: Path, *, all_of_them: bool = False) -> list[dict[str, Any]]:
 
 
 def _row(run: Path, a: Artefact, last: dict[tuple[str, int | None], str]) -> dict[str, Any]:
-    """last: the artefact that a kind and a turn, or None for any, name."""
+    """last: (kind, turn or None for any) -> the artefact of that name."""
     turn = turn_of(a)
     name = f"{run}:{a.kind}:{turn}" if turn else f"{run}:{a.kind}"
     if last[a.kind, turn] != a.id:
@@ -42,7 +42,7 @@ def _row(run: Path, a: Artefact, last: dict[tuple[str, int | None], str]) -> dic
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """One line an artefact."""
+    """One line per artefact."""
     cells = [COLUMNS] + [
         (
             str(r["turn"] or "-"), f"{r['stage']} {r['policy']}".strip(), megabytes(r["bytes"]), f"{r['seconds']:.1f}",
@@ -55,8 +55,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def builder(run: Path) -> int | None:
-    """The process that builds in a run now, None where none does; takes no lock. Where the system lists no locks, a
-    process of the number that the lock file has counts."""
+    """The process that is building in a run, if any; takes no lock. If the system lists no locks, a process with the id
+    in the lock file counts."""
     file, locks = run / "lock", Path("/proc/locks")
     pid = file.read_text().strip() if file.is_file() else ""
     if not pid.isdecimal():
@@ -75,8 +75,8 @@ def builder(run: Path) -> int | None:
 
 
 def status(run: Path, *, verify: bool = False) -> dict[str, Any]:
-    """Whether a process builds in a run (pid), at what and how far it is, what is there, and the disk: bytes of the run
-    by part and bytes free. damaged: paths of artefacts whose bytes are not those that were made, None unless verify."""
+    """Whether a process is building in a run (pid), its progress, the artefacts, and the disk: bytes of the run by part
+    and bytes free. damaged: paths of artefacts whose bytes have changed, None unless verify."""
     with Ledger.reading(run) as ledger:
         pid, every = builder(run), ledger.history()
         damaged = [a.path for a in ledger.damaged()] if verify else None
@@ -93,31 +93,28 @@ def status(run: Path, *, verify: bool = False) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def status_text(told: dict[str, Any]) -> str:
-    """The same in a few lines."""
-    doing = f"process {told['pid']} is building" if told["running"] else "nothing is running"
-    lines = [f"{told['run']}: {doing}"]
-    if now := told["now"]:
+def status_text(state: dict[str, Any]) -> str:
+    """Format `status` in a few lines."""
+    doing = f"process {state['pid']} is building" if state["running"] else "nothing is running"
+    lines = [f"{state['run']}: {doing}"]
+    if now := state["now"]:
         lines.append(f"  at {now['stage']}, for {time.time() - now['since']:.0f} s")
         for one in now["bars"]:
             left = "" if one["left_s"] is None else f", {one['left_s']:.0f} s left"
             lines.append(f"    {one['what']}: {one['done']}/{one['total']}{left}")
-    recipe = f"recipe {told['recipe']}, " if told["recipe"] else ""
-    ago = "" if told["last_finished"] is None else f", the last {_ago(time.time() - told['last_finished'])} ago"
-    lines.append(f"  {recipe}{told['artefacts']} artefacts of {told['turns']} turns{ago}")
-    disk = ", ".join(f"{name} {megabytes(n)}" for name, n in told["bytes"].items() if n)
-    lines.append(f"  disk: {disk}; {megabytes(told['free_bytes'])} free")
-    if (damaged := told["damaged"]) is not None:
-        lines += [f"  damaged: {path}; the next run makes it anew" for path in damaged] or [
-            "  every byte is as it was made"
-        ]
+    recipe = f"recipe {state['recipe']}, " if state["recipe"] else ""
+    ago = "" if state["last_finished"] is None else f", the last {_ago(time.time() - state['last_finished'])} ago"
+    lines.append(f"  {recipe}{state['artefacts']} artefacts of {state['turns']} turns{ago}")
+    disk = ", ".join(f"{name} {megabytes(n)}" for name, n in state["bytes"].items() if n)
+    lines.append(f"  disk: {disk}; {megabytes(state['free_bytes'])} free")
+    if (damaged := state["damaged"]) is not None:
+        lines += [f"  damaged: {path}; the next run rebuilds it" for path in damaged] or ["  all bytes are intact"]
     return "\n".join(lines)
 
 
 def garbage(run: Path) -> dict[Path, int]:
-    """Directory -> bytes of what the recipe of the last run does not need: artefacts of other recipes, and what killed
-    builds left; not what a process that runs now is building. ValueError where the run does not say what it was asked
-    for."""
+    """Directory -> bytes of what the last run's recipe does not need: artefacts of other recipes and remains of killed
+    builds, but not what a running process is building. ValueError if the run has no record of its request."""
     busy = builder(run) is not None
     with Ledger.reading(run) as ledger:
         found = ledger.garbage(_needed(run, ledger))
@@ -125,14 +122,14 @@ def garbage(run: Path) -> dict[Path, int]:
 
 
 def kept(run: Path) -> str:
-    """What `collect` keeps, in words."""
+    """Describe what `collect` keeps."""
     asked = remembered(run)
     recipe = f", recipe {asked.recipe.name} with {asked.recipe.loops} turns" if asked else ""
-    return f"what the last run used is kept ({len(set(current(run)))} artefacts{recipe})"
+    return f"keeping what the last run used ({len(set(current(run)))} artefacts{recipe})"
 
 
 def collect(run: Path) -> int:
-    """Remove all of `garbage`; the bytes that this freed. ValueError while another process builds there."""
+    """Delete all of `garbage`; return the bytes freed. ValueError while another process is building there."""
     Ledger.reading(run).close()
     with Ledger(run) as ledger:
         ledger.claim()
@@ -148,7 +145,7 @@ def _needed(run: Path, ledger: Ledger) -> list[Artefact]:
 
 
 def megabytes(n: float) -> str:
-    """Bytes in, text in decimal units out."""
+    """Format bytes in decimal units."""
     for unit in ("B", "kB", "MB"):
         if n < 999.5:
             return f"{n:.3g} {unit}"
@@ -157,7 +154,7 @@ def megabytes(n: float) -> str:
 
 
 def _bytes(folder: Path) -> int:
-    """A file may go while it is counted."""
+    """Size of a folder; files may disappear while being counted."""
     total = 0
     for path in folder.rglob("*"):
         try:

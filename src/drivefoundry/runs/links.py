@@ -1,4 +1,4 @@
-"""Links to what a run has made last: RUN/engine, RUN/releases/N of each turn, and RUN/releases/latest."""
+"""Links to a run's newest results: RUN/engine, RUN/releases/N of each turn, and RUN/releases/latest."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ ENGINE, RELEASES, LATEST = "engine", "releases", "latest"
 
 
 def link(run: Path, kind: str, turn: int | None, artefact: Path) -> None:
-    """Point the links at a turn's artefact: an engine (kind quantize) or a release. Each is replaced whole; what lies
-    at its place and is no link stays. A turn's release that is another takes the later turns' links away."""
+    """Point the links to a turn's artefact: an engine (kind quantize) or a release. Links are replaced atomically; a
+    file in their place that is not a link stays. A changed release removes the links of later turns."""
     if kind == "quantize":
         _point(run / ENGINE, artefact)
     elif kind == "release" and turn is not None:
@@ -26,17 +26,17 @@ def link(run: Path, kind: str, turn: int | None, artefact: Path) -> None:
 
 
 def without_dangling(run: Path) -> None:
-    """Remove the links whose artefact is gone."""
+    """Remove links whose artefact is gone."""
     folder = run / RELEASES
     for path in [run / ENGINE, *(folder.iterdir() if folder.is_dir() else ())]:
         if path.is_symlink() and not path.exists():
             path.unlink()
-    with contextlib.suppress(OSError):  # not empty, or not there
+    with contextlib.suppress(OSError):  # not empty, or missing
         folder.rmdir()
 
 
 def _point(at: Path, artefact: Path) -> bool:
-    """Make a relative link, or leave one that is right; whether it is another now."""
+    """Create or update a relative link; return whether it changed."""
     to = os.path.relpath(artefact, at.parent)
     if at.is_symlink():
         if os.readlink(at) == to:

@@ -1,4 +1,4 @@
-"""A name in, the artefact it stands for out: how every verb finds an engine, a model, a verdict or a run.
+"""Resolve names of artefacts: how every verb finds an engine, a model, a verdict or a run.
 
 A name is a path (a run directory, an artefact in it, a link such as out/engine or out/releases/3, or a directory from
 elsewhere), or RUN:WHAT or RUN:WHAT:TURN, where RUN is a run directory and WHAT a kind of artefact (quantize, sft), a
@@ -22,17 +22,17 @@ ALIASES = {
     "engine": ("quantize",), "student": ("distil",), "model": ("rl", "sft", "adapt", "pretrain"),
     "train": ("sft", "adapt", "pretrain"), "judge": ("verdict", "open_loop"), "exam": ("exam",),
 }  # fmt: skip
-"""Word -> kinds of artefact, of which the first that is there is meant."""
+"""Alias -> kinds of artefact, of which the first that exists is used."""
 MODELS = ("rl", "sft", "adapt", "distil", "pretrain", "scale")
-"""Kinds that hold a checkpoint."""
+"""Kinds that contain a checkpoint."""
 ENGINES = ("quantize", "release", "car")
-"""Kinds that hold an engine, or lead to one."""
+"""Kinds that contain an engine or refer to one."""
 _NAME = re.compile(r"(?P<run>.+?):(?P<what>[A-Za-z_]+|[0-9a-f]{6,64})(?::(?P<turn>\d+|latest))?")
 
 
 @dataclass(frozen=True)
 class Named:
-    """What a name stands for: a run, one of its artefacts (then `run` is its directory), or a path from elsewhere."""
+    """A resolved name: a run, one of its artefacts (then `run` is its directory), or another path."""
 
     path: Path
     run: Path | None = None
@@ -45,12 +45,12 @@ def is_run(path: Path) -> bool:
 
 
 def turn_of(artefact: Artefact) -> int | None:
-    """The turn of the loop to which an artefact belongs, None for what belongs to none."""
+    """Turn of the loop that an artefact belongs to, if any."""
     return artefact.recipe.get("turn") if isinstance(artefact.recipe, dict) else None
 
 
 def artefacts(run: Path) -> list[Artefact]:
-    """All artefacts of a run, oldest first, those that its last run used after those that it did not."""
+    """All artefacts of a run, oldest first, those that the last run used after all others."""
     with Ledger.reading(run) as ledger:
         every = ledger.history()
     place = {id: n for n, id in enumerate(current(run))}
@@ -58,23 +58,24 @@ def artefacts(run: Path) -> list[Artefact]:
 
 
 def resolved(name: str | Path) -> Named:
-    """What a name stands for. ValueError where there is nothing of that name, or several."""
+    """Resolve a name. ValueError if it matches nothing, or several."""
     path = Path(name)
     if path.exists():
         if is_run(path):
             return Named(path, path)
         return _inside(path.resolve()) or Named(path)
-    told = _NAME.fullmatch(str(name))
-    require(told is not None, f"{name}: no such file or directory")
-    assert told is not None
-    run = Path(told["run"])
-    require(is_run(run), f"{name}: {run} is no run directory")
-    found = _chosen(artefacts(run), told["what"], None if told["turn"] in (None, "latest") else int(told["turn"]), name)
+    match = _NAME.fullmatch(str(name))
+    require(match is not None, f"{name}: no such file or directory")
+    assert match is not None
+    run = Path(match["run"])
+    require(is_run(run), f"{name}: {run} is not a run directory")
+    turn = None if match["turn"] in (None, "latest") else int(match["turn"])
+    found = _chosen(artefacts(run), match["what"], turn, name)
     return Named(found.path, run, found)
 
 
 def _inside(path: Path) -> Named | None:
-    """A path within a run's artefacts as that artefact."""
+    """Resolve a path within a run's artefacts to that artefact."""
     for at in (path, *path.parents):
         if at.parent.name == "artefacts" and is_run(at.parent.parent):
             run = at.parent.parent
@@ -85,7 +86,7 @@ def _inside(path: Path) -> Named | None:
 
 def _chosen(every: list[Artefact], what: str, turn: int | None, name: str | Path) -> Artefact:
     by_id = {a.id: a for a in every if a.id.startswith(what)} if re.fullmatch("[0-9a-f]{6,64}", what) else {}
-    require(len(by_id) < 2, f"{name}: {len(by_id)} artefacts begin so; give more digits")
+    require(len(by_id) < 2, f"{name}: {len(by_id)} artefacts match; give more digits")
     if by_id:
         return next(iter(by_id.values()))
     for kind in ALIASES.get(what, (what,)):
@@ -97,7 +98,7 @@ def _chosen(every: list[Artefact], what: str, turn: int | None, name: str | Path
 
 
 def newest(run: Path, what: str, makes: str) -> Artefact:
-    """The newest artefact of a kind or alias in a run; ValueError says which stage makes it."""
+    """Newest artefact of a kind or alias in a run; ValueError says which stage makes it."""
     every = artefacts(run)
     kinds = ALIASES.get(what, (what,))
     require(
@@ -108,7 +109,7 @@ def newest(run: Path, what: str, makes: str) -> Artefact:
 
 
 def _parent(named: Named, kind: str) -> Artefact | None:
-    """The artefact itself, or the newest of its kind among what it was made from."""
+    """The artefact itself, or the newest of that kind among its ancestors."""
     if named.run is None or named.artefact is None:
         return None
     with Ledger.reading(named.run) as ledger:
@@ -117,7 +118,7 @@ def _parent(named: Named, kind: str) -> Artefact | None:
 
 
 def engine(name: str | Path) -> Path:
-    """The directory of an engine: itself, of a run its newest, of a release, car or verdict the one it is about."""
+    """Directory of an engine: itself, a run's newest, or the one that a release, car or verdict is about."""
     named = resolved(name)
     if (named.path / files.CONTRACT).is_file():
         return named.path
@@ -131,7 +132,7 @@ def engine(name: str | Path) -> Path:
 
 
 def model(name: str | Path) -> Path:
-    """The directory of a checkpoint: itself, that of an artefact, or of a run the newest model after RL (or before)."""
+    """Directory of a checkpoint: itself, an artefact's, or a run's newest model after RL (or before)."""
     named = resolved(name)
     if named.run is not None and named.artefact is None:
         named = Named(newest(named.run, "model", "train").path)
@@ -144,9 +145,9 @@ def model(name: str | Path) -> Path:
 
 
 def verdict(name: str | Path) -> Path:
-    """A verdict.json: itself, that of a directory, of a release the one it was signed with, of a run its newest."""
+    """Path of a verdict.json: itself, a directory's, the one a release was signed with, or a run's newest."""
     if ":" not in str(name) and not Path(name).exists():
-        return Path(name)  # whoever reads it says that it is not there
+        return Path(name)  # its reader will report that it is missing
     named = resolved(name)
     if named.path.is_file():
         return named.path
@@ -157,7 +158,7 @@ def verdict(name: str | Path) -> Path:
 
 
 def driver(name: str, baselines: Collection[str]) -> tuple[Literal["engine", "model"], Path]:
-    """The directory of an engine or a checkpoint, and which of both it is. ValueError names the baselines as well."""
+    """Directory of an engine or a checkpoint, and which of the two it is. ValueError lists the baselines as well."""
     known = f"{', '.join(baselines)}, a run directory, an engine, a model, or RUN:WHAT:TURN"
     if ":" not in name and not Path(name).exists():
         raise ValueError(f"{name}: no such file or directory; give {known}")
@@ -166,7 +167,7 @@ def driver(name: str, baselines: Collection[str]) -> tuple[Literal["engine", "mo
         return "model", model(name)
     if any(map(_whole, _checkpoints(named.path))):
         return "model", model(name)
-    require(named.run is not None or (named.path / files.CONTRACT).is_file(), f"{name}: no driver; give {known}")
+    require(named.run is not None or (named.path / files.CONTRACT).is_file(), f"{name}: not a driver; give {known}")
     return "engine", engine(name)
 
 

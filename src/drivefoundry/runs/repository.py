@@ -1,7 +1,7 @@
-"""Which release repository a name means: to look at, or to change.
+"""Resolve a name to a release repository, for reading or for changing.
 
-A run signs its releases into artefacts, which never change. What its fleet is served from, and what is staged, halted
-and renewed, is RUN/repository: a copy that is made of the newest release artefact with the first change.
+A run signs its releases into artefacts, which never change. Its fleet is served from RUN/repository, which can be
+staged, halted and renewed: a copy of the newest release artefact, made with the first change.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FOLDER, KEYS = "repository", "keys"
 
 
 def to_read(where: str | Path) -> Path:
-    """The repository of a name: its directory, a release of a run (RUN/releases/3, RUN:release), or a run."""
+    """Resolve a repository for reading: its directory, a release of a run (RUN/releases/3, RUN:release), or a run."""
     path = Path(where)
     if (path / "metadata").is_dir():
         return path
@@ -41,8 +41,8 @@ def to_read(where: str | Path) -> Path:
 
 @contextmanager
 def changing(where: str | Path) -> Iterator[Path]:
-    """As `to_read`, for what a release verb may change: of a run its own copy, which is made where it is missing, and
-    removed again if the change fails."""
+    """Resolve a repository for changing. A run's copy is created if it is missing, and removed again if the change
+    fails."""
     repo = to_read(where)
     run = _run_of(repo)
     if run is None:
@@ -50,7 +50,7 @@ def changing(where: str | Path) -> Iterator[Path]:
         return
     own = run / FOLDER
     if not named.is_run(Path(where)):
-        raise ValueError(f"{where}: artefacts of a run do not change; name the run, {run}: then {own} changes")
+        raise ValueError(f"{where}: artefacts of a run do not change; name the run, {run}, to change {own}")
     made = not own.exists()
     if made:
         aside = Path(tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=run))
@@ -66,7 +66,7 @@ def changing(where: str | Path) -> Iterator[Path]:
 
 
 def keys_of(where: str | Path, given: tuple[Path, ...], online: Path | None) -> Keys:
-    """Where the keys of a repository are: as given, else those of its run."""
+    """Keys of a repository: as given, else its run's."""
     if not given and online is None:
         run = Path(where) if named.is_run(Path(where)) else Path(where).parent
         if not (run / KEYS).is_dir():
@@ -81,7 +81,7 @@ def keys_of(where: str | Path, given: tuple[Path, ...], online: Path | None) -> 
 
 @contextmanager
 def tried(repo: Path) -> Iterator[Path]:
-    """A stand-in for a repository, on which a change may be tried out: it has the same files and is thrown away."""
+    """A temporary copy of a repository on which a change can be tried out."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "repo"
         shutil.copytree(repo / "metadata", copy / "metadata")
@@ -97,7 +97,7 @@ def tried(repo: Path) -> Iterator[Path]:
 
 
 def _run_of(repo: Path) -> Path | None:
-    """The run in whose artefacts a repository lies."""
+    """The run whose artefacts contain a repository."""
     for at in repo.resolve().parents:
         if at.parent.name == "artefacts" and named.is_run(at.parent.parent):
             return at.parent.parent

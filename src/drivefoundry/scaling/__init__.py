@@ -1,1 +1,1 @@
-"""What more model, data and compute buy, and what they cost: scaling laws, the planner, a simulated cluster."""
+"""Scaling: laws of model size, data and compute; a planner of training runs; a simulated cluster."""

@@ -1,4 +1,4 @@
-"""Accelerators, and the published arithmetic from EFLOPS to cards, modules and money."""
+"""Accelerators, and the published arithmetic from EFLOPS to cards, modules and cost."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Name = Literal["A800", "H100", "910B", "own"]
 
 @dataclass(frozen=True)
 class Chip:
-    """One card and the module (server) it sits in. Rates are peaks of dense bf16; money is for a whole module."""
+    """One card and its module (server). FLOP rates are dense bf16 peaks; costs are per module."""
 
     name: str
     tflops: float
     memory_gb: float
     memory_tb_s: float
     link_gb_s: float
-    """To the other cards of its module, both ways together."""
+    """To the other cards of its module, both directions together."""
     network_gbit_s: float
-    """Out of the module, for each card, each way."""
+    """Out of the module, per card and direction."""
     module_cny: float
     watts: float
-    """Of a card with its share of the module."""
+    """Per card, including its share of the module."""
     source: str
     cards: int = 8
-    """In a module."""
+    """Cards per module."""
 
     def validate(self) -> Chip:
         numbers = ("tflops", "memory_gb", "memory_tb_s", "link_gb_s", "network_gbit_s", "module_cny", "watts", "cards")
@@ -46,7 +46,7 @@ CHIPS: dict[str, Chip] = {
     ),
     "H100": Chip(
         "H100", 989.0, 80.0, 3.35, 900.0, 400.0, 2.3e6, 1275.0,
-        "data sheet of the SXM card; price: an estimate, put in yours",
+        "data sheet of the SXM card; the price is an estimate: enter your own",
     ),
     "910B": Chip(
         "Ascend 910B", 313.0, 64.0, 1.6, 392.0, 200.0, 1.4e6, 600.0,
@@ -54,12 +54,12 @@ CHIPS: dict[str, Chip] = {
     ),
     "own": Chip("own chip", 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, "yours"),
 }  # fmt: skip
-"""`own` has nothing but zeros: every number is to be set."""
+"""`own` is all zeros: set every value."""
 
 
 @dataclass(frozen=True)
 class ChipFleet:
-    """Cards that reach so many peak EFLOPS, their modules, and what these cost."""
+    """Cards for a peak of `eflops`, their modules, and their cost."""
 
     eflops: float
     cards: float
@@ -68,7 +68,7 @@ class ChipFleet:
 
 
 def fleet_of(eflops: float, chip: Chip) -> ChipFleet:
-    """Peak EFLOPS in, cards, modules and CNY out, not rounded: 1 of A800 is 3,125 cards, 390.6 modules, 371 M."""
+    """Cards, modules and CNY for peak EFLOPS, not rounded: 1 EFLOPS of A800 is 3,125 cards, 390.6 modules, 371 M."""
     require(eflops > 0, f"EFLOPS: must be > 0, got {eflops:g}")
     chip.validate()
     cards = eflops * EXA / (chip.tflops * TERA)

@@ -1,8 +1,8 @@
-"""Runs in, scaling law out: L = E + A / N^alpha + B / D^beta, with intervals and the largest run foretold.
+"""Fit the scaling law L = E + A / N^alpha + B / D^beta to runs, with intervals and a prediction of the largest run.
 
 Hoffmann et al., "Training Compute-Optimal Large Language Models" (2022), approach 3: a Huber loss of the log residuals,
-from many starts; intervals by bootstrap over runs, as Besiroglu et al., "Chinchilla Scaling: A Replication Attempt"
-(2024) ask for. A law has five numbers in the order of COEFFICIENTS; arrays of laws are (S, 5) or end in 5.
+from many starts; intervals by bootstrap over runs, as in Besiroglu et al., "Chinchilla Scaling: A Replication Attempt"
+(2024). A law has five numbers in the order of COEFFICIENTS; arrays of laws are (S, 5) or end in 5.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from drivefoundry_car.documents import decoded, json_of, read_bytes
 COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
 FLOP_PER_PARAMETER_AND_TOKEN = 6.0
 FEWEST = 7
-"""Runs: five coefficients, one run to check them by, one held out."""
+"""Least number of runs: five coefficients, one residual, one held out."""
 BOOTSTRAPS = 400
 PERMUTATIONS = 400
 LEVEL = 0.05
-"""Of the test whether a law says more than a constant."""
+"""Permutations of the test of a law against a constant."""
 
 Interval = tuple[float, float, float]
 """Value, low and high end of its 95 % interval."""
@@ -33,7 +33,7 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: parameters N, tokens D it saw, the loss it reached, and its closed-loop score if it drove."""
+    """One training run: parameters N, training tokens D, final loss, and closed-loop score if it drove."""
 
     parameters: float
     tokens: float
@@ -51,13 +51,13 @@ class Run:
         for key in ("parameters", "tokens", "loss"):
             value = getattr(self, key)
             require(np.isfinite(value) and value > 0, f"{name}.{key}: must be a number > 0, got {value}")
-        require(self.score is None or 0.0 <= self.score <= 1.0, f"{name}.score: within 0 .. 1 wanted, got {self.score}")
+        require(self.score is None or 0.0 <= self.score <= 1.0, f"{name}.score: must be 0 to 1, got {self.score}")
         return self
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The largest run, which the law has not seen, and what the law says of it, with the interval of a single run."""
+    """The held-out largest run, and the law's prediction with the interval of a single run."""
 
     run: Run
     measured: float
@@ -65,13 +65,13 @@ class HeldOut:
 
     @property
     def error(self) -> float:
-        """Of the prediction, as a share of what was measured."""
+        """Relative error of the prediction."""
         return self.predicted[0] / self.measured - 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """A fitted law. value (5,) coefficients; samples (S, 5) those of the bootstrap; runs: what it was fitted to."""
+    """A fitted law. value (5,) coefficients; samples (S, 5) bootstrap coefficients; runs: the fitted runs."""
 
     value: np.ndarray
     samples: np.ndarray
@@ -83,18 +83,18 @@ class Law:
         return {name: _interval(self.value[i], self.samples[:, i]) for i, name in enumerate(COEFFICIENTS)}
 
     def at(self, parameters: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
-        """Loss at N and D of any one shape."""
+        """Loss at N and D of the same shape."""
         return value_at(self.value, np.asarray(parameters, float), np.asarray(tokens, float))
 
     def predict(self, parameters: float, tokens: float) -> Interval:
-        """Loss at N and D with its interval (of the law, without the scatter of a single run)."""
+        """Loss at N and D with the law's interval, without the scatter of single runs."""
         return _interval(
             float(self.at(parameters, tokens)), value_at(self.samples, np.array(parameters), np.array(tokens))
         )
 
     def optimum(self, flop: float) -> dict[str, Interval]:
-        """Parameters, tokens and loss that a budget of 6 N D = flop buys at best, with intervals."""
-        require(flop > FLOP_PER_PARAMETER_AND_TOKEN, f"flop: a budget above 6 wanted, got {flop}")
+        """Compute-optimal parameters, tokens and loss for a budget of 6 N D = flop, with intervals."""
+        require(flop > FLOP_PER_PARAMETER_AND_TOKEN, f"flop: must be a budget > 6, got {flop}")
         best, others = _optimum(self.value, flop), _optimum(self.samples, flop)
         return {key: _interval(float(best[key]), others[key]) for key in best}
 
@@ -111,22 +111,22 @@ class Law:
 
     def to_json(self) -> str:
         held = self.held_out
-        told = {
+        body = {
             "law": "L = E + A / N^alpha + B / D^beta",
             "coefficients": self.coefficients(),
             "optimum_grows_as_compute_to_the": self.exponents(),
             "held_out": None if held is None else asdict(held) | {"error": held.error},
             "runs": [asdict(run) for run in self.runs],
         }
-        return json.dumps(told, indent=1)
+        return json.dumps(body, indent=1)
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreLaw:
-    """What size and data do for the closed-loop score. law: of 1 - score, whether it holds or not.
+    """Dependence of the closed-loop score on size and data. law: of 1 - score, whether it holds or not.
 
-    explained: share of the spread (Huber) around the best constant that the law takes away; p: how often it takes as
-    much away when the scores are dealt to the runs at random.
+    explained: share of the spread (Huber) around the best constant that the law explains; p: how often it explains as
+    much when the scores are permuted over the runs.
     """
 
     law: Law
@@ -138,30 +138,30 @@ class ScoreLaw:
         return self.p < LEVEL
 
     def said(self) -> str:
-        """The finding in one plain sentence."""
+        """The finding in one sentence."""
         share = f"{100 * self.explained:.0f} % of the scores' spread, p = {self.p:.3f} by {PERMUTATIONS} permutations"
         if self.holds:
-            held, said = self.law.held_out, f"A law holds for the closed-loop score: it takes away {share}."
+            held, said = self.law.held_out, f"A law holds for the closed-loop score: it explains {share}."
             if held is None:
                 return said
             mean, low, high = (1.0 - v for v in held.predicted)
-            foretold = f"foretold {mean:.3f} ({high:.3f} to {low:.3f}), measured {1 - held.measured:.3f}"
-            return f"{said} The largest run's score was held out: {foretold}."
-        return f"No law holds for the closed-loop score: a constant does as well (the law takes away {share})."
+            predicted = f"predicted {mean:.3f} ({high:.3f} to {low:.3f}), measured {1 - held.measured:.3f}"
+            return f"{said} The largest run's score was held out: {predicted}."
+        return f"No law holds for the closed-loop score: a constant does as well (the law explains {share})."
 
 
 def read_runs(path: Path) -> list[Run]:
-    """A file of JSON lines, one run each with the fields of Run, in; runs out. ValueError names line and field."""
+    """Read a file of JSON lines, one run each with the fields of Run. ValueError names line and field."""
     runs = []
     for number, line in enumerate(decoded(read_bytes(path), path).splitlines(), 1):
         if not line.strip():
             continue
         raw = json_of(line, f"{path}, line {number}")
-        require(isinstance(raw, dict), f"{path}, line {number}: an object with parameters, tokens and loss wanted")
+        require(isinstance(raw, dict), f"{path}, line {number}: must be an object with parameters, tokens and loss")
         missing = [key for key in ("parameters", "tokens", "loss") if type(raw.get(key)) not in (int, float)]
-        require(not missing, f"{path}, line {number}: {', '.join(missing)}: a number wanted")
+        require(not missing, f"{path}, line {number}: {', '.join(missing)}: must be a number")
         score = raw.get("score")
-        require(score is None or type(score) in (int, float), f"{path}, line {number}: score: a number wanted")
+        require(score is None or type(score) in (int, float), f"{path}, line {number}: score: must be a number")
         name = f"{path}, line {number}"
         run = Run(float(raw["parameters"]), float(raw["tokens"]), float(raw["loss"]), score, name).validate()
         runs.append(Run(run.parameters, run.tokens, run.loss, run.score, str(raw.get("name", ""))))
@@ -169,19 +169,19 @@ def read_runs(path: Path) -> list[Run]:
 
 
 def fit(runs: Sequence[Run], hold_out: bool = True, seed: int = 0) -> Law:
-    """Runs in, Law out; the run of the most compute is held out and foretold (hold_out), whatever the runs' order.
+    """Fit a Law to runs; with hold_out the run with the most compute is held out and predicted, in any order of runs.
 
-    ValueError where the runs are too few, or all of a size, to tell five coefficients.
+    ValueError if there are too few runs or sizes for five coefficients.
     """
     kept, held = _split(runs, hold_out)
     return _fit(kept, held, "loss", seed)
 
 
 def fit_score(runs: Sequence[Run], hold_out: bool = True, seed: int = 0) -> ScoreLaw:
-    """The same law for what is missing of the closed-loop score, 1 - score, and a test whether it holds at all.
+    """Fit the same law to 1 - score of closed-loop driving, and test whether it holds at all.
 
-    The test deals the scores to the runs at random, PERMUTATIONS times, and fits again (Fisher 1935). Runs that did not
-    drive are left out.
+    The permutation test (Fisher 1935) permutes the scores over the runs PERMUTATIONS times and refits. Runs that did
+    not drive are left out.
     """
     kept, held = _split([run for run in runs if run.score is not None], hold_out)
     law = _fit(kept, held, "score", seed)
@@ -192,14 +192,14 @@ def fit_score(runs: Sequence[Run], hold_out: bool = True, seed: int = 0) -> Scor
     dealt = np.stack([rng.permutation(target) for _ in range(PERMUTATIONS)])
     every = np.concatenate([target[None], dealt])
     reached, *by_chance = minimise.best(np.log(n), np.log(d), every, np.ones_like(every), few=True)[1]
-    if flat < 1e-12:  # all scores alike: nothing to explain
+    if flat < 1e-12:  # all scores equal: nothing to explain
         return ScoreLaw(law, 0.0, 1.0)
     p = (1 + int((np.array(by_chance) <= reached).sum())) / (1 + PERMUTATIONS)
     return ScoreLaw(law, float(max(0.0, 1.0 - reached / flat)), float(p))
 
 
 def value_at(value: np.ndarray, n: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """Coefficients (..., 5) and N, D that fit beside the leading axes in, losses out."""
+    """Losses of coefficients (..., 5) at N, D that broadcast with the leading axes."""
     e, a, b, alpha, beta = np.moveaxis(value, -1, 0)
     return e + a * n**-alpha + b * d**-beta
 
@@ -219,7 +219,7 @@ def _interval(value: float | np.ndarray, samples: np.ndarray) -> Interval:
 
 
 def _columns(runs: Sequence[Run], what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """N, D and what is to be made small: the loss, or what is missing of the score (at least 0.001)."""
+    """N, D and the target: the loss, or 1 - score (at least 0.001)."""
     table = np.array([[r.parameters, r.tokens, r.loss, 1.0 if r.score is None else r.score] for r in runs], float)
     n, d, loss, score = table.T
     return n, d, loss if what == "loss" else np.maximum(1.0 - score, 1e-3)
@@ -228,15 +228,15 @@ def _columns(runs: Sequence[Run], what: str) -> tuple[np.ndarray, np.ndarray, np
 def _split(runs: Sequence[Run], hold_out: bool) -> tuple[list[Run], Run | None]:
     runs = sorted((run.validate() for run in runs), key=lambda r: (r.flop, r.parameters, r.loss))
     held = runs.pop() if hold_out and runs else None
-    wanted = FEWEST - 1
+    fewest = FEWEST - 1
     require(
-        len(runs) >= wanted,
-        f"scaling law: {len(runs)} runs to fit{' beside the one held out' if held else ''}, at least {wanted} wanted; "
+        len(runs) >= fewest,
+        f"scaling law: {len(runs)} runs to fit{' and one held out' if held else ''}, at least {fewest} are needed; "
         "train more sizes or more data",
     )
     for key in ("parameters", "tokens"):
         different = len({getattr(run, key) for run in runs})
-        require(different >= 3, f"scaling law: {different} different {key}, at least 3 wanted; widen the grid")
+        require(different >= 3, f"scaling law: {different} different {key}, at least 3 are needed; widen the grid")
     return runs, held
 
 
@@ -250,12 +250,12 @@ def _fit(kept: Sequence[Run], held: Run | None, what: str, seed: int) -> Law:
     if held is None:
         return law
     measured = float(_columns([held], what)[2][0])
-    return Law(value, samples, law.runs, HeldOut(held, measured, _foretold(law, held, logs, seed)))
+    return Law(value, samples, law.runs, HeldOut(held, measured, _predicted(law, held, logs, seed)))
 
 
-def _foretold(law: Law, run: Run, logs: tuple[np.ndarray, ...], seed: int) -> Interval:
-    """What the law says of one more run, the scatter of single runs in its interval (as wide as five fitted numbers
-    ask for)."""
+def _predicted(law: Law, run: Run, logs: tuple[np.ndarray, ...], seed: int) -> Interval:
+    """Prediction for one more run, with the scatter of single runs in its interval (widened for five fitted
+    coefficients)."""
     off = logs[2] - np.log(law.at(np.exp(logs[0]), np.exp(logs[1])))
     off = off * np.sqrt(len(off) / (len(off) - len(COEFFICIENTS)))
     scatter = np.random.default_rng(seed + 2).choice(off, len(law.samples))
@@ -274,6 +274,6 @@ def _resamples(n: np.ndarray, d: np.ndarray, rng: np.random.Generator) -> np.nda
 
 
 def laws(runs: Sequence[Run]) -> tuple[Law, ScoreLaw | None]:
-    """The law of the losses, the largest run held out; that of the driving scores where enough of the runs drove."""
+    """The law of the losses, with the largest run held out, and that of the driving scores if enough runs drove."""
     drove = [run for run in runs if run.score is not None]
     return fit(runs), fit_score(drove) if len(drove) >= FEWEST else None

@@ -1,7 +1,7 @@
-"""Assumptions and a number of cards in, the parallel layout that fits and costs least out, by formula.
+"""Choose the parallel layout that fits a number of cards and costs least, by formula.
 
 Data ranks x tensor ranks x pipeline stages; groups of data ranks share ("shard") the optimiser's state, or weights and
-gradients as well (ZeRO, Rajbhandari et al. 2020). Activations: what this project's block keeps for its backward pass
+gradients as well (ZeRO, Rajbhandari et al. 2020). Activations: what this project's block stores for its backward pass
 with fused attention, split over tensor ranks (sequence parallelism, Korthikanti et al. 2022). Pipeline: 1F1B, bubble
 (p - 1) / (m + p - 1) (Narayanan et al. 2021).
 """
@@ -17,18 +17,18 @@ from drivefoundry.scaling.chips import GIGA, TERA
 from drivefoundry.types import require
 
 LEAST_LEFT = 0.05
-"""Of a step for compute, below which a layout is no layout."""
+"""Least share of a step for compute in a usable layout."""
 
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes of the fullest rank."""
+    """Bytes on the fullest rank."""
 
     weights: float
     gradients: float
     optimiser: float
     gathered: float
-    """Blocks whose weights are there for the moment, where these are sharded."""
+    """Temporarily gathered blocks, if weights are sharded."""
     activations: float
     logits: float
     reserve: float
@@ -41,27 +41,27 @@ class RankMemory:
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """How a step is cut. data x tensor x pipeline = used cards; data ranks form groups of `shard`."""
+    """How a step is divided. data x tensor x pipeline = used cards; data ranks form groups of `shard`."""
 
     data: int
     tensor: int
     pipeline: int
     shard: int
     sharded: str
-    """'nothing', 'optimiser', or 'all': weights and gradients, too."""
+    """'nothing', 'optimiser', or 'all': weights and gradients as well."""
     samples: int
-    """Decisions in a micro-batch."""
+    """Decisions per micro-batch."""
     recompute: bool
-    """Activations within a block are computed again for its backward pass."""
+    """Whether activations within a block are recomputed in its backward pass."""
     micro_batches: float
-    """A step, of each data rank."""
+    """Micro-batches per step and data rank."""
     memory: RankMemory
     traffic: float
-    """Share of a step that waits for the network, or for memory while weights are updated."""
+    """Share of a step spent waiting for the network, or for memory during the weight update."""
     bubble: float
-    """Share of a step that pipeline stages wait for each other."""
+    """Share of a step during which pipeline stages wait for each other."""
     again: float
-    """Share of a step that computes activations again."""
+    """Share of a step spent recomputing activations."""
 
     @property
     def cards(self) -> int:
@@ -69,14 +69,14 @@ class ParallelLayout:
 
     @property
     def left(self) -> float:
-        """Share of a step that neither waits nor computes again."""
+        """Share of a step that is neither waiting nor recomputation."""
         return 1.0 - self.traffic - self.bubble - self.again
 
 
 def choose(a: Assumptions, cards: int) -> ParallelLayout:
-    """The layout on at most so many cards that fits their memory and keeps most of them computing.
+    """The layout on at most `cards` cards that fits their memory and leaves most time for compute.
 
-    ValueError where none fits: says how much the leanest one needs.
+    ValueError if none fits, with the memory that the smallest one needs.
     """
     room, best, leanest, score = a.chip.memory_gb * GIGA, None, float("inf"), 0.0
     for found in layouts(a, cards):
@@ -87,15 +87,18 @@ def choose(a: Assumptions, cards: int) -> ParallelLayout:
     where = f"{cards:,} cards of {a.chip.name}: no layout"
     require(
         leanest <= room or leanest == float("inf"),
-        f"{where} fits {a.chip.memory_gb:g} GB a card, the leanest needs {leanest / GIGA:,.0f} GB; give more cards",
+        f"{where} fits {a.chip.memory_gb:g} GB per card, the smallest needs {leanest / GIGA:,.0f} GB; give more cards",
     )
-    require(best is not None, f"{where} leaves time to compute: too many for {a.batch_tokens:,.0f} batch_tokens a step")
+    require(
+        best is not None,
+        f"{where} leaves time to compute: too many cards for {a.batch_tokens:,.0f} batch_tokens per step",
+    )
     assert best is not None
     return best
 
 
 def layouts(a: Assumptions, cards: int) -> Iterator[ParallelLayout]:
-    """All that are tried: tensor ranks within a module, up to 16 stages, groups of powers of two."""
+    """All candidates: tensor ranks within a module, up to 16 stages, groups of powers of two."""
     shape = a.shape
     tensors = [t for t in (1, 2, 4, 8) if t <= a.chip.cards and shape.heads % t == shape.kv_heads % t == 0]
     stages = [p for p in (1, 2, 4, 8, 16) if shape.layers % p == 0]
@@ -113,7 +116,7 @@ def layouts(a: Assumptions, cards: int) -> Iterator[ParallelLayout]:
 
 
 def _pieces(found: ParallelLayout) -> int:
-    """How involved a layout is: of two alike, the simpler one."""
+    """Complexity of a layout, for breaking ties in favour of the simpler one."""
     return found.tensor.bit_length() + found.pipeline.bit_length() + found.shard.bit_length()
 
 
@@ -130,7 +133,7 @@ def _laid(a, data, t, p, shard, sharded, samples, recompute, micro) -> ParallelL
 
 
 def stage_parameters(a: Assumptions, t: int, p: int) -> float:
-    """Of the fullest rank, before sharding."""
+    """Parameters on the fullest rank, before sharding."""
     shape = a.shape
     ends = shape.parameters() - shape.layers * shape.block()
     return (shape.layers // p * shape.block() + (ends if p == 1 else max(shape.table(), ends - shape.table()))) / t
@@ -156,8 +159,8 @@ def _memory(a, t, p, shard, sharded, samples, recompute, micro) -> RankMemory:
 
 
 def _traffic(a, data, t, p, shard, sharded, samples, recompute, micro, step) -> float:
-    """Seconds of a step that compute does not hide: gathering and scattering of shards, sums over groups, tensor ranks,
-    and the optimiser's pass over its memory."""
+    """Seconds of a step not overlapped with compute: gathering and scattering of shards, reductions over groups, tensor
+    ranks, and the optimiser's pass over its memory."""
     link = a.chip.link_gb_s / 2 * GIGA * a.link_share
     net = a.chip.network_gbit_s / 8 * GIGA * a.link_share
     mine = stage_parameters(a, t, p)

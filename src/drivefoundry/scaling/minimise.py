@@ -1,4 +1,4 @@
-"""Log losses in, coefficients out: many fits of E + A / N^alpha + B / D^beta at once.
+"""Fit E + A / N^alpha + B / D^beta to log losses, many problems at once.
 
 Each problem is started from a grid of (alpha, beta), where E, A and B follow by non-negative least squares (variable
 projection, Golub and Pereyra 1973), and polished by Levenberg-Marquardt on reweighted residuals (Huber 1964) in the
@@ -12,18 +12,18 @@ from itertools import combinations
 import numpy as np
 
 DELTA = 1e-3
-"""Of the Huber loss, in log loss (Hoffmann et al. 2022)."""
+"""Huber threshold, in log loss (Hoffmann et al. 2022)."""
 EXPONENTS = (0.08, 0.2, 0.35, 0.6, 1.0)
-"""Where alpha and beta start."""
+"""Starting values of alpha and beta."""
 STEPS, ROUND = 180, 15
 GAIN = 1e-5
-"""Of a round, as a share of the loss, below which a start is done."""
+"""Relative gain per round below which a start has converged."""
 MOST_AT_ONCE = 400_000
-"""Residuals worked on at once."""
+"""Residuals per chunk."""
 LARGEST = 60.0
-"""Of the logs of E, A N^-alpha and B D^-beta: a part that the runs do not show goes no further down."""
+"""Lower bound on the logs of E, A N^-alpha and B D^-beta, for terms that the runs do not determine."""
 SMALLEST = -12.0
-"""Log of the smallest E, A N^-alpha or B D^-beta, as a share of the loss, that a start may have."""
+"""Log of the smallest E, A N^-alpha or B D^-beta of a start, relative to the loss."""
 
 
 def huber(residual: np.ndarray) -> np.ndarray:
@@ -40,8 +40,9 @@ def best(
     few: bool = False,
     start: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """log N, log D (R,), log losses and weights (P, R) in; coefficients (P, 5) E, A, B, alpha, beta and their summed
-    Huber losses (P,) out. few: only the best three starts of each problem are polished; start (5,): one more."""
+    """Fit coefficients (P, 5) E, A, B, alpha, beta to log losses and weights (P, R) at log N, log D (R,); also return
+    the summed Huber losses (P,). few: polish only the best three starts of each problem; start (5,): an additional
+    start."""
     rows = max(1, MOST_AT_ONCE // (len(log_n) * 25))
     parts = [
         _best(log_n, log_d, target[i : i + rows], weight[i : i + rows], 3 if few else 25, start)
@@ -51,7 +52,7 @@ def best(
 
 
 def _best(log_n, log_d, target, weight, polished, start):
-    # N and D around their means: the exponents then hang less on A and B
+    # centre N and D: decouples the exponents from A and B
     mid_n, mid_d = log_n.mean(), log_d.mean()
     x = np.stack([log_n - mid_n, log_d - mid_d])
     theta = _starts(x, target, weight)
@@ -106,7 +107,7 @@ def _nonnegative(basis, loss, weight):
 
 
 def _model(theta, x):
-    """theta (..., 5) in; log loss (..., R) and its derivatives (..., R, 5) out."""
+    """Log loss (..., R) and its derivatives (..., R, 5) at theta (..., 5)."""
     alpha, beta = np.exp(theta[..., 3:4]), np.exp(theta[..., 4:5])
     terms = np.stack(
         np.broadcast_arrays(
@@ -125,7 +126,7 @@ def _model(theta, x):
 def _polish(theta, x, goal, weight):
     """Levenberg-Marquardt with Huber weights, each start with its own damping: theta (P, S, 5) and losses (P, S).
 
-    Every ROUND steps those starts are put aside that no longer gain."""
+    Every ROUND steps, starts that no longer improve are dropped."""
     problems, starts = theta.shape[:2]
     out, loss = theta.reshape(-1, 5), np.zeros(problems * starts)
     left = np.arange(len(out))
@@ -142,7 +143,7 @@ def _polish(theta, x, goal, weight):
 
 
 def _steps(theta, x, goal, weight, damping):
-    """ROUND steps of all starts (S, 5), their goals and weights (S, R); theta, losses and damping (S,) out."""
+    """Take ROUND steps of all starts (S, 5) with goals and weights (S, R); return theta, losses and damping (S,)."""
     value, rate = _model(theta, x)
     residual = value - goal
     loss = (weight * huber(residual)).sum(-1)

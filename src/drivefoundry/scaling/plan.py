@@ -1,4 +1,4 @@
-"""Assumptions and a deadline, or a number of cards, in; the plan of a training run out.
+"""Plan a training run from assumptions and a deadline or a number of cards.
 
 Runtime goodput follows Daly, "A higher order estimate of the optimum checkpoint interval" (2006): failures come at
 random with mean M between them, a checkpoint stops the run for d after each W of work, a failure costs a restart R.
@@ -21,7 +21,7 @@ LEAST_RUNTIME = 0.05
 
 @dataclass(frozen=True)
 class GoodputFactors:
-    """The three factors, and their product against the chips' peak."""
+    """The three factors, and their product relative to the chips' peak."""
 
     scheduling: float
     runtime: float
@@ -29,7 +29,7 @@ class GoodputFactors:
 
     @property
     def useful(self) -> float:
-        """Share of the time in which the program runs and its steps last: what makers publish as above 90 %."""
+        """Share of time spent on steps that are not lost: the figure that operators publish as above 90 %."""
         return self.scheduling * self.runtime
 
     @property
@@ -39,20 +39,20 @@ class GoodputFactors:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """What is written, how long it stops the run, and how often that is worth it."""
+    """Checkpoint size, stall and optimal interval."""
 
     bytes: float
     stall_s: float
-    """All ranks stand still."""
+    """Time that all ranks stop."""
     write_s: float
-    """Until the copy has left the hosts' memory for the store."""
+    """Time until the copy in the hosts' memory has been written to the store."""
     interval_s: float
     failures_a_day: float
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A training run. Money in CNY, bytes in bytes, rates in bytes a second."""
+    """A training run. Cost in CNY, sizes in bytes, rates in bytes per second."""
 
     assumptions: Assumptions
     parameters: float
@@ -62,7 +62,7 @@ class TrainingPlan:
     cards: int
     modules: int
     idle: int
-    """Cards of these that the layout leaves over: spares."""
+    """Cards that the layout does not use: spares."""
     eflops: float
     """Peak of the cards."""
     layout: ParallelLayout
@@ -74,19 +74,19 @@ class TrainingPlan:
     shard_bytes: float
     checkpoint_store_bytes: float
     node_feed: float
-    """Bytes a second that each module reads."""
+    """Bytes per second that each module reads."""
     cluster_cny: float
     run_cny: float
-    """The cards' share of their life, and electricity."""
+    """The run's share of depreciation, and electricity."""
 
     def to_dict(self) -> dict:
-        """Everything, with the products that the dataclasses compute."""
-        told = asdict(self)
-        told["goodput"] |= {"useful": self.goodput.useful, "total": self.goodput.total}
-        told["layout"] |= {"cards": self.layout.cards, "left": self.layout.left}
-        told["layout"]["memory"]["total"] = self.layout.memory.total
+        """All fields, including computed properties."""
+        fields = asdict(self)
+        fields["goodput"] |= {"useful": self.goodput.useful, "total": self.goodput.total}
+        fields["layout"] |= {"cards": self.layout.cards, "left": self.layout.left}
+        fields["layout"]["memory"]["total"] = self.layout.memory.total
         rate = self.assumptions.cny_per_usd
-        return told | {"cluster_usd": self.cluster_cny / rate, "run_usd": self.run_cny / rate}
+        return fields | {"cluster_usd": self.cluster_cny / rate, "run_usd": self.run_cny / rate}
 
 
 def young(stall: float, mtbf: float) -> float:
@@ -95,7 +95,7 @@ def young(stall: float, mtbf: float) -> float:
 
 
 def daly(stall: float, mtbf: float) -> float:
-    """Work between checkpoints, s, after Daly (2006), eq. 37; where a checkpoint takes longer than 2 M: M."""
+    """Work between checkpoints, s, after Daly (2006), eq. 37; M if a checkpoint takes longer than 2 M."""
     if stall >= 2.0 * mtbf:
         return mtbf
     x = stall / (2.0 * mtbf)
@@ -103,7 +103,7 @@ def daly(stall: float, mtbf: float) -> float:
 
 
 def runtime_goodput(work: float, stall: float, restart: float, mtbf: float) -> float:
-    """Share of the time that lasts, with failures at random (Daly, eq. 20): W / (M e^(R/M) (e^((W + d)/M) - 1))."""
+    """Share of useful time with random failures (Daly, eq. 20): W / (M e^(R/M) (e^((W + d)/M) - 1))."""
     if not math.isfinite(mtbf):
         return work / (work + stall)
     if (work + stall + restart) / mtbf > 500.0:
@@ -112,7 +112,7 @@ def runtime_goodput(work: float, stall: float, restart: float, mtbf: float) -> f
 
 
 def plan(a: Assumptions, days: float | None = None, cards: int | None = None) -> TrainingPlan:
-    """The run within so many days, or on so many cards. ValueError where it cannot be, saying what is in the way."""
+    """Plan a run within `days`, or on `cards`. ValueError says why it is impossible."""
     a.validate()
     require((days is None) != (cards is None), "plan: give either a deadline in days or a number of cards")
     if cards is not None:
@@ -125,7 +125,7 @@ def plan(a: Assumptions, days: float | None = None, cards: int | None = None) ->
     for _ in range(TRIES):
         made = _planned(a, count)
         if made.days <= days:
-            lean = _planned(a, _whole(made.layout.cards, a.chip.cards))  # without cards that the layout leaves over
+            lean = _planned(a, _whole(made.layout.cards, a.chip.cards))  # without cards that the layout does not use
             return lean if lean.days <= days else made
         require(made.goodput.runtime > LEAST_RUNTIME and count < 1e7, _too_soon(days, made))
         count = max(_whole(count * made.days / days, a.chip.cards), _more(count, a.chip.cards))
@@ -133,18 +133,18 @@ def plan(a: Assumptions, days: float | None = None, cards: int | None = None) ->
 
 
 def flop_of(a: Assumptions) -> float:
-    """Model FLOP of the whole run."""
+    """Model FLOP of the entire run."""
     return a.shape.training_flop_per_token(a.work.decision_tokens) * tokens_of(a)
 
 
 def tokens_of(a: Assumptions) -> float:
-    """That the run sees."""
+    """Tokens of the entire run."""
     work = a.work
     return work.clips * work.epochs * work.decisions * work.decision_tokens
 
 
 def _whole(cards: float, module: int) -> int:
-    """Cards of whole modules; within one module, a power of two."""
+    """Round up to full modules, or to a power of two within one module."""
     if cards > module / 2:
         return math.ceil(cards / module - 1e-9) * module
     return 1 << max(0, math.ceil(math.log2(max(cards, 1.0)) - 1e-9))
@@ -167,7 +167,7 @@ def _planned(a: Assumptions, cards: int) -> TrainingPlan:
     flop = flop_of(a)
     saved = _checkpoints(a, laid)
     mtbf = DAY / saved.failures_a_day
-    restart = 60.0 * a.restart_minutes + saved.write_s  # what was not yet in the store is done again
+    restart = 60.0 * a.restart_minutes + saved.write_s  # work not yet in the store is repeated
     goodput = GoodputFactors(a.scheduling, runtime_goodput(saved.interval_s, saved.stall_s, restart, mtbf), a.mfu)
     speed = laid.cards * a.chip.tflops * TERA * a.mfu
     lasting = max(goodput.useful, 1e-12)
@@ -201,7 +201,7 @@ def _planned(a: Assumptions, cards: int) -> TrainingPlan:
 
 
 def _checkpoints(a: Assumptions, laid: ParallelLayout) -> Checkpoints:
-    """One group of data ranks writes: each of its ranks copies its share to the host, and the host to the store."""
+    """Checkpoint cost: one group of data ranks copies its shares to the hosts, and the hosts to the store."""
     size = a.optimiser_bytes * a.shape.parameters()
     writers = laid.shard * laid.tensor * laid.pipeline
     stall = a.snapshot_seconds + size / writers / (a.host_gb_s * GIGA)

@@ -1,4 +1,4 @@
-"""A decoder's shape in, its parameters, FLOP and bytes out; no weights are made.
+"""Parameters, FLOP and bytes of a decoder's shape, without creating weights.
 
 Names as in `model.config`: `layers` blocks of `heads` x `head_dim` queries on `kv_heads` keys, SwiGLU of `ffn`.
 """
@@ -26,11 +26,11 @@ class Shape:
     ffn: int
     vocab: int
     tied: bool = False
-    """Embedding and head share their weights."""
+    """Whether embedding and head share weights."""
     bias: bool = False
-    """Queries, keys and values have biases (Qwen2.5)."""
+    """Whether queries, keys and values have biases (Qwen2.5)."""
     other: int = 0
-    """Parameters beside the decoder that work on every sample: the eyes, the ego's motion, the route."""
+    """Parameters outside the decoder that are used for every sample: vision, ego motion, route."""
 
     def block(self) -> int:
         """Parameters of one layer."""
@@ -43,24 +43,24 @@ class Shape:
         return self.vocab * self.width
 
     def parameters(self) -> int:
-        """All of them."""
+        """Total parameters."""
         return self.layers * self.block() + (1 if self.tied else 2) * self.table() + self.width + self.other
 
     def training_flop_per_token(self, context: float) -> float:
-        """6 for each parameter that multiplies, and attention over `context` tokens (PaLM, appendix B): FLOP. What
-        stands beside the decoder counts for every token, as nearly all are of images."""
+        """FLOP per token: 6 per multiplying parameter, plus attention over `context` tokens (PaLM, appendix B).
+        Parameters outside the decoder count for every token, since nearly all tokens are image tokens."""
         working = self.layers * self.block() + self.table() + self.other
         return 6.0 * working + 12.0 * self.layers * self.heads * self.head_dim * context
 
     def validate(self) -> Shape:
         for name in ("layers", "width", "heads", "kv_heads", "head_dim", "ffn", "vocab"):
             require(getattr(self, name) > 0, f"shape.{name}: must be > 0, got {getattr(self, name)}")
-        require(self.other >= 0, f"shape.other: 0 or more wanted, got {self.other}")
+        require(self.other >= 0, f"shape.other: must be >= 0, got {self.other}")
         return self
 
 
 def of(config: ModelConfig) -> Shape:
-    """The shape of a VLA's config; `parameters()` counts every weight of that VLA."""
+    """Shape of a VLA's config; `parameters()` counts every weight of that VLA."""
     c = config
     decoder = Shape(
         c.layers, c.dim, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab, tied=c.tied, bias=c.qkv_bias
@@ -69,27 +69,28 @@ def of(config: ModelConfig) -> Shape:
 
 
 def size(name: str) -> str | None:
-    """The project's own name of a size, in any case, or None."""
+    """The project's name of a size, case-insensitive, or None."""
     return next((known for known in presets.SIZES if known.lower() == name.lower()), None)
 
 
 def named(name: str) -> Shape:
-    """A size's shape by name, in any case ("8B"), or one of so many parameters ("3e9", "13B"). ValueError else."""
+    """Shape of a named size, case-insensitive ("8B"), or for a number of parameters ("3e9", "13B"). ValueError
+    otherwise."""
     found = size(name)
     if found is not None:
         return of(presets.preset(found))
     number, unit = name[:-1], {"m": 1e6, "b": 1e9}.get(name[-1:].lower(), 0.0)
     try:
-        wanted = float(number) * unit if unit else float(name)
+        target = float(number) * unit if unit else float(name)
     except ValueError:
-        wanted = 0.0
-    message = f"model {name!r}: {nearest(name, presets.SIZES)}; or so many parameters: 3e9, 13B"
-    require(1e6 <= wanted <= 1e13, message)
-    return sized(wanted)
+        target = 0.0
+    message = f"model {name!r}: {nearest(name, presets.SIZES)}; or a number of parameters: 3e9, 13B"
+    require(1e6 <= target <= 1e13, message)
+    return sized(target)
 
 
 def sized(parameters: float) -> Shape:
-    """The shape that comes nearest to so many parameters, about as slender as the public ones: width 100 a layer."""
+    """The shape closest to a number of parameters, with the usual aspect ratio: width 100 per layer."""
 
     vocab = 152_064 if parameters > 1e9 else 32_768 if parameters > 5e7 else 1024
     shapes = []

@@ -1,1 +1,1 @@
-"""Recorded scenes for people: listed, pictured and filmed."""
+"""Scenes for people: lists, pictures and films."""

@@ -1,4 +1,4 @@
-"""What is known of files of recorded traffic that were read before, so that one scene costs one file."""
+"""Cache of files of recorded traffic that were read before, so that showing one scene reads one file."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Row = dict[str, Any]
 
 @dataclass
 class Known:
-    """Rows of the files of one folder, kept in the user's cache directory. An entry counts while its file has the size
-    and the time of change that it had then."""
+    """Rows of the files of one folder, in the user's cache directory. An entry is valid while its file's size and
+    modification time are unchanged."""
 
     file: Path
     entries: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, what: Path, rows_of: Callable[[Path], Any]) -> Known:
-        """What is known of a folder or a file from earlier calls of the same code of `rows_of`; nothing where the cache
-        cannot be read."""
+        """Load the cache of a folder or a file, as written by the same code of `rows_of`; empty if the cache cannot be
+        read."""
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         digest = hashlib.sha256(f"{what.resolve()} {code_hash(rows_of)}".encode()).hexdigest()
         known = cls(home / "drivefoundry" / "scenes" / f"{digest[:32]}.json")
@@ -37,14 +37,14 @@ class Known:
         return known
 
     def rows(self, file: Path) -> tuple[list[Row], str] | None:
-        """A file's rows and why it gave none; None where it is new or has changed."""
+        """A file's rows, or why it gave none; None if it is new or has changed."""
         told = self.entries.get(str(file.resolve()))
         if not isinstance(told, dict) or told.get("stamp") != _stamp(file):
             return None
         return told["rows"], told["why"]
 
     def add(self, read: Iterable[tuple[Path, tuple[list[Row], str]]]) -> None:
-        """Keep what was read; a cache that cannot be written is none."""
+        """Cache what was read; a cache that cannot be written is skipped."""
         for file, (rows, why) in read:
             self.entries[str(file.resolve())] = {"stamp": _stamp(file), "rows": rows, "why": why}
         with contextlib.suppress(OSError):

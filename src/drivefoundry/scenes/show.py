@@ -1,4 +1,4 @@
-"""Recorded traffic or a run in; a table of its scenes, a picture or a film of one out."""
+"""List the scenes of recorded traffic or a run, and show one as a picture or a film."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from drivefoundry import outputs
-from drivefoundry.clips.importers.folder import scene_files, scenes_in, wanted
+from drivefoundry.clips.importers.folder import kind_for, scene_files, scenes_in
 from drivefoundry.clips.importers.traffic.recording import left_of
 from drivefoundry.compute import pmap
 from drivefoundry.progress import bar
@@ -25,12 +25,12 @@ from drivefoundry.types import DT, Scene, require, short_id
 FRAMES_A_S = 5
 COLUMNS = ("n", "id", "name", "source", "seconds", "agents", "lights", "ego")
 PREFIX = 6
-"""Digits of an id that are enough to name a scene."""
+"""Least number of digits that identify a scene."""
 
 
 def listing(what: Path) -> tuple[list[Row], dict[str, str]]:
-    """File or folder of recorded traffic, or name of a run, in; a row a scene (of a run: of its exam's), and why some
-    files gave none, out. ValueError where there is no scene."""
+    """A row per scene of recorded traffic or of a run's exam, and why some files gave none. ValueError if there is no
+    scene."""
     found = named.resolved(what)
     if found.run is not None:
         store, ids, folder = _exam(found)
@@ -41,13 +41,13 @@ def listing(what: Path) -> tuple[list[Row], dict[str, str]]:
         return [{**r, "n": n} for n, r in enumerate(rows)], refused
     rows, refused = _folder_rows(what)
     why = "; ".join(f"{file}: {reason}" for file, reason in list(refused.items())[:3])
-    require(len(rows) > 0, f"{what}: no scene in it ({why})")
+    require(len(rows) > 0, f"{what}: contains no scene ({why})")
     return rows, refused
 
 
 def scene_at(what: Path, which: str) -> Scene:
-    """The scene of a number (as in `listing`), an id, a short id or at least 6 digits of one; only the clip or the file
-    that holds it is read, where `listing` has seen the file. ValueError where there is none, or several."""
+    """Find a scene by number (as in `listing`), id, short id or at least 6 digits of one. If `listing` has seen the
+    file, only the clip or file with the scene is read. ValueError if there is none, or several."""
     found = named.resolved(what)
     if found.run is None:
         return _in_folder(what, which)
@@ -58,20 +58,19 @@ def scene_at(what: Path, which: str) -> Scene:
 
 
 def exam_scenes(run: Path) -> list[Scene]:
-    """All scenes of a run's exam. ValueError where it has none, or its recordings have moved."""
+    """All scenes of a run's exam. ValueError if it has none, or its recordings have moved."""
     store, ids, folder = _exam(named.Named(run, run))
     if folder is None:
         return scenes_of(store, ids)
     scenes, _ = scenes_in(folder, egos=EGOS)
     held_out = {s.id: s for s in scenes}
     missing = [i for i in ids if i not in held_out]
-    require(not missing, f"{folder}: {len(missing)} scenes of the exam are no longer there, {', '.join(missing[:1])}")
+    require(not missing, f"{folder}: {len(missing)} scenes of the exam no longer exist, {', '.join(missing[:1])}")
     return [held_out[i] for i in ids]
 
 
 def _exam(found: named.Named) -> tuple[str, list[str], Path | None]:
-    """A run in; its clip store, the ids of its exam's scenes, and the folder that these come from, None where they are
-    clips."""
+    """A run's clip store, the ids of its exam's scenes, and the folder they come from, None if they are clips."""
     run = found.run
     assert run is not None
     exam = named.newest(run, "exam", "judge")
@@ -85,14 +84,14 @@ def _exam(found: named.Named) -> tuple[str, list[str], Path | None]:
 
 def _files_of(what: Path) -> list[Path]:
     if not what.is_file():
-        wanted(what, "scenes")
+        kind_for(what, "scenes")
     files = scene_files(what)
     require(len(files) > 0, f"{what}: no file of recorded traffic")
     return files
 
 
 def _folder_rows(what: Path) -> tuple[list[Row], dict[str, str]]:
-    """Rows of all scenes; files that have been read before and are as they were are not read again."""
+    """Rows of all scenes; unchanged files come from the cache."""
     files = _files_of(what)
     known = Known.of(what, _rows_of)
     missing = [f for f in files if known.rows(f) is None]
@@ -111,13 +110,13 @@ def _folder_rows(what: Path) -> tuple[list[Row], dict[str, str]]:
 
 
 def _rows_of(file: Path) -> tuple[list[Row], str]:
-    """One file's rows, and why it gives none."""
+    """One file's rows, or why it gives none."""
     scenes, refused = scenes_in(file, egos=EGOS)
     return [row(0, s) for s in scenes], next(iter(refused.values()), "")
 
 
 def _in_folder(what: Path, which: str) -> Scene:
-    """One scene of a folder: files are read one after the other until it is certain, those known before not at all."""
+    """Find one scene of a folder, reading as few files as possible."""
     files = _files_of(what)
     known = Known.of(what, _rows_of)
     ids: list[tuple[str, Path]] = []
@@ -136,8 +135,8 @@ def _in_folder(what: Path, which: str) -> Scene:
 
 
 def row(n: int, s: Scene) -> Row:
-    """What a listing says of a scene: number, short id, name where its id is one, source, seconds to drive, other
-    agents, lights that show something, which the ego is; the whole id; and what was left out of its recording."""
+    """A scene's row in a listing: number, short id, name if its id is one, source, seconds to drive, other agents,
+    lights with a state, what the ego is, full id, and what was left out of its recording."""
     short = short_id(s.id)
     recording, left = left_of(s)
     return {
@@ -149,14 +148,14 @@ def row(n: int, s: Scene) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """One line a scene."""
+    """One line per scene."""
     cells = [COLUMNS, *(tuple(str(r[c]) for c in COLUMNS) for r in rows)]
     wide = [max(len(row[c]) for row in cells) for c in range(len(COLUMNS))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in cells)
 
 
 def matching(ids: Sequence[str], which: str) -> list[str]:
-    """The ids that a word means: the one that it is, or all that it begins, whole or short."""
+    """The id equal to a word, or all full and short ids that start with it."""
     if which in ids:
         return [which]
     if len(which) < PREFIX:
@@ -165,22 +164,21 @@ def matching(ids: Sequence[str], which: str) -> list[str]:
 
 
 def chosen(ids: Sequence[str], which: str) -> str:
-    """The id of a number, an id, or at least PREFIX digits of a whole or short one; ValueError where there is none, or
+    """Resolve a number, an id, or at least PREFIX digits of a full or short one; ValueError if there is none, or
     several."""
     found = matching(ids, which)
     if not found and which.isdecimal():
-        require(int(which) < len(ids), f"--scene {which}: there are {len(ids)}, from 0 on")
+        require(int(which) < len(ids), f"--scene {which}: must be 0 to {len(ids) - 1}")
         return ids[int(which)]
     require(len(found) > 0, f"--scene {which}: no such scene; `drivefoundry scene list` names all {len(ids)}")
-    require(len(found) == 1, f"--scene {which}: {len(found)} scenes begin so; give more digits")
+    require(len(found) == 1, f"--scene {which}: {len(found)} scenes match; give more digits")
     return found[0]
 
 
 def show(scene: Scene, at: int | None, out: Path) -> None:
-    """Scene in; a picture of its log at a step (out *.png), or its film from the start on (*.mp4, *.gif), written whole
-    or not at all."""
+    """Write a picture of a scene's log at a step (out *.png), or a film from its start (*.mp4, *.gif), atomically."""
     kind = out.suffix.lower()
-    require(kind in (".png", ".mp4", ".gif"), f"--out {out}: a file *.png, *.mp4 or *.gif wanted")
+    require(kind in (".png", ".mp4", ".gif"), f"--out {out}: must be a *.png, *.mp4 or *.gif file")
     require(at is None or kind == ".png", f"--at {at}: a film shows all steps; give --out a *.png")
     require(out.parent.is_dir(), f"--out {out}: no such folder: {out.parent}")
     with outputs.file(out, kind) as aside:

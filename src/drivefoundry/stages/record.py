@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from drivefoundry.clips.importers.folder import fingerprint, scenes_in, wanted
+from drivefoundry.clips.importers.folder import fingerprint, kind_for, scenes_in
 from drivefoundry.clips.importers.traffic.recording import AHEAD_S, is_short, left_of, not_read
 from drivefoundry.compute import pmap
 from drivefoundry.curate.split import hold_out
@@ -179,7 +179,7 @@ class RecordedTraffic:
     """Recorded traffic: the recorded people drive in turn 1, then the last release; the exam is another place."""
 
     def __init__(self, folder: Path):
-        wanted(folder, "scenes")
+        kind_for(folder, "scenes")
         self.folder = folder
         self.likeness = ""
         """A sentence on how the exam compares with the source; known once there is an exam."""

@@ -1,4 +1,4 @@
-"""An engine, a model or a baseline that exists, and scenes or drives, in; its verdict out. Nothing is trained."""
+"""Judge an existing engine, model or baseline on scenes or drives. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict on a candidate; gated: whether its gates are meant, which no baseline needs to pass."""
+    """A verdict on a candidate. gated: whether its gates apply; baselines need not pass any."""
 
     verdict: Verdict
     gated: bool
 
 
 def closed_loop(who: str, scenes: Path | None, recipe: Judge, guard: bool = False) -> Judged:
-    """The candidate and, beside it, constant velocity and the rule-based route follower on scenes, in closed loop.
+    """Drive scenes in closed loop with the candidate, constant velocity and the rule-based route follower.
 
     who: a name of BASELINES, an engine (driven without its guard unless `guard`) or a model, see `runs.named`.
-    scenes: recorded traffic, or a run, whose exam is meant; None: the run that `who` is of. ValueError where there are
-    none, or no such candidate.
+    scenes: recorded traffic, or a run, for its exam; None: the run that `who` belongs to. ValueError if there are none,
+    or no such candidate.
     """
     driving = candidate(who, guard)
     exam = _scenes(who, scenes)
     beside = [BASELINES[n] for n in ("constant-velocity", "rules") if n != who]
     with tempfile.TemporaryDirectory(prefix="drivefoundry-judge-") as folder:
-        yard = Path(folder) / "yard"  # the route follower's progress is the measure of everybody's, so it drives first
+        yard = Path(folder) / "yard"  # everyone's progress is measured against the route follower's, so it drives first
         yard.mkdir()
         score(RouteFollower(), exam, recipe, None, yard)
         made = []
@@ -74,7 +74,7 @@ def closed_loop(who: str, scenes: Path | None, recipe: Judge, guard: bool = Fals
 
 
 def candidate(who: str, guard: bool) -> Callable[[], Policy]:
-    """What makes the driver of a name, see `closed_loop`. ValueError where there is none."""
+    """Return a factory for the driver of a name, see `closed_loop`. ValueError if there is none."""
     if who in BASELINES:
         return BASELINES[who]
     kind, path = named.driver(who, BASELINES)
@@ -100,12 +100,12 @@ def _scenes(who: str, scenes: Path | None) -> list[Scene]:
         wanted(scenes, "scenes")
     read, refused = scenes_in(scenes, egos=EGOS)
     why = "; ".join(f"{file}: {reason}" for file, reason in list(refused.items())[:3])
-    require(len(read) > 0, f"{scenes}: no scene in it ({why})")
+    require(len(read) > 0, f"{scenes}: contains no scene ({why})")
     return read
 
 
 def table(judged: Judged) -> str:
-    """One line a policy, the candidate first: means, of the driving score with its 95 % interval; then the gates."""
+    """One line per policy, the candidate first: means, with the driving score's 95 % interval; then the gates."""
     verdict = judged.verdict
     metrics = [m for m in SHOWN if m in verdict.summary[verdict.candidate]]
     cells = [["policy", *(SHOWN[m] for m in metrics)]]
@@ -124,7 +124,7 @@ def table(judged: Judged) -> str:
 
 
 def data(judged: Judged) -> dict[str, Any]:
-    """What `--json` gives: means with intervals a policy, and the gates."""
+    """The `--json` document: means with intervals per policy, and the gates."""
     v = judged.verdict
     gates = [
         {"gate": name, "value": value, "bound": bound, "passed": ok} for name, (value, bound, ok) in v.gates.items()
@@ -134,7 +134,7 @@ def data(judged: Judged) -> dict[str, Any]:
 
 
 def write(judged: Judged, out: Path) -> Path:
-    """out/verdict.json, which `judge compare` takes."""
+    """Write out/verdict.json, the input of `judge compare`."""
     out.mkdir(parents=True, exist_ok=True)
     save_verdict(out / "verdict.json", judged.verdict)
     return out / "verdict.json"
@@ -143,7 +143,7 @@ def write(judged: Judged, out: Path) -> Path:
 def open_loop(who: str, drives: Path, recipe: Curate) -> dict[str, Any]:
     """A model's errors, beside constant velocity's and constant yaw rate's, on the last part of camera drives: the part
     that `run --drives` holds out. {"samples", "table": policy -> metric -> (mean, low, high)}."""
-    require(who not in BASELINES, f"judge {who}: --drives is for a model; the baselines of open loop stand beside it")
+    require(who not in BASELINES, f"judge {who}: --drives is for a model; the open-loop baselines are always included")
     checkpoint, drives = named.model(who), named.resolved(drives).path
     wanted(drives, "drives")
     with tempfile.TemporaryDirectory(prefix="drivefoundry-judge-") as folder:
@@ -160,17 +160,17 @@ def open_loop(who: str, drives: Path, recipe: Curate) -> dict[str, Any]:
 
 
 def _as_artefact(checkpoint: Path, folder: str) -> Path:
-    """A directory that holds a checkpoint as an artefact does."""
+    """Lay out a checkpoint like an artefact, in a folder."""
     (Path(folder) / "checkpoint").symlink_to(checkpoint.resolve(), target_is_directory=True)
     return Path(folder)
 
 
-def open_loop_table(told: dict[str, Any]) -> str:
-    """One line a policy: mean errors with 95 % intervals."""
-    metrics = list(told["table"]["model"])
+def open_loop_table(errors: dict[str, Any]) -> str:
+    """One line per policy: mean errors with 95 % intervals."""
+    metrics = list(errors["table"]["model"])
     cells = [["policy", *(f"{m} {'rad/s' if m == 'yaw_rate' else 'm'}" for m in metrics)]]
-    cells += [[n, *("{:.3f} [{:.3f}, {:.3f}]".format(*row[m]) for m in metrics)] for n, row in told["table"].items()]
+    cells += [[n, *("{:.3f} [{:.3f}, {:.3f}]".format(*row[m]) for m in metrics)] for n, row in errors["table"].items()]
     wide = [max(len(row[c]) for row in cells) for c in range(len(cells[0]))]
-    lines = [f"{told['samples']} decisions of the last part of the drives"]
+    lines = [f"{errors['samples']} decisions of the last part of the drives"]
     lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in cells]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""A driver in, its long drives through a live city out: what it did wrong a kilometre, and a film.
+"""Long drives of one driver through a live city: faults per kilometre, and a film.
 
-Many of its cars drive at once among hundreds of others. Nothing ends a drive: what a car did wrong counts, and it
-drives on. Rates are a kilometre, so that drives of any length compare.
+Many of its cars drive at once among hundreds of others. Nothing ends a drive: faults are counted, and the car drives
+on. Rates are per kilometre, so that drives of any length are comparable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from drivefoundry import outputs
-from drivefoundry.fleet.sumo.live_city import driven, open_city
+from drivefoundry.fleet.sumo.live_city import open_city, with_driven_tracks
 from drivefoundry.geometry import project_on_polyline
 from drivefoundry.judge.scores.closed_loop import measure
 from drivefoundry.judge.stats import mean_interval, ratio_interval
@@ -33,26 +33,26 @@ from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.vehicle.inputs import to_ego
 
 STUCK_S = 60.0
-"""A car that has stood for so long at the end of its drive is stuck: no light keeps a car so long."""
+"""A car that has stood for this long at the end of its drive is stuck, s: no light takes that long."""
 STILL = 0.3
 """m/s."""
 NEAR, BESIDE = 8.0, 1.5
-"""Who stands less than NEAR ahead, m, and less than BESIDE to a side is in the way; a car so far off its route has left
-its lane."""
+"""A road user less than NEAR ahead, m, and less than BESIDE to a side is in the way; a car that far off its route has
+left its lane."""
 BASELINES: dict[str, type[Policy]] = {"rules": RouteFollower, "constant-velocity": ConstantVelocity}
 FILES = ("city.json", "city.mp4")
 FILM_S = 40.0
 ROUTE_SHOWN = 60.0
-"""Of its route a film shows so much behind where it begins and ahead of where it ends, m."""
+"""Route shown in a film behind its start and beyond its end, m."""
 EVERY = 2
 """Steps between two pictures of a film."""
 
 
 @dataclass(frozen=True)
 class CityDrive:
-    """scenes: one a car, with all that happened; rollout: the same cars; events: name -> (S,), see `drive_city`; why:
-    what keeps each car that is stuck, "" for the others, see `why_stuck`; first: (S,) s of each car's first fault,
-    infinite where there is none."""
+    """scenes: one per car, with all that happened; rollout: the same cars; events: name -> (S,), see `drive_city`; why:
+    why each stuck car is stuck, "" for the others, see `why_stuck`; first: (S,) s of each car's first fault, infinite
+    if there is none."""
 
     policy: str
     scenes: list[Scene]
@@ -73,16 +73,16 @@ def drive_city(
     seconds: float = 120.0,
     on_decision: Callable[[int, int], None] | None = None,
 ) -> CityDrive:
-    """All `cars` driven by the policy at once for `seconds`, each along a route of its own through the live city.
+    """Drive `cars` with the policy at once for `seconds`, each along its own route through the live city.
 
-    SUMO moves the others and the lights; contacts, red lights and roads left are found here. Events a car: km driven,
-    and along its route; counts of contacts at fault and others (see `judge.scores.motion`) and of red lights run;
-    shares of the way off the road and of the time standing; 0 or 1: stuck, faultless. ValueError as
+    SUMO moves the others and the lights; contacts, red lights and road departures are detected here. Events per car: km
+    driven, and along its route; counts of contacts at fault and others (see `judge.scores.motion`) and of red lights
+    run; shares of the way off the road and of the time standing; 0 or 1: stuck, faultless. ValueError as
     `fleet.sumo.live_city.open_city`.
     """
     with open_city(place, seed, cars, others, people, seconds) as (scenes, traffic):
         rollout = drive(policy, scenes, seconds, traffic=traffic, on_decision=on_decision)
-        scenes, rollout = driven(scenes, traffic, rollout)
+        scenes, rollout = with_driven_tracks(scenes, traffic, rollout)
     m = measure(rollout, scenes, stop=False)
     last = rollout.ego[:, -round(STUCK_S / DT) :, PSPEED]
     stuck = (last.max(1) < STILL) & (last.shape[1] * DT >= STUCK_S)
@@ -103,7 +103,7 @@ def drive_city(
 
 
 def why_stuck(scene: Scene, rollout: Rollout, car: int) -> str:
-    """What stands before a car at the end of its drive: "beside its lane", "behind a vehicle", "behind a person", "at a
+    """What blocks a car at the end of its drive: "beside its lane", "behind a vehicle", "behind a person", "at a
     red light", "at a light that was green" while it stood, or "free way"."""
     now = rollout.ego[car, -1]
     at, off = _on_route(scene, rollout.ego[car])
@@ -128,8 +128,7 @@ def why_stuck(scene: Scene, rollout: Rollout, car: int) -> str:
 
 
 def _on_route(scene: Scene, ego: np.ndarray) -> tuple[float, float]:
-    """A car's scene and its states (T, 2+) in, how far along its route it has come and how far to the left of it it is
-    at their end, m, out."""
+    """Progress along the route and lateral offset to the left at the end of states (T, 2+), m."""
     route = np.asarray(scene.route, np.float64)
     s, at, off, foot = arc_length(route), 0.0, 0.0, -1
     for x, y in ego[:, :2]:
@@ -139,8 +138,8 @@ def _on_route(scene: Scene, ego: np.ndarray) -> tuple[float, float]:
 
 def summary(drives: CityDrive) -> dict[str, tuple[float, float, float]]:
     """Mean and 95 % interval (bootstrap over cars) of: contacts and red lights a km, share of the way off the road,
-    share of time standing, share of cars stuck, and of cars that did nothing wrong; and km driven in all, and along the
-    routes, thrice."""
+    share of time standing, shares of stuck and of faultless cars; and total km driven and along the routes, each three
+    times."""
     e = drives.events
     out = {
         f"{name} / km": ratio_interval(e[name], e["km"])
@@ -152,8 +151,8 @@ def summary(drives: CityDrive) -> dict[str, tuple[float, float, float]]:
 
 
 def driver(who: str) -> Policy:
-    """A baseline's name, or the name of an engine (driven with its guard), a model or a run (its newest engine) in, see
-    `runs.named`; the driver out. ValueError where it is none of these.
+    """Make the driver named: a baseline, an engine (driven with its guard), a model or a run (its newest engine), see
+    `runs.named`. ValueError if it is none of these.
     """
     if who in BASELINES:
         return BASELINES[who]()
@@ -166,7 +165,7 @@ def driver(who: str) -> Policy:
 
 
 def drives(who: str, place: str, seed: int, cars: int, others: int, people: int, seconds: float) -> CityDrive:
-    """The driver's drives; see `drive_city`."""
+    """Drive the city with the named driver; see `drive_city`."""
     policy = driver(who)
     with bar(f"{policy.name} in {place}", round(seconds / PLAN_DT)) as advance:
         return drive_city(
@@ -176,7 +175,7 @@ def drives(who: str, place: str, seed: int, cars: int, others: int, people: int,
 
 
 def reasons(made: CityDrive) -> dict[str, int]:
-    """What keeps the cars that are stuck -> how many of them, most first."""
+    """Reason why cars are stuck -> number of cars, most first."""
     return dict(Counter(w for w in made.why if w).most_common())
 
 
@@ -193,9 +192,8 @@ def table(made: CityDrive) -> str:
 
 
 def write(made: CityDrive, out: Path) -> None:
-    """out/city.json: what every car did; out/city.mp4: the first car that did something wrong, or the one that went
-    farthest, around its first fault. Written whole or not at all; ValueError where one is there that was not written
-    here."""
+    """Write out/city.json, what every car did, and out/city.mp4, the first car with a fault (or the one that went
+    farthest) around its first fault. Atomic; ValueError if a file exists that was not written by this command."""
     each = {
         s.id: {k: float(v[i]) for k, v in made.events.items()} | {"why": made.why[i]} for i, s in enumerate(made.scenes)
     }
@@ -206,8 +204,8 @@ def write(made: CityDrive, out: Path) -> None:
 
 
 def worst(made: CityDrive) -> tuple[int, float]:
-    """The first car that did something wrong, or else the one that went farthest, and when, s: FILM_S around its first
-    fault, or else the begin."""
+    """The first car with a fault, or else the one that went farthest, and the film's start, s: FILM_S around its first
+    fault, or else the start of the drive."""
     wrong = np.flatnonzero(made.events["faultless"] < 1)
     car = int(wrong[0]) if len(wrong) else int(made.events["km"].argmax())
     lasts = (made.rollout.ego.shape[1] - 1) * DT
@@ -217,12 +215,12 @@ def worst(made: CityDrive) -> tuple[int, float]:
 def film(
     made: CityDrive, car: int, begin: float, seconds: float = FILM_S, view: View = FILM_VIEW, every: int = EVERY
 ) -> list[np.ndarray]:
-    """Pictures (H, W, 3) uint8 of one car's drive from `begin` s on, one each `every` steps; see `render.view.film`."""
+    """Pictures (H, W, 3) uint8 of one car's drive from `begin` s on, one per `every` steps; see `render.view.film`."""
     r, scene = made.rollout, made.scenes[car]
     first = round(begin / PLAN_DT)
     part = slice(first * DECISION_STEPS, 1 + first * DECISION_STEPS + round(seconds / DT))
     ego, n = r.ego[car, part], len(scene.kind)
-    # Only what lies around it of a route that may pass here again.
+    # Only the nearby part, since a route may pass here again.
     s, at = arc_length(np.asarray(scene.route)), _on_route(scene, r.ego[car, : part.start + 1])[0]
     near = (s > at - ROUTE_SHOWN) & (s < at + np.hypot(*np.diff(ego[:, :2], axis=0).T).sum() + ROUTE_SHOWN)
     now = replace(scene, start=scene.start + part.start, route=scene.route[near], route_speed=scene.route_speed[near])

@@ -1,4 +1,4 @@
-"""`scale fit`: training runs in; their scaling law out, as text, JSON and a page with its figures."""
+"""`scale fit`: fit the scaling law of training runs; print it, and write JSON and a page with its figures."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def run(options: LawOptions) -> Outcome:
         files = [options.out / "law.json", options.out / "scaling.html"]
         text = f"would fit {len(runs)} runs and write {files[0]} and {files[1]}"
         return Outcome(text, {"runs": len(runs), "would_write": files})
-    return told(runs, options.out)
+    return fit_and_write(runs, options.out)
 
 
-def told(runs: Sequence[Run], out: Path) -> Outcome:
-    """Runs in; their law, which is also written into `out`."""
+def fit_and_write(runs: Sequence[Run], out: Path) -> Outcome:
+    """Fit the law of runs, write it into `out` and format it."""
     from drivefoundry import outputs
     from drivefoundry.reports import scaling
     from drivefoundry.scaling import law
@@ -52,9 +52,11 @@ def told(runs: Sequence[Run], out: Path) -> Outcome:
     lines = [f"{name:6} {scaling.interval_text(value)}" for name, value in found.coefficients().items()]
     for name, value in found.exponents().items():
         lines.append(f"best {name} grow as compute to the {scaling.interval_text(value)}")
-    lines.append(scaling.foretold(found))
+    lines.append(scaling.prediction(found))
     drove = sum(run.score is not None for run in runs)
-    lines.append(f"No score law: {drove} runs drove, at least {law.FEWEST} wanted." if score is None else score.said())
+    lines.append(
+        f"No score law: {drove} runs drove, at least {law.FEWEST} are needed." if score is None else score.said()
+    )
     page = scaling.write_scaling(out / "scaling.html", found, score)
     with outputs.among(out, ["law.json"], "law.json") as aside:
         (aside / "law.json").write_text(found.to_json())

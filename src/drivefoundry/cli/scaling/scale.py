@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from drivefoundry.cli.options import Creates, Quiet
-from drivefoundry.cli.scaling.law import told
+from drivefoundry.cli.scaling.law import fit_and_write
 from drivefoundry.cli.stage import RecipeOptions, recipe_of
 from drivefoundry.cli.verbs import Outcome
 
@@ -40,4 +40,4 @@ def run(options: ScaleOptions) -> Outcome:
         runs = grid(RunContext(ledger, recipe, options.out, track=wanted(options.track)))
     with outputs.among(options.out, ["runs.jsonl"], "runs.jsonl") as aside:
         (aside / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
-    return told(runs, options.out)
+    return fit_and_write(runs, options.out)

@@ -1,4 +1,4 @@
-"""A folder of someone's recordings in, clip files or Scenes out. What a source lacks is noted, never invented."""
+"""Importers of recordings, as clip files or Scenes. What a source lacks is noted, never invented."""
 
 from drivefoundry.clips.importers.folder import clips_in, drives_in, kind_of, maps_in, scenes_in
 

@@ -1,4 +1,5 @@
-"""What a folder of recordings holds, and its drives, clips or scenes; a damaged one does not stop the others."""
+"""Identify a folder of recordings and read its drives, clips or scenes; a damaged recording does not stop the
+others."""
 
 from __future__ import annotations
 
@@ -26,28 +27,28 @@ SIGHTLESS: dict[str, tuple[Callable[[Path], list[Path]], Callable[[Path], list[D
     "comma2k19": (comma2k19.segments, lambda segment: [comma2k19.read(segment)]),
     "udacity_telemetry": (udacity_telemetry.tables, udacity_telemetry.read),
 }
-"""Kinds of drives without pictures, how to list their recordings and how to read one: rules can be run on them, models
-cannot learn to see from them."""
+"""Kinds of drives without pictures, how to list their recordings and how to read one. Rules run on them, but models
+cannot be trained on them."""
 CAMERA = "*.mcap drives (own or ROS 2), or labels.csv with center_* frames (Udacity)"
-"""Drives with pictures, as errors name them."""
+"""Drives with pictures, as named in errors."""
 HOW = "docs/real-data.md shows how to write a drive"
 DRIVES = f"{CAMERA}, tables of angle, torque and speed (Udacity), comma2k19 segments"
 SCENES = "CommonRoad *.xml, Waymo Open Motion *.json (both also .gz), or ScenarioNet sd_*.pkl"
 READERS = {"CommonRoad": commonroad, "WOMD": womd, "ScenarioNet": scenarionet}
-"""Formats of recorded traffic: `fits(path)` knows a file, `read(path)` gives its Recording."""
+"""Formats of recorded traffic: `fits(path)` recognises a file, `read(path)` returns its Recording."""
 SUFFIXES = (".xml", ".json", ".pkl")
-"""Suffixes of recorded traffic, in any case and also with .gz."""
+"""Suffixes of recorded traffic, case-insensitive, optionally with .gz."""
 SHORTEST_S = 1.0
-"""Stretches of a drive between gaps that are shorter than this hold nothing to learn from, s."""
+"""Shorter stretches between gaps are too short to label, s."""
 DEEP = 3
-"""Levels of folders in which files of recorded traffic are looked for."""
+"""Folder levels searched for files of recorded traffic."""
 MAPS = "maps"
 """Subfolder beside own drives that holds their road maps, one `<map id>.safetensors` each."""
 
 
 def kind_of(path: Path | str) -> Kind:
-    """Say what a folder holds: "mcap" (own drives and ROS 2 recordings), "udacity" (camera), "udacity_telemetry",
-    "comma2k19", or "scenes" (files of recorded traffic, see READERS). One MCAP file or table will do as well.
+    """Identify what a folder holds: "mcap" (Drives and ROS 2 recordings), "udacity" (camera), "udacity_telemetry",
+    "comma2k19", or "scenes" (files of recorded traffic, see READERS). A single MCAP file or table is accepted as well.
 
     ValueError in one line for anything else.
     """
@@ -71,7 +72,7 @@ def kind_of(path: Path | str) -> Kind:
         not [*path.glob("*.db3"), *path.glob("*/*.db3")],
         f"{path}: a ROS 2 bag in SQLite; convert it to MCAP with `ros2 bag convert`",
     )
-    raise ValueError(f"{path}: no recordings that can be imported ({_holds(path)}); wanted {DRIVES}, {SCENES}")
+    raise ValueError(f"{path}: no recordings that can be imported ({_holds(path)}); expected {DRIVES}, {SCENES}")
 
 
 def _kind_of_file(path: Path) -> Kind | None:
@@ -87,20 +88,20 @@ def _holds(path: Path) -> str:
     return f"it holds {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}" if found else "it is empty"
 
 
-def wanted(path: Path | str, what: Literal["drives", "scenes"]) -> Kind:
-    """Say what a folder holds where it can give camera drives, or scenes of recorded traffic; ValueError where not."""
+def kind_for(path: Path | str, what: Literal["drives", "scenes"]) -> Kind:
+    """Identify a folder that must hold camera drives, or recorded traffic; ValueError if it does not."""
     path = Path(path)
     try:
         kind = kind_of(path)
     except ValueError as error:
         if what == "scenes" or not path.is_dir() or not str(error).startswith(f"{path}: no recordings"):
             raise
-        raise ValueError(f"{path}: no camera drives ({_holds(path)}); wanted {CAMERA}; {HOW}") from None
+        raise ValueError(f"{path}: no camera drives ({_holds(path)}); expected {CAMERA}; {HOW}") from None
     if what == "drives":
         require(kind != "scenes", f"{path}: recorded traffic has no camera drives; import it as scenes (--scenes)")
         require(
             kind not in SIGHTLESS,
-            f"{path}: {kind} logs have no pictures to learn from, only rules run on them; wanted {CAMERA}; {HOW}",
+            f"{path}: {kind} logs have no pictures to train on, only rules run on them; expected {CAMERA}; {HOW}",
         )
     else:
         require(
@@ -111,12 +112,12 @@ def wanted(path: Path | str, what: Literal["drives", "scenes"]) -> Kind:
 
 
 def format_of(file: Path) -> str | None:
-    """File in, its name among READERS out; None for a file that is no recorded traffic."""
+    """Name of a file's format among READERS; None if it is not recorded traffic."""
     return next((name for name, reader in READERS.items() if reader.fits(file)), None)
 
 
 def scene_files(path: Path) -> list[Path]:
-    """The files of recorded traffic of a folder and the folders in it, DEEP levels; or the one file that is given."""
+    """The files of recorded traffic in a folder, down to DEEP levels; or the one given file."""
     if path.is_file():
         return [path] if format_of(path) else []
     return sorted(p for p in _files(path) if format_of(p))
@@ -127,10 +128,12 @@ def _files(path: Path) -> list[Path]:
 
 
 def _strangers(path: Path) -> dict[str, str]:
-    """Files that are named as recorded traffic is and are none, and why; not the indices of ScenarioNet's sets."""
+    """Files named like recorded traffic that are not, and why; without the index files of ScenarioNet's sets."""
     named = [p for p in _files(path) if p.name.lower().removesuffix(".gz").endswith(SUFFIXES)]
     return {
-        p.relative_to(path).as_posix(): f"no {', '.join(READERS)} file; remove it, or write it in one of these formats"
+        p.relative_to(
+            path
+        ).as_posix(): f"not a {', '.join(READERS)} file; remove it, or write it in one of these formats"
         for p in sorted(named)
         if not format_of(p) and not p.name.startswith("dataset_")
     }
@@ -146,26 +149,25 @@ def drive_files(path: Path) -> list[Path]:
 
 
 def read_file(file: Path, *, video: bool = True) -> Drive:
-    """Read one MCAP file, an own drive or a ROS 2 recording. ValueError in one line where it is damaged or neither."""
+    """Read one MCAP file, a Drive or a ROS 2 recording. ValueError in one line if it is damaged or neither."""
     return ros2.read(file, video=video) if ros2.fits(file) else read_drive(file, video=video)
 
 
 def drives_in(path: Path | str, *, video: bool = True, left_out: Callable[[str], object] = warn) -> Iterator[Drive]:
-    """Read the drives of a folder of any kind, or of one file, one after the other, without pictures if those are not
-    wanted.
+    """Read the drives of a folder of any kind, or of one file, one after the other, optionally without pictures.
 
-    A damaged recording among several is left out, and left_out told why in one line. ValueError for recorded traffic,
-    which names no car that drives, for a file that is damaged itself, and for a folder that has no sound drive.
+    A damaged recording among several is skipped, and left_out receives the reason in one line. ValueError for recorded
+    traffic, which has no recording car, for a single damaged file, and for a folder without a readable drive.
     """
     path = Path(path)
     kind = kind_of(path)
-    require(kind != "scenes", f"{path}: recorded traffic is no drive; import it as scenes (--scenes)")
+    require(kind != "scenes", f"{path}: recorded traffic is not a drive; import it as scenes (--scenes)")
     for _, drives in sound(path, _readers(path, kind, video), left_out):
         yield from drives
 
 
 def _readers(path: Path, kind: Kind, video: bool) -> list[tuple[Path, Callable[[], list[Drive]]]]:
-    """The recordings of a folder by path, and what reads each."""
+    """The recordings of a folder by path, with a function that reads each."""
     if kind == "mcap":
         return [(f, lambda f=f: [read_file(f, video=video)]) for f in drive_files(path)]
     if kind == "udacity":
@@ -179,15 +181,15 @@ def _readers(path: Path, kind: Kind, video: bool) -> list[tuple[Path, Callable[[
 def sound(
     path: Path, items: Sequence[tuple[Path, Callable[[], T]]], left_out: Callable[[str], object]
 ) -> Iterator[tuple[Path, T]]:
-    """Do what each item asks for, and yield what the sound ones give; left_out gets each of the others, in one line.
+    """Read each item and yield the readable ones; left_out receives one line about each of the others.
 
-    ValueError where the path is that item itself, or no item is sound.
+    ValueError if the path is the damaged item itself, or no item is readable.
     """
     bad: list[str] = []
     for item, read in items:
         try:
             found = read()
-        except ConnectionError:  # a store that cannot be reached is no fault of one of its clips
+        except ConnectionError:  # an unreachable store is not a clip's fault
             raise
         except (ValueError, OSError) as error:
             said = str(error) if isinstance(error, ValueError) else error.strerror or str(error)
@@ -214,9 +216,9 @@ def clips_in(
 ) -> list[Path]:
     """Cut a folder of drives, or one file, into MCAP clips of about `seconds` in `out`; their paths in order of time.
 
-    No clip reaches over a gap in its drive. maps: ids of the road maps that are there; a drive on any other becomes one
-    without a map. A damaged drive among several is left out, and left_out told why in one line. ValueError for a folder
-    of scenarios (those have no camera: take `scenes_in`) and where no drive is sound.
+    No clip spans a gap in its drive. maps: ids of the available road maps; a drive on any other is treated as one
+    without a map. A damaged drive among several is skipped, and left_out receives the reason in one line. ValueError
+    for a folder of scenarios (no camera: use `scenes_in`) and if no drive is readable.
     """
     path, out = Path(path), Path(out)
     kind = wanted(path, "drives")
@@ -242,7 +244,7 @@ def clips_in(
 
 
 def _spans(t: np.ndarray, seconds: float) -> Iterator[tuple[float, float]]:
-    """Spans of clips; of a drive with gaps, those of each stretch that lasts a second at least."""
+    """Spans of clips, within each gapless stretch of at least a second."""
     runs = clock.runs(t)
     for a, b in runs:
         if len(runs) == 1 or t[b - 1] - t[a] >= SHORTEST_S:
@@ -252,7 +254,8 @@ def _spans(t: np.ndarray, seconds: float) -> Iterator[tuple[float, float]]:
 def maps_in(path: Path | str, left_out: Callable[[str], object] = warn) -> dict[str, bytes]:
     """The road maps beside a folder of own drives: map id -> bytes of `roadmap.save_map`.
 
-    A damaged one among several is left out, and left_out told why in one line. ValueError where none is sound.
+    A damaged one among several is skipped, and left_out receives the reason in one line. ValueError if none is
+    readable.
     """
     path = Path(path)
     folder = (path if path.is_dir() else path.parent) / MAPS
@@ -268,10 +271,10 @@ def maps_in(path: Path | str, left_out: Callable[[str], object] = warn) -> dict[
 def scenes_in(
     path: Path | str, *, egos: int = 4, on_file: Callable[[Path], None] | None = None
 ) -> tuple[list[Scene], dict[str, str]]:
-    """Folder (or one file) of recorded traffic in, Scenes out, and for each file that gave none the reason.
+    """Read a folder, or one file, of recorded traffic as Scenes; also return the reason for each file that gave none.
 
-    Each file gives up to `egos` scenes (see `recording.scenes_of`); files are read side by side, and a bad one does not
-    stop the others. Recordings whose maps have lanes in common get one place. ValueError where no such file is there.
+    Each file gives up to `egos` scenes (see `recording.scenes_of`). Files are read in parallel, and a bad one does not
+    stop the others. Recordings whose maps share lanes get one place. ValueError if there is no such file.
     """
     path = Path(path)
     if not path.is_file():
@@ -290,7 +293,7 @@ def scenes_in(
 
 
 def _read_scenes(task: tuple[Path, int]) -> tuple[list[Scene], str, frozenset[tuple[int, int]]]:
-    """Scenes, else why there are none, and the marks of the place."""
+    """Scenes, or why there are none, and the landmarks of the place."""
     path, egos = task
     kind = format_of(path)
     assert kind is not None, "only files of a known format are read"
@@ -303,7 +306,7 @@ def _read_scenes(task: tuple[Path, int]) -> tuple[list[Scene], str, frozenset[tu
 
 
 def fingerprint(path: Path | str) -> str:
-    """Hash the names and bytes of all files of a folder, or of one file and its maps: what an import hangs on."""
+    """Hash the names and bytes of all files of a folder, or of one file and its maps: all that an import depends on."""
     path, digest = Path(path), hashlib.sha256()
     files = path.rglob("*") if path.is_dir() else [path, *(path.parent / MAPS).glob("*.safetensors")]
     top = path if path.is_dir() else path.parent

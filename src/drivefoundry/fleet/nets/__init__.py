@@ -1,1 +1,1 @@
-"""The road networks that ship with the package; `build` makes them anew."""
+"""The road networks that ship with the package; `build` regenerates them."""

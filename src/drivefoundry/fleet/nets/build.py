@@ -1,8 +1,8 @@
-"""Seeds in, the five city networks of this folder out: `python -m drivefoundry.fleet.nets.build [folder]`.
+"""Generate the five city networks of this folder: `python -m drivefoundry.fleet.nets.build [folder]`.
 
-Each place is drawn by SUMO's netgenerate, made less regular here (dead ends cut, streets bent, lanes and limits drawn
-for each street) and compiled by netconvert. Both programs come with `pip install eclipse-sumo` (the extra
-`drivefoundry[sumo]`); driving in the places needs neither. README.md beside this file tells how the places differ.
+SUMO's netgenerate draws each place, this module makes it less regular (dead ends cut, streets bent, lanes and limits
+sampled per street) and netconvert compiles it. Both programs come with `pip install eclipse-sumo` (the extra
+`drivefoundry[sumo]`); driving in the places needs neither. README.md beside this file says how the places differ.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from drivefoundry.types import require
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one place is made. draw: netgenerate's own options; bend: largest bow of a street, share of its length."""
+    """How one place is generated. draw: netgenerate's options; bend: largest bow of a street, as a share of its
+    length."""
 
     draw: str
     seed: int
     bend: float
     two_lanes: float
-    """Share of streets with two lanes a direction."""
+    """Share of streets with two lanes per direction."""
     limits: tuple[float, ...]
     lights: float
     """Share of junctions of three and more streets with traffic lights."""
@@ -40,7 +41,7 @@ class Recipe:
     roundabouts: int = 0
     """Junctions of three and more streets that become roundabouts."""
     merges: int = 0
-    """Streets of which half has two lanes that merge, one after the other, into one."""
+    """Streets on half of which two lanes merge, one after the other, into one."""
 
 
 RECIPES = {
@@ -109,7 +110,7 @@ COMPILE = (
 
 
 def build(folder: Path) -> list[Path]:
-    """Write `<place>.net.xml.gz` of every recipe into `folder`; the same bytes every time."""
+    """Write `<place>.net.xml.gz` of every recipe into `folder`, reproducibly."""
     return [_place(name, recipe, folder) for name, recipe in RECIPES.items()]
 
 
@@ -128,7 +129,7 @@ def _place(name: str, recipe: Recipe, folder: Path) -> Path:
         files = (f"--node-files={plain}.nod.xml", f"--edge-files={plain}.edg.xml", f"--output-file={made}")
         files += (f"--connection-files={plain}.con.xml",) if recipe.merges else ()
         _sumo("netconvert", *files, f"--tls.green.time={recipe.green}", *COMPILE.split())
-        # the head comment holds the date and the paths of the machine: it would change the bytes at every build
+        # the leading comment has a date and local paths, which would change the bytes at every build
         text = re.sub(r"<!--.*?-->\s*", "", made.read_text(), flags=re.DOTALL)
     out = folder / f"{name}.net.xml.gz"
     aside = out.with_suffix(".part")
@@ -159,7 +160,7 @@ def _read_plain(plain: Path) -> tuple[dict[str, np.ndarray], set[tuple[str, str]
 def _streets(nodes: dict[str, np.ndarray], pairs: set[tuple[str, str]]) -> list[tuple[str, str, np.ndarray]]:
     """Streets (from, to, control points) between junctions of three and more, of the largest connected part.
 
-    Dead ends are cut: cars drive for ever and never turn round. A chain of nodes that only bend a street becomes one.
+    Dead ends are cut, because cars drive indefinitely and never turn round. Nodes that only bend a street are merged.
     """
     while True:
         degree = _degree([(a, b) for a, b in pairs])
@@ -191,7 +192,7 @@ def _degree(pairs: list[tuple[str, str]]) -> dict[str, int]:
 
 
 RING_RADIUS, RING_SPEED = 17.0, 7.0
-"""Of a roundabout's lane: m, m/s."""
+"""Lane width of a roundabout, m, and its speed limit, m/s."""
 
 
 def _write_plain(plain: Path, nodes: dict[str, np.ndarray], recipe: Recipe, streets) -> None:
@@ -254,7 +255,7 @@ class _Street:
 
 
 def _ring(k: int, centre: np.ndarray, legs: list[_Street], n: str, node, edge) -> None:
-    """A one-lane roundabout in place of node n: its streets end at it, each at a node of its own."""
+    """Replace node n by a one-lane roundabout; each of its streets ends there at its own node."""
     ends = []
     for leg in legs:
         shape = leg.shape if leg.a == n else leg.shape[::-1]
@@ -280,27 +281,27 @@ def _ring(k: int, centre: np.ndarray, legs: list[_Street], n: str, node, edge) -
 
 
 def _bent(control: np.ndarray, bow: np.ndarray) -> np.ndarray:
-    """Control points in, street (points ~6 m apart) out: corners cut (Chaikin), bowed by a half and a whole sine."""
+    """Street (points ~6 m apart) from control points: corners cut (Chaikin), bowed by a half and a full sine."""
     for _ in range(5):
         near, far = control[:-1] * 0.75 + control[1:] * 0.25, control[:-1] * 0.25 + control[1:] * 0.75
         control = np.concatenate([control[:1], np.stack([near, far], 1).reshape(-1, 2), control[-1:]])
     line = resample(control, 6.0)
     s = arc_length(line)
     u = s / s[-1]
-    length = min(s[-1], 130.0)  # a long street is bowed no further than a short one
+    length = min(s[-1], 130.0)  # long streets bow no more than short ones
     return _shifted(line, length * (bow[0] * np.sin(np.pi * u) + 0.5 * bow[1] * np.sin(2 * np.pi * u)))
 
 
 def _comfortable(line: np.ndarray, limits: tuple[float, ...]) -> float:
     """The highest of the limits at which the street's sharpest bend takes 2.2 m/s^2 or less, else the lowest."""
     heading = np.unwrap(np.arctan2(*np.diff(line, axis=0).T[::-1]))
-    turned = np.abs(heading[3:] - heading[:-3])  # over three steps of 6 m: a single corner is no bend
+    turned = np.abs(heading[3:] - heading[:-3])  # over three steps of 6 m: a single corner is not a bend
     radius = 18.0 / max(float(turned.max(initial=0.0)), 1e-3)
     return max((v for v in limits if v * v / radius < 2.2), default=min(limits))
 
 
 def _shifted(line: np.ndarray, side: np.ndarray) -> np.ndarray:
-    """Line (P, 2) in, line shifted to the left by side (P,) m out."""
+    """Shift a line (P, 2) to the left by side (P,) m."""
     tangent = np.gradient(line, axis=0)
     tangent /= np.hypot(tangent[:, 0], tangent[:, 1])[:, None]
     return line + side[:, None] * np.stack([-tangent[:, 1], tangent[:, 0]], 1)

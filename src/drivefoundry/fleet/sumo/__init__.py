@@ -1,1 +1,1 @@
-"""The embedded city: SUMO in a process of its own, recorded or live."""
+"""The embedded city: SUMO in a separate process, recorded or live."""

@@ -1,4 +1,4 @@
-"""Place, seed and demand in, CityLog out: what every road user of a SUMO city did, ten times a second."""
+"""Run a SUMO city and log what every road user did, ten times a second."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from drivefoundry.types import AGENT_PEDESTRIAN, DT, PSPEED, require
 BLINK_LEFT, BLINK_RIGHT = 2, 1
 """Values of CityLog.indicator; 0 is neither."""
 SMOOTH_POSITION, SMOOTH_YAW, SMOOTH_WALKER = 3.0, 3.5, 4.0
-"""Standard deviation, in steps, of the Gaussian that takes the simulator's 0.1 s corners out of poses."""
+"""Standard deviation, in steps, of the Gaussian that smooths the simulator's 0.1 s corners out of poses."""
 BRAKE_LIGHT = -0.5
-"""Decelerating harder than this, m/s^2, or standing, a vehicle shows its brake lights."""
+"""A vehicle shows its brake lights when standing or decelerating harder than this, m/s^2."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,18 @@ class CityLog:
 def run_city(
     place: str, seed: int, seconds: float, n_cars: int = 24, n_traffic: int = 60, n_pedestrians: int = 80
 ) -> CityLog:
-    """Run SUMO in a process of its own and log it for `seconds` after a minute of warm-up.
+    """Run SUMO in a separate process and log it for `seconds` after a minute of warm-up.
 
-    n_cars record (or could); n_traffic others drive and n_pedestrians walk; nobody leaves the city. The same arguments
-    give the same log. ValueError: unknown place, nonsense numbers, or a library that SUMO needs is missing (with mend).
+    n_cars can record; n_traffic others drive and n_pedestrians walk; nobody leaves the city. Deterministic. ValueError:
+    unknown place, invalid numbers, or a system library that SUMO needs is missing (the message says how to install it).
     """
     return _as_log(place, seed, _sumo(place, seed, seconds, n_cars, n_traffic, n_pedestrians, 0.0))
 
 
 @dataclass(frozen=True)
 class PlantedEvent:
-    """A planted event that took place (`fleet.sumo.planting` says when it counts): kind, t s on the log's clock, and
-    rows of the log: the recording car, and who did it (the car itself where nobody else did)."""
+    """A planted event that took place (as defined in `fleet.sumo.planting`): kind, t s on the log's clock, and the
+    log's rows of the recording car and of who caused it (the car itself if nobody else did)."""
 
     kind: str
     t: float
@@ -84,11 +84,11 @@ def run_planted(
     n_traffic: int = 60,
     n_pedestrians: int = 80,
 ) -> tuple[CityLog, list[PlantedEvent]]:
-    """`run_city` with rare events that are known, in the place of its usual surprises: the log, and all events by time.
+    """`run_city` with planted events in place of its usual surprises: the log, and all events by time.
 
-    per_hour: how many each recording car is due in an hour; fewer come about. Errors as `run_city`.
+    per_hour: events scheduled per recording car and hour; fewer take place. Errors as `run_city`.
     """
-    require(per_hour > 0, f"run_planted: {per_hour} events an hour; more than 0 wanted")
+    require(per_hour > 0, f"run_planted: per_hour must be > 0, got {per_hour}")
     raw = _sumo(place, seed, seconds, n_cars, n_traffic, n_pedestrians, per_hour)
     rows = zip(raw["planted_kind"].tolist(), raw["planted"].tolist(), strict=True)
     events = [PlantedEvent(kind, step * DT, car, who) for kind, (step, car, who) in rows]
@@ -98,8 +98,8 @@ def run_planted(
 def _sumo(
     place: str, seed: int, seconds: float, n_cars: int, n_traffic: int, n_pedestrians: int, planted: float
 ) -> dict[str, np.ndarray]:
-    """What SUMO's process leaves."""
-    require(seconds >= 1 and n_cars >= 1, f"run_city: {seconds} s with {n_cars} cars; at least 1 s and one car wanted")
+    """Arrays that SUMO's process writes."""
+    require(seconds >= 1 and n_cars >= 1, f"run_city: {seconds} s with {n_cars} cars; must be at least 1 s and one car")
     require(n_traffic >= 0 and n_pedestrians >= 0, "run_city: numbers of traffic and pedestrians must not be negative")
     net_bytes(place)
     net = place_net(place)
@@ -131,7 +131,7 @@ def _in_its_own_process(demand: Demand, out: Path) -> None:
 
 
 def _as_log(place: str, seed: int, raw: dict[str, np.ndarray]) -> CityLog:
-    """SUMO's front bumpers and compass angles in, smooth box centres and our yaw out."""
+    """Convert SUMO's front bumpers and compass angles to smoothed box centres and yaw."""
     pose, kind, size = raw["pose"], raw["kind"], raw["size"]
     valid = np.isfinite(pose[:, :, 0])
     tracks = np.zeros((*valid.shape, 4))
@@ -142,7 +142,7 @@ def _as_log(place: str, seed: int, raw: dict[str, np.ndarray]) -> CityLog:
             front = pose[a, first:end, :2]
             half = (
                 0.0 if walks else size[a, 0] / 2
-            )  # SUMO places vehicles by their front bumper, people by their middle
+            )  # SUMO positions vehicles by their front bumper, people by their centre
             tracks[a, first:end] = _smooth_track(front - half * np.stack([np.cos(yaw), np.sin(yaw)], 1), yaw, walks)
     acceleration = np.gradient(tracks[:, :, PSPEED], DT, axis=1) if valid.shape[1] > 1 else np.zeros(valid.shape)
     drives = (kind != AGENT_PEDESTRIAN)[:, None] & valid
@@ -155,7 +155,7 @@ def _as_log(place: str, seed: int, raw: dict[str, np.ndarray]) -> CityLog:
 
 
 def _smooth_track(xy: np.ndarray, yaw: np.ndarray, walks: bool) -> np.ndarray:
-    """Centres (T, 2) and unwrapped yaw (T,) in, (T, 4) x, y, yaw, speed out; speed is that of the smoothed centre."""
+    """Smooth centres (T, 2) and unwrapped yaw (T,) to (T, 4) x, y, yaw, speed, the speed of the smoothed centre."""
     sigma = SMOOTH_WALKER if walks else SMOOTH_POSITION
     x, y, yaw = _smooth(xy[:, 0], sigma), _smooth(xy[:, 1], sigma), _smooth(yaw, SMOOTH_WALKER if walks else SMOOTH_YAW)
     if len(x) < 2:
@@ -169,11 +169,11 @@ def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
     if reach < 1:
         return values
     k = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    # odd reflection keeps the ends and their speed where they are
+    # odd reflection preserves the ends and their speed
     return np.convolve(np.pad(values, reach, mode="reflect", reflect_type="odd"), k / k.sum(), "valid")
 
 
 def _runs(valid: np.ndarray) -> list[tuple[int, int]]:
-    """Stretches [first, end) in which a row is valid."""
+    """Runs [first, end) in which a row is valid."""
     edge = np.flatnonzero(np.diff(np.concatenate([[0], valid.astype(np.int8), [0]])))
     return list(zip(edge[::2].tolist(), edge[1::2].tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Running traffic in, surprises out: cars ahead of the fleet's brake hard, stand a while, and drive on."""
+"""Surprises in running traffic: cars ahead of fleet cars brake hard, stand for a while, and drive on."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from drivefoundry.types import DT
 
 EVERY = 0.3
-"""A car of the fleet is looked at this often, s; an event follows where its leader is fit for one."""
+"""Interval at which a fleet car is considered for an event, s; its leader must be suitable."""
 REACH = 45.0
-"""The leader must be nearer than this, m."""
+"""Largest distance of the leader, m."""
 DECELERATION = (2.5, 6.5)
 """m/s^2."""
 STAND = (1.5, 5.0)
 """s."""
 ROOM = 12.0
-"""The leader comes to rest at least so far before its lane's end, m: it must not block a junction."""
+"""Least distance from the lane's end at which the leader stops, m: it must not block a junction."""
 NO_COMFORT_LIMIT = 31 - 4
 """SUMO speed mode without its check of the usual deceleration; distance and right of way are still kept."""
 
@@ -26,17 +26,17 @@ NO_LANE_CHANGE, SUMO_LANE_CHANGE = 0b1000000000, 0b11001010101
 
 
 class Events:
-    """At most one event a vehicle at a time. step() is called once a simulation step, before SUMO moves."""
+    """At most one event per vehicle at a time. Call step() once per simulation step, before SUMO moves."""
 
     def __init__(self, sumo: Any, rng: np.random.Generator) -> None:
         self.sumo, self.rng = sumo, rng
         self.rest: dict[str, int] = {}
         self.until: dict[str, int] = {}
         self.held: dict[str, int] = {}
-        """Until when a car keeps its lane: that which brakes and that behind it."""
+        """Step until which a car keeps its lane: the braking car and the one behind it."""
 
     def step(self, step: int, fleet: list[str]) -> None:
-        """Begin an event every now and then, end those whose time is up. fleet: names of the recording cars."""
+        """Start an event now and then, and end those whose time is up. fleet: names of the recording cars."""
         for name in [name for name, at in self.rest.items() if at <= step]:
             self.sumo.vehicle.setSpeed(name, 0)
             del self.rest[name]
@@ -56,7 +56,7 @@ class Events:
         name, speed = leader[0], vehicle.getSpeed(leader[0])
         lane = vehicle.getLaneID(name)
         beside = max(abs(vehicle.getLateralLanePosition(v)) for v in (name, car))
-        if speed < 4.0 or lane[0] == ":" or beside > 0.2:  # not amid a lane change: SUMO finishes it even at a stand
+        if speed < 4.0 or lane[0] == ":" or beside > 0.2:  # SUMO completes lane changes at standstill
             return
         left = self.sumo.lane.getLength(lane) - vehicle.getLanePosition(name)
         if left - speed**2 / (2 * hardness) < ROOM:

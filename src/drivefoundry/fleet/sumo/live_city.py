@@ -1,7 +1,7 @@
-"""A SUMO city that goes on while somebody else drives some of its cars: the traffic of long city drives.
+"""A running SUMO city in which a policy drives some of the cars: the traffic of long city drives.
 
-SUMO runs in a process of its own (`fleet.sumo.supply`): every 0.1 s it receives the driven cars' positions and answers
-with everybody else's. Collisions, lights run and roads left are for the judge to find; SUMO is not asked.
+SUMO runs in a separate process (`fleet.sumo.supply`): every 0.1 s it receives the driven cars' poses and returns the
+other road users'. The judge detects collisions, red lights run and road departures; SUMO does not.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from drivefoundry.sim.pack import Packed
 from drivefoundry.types import AGENT_PEDESTRIAN, PSPEED, Rollout, Scene, require
 
 SPARE_WAY = 300.0
-"""A driven car is given so much more way, m, than anybody may drive in its time."""
+"""Route that a driven car gets beyond the longest possible drive, m."""
 FASTER = 1.3
-"""Nobody drives the whole way faster than this times the city's highest limit."""
+"""Upper bound on the mean speed of a drive, relative to the city's highest limit."""
 NEAR = 80.0
-"""Road users that never come nearer to a car than this, m, are left out of its scene."""
+"""Road users that stay farther from a car than this, m, are left out of its scene."""
 
 
 class LiveTraffic:
-    """See `sim.world.Traffic`: all scenes are of one city, in which every ego is one of the driven cars."""
+    """A `sim.world.Traffic` in which all scenes share one city and every ego is one of its driven cars."""
 
     endless = True
 
@@ -52,7 +52,7 @@ class LiveTraffic:
         self._scenes, self._in, self._out = scenes, wire_in, wire_out
 
     def __call__(self, packed: Packed, states: np.ndarray, seen: np.ndarray, brake: np.ndarray) -> LiveTraffic:
-        require(not self.state, "a live city: its cars have been driven already; open another")
+        require(not self.state, "a live city: its cars have already been driven; open another")
         self.state, self.packed = (states, seen, brake), packed
         return self
 
@@ -74,7 +74,7 @@ class LiveTraffic:
             pose = np.frombuffer(answer, np.float64, 4 * self.users).reshape(-1, 4)
             before = states[0, :, PSPEED].copy()
             states[:], seen[:] = centres(pose, self.half), np.isfinite(pose[:, 0])
-            states[:, self.rows] = ego[:, :4]  # where they are, not where SUMO has them
+            states[:, self.rows] = ego[:, :4]  # their true poses, not SUMO's
             brake[:] = (states[0, :, PSPEED] - before < -0.08) | (states[0, :, PSPEED] < 0.2)
             self.lamps.append(np.frombuffer(answer, np.uint8, self.lights, 33 * self.users))
             self.packed.signals[:, : self.lights, -1] = self.lamps[-1]
@@ -85,10 +85,10 @@ class LiveTraffic:
 def open_city(
     place: str, seed: int, cars: int = 24, traffic: int = 200, pedestrians: int = 80, seconds: float = 300.0
 ) -> Iterator[tuple[list[Scene], LiveTraffic]]:
-    """A running city with `cars` to be driven for `seconds`: one Scene a car, with all road users and no future, and
-    the traffic of `World(pack(scenes), traffic)`, for one drive.
+    """Open a running city with `cars` to be driven for `seconds`: one Scene per car, with all road users and no future,
+    and the traffic for `World(pack(scenes), traffic)`, for a single drive.
 
-    ValueError: unknown place, or a library that SUMO needs is missing (with mend).
+    ValueError: unknown place, or a system library that SUMO needs is missing (the message says how to install it).
     """
     require(cars >= 1 and traffic >= 0 and pedestrians >= 0, f"open_city: {cars} cars, {traffic} others, {pedestrians}")
     net_bytes(place)
@@ -125,15 +125,15 @@ def open_city(
 
 
 def centres(pose: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """SUMO's x, y of the front bumper, compass angle in degrees and speed (..., R, 4) and half lengths (R,) in; box
-    centres x, y, yaw, speed (..., R, 4) out, zeros where nobody is."""
+    """Box centres x, y, yaw, speed (..., R, 4) from SUMO's front bumper x, y, compass angle in degrees and speed
+    (..., R, 4) and half lengths (R,); zeros for absent road users."""
     yaw = np.arctan2(np.cos(np.radians(pose[..., 2])), np.sin(np.radians(pose[..., 2])))
     xy = pose[..., :2] - half[:, None] * np.stack([np.cos(yaw), np.sin(yaw)], -1)
     return np.nan_to_num(np.concatenate([xy, yaw[..., None], pose[..., 3:]], -1))
 
 
 def bumpers(pose: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """Box centres x, y, yaw (F, 3) and half lengths (F,) in; x, y of the front bumper and SUMO's angle (F, 3) out."""
+    """Front bumper x, y and SUMO's angle (F, 3) from box centres x, y, yaw (F, 3) and half lengths (F,)."""
     front = pose[:, :2] + half[:, None] * np.stack([np.cos(pose[:, 2]), np.sin(pose[:, 2])], 1)
     return np.column_stack([front, np.degrees(np.pi / 2 - pose[:, 2]) % 360.0])
 
@@ -144,7 +144,7 @@ def _scenes(place: str, seed: int, way: float, raw: dict[str, np.ndarray]) -> li
     half = np.where(kind == AGENT_PEDESTRIAN, 0.0, size[:, 0] / 2)
     pose = raw["pose"].transpose(1, 0, 2)
     tracks, valid = centres(pose, half).transpose(1, 0, 2).astype(np.float32), np.isfinite(raw["pose"][..., 0])
-    # One more step than the past: nothing is known of it, but a scene does not end where it starts.
+    # One step beyond the past, unknown, because a scene cannot end where it starts.
     tracks, valid = np.concatenate([tracks, tracks[:, -1:]], 1), np.concatenate([valid, valid[:, -1:]], 1)
     lamps = np.concatenate([raw["lamps"], raw["lamps"][:, -1:]], 1).astype(np.uint8)
     out = []
@@ -166,9 +166,9 @@ def _scenes(place: str, seed: int, way: float, raw: dict[str, np.ndarray]) -> li
     return out
 
 
-def driven(scenes: list[Scene], traffic: LiveTraffic, rollout: Rollout) -> tuple[list[Scene], Rollout]:
-    """What a drive through a live city became: scenes with all that happened, of those who came near each car; and the
-    rollout, with the same agents, for the judge and for films."""
+def with_driven_tracks(scenes: list[Scene], traffic: LiveTraffic, rollout: Rollout) -> tuple[list[Scene], Rollout]:
+    """Complete scenes after a drive through a live city: with the tracks of everyone who came near each car, and the
+    rollout with the same agents, for the judge and for films."""
     steps = rollout.ego.shape[1]
     whole, chosen = [], []
     for i, scene in enumerate(scenes):

@@ -1,9 +1,9 @@
-"""Running traffic in, rare events out, each known: what happens to which recording car, when, and by whom.
+"""Plant rare events in running traffic, with ground truth: what happens to which recording car, when, and by whom.
 
-Six kinds, all through SUMO's own means. An event counts from the first step at which its criterion holds, which looks
-at the simulator's state alone: positions, headings, speeds and lights of those concerned. One that never comes so far
-(nobody in sight, nobody in the way) is not an event. Sight: within SIGHT m, and in the front camera's field of view;
-who stands between is not looked at. Used in SUMO's process, so that nothing here may import pyarrow, lance or torch.
+There are six kinds, all made with SUMO's own means. An event counts from the first step at which its criterion holds;
+criteria use the simulator's state only: positions, headings, speeds and lights of the road users involved. Otherwise
+(nobody in sight, nobody in the way) it is not an event. Sight: within SIGHT m and in the front camera's field of view,
+ignoring occlusion. Runs in SUMO's process, so nothing here may import pyarrow, lance or torch.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from drivefoundry.types import DT
 
 KINDS = ("hard_brake", "cut_in", "jaywalker", "stalled_car", "phantom_brake", "light_running")
 SIGHT, VIEW = 40.0, 0.84
-"""m; half the front camera's width over its focal length."""
+"""Sight range, m; tangent of half the front camera's field of view."""
 PATIENCE = 120.0
-"""A car that finds no chance for the kind of event that it is due in so many seconds is given another, s."""
+"""A car without an opportunity for its kind of event for this long gets another kind, s."""
 LASTS = 12.0
-"""An event that has not come about so long after its beginning does not count, s."""
+"""An event whose criterion does not hold within this time of its start does not count, s."""
 REST = 20.0
-"""Between two events of one car, s."""
+"""Least time between two events of one car, s."""
 ROOM = 25.0
-"""Of its lane, m, that a car must still have ahead: nothing begins at a junction but light running."""
+"""Lane that a car must still have ahead, m: only light running starts at a junction."""
 NO_LIGHTS = 0b0000111
 """SUMO speed mode without lights and right of way; distance is still kept."""
 OBEDIENT = 31
 FORCED = 0
-"""SUMO lane-change mode: what is commanded is done without asking the others."""
+"""SUMO lane-change mode: execute commands regardless of other vehicles."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """One event as SUMO made it: it happened at `step` (of the simulation) to recording car `car`, by `who` (the car
-    itself where nobody else is concerned)."""
+    """One event: at simulation `step`, to recording car `car`, caused by `who` (the car itself if nobody else is
+    involved)."""
 
     kind: str
     step: int
@@ -47,8 +47,8 @@ class Planted:
 
 @dataclass
 class _Open:
-    """An event that has begun. crossing: where a walker begins (2,) and how it walks (2,) m/s; red: the last light that
-    the car saw before it."""
+    """An event that has started. crossing: start (2,) and velocity (2,) m/s of a walker; red: the last light that the
+    car faced."""
 
     kind: str
     begun: int
@@ -62,22 +62,22 @@ class _Open:
 
 
 class Planting:
-    """At most one event a car at a time, each car due at random times, per_hour an hour in the mean.
+    """At most one event per car at a time, at random times, per_hour per hour on average.
 
-    step() is called once a simulation step, before SUMO moves. `happened`: the events so far, by time.
+    Call step() once per simulation step, before SUMO moves. `happened`: the events so far, by time.
     """
 
     def __init__(self, sumo: Any, rng: np.random.Generator, per_hour: float, kinds: tuple[str, ...] = KINDS) -> None:
         self.sumo, self.rng, self.per_hour, self.kinds = sumo, rng, per_hour, kinds
         self.happened: list[Planted] = []
         self.held: dict[str, int] = {}
-        """Until when a car keeps its lane."""
+        """Step until which a car keeps its lane."""
         self.open: dict[str, _Open] = {}
         self.due: dict[str, tuple[int, str]] = {}
         self.walkers = 0
 
     def step(self, step: int, fleet: list[str]) -> None:
-        """Watch and end what has begun, begin what is due. fleet: names of the recording cars."""
+        """Advance and end running events, start due ones. fleet: names of the recording cars."""
         for event in list(self.open.values()):
             self._go_on(event, step)
         for car in fleet:
@@ -100,7 +100,7 @@ class Planting:
         return step + round(float(self.rng.exponential(3600 / self.per_hour)) / DT), self._kind()
 
     def _begin(self, kind: str, car: str, step: int) -> _Open | None:
-        """The event where the car's situation is fit for one of this kind."""
+        """Start an event of this kind if the car's situation allows it."""
         vehicle = self.sumo.vehicle
         lane, speed = vehicle.getLaneID(car), vehicle.getSpeed(car)
         if not lane or lane[0] == ":" or speed < 6.0 or abs(vehicle.getLateralLanePosition(car)) > 0.2:
@@ -167,7 +167,7 @@ class Planting:
                     continue
                 if abs(vehicle.getLateralLanePosition(name)) > 0.2:
                     continue
-                vehicle.setSpeed(name, max(vehicle.getSpeed(name), speed))  # it hurries
+                vehicle.setSpeed(name, max(vehicle.getSpeed(name), speed))  # it accelerates
                 vehicle.setLaneChangeMode(name, FORCED)
                 vehicle.changeLane(name, int(index), 5.0)
                 return _Open("cut_in", step, car, name, step + round(5.0 / DT), speed)
@@ -219,14 +219,14 @@ class Planting:
             return
         if event.crossing is not None:
             self._walk(event, step)
-            if age == 5:  # the driver's reaction: it stops 4 m before the walker's way
+            if age == 5:  # after the driver's reaction time: stop 4 m before the walker's path
                 way = 1.6 * event.speed + 2.0 - event.speed * age * DT
                 self._brake(event.car, event.speed, event.speed**2 / (2 * way))
         elif event.who != event.car and event.kind != "cut_in" and vehicle.getSpeed(event.who) < 0.1:
             vehicle.setSpeed(event.who, 0)
 
     def _holds(self, event: _Open) -> bool:
-        """Has it come about? See the module's docstring."""
+        """Whether the event's criterion holds, see the module's docstring."""
         vehicle = self.sumo.vehicle
         speed = vehicle.getSpeed(event.car)
         if event.kind == "phantom_brake":
@@ -248,7 +248,7 @@ class Planting:
         return abs(left) < 2.0
 
     def _sees(self, event: _Open) -> tuple[float, float, float]:
-        """Where `who` is: m ahead of the car's front, m to its left; and its speed."""
+        """Position of `who`, m ahead of the car's front and m to its left, and its speed."""
         domain = self.sumo.person if event.crossing is not None else self.sumo.vehicle
         if event.who not in domain.getIDList():
             return -1.0, 0.0, 0.0

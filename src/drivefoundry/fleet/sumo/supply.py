@@ -1,10 +1,10 @@
-"""A running city that is asked, step by step: SUMO in this process, told where the driven cars are, telling the rest.
+"""Serve a running city step by step: SUMO in this process receives the driven cars' poses and returns all others.
 
-`python -m drivefoundry.fleet.sumo.supply`: a line of JSON (traffic.Demand; all its n_cars are to be driven) on standard
-input, then for each step F rows of float64 x, y of the front bumper, compass angle in degrees and speed. Out come first
-a length (8 bytes) and an npz of how the driven cars found the city, then for each step R rows of float64 x, y, angle,
-speed (NaN: not there), one byte a road user for its indicators and one a signal. Ends with its input. What holds for
-`fleet.sumo.traffic` holds here: SUMO wants a process without pyarrow.
+`python -m drivefoundry.fleet.sumo.supply`: standard input is a line of JSON (traffic.Demand; all its n_cars are driven
+from outside), then for each step F rows of float64 x, y of the front bumper, compass angle in degrees and speed. Output
+is a length (8 bytes) and an npz with the initial state, then for each step R rows of float64 x, y, angle, speed (NaN:
+absent), one byte per road user for its indicators and one per signal. Ends with its input. What holds for
+`fleet.sumo.traffic` holds here: SUMO needs a process without pyarrow.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from drivefoundry.fleet.sumo.traffic import WALKER, WARM_UP, Demand, SumoCity, b
 from drivefoundry.types import AGENT_PEDESTRIAN, DT
 
 HISTORY = 16
-"""Steps that are told before the driven cars take over; SUMO drives them."""
+"""Steps of history before the driven cars are handed over; SUMO drives them."""
 SPARE = 30
-"""Rows for people beyond the number that walk at a time."""
+"""Spare rows for pedestrians, beyond the number that walk at a time."""
 PATIENCE = 3000
-"""Steps within which every car to be driven has come where it can be handed over."""
+"""Steps within which every driven car must reach a place where it can be handed over."""
 
 
 class Roll:
-    """Everybody in the city by row: vehicles first, then people, whose rows are used again when they have left."""
+    """Rows of all road users: vehicles first, then people, whose rows are reused after they leave."""
 
     def __init__(self, traffic: SumoCity) -> None:
         self.traffic = traffic
         there = set(traffic.sumo.vehicle.getIDList())
-        self.vehicles = [name for name in traffic.routes if name in there]  # who found no gap to enter stays out
+        self.vehicles = [name for name in traffic.routes if name in there]  # the others found no gap
         self.people: dict[str, int] = {}
         self.free = list(range(traffic.demand.n_pedestrians + SPARE))[::-1]
         self.kind = [traffic.kinds[name].agent for name in self.vehicles] + [AGENT_PEDESTRIAN] * len(self.free)
@@ -68,7 +68,7 @@ class Roll:
 def serve() -> None:
     """Read steps from standard input until it ends."""
     wire_in, wire_out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever SUMO prints must not get onto the wire
+    os.dup2(2, 1)  # keep SUMO's output off the wire
     demand = Demand(**json.loads(wire_in.readline()))
     traffic = begin(load_sumo(), demand)
     step = 0

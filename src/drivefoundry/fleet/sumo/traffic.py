@@ -1,6 +1,6 @@
-"""Run SUMO in this process and write the raw traffic log: `python -m drivefoundry.fleet.sumo.traffic`, one city each.
+"""Run SUMO in this process and write the raw log of one city: `python -m drivefoundry.fleet.sumo.traffic`.
 
-It is a process of its own because SUMO is linked to another Arrow than pyarrow and holds one simulation a process:
+It is a separate process because SUMO links a different Arrow than pyarrow and holds one simulation per process:
 nothing here may import pyarrow, lance or torch. `fleet/sumo/city.py` starts it and reads its output. Exit code 3 and
 one line on stderr: SUMO cannot be loaded on this machine.
 """
@@ -22,17 +22,17 @@ from drivefoundry.fleet.sumo.planting import Planting
 from drivefoundry.types import AGENT_CAR, AGENT_CYCLIST, AGENT_PEDESTRIAN, AGENT_TRUCK, DT
 
 WARM_UP = 60.0
-"""Driven before the log begins, s: queues form and the cars spread."""
+"""Warm-up before the log begins, s: queues form and the cars spread out."""
 NEEDS_LIBRARY = 3
-"""Exit code where SUMO cannot be loaded."""
+"""Exit code if SUMO cannot be loaded."""
 BLOCKER_PATIENCE = 15
-"""SUMO's drivers wait so long, s, for a driven car that stands within a junction, then go by it as their way lies."""
+"""Time that SUMO's drivers wait for a driven car standing in a junction before they pass it, s."""
 EDGES_AHEAD = 5
-"""Edges of its route that a car always has before it."""
+"""Least number of route edges ahead of a car."""
 SETTLED = 40.0
-"""So near the end of its edge, m, a car stays in its lane and goes where that leads: no swerving before a stop line."""
+"""Within this distance of its edge's end, m, a car stays in its lane and follows it: no swerving at a stop line."""
 ROLLING = 5.0
-"""Slower than this, m/s, a car begins no lane change: SUMO would slide it sideways once it stands."""
+"""Least speed for starting a lane change, m/s: SUMO would slide a standing car sideways."""
 _PACKAGES = {
     "libGL.so.1": "libgl1",
     "libX11.so.6": "libx11-6",
@@ -70,7 +70,7 @@ WALKER = (0.5, 0.6, 1.75)
 
 @dataclass(frozen=True)
 class Demand:
-    """What drives: see `fleet.sumo.city.run_city`."""
+    """Traffic demand, see `fleet.sumo.city.run_city`."""
 
     net: str
     seed: int
@@ -81,17 +81,17 @@ class Demand:
     links: list[tuple[str, list[int]]]
     """Traffic light and link indices of every signal of the map."""
     road: dict[str, list[str]]
-    """Edges on which cars drive, with the edges each leads to."""
+    """Edges that cars use -> the edges each leads to."""
     lane: dict[str, int]
     way: float = 0.0
-    """Length of the route that a car gets when somebody else drives it, m."""
+    """Length of an externally driven car's route, m."""
     planted: float = 0.0
-    """Rare events an hour of a recording car, known and told (fleet.planting), in the place of the usual surprises."""
+    """Planted events per recording car and hour (fleet.sumo.planting), in place of the usual surprises."""
 
 
 @dataclass
 class _Log:
-    """Rows as they come: one a road user, one entry a step."""
+    """Growing rows: one per road user, one entry per step."""
 
     steps: int
     kind: list[int] = field(default_factory=list)
@@ -108,18 +108,18 @@ class _Log:
 
 
 def load_sumo() -> Any:
-    """Import libsumo quietly. SystemExit with NEEDS_LIBRARY and one line where a system library is missing."""
-    os.environ["LIBSUMO_AS_TRACI"] = "quiet"  # it warns of the pyarrow beside it, which this process never loads
+    """Import libsumo quietly. SystemExit with NEEDS_LIBRARY and one line if a system library is missing."""
+    os.environ["LIBSUMO_AS_TRACI"] = "quiet"  # suppress its warning about pyarrow, which this process never loads
     try:
         import libsumo
     except ImportError as error:
         lacking = re.search(r"(lib[\w+.-]+\.so[.\d]*): cannot open shared object", str(error))
         if lacking:
             package = _PACKAGES.get(lacking[1], "libgl1 libx11-6 libxext6 libxrender1 libatomic1")
-            mend = f"SUMO needs the system library {lacking[1]}, which is not installed: apt install {package}"
+            fix = f"SUMO needs the system library {lacking[1]}, which is not installed: apt install {package}"
         else:
-            mend = f"SUMO cannot be loaded ({error}): pip install libsumo"
-        print(mend, file=sys.stderr)
+            fix = f"SUMO cannot be loaded ({error}): pip install libsumo"
+        print(fix, file=sys.stderr)
         raise SystemExit(NEEDS_LIBRARY) from None
     return libsumo
 
@@ -135,7 +135,7 @@ class SumoCity:
         self.kinds: dict[str, Kind] = {}
         self.walkers = 0
         self.driven: set[str] = set()
-        """Vehicles that somebody else drives."""
+        """Vehicles driven from outside."""
         chance = np.random.default_rng(demand.seed + 1)
         self.events = Planting(sumo, chance, demand.planted) if demand.planted else Events(sumo, chance)
 
@@ -158,7 +158,7 @@ class SumoCity:
             self._walk()
 
     def _onward(self, route: list[str], edges: int) -> list[str]:
-        """The route with random turns at its end until it has so many edges."""
+        """Extend a route by random turns to the given number of edges."""
         route = list(route)
         while len(route) < edges:
             after = self.demand.road[route[-1]]
@@ -166,7 +166,7 @@ class SumoCity:
         return route
 
     def _walk(self) -> None:
-        """A new pedestrian, somewhere, with somewhere to go."""
+        """Add a pedestrian with a random start and destination."""
         start, end = (self.edges[int(i)] for i in self.rng.integers(len(self.edges), size=2))
         stages = self.sumo.simulation.findIntermodalRoute(start, end, modes="")
         name, self.walkers = f"walker.{self.walkers}", self.walkers + 1
@@ -178,7 +178,7 @@ class SumoCity:
         self.sumo.person.appendWalkingStage(name, stages[0].edges, min(float(self.rng.uniform(1, 20)), room))
 
     def drive(self, step: int) -> None:
-        """One step: routes are lengthened and events begun before SUMO moves everyone."""
+        """Extend routes and start events before SUMO's step."""
         names = sorted(self.sumo.vehicle.getIDList())
         for i, name in enumerate(names):
             if (i + step) % 10 == 0 and name not in self.driven:
@@ -192,9 +192,9 @@ class SumoCity:
     def _reroute(self, name: str, step: int) -> None:
         vehicle = self.sumo.vehicle
         here = vehicle.getRoadID(name)
-        if not here or here[0] == ":":  # within a junction SUMO takes no new route
+        if not here or here[0] == ":":  # SUMO accepts no new route within a junction
             return
-        # checked every second: a car has passed one edge at most since, so that the first match is the right one
+        # checked every second: a car has passed at most one edge since, so the first match is the right one
         left = self.routes[name] = self.routes[name][self.routes[name].index(here) :]
         lane = vehicle.getLaneID(name)
         settled = self.sumo.lane.getLength(lane) - vehicle.getLanePosition(name) < SETTLED
@@ -212,8 +212,8 @@ class SumoCity:
             self.routes[name] = left
 
     def settle(self, name: str) -> bool:
-        """Give a car, where it may take one now, the long way that it keeps when somebody else drives it: `way` metres
-        and the edges that SUMO wants beyond."""
+        """Give a car the long route that it keeps while driven from outside, if SUMO accepts one now: `way` metres and
+        the edges that SUMO needs beyond. Returns whether it did."""
         vehicle = self.sumo.vehicle
         here = vehicle.getRoadID(name)
         if not here or here[0] == ":":
@@ -231,7 +231,7 @@ class SumoCity:
         return True
 
     def place(self, name: str, x: float, y: float, angle: float, speed: float) -> None:
-        """Put a driven car where it is: front bumper m, compass angle in degrees, m/s."""
+        """Move a driven car to its pose: front bumper m, compass angle in degrees, m/s."""
         vehicle = self.sumo.vehicle
         vehicle.setSpeedMode(name, 0)
         vehicle.setSpeed(name, speed)
@@ -239,7 +239,7 @@ class SumoCity:
 
 
 def run(demand: Demand) -> dict[str, np.ndarray]:
-    """Demand in, arrays out (see `city.py` for what becomes of them): SUMO's own poses."""
+    """Run a demand and return SUMO's raw poses as arrays (`city.py` converts them)."""
     traffic = begin(load_sumo(), demand)
     warm = round(WARM_UP / DT)
     for step in range(warm):
@@ -250,7 +250,7 @@ def run(demand: Demand) -> dict[str, np.ndarray]:
 
 
 def begin(sumo: Any, demand: Demand) -> SumoCity:
-    """Start SUMO on a demand: everyone is on the way, nobody has moved yet."""
+    """Start SUMO on a demand: all road users exist, none has moved yet."""
     with tempfile.TemporaryDirectory() as scratch:
         types = os.path.join(scratch, "types.add.xml")
         with open(types, "w") as file:
@@ -260,7 +260,7 @@ def begin(sumo: Any, demand: Demand) -> SumoCity:
             "--no-warnings --no-step-log --time-to-teleport -1 --collision.action none --lanechange.duration 3 "
             "--max-depart-delay -1 --pedestrian.striping.jamtime -1 --xml-validation never --duration-log.disable"
         )
-        if demand.way:  # a car that somebody else drives may wait for ever in the middle of a junction
+        if demand.way:  # an externally driven car may block a junction indefinitely
             options += f" --ignore-junction-blocker {BLOCKER_PATIENCE}"
         sumo.start(["sumo", *options.split()])
     traffic = SumoCity(sumo, demand)
@@ -272,7 +272,9 @@ def _record(traffic: SumoCity, warm: int) -> dict[str, np.ndarray]:
     sumo, demand = traffic.sumo, traffic.demand
     log = _Log(demand.steps)
     there = set(sumo.vehicle.getIDList())
-    names = [name for name in traffic.routes if name in there]  # one that found no gap to enter by now stays out
+    names = [
+        name for name in traffic.routes if name in there
+    ]  # vehicles that found no gap to enter by now are excluded
     fleet = [i for i, name in enumerate(names) if name.startswith("fleet")]
     for name in names:
         log.row(traffic.kinds[name].agent, traffic.kinds[name].size)
@@ -313,7 +315,7 @@ def _record(traffic: SumoCity, warm: int) -> dict[str, np.ndarray]:
 
 
 def lamp(shown: str, links: list[int]) -> int:
-    """A light's state letters and one lane's links in, SIGNAL_* out: the most permissive of them.
+    """SIGNAL_* of one lane from a light's state letters and the lane's links: the most permissive.
 
     Links of a lane share a phase; those that must yield within it show a small g. SUMO letters: G g green, y Y yellow,
     r s u red, o O off.

@@ -1,1 +1,1 @@
-"""A simulated cluster: which share of its time does useful work."""
+"""A simulated cluster, and the share of its time that does useful work."""

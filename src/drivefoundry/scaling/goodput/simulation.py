@@ -1,4 +1,4 @@
-"""A cluster and its jobs in, what share of it did lasting work out: a discrete-event simulation."""
+"""Discrete-event simulation of a cluster and its jobs: the share of useful work."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from drivefoundry.scaling.goodput.cluster import DAY, HOUR, SAMPLES, Cluster, Job, Outcome
-from drivefoundry.scaling.goodput.task import CUT, QUEUED, RUNNING, STARTING, WAITING, Book, Task
+from drivefoundry.scaling.goodput.task import CUT, QUEUED, RUNNING, STARTING, WAITING, Task, TimeAccounting
 from drivefoundry.scaling.plan import daly
 from drivefoundry.types import require
 
 LOOK_AHEAD = 64
-"""Jobs of the queue that are tried at once; those that fit overtake (backfill)."""
+"""Queued jobs considered at once; those that fit may overtake (backfill)."""
 FREE, DOWN = -1, -2
-"""Owners of a module that no job has."""
+"""Owner codes of modules without a job."""
 
 
 def simulate(c: Cluster, jobs: Sequence[Job], seed: int = 0) -> Outcome:
-    """Cluster and jobs in, Outcome out; the same for the same seed. ValueError for a job larger than the cluster."""
+    """Simulate jobs on a cluster, deterministically per seed. ValueError for a job larger than the cluster."""
     c.validate()
     most = max((job.modules for job in jobs), default=0)
     require(most <= c.modules, f"a job of {most} modules on a cluster of {c.modules}; give more cards")
@@ -39,7 +39,9 @@ class _Simulation:
         self.c, self.rng = c, rng
         self.end, self.now = c.days * DAY, 0.0
         late = c.write_seconds
-        self.book = Book(c.snapshot_seconds + (0.0 if c.asynchronous else late), late if c.asynchronous else 0.0)
+        self.book = TimeAccounting(
+            c.snapshot_seconds + (0.0 if c.asynchronous else late), late if c.asynchronous else 0.0
+        )
         self.tasks = [Task(job, self._interval(job)) for job in jobs]
         self.lowest = min((job.priority for job in jobs), default=0)
         self.reserve = round(c.spares * c.modules)
@@ -56,7 +58,7 @@ class _Simulation:
         self.number = {id(task): i for i, task in enumerate(self.tasks)}
 
     def _interval(self, job: Job) -> float:
-        """Work between checkpoints; never shorter than it takes to write one."""
+        """Work between checkpoints, at least the time to write one."""
         c = self.c
         if c.checkpoint_minutes is not None:
             return max(60.0 * c.checkpoint_minutes, self.book.lag, 1e-3)
@@ -96,7 +98,8 @@ class _Simulation:
             heapq.heappush(self.heap, (time, self.pushed, what, about, turn))
 
     def _next(self, what: str, card_hours: float) -> None:
-        """The next stroke anywhere: all cards' together come at random (those that hit a module under repair miss)."""
+        """Schedule the next event of all cards together, a Poisson process; it has no effect on a module under
+        repair."""
         rate = self.c.modules * self.c.module / (card_hours * HOUR)
         if rate > 0:
             self._push(self.now + float(self.rng.exponential(1 / rate)), what, int(self.rng.integers(self.c.modules)))
@@ -116,7 +119,7 @@ class _Simulation:
             self._remove(module)
 
     def _remove(self, module: int) -> None:
-        """A module goes to be repaired; its task loses what is not safe, and looks for another module."""
+        """Send a module to repair; its task loses the work that is not durable and needs another module."""
         held = self.owner[module]
         self.slow.pop(module, None)
         self.owner[module] = DOWN
@@ -156,7 +159,7 @@ class _Simulation:
             self._pace(module)
 
     def _found(self, module: int, spell: int) -> None:
-        """A slow module is swapped after a checkpoint, if there is one to swap it for."""
+        """Swap a slow module after a checkpoint, if a replacement is free."""
         held = self.owner[module]
         if self.spell[module] != spell or module not in self.slow or held == DOWN:
             return
@@ -170,7 +173,7 @@ class _Simulation:
         self._remove(module)
 
     def _pace(self, module: int) -> None:
-        """A module's speed has changed: so may its task's."""
+        """Update a task's speed after a module's has changed."""
         held = self.owner[module]
         if held >= 0 and self.tasks[held].state == RUNNING:
             self._enter(self.tasks[held], RUNNING)
@@ -186,7 +189,7 @@ class _Simulation:
         task.cut_for_good = lasts > self.c.timeout_seconds
 
     def _enter(self, task: Task, state: int, lasts: float = math.inf) -> None:
-        """A change of state; `lasts`: s until the task is asked again."""
+        """Change a task's state; `lasts`: s until its next event."""
         self.book.count(task, self.now)
         if state == RUNNING:
             mine = self.number[id(task)]
@@ -198,7 +201,7 @@ class _Simulation:
             self._push(self.now + lasts, "job", self.number[id(task)], task.turn)
 
     def _job(self, number: int, turn: int) -> None:
-        """What a task's state led to: its start is done, its link is back or given up, its work is done."""
+        """End of a task's state: it has started, its link is back or given up, or its work is done."""
         task = self.tasks[number]
         if task.turn != turn:
             return
@@ -232,14 +235,14 @@ class _Simulation:
         self.free += task.modules
         task.modules = []
 
-    def _take(self, task: Task, wanted: int) -> None:
-        for _ in range(wanted):
+    def _take(self, task: Task, needed: int) -> None:
+        for _ in range(needed):
             module = self.free.pop()
             self.owner[module] = self.number[id(task)]
             task.modules.append(module)
 
     def _refill(self, task: Task) -> None:
-        """A task that lacks modules gets them from the free ones, spares among them, or from lower priorities."""
+        """Give a task its missing modules: free ones, including spares, or those of lower priorities."""
         lacks = task.job.modules - len(task.modules)
         self._preempt(task, lacks)
         self._enter(task, WAITING)
@@ -249,13 +252,13 @@ class _Simulation:
         elif task not in self.waiting:
             self.waiting.append(task)
 
-    def _preempt(self, task: Task, wanted: int) -> None:
-        """Stop tasks of lower priority, the smallest first, for so many free modules; none if that is too few."""
+    def _preempt(self, task: Task, needed: int) -> None:
+        """Stop tasks of lower priority, smallest first, to free the needed modules; none if they are too few."""
         lower = [t for t in self.tasks if t.modules and t.job.priority < task.job.priority]
-        if len(self.free) + sum(len(t.modules) for t in lower) < wanted:
+        if len(self.free) + sum(len(t.modules) for t in lower) < needed:
             return
         for victim in sorted(lower, key=lambda t: (t.job.priority, len(t.modules))):
-            if len(self.free) >= wanted:
+            if len(self.free) >= needed:
                 return
             self.book.count(victim, self.now)
             self.book.save(victim)
@@ -265,7 +268,7 @@ class _Simulation:
             insort(self.queue, victim, key=_rank)
 
     def _dispatch(self) -> None:
-        """Free modules go to tasks that lack some, then to the queue; what fits may overtake what does not."""
+        """Assign free modules to tasks that lack some, then to the queue; jobs that fit may overtake."""
         for task in sorted(self.waiting, key=lambda t: -t.job.priority):
             if self.free and task in self.waiting:
                 self.waiting.remove(task)

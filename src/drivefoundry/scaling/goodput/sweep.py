@@ -1,4 +1,4 @@
-"""A cluster in, what keeps it above 90 % and where it breaks out: one cause at a time is turned up and down."""
+"""Sensitivity of a cluster's goodput: vary one cause at a time and find where it falls below 90 %."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from drivefoundry.scaling.goodput.simulation import simulate
 from drivefoundry.types import require
 
 BOUND = 0.90
-"""What makers keep their clusters above."""
+"""Goodput that operators aim to exceed."""
 NEVER = math.inf
 
 
 @dataclass(frozen=True)
 class Knob:
-    """One thing that is turned: a field of Cluster, or `share`, that of the one large job."""
+    """A varied quantity: a field of Cluster, or `share`, the large job's share."""
 
     field: str
     name: str
@@ -32,11 +32,11 @@ KNOBS = (
     Knob("card_mtbf_hours", "hours between failures of a card", (5e3, 1e4, 2e4, 3e4, 5e4, 1e5, 2e5)),
     Knob("restart_minutes", "minutes to restart", (1, 3, 5, 10, 15, 20, 30, 60)),
     Knob("checkpoint_minutes", "minutes between checkpoints", (0.5, 1, 2, 5, 10, 20, 40, 60, 120)),
-    Knob("write_seconds", "seconds that a checkpoint stops training", (1, 3, 10, 30, 60, 120, 300)),
+    Knob("write_seconds", "seconds of stall per checkpoint", (1, 3, 10, 30, 60, 120, 300)),
     Knob("detect_minutes", "minutes until a slow module is swapped", (5, 15, 30, 60, 120, 240, NEVER)),
     Knob("spares", "share of modules kept spare", (0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.05, 0.1)),
     Knob("repair_hours", "hours of repair", (1, 6, 12, 24, 48, 96, 168)),
-    Knob("link_seconds", "seconds that a cut link lasts", (5, 20, 60, 120, 300, 600)),
+    Knob("link_seconds", "seconds of a link failure", (5, 20, 60, 120, 300, 600)),
     Knob("share", "share of the cards for one large job, small ones on the rest", (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)),
 )
 
@@ -57,7 +57,7 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Turned:
-    """A knob's points in rising order, and the values at which the goodput crosses BOUND, between two points each."""
+    """A knob's points in ascending order, and the interpolated values at which the goodput crosses BOUND."""
 
     knob: Knob
     points: tuple[Point, ...]
@@ -65,7 +65,7 @@ class Turned:
 
 
 def point(c: Cluster, seeds: int, value: float = 0.0, share: float = 1.0) -> Point:
-    """A cluster and the share of its large job in, the means over so many seeds out."""
+    """Means over `seeds` simulations of a cluster with a large job of `share`."""
     require(seeds >= 1, f"seeds: must be >= 1, got {seeds}")
     outcomes = [one_run(c, share, seed) for seed in range(seeds)]
     mean = lambda key: float(np.mean([getattr(o, key) for o in outcomes]))  # noqa: E731
@@ -83,7 +83,7 @@ def one_run(c: Cluster, share: float = 1.0, seed: int = 0) -> Outcome:
 
 
 def turned(base: Cluster, knob: Knob, seeds: int) -> Turned:
-    """A cluster with one knob turned through its values."""
+    """Vary one knob of a cluster over its values."""
     points = []
     for value in knob.values:
         if knob.field == "share":
@@ -96,12 +96,12 @@ def turned(base: Cluster, knob: Knob, seeds: int) -> Turned:
 
 
 def sweep(base: Cluster, seeds: int = 4, knobs: Sequence[Knob] = KNOBS) -> list[Turned]:
-    """Every knob by itself, the others as in `base`."""
+    """Vary each knob alone, the others as in `base`."""
     return [turned(base, knob, seeds) for knob in knobs]
 
 
 def crossings(points: Sequence[Point]) -> tuple[float, ...]:
-    """Values at which the goodput crosses BOUND, straight between points (on a log scale where it can be)."""
+    """Values at which the goodput crosses BOUND, by linear interpolation (on a log scale if possible)."""
     out = []
     for a, b in pairwise(points):
         if (a.goodput - BOUND) * (b.goodput - BOUND) >= 0:
@@ -116,7 +116,7 @@ def crossings(points: Sequence[Point]) -> tuple[float, ...]:
 
 
 def sweep_text(base: Cluster, at: Point, rows: Sequence[Turned]) -> str:
-    """The base case and the sweep in, their page of text out."""
+    """Format the base case and the sweep as text."""
     head = f"{base.cards:,} cards for {base.days:g} days"
     lines = [head, "=" * len(head), "", f"goodput {_pct(at.goodput)} = {_factors(at)}", "", "Where the rest goes"]
     for name, share in sorted(at.causes.items(), key=lambda kv: -kv[1]):
@@ -132,7 +132,7 @@ def sweep_text(base: Cluster, at: Point, rows: Sequence[Turned]) -> str:
 
 
 def broken(row: Turned) -> str:
-    """Where a knob breaks 90 %, in a sentence."""
+    """Say where a knob crosses 90 %."""
     first, last = row.points[0].goodput >= BOUND, row.points[-1].goodput >= BOUND
     if not row.breaks:
         return f"{'above' if first else 'below'} {_pct(BOUND, 0)} throughout"

@@ -1,4 +1,4 @@
-"""A job as it goes, and the book of its time."""
+"""State of a running job, and accounting of its time."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from dataclasses import dataclass, field
 from drivefoundry.scaling.goodput.cluster import CAUSES, HOUR, Job
 
 QUEUED, WAITING, STARTING, RUNNING, CUT = range(5)
-"""States of a job: in the queue; holds some modules and lacks others; loading; training; cut off by a link."""
+"""States of a job: queued; lacking modules; loading; training; interrupted by a link failure."""
 
 
 @dataclass(eq=False)
 class Task:
-    """A job as it goes."""
+    """State of a running job."""
 
     job: Job
     interval: float
-    """Of work between checkpoints, s."""
+    """Work between checkpoints, s."""
     state: int = QUEUED
     modules: list[int] = field(default_factory=list)
     since: float = 0.0
-    """Up to when its time is counted."""
+    """Time up to which it is accounted."""
     turn: int = 0
-    """Counts changes of state: what was foreseen before is void."""
+    """Number of state changes: events scheduled earlier are void."""
     speed: float = 1.0
     phase: float = 0.0
     """Seconds into the cycle of work and checkpoint."""
     cut_for_good: bool = False
     kept: float = 0.0
-    """Work that is safe, s at full speed."""
+    """Durable work, s at full speed."""
     fresh: tuple[float, float] = (0.0, 0.0)
     """Seconds and work since the last checkpoint began."""
     pending: tuple[float, float] = (0.0, 0.0)
-    """Of the checkpoint that is being written."""
+    """Seconds and work of the checkpoint being written."""
     safe_at: float = 0.0
 
 
-class Book:
-    """Module-seconds by cause; those of jobs that had all their modules (held), of steps that lasted, and their work.
+class TimeAccounting:
+    """Module-seconds by cause; those of jobs that had all their modules (held), of steps that were not lost, and their
+    work.
 
-    stall: s that a checkpoint stops its job; lag: s until it is safe after that.
+    stall: s that a checkpoint stops its job; lag: s from then until it is durable.
     """
 
     def __init__(self, stall: float, lag: float):
@@ -49,7 +50,7 @@ class Book:
         self.held = self.lasting = self.work = 0.0
 
     def count(self, task: Task, now: float) -> None:
-        """Book a task's time since it was last looked at."""
+        """Account a task's time since the last call."""
         passed, n = now - task.since, len(task.modules)
         task.since = now
         if task.state == WAITING:
@@ -100,13 +101,13 @@ class Book:
         task.fresh = task.pending = (0.0, 0.0)
 
     def save(self, task: Task) -> None:
-        """A task that is stopped on purpose keeps what it did."""
+        """Keep the work of a task that is stopped deliberately."""
         self.keep(task, *task.fresh)
         self.keep(task, *task.pending)
         task.fresh = task.pending = (0.0, 0.0)
 
     def left(self, task: Task) -> float:
-        """Seconds until a task's work is done, checkpoints on the way included."""
+        """Seconds until a task's work is done, including checkpoints."""
         work = task.job.hours * HOUR - task.kept - task.fresh[1] - task.pending[1]
         if not math.isfinite(work):
             return math.inf

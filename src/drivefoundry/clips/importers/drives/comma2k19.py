@@ -1,4 +1,4 @@
-"""comma2k19 segments (global_pose and processed_log of one minute each) in, Drives out.
+"""Read comma2k19 segments (global_pose and processed_log, one minute each) as Drives.
 
 True: pose (GNSS and camera, of the set), wheel speed, steering-wheel angle, gyroscope, the radar's distances and rates,
 and on a Toyota whether openpilot steers. Derived, and noted so: acceleration, the car's heading, who a radar target is,
@@ -19,21 +19,22 @@ from drivefoundry_car.log import Drive, Objects
 from drivefoundry_car.log.clock import GAP_S
 
 DEEP = 5
-"""Levels of folders in which segments are looked for: data set, chunk, route, segment."""
+"""Folder levels searched for segments: data set, chunk, route, segment."""
 ROUTE = re.compile(r"(.+?)(?:\||%7C|_|:|--|-)(\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d)", re.IGNORECASE)
-"""A route's name, dongle|time. Many file systems and archivers do not take the bar, so people have it with others."""
+"""A route's name, dongle|time. Many file systems and archivers refuse the bar, so copies use other characters."""
 SPEED, WHEEL, GYRO, RADAR = "CAN/speed", "CAN/steering_angle", "IMU/gyro", "CAN/radar"
 POSE = ("frame_times", "frame_positions", "frame_orientations", "frame_velocities")
 SIZES = {"b0c9d2329ad1606b": (4.6, 1.84, 1.68), "99c94dc769b5d96e": (4.63, 1.8, 1.43)}
 """The set's two cars, a RAV4 and a Civic: length, width, height, m."""
 CAR = (4.6, 1.9, 1.6)
-"""Taken for what the radar sees moving, m."""
+"""Assumed size of moving radar targets, m."""
 SMOOTH_S, RATE_S = 0.5, 0.2
 """Spans over which speed's slope and the gyroscope are fitted, s."""
 MOVING, LASTS_S, LOST_S = 2.0, 1.0, 0.2
-"""A radar target faster than this over the ground, m/s, and for so long, s, is a vehicle; so long unseen, another."""
+"""A radar target faster than this over the ground, m/s, for this long, s, is a vehicle; unseen this long, s, a new
+one."""
 TWIN_M = (4.0, 1.0)
-"""Two targets so near each other, ahead and aside, m, are one vehicle."""
+"""Two targets this close, ahead and to the side, m, are one vehicle."""
 EPS_TORQUE, LKA, SENT = 0x260, 0x2E4, 128
 """Toyota's STEER_TORQUE_SENSOR, and STEERING_LKA where openpilot sends it (bus 0 + 128)."""
 OVERRIDE = 100
@@ -61,9 +62,9 @@ def segments(folder: Path) -> list[Path]:
 
 
 def read(segment: Path) -> Drive:
-    """One segment in, its Drive on the 10 Hz grid out; map frame: east and north of its first position.
+    """Read one segment as a Drive on the 10 Hz grid; map frame: east and north of its first position.
 
-    t is the device's own clock, which goes on from segment to segment of a route.
+    t is the device's own clock, which continues from segment to segment of a route.
     """
     times, positions, quaternions, velocities = (_load(segment / "global_pose" / name) for name in POSE)
     for name, values, width in zip(POSE[1:], (positions, quaternions, velocities), (3, 4, 3), strict=True):
@@ -108,7 +109,7 @@ def read(segment: Path) -> Drive:
 
 
 def named(folder: str) -> tuple[str, str]:
-    """Name of a route's folder in; its vehicle and the route's own name out, however the two parts are joined."""
+    """Split the name of a route's folder into vehicle and route, whatever joins them."""
     found = ROUTE.fullmatch(folder)
     if found is None:
         return folder.partition("_")[0], folder
@@ -121,7 +122,7 @@ def _load(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a whole NumPy array ({error}); copy it again") from None
+        raise ValueError(f"{path}: not a complete NumPy array ({error}); copy it again") from None
 
 
 def _series(segment: Path, name: str, width: int) -> Series:
@@ -131,18 +132,18 @@ def _series(segment: Path, name: str, width: int) -> Series:
     v = v[:, None] if v.ndim == 1 else v
     _require_columns(v, width, folder / "value")
     series = Series.checked(t, v, name, segment)
-    finite = width == 7 or bool(np.isfinite(v).all())  # a radar has columns that it does not fill
+    finite = width == 7 or bool(np.isfinite(v).all())  # a radar leaves some columns empty
     require(finite, f"{folder / 'value'}: not finite; copy it again")
     return series
 
 
 def _require_columns(values: np.ndarray, width: int, path: Path) -> None:
     ok = values.ndim == 2 and values.shape[1] == width and values.dtype.kind in "fiu"
-    require(ok, f"{path}: {width} column{'s' * (width > 1)} of numbers wanted, got {values.dtype} {values.shape}")
+    require(ok, f"{path}: {width} column{'s' * (width > 1)} of numbers expected, got {values.dtype} {values.shape}")
 
 
 def _axes(ecef: np.ndarray) -> np.ndarray:
-    """A place (3,) on Earth in; rows east, north, up (3, 3) out."""
+    """Rows east, north, up (3, 3) at a place (3,) on Earth (ECEF)."""
     a, e2 = WGS84
     lon, flat = np.arctan2(ecef[1], ecef[0]), np.hypot(ecef[0], ecef[1])
     lat = np.arctan2(ecef[2], flat * (1 - e2))
@@ -154,15 +155,15 @@ def _axes(ecef: np.ndarray) -> np.ndarray:
 
 
 def _forward(q: np.ndarray) -> np.ndarray:
-    """Unit quaternions (N, 4) w, x, y, z, device to Earth, in; where the device's x axis points (N, 3) out."""
+    """Directions (N, 3) of the device's x axis, from unit quaternions (N, 4) w, x, y, z, device to Earth."""
     w, x, y, z = q.T
     return np.column_stack([1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w)])
 
 
 def _heading(ahead: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-    """The device's axis and velocity (N, 3) in the map frame in; the car's yaw (N,) rad, unwrapped, out.
+    """The car's yaw (N,) rad, unwrapped, from the device's axis and velocity (N, 3) in the map frame.
 
-    The device looks somewhat aside of where the car goes: by the median angle to the course, where there is one.
+    The device points slightly off the driving direction: by the median angle to the course, where there is one.
     """
     yaw = np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0]))
     goes = np.hypot(velocity[:, 0], velocity[:, 1]) > 5.0
@@ -211,7 +212,7 @@ def _twins(a: np.ndarray, b: np.ndarray, both: np.ndarray) -> bool:
 
 
 def _hands(segment: Path, t: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Whether openpilot steers, and whether the driver's hand overrides it (T,); None where CAN does not tell."""
+    """Whether openpilot steers, and whether the driver's hand overrides it (T,); None if CAN does not say."""
     folder = segment / "processed_log" / "CAN" / "raw_can"
     if not folder.is_dir():
         return None, None

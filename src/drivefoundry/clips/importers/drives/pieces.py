@@ -1,15 +1,15 @@
-"""A span of time in, spans of clip length out."""
+"""Divide a span of time into clips."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
 SHORTEST = 0.5
-"""A rest shorter than this share of a clip is added to the clip before it."""
+"""A remainder shorter than this fraction of a clip joins the previous clip."""
 
 
 def pieces(start: float, end: float, seconds: float) -> list[tuple[float, float]]:
-    """[start, end] s in, consecutive half-open [t0, t1) of `seconds` out; the last one takes the rest and includes
+    """Divide [start, end] s into consecutive half-open [t0, t1) of `seconds`; the last one takes the rest and includes
     `end`."""
     if seconds <= 0:
         raise ValueError(f"seconds: a clip length must be > 0, got {seconds}")

@@ -1,6 +1,6 @@
-"""ROS 2 recordings (MCAP files with CDR messages, as `ros2 bag record -s mcap` writes them) in, Drives out.
+"""Read ROS 2 recordings (MCAP files with CDR messages, as `ros2 bag record -s mcap` writes them) as Drives.
 
-True: pictures, the motion that the recording's odometry tells, and the stamps of both. Derived, and noted so:
+True: pictures, the motion that the recording's odometry reports, and the stamps of both. Derived, and noted so:
 acceleration, and speed and yaw rate where no twist is given. Assumed: where the camera is mounted, and its lens where
 there is no CameraInfo. Absent: route, objects, map, steering. Messages follow REP 103 and REP 105 (x forward, y left).
 Of several cameras the one whose topic says "front" is taken, of several odometries the one with the most messages.
@@ -35,19 +35,19 @@ from drivefoundry_car.log.chunks import MCAP_MAGIC, Records
 ODOMETRY, POSE, TWIST = "nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/TwistStamped"
 INFO = "sensor_msgs/msg/CameraInfo"
 MOUNT = (1.2, 0.0, 1.4, 0.0)
-"""Where a camera is taken to sit: behind the windscreen, m, level."""
+"""Assumed camera mount, m: behind the windscreen, level."""
 SMOOTH_S = 0.5
 """Span over which slopes are fitted, s."""
 APART_S = 0.5
-"""Stamps of two topics that differ by more than this against the log are of different clocks, s."""
+"""Two topics whose stamps differ from the log by more than this have different clocks, s."""
 _DAMAGE = (McapError, zstandard.ZstdError, struct.error, UnicodeDecodeError, IndexError, KeyError, TypeError)
 _DAMAGE += (OverflowError, AttributeError)
-"""What decoders raise on bytes that are not what their schema says."""
+"""Errors that decoders raise on bytes that do not match their schema."""
 
 
 @dataclass
 class Topic:
-    """One channel's messages: ns as logged, ns as stamped, and, of all but pictures, the decoded messages."""
+    """One channel's messages: log times ns, stamps ns, and the decoded messages (except pictures)."""
 
     channel: Channel
     schema: Schema
@@ -57,7 +57,8 @@ class Topic:
 
 
 def fits(file: Path) -> bool:
-    """Whether an MCAP file is a ROS 2 recording: its profile says so, or it has CDR channels and no own drive."""
+    """Whether an MCAP file is a ROS 2 recording: its profile says so, or it has CDR channels and no Drive of this
+    project."""
     try:
         with file.open("rb") as f:
             if f.read(len(MCAP_MAGIC)) != MCAP_MAGIC:
@@ -77,10 +78,10 @@ def fits(file: Path) -> bool:
 def read(file: Path, *, video: bool = True) -> Drive:
     """Read one recording as a Drive on the 10 Hz clock; t is s from the second in which its motion begins.
 
-    ValueError names the file and what it lacks: odometry, a schema that can be decoded, whole messages.
+    ValueError names the file and what it lacks: odometry, a decodable schema, complete messages.
     """
     data = _mapped(file)
-    require(data[-len(MCAP_MAGIC) :] == MCAP_MAGIC, f"{file}: truncated MCAP; mend it with `mcap recover`")
+    require(data[-len(MCAP_MAGIC) :] == MCAP_MAGIC, f"{file}: truncated MCAP; repair it with `mcap recover`")
     try:
         topics = _topics(file, data)
         motion, twist = _motion(file, topics)
@@ -102,13 +103,13 @@ def read(file: Path, *, video: bool = True) -> Drive:
     notes |= {"topics": f"left out: {', '.join(left)}"} if left and video else {}
     where = file.parent.name or file.stem
     meta = {"vehicle": "ros2", "drive": file.stem, "source": "ros2", "place": where, "route_id": where}
-    if begun > 10**18:  # a wall clock, not one that begins when the machine does
+    if begun > 10**18:  # a wall clock, not one that starts at boot
         meta["date"] = datetime.fromtimestamp(begun / 1e9, UTC).date().isoformat()
     return Drive(meta, t, ego, video=shown, notes=notes)
 
 
 def _mapped(file: Path) -> bytes | mmap.mmap:
-    """A file's bytes, read as they are needed: recordings may be larger than the memory."""
+    """Map a file's bytes: recordings may be larger than memory."""
     with file.open("rb") as f:
         return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if file.stat().st_size else b""
 
@@ -135,7 +136,7 @@ def _decoder(file: Path) -> Callable[[Schema], Callable[[bytes], Any] | None]:
 
 
 def _topics(file: Path, data: bytes | mmap.mmap) -> list[Topic]:
-    """All channels of a kind that is read, with their messages decoded, pictures left as they are."""
+    """All supported channels with their messages decoded, except pictures."""
     decoder_for = _decoder(file)
     records = Records(data, lambda c: c.message_encoding == "cdr", limited=False)
     found: dict[int, Topic] = {}
@@ -163,19 +164,19 @@ def _topics(file: Path, data: bytes | mmap.mmap) -> list[Topic]:
 
 
 def _stamp(message: bytes) -> int:
-    """ns of a message's stamp, with which all that are read begin (CDR: 4 bytes of header, then seconds)."""
+    """Stamp of a message, ns: all supported messages start with it (CDR: 4 bytes of header, then seconds)."""
     seconds, nanos = struct.unpack_from("<iI" if message[1] & 1 else ">iI", message, 4)
     return seconds * 10**9 + nanos
 
 
 def _most(topics: list[Topic], name: str) -> Topic | None:
-    """Of the topics of one schema the one with the most messages, by name where they are even."""
+    """The topic of a schema with the most messages, by name if tied."""
     of = [t for t in topics if t.schema.name == name and t.logged]
     return min(of, key=lambda t: (-len(t.logged), t.channel.topic), default=None)
 
 
 def _motion(file: Path, topics: list[Topic]) -> tuple[Topic, Topic | None]:
-    """The topic that says where the car is, and one that says how fast where that does not."""
+    """The pose topic, and a twist topic if the pose topic has no speed."""
     odometry = _most(topics, ODOMETRY)
     if odometry is not None:
         return odometry, None
@@ -197,7 +198,7 @@ def _camera(topics: list[Topic]) -> Topic | None:
 
 
 def _info(topics: list[Topic], camera: Topic) -> Any | None:
-    """The first CameraInfo of the topic that shares the most of its name with the camera's."""
+    """The first CameraInfo of the topic whose name has most in common with the camera's."""
 
     def common(topic: Topic) -> int:
         a, b = topic.channel.topic.split("/")[:-1], camera.channel.topic.split("/")[:-1]
@@ -216,7 +217,7 @@ def _same(a: list[str], b: list[str]) -> Iterator[str]:
 
 
 def _clock(topics: list[Topic]) -> Callable[[Topic], list[int]]:
-    """The clock that all topics share: their stamps, or, where one has none or they disagree, when they were logged."""
+    """The clock that all topics share: their stamps, or their log times if stamps are missing or disagree."""
     late = [float(np.median(np.array(t.logged) - np.array(t.stamped))) / 1e9 for t in topics]
     stamped = all(min(t.stamped) > 0 for t in topics) and max(late) - min(late) <= APART_S
     return lambda topic: topic.stamped if stamped else topic.logged
@@ -266,7 +267,7 @@ def _ego(
 def _twist(
     topic: Topic | None, seconds: Callable[[Topic], np.ndarray], in_odometry: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Times, forward speeds and yaw rates, in the car's own frame; None where nothing tells them."""
+    """Times, forward speeds and yaw rates in the car's frame; None if nothing reports them."""
     if topic is None:
         return None
     of = [m.twist.twist if in_odometry else m.twist for m in topic.messages]
@@ -296,7 +297,7 @@ def _video(
     records = Records(data, lambda c: c.id == camera.channel.id, limited=False)
     pictures = (m for _, _, m in records.messages())
     order = np.argsort(t, kind="stable")
-    if (order != np.arange(len(t))).any():  # only then are they all held at once
+    if (order != np.arange(len(t))).any():  # only then are they all held in memory
         held = [*pictures]
         pictures = (held[i] for i in order)
     t = t[order]

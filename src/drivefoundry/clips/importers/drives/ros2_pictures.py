@@ -1,4 +1,4 @@
-"""ROS 2 picture messages (CDR bytes) in, H.264 packets out: sensor_msgs Image and CompressedImage."""
+"""Encode ROS 2 picture messages (CDR bytes; sensor_msgs Image and CompressedImage) as H.264 packets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from drivefoundry_car.log.video import Encoder
 
 PICTURES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
-"""Schemas that are read, the smaller first."""
+"""Supported schemas, the smaller first."""
 PLAIN = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "8UC3": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0)}
 """Encoding -> which of its channels are red, green and blue (sensor_msgs/image_encodings.hpp)."""
 YUV = {"yuv422": False, "uyvy": False, "yuv422_yuy2": True, "yuyv": True}
@@ -31,12 +31,13 @@ BYTES = {
     **dict.fromkeys(YUV, 2),
     **dict.fromkeys((*BAYER, "mono8", "8UC1"), 1),
 }
-"""Encoding that is read -> bytes a pixel."""
+"""Supported encoding -> bytes per pixel."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """width, height px; kept: which pictures became a frame; key (F,) bool; packets F; bad: how many did not."""
+    """width, height px; kept: indices of encoded pictures; key (F,) bool; packets F; bad: number of pictures left
+    out."""
 
     width: int
     height: int
@@ -47,7 +48,7 @@ class Encoded:
 
 
 def encoded(messages: Iterable[bytes], schema: str, fps: int) -> Encoded | None:
-    """Encode pictures in their order, one at a time; None where none is whole. What is damaged is left out."""
+    """Encode pictures in order, one at a time, skipping damaged ones; None if all are damaged."""
     encoder: Encoder | None = None
     height = width = 0
     kept, keys, packets, bad = [], [], [], 0
@@ -69,7 +70,7 @@ def encoded(messages: Iterable[bytes], schema: str, fps: int) -> Encoded | None:
 
 
 def _frame(message: bytes, schema: str) -> np.ndarray | None:
-    """(H, W, 3) uint8 RGB of even height and width; None where the message is damaged."""
+    """(H, W, 3) uint8 RGB of even height and width; None if the message is damaged."""
     try:
         frame = _compressed(message) if schema == PICTURES[0] else _raw(message)
     except (struct.error, UnidentifiedImageError, OSError, Image.DecompressionBombError):
@@ -99,7 +100,7 @@ class _Cdr:
         return value
 
     def bytes(self) -> bytes:
-        """A sequence of bytes, or a string with its closing zero. struct.error where it is cut short."""
+        """A byte sequence, or a string with its closing zero. struct.error if it is truncated."""
         size = self.number()
         if self._at + size > len(self._data):
             raise struct.error("cut short")

@@ -21,10 +21,12 @@ class Series:
     @staticmethod
     def checked(t: np.ndarray, v: np.ndarray, name: str, path: Path) -> Series:
         """ValueError in one line that names the file, the sensor and the first sample that is wrong."""
-        require(t.ndim == 1 and len(t) > 1, f"{path}: {name}: two samples or more wanted, one time each")
+        require(t.ndim == 1 and len(t) > 1, f"{path}: {name}: needs at least two samples, with one time each")
         require(len(v) == len(t), f"{path}: {name}: {len(v)} values for {len(t)} times; copy it again")
         bad = np.flatnonzero(~np.isfinite(t))
-        require(not len(bad), f"{path}: {name}: time of sample {bad[0] if len(bad) else 0} is no number; copy it again")
+        require(
+            not len(bad), f"{path}: {name}: time of sample {bad[0] if len(bad) else 0} is not finite; copy it again"
+        )
         back = np.flatnonzero(np.diff(t) < 0) + 1
         require(not len(back), f"{path}: {name}: time goes back at sample {back[0] if len(back) else 0}; sort by time")
         return Series(t, v)
@@ -34,9 +36,9 @@ class Series:
         return np.interp(t, self.t, self.v)
 
     def near(self, t: np.ndarray, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-        """Values and slopes a second (T,) of the least-squares line through the samples around each time.
+        """Values and slopes per second (T,) of the least-squares line through the samples around each time.
 
-        Those within seconds / 2 of it count. A time with fewer than three samples has the interpolated value and no
+        Samples within seconds / 2 count. A time with fewer than three samples has the interpolated value and no
         slope (NaN).
         """
         origin = self.t[0]
@@ -55,7 +57,7 @@ class Series:
 
 
 def between(samples: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """(T,) bool: whether a sensor with these sample times told about each time, with no gap of over GAP_S around it."""
+    """(T,) bool: whether a sensor with these sample times covers each time, without a gap of over GAP_S around it."""
     after = np.clip(np.searchsorted(samples, t - EDGE_S), 1, len(samples) - 1)
     near = np.minimum(np.abs(t - samples[after]), np.abs(t - samples[after - 1]))
     return (samples[after] - samples[after - 1] <= GAP_S + EDGE_S) | (near <= EDGE_S)
@@ -67,5 +69,5 @@ def grid(first: float, last: float) -> np.ndarray:
 
 
 def wrapped(angle: np.ndarray) -> np.ndarray:
-    """rad in, (-pi, pi] out."""
+    """Wrap angles, rad, to (-pi, pi]."""
     return np.arctan2(np.sin(angle), np.cos(angle))

@@ -12,7 +12,7 @@ SEPARATORS = ",;\t"
 
 
 def header_of(path: Path) -> tuple[list[str], list[str]]:
-    """Read the column names and the first row, both empty where there are none; never an error."""
+    """Read the column names and the first row, both empty if there are none; never raises."""
     try:
         rows = _rows(path)
         _, names = next(rows, (0, []))
@@ -31,9 +31,9 @@ def rows_of(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         rows = list(_rows(path))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: no text in UTF-8 ({error.reason}); save it as UTF-8") from None
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
     except csv.Error as error:
-        raise ValueError(f"{path}: no table ({error}); copy it again") from None
+        raise ValueError(f"{path}: not a table ({error}); copy it again") from None
     require(len(rows) > 0, f"{path}: empty; copy it again")
     (_, names), *rows = rows
     for line, cells in rows:
@@ -50,7 +50,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(Line number, cells) of all lines that are not blank, the header first."""
     with path.open(newline="", encoding="utf-8-sig") as f:
         head = next((line for line in f if line.strip()), "")
-        separator = max(SEPARATORS, key=head.count)  # of equals the first
+        separator = max(SEPARATORS, key=head.count)  # the first if tied
         f.seek(0)
         reader = csv.reader(f, delimiter=separator, skipinitialspace=True)
         begun = False

@@ -1,4 +1,4 @@
-"""Udacity challenge-2 folder (labels.csv, center_*/*.jpg) in, Drives and MCAP clips out.
+"""Read a Udacity challenge-2 folder (labels.csv, center_*/*.jpg) as Drives and MCAP clips.
 
 True: frames, their times and the steering-wheel angle. Derived, and noted so: yaw rate (from the pictures), speed
 (from yaw rate and steering, +-15 %), hence acceleration; position and heading are dead reckoned from both and drift.
@@ -22,9 +22,9 @@ from drivefoundry_car.log import Drive, Video, encode_video, write_drive
 
 COLUMNS = ("file", "t_s", "steering_wheel_angle_rad", "vis_yaw_rate_rps", "est_speed_mps", "est_speed_supported")
 GAP_S = 0.25
-"""Frames further apart than this end one drive and begin the next."""
+"""Longest gap between frames within one drive, s."""
 SHORTEST_S = 5.0
-"""Runs shorter than this hold no whole decision and are left out."""
+"""Shorter runs contain no complete decision and are left out, s."""
 FOCAL_640 = 2152.0
 """Focal length for pictures 640 px wide, px, of the data set's published camera calibration."""
 HORIZON = 140 / 240
@@ -47,7 +47,7 @@ NOTES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One stretch of labels without a gap. name; files F paths; t, steering, yaw_rate, speed, supported (F,)."""
+    """A gapless stretch of labels. name; files F paths; t, steering, yaw_rate, speed, supported (F,)."""
 
     name: str
     files: list[Path]
@@ -64,14 +64,14 @@ def fits(folder: Path) -> bool:
 
 
 def runs_of(folder: Path) -> list[Run]:
-    """Folder in, its stretches of frames without a gap out. Frames that the folder lacks count as gaps.
+    """Split a folder into gapless stretches of frames. Missing frames count as gaps.
 
-    ValueError names the line and column of labels.csv that is no number, or says that no frame is there.
+    ValueError names the line and column of labels.csv that is not a number, or says that no frame exists.
     """
     labels = folder / "labels.csv"
     header, rows = rows_of(labels)
     missing = [c for c in COLUMNS if c not in header]
-    require(not missing, f"{labels}: column {', '.join(missing[:1])} is missing; wanted {', '.join(COLUMNS)}")
+    require(not missing, f"{labels}: column {', '.join(missing[:1])} is missing; expected {', '.join(COLUMNS)}")
     at = [header.index(c) for c in COLUMNS]
     present = {p.name for d in folder.glob("center_*") for p in d.iterdir()}
     files, values = [], []
@@ -100,12 +100,12 @@ def _number(path: Path, line: int, column: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = np.nan
-    require(np.isfinite(value), f"{path}: line {line}, {column}: {text!r} is no number")
+    require(np.isfinite(value), f"{path}: line {line}, {column}: {text!r} is not a number")
     return value
 
 
 def drive_of(run: Run, *, video: bool = True) -> Drive:
-    """Run in, Drive on the 10 Hz grid out, with its frames as H.264 at their own rate; pose starts at 0, 0, 0."""
+    """Convert a run to a Drive on the 10 Hz grid, with frames as H.264 at their own rate; pose starts at 0, 0, 0."""
     t = run.t[0] + DT * np.arange(int((run.t[-1] - run.t[0]) / DT + 1e-6) + 1)
     fine = np.diff(run.t, prepend=run.t[0])
     # Trapezoids at camera rate: the mean of two neighbouring samples acts between them.
@@ -131,7 +131,7 @@ def drive_of(run: Run, *, video: bool = True) -> Drive:
 def write_clips(
     run: Run, out: Path, *, seconds: float = 20.0, on_clip: Callable[[Path], None] | None = None
 ) -> list[Path]:
-    """Run in, MCAP clips out; pose goes on from clip to clip."""
+    """Write a run as MCAP clips; the pose is continuous across clips."""
     written = []
     whole = drive_of(run, video=False)
     for k, (t0, t1) in enumerate(pieces(run.t[0], run.t[-1], seconds)):
@@ -157,7 +157,7 @@ def _columns(run: Run) -> tuple[np.ndarray, ...]:
 
 
 def _video(run: Run) -> tuple[Video | None, dict[str, str]]:
-    """The run's pictures, and a note on those left out: damaged ones, and those of another size than the first."""
+    """The run's pictures, and a note on those left out: damaged, or of another size than the first."""
     frames, kept, bad = [], [], []
     for i, path in enumerate(run.files):
         frame = _picture(path)
@@ -181,7 +181,7 @@ def _video(run: Run) -> tuple[Video | None, dict[str, str]]:
 
 
 def _picture(path: Path) -> np.ndarray | None:
-    """A picture's pixels; None where it is damaged."""
+    """A picture's pixels; None if it is damaged."""
     try:
         return np.asarray(Image.open(path).convert("RGB"))
     except (UnidentifiedImageError, OSError):

@@ -1,4 +1,4 @@
-"""Udacity challenge-2 tables (steering angle, torque and speed at 20 Hz, some with GPS) in, Drives out.
+"""Read Udacity challenge-2 tables (steering angle, torque and speed at 20 Hz, some with GPS) as Drives.
 
 True: times, speed, steering-wheel angle, and the place where the table has GPS. Derived, and noted so: yaw rate (a
 steady-state bicycle of the car's own wheelbase and steering ratio), acceleration, and without GPS the pose, which is
@@ -19,14 +19,14 @@ from drivefoundry.types import require
 from drivefoundry_car.log import Drive
 
 COLUMNS = ("filename", "angle", "torque", "speed")
-"""Of which the first names a picture by its time, ns."""
+"""The first column names a picture by its time, ns."""
 PLACE = ("lat", "long")
 WHEELBASE, RATIO = 2.85, 14.8
 """Lincoln MKZ, m, and wheel angle to road angle, as the set's own vehicle interface has them."""
 UNDERSTEER = 0.0025
-"""s^2/m, of yaw rate = speed * tan(angle) / (WHEELBASE + UNDERSTEER * speed^2): so HMB_1 turns as its GPS course."""
+"""s^2/m, in yaw rate = speed * tan(angle) / (WHEELBASE + UNDERSTEER * speed^2); fits HMB_1's GPS course."""
 SMOOTH_S, COURSE_S = 0.5, 2.0
-"""Spans over which speed, and a place on its way, are fitted, s."""
+"""Spans over which speed and GPS position are fitted, s."""
 EARTH = 6378137.0
 NOTES = {
     "ego.speed": "true (CAN)",
@@ -43,7 +43,7 @@ MEASURED = {"ego.pose": "true (GPS, smoothed over 2 s); heading is its course"}
 
 
 def tables(folder: Path) -> list[Path]:
-    """The tables of a folder, one a recording: where two tell of the same, the one with GPS; or the one file given."""
+    """The tables of a folder, one per recording, preferring the one with GPS; or the one given file."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*.csv")) if folder.is_dir() else [folder]:
         header, first = header_of(path)
@@ -55,7 +55,7 @@ def tables(folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> list[Drive]:
-    """One table in; its Drives out, t in s from its first row. Map frame: east and north of the first row."""
+    """Read one table as Drives, t in s from its first row. Map frame: east and north of the first row."""
     ns, table = _rows(path)
     t = (ns - ns[0]) / 1e9
     Series.checked(t, table, "filename (its time)", path)
@@ -66,7 +66,7 @@ def read(path: Path) -> list[Drive]:
 
 
 def _rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Times (N,) ns, and angle, speed and, where they are there, lat and long (N, 2 or 4)."""
+    """Times (N,) ns, and angle, speed and, if present, latitude and longitude (N, 2 or 4)."""
     header, rows = rows_of(path)
     require(len(rows) > 1, f"{path}: no rows; copy it again")
     names = ["angle", "speed", *(PLACE if set(PLACE) <= set(header) else ())]
@@ -75,14 +75,14 @@ def _rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
     for i, (line, row) in enumerate(rows):
         where = f"{path}: line {line}"
         stamp = Path(row[picture]).stem
-        require(stamp.isdecimal(), f"{where}, filename: {row[picture]!r} names no time; <ns>.jpg wanted")
+        require(stamp.isdecimal(), f"{where}, filename: {row[picture]!r} contains no time; expected <ns>.jpg")
         ns[i] = int(stamp)
         for k, column in enumerate(columns):
             try:
                 table[i, k] = float(row[column])
             except ValueError:
                 table[i, k] = np.nan
-            require(bool(np.isfinite(table[i, k])), f"{where}, {names[k]}: {row[column]!r} is no number")
+            require(bool(np.isfinite(table[i, k])), f"{where}, {names[k]}: {row[column]!r} is not a number")
     return ns, table
 
 

@@ -1,9 +1,9 @@
-"""CommonRoad XML, versions 2018b and 2020a (plain or gzip), in, Recording out.
+"""Read CommonRoad XML, versions 2018b and 2020a (plain or gzip), as a Recording.
 
 The format has a planning problem but no recorded ego drive: a recorded vehicle becomes the ego, and the Scene's meta
-says which. What a state leaves open (speed and orientation are optional, values may be intervals, places regions) is
-derived or taken by its middle, and noted. Source of the format: Althoff, Koschi, Manzinger, "CommonRoad: Composable
-benchmarks for motion planning on roads", IV 2017; its XML schema 2020a.
+says which. What a state leaves open (speed and orientation are optional, values may be intervals, positions regions) is
+derived or replaced by its midpoint, and noted. Source of the format: Althoff, Koschi, Manzinger, "CommonRoad:
+Composable benchmarks for motion planning on roads", IV 2017; its XML schema 2020a.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ KINDS = {
     "bicycle": AGENT_CYCLIST, "pedestrian": AGENT_PEDESTRIAN,
 }  # fmt: skip
 OBSTACLES = ("obstacle", "staticObstacle", "dynamicObstacle")
-"""Elements of what stands or moves on the road, of 2018b and of 2020a."""
+"""Elements of static and moving road users, of 2018b and of 2020a."""
 BESIDE_ROAD = ("roadBoundary", "building", "pillar", "medianStrip", "median_strip")
-"""Types of obstacles that are parts of the place."""
+"""Types of obstacles that are part of the map."""
 NO_ROAD_USERS = ("environmentObstacle", "phantomObstacle")
-"""Elements of buildings, and of road users that may be where nobody sees."""
+"""Elements of buildings and of phantom road users."""
 MOST_STEPS = 10_000
-"""Steps of a recording, at most: what claims more is damaged."""
+"""Most steps of a recording; a file with more is damaged."""
 LONGEST_GAP_S = 1.0
-"""Gaps between two states of a road user up to which it is taken to go straight on from one to the other, s."""
+"""Longest gap between two states of a road user that is interpolated linearly, s."""
 STEPS_S = (0.005, 1.0)
-"""Time steps that are read, s."""
+"""Supported time steps, s."""
 
 
 def fits(path: Path) -> bool:
@@ -69,7 +69,7 @@ def fits(path: Path) -> bool:
 
 
 def read(path: Path) -> Recording:
-    """File in, Recording out. ValueError names the file and what is wrong: not XML, another version, no lanelets."""
+    """Read a file. ValueError names the file and what is wrong: not XML, another version, no lanelets."""
     root = _root(path)
     require(root.tag == "commonRoad", f"{path}: root element is <{root.tag}>, not <commonRoad>")
     try:
@@ -80,7 +80,7 @@ def read(path: Path) -> Recording:
 
 def _recording(root: Element, stem: str) -> Recording:
     version = root.get("commonRoadVersion", "none")
-    require(version in VERSIONS, f"CommonRoad version {version}; {' and '.join(VERSIONS)} can be read, others cannot")
+    require(version in VERSIONS, f"CommonRoad version {version}; only {' and '.join(VERSIONS)} can be read")
     step = _time_step(root.get("timeStepSize", ""))
     left: Counter[str] = Counter()
     taken: Counter[str] = Counter()
@@ -108,30 +108,30 @@ def _time_step(text: str) -> float:
         step = float(text)
     except ValueError:
         step = np.nan
-    require(STEPS_S[0] <= step <= STEPS_S[1], f"timeStepSize {text!r}: {STEPS_S[0]} .. {STEPS_S[1]} s wanted")
+    require(STEPS_S[0] <= step <= STEPS_S[1], f"timeStepSize {text!r}: must be {STEPS_S[0]} .. {STEPS_S[1]} s")
     return step
 
 
 def _root(path: Path) -> Element:
-    """Parse without document types: scenarios need no entities, and entities are how XML attacks its reader."""
+    """Parse without document types: scenarios need no entities, and entities are the usual XML attack."""
     data = unpacked(path, path.suffix.lower() == ".gz")
-    text = data.replace(b"\0", b"")  # of UTF-16 what it has of ASCII
+    text = data.replace(b"\0", b"")  # UTF-16 becomes ASCII
     require(
         b"<!DOCTYPE" not in text and b"<!ENTITY" not in text, f"{path}: has a DOCTYPE; remove it, scenarios need none"
     )
     try:
         root = ElementTree.fromstring(data)
         for element in root.iter():
-            element.tag = element.tag.rpartition("}")[2]  # the format knows no namespaces, some writers do
+            element.tag = element.tag.rpartition("}")[2]  # the format has no namespaces, but some writers add one
         return root
     except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: not whole XML ({error}); get the file again") from None
+        raise ValueError(f"{path}: incomplete XML ({error}); get the file again") from None
 
 
 @dataclass(frozen=True)
 class _RoadUser:
-    """One road user. shift: where the middle of its box lies ahead and to the left of its place, m, and how far it is
-    turned, rad; rows: states, step, x, y, yaw, speed (NaN where the file has none)."""
+    """One road user. shift: offset of its box centre from its position, ahead and to the left, m, and the box's
+    rotation, rad; rows: states, step, x, y, yaw, speed (NaN if the file has none)."""
 
     id: str
     kind: int
@@ -142,8 +142,7 @@ class _RoadUser:
 
 
 def _road_users(root: Element, left: Counter[str], taken: Counter[str]) -> list[_RoadUser]:
-    """All that stands or moves on the road. What is left out is counted in `left`, what is taken for something else or
-    by its middle in `taken`."""
+    """All static and moving road users. What is left out is counted in `left`, what is approximated in `taken`."""
     for tag in NO_ROAD_USERS:
         left[f"<{tag}>"] += len(root.findall(tag))
     out, why = [], ""
@@ -160,7 +159,7 @@ def _road_users(root: Element, left: Counter[str], taken: Counter[str]) -> list[
 
 
 def _road_user(obstacle: Element, left: Counter[str], taken: Counter[str]) -> _RoadUser | None:
-    """One obstacle; None for what is no road user. ValueError where it is damaged."""
+    """Read one obstacle; None if it is not a road user. ValueError if it is damaged."""
     word = (obstacle.findtext("type") or "").strip()
     box = _box(obstacle, obstacle.find("shape"))
     if word in BESIDE_ROAD or box is None:
@@ -178,22 +177,22 @@ def _road_user(obstacle: Element, left: Counter[str], taken: Counter[str]) -> _R
     length, width, *shift = box
     name = obstacle.get("id", "")
     sound = min(length, width) > 0.0 and max(length, width) < 100.0
-    require(sound, f"obstacle {name}: length and width in metres above 0 wanted; remove it")
+    require(sound, f"obstacle {name}: length and width must be > 0 m; remove it")
     at = rows[:, 0]
     rising = bool((at >= 0).all() and (at < MOST_STEPS).all() and (at % 1 == 0).all() and (np.diff(at) > 0).all())
-    says = "time steps must be whole, rise and begin at 0 or later; sort its states"
+    says = "time steps must be integers, increasing, from 0; sort its states"
     require(rising, f"obstacle {name}: {says}")
     whole = np.where(np.isnan(rows[:, 3:]), 0.0, rows[:, 3:])
     known = bool((np.abs(np.column_stack([rows[:, :3], whole])) < FARTHEST).all())
-    require(known, f"obstacle {name}: a state is no number or far off the origin; remove that state")
+    require(known, f"obstacle {name}: a state is not a number or far from the origin; remove that state")
     parked = obstacle.tag == "staticObstacle" or (obstacle.findtext("role") or "").strip() == "static"
     taken.update(more)
     return _RoadUser(name, kind, (length, width, HEIGHT[kind]), tuple(shift), parked, rows)
 
 
 def _box(obstacle: Element, shape: Element | None) -> tuple[float, float, float, float, float] | None:
-    """Length, width, where its middle lies ahead and to the left of the obstacle's place, and how far it is turned, of
-    the box around a shape; None without one."""
+    """Length and width of the box around a shape, its centre relative to the obstacle's position, ahead and to the
+    left, and its rotation; None without a shape."""
     parts = [] if shape is None else [p for p in shape if p.tag in ("rectangle", "circle", "polygon")]
     if not parts:
         return None
@@ -213,14 +212,14 @@ def _centre(owner: Element, part: Element) -> tuple[float, float]:
 
 
 def _metres(owner: Element, element: Element, name: str) -> float:
-    """A number that is one and not far off."""
+    """A finite number of plausible size."""
     value = number(owner, element, name)
-    require(abs(value) < FARTHEST, f"{owner.tag} {owner.get('id')}: <{name}> is {value}, a number wanted; remove it")
+    require(abs(value) < FARTHEST, f"{owner.tag} {owner.get('id')}: <{name}> is {value}, must be a number; remove it")
     return value
 
 
 def _corners(owner: Element, part: Element) -> np.ndarray:
-    """Corners (P, 2) of a part of a shape, in the obstacle's own frame; of a circle, those of the square around it."""
+    """Corners (P, 2) of a part of a shape, in the obstacle's frame; a circle gives its bounding square."""
     if part.tag == "polygon":
         points = [(_metres(owner, p, "x"), _metres(owner, p, "y")) for p in part.iterfind("point")]
         require(len(points) > 2, f"{owner.tag} {owner.get('id')}: a polygon of {len(points)} points; remove it")
@@ -237,7 +236,7 @@ def _corners(owner: Element, part: Element) -> np.ndarray:
 
 
 def _states(obstacle: Element, taken: Counter[str]) -> np.ndarray:
-    """States (n, 5) of an obstacle in the order of the file; those without a place are left out and counted."""
+    """States (n, 5) of an obstacle in file order; states without a position are left out and counted."""
     found = [(obstacle.find("initialState"), True)]
     found += [(state, False) for state in obstacle.iterfind("trajectory/state")]
     found += [(state, False) for state in obstacle.iterfind("occupancySet/occupancy")]
@@ -247,7 +246,7 @@ def _states(obstacle: Element, taken: Counter[str]) -> np.ndarray:
 
 
 def _state(obstacle: Element, state: Element, first: bool, taken: Counter[str]) -> tuple[float, ...] | None:
-    """(step, x, y, yaw, speed); yaw and speed NaN where absent. None without a place or a time."""
+    """(step, x, y, yaw, speed), yaw and speed NaN if absent. None without a position or a time."""
     time = _value(obstacle, state, "time", taken)
     time = 0.0 if np.isnan(time) and first else time
     place = state.find("position/point")
@@ -271,7 +270,7 @@ def _state(obstacle: Element, state: Element, first: bool, taken: Counter[str]) 
 
 
 def _value(obstacle: Element, state: Element, name: str, taken: Counter[str]) -> float:
-    """The value of a state, the middle of an interval, NaN without one."""
+    """A state's value, the midpoint of an interval, NaN if absent."""
     element = state.find(name)
     if element is None:
         return np.nan
@@ -289,7 +288,7 @@ def _value(obstacle: Element, state: Element, name: str, taken: Counter[str]) ->
 
 
 def _on_grid(users: list[_RoadUser], step: float, taken: Counter[str]):
-    """Road users in; ids, kind (N,), size (N, 3), tracks (N, T, 4), valid (N, T) on steps of 0.1 s out."""
+    """Resample road users to 0.1 s: ids, kind (N,), size (N, 3), tracks (N, T, 4), valid (N, T)."""
     last = max((int(user.rows[-1, 0]) for user in users), default=0)
     bounded(len(users), max(last + 1, int(last * step / DT)))
     tracks, valid = np.zeros((len(users), last + 1, 4)), np.zeros((len(users), last + 1), bool)
@@ -316,7 +315,7 @@ def _on_grid(users: list[_RoadUser], step: float, taken: Counter[str]):
 
 
 def _closed(rows: np.ndarray, step: float, taken: Counter[str]) -> np.ndarray:
-    """States (n, 5) of a road user in; with those between them where a gap is no longer than LONGEST_GAP_S out."""
+    """States (n, 5) of a road user with gaps of up to LONGEST_GAP_S interpolated."""
     gap = np.diff(rows[:, 0])
     away = np.hypot(*np.diff(rows[:, 1:3], axis=0).T)
     close = (gap > 1) & (gap * step < LONGEST_GAP_S + 1e-6) & (away < FASTEST * gap * step)
@@ -334,7 +333,7 @@ def _closed(rows: np.ndarray, step: float, taken: Counter[str]) -> np.ndarray:
 
 
 def _derive(rows: np.ndarray, seen: np.ndarray, clock: np.ndarray, taken: Counter[str]) -> None:
-    """Fill in orientations and speeds that the file does not have, from the positions."""
+    """Fill in missing orientations and speeds from the positions."""
     for column, name, made in (
         (2, "orientation", headings(rows[:, :2], seen)),
         (3, "velocity", speeds(rows[:, :2], seen, clock)),

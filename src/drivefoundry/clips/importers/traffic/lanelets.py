@@ -1,8 +1,8 @@
-"""The map of a CommonRoad scenario: lanelets, speed limits, traffic lights in; RoadMap and Lights out.
+"""Read the map of a CommonRoad scenario (lanelets, speed limits, traffic lights) as RoadMap and Lights.
 
-Versions 2018b and 2020a. A lanelet has two bounds; a light guards the end of the lanelets that refer to it and repeats
-its cycle for ever. Source of the format: Althoff, Koschi, Manzinger, "CommonRoad: Composable benchmarks for motion
-planning on roads", IV 2017; its XML schema 2020a.
+Versions 2018b and 2020a. A lanelet has two bounds; a light controls the end of the lanelets that refer to it and
+repeats its cycle indefinitely. Source of the format: Althoff, Koschi, Manzinger, "CommonRoad: Composable benchmarks for
+motion planning on roads", IV 2017; its XML schema 2020a.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from drivefoundry.types import (
 )
 
 BEYOND = 10.0
-"""Road that is taken to go on where the map is cut off, m: a car's nose passes the end before its middle does."""
+"""Assumed road beyond the edge of the map, m: a car's front passes the edge before its centre does."""
 LIMIT_SIGNS = ("274", "274.1", "R2-1")
 """Traffic signs that limit the speed (2020a); their value is in m/s."""
 NOT_DRIVEN = {"crosswalk": "crosswalks", "sidewalk": "sidewalks"}
-"""Types of lanelets (2020a) that are no lanes, and what of the map they are."""
+"""Types of lanelets (2020a) that are not lanes, and which map element they are."""
 MARKINGS = {
     "dashed": LINE_WHITE_DASHED, "broad_dashed": LINE_WHITE_DASHED, "solid": LINE_WHITE, "broad_solid": LINE_WHITE,
     "solid_solid": LINE_WHITE, "solid_dashed": LINE_WHITE, "dashed_solid": LINE_WHITE,
     "dashed_dashed": LINE_WHITE_DASHED, "curb": LINE_EDGE, "lowered_curb": LINE_EDGE,
 }  # fmt: skip
 ALONG = 2.0
-"""Distance of the points, m, by which a route knows the lanelet that it goes on in."""
+"""Distance of the points, m, that identify the lanelet in which a route continues."""
 TURN = 0.5
-"""Change of heading, rad, from which a way that goes on from a lanelet turns left or right."""
+"""Change of heading, rad, beyond which a successor turns left or right."""
 DIRECTIONS = {
     "left": "l", "straight": "s", "right": "r", "leftStraight": "ls", "straightRight": "sr", "leftRight": "lr",
     "all": "lsr",
@@ -60,7 +60,7 @@ class Lanelets:
     index: dict[str, int]
 
     def refs(self, i: int, tag: str) -> list[int]:
-        """The lanelets that an element of this one refers to."""
+        """Indices of the lanelets that an element of lanelet i refers to."""
         found = (element.get("ref", "") for element in self.elements[i].iterfind(tag))
         return [self.index[ref] for ref in found if ref in self.index]
 
@@ -68,8 +68,8 @@ class Lanelets:
 def map_of(
     root: Element, tracks: np.ndarray, valid: np.ndarray, step: float, left: Counter[str], taken: Counter[str]
 ) -> tuple[RoadMap, Lights | None, dict[str, str]]:
-    """A scenario's root and its traffic, on steps of 0.1 s, in; map, lights and notes out. step: of the lights' cycles,
-    s. What is not read is counted in `left`, what is read otherwise than it stands there in `taken`."""
+    """Build map, lights and notes from a scenario's root and its traffic on steps of 0.1 s. step: time step of the
+    lights' cycles, s. What is not read is counted in `left`, what is approximated in `taken`."""
     net, walked = _lanelets(root, left, taken)
     centre = [(a + b) / 2 for a, b in zip(net.left, net.right, strict=True)]
     limit, note = _limits(root, net.elements, tracks, valid, left)
@@ -126,7 +126,7 @@ def _lanelets(root: Element, left: Counter[str], taken: Counter[str]) -> tuple[L
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two lines (P, 2), (Q, 2) in, both with all corners of either, at the same shares of their lengths, out."""
+    """Resample two lines (P, 2), (Q, 2) so that both have the vertices of either, at the same relative arc lengths."""
     ways = [arc_length(line) for line in (a, b)]
     shares = [way / way[-1] if way[-1] > 0.0 else np.linspace(0.0, 1.0, len(way)) for way in ways]
     at = np.unique(np.round(np.concatenate(shares), 9))
@@ -139,23 +139,25 @@ def _alike(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _bound(lanelet: Element, side: str) -> np.ndarray:
     points = [(number(lanelet, p, "x"), number(lanelet, p, "y")) for p in lanelet.iterfind(f"{side}/point")]
-    require(len(points) > 1, f"lanelet {lanelet.get('id')}: {side} has {len(points)} points, at least two wanted")
+    require(len(points) > 1, f"lanelet {lanelet.get('id')}: {side} has {len(points)} points, needs at least two")
     near = bool((np.abs(np.array(points)) < FARTHEST).all())
-    require(near, f"lanelet {lanelet.get('id')}: {side} has a point that is no number or far off the origin; remove it")
+    require(
+        near, f"lanelet {lanelet.get('id')}: {side} has a point that is not a number or far from the origin; remove it"
+    )
     return np.array(points)
 
 
 def number(owner: Element, element: Element, name: str) -> float:
-    """A number in a child of an element; ValueError names its owner."""
+    """Read the number in a child of an element; ValueError names its owner."""
     text = element.findtext(name, "")
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{owner.tag} {owner.get('id')}: <{name}> is {text!r}, a number wanted") from None
+        raise ValueError(f"{owner.tag} {owner.get('id')}: <{name}> is {text!r}, must be a number") from None
 
 
 def _paint(net: Lanelets, beside: dict[str, list[tuple[int, bool]]], junction: np.ndarray) -> tuple[list, list[int]]:
-    """Lines (P, 2) and their LINE_* kinds: each bound once, as it is marked, else as its neighbour tells."""
+    """Lines (P, 2) and their LINE_* kinds: each bound once, by its own marking or else its neighbour's."""
     lines, kinds = [], []
     for i, element in enumerate(net.elements):
         if junction[i]:  # inside junctions nothing is painted
@@ -175,7 +177,7 @@ def _paint(net: Lanelets, beside: dict[str, list[tuple[int, bool]]], junction: n
 
 
 def _beyond(net: Lanelets) -> list[np.ndarray]:
-    """Where the map is cut off the road goes on: each lanelet without a successor (predecessor), BEYOND further."""
+    """Continue the road beyond the edge of the map: each lanelet without successor or predecessor, by BEYOND."""
     out = []
     for lanelet, a, b in zip(net.elements, net.left, net.right, strict=True):
         for tag, end, inner in (("successor", -1, -2), ("predecessor", 0, 1)):
@@ -189,8 +191,8 @@ def _beyond(net: Lanelets) -> list[np.ndarray]:
 def _limits(
     root: Element, lanelets: list[Element], tracks: np.ndarray, valid: np.ndarray, left: Counter[str]
 ) -> tuple[np.ndarray, str]:
-    """(L,) limits m/s, of the lanelet or of the signs that it refers to; where none is given, the 95th percentile of
-    recorded speeds (at least 8 m/s)."""
+    """Speed limits (L,) m/s, from the lanelet or the signs that it refers to, else the 95th percentile of recorded
+    speeds (at least 8 m/s)."""
     signs: dict[str, float] = {}
     for sign in root.iterfind("trafficSign"):
         for part in sign.iterfind("trafficSignElement"):
@@ -224,7 +226,7 @@ def _speed(text: str | None, left: Counter[str]) -> float:
 
 
 def _neighbour(lanelet: Element, side: str, index: dict[str, int]) -> tuple[int, bool]:
-    """(lane, drives the same way) of a neighbour; (-1, False) without one."""
+    """(lane, same direction) of a neighbour; (-1, False) without one."""
     element = lanelet.find(side)
     if element is None or element.get("ref", "") not in index:
         return -1, False
@@ -269,14 +271,14 @@ def _signals(root: Element, net: Lanelets, centre: list[np.ndarray], steps: int,
 
 
 def _cycle(light: Element, steps: int, step: float) -> tuple[np.ndarray, Counter[str]]:
-    """States (steps,) of a light that repeats its cycle, on steps of 0.1 s, and its words that are not known."""
+    """States (steps,) of a light that repeats its cycle, on steps of 0.1 s, and its unknown words."""
     parts = light.findall("cycle/cycleElement") or light.findall("cycleElement")
     length = [number(light, part, "duration") for part in parts]
     sound = len(parts) > 0 and all(0 < n < 1e6 for n in length)
-    require(sound, f"trafficLight {light.get('id')}: cycle with durations above 0 wanted; remove the light")
+    require(sound, f"trafficLight {light.get('id')}: needs a cycle with durations > 0; remove the light")
     colours, unknown = lights.states_of(part.findtext("color") or "" for part in parts)
     offset = number(light, light, "cycle/timeOffset") if light.find("cycle/timeOffset") is not None else 0.0
-    require(abs(offset) < 1e6, f"trafficLight {light.get('id')}: timeOffset {offset}, a number of steps wanted")
+    require(abs(offset) < 1e6, f"trafficLight {light.get('id')}: timeOffset {offset}: must be a number of steps")
     ends = np.cumsum(length)
     at = (np.floor(np.arange(steps) * DT / step + 1e-6) - offset) % ends[-1]
     off = (light.findtext("active") or "true").strip() == "false"
@@ -284,7 +286,7 @@ def _cycle(light: Element, steps: int, step: float) -> tuple[np.ndarray, Counter
 
 
 def _stop(element: Element, a: np.ndarray, b: np.ndarray, centre: np.ndarray) -> tuple[list[float], list[float]]:
-    """The stop line of a lanelet, left end first, and the lamp behind it that faces those who come."""
+    """The stop line of a lanelet, left end first, and the lamp behind it, facing approaching traffic."""
     points = [(number(element, p, "x"), number(element, p, "y")) for p in element.iterfind("stopLine/point")]
     first, last = (np.array(p) for p in points[:2]) if len(points) > 1 else (a[-1], b[-1])
     along = centre[-1] - centre[-2]
@@ -297,7 +299,7 @@ def _stop(element: Element, a: np.ndarray, b: np.ndarray, centre: np.ndarray) ->
 
 
 def _turn(before: np.ndarray, after: np.ndarray) -> str:
-    """Whether a lane goes on to the left, straight or to the right in another: "l", "s" or "r"."""
+    """Whether a lane continues into another to the left, straight or to the right: "l", "s" or "r"."""
     a, b = before[-1] - before[-2], after[-1] - after[-2]
     turn = np.arctan2(a[0] * b[1] - a[1] * b[0], a @ b)
     return "l" if turn > TURN else "r" if turn < -TURN else "s"

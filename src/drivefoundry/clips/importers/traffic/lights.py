@@ -1,4 +1,4 @@
-"""Words for the states of traffic lights, of any source, in; SIGNAL_* states out."""
+"""Translate the words for traffic-light states of any source to SIGNAL_* states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drivefoundry.clips.importers.traffic.recording import plain_word
 from drivefoundry.types import SIGNAL_GREEN, SIGNAL_OFF, SIGNAL_RED, SIGNAL_YELLOW
 
 PREFIXES = ("lane_state_", "traffic_light_", "light_", "arrow_")
-"""Of Waymo's words, those of MetaDrive (nuPlan), and arrows, which count as the lights of their own lanes do."""
+"""Words of Waymo and MetaDrive (nuPlan); arrows count like their own lanes' lights."""
 STATES = {
     "go": SIGNAL_GREEN, "green": SIGNAL_GREEN,
     "caution": SIGNAL_YELLOW, "yellow": SIGNAL_YELLOW, "amber": SIGNAL_YELLOW,
@@ -20,12 +20,12 @@ STATES = {
     "unknown": SIGNAL_OFF, "off": SIGNAL_OFF, "inactive": SIGNAL_OFF, "none": SIGNAL_OFF,
     "flashing_stop": SIGNAL_OFF, "flashing_caution": SIGNAL_OFF,
 }  # fmt: skip
-"""A flashing light tells nobody to wait until it changes. None stands for a light that was not seen at a step."""
+"""A flashing light does not require waiting until it changes. None is a light that was not seen at a step."""
 
 
 def states_of(words: Iterable[Any]) -> tuple[np.ndarray, Counter[str]]:
-    """Words (T,) in; states (T,) uint8 and how often each word that is not known is there out: a light that has one
-    says nothing that can be relied on."""
+    """Translate words (T,) to states (T,) uint8 and count the unknown words; a light with an unknown word is
+    unreliable."""
     out, unknown = [], Counter()
     for word in words:
         text = word.decode("latin1") if isinstance(word, bytes) else str(word)
@@ -39,5 +39,5 @@ def states_of(words: Iterable[Any]) -> tuple[np.ndarray, Counter[str]]:
 
 
 def left_out(unknown: Counter[str]) -> Counter[str]:
-    """What the report says of words that are not known."""
+    """Report entries for unknown words."""
     return Counter({f"states of lights in an unknown word, {word}": n for word, n in unknown.items()})

@@ -1,7 +1,7 @@
-"""Arrays of a pickle as the pickle describes them in, NumPy arrays over the bytes that it holds out.
+"""Build NumPy arrays over the bytes of a pickle from the pickle's own description of them.
 
-A dtype is its name and byte order, nothing else: what more its state can say (fields, subarrays, sizes of its own) is
-refused, since NumPy believes it and reads past the bytes. Format: numpy's `ndarray.__reduce__` and `dtype.__reduce__`.
+A dtype is accepted as name and byte order only. The rest of its state (fields, subarrays, explicit sizes) is refused,
+because NumPy trusts it and reads out of bounds. Format: numpy's `ndarray.__reduce__` and `dtype.__reduce__`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KIND = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[SU]\d{1,7}|O8?)\Z")
 
 @dataclass
 class Budget:
-    """Bytes of the file, and how many bytes its arrays may still take; those in the file are there once."""
+    """Bytes of the file, and how many more bytes its arrays may use; bytes in the file count once."""
 
     size: int
     room: int
@@ -31,14 +31,14 @@ class Budget:
 
 
 class Name:
-    """What the pickle names: a word, nothing that can be called."""
+    """A name in the pickle: a word, never called."""
 
     def __init__(self, word: str):
         self.word = word
 
 
 class Dtype:
-    """A dtype, whose byte order follows as its state."""
+    """A dtype whose byte order comes later, as its state."""
 
     def __init__(self, kind: str):
         self.kind, self.order = kind, "<"
@@ -48,7 +48,7 @@ class Dtype:
 
 
 class Pending:
-    """An array whose shape and bytes follow as its state; slots: where the memo holds it."""
+    """An array whose shape and bytes come later, as its state; slots: its memo entries."""
 
     def __init__(self) -> None:
         self.slots: list[int] = []
@@ -59,7 +59,7 @@ def dtype(budget: Budget, given: tuple[Any, ...]) -> Dtype:
     name = str(given[0]) if given and isinstance(given[0], str) else ""
     found = _KIND.match(name)
     if found is None:
-        raise ValueError(f"an array of {name[:40]!r}; numbers, bool and text wanted")
+        raise ValueError(f"an array of {name[:40]!r}; only numbers, bool and text are supported")
     out = Dtype(found.group(1))
     out.order = ">" if name[0] == ">" else "<"
     return out
@@ -77,7 +77,7 @@ def scalar(budget: Budget, given: tuple[Any, ...]) -> Any:
 
 
 def from_buffer(budget: Budget, given: tuple[Any, ...]) -> np.ndarray:
-    """An array of protocol 5."""
+    """Build an array of pickle protocol 5."""
     require(len(given) == 4, "an array without a shape")
     buffer, dtype, shape, order = given
     require(isinstance(dtype, Dtype) and isinstance(order, str) and order in "CF", "an array without a dtype")
@@ -85,7 +85,7 @@ def from_buffer(budget: Budget, given: tuple[Any, ...]) -> np.ndarray:
 
 
 def set_order(dtype: Dtype, state: tuple[Any, ...]) -> None:
-    """Take the byte order of a dtype's state; what else a state can hold (fields, subarrays, metadata) is refused."""
+    """Take the byte order from a dtype's state; anything else in it (fields, subarrays, metadata) is refused."""
     sound = len(state) in (8, 9) and all(isinstance(state[i], (int, str)) for i in (0, 1, 5))
     require(sound and state[1] in ("<", ">", "|", "="), "a dtype with an unknown state")
     plain = all(part is None for part in (*state[2:5], *state[8:]))
@@ -99,16 +99,16 @@ def set_order(dtype: Dtype, state: tuple[Any, ...]) -> None:
 
 
 def objects(shape: Any, values: Any) -> list[Any]:
-    """An array of objects as a list: it holds values of the file, no addresses."""
+    """Return an array of objects as a list, which holds values of the file rather than pointers."""
     sound = isinstance(values, list) and isinstance(shape, tuple) and shape == (len(values),)
-    require(sound, "an array of objects that is no flat list; write it as a list")
+    require(sound, "an array of objects that is not a flat list; write it as a list")
     return values
 
 
 def array(budget: Budget, shape: Any, dtype: Dtype, raw: Any, order: Literal["C", "F"]) -> np.ndarray:
-    """An array over the bytes that the file holds for it; ValueError where they are not as many as it needs."""
+    """Build an array over its bytes in the file; ValueError if their number is wrong."""
     sized = isinstance(shape, tuple) and len(shape) <= 8 and all(type(n) is int and n >= 0 for n in shape)
-    require(sized, "an array whose shape is no tuple of sizes")
+    require(sized, "an array whose shape is not a tuple of sizes")
     require(dtype.kind[0] != "O", "an array of objects as bytes")
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     require(isinstance(raw, (bytes, bytearray)), "an array without bytes")
@@ -118,7 +118,7 @@ def array(budget: Budget, shape: Any, dtype: Dtype, raw: Any, order: Literal["C"
     budget.spend(len(raw) + count)
     if count == 0 or kind.itemsize == 0:
         return np.zeros(shape, kind.newbyteorder("="))
-    if kind.kind == "b":  # other bytes than 0 and 1 are no bool that NumPy can count
+    if kind.kind == "b":  # NumPy miscounts bools other than 0 and 1
         return np.asarray(np.ndarray(shape, np.uint8, raw, order=order) != 0)
     out = np.ndarray(shape, kind, raw, order=order)
     if kind.kind == "U":

@@ -1,9 +1,9 @@
 """Read a pickle of plain data without running it: values are built from the opcodes, arrays from their bytes.
 
-`pickle.load` calls what a file names; this reader calls nothing of the file's. It knows the opcodes that plain values
-need (None, numbers, text, bytes, lists, tuples, dicts, sets, NumPy arrays and scalars, protocols 0 to 5) and refuses
-every other one. Memory and time are linear in the size of the file. Format: Python's pickletools; numpy's
-`ndarray.__reduce__`, `dtype.__reduce__`.
+`pickle.load` calls what a file names; this reader never does. It supports the opcodes that plain values need (None,
+numbers, text, bytes, lists, tuples, dicts, sets, NumPy arrays and scalars, protocols 0 to 5) and refuses all others.
+Memory and time are linear in the size of the file. Format: Python's pickletools; numpy's `ndarray.__reduce__`,
+`dtype.__reduce__`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from drivefoundry.clips.importers.traffic.pickled_arrays import Budget, Dtype, N
 from drivefoundry.types import require
 
 DEEPEST = 60
-"""Levels of containers within one another; NumPy itself knows no more than 64."""
+"""Deepest nesting of containers; NumPy itself allows 64."""
 MOST_VALUES = 5_000_000
-"""Values in a file; scenarios hold some 100,000."""
+"""Most values in a file; scenarios hold some 100,000."""
 SPARE = 1_000_000
-"""Values that a file may refer to again, beyond one a byte: containers that are shared cost nothing in the file."""
+"""Most values reachable through shared containers, beyond one per byte: sharing costs no bytes."""
 MOST_BITS = 512
 """Longest integer, bits."""
 
@@ -43,23 +43,23 @@ _CALLED = {
     ("collections", "defaultdict"): "default",
     ("_codecs", "encode"): "encode",
 }
-"""What a file may name, some of it only as the kind of a defaultdict. To this reader they are words: it calls none."""
+"""Names that a file may contain, some only as the type of a defaultdict. To this reader they are words."""
 _PYTHON_2 = {"__builtin__": "builtins"}
 """Modules as protocols 0 to 2 write them."""
 
 
 class Named(ValueError):
-    """A class or function that plain data does not need."""
+    """The file names a class or function that plain data does not need."""
 
 
 _SCALAR = (bool, int, float, str, bytes, bytearray, type(None), np.generic)
 
 
 def load(data: bytes) -> Any:
-    """Bytes of a pickle in, the value in it out.
+    """Read the value in a pickle.
 
     OrderedDict and defaultdict become dicts, arrays of objects lists. ValueError says what is wrong with the pickle;
-    `Named`, which class or function it names that no plain data needs.
+    `Named`, which class or function it names that plain data does not need.
     """
     machine = _Machine(len(data))
     with warnings.catch_warnings():
@@ -109,7 +109,7 @@ class _Machine:
         return value
 
     def marked(self) -> list[Any]:
-        """The values since the last mark, taken off the stack."""
+        """Pop the values since the last mark."""
         require(bool(self.marks), "a mark is missing")
         at = self.marks.pop()
         out = self.stack[at:]
@@ -183,7 +183,7 @@ def _pairs(values: list[Any]) -> dict[Any, Any]:
 
 
 def _key(value: Any) -> Any:
-    """A key of a dict or a member of a set: flat, so that hashing it takes no time."""
+    """Check a dict key or set member: flat, so that hashing it is fast."""
     flat = isinstance(value, (bool, int, float, str, bytes, type(None), np.generic))
     flat = flat or (isinstance(value, tuple) and all(isinstance(v, (int, float, str, type(None))) for v in value))
     require(flat, f"a key of type {type(value).__name__}")
@@ -205,7 +205,7 @@ def _global(m: _Machine, arg: Any) -> None:
 
 def _stack_global(m: _Machine, arg: Any) -> None:
     name, module = m.pop(), m.pop()
-    require(isinstance(name, str) and isinstance(module, str), "a name that is no text")
+    require(isinstance(name, str) and isinstance(module, str), "a name that is not text")
     _push_name(m, module, name)
 
 
@@ -220,25 +220,25 @@ def _push_name(m: _Machine, module: str, name: str) -> None:
 def _reduce(m: _Machine, arg: Any) -> None:
     given, name = m.pop(), m.pop()
     known = isinstance(name, Name) and isinstance(given, tuple)
-    require(known and name.word in _MADE, "a call of what is no function")
+    require(known and name.word in _MADE, "a call of something that is not a function")
     m.push(_MADE[name.word](m.budget, given))
 
 
 def _encode(budget: Budget, given: tuple[Any, ...]) -> bytes:
-    """How protocols before 3 write bytes."""
+    """Bytes as protocols before 3 write them."""
     sound = len(given) == 2 and all(isinstance(g, str) for g in given)
-    require(sound and given[1] == "latin1", "bytes in another code than latin1")
+    require(sound and given[1] == "latin1", "bytes not encoded as latin1")
     budget.spend(len(given[0]))
     return given[0].encode("latin1")
 
 
 def _members(given: tuple[Any, ...]) -> set[Any]:
-    require(len(given) <= 1 and all(isinstance(g, list) for g in given), "a set of no list")
+    require(len(given) <= 1 and all(isinstance(g, list) for g in given), "a set not built from a list")
     return set(map(_key, given[0] if given else ()))
 
 
 def _no_bytes(budget: Budget, given: tuple[Any, ...]) -> bytes:
-    """How protocols before 3 write no bytes."""
+    """Empty bytes as protocols before 3 write them."""
     require(len(given) == 0, "bytes of something else")
     return b""
 
@@ -257,12 +257,12 @@ def _build(m: _Machine, arg: Any) -> None:
     """The state of a dtype or an array."""
     state = m.pop()
     owner = m.pop()
-    require(isinstance(state, tuple), "a state that is no tuple")
+    require(isinstance(state, tuple), "a state that is not a tuple")
     if isinstance(owner, Dtype):
         pickled_arrays.set_order(owner, state)
         m.stack.append(owner)
         return
-    require(isinstance(owner, Pending), "a state of what has none")
+    require(isinstance(owner, Pending), "a state of an object that has none")
     state = state[1:] if len(state) == 5 and isinstance(state[0], int) else state
     require(len(state) == 4 and isinstance(state[1], Dtype), "an array without a dtype")
     shape, dtype, fortran, raw = state
@@ -276,9 +276,9 @@ def _build(m: _Machine, arg: Any) -> None:
 
 
 def _check(value: Any, most: int) -> None:
-    """Refuse what is no plain value, and containers that lie too deep, in themselves, or in so many others that going
-    through them would never end."""
-    known: dict[int, tuple[int, int]] = {}  # by id, of containers: values in it all told, levels
+    """Refuse non-plain values, and containers that are nested too deeply, contain themselves, or are shared so often
+    that traversing them would never end."""
+    known: dict[int, tuple[int, int]] = {}  # container id -> total values in it, nesting depth
     waiting, open_ = [value], set()
     while waiting:
         one = waiting[-1]

@@ -1,4 +1,4 @@
-"""Recorded traffic of any source in, Scenes out: which road users become the ego, and what is theirs alone."""
+"""Turn recorded traffic of any source into Scenes: choose the egos and build each ego's own scene."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ from drivefoundry.types import (
 HEIGHT = {AGENT_CAR: 1.6, AGENT_TRUCK: 3.2, AGENT_CYCLIST: 1.7, AGENT_PEDESTRIAN: 1.75}
 """Heights by kind, m, for sources that have none."""
 SIZE = {AGENT_CAR: (4.6, 1.9), AGENT_TRUCK: (9.0, 2.5), AGENT_CYCLIST: (1.8, 0.7), AGENT_PEDESTRIAN: (0.6, 0.6)}
-"""Length and width by kind, m, for a road user that its source gives none."""
+"""Length and width by kind, m, for road users without a size in their source."""
 MOVES_M = 20.0
-"""A vehicle must move this far to become an ego; one that the source names as its own car need not."""
+"""A vehicle must move this far to become an ego, m; the source's recording car need not."""
 AHEAD_S = 4.0
-"""Seconds to drive that an ego must have after the start; a file that has no such vehicle gives one shorter scene."""
+"""Driving time that an ego needs after the start, s; a file without such a vehicle gives one shorter scene."""
 MIN_START = 5
-"""Steps of history that a Scene has at least."""
+"""Least steps of history in a Scene."""
 LEAST = MIN_START + 6
 """Steps of the shortest scene: its history, the start, and one decision of 0.5 s."""
 OFF_MAP = 16.0
 """An ego this far from every lane, m, has left the map."""
 TOUCHING = 10
-"""Steps for which boxes overlap that cannot be two vehicles: a trailer, or one vehicle tracked twice."""
+"""Steps of overlap beyond which two boxes cannot be two vehicles: a trailer, or a duplicate track."""
 FAR = 1e7
-"""Coordinates of sources, m, and headings are below this (as northings of UTM are); what is not is damaged."""
+"""Bound on coordinates, m, and headings (UTM northings are below it); larger values are damage."""
 MOST_STATES = 10_000_000
-"""Road users times steps at which a file is refused, for those that claim many of either."""
+"""Most road users x steps in a file."""
 NOT_READ = "not_read"
-"""Entry of a scene's meta: what of its recording was left out, "3 tracks of type OTHER; 1 lane without a length"."""
+"""Entry of a scene's meta: what was left out of its recording, "3 tracks of type OTHER; 1 lane without a length"."""
 OPENING = 1 << 22
-"""Bytes of a file, at most, in which its format is looked for."""
+"""Leading bytes of a file that are searched for its format."""
 MOST_BYTES = 1 << 28
-"""Unpacked size at which a file is refused: no scenario comes near it."""
+"""Largest unpacked size, bytes; no scenario comes near it."""
 
 
 @dataclass(frozen=True)
 class Lights:
     """Which lanes share a stop line, and their states. G stop lines of the map, N controlled lanes.
 
-    ways: N lines (P, 2), how each controlled lane goes on behind its stop line; group (N,) the stop line of each;
+    ways: N lines (P, 2), the continuation of each controlled lane behind its stop line; group (N,) its stop line;
     states (N, T) uint8.
     """
 
@@ -67,9 +67,9 @@ class Lights:
     states: np.ndarray
 
     def along(self, route: np.ndarray) -> np.ndarray:
-        """Route (R, 2) in, (G, T) states out: at each stop line those for the lane that the route follows behind it.
+        """States (G, T) at each stop line along a route (R, 2): those for the lane that the route follows behind it.
 
-        An arrow counts for its own lane only, yet a stop line has one state in a Scene.
+        An arrow applies to its own lane only, yet a stop line has one state in a Scene.
         """
         count = int(self.group.max()) + 1 if len(self.group) else 0
         out = np.zeros((count, self.states.shape[1]), np.uint8)
@@ -108,12 +108,12 @@ class Recording:
 
 
 def scenes_of(recording: Recording, *, egos: int = 4) -> list[Scene]:
-    """Recording in, up to `egos` Scenes out, each with another recorded vehicle as ego; the named one first.
+    """Make up to `egos` Scenes from a recording, each with another recorded vehicle as ego; the named one first.
 
-    A car qualifies when it is seen on the map without a break for at least 0.5 s of history and 4 s to drive, and moves
-    20 m in that time; those seen longest come first. A truck, which does not turn as a car does, is taken only where no
-    car qualifies. A Scene spans exactly the time its ego is seen. A recording without such a vehicle gives one scene of
-    the one that is seen longest, if for 1.1 s (see `is_short`).
+    A car qualifies if it is seen on the map without a break for at least 0.5 s of history and 4 s to drive, and moves
+    20 m in that time; those seen longest come first. A truck, which turns differently, is used only if no car
+    qualifies. A Scene spans exactly the time its ego is seen. A recording without such a vehicle gives one scene of the
+    one that is seen longest, if for at least 1.1 s (see `is_short`).
     """
     need = MIN_START + round(AHEAD_S / DT) + 1
     near = _near_lanes(recording)
@@ -135,9 +135,9 @@ def scenes_of(recording: Recording, *, egos: int = 4) -> list[Scene]:
 
 
 def _near_lanes(r: Recording) -> np.ndarray:
-    """(N, T) bool: seen, no further than OFF_MAP from a lane, and not just after a jump that no road user makes.
+    """(N, T) bool: seen, within OFF_MAP of a lane, and not right after an implausible jump.
 
-    What is driven beyond the map cannot be judged.
+    Driving beyond the map cannot be judged.
     """
     lanes = np.concatenate([resample(r.map.lanes[i], OFF_MAP / 2) for i in range(len(r.map.lanes))])
     out = np.array(r.valid)
@@ -153,18 +153,18 @@ def _near_lanes(r: Recording) -> np.ndarray:
 
 
 def none_of(recording: Recording) -> str:
-    """Why a recording gives no scene."""
+    """Explain why a recording gives no scene."""
     seconds = recording.valid.shape[1] * DT
     return f"{seconds:.1f} s long: no vehicle is seen for {LEAST * DT:.1f} s without a break"
 
 
 def is_short(scene: Scene) -> bool:
-    """Too little time to drive, to learn from or to be judged by."""
+    """Whether a scene is too short for training or judging."""
     return scene.valid.shape[1] - scene.start <= round(AHEAD_S / DT)
 
 
 def longest_run(valid: np.ndarray) -> tuple[int, int]:
-    """(T,) bool in, [first, past the last) of the longest stretch of True out; (0, 0) where there is none."""
+    """[start, stop) of the longest run of True in (T,) bool; (0, 0) if there is none."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], valid.astype(np.int8), [0]])))
     starts, ends = edges[::2], edges[1::2]
     if not len(starts):
@@ -211,7 +211,8 @@ def _scene(r: Recording, ego: int, a: int, b: int) -> Scene:
 
 
 def _same_vehicle(r: Recording, ego: int, a: int, b: int) -> np.ndarray:
-    """(N,) bool: the ego itself, and tracks whose box overlaps the ego's for a second: no two vehicles can."""
+    """(N,) bool: the ego itself, and tracks whose box overlaps the ego's for a second, which cannot be other
+    vehicles."""
     tracks, size = r.tracks[:, a:b], r.size
     both = r.valid[:, a:b] & (np.hypot(*(tracks[..., :2] - tracks[ego, :, :2]).transpose(2, 0, 1)) < 30.0)
     out = np.zeros(len(r.ids), bool)
@@ -227,18 +228,18 @@ def _same_vehicle(r: Recording, ego: int, a: int, b: int) -> np.ndarray:
 
 
 def states(xy: np.ndarray, yaw: np.ndarray, velocity: np.ndarray, valid: np.ndarray, where: str) -> np.ndarray:
-    """Positions (T, 2), headings (T,), velocities (T, 2) and valid (T,) in; (T, 4) x, y, yaw, speed out, zero where not
-    valid. ValueError names the first valid step without a sound number."""
+    """States (T, 4) x, y, yaw, speed from positions (T, 2), headings (T,), velocities (T, 2) and valid (T,); zero where
+    not valid. ValueError names the first valid step that is not finite."""
     rows = np.column_stack([xy, yaw, velocity])
     bad = np.flatnonzero(valid & ~(np.abs(rows) < FAR).all(1))
-    require(not len(bad), f"{where}position, heading, velocity: no number at step {bad[:1]}; mark the step invalid")
+    require(not len(bad), f"{where}position, heading, velocity: not a number at step {bad[:1]}; mark the step invalid")
     rows = np.where(valid[:, None], rows, 0.0)
     return np.column_stack([rows[:, :3], np.hypot(rows[:, 3], rows[:, 4])])
 
 
 def speeds(xy: np.ndarray, valid: np.ndarray, clock: np.ndarray) -> np.ndarray:
-    """Positions (T, 2), valid (T,) and their times (T,) s in; speeds (T,) m/s out, for sources that have none: central
-    differences between neighbouring valid steps, one-sided at the ends of a run, 0 where a step stands alone."""
+    """Speeds (T,) m/s for sources without them, from positions (T, 2), valid (T,) and times (T,) s: central differences
+    between neighbouring valid steps, one-sided at the ends of a run, 0 at an isolated step."""
     before, after = _neighbours(valid)
     span = clock[after] - clock[before]
     away = np.hypot(*(xy[after] - xy[before]).T)
@@ -246,8 +247,8 @@ def speeds(xy: np.ndarray, valid: np.ndarray, clock: np.ndarray) -> np.ndarray:
 
 
 def headings(xy: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Positions (T, 2) and valid (T,) in; headings (T,) rad out, for sources that have none: the direction of motion,
-    where it stands that of the nearest step at which it moves, 0 where it never moves."""
+    """Headings (T,) rad for sources without them, from positions (T, 2) and valid (T,): the direction of motion; while
+    standing, that of the nearest moving step; 0 if it never moves."""
     before, after = _neighbours(valid)
     step = np.where(valid[:, None], xy[after] - xy[before], 0.0)
     moving = np.flatnonzero(np.hypot(*step.T) > 0.05)
@@ -261,14 +262,14 @@ def headings(xy: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def _neighbours(valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each step the step before and after it, the step itself where that one is not valid."""
+    """For each step the previous and next step, or the step itself if that one is not valid."""
     t = np.arange(len(valid))
     before, after = np.maximum(t - 1, 0), np.minimum(t + 1, len(valid) - 1)
     return np.where(valid[before], before, t), np.where(valid[after], after, t)
 
 
 def resampled(rows: np.ndarray, valid: np.ndarray, clock: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """States (T, 4) on one clock in, on another out: linear in between, seen where the states on both sides are."""
+    """Resample states (T, 4) to another clock, linearly; valid where the states on both sides are."""
     after = np.clip(np.searchsorted(clock, at - 1e-3), 1, len(clock) - 1)
     before = after - 1
     u = np.clip((at - clock[before]) / (clock[after] - clock[before]), 0.0, 1.0)
@@ -281,31 +282,31 @@ def resampled(rows: np.ndarray, valid: np.ndarray, clock: np.ndarray, at: np.nda
 
 
 def bounded(users: int, steps: int) -> None:
-    """ValueError where a recording would take more memory than any real one."""
+    """ValueError if a recording would take more memory than any real one."""
     require(
         users * steps <= MOST_STATES, f"{users} road users over {steps} steps: not a scenario; cut it into shorter ones"
     )
 
 
 def plain_word(value: object) -> str:
-    """A word of a file, as a line of the report can hold it."""
+    """A word from a file, made safe for a line of the report."""
     text = "".join(c for c in str(value) if c.isprintable() and c not in ";,")
     return text[:40] or "(none)"
 
 
 def one_line(error: Exception) -> str:
-    """What is wrong with a file in one line of bounded length, whatever the file's own names hold."""
+    """An error as one line of bounded length, whatever names the file contains."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
     return text if len(text) <= 400 else f"{text[:200]} ... {text[-180:]}"
 
 
 def left_of(scene: Scene) -> tuple[str, str]:
-    """A scene's recording, and what was left out of that, "" for nothing: what `not_read` adds up."""
+    """A scene's recording and what was left out of it ("" for nothing): the input of `not_read`."""
     return scene.meta.get("recording", scene.id), scene.meta.get(NOT_READ, "")
 
 
 def not_read(left: Iterable[tuple[str, str]]) -> list[str]:
-    """One sentence for each thing that was left out of recordings (`left_of`), with its number."""
+    """One sentence for each kind of thing left out of recordings (`left_of`), with its count."""
     by_recording = {recording: text for recording, text in left if text}
     total: Counter[str] = Counter()
     files: Counter[str] = Counter()
@@ -318,7 +319,7 @@ def not_read(left: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def unpacked(path: Path, packed: bool) -> bytes:
-    """File in, its bytes out, gunzipped where packed; ValueError where it cannot be read whole or is far too large."""
+    """Read a file, gunzipped if packed; ValueError if it is unreadable or far too large."""
     try:
         with gzip.open(path) if packed else path.open("rb") as f:
             data = f.read(MOST_BYTES + 1)
@@ -329,7 +330,7 @@ def unpacked(path: Path, packed: bool) -> bytes:
 
 
 def head(path: Path, packed: bool, size: int = 2000) -> bytes | None:
-    """The first bytes of a file, gunzipped where packed; None where it is damaged."""
+    """The first bytes of a file, gunzipped if packed; None if it is damaged."""
     try:
         with gzip.open(path) if packed else path.open("rb") as f:
             return f.read(size)
@@ -338,8 +339,8 @@ def head(path: Path, packed: bool, size: int = 2000) -> bytes | None:
 
 
 def opening(path: Path, suffix: str) -> bytes | None:
-    """The first megabytes of a file of a suffix, in any case and also with .gz, in which a format is known by its
-    words: UTF-16 without its zeros. None where it is damaged, b"" where its name is another."""
+    """The first megabytes of a file with a suffix (case-insensitive, also .gz), for recognising a format by its
+    keywords: UTF-16 without its zeros. None if it is damaged, b"" if it has another suffix."""
     name = path.name.lower()
     if not name.endswith((suffix, f"{suffix}.gz")):
         return b""
@@ -348,7 +349,7 @@ def opening(path: Path, suffix: str) -> bytes | None:
 
 
 def stem_of(path: Path, suffix: str) -> str:
-    """Name of a file without its suffix, in any case, and without .gz."""
+    """Name of a file without its suffix (case-insensitive) and without .gz."""
     name = path.name
     for end in (".gz", suffix):
         name = name[: -len(end)] if name.lower().endswith(end) else name
@@ -356,13 +357,13 @@ def stem_of(path: Path, suffix: str) -> str:
 
 
 def marks_of(lines: Iterable[np.ndarray]) -> frozenset[tuple[int, int]]:
-    """Lines (P, 2+) in the source's own frame in, their points to a decimetre out."""
+    """Points of lines (P, 2+) in the source's own frame, rounded to a decimetre."""
     return frozenset((round(10 * x), round(10 * y)) for line in lines for x, y in line[:, :2].tolist())
 
 
 def same_places(marks: list[frozenset[tuple[int, int]]]) -> list[int]:
-    """Marks of N recordings in, N group numbers out: maps that share a tenth of the smaller one's points are one
-    place."""
+    """Group N recordings by place, from their landmarks: maps that share a tenth of the smaller one's points are one
+    place. Returns N group numbers."""
     parent = list(range(len(marks)))
 
     def root(i: int) -> int:

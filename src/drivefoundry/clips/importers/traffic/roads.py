@@ -1,9 +1,9 @@
-"""Centre lines, road edges and paint in, RoadMap out: for sources that draw a road but give its lanes no width.
+"""Build a RoadMap from centre lines, road edges and paint, for sources whose lanes have no width.
 
-A road reaches from its lanes to its edges: rays cast across each lane end at the first road edge within reach, else at
-the next lane (what lies between two lanes without an edge is road), else at the lane's own width. Rays also tell a
-lane's width (from the paint on both sides) and its neighbours. Points may have a height, by which roads that pass over
-one another are told apart.
+A road extends from its lanes to its edges: rays cast across each lane end at the first road edge within reach, else at
+the next lane (the gap between two lanes without an edge is road), else at the lane's own width. Rays also give a lane's
+width (from the paint on both sides) and its neighbours. Points may have a height, which separates roads that cross at
+different levels.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from drivefoundry.types import FARTHEST, LINE_EDGE, RoadMap, require
 ACROSS = 2.0
 """Distance between rays along a lane, m."""
 REACH = 12.0
-"""Length of the rays that look for road edges and other lanes, m."""
+"""Length of the rays that search for road edges and other lanes, m."""
 PAINT = (1.2, 2.6)
 """Distances from a centre line, m, at which paint or an edge can be the border of its own lane."""
 WIDTH, NARROW = 3.5, 1.5
-"""Width of a lane that nothing tells, m; of a bicycle lane."""
+"""Default width of a lane and of a bicycle lane, m."""
 BESIDE = (2.2, 5.0)
 """Distances of neighbouring centre lines, m."""
 SAME_WAY = 0.35
-"""Angle up to which lanes go the same way, rad."""
+"""Largest angle between lanes of the same direction, rad."""
 JOINS_M = 1.0
-"""A lane goes on in those that begin this close to its end."""
+"""A lane's successors begin within this distance of its end, m."""
 STOREY = 3.0
-"""Height that tells a bridge from what passes below it, m."""
+"""Height difference between a bridge and the road below it, m."""
 FINE = 0.05
-"""Lines are thinned out as long as they stay within this distance, m."""
+"""Tolerance for thinning out lines, m."""
 AROUND = 100.0
 """Map that is kept around the recorded road users, m."""
 LAMP_AHEAD, LAMP_HEIGHT = (8.0, 35.0), 5.2
-"""Where the lamp hangs, m: above the end of the lanes that it lets through, between these behind the stop line."""
+"""Lamp position, m: height above the end of the lanes that it controls, range of distances behind the stop line."""
 SHARED_LINE = 2.5
-"""Stop points this close to one another, m, that face the same way are one stop line."""
+"""Stop points within this distance, m, that face the same way are one stop line."""
 
 
 @dataclass
 class Features:
-    """What a source draws. Lines are (P, 3) x, y, height; polygons (P, 2).
+    """Map features of a source. Lines are (P, 3) x, y, height; polygons (P, 2).
 
     lanes by id, with a limit m/s (NaN unknown), successors' ids where the source has them, ids of bicycle lanes; road
-    edges; painted lines with LINE_* kinds; crosswalks; areas that are road whatever the lanes say; lights: lane id ->
-    (stop point (2,), states (T,)), where the lane begins at the stop line. complete: lanes and areas are all the ground
-    that one may drive on; else there can be more, of which only road edges tell.
+    edges; painted lines with LINE_* kinds; crosswalks; areas that are road regardless of the lanes; lights: lane id ->
+    (stop point (2,), states (T,)), where the lane begins at the stop line. complete: lanes and areas cover all drivable
+    ground; otherwise there can be more, bounded only by road edges.
     """
 
     lanes: dict[str, np.ndarray] = field(default_factory=dict)
@@ -67,20 +67,18 @@ class Features:
 
 
 def recorded_limit(tracks: np.ndarray, valid: np.ndarray) -> float:
-    """Tracks (N, T, 4), valid (N, T) in, a speed limit m/s out for lanes that have none: the 95th percentile of
-    recorded speeds of those who move, at least 8 m/s."""
+    """Speed limit m/s for lanes without one: the 95th percentile of the recorded speeds of moving road users (tracks
+    (N, T, 4), valid (N, T)), at least 8 m/s."""
     moving = tracks[..., 3][valid & (tracks[..., 3] > 1.0)]
     return float(max(8.0, np.percentile(moving, 95))) if len(moving) else 13.9
 
 
 def around(f: Features, tracks: np.ndarray, valid: np.ndarray) -> tuple[Features, np.ndarray]:
-    """What lies near the road users in, moved so that their middle (a whole metre) is the origin; that origin out."""
+    """Crop features to the road users' surroundings, with the origin at their centre (a whole metre); return both."""
     seen = tracks[..., :2][valid]
     low, high = seen.min(0), seen.max(0)
     wide = float((high - low).max())
-    require(
-        wide < FARTHEST, f"positions: {wide:.0f} m apart, no one recording; mark the steps that are far off invalid"
-    )
+    require(wide < FARTHEST, f"positions: {wide:.0f} m apart, not one recording; mark the outlying steps invalid")
     origin = np.round((low + high) / 2)
     box = np.concatenate([low - AROUND - origin, high + AROUND - origin])
 
@@ -95,7 +93,7 @@ def around(f: Features, tracks: np.ndarray, valid: np.ndarray) -> tuple[Features
     lanes = {k: thin(line) for k, v in f.lanes.items() if near(line := moved(v))}
     kept = [(thin(line), k) for v, k in zip(f.lines, f.line_kind, strict=True) if near(line := moved(v))]
     for k, line in lanes.items():
-        require(bool((np.abs(line[:, :2]) < FARTHEST).all()), f"lane {k}: a point far off the recording; remove it")
+        require(bool((np.abs(line[:, :2]) < FARTHEST).all()), f"lane {k}: a point far from the recording; remove it")
     require(len(lanes) > 0, "lanes: none near the road users; a recording without a road cannot be driven")
     return Features(
         lanes=lanes,
@@ -113,7 +111,7 @@ def around(f: Features, tracks: np.ndarray, valid: np.ndarray) -> tuple[Features
 
 
 def road_map(f: Features, default_limit: float) -> tuple[RoadMap, Lights | None]:
-    """Features in (see `around`), RoadMap and its lights out. default_limit m/s for lanes without one."""
+    """Build a RoadMap and its lights from features (see `around`). default_limit m/s for lanes without one."""
     ids = list(f.lanes)
     index = {k: i for i, k in enumerate(ids)}
     lanes = list(f.lanes.values())
@@ -155,15 +153,15 @@ def road_map(f: Features, default_limit: float) -> tuple[RoadMap, Lights | None]
 
 
 def has_length(line: np.ndarray) -> bool:
-    """Whether a line (P, 2+) leads anywhere; sources hold lanes of one point."""
+    """Whether a line (P, 2+) has a length; sources contain lanes of one point."""
     return len(line) > 1 and bool((line[:, :2] != line[0, :2]).any())
 
 
 def rings_with_holes(rings: list[np.ndarray]) -> list[np.ndarray]:
-    """Closed outlines (P, 2) of an area in, polygons out, each outer outline joined with the holes that lie in it.
+    """Join the closed outlines (P, 2) of an area into polygons, each outer outline with the holes inside it.
 
-    A ring in an even number of others is an outer one. The joint is walked there and back, so the even-odd rule does
-    not see it.
+    A ring inside an even number of others is an outer one. The joint runs there and back, so it is invisible to the
+    even-odd rule.
     """
     depth = [sum(_contains(b, a[0]) for b in rings if b is not a) for a in rings]
     out = []
@@ -184,13 +182,13 @@ def _contains(ring: np.ndarray, point: np.ndarray) -> bool:
 
 
 def thin(line: np.ndarray) -> np.ndarray:
-    """Line (P, D) in, its points without those that lie within FINE of the rest out (Douglas and Peucker 1973)."""
+    """Simplify a line (P, D) within FINE (Douglas and Peucker 1973)."""
     return line[_kept(np.ascontiguousarray(line[:, :2]), FINE)] if len(line) > 2 else line
 
 
 def crossing(lanes: list[np.ndarray]) -> np.ndarray:
-    """L centre lines (P, 2+) in, (L,) bool out: the line crosses another one inside both (lanes that merge or split
-    only touch ends)."""
+    """(L,) bool: whether each of L centre lines (P, 2+) crosses another one inside both (lanes that merge or split only
+    touch ends)."""
     out = np.zeros(len(lanes), np.bool_)
     segments, owner = _segments(lanes)
     _cross(segments, owner, out)
@@ -198,7 +196,7 @@ def crossing(lanes: list[np.ndarray]) -> np.ndarray:
 
 
 def _segments(lines: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Lines (P, 2+) in; their segments (m, 6) x, y, height of both ends, and the line of each (m,), out."""
+    """Segments (m, 6), x, y, height of both ends, of lines (P, 2+), and the line of each (m,)."""
     parts = [np.column_stack([v, np.zeros(len(v))])[:, :3] if v.shape[1] < 3 else v[:, :3] for v in lines]
     if not parts:
         return np.zeros((0, 6)), np.zeros(0, np.int64)
@@ -212,7 +210,7 @@ def _headings(line: np.ndarray) -> np.ndarray:
 
 
 def _widths(owner: np.ndarray, lanes: int, to_paint: np.ndarray, narrow: list[bool]) -> np.ndarray:
-    """(L,) m: from border to border where rays meet one on both sides, twice the distance where on one side only."""
+    """Widths (L,) m: from border to border if rays meet one on both sides, twice the distance if on one side only."""
     out = np.where(narrow, NARROW, WIDTH)
     for i in range(lanes):
         hits = to_paint[owner == i]
@@ -224,8 +222,8 @@ def _widths(owner: np.ndarray, lanes: int, to_paint: np.ndarray, narrow: list[bo
 
 
 def _beside(owner, lanes, heading, to_lane, which, to_edge, centres) -> np.ndarray:
-    """(L, 2) left and right neighbour in the same direction, -1 if none: the lane that most rays meet first, no edge
-    between."""
+    """(L, 2) left and right neighbour in the same direction, -1 if none: the lane that most rays meet first, without an
+    edge in between."""
     segments, lane_of = centres
     out = np.full((lanes, 2), -1)
     for side in range(2):
@@ -241,7 +239,7 @@ def _beside(owner, lanes, heading, to_lane, which, to_edge, centres) -> np.ndarr
 
 
 def _joins(lanes: list[np.ndarray]) -> list[list[int]]:
-    """Successors of each lane by geometry: those that begin where it ends and go the same way."""
+    """Successors of each lane by geometry: lanes that begin where it ends, in the same direction."""
     three = [np.column_stack([v, np.zeros(len(v))])[:, :3] for v in lanes]
     first, last = np.array([v[0] for v in three]), np.array([v[-1] for v in three])
     into = np.array([_headings(v)[0] for v in three])
@@ -254,7 +252,7 @@ def _joins(lanes: list[np.ndarray]) -> list[list[int]]:
 
 
 def _lights(f: Features, index: dict[str, int], lanes: list[np.ndarray], width: np.ndarray):
-    """Stop lines (G, 4), lamps (G, 4), {controlled lane: stop line} and the Lights (None without any) out."""
+    """Stop lines (G, 4), lamps (G, 4), {controlled lane: stop line} and the Lights (None without any)."""
     lines: list[tuple[np.ndarray, float, float]] = []
     far: list[float] = []
     behind: dict[int, int] = {}
@@ -285,8 +283,9 @@ def _lights(f: Features, index: dict[str, int], lanes: list[np.ndarray], width: 
 
 
 def _facing_road(lines: list[np.ndarray], edges: tuple, rays: np.ndarray, met: np.ndarray) -> list[np.ndarray]:
-    """Road edges (P, 2) with the road, the side from which most rays meet them, on their left; as Waymo's they run so
-    where none does. edges: their segments; met (n, 2): the segment of each ray."""
+    """Orient road edges (P, 2) so that the road, the side from which most rays meet them, is on their left; edges that
+    no ray meets keep their direction, which is right for Waymo's. edges: their segments; met (n, 2): each ray's
+    segment."""
     (i, side), (segments, line) = np.nonzero(met >= 0), edges
     a, b = segments[met[i, side], :2], segments[met[i, side], 3:5]
     (ex, ey), (px, py) = (b - a).T, (rays[i, :2] - a).T
@@ -304,14 +303,14 @@ def _strips(rays: np.ndarray, owner: np.ndarray, side: np.ndarray) -> list[np.nd
 
 
 def _inside(line: np.ndarray, box: np.ndarray) -> list[np.ndarray]:
-    """Parts of a line that lie in the box (x0, y0, x1, y1), thinned out."""
+    """Parts of a line inside the box (x0, y0, x1, y1), thinned out."""
     inside = np.asarray(((line[:, :2] >= box[:2]) & (line[:, :2] <= box[2:])).all(1))
     cuts = np.flatnonzero(np.diff(inside.astype(np.int8))) + 1
     return [thin(line[r]) for r in np.split(np.arange(len(line)), cuts) if len(r) > 1 and inside[r[0]]]
 
 
 def _clipped(polygon: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Polygon (P, 2) in, its part within the box out, empty if none (Sutherland and Hodgman 1974)."""
+    """Clip a polygon (P, 2) to the box; empty if outside (Sutherland and Hodgman 1974)."""
     points = thin(polygon[:, :2])
     for axis, bound, sign in ((0, box[0], 1), (1, box[1], 1), (0, box[2], -1), (1, box[3], -1)):
         if not len(points):
@@ -327,7 +326,7 @@ def _clipped(polygon: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _kept(line, fine):
-    """(P,) bool: points of a line that are needed to stay within `fine` of it."""
+    """(P,) bool: the points needed to stay within `fine` of a line."""
     keep = np.zeros(len(line), np.bool_)
     keep[0] = keep[-1] = True
     waiting = [(0, len(line) - 1)]
@@ -351,8 +350,8 @@ def _kept(line, fine):
 
 @njit(cache=True, nogil=True)
 def _cast(rays, segments, least, reach):
-    """Rays (n, 4) x, y, height, heading to both sides in; distance (n, 2) to the left and right, inf where nothing is
-    met between `least` and `reach`, and the segment met (n, 2), -1 if none, out."""
+    """Cast rays (n, 4) x, y, height, heading to both sides; return distances (n, 2) to the left and right, inf if
+    nothing is met between `least` and `reach`, and the segments met (n, 2), -1 if none."""
     out, which = np.full((len(rays), 2), np.inf), np.full((len(rays), 2), -1)
     for k in range(len(segments)):
         ax, ay, bx, by = segments[k, 0], segments[k, 1], segments[k, 3], segments[k, 4]
@@ -379,7 +378,7 @@ def _cast(rays, segments, least, reach):
 
 @njit(cache=True, nogil=True)
 def _cross(segments, owner, out):
-    """Sets out (L,) for lanes whose segments cross those of another."""
+    """Set `out` (L,) for lanes whose segments cross those of another lane."""
     for i in range(len(segments)):
         ax, ay, bx, by = segments[i, 0], segments[i, 1], segments[i, 3], segments[i, 4]
         for j in range(i + 1, len(segments)):

@@ -1,6 +1,6 @@
-"""ScenarioNet / MetaDrive scenario pickles (`sd_*.pkl`) in, Recording out.
+"""Read ScenarioNet / MetaDrive scenario pickles (`sd_*.pkl`) as a Recording.
 
-A pickle is a program; this one is not run (see `pickles`). Tracks are put on a 10 Hz clock. The recording car is the
+A pickle is a program; it is not run (see `pickles`). Tracks are resampled to 10 Hz. The recording car is the
 first ego. Source of the format: Li et al., "ScenarioNet: open-source platform for large-scale traffic scenario
 simulation and modeling", NeurIPS 2023.
 """
@@ -55,25 +55,25 @@ KINDS = {
     "VEHICLE": AGENT_CAR, "CAR": AGENT_CAR, "TRUCK": AGENT_TRUCK, "BUS": AGENT_TRUCK, "MOTORCYCLE": AGENT_CYCLIST,
     "MOTORCYCLIST": AGENT_CYCLIST, "PEDESTRIAN": AGENT_PEDESTRIAN, "CYCLIST": AGENT_CYCLIST, "BICYCLE": AGENT_CYCLIST,
 }  # fmt: skip
-"""MetaDrive's own types are vehicle, pedestrian and cyclist; others are words of the sets themselves."""
+"""MetaDrive's own types are vehicle, pedestrian and cyclist; the others are words of the data sets."""
 PREFIXES = ("TYPE_", "EGO_", "VEHICLE_", "HUMAN_")
-"""What some sets write before them."""
+"""Prefixes that some data sets put before them."""
 NO_NUMBER = "states of tracks that are no numbers"
 NO_SIZE = "tracks whose length or width is no metres above 0"
 CONSTANT_LIMIT = ("nuscenes", "lyft", "av2")
-"""Sets whose speed limits are a constant of the converter."""
+"""Data sets whose speed limits are a constant of the converter."""
 CONSTANT_SIZE = "av2"
-"""The set whose sizes are constants of the converter, one a kind."""
+"""The data set whose sizes are constants of the converter, one per kind."""
 CONSTANT_STOP = "nuplan"
-"""The set whose stop points the converter puts 8 m into the lane that they let through."""
+"""The data set whose stop points the converter puts 8 m into the controlled lane."""
 DRAWN = ("ROAD_LINE", "ROAD_EDGE_BOUNDARY", "ROAD_EDGE_MEDIAN", "CROSSWALK", "DRIVEWAY", "SPEED_BUMP")
 UNITS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 STEPS_S = (0.005, 1.0)
-"""Steps of a clock in seconds, s; what is longer is written in another unit."""
+"""Plausible time steps in seconds; longer ones mean another unit."""
 NUSCENES_AXLE = 1.38
-"""nuScenes gives its own car by the rear axle: the middle of that Renault Zoe lies this far ahead, m."""
+"""nuScenes places its recording car by the rear axle; the centre of that Renault Zoe is this far ahead, m."""
 LONGEST_S = 300.0
-"""A scenario is no longer than this; what claims to be is damaged."""
+"""Longest scenario, s; a longer one is damaged."""
 
 
 def fits(path: Path) -> bool:
@@ -85,7 +85,7 @@ def fits(path: Path) -> bool:
 
 
 def read(path: Path) -> Recording:
-    """File in, Recording out. ValueError names the file, the field or class, and the mend."""
+    """Read a file. ValueError names the file, the field or class, and the fix."""
     data = unpacked(path, False)
     try:
         whole = pickles.load(data)
@@ -94,7 +94,7 @@ def read(path: Path) -> Recording:
             f"{path}: holds the class {error}, which no scenario needs; write it with plain arrays, lists and dicts"
         ) from None
     except ValueError as error:
-        raise ValueError(f"{path}: not a whole pickle of plain data ({error}); get the file again") from None
+        raise ValueError(f"{path}: not a complete pickle of plain data ({error}); get the file again") from None
     try:
         return _recording(whole, path.stem)
     except ValueError as error:
@@ -148,10 +148,10 @@ def _recording(whole: Any, stem: str) -> Recording:
 
 
 def _clock(about: dict[Any, Any]) -> tuple[np.ndarray, str]:
-    """The times of the steps (T,) s, and the unit that they are written in."""
+    """Times of the steps (T,) s, and the unit in which the file gives them."""
     clock = _numbers(about.get("ts"), "metadata.ts", 1)
-    require(len(clock) > 1 and bool(np.isfinite(clock).all()), "metadata.ts: times wanted, at least two")
-    require(bool((np.diff(clock) > 0).all()), "metadata.ts: time must rise from step to step; sort the steps by time")
+    require(len(clock) > 1 and bool(np.isfinite(clock).all()), "metadata.ts: needs at least two times")
+    require(bool((np.diff(clock) > 0).all()), "metadata.ts: times must increase; sort the steps by time")
     step, unit = float(np.median(np.diff(clock))), "seconds"
     for other, a_second in UNITS.items():
         if step > STEPS_S[1] and STEPS_S[0] <= step / a_second <= STEPS_S[1] and len(clock) > 2:
@@ -164,8 +164,8 @@ def _clock(about: dict[Any, Any]) -> tuple[np.ndarray, str]:
 def _tracks(
     whole: dict[str, Any], named: str, by_axle: bool, clock: np.ndarray, at: np.ndarray, left: Counter[str]
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Road users on the clock `at`: ids, kind (N,), size (N, 3), tracks (N, T, 4), valid (N, T); what is none is
-    counted in `left`. by_axle: the recording car is given by its rear axle."""
+    """Road users on the clock `at`: ids, kind (N,), size (N, 3), tracks (N, T, 4), valid (N, T); other tracks are
+    counted in `left`. by_axle: the recording car's position is its rear axle."""
     ids, kind, size, tracks, valid = [], [], [], [], []
     bounded(len(_dict(whole, "tracks")), len(at))
     for key, track in _dict(whole, "tracks").items():
@@ -186,12 +186,12 @@ def _tracks(
         size.append(box)
         tracks.append(rows)
         valid.append(seen)
-    require(named in ids, f"metadata.sdc_id: {named!r} is no road user that is seen; name the recording car")
+    require(named in ids, f"metadata.sdc_id: {named!r} is not a visible road user; name the recording car")
     return ids, np.array(kind), np.array(size), np.array(tracks), np.array(valid)
 
 
 def _kind(word: Any) -> int | None:
-    """Kind of road user by its word; None for what is none."""
+    """Kind of road user by its word; None if it is not one."""
     key = str(word).upper()
     for prefix in PREFIXES:
         key = key.removeprefix(prefix)
@@ -201,7 +201,7 @@ def _kind(word: Any) -> int | None:
 def _track(
     track: Any, kind: int, clock: np.ndarray, at: np.ndarray, where: str, left: Counter[str]
 ) -> tuple[np.ndarray, np.ndarray, list[float]] | None:
-    """States (T, 4) and valid (T,) on the clock `at`, and [length, width, height]; None for what is never seen."""
+    """States (T, 4) and valid (T,) on the clock `at`, and [length, width, height]; None if it is never seen."""
     state = _dict(track, "state", where)
     steps = len(clock)
     valid = _column(state, "valid", steps, where)
@@ -231,14 +231,14 @@ def _track(
     left[NO_SIZE] += length is None or width is None
     length, width, height = length or SIZE[kind][0], width or SIZE[kind][1], height or HEIGHT_M
     if kind != AGENT_PEDESTRIAN:
-        # Some versions of the converter have the two of the recording car the wrong way.
+        # Some versions of the converter swap the two for the recording car.
         length, width = max(length, width), min(length, width)
     rows, valid = resampled(rows, valid, clock, at)
     return (rows, valid, [length, width, height]) if valid.any() else None
 
 
 def _side(state: dict[Any, Any], name: str, valid: np.ndarray, where: str) -> float | None:
-    """Median over the steps at which a track is seen, m, of a column or of one number; None for what can be no size."""
+    """Median, m, of a column (or one number) over the steps at which a track is seen; None if it cannot be a size."""
     if state.get(name) is None:
         return None
     value = _numbers(state[name], where + name, 1) if np.size(state[name]) == 1 else None
@@ -293,7 +293,7 @@ def _features(whole: dict[str, Any], dataset: str, left: Counter[str]) -> Featur
 
 
 def _limit(feature: dict[Any, Any]) -> float:
-    """A lane's speed limit, m/s, in whichever unit it is written; NaN without one."""
+    """A lane's speed limit, m/s, whatever unit it is written in; NaN without one."""
     for name, unit in (("speed_limit_kmh", 1 / 3.6), ("speed_limit_mps", 1.0), ("speed_limit_mph", 0.44704)):
         value = feature.get(name)
         if isinstance(value, (int, float, np.number)) and 0 < value * unit < FASTEST:
@@ -302,14 +302,14 @@ def _limit(feature: dict[Any, Any]) -> float:
 
 
 def _rings(outline: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
-    """The pieces of an outline in the order in which they were cut in; its closed rings (P, 2), and how many pieces
-    close none, out. Argoverse 2's rings are cut into pieces of 20 points."""
+    """Join the pieces of an outline, in their order, to closed rings (P, 2); also return how many pieces close none.
+    Argoverse 2's rings are cut into pieces of 20 points."""
     out: list[np.ndarray] = []
     waiting: list[np.ndarray] = []
     cut = 0
     for line in outline:
         if not waiting and len(line) > 3 and (len(line) != 20 or _near(line[0], line[-1])):
-            out.append(line[:, :2])  # other sets write whole rings, some without the last point
+            out.append(line[:, :2])  # other data sets write complete rings, some without the last point
             continue
         waiting.append(line[:, :2])
         if _near(waiting[0][0], line[-1]) and sum(map(len, waiting)) > 3:
@@ -328,7 +328,7 @@ def _near(a: np.ndarray, b: np.ndarray) -> bool:
 def _lights(
     whole: dict[str, Any], f: Features, clock: np.ndarray, at: np.ndarray, dataset: str, left: Counter[str]
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], str]:
-    """Lane id -> (stop point (2,), states (T,)) of the lights that are known, and what the notes add of the others."""
+    """Lane id -> (stop point (2,), states (T,)) of usable lights, and a note about the others."""
     out, more = {}, Counter()
     given = whole.get("dynamic_map_states")
     for key, light in (_dict(whole, "dynamic_map_states") if given is not None else {}).items():
@@ -354,13 +354,13 @@ def _line_kind(kind: str) -> int:
 
 
 def _line(feature: Any, name: str, where: str, flat: bool) -> np.ndarray:
-    """(P, 3) x, y, height; empty where there is none."""
+    """(P, 3) x, y, height; empty if there is none."""
     value = feature.get(name) if isinstance(feature, dict) else None
     if value is None or (isinstance(value, (list, tuple)) and not value):
         return np.zeros((0, 3))
     points = _numbers(value, where + name, 2)
     fits = points.shape[1] > 1 and bool((np.abs(points) < FAR).all())
-    require(fits, f"{where}{name}: (x, y) or (x, y, z) numbers wanted; remove the feature")
+    require(fits, f"{where}{name}: must be (x, y) or (x, y, z) numbers; remove the feature")
     tall = points.shape[1] > 2 and not flat
     return np.column_stack([points[:, :2], points[:, 2] if tall else np.zeros(len(points))])
 
@@ -368,11 +368,11 @@ def _line(feature: Any, name: str, where: str, flat: bool) -> np.ndarray:
 def _light(
     light: Any, lane: np.ndarray, clock: np.ndarray, at: np.ndarray, where: str, dataset: str
 ) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-    """Stop point (2,) and states (T,) on the clock `at`, and its words that are not known."""
+    """Stop point (2,) and states (T,) on the clock `at`, and its unknown words."""
     state = _dict(light, "state", where)
     words = state.get("object_state")
     whole = isinstance(words, (list, tuple, np.ndarray)) and np.shape(np.asarray(words, object))[:1] == (len(clock),)
-    require(whole, f"{where}state.object_state: {len(clock)} states wanted, one a time; get the file again")
+    require(whole, f"{where}state.object_state: {len(clock)} states expected, one per time; get the file again")
     now, unknown = lights.states_of(words or [] if not isinstance(words, np.ndarray) else words.tolist())
     point = light.get("stop_point")
     made_up = point is None or dataset == CONSTANT_STOP
@@ -384,12 +384,12 @@ def _light(
 
 def _dict(owner: Any, name: str, where: str = "") -> dict[Any, Any]:
     value = owner.get(name) if isinstance(owner, dict) else None
-    require(isinstance(value, dict), f"{where}{name}: a dict wanted; get the file again")
+    require(isinstance(value, dict), f"{where}{name}: must be a dict; get the file again")
     return value  # pyright: ignore[reportReturnType]
 
 
 def _column(state: dict[Any, Any], name: str, steps: int, where: str, columns: int = 1) -> np.ndarray:
-    """(T,) of a state, or the first `columns` (T, columns)."""
+    """One column (T,) of a state, or its first `columns` (T, columns)."""
     value = _numbers(state.get(name), where + name, 1 if columns == 1 else 2)
     fits = len(value) == steps and (columns == 1 or value.shape[1] >= columns)
     require(fits, f"{where}{name}: shape {value.shape} for {steps} times; get the file again")
@@ -397,9 +397,9 @@ def _column(state: dict[Any, Any], name: str, steps: int, where: str, columns: i
 
 
 def _numbers(value: Any, where: str, dims: int) -> np.ndarray:
-    """Anything in, float64 of one or two dimensions out."""
+    """Convert a value to a float64 array of one or two dimensions."""
     try:
         out = np.array(value, np.float64)
         return out.reshape(-1) if dims == 1 else out.reshape(len(out), -1 if out.size else 3)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{where}: numbers wanted; get the file again") from None
+        raise ValueError(f"{where}: must be numbers; get the file again") from None

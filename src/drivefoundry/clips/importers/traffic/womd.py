@@ -1,8 +1,8 @@
-"""Waymo Open Motion scenarios as GPUDrive / Nocturne JSON (plain or gzip) in, Recording out.
+"""Read Waymo Open Motion scenarios, as GPUDrive / Nocturne JSON (plain or gzip), as a Recording.
 
-9.1 s at 10 Hz, the present at step 10. The car of the recording is the ego where the file names it; other vehicles
-become egos too. The format has no lane widths, no speed limits, seldom lights, and names kinds of lanes and lines only
-in its newer versions: what is made up for is in the notes. Source of the data: Ettinger et al., "Large scale
+9.1 s at 10 Hz, the present at step 10. The recording car is the ego if the file names it; other vehicles become
+egos too. The format has no lane widths, no speed limits, rarely lights, and kinds of lanes and lines only in newer
+versions: the notes say what was substituted. Source of the data: Ettinger et al., "Large scale
 interactive motion forecasting for autonomous driving: the Waymo Open Motion Dataset", ICCV 2021.
 """
 
@@ -43,12 +43,12 @@ from drivefoundry.types import (
 )
 
 NOW = 10
-"""Step of the present: steps before it are history."""
+"""Step of the present; earlier steps are history."""
 KINDS = {"vehicle": AGENT_CAR, "pedestrian": AGENT_PEDESTRIAN, "cyclist": AGENT_CYCLIST}
 TRUCK_M = 7.0
-"""A vehicle of this length is drawn as a truck: the data set tells no kinds of vehicles apart."""
+"""A vehicle from this length on is drawn as a truck, m: the data set has no vehicle types."""
 HEIGHT_M = 1.6
-"""Height where a file has none."""
+"""Default height, m."""
 BICYCLE_LANE = 3
 NO_HEIGHT = "objects whose height is no metres above 0"
 NO_SIZE = "objects whose length or width is no metres above 0"
@@ -58,11 +58,11 @@ LINES = {
     6: LINE_WHITE_DASHED, 7: LINE_WHITE, 8: LINE_WHITE, 9: LINE_YELLOW, 10: LINE_YELLOW, 11: LINE_YELLOW,
     12: LINE_YELLOW, 13: LINE_YELLOW,
 }  # fmt: skip
-"""Types of road lines, by the numbers of the data set."""
+"""Types of road lines, by the data set's numbers."""
 
 
 KEYS = (b'"objects"', b'"roads"', b'"tl_states"')
-"""Keys by which the format is known."""
+"""Keys that identify the format."""
 
 
 def fits(path: Path) -> bool:
@@ -70,16 +70,16 @@ def fits(path: Path) -> bool:
     first = opening(path, ".json")
     if first is None or any(key in first.lstrip()[:4096] for key in KEYS):
         return True
-    return all(key in first for key in KEYS[:2])  # where other keys come before them, one alone may be another format's
+    return all(key in first for key in KEYS[:2])  # one key alone may belong to another format
 
 
 def read(path: Path) -> Recording:
-    """File in, Recording out. ValueError names the file, the field and the mend."""
+    """Read a file. ValueError names the file, the field and the fix."""
     data = unpacked(path, path.suffix.lower() == ".gz")
     try:
         whole = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not whole JSON ({error}); get the file again") from None
+        raise ValueError(f"{path}: incomplete JSON ({error}); get the file again") from None
     try:
         return _recording(whole, stem_of(path, ".json"))
     except ValueError as error:
@@ -87,7 +87,7 @@ def read(path: Path) -> Recording:
 
 
 def _recording(whole: Any, stem: str) -> Recording:
-    require(isinstance(whole, dict), "an object with objects and roads wanted; this is another format")
+    require(isinstance(whole, dict), "must be an object with objects and roads; this is another format")
     left: Counter[str] = Counter()
     objects, names = _road_users(whole, left)
     objects, names, tracks, valid = _tracks(objects, names, left)
@@ -127,7 +127,7 @@ def _recording(whole: Any, stem: str) -> Recording:
 
 
 def _road_users(whole: dict[str, Any], left: Counter[str]) -> tuple[list[dict[str, Any]], list[int]]:
-    """Road users that are seen at some step, and the number of each among all road users."""
+    """Road users that are seen at some step, and their indices among all road users."""
     every = []
     for o in _list(whole, "objects", ""):
         word = o.get("type") if isinstance(o, dict) else None
@@ -137,23 +137,23 @@ def _road_users(whole: dict[str, Any], left: Counter[str]) -> tuple[list[dict[st
             left[f"objects of type {plain_word(word)}"] += 1
     require(len(every) > 0, "objects: no vehicle, pedestrian or cyclist in it; nothing moves here")
     seen = [n for n, o in enumerate(every) if not isinstance(o.get("valid"), list) or any(o["valid"])]
-    require(len(seen) > 0, "objects[].valid: nobody is seen at any step; there is nothing to drive among")
+    require(len(seen) > 0, "objects[].valid: no object is valid at any step; there is no traffic")
     left["objects that are never seen"] += len(every) - len(seen)
     return [every[n] for n in seen], seen
 
 
 def _kind(word: Any) -> int | None:
-    """Kind of road user by its word, in any case and also as Waymo's own enum spells it; None for what is none."""
+    """Kind of road user by its word (case-insensitive, or as in Waymo's enum); None if it is not one."""
     return KINDS.get(word.strip().lower().removeprefix("type_")) if isinstance(word, str) else None
 
 
 def _tracks(
     objects: list[dict[str, Any]], names: list[int], left: Counter[str]
 ) -> tuple[list[dict[str, Any]], list[int], np.ndarray, np.ndarray]:
-    """The objects that are sound and their numbers, states (N, T, 4), and valid (N, T). ValueError where none is."""
+    """The undamaged objects and their indices, states (N, T, 4), and valid (N, T). ValueError if there is none."""
     lengths = Counter(len(o["position"]) for o in objects if isinstance(o.get("position"), list))
     steps = lengths.most_common(1)[0][0] if lengths else 0
-    require(steps > NOW, f"objects[].position: {steps} steps; over {NOW} wanted, at 10 Hz")
+    require(steps > NOW, f"objects[].position: {steps} steps; must be more than {NOW}, at 10 Hz")
     kept, tracks, valid, why = [], [], [], ""
     for o, name in zip(objects, names, strict=True):
         try:
@@ -174,7 +174,7 @@ def _name(o: dict[str, Any], n: int) -> str:
 
 
 def _named(whole: dict[str, Any], objects: list[dict[str, Any]], left: Counter[str]) -> int:
-    """Index of the recording car among the objects that are kept, -1 where the file names none that is seen."""
+    """Index of the recording car among the kept objects, -1 if the file names none that is seen."""
     about = whole.get("metadata")
     index = about.get("sdc_track_index") if isinstance(about, dict) else None
     if index is None:
@@ -189,24 +189,24 @@ def _named(whole: dict[str, Any], objects: list[dict[str, Any]], left: Counter[s
 
 
 def _track(o: dict[str, Any], steps: int, where: str, left: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(T, 4) x, y, heading as written, speed; (T,) valid. A step without a number is not seen there, and counted."""
+    """(T, 4) x, y, heading as written, speed; (T,) valid. A step that is not a number counts as unseen."""
     lists = {name: _list(o, name, where) for name in ("position", "velocity", "heading", "valid")}
     for name, value in lists.items():
         require(len(value) == steps, f"{where}{name}: {len(value)} steps where most objects have {steps}")
-    require(all(isinstance(v, (bool, int, float)) for v in lists["valid"]), f"{where}valid: true or false wanted")
-    valid = np.array([v == v and bool(v) for v in lists["valid"]], bool)  # NaN, which is not itself, says nothing
+    require(all(isinstance(v, (bool, int, float)) for v in lists["valid"]), f"{where}valid: must be true or false")
+    valid = np.array([v == v and bool(v) for v in lists["valid"]], bool)  # NaN counts as invalid
     xy, move = (
         _numbers([_point(p) for p in lists[name]], (steps, 3), where + name)[:, :2] for name in ("position", "velocity")
     )
     yaw = _numbers(lists["heading"], (steps,), where + "heading")
     sound = (np.abs(np.column_stack([xy, yaw, move])) < FAR).all(1)
-    require(bool((valid & sound).any()), f"{where}position, heading, velocity: no number at any step; remove it")
+    require(bool((valid & sound).any()), f"{where}position, heading, velocity: not a number at any step; remove it")
     left["states of objects that are no numbers"] += int((valid & ~sound).sum())
     return states(xy, yaw, move, valid & sound, where), valid & sound
 
 
 def _radians(tracks: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """(N, T) headings, rad. Some versions of the format write degrees: the way people move tells which."""
+    """(N, T) headings, rad. Some versions of the format write degrees; the direction of motion shows which."""
     yaw = tracks[..., 2]
     step = np.diff(tracks[..., :2], axis=1)
     moving = valid[:, 1:] & valid[:, :-1] & (np.hypot(step[..., 0], step[..., 1]) > 0.3)
@@ -219,7 +219,7 @@ def _radians(tracks: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def _features(whole: dict[str, Any], left: Counter[str]) -> tuple[Features, frozenset[tuple[int, int]]]:
-    """What the file draws, and the marks of its lanes."""
+    """The file's map features, and the landmarks of its lanes."""
     f, lanes = Features(), []
     for i, r in enumerate(_list(whole, "roads", "")):
         kind, element = (r.get("type"), r.get("map_element_id")) if isinstance(r, dict) else (None, None)
@@ -250,7 +250,7 @@ def _features(whole: dict[str, Any], left: Counter[str]) -> tuple[Features, froz
 
 
 def _geometry(given: Any, left: Counter[str]) -> np.ndarray:
-    """Points (P, 3) of a feature; those that are no numbers are left out and counted."""
+    """Points (P, 3) of a feature; those that are not numbers are left out and counted."""
     rows = []
     for p in given if isinstance(given, list) else [given] if isinstance(given, dict) else []:
         try:
@@ -269,7 +269,7 @@ def _lights(
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], str]:
     """Lane id -> (stop point (2,), states (T,)) of the lights that are known, and what the notes add of the others."""
     given = whole.get("tl_states") or {}
-    require(isinstance(given, dict), "tl_states: an object of lane id -> states wanted")
+    require(isinstance(given, dict), "tl_states: must be an object of lane id -> states")
     out, more = {}, Counter()
     for name, light in given.items():
         where = f"tl_states[{name}]."
@@ -296,13 +296,13 @@ def _lights(
 def _light(
     light: Any, lane: np.ndarray, steps: int, where: str, left: Counter[str]
 ) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-    """Stop point (2,), states (T,), and its words that are not known; where a light was not seen at a step, it is
-    off. Without a place it stands at the begin of the lane that it controls."""
+    """Stop point (2,), states (T,), and unknown words; a light is off at steps where it was not seen. Without a
+    position it is placed at the start of the lane that it controls."""
     shown, at = _list(light, "state", where), _list(light, "time_index", where)
     require(len(shown) == len(at), f"{where}state: {len(shown)} states for {len(at)} time_index; get the file again")
     step = _numbers(at, (-1,), where + "time_index")
     inside = (step >= 0) & (step < steps) & (step % 1 == 0)
-    require(bool(inside.any()), f"{where}time_index: steps 0 .. {steps - 1} wanted")
+    require(bool(inside.any()), f"{where}time_index: must be steps 0 .. {steps - 1}")
     left["states of lights at no step of the recording"] += int((~inside).sum())
     now = np.full(steps, SIGNAL_OFF, np.uint8)
     now[step[inside].astype(int)], unknown = lights.states_of([s for s, ok in zip(shown, inside, strict=True) if ok])
@@ -316,19 +316,19 @@ def _light(
 
 def _list(owner: Any, name: str, where: str) -> list[Any]:
     value = owner.get(name) if isinstance(owner, dict) else None
-    require(isinstance(value, list) and len(value) > 0, f"{where}{name}: a list wanted; get the file again")
+    require(isinstance(value, list) and len(value) > 0, f"{where}{name}: must be a list; get the file again")
     return value  # pyright: ignore[reportReturnType]
 
 
 def _axis(light: dict[str, Any], name: str, where: str) -> np.ndarray:
-    """The numbers among a light's coordinates, which may also be one for all steps."""
+    """The finite ones of a light's coordinates, which may also be a single number for all steps."""
     given = light.get(name)
     value = _numbers(given if isinstance(given, list) else [given], (-1,), where + name)
     return value[np.abs(value) < FAR]
 
 
 def _sides(o: dict[str, Any], kind: int, left: Counter[str]) -> tuple[float, float]:
-    """Length and width, m; by kind what of them the file gives as no metres above 0."""
+    """Length and width, m; by kind if the file's value is not > 0."""
     given = (o.get("length"), o.get("width"))
     sound = [isinstance(value, (int, float)) and 0.0 < value < 100.0 for value in given]
     left[NO_SIZE] += not all(sound)
@@ -337,7 +337,7 @@ def _sides(o: dict[str, Any], kind: int, left: Counter[str]) -> tuple[float, flo
 
 
 def _height(o: dict[str, Any], kind: int, left: Counter[str]) -> float:
-    """Height, m; by kind where the file has one that cannot be."""
+    """Height, m; by kind if the file's value is impossible."""
     if "height" not in o:
         return HEIGHT_M
     value = o["height"]
@@ -348,7 +348,7 @@ def _height(o: dict[str, Any], kind: int, left: Counter[str]) -> float:
 
 
 def _point(p: Any) -> tuple[Any, Any, Any]:
-    """x, y, z of a point; None, which is no number, where there is none."""
+    """x, y, z of a point; None for a missing one."""
     return (p.get("x"), p.get("y"), p.get("z", 0.0)) if isinstance(p, dict) else (None, None, None)
 
 
@@ -356,4 +356,4 @@ def _numbers(value: list[Any], shape: tuple[int, ...], where: str) -> np.ndarray
     try:
         return np.array(value, np.float64).reshape(shape)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{where}: numbers wanted; get the file again") from None
+        raise ValueError(f"{where}: must be numbers; get the file again") from None
