@@ -83,7 +83,7 @@ def test_leaks_are_refused():
         check(origins, {"a": "train", "b": "held_out"})
     with pytest.raises(ValueError, match="split leaks: clip a is in train and clip b in val"):
         by_place(origins, pinned={"a": "train", "b": "val"})
-    with pytest.raises(ValueError, match="split 'test'; one of"):
+    with pytest.raises(ValueError, match="split 'test' is not one of"):
         by_place(origins, pinned={"a": "test"})
 
 

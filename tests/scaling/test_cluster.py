@@ -162,7 +162,7 @@ def test_crossings_lie_between_points():
         (Cluster(spares=1.0), [], "spares: must be a share < 1, got 1"),
         (Cluster(slow_speed=0.2), [], "slow_speed: must be 0.5 to 1"),
         (Cluster(checkpoint_minutes=0.0), [], "checkpoint_minutes: must be > 0 or none"),
-        (Cluster(restart_minutes=-1.0), [], "restart_minutes: 0 or more wanted, got -1"),
+        (Cluster(restart_minutes=-1.0), [], "restart_minutes: must be >= 0, got -1"),
         (Cluster(cards=80), [Job(11)], "a job of 11 modules on a cluster of 10; give more cards"),
     ],
 )

@@ -119,7 +119,7 @@ def test_where_no_law_holds_it_says_so(scores):
 @pytest.mark.parametrize(
     ("runs", "line"),
     [
-        ([], "scaling law: 0 runs to fit, at least 6 wanted"),
+        ([], "scaling law: 0 runs to fit, at least 6 are needed"),
         (grid(0.0)[:5], "scaling law: 4 runs to fit and one held out, at least 6 are needed"),
         ([Run(1e8, d, 3.0) for d in np.geomspace(1e9, 1e11, 9)], "1 different parameters, at least 3 are needed"),
         ([Run(n, 1e9, 3.0) for n in np.geomspace(1e7, 1e9, 9)], "1 different tokens, at least 3 are needed"),
@@ -147,7 +147,7 @@ def test_runs_are_read_from_lines(tmp_path):
     assert read_runs(path) == [Run(1e6, 2e7, 2.5, 0.5, "a")]
     for text, line in (
         ("{", "line 1: not JSON"),
-        ("3", "line 1: an object"),
+        ("3", "line 1: must be an object"),
         ('{"parameters": 1, "tokens": 2}', "line 1: loss: must be a number"),
         ('{"parameters": 1, "tokens": 2, "loss": -3}', "line 1.loss: must be a number > 0"),
         ('{"parameters": 1, "tokens": 2, "loss": 3, "score": "x"}', "line 1: score: must be a number"),

@@ -52,7 +52,7 @@ def test_pictures_and_films(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--scene", "7"], "--scene 7: there are 2, from 0 on"),
+        (["--scene", "7"], "--scene 7: must be 0 to 1"),
         (["--scene", "nobody"], "--scene nobody: no such scene"),
         (["--at", "500"], "step 500: the scene has 91 steps"),
         (["--out", "a.jpg"], "--out a.jpg: must be a *.png, *.mp4 or *.gif file"),
