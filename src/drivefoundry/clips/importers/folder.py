@@ -221,7 +221,7 @@ def clips_in(
     for a folder of scenarios (no camera: use `scenes_in`) and if no drive is readable.
     """
     path, out = Path(path), Path(out)
-    kind = wanted(path, "drives")
+    kind = kind_for(path, "drives")
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     done = on_clip or (lambda _: None)
@@ -278,7 +278,7 @@ def scenes_in(
     """
     path = Path(path)
     if not path.is_file():
-        wanted(path, "scenes")
+        kind_for(path, "scenes")
     files = scene_files(path)
     require(len(files) > 0, f"{path}: no file of recorded traffic; {', '.join(READERS)} can be read")
     done = None if on_file is None else lambda i, _: on_file(files[i])
