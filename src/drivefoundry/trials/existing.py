@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from drivefoundry.clips.importers.folder import scenes_in, wanted
+from drivefoundry.clips.importers.folder import kind_for, scenes_in
 from drivefoundry.judge.gate import Gate, judge, save_verdict
 from drivefoundry.judge.scores.pdm_closed import PdmClosed
 from drivefoundry.judge.worst import SCORE
@@ -97,7 +97,7 @@ def _scenes(who: str, scenes: Path | None) -> list[Scene]:
     if found.run is not None:
         return show.exam_scenes(found.run)
     if not scenes.is_file():
-        wanted(scenes, "scenes")
+        kind_for(scenes, "scenes")
     read, refused = scenes_in(scenes, egos=EGOS)
     why = "; ".join(f"{file}: {reason}" for file, reason in list(refused.items())[:3])
     require(len(read) > 0, f"{scenes}: contains no scene ({why})")
@@ -145,7 +145,7 @@ def open_loop(who: str, drives: Path, recipe: Curate) -> dict[str, Any]:
     that `run --drives` holds out. {"samples", "table": policy -> metric -> (mean, low, high)}."""
     require(who not in BASELINES, f"judge {who}: --drives is for a model; the open-loop baselines are always included")
     checkpoint, drives = named.model(who), named.resolved(drives).path
-    wanted(drives, "drives")
+    kind_for(drives, "drives")
     with tempfile.TemporaryDirectory(prefix="drivefoundry-judge-") as folder:
         clips, curated, shard, scored = (Path(folder) / name for name in ("clips", "curated", "shard", "scored"))
         for part in (clips, curated, shard, scored):
