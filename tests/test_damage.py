@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from drivefoundry.clips.importers import scenes_in
 from drivefoundry.clips.importers.folder import READERS, format_of
 from drivefoundry.clips.importers.traffic.recording import scenes_of
+from drivefoundry.ragged import Ragged
 from drivefoundry.roadmap import make_map
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.world import World
-from drivefoundry.types import FARTHEST, Ragged, Scene
+from drivefoundry.types import FARTHEST, Scene
 from handmade import scenarionet, womd, write
 
 NUMBERS = st.one_of(st.floats(), st.sampled_from([0.0, -1.0, 1e9, 1e308, math.nan, math.inf, -math.inf]), st.integers())

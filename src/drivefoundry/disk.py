@@ -1,4 +1,4 @@
-"""What lies on the disk: the files of a folder and their hashes, and what a full disk says."""
+"""Files on the disk: hashes and stamps of folders, a run's database, and how a full disk shows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import sqlite3
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,3 +55,31 @@ def full(what: str, root: Path) -> OSError:
     return OSError(
         errno.ENOSPC, f"disk full while making {what}; free some space and run again, finished work is kept", str(root)
     )
+
+
+def database(file: Path, columns: str) -> sqlite3.Connection:
+    """Open a ledger's database, which must have these columns, for reading. Where not even its write-ahead log's index
+    can be made (another user's run), it is read as it was last checkpointed."""
+    quoted = urllib.parse.quote(str(file.resolve()))
+    for mode in ("mode=rw", "mode=ro&immutable=1"):
+        db = sqlite3.connect(f"file:{quoted}?{mode}", uri=True, timeout=30, isolation_level=None)
+        try:
+            db.execute("PRAGMA query_only=ON")
+            db.execute(f"SELECT count(*) FROM (SELECT {columns} FROM builds LIMIT 1)").fetchone()
+            return db
+        except sqlite3.OperationalError as error:
+            db.close()
+            if "immutable" in mode:
+                raise ValueError(f"{file}: cannot be read ({error})") from error
+        except sqlite3.DatabaseError as error:
+            db.close()
+            raise ValueError(f"{file}: not a ledger ({error}); give another directory") from error
+    raise AssertionError("the second mode returns or raises")
+
+
+def is_foreign(path: Path, known: set[str]) -> bool:
+    """Whether a folder that is to become a run directory holds this of somebody else's: a run replaces what has the
+    names of its own parts."""
+    if path.name in ("artefacts", "work") and path.is_dir():
+        return any(path.iterdir())
+    return path.name == "report.html" or (path.name not in known and path.suffix != ".html")

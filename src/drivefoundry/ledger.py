@@ -23,7 +23,6 @@ import os
 import shutil
 import sqlite3
 import time
-import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +81,7 @@ class Ledger:
         known = {"artefacts", "work", "ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "scenes", "run.json",
                  "progress.json", "engine", "releases"}  # fmt: skip
         if self.root.is_dir() and not (self.root / "ledger.db").exists():
-            strangers = sorted(p.name for p in self.root.iterdir() if _strange(p, known))
+            strangers = sorted(p.name for p in self.root.iterdir() if disk.is_foreign(p, known))
             if strangers:
                 raise ValueError(
                     f"{self.root}: holds {strangers[0]!r} but no ledger.db; give an empty or new directory (--out)"
@@ -117,7 +116,7 @@ class Ledger:
         ledger.root, ledger._lock, ledger._reading = Path(root), None, True
         file = ledger.root / "ledger.db"
         if file.is_file():
-            ledger._db = _opened(file)
+            ledger._db = disk.database(file, _COLUMNS)
         elif may_be_absent:
             ledger._db = sqlite3.connect(":memory:", isolation_level=None)
             ledger._db.executescript(_SCHEMA)
@@ -366,26 +365,6 @@ class Ledger:
         return Artefact(id, key, kind, path, tuple(parents), info, False, seconds, cpu, size, finished, recipe)
 
 
-def _opened(file: Path) -> sqlite3.Connection:
-    """A ledger's database for reading. Where not even its write-ahead log's index can be made (another user's run), it
-    is read as it was last checkpointed."""
-    quoted = urllib.parse.quote(str(file.resolve()))
-    for mode in ("mode=rw", "mode=ro&immutable=1"):
-        db = sqlite3.connect(f"file:{quoted}?{mode}", uri=True, timeout=30, isolation_level=None)
-        try:
-            db.execute("PRAGMA query_only=ON")
-            db.execute(f"SELECT count(*) FROM (SELECT {_COLUMNS} FROM builds LIMIT 1)").fetchone()
-            return db
-        except sqlite3.OperationalError as error:
-            db.close()
-            if "immutable" in mode:
-                raise ValueError(f"{file}: cannot be read ({error})") from error
-        except sqlite3.DatabaseError as error:
-            db.close()
-            raise ValueError(f"{file}: not a ledger ({error}); give another directory") from error
-    raise AssertionError("the second mode returns or raises")
-
-
 def fresh(path: Path) -> Path:
     """Directory in, the same directory out, emptied: for builds that cannot go on from what a killed one left."""
     for entry in path.iterdir():
@@ -394,14 +373,6 @@ def fresh(path: Path) -> Path:
         else:
             entry.unlink()
     return path
-
-
-def _strange(path: Path, known: set[str]) -> bool:
-    """Whether a folder that is to become a run directory holds this of somebody else's: a run replaces what has the
-    names of its own parts."""
-    if path.name in ("artefacts", "work") and path.is_dir():
-        return any(path.iterdir())
-    return path.name == "report.html" or (path.name not in known and path.suffix != ".html")
 
 
 def _asked(kind: str, recipe: Any, parents: Sequence[Artefact], code: str | Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from drivefoundry.types import Ragged, RoadMap, require
+from drivefoundry.ragged import Ragged
+from drivefoundry.types import RoadMap, require
 from drivefoundry_car.arrays import from_bytes, to_bytes
 
 _RAGGED = {"lanes": 2, "lane_next": 1, "drivable": 2, "lines": 2, "crosswalks": 2, "sidewalks": 2}

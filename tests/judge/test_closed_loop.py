@@ -13,7 +13,8 @@ from drivefoundry.judge.scores.closed_loop import (
     route_progress,
     score_rollout,
 )
-from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED, Ragged
+from drivefoundry.ragged import Ragged
+from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED
 
 
 def one(s, ego, reference=80.0):

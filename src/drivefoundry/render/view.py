@@ -15,13 +15,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from drivefoundry.raster import ground_raster
-from drivefoundry.render.actors import paint_of
+from drivefoundry.render.actors import brake_lamps, indicators, paint_of
 from drivefoundry.render.bev import Bev
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.conditions import Conditions
 from drivefoundry.render.draw import BLINK
 from drivefoundry.render.ground import PALETTE
-from drivefoundry.render.lamps import brake_lamps, indicators
 from drivefoundry.render.rig import Rig, View
 from drivefoundry.render.surfaces import PAINTS
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, RoadMap, Scene, require

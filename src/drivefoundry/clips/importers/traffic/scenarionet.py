@@ -29,6 +29,7 @@ from drivefoundry.clips.importers.traffic.recording import (
     states,
     unpacked,
 )
+from drivefoundry.clips.importers.traffic.rings import closed_rings
 from drivefoundry.clips.importers.traffic.roads import (
     Features,
     around,
@@ -285,7 +286,7 @@ def _features(whole: dict[str, Any], dataset: str, left: Counter[str]) -> Featur
     require(len(f.lanes) > 0, "map_features: no lane in it; a recording without a road cannot be driven")
     f.edges += outline
     f.complete = len(outline) > 0
-    rings, cut = _rings(outline)
+    rings, cut = closed_rings(outline)
     f.areas += rings_with_holes(rings)
     if cut:
         left["pieces of the road's outline that do not close"] += cut
@@ -299,30 +300,6 @@ def _limit(feature: dict[Any, Any]) -> float:
         if isinstance(value, (int, float, np.number)) and 0 < value * unit < FASTEST:
             return float(value) * unit if unit != 1 / 3.6 else float(value) / 3.6
     return np.nan
-
-
-def _rings(outline: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
-    """Join the pieces of an outline, in their order, to closed rings (P, 2); also return how many pieces close none.
-    Argoverse 2's rings are cut into pieces of 20 points."""
-    out: list[np.ndarray] = []
-    waiting: list[np.ndarray] = []
-    cut = 0
-    for line in outline:
-        if not waiting and len(line) > 3 and (len(line) != 20 or _near(line[0], line[-1])):
-            out.append(line[:, :2])  # other data sets write complete rings, some without the last point
-            continue
-        waiting.append(line[:, :2])
-        if _near(waiting[0][0], line[-1]) and sum(map(len, waiting)) > 3:
-            out.append(np.concatenate(waiting))
-            waiting = []
-        elif len(line) != 20:
-            cut += len(waiting)
-            waiting = []
-    return out, cut + len(waiting)
-
-
-def _near(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(np.hypot(*(a[:2] - b[:2])) < 0.01)
 
 
 def _lights(
