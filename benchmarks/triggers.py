@@ -27,7 +27,7 @@ from drivefoundry_car.recording.recent import moments
 from drivefoundry_car.triggers import LIBRARY, Campaign, Watch, campaign, firings, load_campaigns
 from drivefoundry_car.triggers.novelty import DIMS, Sent
 from drivefoundry_car.triggers.rules import cost
-from drivefoundry_car.triggers.signals import LOOKBACK_S, Beside, latest, signals_of
+from drivefoundry_car.triggers.signals import LOOKBACK_S, SignalContext, latest, signals_of
 from drivefoundry_car.upload.collector import Collector
 
 RULES, HZ, OBJECTS = 100, 20, 12
@@ -43,8 +43,8 @@ def main() -> int:
     asked = parser.parse_args()
     pieces, minutes, times = (2, 1, 2) if asked.quick else (6, 10, 5)
     drives = [drive(seed, minutes * 60) for seed in range(pieces)]
-    beside = Beside(stop_lines(), Sent(np.random.default_rng(0).uniform(-1, 1, (256, DIMS)).astype(np.float32)))
-    figures = measure(campaigns(), drives, beside, times)
+    context = SignalContext(stop_lines(), Sent(np.random.default_rng(0).uniform(-1, 1, (256, DIMS)).astype(np.float32)))
+    figures = measure(campaigns(), drives, context, times)
     differs = figures.pop("fires_otherwise")
     targets = {
         "online_x_realtime": (figures["online_x_realtime"], ONLINE, figures["online_x_realtime"] >= ONLINE),
@@ -55,20 +55,20 @@ def main() -> int:
     return 0 if all(met for *_, met in targets.values()) else 1
 
 
-def measure(rules: list[Campaign], drives: list[Drive], beside: Beside, times: int) -> dict[str, float]:
+def measure(rules: list[Campaign], drives: list[Drive], context: SignalContext, times: int) -> dict[str, float]:
     """Times real time of each way, and CPU microseconds a sample of its parts."""
     seconds = sum(len(d.t) for d in drives) / HZ
     samples = seconds * HZ
-    values = [signals_of(d, beside) for d in drives]
+    values = [signals_of(d, context) for d in drives]
     names = list(values[0])
     rows = [np.array([v[n] for n in names], np.float64) for v in values]
     watch = Watch(rules, names)
     assert not watch.lacking
     found = [watch_all(watch, d.t, row) for d, row in zip(drives, rows, strict=True)]
-    stored = [firings(rules, d, beside) for d in drives]
+    stored = [firings(rules, d, context) for d in drives]
     online = best(lambda: [watch_all(watch, d.t, row) for d, row in zip(drives, rows, strict=True)], times)
-    whole = best(lambda: [firings(rules, d, beside) for d in drives], times)
-    signals = best(lambda: [signals_of(d, beside) for d in drives], times)
+    whole = best(lambda: [firings(rules, d, context) for d in drives], times)
+    signals = best(lambda: [signals_of(d, context) for d in drives], times)
 
     def alone() -> None:
         for d, row in zip(drives, rows, strict=True):
@@ -77,10 +77,10 @@ def measure(rules: list[Campaign], drives: list[Drive], beside: Beside, times: i
 
     ruled = best(alone, times)
     last = cut(drives[0], 30.0, 30.0 + LOOKBACK_S + 0.1)
-    derive = best(lambda: [latest(last, names, beside) for _ in range(50)], times) / 50
+    derive = best(lambda: [latest(last, names, context) for _ in range(50)], times) / 50
     minute = cut(drives[0], 0.0, 60.0)
-    tick, ticked = collected(rules, minute, names, beside)
-    found, stored = [*found, ticked], [*stored, firings(rules, minute, beside)]
+    tick, ticked = collected(rules, minute, names, context)
+    found, stored = [*found, ticked], [*stored, firings(rules, minute, context)]
     return {
         "rules": len(rules),
         "operations": watch.rules.operations,
@@ -115,11 +115,11 @@ def watch_all(watch: Watch, t: np.ndarray, rows: np.ndarray) -> list:
     return found
 
 
-def collected(rules: list[Campaign], drive: Drive, names: list[str], beside: Beside) -> tuple[float, list]:
+def collected(rules: list[Campaign], drive: Drive, names: list[str], context: SignalContext) -> tuple[float, list]:
     """CPU seconds of the median tick, in the thread that ticks, and all that fired."""
     took, found = [], []
     with tempfile.TemporaryDirectory(prefix="drivefoundry-triggers-") as spool:
-        car = Collector(spool, {}, rules, drive.meta, signals=names, beside=beside, ego_size=drive.ego_size)
+        car = Collector(spool, {}, rules, drive.meta, signals=names, context=context, ego_size=drive.ego_size)
         for now in moments(drive):
             begun = time.thread_time()
             found += car.tick(now)

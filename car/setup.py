@@ -1,8 +1,8 @@
-"""The kernels of the engine and of the rules: plain shared libraries, without a tie to any Python version. All else is
-in pyproject.toml.
+"""Build the kernels of the engine and the rules as plain shared libraries, independent of the Python version. The rest
+is in pyproject.toml.
 
-Their digest of the sources lets `drivefoundry_car.engine` and `.triggers.watch` notice that they have changed since:
-then `pip install -e car` builds them anew.
+A digest of the sources in each library lets `drivefoundry_car.engine` and `.triggers.watch` detect changed sources;
+`pip install -e car` then rebuilds them.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
 SOURCES = {"engine": ("kernels.cpp", "forward.h"), "triggers/watch": ("kernels.cpp", "rules.h", "around.h")}
-# No contraction of a * b + c: results must not hang on whether a CPU has fused multiply-add.
+# No contraction of a * b + c: results must not depend on whether a CPU has fused multiply-add.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-pthread", "-Wall", "-Wno-psabi"]
 
 
@@ -38,7 +38,7 @@ class AnyPython(bdist_wheel):
 
 
 def kernels(part: str) -> Extension:
-    """The library of one part of the car."""
+    """Extension that builds the library of one part of the car."""
     files = [f"src/drivefoundry_car/{part}/{name}" for name in SOURCES[part]]
     here = Path(__file__).parent
     digest = hashlib.sha256(b"".join((here / name).read_bytes() for name in files)).hexdigest()

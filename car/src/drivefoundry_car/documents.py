@@ -1,8 +1,8 @@
-"""JSON and TOML from anywhere in, plain values out; what is wrong with them is one ValueError of one line.
+"""Read JSON and TOML from untrusted sources as plain values; every fault is a ValueError of one line.
 
-The bounds hold for everything that people or other programs write for us: UTF-8 with or without a byte order mark, at
-most DEPTH levels deep, no integer that is too large for a float. The standard library's parsers answer deep nesting
-with a RecursionError, and code that walks a deep value fails the same way later on.
+The limits apply to everything that people or other programs write for us: UTF-8 with or without a byte order mark, at
+most DEPTH levels deep, no integer too large for a float. The standard library's parsers raise RecursionError on deep
+nesting, and code that walks a deep value fails in the same way later.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 DEPTH = 64
-"""Most levels of lists and tables."""
+"""Deepest nesting of lists and tables."""
 LARGEST_TOML = 1 << 20
-"""Bytes; tomllib's time grows faster than the file."""
+"""Largest TOML file, bytes; tomllib's time grows faster than linearly."""
 _BITS = 1023
-"""Most of an integer: what is longer is no float either."""
+"""Longest integer, bits: longer ones do not fit a float either."""
 _PART = r"""(?:"[^"\n]*+"|'[^'\n]*+'|(?<![\w-])[\w-]++)"""
 _LONG_KEY = re.compile(rf"(?:^[ \t]*+\[{{0,2}}|[{{,])[ \t]*+(?:{_PART}[ \t]*+\.[ \t]*+){{{DEPTH}}}", re.MULTILINE)
-"""A dotted key of more parts: each is a table of its own, and tomllib's time grows with their square."""
+"""A dotted key with too many parts: each is a table, and tomllib's time grows quadratically."""
 
 
-def read_json(path: Path, mend: str = "") -> Any:
-    """A JSON file in, its value out. ValueError names the file, what is wrong and, where given, how to fix it."""
-    return json_of(read_bytes(path), path, mend)
+def read_json(path: Path, fix: str = "") -> Any:
+    """Read a JSON file. ValueError names the file, what is wrong and, if given, how to fix it."""
+    return json_of(read_bytes(path), path, fix)
 
 
-def json_of(data: bytes | str, name: object, mend: str = "") -> Any:
-    """JSON text in, its value out. ValueError begins with `name` and ends with how to fix it."""
-    after = f"; {mend}" if mend else ""
+def json_of(data: bytes | str, name: object, fix: str = "") -> Any:
+    """Parse JSON text. ValueError starts with `name` and ends with how to fix it."""
+    after = f"; {fix}" if fix else ""
     text = decoded(data, name)
     try:
         value = json.loads(text)
@@ -43,23 +43,23 @@ def json_of(data: bytes | str, name: object, mend: str = "") -> Any:
     return value
 
 
-def json_object(data: bytes | str, name: object, mend: str = "") -> dict[str, Any]:
-    """JSON text in, the object that it must be out; ValueError as `json_of`."""
-    value = json_of(data, name, mend)
+def json_object(data: bytes | str, name: object, fix: str = "") -> dict[str, Any]:
+    """Parse JSON text that must be an object; ValueError as in `json_of`."""
+    value = json_of(data, name, fix)
     if not isinstance(value, dict):
-        raise ValueError(f"{name}: must be a JSON object, got {_called(value)}" + (f"; {mend}" if mend else ""))
+        raise ValueError(f"{name}: must be a JSON object, got {_called(value)}" + (f"; {fix}" if fix else ""))
     return value
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file in, its table out. ValueError names the file and what is wrong with it."""
+    """Read a TOML file as a table. ValueError names the file and what is wrong."""
     return toml_of(read_bytes(path), path)
 
 
 def toml_of(data: bytes | str, name: object) -> dict[str, Any]:
-    """TOML text in, its table out. ValueError begins with `name`."""
+    """Parse TOML text as a table. ValueError starts with `name`."""
     if len(data) > LARGEST_TOML:
-        raise ValueError(f"{name}: {len(data):,} bytes of TOML, at most {LARGEST_TOML:,} are read")
+        raise ValueError(f"{name}: {len(data):,} bytes of TOML exceed the limit of {LARGEST_TOML:,}")
     text = decoded(data, name)
     try:
         if _LONG_KEY.search(text):
@@ -74,7 +74,7 @@ def toml_of(data: bytes | str, name: object) -> dict[str, Any]:
 
 
 def decoded(data: bytes | str, name: object) -> str:
-    """UTF-8 bytes in, text without a byte order mark out. ValueError says that UTF-8 is wanted."""
+    """Decode UTF-8 bytes, without a byte order mark. ValueError if they are not UTF-8."""
     if isinstance(data, str):
         return data.removeprefix("\ufeff")
     try:
@@ -86,7 +86,7 @@ def decoded(data: bytes | str, name: object) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes. ValueError names the file that cannot be read."""
+    """Read a file's bytes. ValueError names a file that cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -94,7 +94,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _bounded(value: Any, name: object, after: str) -> None:
-    """ValueError for values that are too deep or integers that no float holds."""
+    """Check nesting depth and size of integers; else ValueError."""
     level = [value]
     for _ in range(DEPTH + 1):
         inner: list[Any] = []
@@ -110,6 +110,6 @@ def _bounded(value: Any, name: object, after: str) -> None:
 
 
 def _called(value: Any) -> str:
-    """A JSON value's kind in words."""
+    """Name a JSON value's type."""
     kinds = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return kinds.get(type(value), "null")

@@ -1,4 +1,4 @@
-"""Files that outlive a power cut: what others are told about must be on the disk first."""
+"""Durable writes: files survive a power cut before anyone learns of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-"""What a full disk says."""
+"""errno values of a full disk."""
 
 
 def sync(path: Path) -> None:
@@ -26,18 +26,18 @@ def sync(path: Path) -> None:
 
 
 def rename(file: Path, name: Path) -> None:
-    """Give a file that is on the disk its name, in place of what had it; both on one file system."""
+    """Durably rename a synced file, replacing any file of that name; both on one file system."""
     os.replace(file, name)
     sync(name.parent)
 
 
 @contextmanager
 def replacing(file: Path, durable: bool = True, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `file` when the block ends: whole or not at all, readable by its owner
-    only unless mode says otherwise (less the umask). If durable, it outlives a power cut.
+    """Open a file that atomically replaces `file` when the block ends, readable by its owner only unless mode says
+    otherwise (minus the umask). If durable, it survives a power cut.
 
-    It is written beside `file` and removed if anything fails. It is locked meanwhile, so that `sweep` can tell it from
-    what a kill has left behind.
+    It is written beside `file`, removed if anything fails, and locked meanwhile, so that `sweep` can tell it from the
+    remains of a crash.
     """
     aside = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
@@ -54,20 +54,20 @@ def replacing(file: Path, durable: bool = True, mode: int = 0o600) -> Iterator[B
 
 
 PUBLIC = 0o666
-"""Mode of files that others may read, less the umask."""
+"""Mode of files that others may read, minus the umask."""
 
 
 def write_json(file: Path, value: object, durable: bool = True) -> None:
-    """Write a value as JSON, as `replacing` does."""
+    """Write a value as JSON, atomically, see `replacing`."""
     text = json.dumps(value)
     with replacing(file, durable) as out:
         out.write(text.encode())
 
 
 def sweep(folder: Path, name: str = "*") -> int:
-    """Remove what kills have left behind of files of this name (a glob pattern) that were being replaced; how many.
+    """Remove temporary files that crashes left for files of this name (a glob pattern); return how many.
 
-    What another thread or process is writing stays.
+    Files that another thread or process is writing stay.
     """
     count = 0
     for part in folder.glob(f".{name}.*.part"):
@@ -79,10 +79,10 @@ def sweep(folder: Path, name: str = "*") -> int:
 
 
 def _locked(path: Path, mode: int) -> BinaryIO:
-    """A new file, open and locked."""
+    """Create, open and lock a file."""
     while True:
         file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb")
         fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:  # else `sweep` came between opening and locking
+        if os.fstat(file.fileno()).st_nlink:  # otherwise `sweep` removed it before the lock
             return file
         file.close()

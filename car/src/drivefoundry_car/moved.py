@@ -1,6 +1,6 @@
 """Import paths of earlier versions: `drivefoundry_car.slots` is now `drivefoundry_car.update.slots`.
 
-The old name gives the very same module, with a DeprecationWarning; it goes with the next minor version.
+The old name gives the same module, with a DeprecationWarning; it will be removed in the next minor version.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOVED["record"] = "recording.cutter"
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds old names, after all others have found nothing."""
+    """Finds old names, after all other finders."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -71,6 +71,6 @@ class _Loader(importlib.abc.InspectLoader):
 
 
 def install() -> None:
-    """Have old names found, once."""
+    """Register the finder, once."""
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
         sys.meta_path.append(Finder())

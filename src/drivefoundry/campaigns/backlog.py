@@ -21,7 +21,7 @@ from drivefoundry_car.log import Drive, clock, cut
 from drivefoundry_car.triggers import Campaign, Watch, applies
 from drivefoundry_car.triggers.novelty import Sent, embedding
 from drivefoundry_car.triggers.rules import cost, signals_in, unit_of
-from drivefoundry_car.triggers.signals import SIGNALS, Beside, signals_of
+from drivefoundry_car.triggers.signals import SIGNALS, SignalContext, signals_of
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def mine(campaigns: Sequence[Campaign], drives: Iterator[StoredDrive], sent: Sen
         for a, b in clock.runs(r.drive.t):  # a rule cannot be assumed to hold across a gap
             whole = b - a == len(r.drive.t)
             part = r.drive if whole else cut(r.drive, float(r.drive.t[a]), float(r.drive.t[b - 1]) + clock.EDGE_S)
-            lacks, some = _fired(campaigns, part, r.name, Beside(r.stop_lines, sent))
+            lacks, some = _fired(campaigns, part, r.name, SignalContext(r.stop_lines, sent))
             fired += some
             if not a:
                 for name, signals in lacks.items():
@@ -158,10 +158,10 @@ def mine(campaigns: Sequence[Campaign], drives: Iterator[StoredDrive], sent: Sen
 
 
 def _fired(
-    campaigns: Sequence[Campaign], drive: Drive, name: str, beside: Beside
+    campaigns: Sequence[Campaign], drive: Drive, name: str, context: SignalContext
 ) -> tuple[dict[str, tuple[str, ...]], list[Fired]]:
     """Which campaigns lack which signals, and what fired, in one gapless stretch of a drive."""
-    values = signals_of(drive, beside)
+    values = signals_of(drive, context)
     watch = Watch([c for c in campaigns if applies(c, drive)], list(values))
     of = {c.name: c for c in watch.campaigns}
     fired = []

@@ -14,7 +14,7 @@ from drivefoundry_car.log.channels import FRONT
 from drivefoundry_car.recording.recent import moments
 from drivefoundry_car.recording.ring import ITEM_BYTES
 from drivefoundry_car.triggers import Campaign
-from drivefoundry_car.triggers.signals import Beside, signals_of
+from drivefoundry_car.triggers.signals import SignalContext, signals_of
 from drivefoundry_car.upload.collector import Collector, Counts
 from drivefoundry_car.upload.uploader import Uploader
 
@@ -49,13 +49,13 @@ def replay(
             nameless.append(f"{r.name}: its meta names no vehicle; the service accepts clips of enrolled vehicles only")
             continue
         done = True
-        uploader, beside = uploader_of(vehicle), Beside(r.stop_lines)
+        uploader, context = uploader_of(vehicle), SignalContext(r.stop_lines)
         front = {} if r.drive.video is None else {FRONT: r.drive.video}
         cameras = {**front, **r.drive.others}
         size = max([CAMERA_BYTES, *(sum(len(p) + ITEM_BYTES for p in v.packets) for v in cameras.values())])
         car = Collector(
-            spool, cameras, campaigns, r.drive.meta, uploader, signals=list(signals_of(r.drive, beside)),
-            beside=beside, ego_size=r.drive.ego_size, camera_bytes=size,
+            spool, cameras, campaigns, r.drive.meta, uploader, signals=list(signals_of(r.drive, context)),
+            context=context, ego_size=r.drive.ego_size, camera_bytes=size,
         )  # fmt: skip
         try:
             _drive(car, r.drive, cameras)

@@ -23,7 +23,7 @@ from drivefoundry_car.documents import decoded, read_bytes
 from drivefoundry_car.log import read_drive, write_drive
 from drivefoundry_car.recording.cutter import clips_of
 from drivefoundry_car.triggers import Campaign, load_campaigns, note_for
-from drivefoundry_car.triggers.signals import Beside
+from drivefoundry_car.triggers.signals import SignalContext
 from drivefoundry_car.upload.uploader import Uploader
 
 CARS_AT_ONCE = 4
@@ -67,16 +67,16 @@ def send_home(
     secret = secrets.token_hex(32)
     start = time.monotonic()
     with running(store, secret) as service, bar("clips home", len(paths)) as advance:
-        beside = {}
+        context = {}
         for file in sorted((drives / "maps").glob("*.safetensors")):
             store.put_map(file.stem, file.read_bytes())
-            beside[file.stem] = Beside(load_map(file.read_bytes()).stop_lines)
+            context[file.stem] = SignalContext(load_map(file.read_bytes()).stop_lines)
 
         def one_car(path: Path) -> tuple[list[str], int]:
             """All that one recording has to send, the most valuable first, from a queue of its own; the campaigns of
             what came home, and how many clips were over a budget, out."""
             drive = read_drive(path)
-            clips = clips_of(drive, campaigns, seed, beside=beside.get(drive.meta.get("map", "")))
+            clips = clips_of(drive, campaigns, seed, context=context.get(drive.meta.get("map", "")))
             if not clips:
                 return [], 0
             # One clip at a time, on a day that does not end: what a budget lets through hangs on the clips alone.

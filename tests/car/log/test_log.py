@@ -121,7 +121,7 @@ def test_a_truncated_file_is_refused(make_drive, tmp_path, share):
     log.write_drive(path, make_drive(steps=30))
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(ValueError, match=r"a\.mcap: truncated MCAP.*mend it with `mcap recover`$"):
+    with pytest.raises(ValueError, match=r"a\.mcap: truncated MCAP.*repair it with `mcap recover`$"):
         log.read_drive(path)
 
 
@@ -230,7 +230,7 @@ def test_bad_video_is_refused(make_drive):
         log.from_mp4(b"no video at all")
     with pytest.raises(ValueError, match="key frame"):
         log.decode_video(replace(video, key=np.zeros(20, bool)))
-    with pytest.raises(ValueError, match="wanted of 20"):
+    with pytest.raises(ValueError, match="requested of 20"):
         log.decode_video(video, np.array([20]))
     with pytest.raises(ValueError, match="must be even"):
         log.encode_video(np.zeros((1, 63, 160, 3), np.uint8), np.zeros(1), (1, 1, 1, 1), (0, 0, 0, 0))

@@ -228,8 +228,8 @@ def test_a_state_may_lack_what_may_be_unknown(own, drive, tmp_path):
     [
         (lambda _: b"[" * 100_000, "damaged MCAP .RecursionError"),
         (replaced(x=...), "/ego/state: a state without 'x'"),
-        *((replaced(yaw=value), "/ego/state: a state whose 'yaw' is no number") for value in ([1.0], {}, "left")),
-        (replaced(speed=10**400), "/ego/state: a state whose 'speed' is no number"),
+        *((replaced(yaw=value), "/ego/state: a state whose 'yaw' is not a number") for value in ([1.0], {}, "left")),
+        (replaced(speed=10**400), "/ego/state: a state whose 'speed' is not a number"),
         (lambda _: b"[1, 2]", "/ego/state: a message that is not one JSON object"),
         (lambda m: m + b"," + m, "/ego/state: a message that is not one JSON object"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from drivefoundry_car.log import Drive
 from drivefoundry_car.recording.recent import Recent, moments
 from drivefoundry_car.triggers.novelty import Sent, embedding
-from drivefoundry_car.triggers.signals import SIGNALS, Beside, latest, signals_of
+from drivefoundry_car.triggers.signals import SIGNALS, SignalContext, latest, signals_of
 
 NAMES = list(SIGNALS)
 
@@ -36,11 +36,11 @@ def eventful(make_drive, seed: int) -> Drive:
 def test_the_signals_of_each_moment_are_those_of_the_stored_drive(make_drive, seed):
     drive = eventful(make_drive, seed)
     lines = np.array([[60.0, -3, 60, 3]] * 6)
-    beside = Beside(lines, Sent(embedding(signals_of(make_drive(steps=5)))))
-    wanted = signals_of(drive, beside)
+    context = SignalContext(lines, Sent(embedding(signals_of(make_drive(steps=5)))))
+    wanted = signals_of(drive, context)
     assert set(wanted) == set(NAMES)
     recent = Recent(drive.meta | {"picks": ""}, drive.ego_size)
-    got = np.array([latest(recent.push(now), NAMES, beside) for now in moments(drive)])
+    got = np.array([latest(recent.push(now), NAMES, context) for now in moments(drive)])
     for i, name in enumerate(NAMES):
         if name != "pick":
             np.testing.assert_array_equal(got[:, i], wanted[name], err_msg=name)

@@ -13,7 +13,7 @@ from drivefoundry_car import arrays
 from drivefoundry_car.log import Drive, Objects, Plans, cut
 from drivefoundry_car.triggers import LIBRARY, Watch, firings, load_campaigns
 from drivefoundry_car.triggers.novelty import DIMS, MOST, Sent, embedding
-from drivefoundry_car.triggers.signals import SIGNALS, Beside, latest, signals_of
+from drivefoundry_car.triggers.signals import SIGNALS, SignalContext, latest, signals_of
 from drivefoundry_car.triggers.watch.surroundings import nearest, place_on
 from watched import CAR, CYCLIST, PEDESTRIAN, STOP_LINES, comes_in, picked, with_object
 
@@ -50,12 +50,12 @@ def random_drive(seed: int, steps: int = 80) -> Drive:
 def test_online_signals_are_the_stored_ones(seed):
     drive = random_drive(seed)
     sent = Sent()
-    sent.add(embedding(signals_of(random_drive(seed + 1), Beside(STOP_LINES))))
-    beside = Beside(STOP_LINES, sent)
-    stored = signals_of(drive, beside)
+    sent.add(embedding(signals_of(random_drive(seed + 1), SignalContext(STOP_LINES))))
+    context = SignalContext(STOP_LINES, sent)
+    stored = signals_of(drive, context)
     assert set(stored) == set(SIGNALS)
     for i in [0, 1, 2, *range(3, len(drive.t), 7)]:
-        online = latest(part(drive, i), list(SIGNALS), beside)
+        online = latest(part(drive, i), list(SIGNALS), context)
         np.testing.assert_array_equal(online, [float(stored[name][i]) for name in SIGNALS], f"sample {i}")
 
 
@@ -103,7 +103,7 @@ def test_on_the_route(make_drive):
     drive.ego[:, 1] = 0.7
     drive.ego[50:60, 1] = 30
     drive.signal_state[1, :120] = 3
-    values = signals_of(drive, Beside(STOP_LINES))
+    values = signals_of(drive, SignalContext(STOP_LINES))
     on = (drive.t <= 39.8) & ((drive.t < 4.95) | (drive.t > 5.95))
     np.testing.assert_allclose(values["route_offset"], np.where(on, 0.7, np.nan), atol=1e-9)
     np.testing.assert_array_equal(values["speed_limit"], np.where(on, 13.9, np.nan))
@@ -111,7 +111,7 @@ def test_on_the_route(make_drive):
     np.testing.assert_allclose(values["red_gap"][on & (drive.t < 12)], red[on & (drive.t < 12)], atol=1e-9)
     assert np.isinf(values["red_gap"][120:390]).all()
     assert "red_gap" not in signals_of(drive)
-    assert "red_gap" not in signals_of(drive, Beside(STOP_LINES[:2]))  # another map's
+    assert "red_gap" not in signals_of(drive, SignalContext(STOP_LINES[:2]))  # another map's
 
 
 def test_plan_error_is_of_the_plan_of_two_seconds_ago(make_drive):
@@ -128,7 +128,7 @@ def test_picks(make_drive):
         *range(12, 17),
         *range(200, 205),
     ]
-    with pytest.raises(ValueError, match=r"Drive.meta\['picks'\]: 'now'; seconds"):
+    with pytest.raises(ValueError, match=r"Drive.meta\['picks'\]: must be seconds"):
         signals_of(picked("now")(make_drive()))
 
 
@@ -195,11 +195,13 @@ def test_nearest_is_the_least_distance():
 def test_a_car_fires_what_its_stored_drive_does(seed):
     """The whole library, from a car's last seconds to its firings, against the stored drive at once."""
     drive, campaigns = random_drive(seed), load_campaigns(LIBRARY)
-    beside = Beside(STOP_LINES, Sent(embedding(signals_of(random_drive(seed + 1), Beside(STOP_LINES)))[:20]))
+    context = SignalContext(
+        STOP_LINES, Sent(embedding(signals_of(random_drive(seed + 1), SignalContext(STOP_LINES)))[:20])
+    )
     names = list(SIGNALS)
     watch = Watch(campaigns, names)
     online = [
-        f for i in range(len(drive.t)) for f in watch.push(float(drive.t[i]), latest(part(drive, i), names, beside))
+        f for i in range(len(drive.t)) for f in watch.push(float(drive.t[i]), latest(part(drive, i), names, context))
     ]
     assert len(online) > 5
-    assert online == firings(campaigns, drive, beside)
+    assert online == firings(campaigns, drive, context)

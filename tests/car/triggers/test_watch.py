@@ -228,10 +228,12 @@ def test_a_library_of_other_sources_is_refused(tmp_path, monkeypatch):
         shutil.copy(library.HERE / name, tmp_path)
     (tmp_path / "rules.h").write_text("// another\n")
     monkeypatch.setattr(library, "HERE", tmp_path)
-    with pytest.raises(ImportError, match="built from other sources than those beside it; build it with `pip install"):
+    with pytest.raises(
+        ImportError, match="built from different sources than those beside it; build it with `pip install"
+    ):
         library.library.__wrapped__()
     (tmp_path / "_kernels.so").unlink()
-    with pytest.raises(ImportError, match="the rules' kernels are not built"):
+    with pytest.raises(ImportError, match="the rule kernels are not built"):
         library.library.__wrapped__()
 
 
@@ -250,16 +252,16 @@ def test_watch_names_what_fires_and_what_cannot():
     assert watch.push(0.1, [6.0, 1.0]) == []
     assert watch.push(0.2, [np.nan, 1.0]) == []
     assert watch.push(0.3, np.array([6.0, 1.0])) == [Firing("faster", 0.3, 2)]
-    with pytest.raises(ValueError, match="a clock that rises wanted"):
+    with pytest.raises(ValueError, match="t: must increase"):
         watch.push(0.3, [6.0, 1.0])
-    with pytest.raises(ValueError, match="one a signal wanted, 2"):
+    with pytest.raises(ValueError, match="must be one per signal \\(2\\)"):
         watch.push(0.4, [6.0])
     watch.reset()
     assert len(watch.push(0.0, [6.0, 1.0])) == 2
     t = np.array([1.0, 2.0, 3.0])
     assert [f.t for f in watch.run(t, np.array([[0, 6, 0], [1, 1, 1]]))] == [2.0, 2.0]
-    with pytest.raises(ValueError, match=r"values: shape \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"values: must have shape \(2, 3\), got \(1, 3\)"):
         watch.run(t + 3, np.zeros((1, 3)))
-    with pytest.raises(ValueError, match="a clock that rises"):
+    with pytest.raises(ValueError, match="t: must increase"):
         watch.run(t, np.zeros((2, 3)))
     assert Watch([], ["speed"]).push(0.0, [1.0]) == []

@@ -89,7 +89,7 @@ def test_a_portal_that_echoes_every_hash_takes_no_clip(tmp_path):
         return Answer(201, said)
 
     with portal(echo) as url:
-        assert "not an answer of the ingest service" in send(url, tmp_path)
+        assert "not from the ingest service" in send(url, tmp_path)
     assert box.waiting() == before
 
 
@@ -230,7 +230,7 @@ def test_another_vehicles_credential_is_not_taken(tmp_path):
     file = tmp_path / "credential.json"
     file.write_text(json.dumps(OLD))
     answer = Answer(200, {}, json.dumps(NEW | {"vehicle": "car-2"}).encode())
-    with portal(lambda *_: answer) as url, pytest.raises(OSError, match="another vehicle's, not 'car-1's"):
+    with portal(lambda *_: answer) as url, pytest.raises(OSError, match="another vehicle than 'car-1'"):
         Credential(url, file)("old")
     assert json.loads(file.read_text()) == OLD
 

@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_is_tried_again(make_drive, tmp_path, monkeypatch, c
         return real(self, path, note)
 
     monkeypatch.setattr(Outbox, "put", put)
-    monkeypatch.setattr(module, "AGAIN_S", 0.01)
+    monkeypatch.setattr(module, "RETRY_INTERVAL_S", 0.01)
     with Collector(tmp_path, {}, [BRAKE], {}) as collector:
         assert full.wait(10)
     assert collector.counts().queued == 1
@@ -200,7 +200,7 @@ def test_a_service_that_does_not_answer_holds_up_no_tick(make_drive, tmp_path):
 
 
 def test_a_closed_link_says_nothing_and_an_unreachable_service_one_line(make_drive, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(module, "AGAIN_S", 0.01)
+    monkeypatch.setattr(module, "RETRY_INTERVAL_S", 0.01)
     drive = braking(make_drive, 10.0)
     shut = Link([UploadWindow(networks=("wifi:depot",))])
     for name, link in (("shut", shut), ("away", Link())):
@@ -259,5 +259,5 @@ def test_a_clip_worth_less_than_a_full_queue_does_not_fill_the_spool_instead(mak
     assert (collector.counts().queued, collector.counts().evicted) == (0, 1)
     assert [q.note.campaign for q in queue.waiting()] == ["crash"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["queue"]
-    said = f"{tmp_path / 'a.mcap'}: dropped: the queue's 40000 bytes are full of clips worth more"
+    said = f"{tmp_path / 'a.mcap'}: dropped: the queue's 40000 bytes are full of more valuable clips"
     assert [r.getMessage() for r in caplog.records] == [said]

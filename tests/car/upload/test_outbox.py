@@ -162,7 +162,7 @@ def test_the_least_valuable_makes_room(tmp_path, recorded):
     box.put(clip(recorded, "f", 20), Note("new", 6))
     assert names(box.folder) == ["a", "d", "f"]
     for size, priority in ((31, 8), (41, 99), (1, 4)):
-        with pytest.raises(Full, match="40 bytes are full of clips worth more") as full:
+        with pytest.raises(Full, match="40 bytes are full of more valuable clips") as full:
             box.put(clip(recorded, "g", size), Note("new", priority))
         assert full.value.errno == errno.ENOSPC
         assert (recorded / "g.mcap").stat().st_size == size
@@ -324,7 +324,7 @@ def test_refused_clips_come_back_with_their_notes(tmp_path, recorded, capsys):
     for odd in ("f" * 64, ""):
         code, lines, err = run("restore", box.folder, odd)
         assert (code, lines, err.count("\n")) == (2, [], 1)
-        assert "is not the hash of one refused clip" in err
+        assert "matches no refused clip" in err
     assert run("restore", box.folder, sha["a"][:12])[:2] == (0, [f"restored {sha['a']}"])
     assert [(q.sha256, q.note) for q in box.waiting()] == [(sha["a"], notes["a"])]
     assert run("restore", box.folder)[0] == 0
@@ -332,7 +332,7 @@ def test_refused_clips_come_back_with_their_notes(tmp_path, recorded, capsys):
     assert not list((box.folder / "refused").iterdir())
     assert run("list", box.folder)[1][0].startswith(f"waiting  {sha['a']}  10 bytes  priority 7  night")
     code, _, err = run("list", tmp_path / "nowhere")
-    assert (code, err) == (2, f"{tmp_path / 'nowhere'}: no such folder; give the queue's\n")
+    assert (code, err) == (2, f"{tmp_path / 'nowhere'}: no such folder; give the queue's folder\n")
     assert not (tmp_path / "nowhere").exists()
 
 

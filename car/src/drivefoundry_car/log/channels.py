@@ -1,7 +1,7 @@
-"""Arrays in, the messages of a drive's MCAP channels out; and back.
+"""Encode arrays as messages of a drive's MCAP channels, and decode them.
 
-Foxglove's protobuf schemas wherever one fits (video, calibration, pose, objects); JSON with a JSON schema for the
-rest. Signals and driver state are written when they change: a reader holds the last message.
+Foxglove's protobuf schemas where one fits (video, calibration, pose, objects), JSON with a JSON schema for the rest.
+Signals and driver state are written when they change: a reader holds the last message.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from mcap_protobuf.schema import build_file_descriptor_set
 CAMERA, FRONT, POSE, STATE = "/camera/", "front", "/ego/pose", "/ego/state"
 ROUTE, OBJECTS, SIGNALS, DRIVER, PLAN, CORRECTION = "/route", "/objects", "/signals", "/driver", "/plan", "/correction"
 STEPPED = (OBJECTS, SIGNALS, DRIVER)
-"""What a written drive tells at its own steps."""
+"""Topics that a written drive has at its own steps."""
 PROTOBUF: dict[str, Any] = {POSE: PoseInFrame, OBJECTS: SceneUpdate}
 FORMATS: dict[str, Any] = {"h264": CompressedVideo, "jpeg": CompressedImage}
-"""What a camera may give -> its message."""
+"""Picture format -> message schema."""
 PICTURES = {message.DESCRIPTOR.full_name: message for message in FORMATS.values()}
 KIND_NAMES = ("car", "truck", "pedestrian", "cyclist")
 STATE_FIELDS = ("x", "y", "yaw", "speed", "acceleration", "yaw_rate", "steering_wheel_angle")
 MAY_LACK = ("acceleration", "steering_wheel_angle")
-"""Of these, what a state need not have."""
+"""Optional fields of a state."""
 NS = 1_000_000_000
 
 
@@ -81,7 +81,7 @@ class Registers(Protocol):
 
 
 def to_ns(t: float) -> int:
-    """s in, ns out."""
+    """Convert s to ns."""
     return round(t * NS)
 
 
@@ -101,7 +101,7 @@ def schema_of(topic: str) -> str:
 
 
 def open_channel(writer: Registers, topic: str, metadata: dict[str, str] | None = None, form: str = "h264") -> int:
-    """Register a topic with its schema; returns the channel id. form: of a camera's pictures, one of FORMATS."""
+    """Register a topic with its schema; return the channel id. form: picture format, one of FORMATS."""
     message = PROTOBUF.get(topic)
     if topic.startswith(CAMERA):
         message = CameraCalibration if topic.endswith("/calibration") else FORMATS[form]
@@ -116,7 +116,7 @@ def open_channel(writer: Registers, topic: str, metadata: dict[str, str] | None 
 
 
 def pictures(name: str, form: str, packets: list[bytes], ns: list[int]) -> list[bytes]:
-    """CompressedVideo or CompressedImage messages of a camera, one a packet."""
+    """CompressedVideo or CompressedImage messages of a camera, one per packet."""
     message, out = FORMATS[form](frame_id=f"camera_{name}", format=form), []
     for data, at in zip(packets, ns, strict=True):
         message.timestamp.seconds, message.timestamp.nanos = divmod(at, NS)
@@ -126,7 +126,7 @@ def pictures(name: str, form: str, packets: list[bytes], ns: list[int]) -> list[
 
 
 def mounted(camera: Camera) -> dict[str, str]:
-    """Metadata of a calibration's channel: where the camera is."""
+    """Metadata of a calibration channel: the camera's mount."""
     return {"mount": json.dumps([*camera.mount, camera.yaw][: 5 if camera.yaw else 4])}
 
 
@@ -147,7 +147,7 @@ def calibration(name: str, camera: Camera, ns: int) -> bytes:
 
 
 def poses(ego: np.ndarray, ns: list[int]) -> list[bytes]:
-    """ego (T, 7) in, PoseInFrame messages out."""
+    """PoseInFrame messages of ego (T, 7)."""
     message, out = PoseInFrame(frame_id="map"), []
     position, orientation, stamp = message.pose.position, message.pose.orientation, message.timestamp
     half = ego[:, 2] / 2
@@ -160,7 +160,7 @@ def poses(ego: np.ndarray, ns: list[int]) -> list[bytes]:
 
 
 def states(t: np.ndarray, ego: np.ndarray) -> list[bytes]:
-    """t (T,) s and ego (T, 7) in, JSON messages out; a value that is not known (NaN) is null."""
+    """JSON messages of t (T,) s and ego (T, 7); an unknown value (NaN) is null."""
     form = '{"t":%s,' + ",".join(f'"{name}":%s' for name in STATE_FIELDS) + "}"
     table = np.column_stack([t, ego]).tolist()
     # repr of a float is its shortest exact text; NaN is the only value unequal to itself.
@@ -168,8 +168,8 @@ def states(t: np.ndarray, ego: np.ndarray) -> list[bytes]:
 
 
 def read_states(messages: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """JSON messages in; t (T,) s and ego (T, 7) out, NaN where a value is null or one of MAY_LACK is absent. ValueError
-    names the field that is missing or no number."""
+    """Decode JSON messages to t (T,) s and ego (T, 7), NaN if a value is null or one of MAY_LACK is absent. ValueError
+    names the field that is missing or not a number."""
     rows = json.loads(b"[" + b",".join(messages) + b"]")
     if len(rows) != len(messages) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{STATE}: a message that is not one JSON object; write one state in each")
@@ -183,13 +183,13 @@ def read_states(messages: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         except (TypeError, ValueError, OverflowError):
             column = np.empty(0)
         if column.shape != (len(rows),):
-            raise ValueError(f"{STATE}: a state whose '{field}' is no number; write a number, or null where unknown")
+            raise ValueError(f"{STATE}: a state whose '{field}' is not a number; write a number, or null if unknown")
         columns.append(column)
     return columns[0], np.column_stack(columns[1:])
 
 
 def changes(names: tuple[str, ...], columns: list[np.ndarray | None], fixed: dict[str, Any]) -> list[tuple[int, bytes]]:
-    """Columns (.., T) that belong together in; (step, JSON message) wherever one of them changes out."""
+    """(step, JSON message) wherever one of several columns (.., T) changes."""
     length = next(c.shape[-1] for c in columns if c is not None)
     moved = np.zeros(length, bool)
     moved[0] = True
@@ -205,7 +205,7 @@ def changes(names: tuple[str, ...], columns: list[np.ndarray | None], fixed: dic
 
 
 def held(steps: list[int], messages: list[bytes], field: str, length: int, dtype: type) -> np.ndarray | None:
-    """The reverse of `changes` for one field: each message's value holds until the next. None where never given."""
+    """Invert `changes` for one field: each value holds until the next message. None if it is never given."""
     values = [json.loads(m)[field] for m in messages]
     if any(v is None for v in values):
         return None
@@ -216,7 +216,7 @@ def held(steps: list[int], messages: list[bytes], field: str, length: int, dtype
 
 
 def plan_message(t: float, points: np.ndarray, text: str) -> bytes:
-    """One plan (K, 3) in, its JSON out; nine digits carry a float32 exactly."""
+    """JSON of one plan (K, 3); nine digits represent a float32 exactly."""
     rows = ",".join(f"[{x:.9g},{y:.9g},{yaw:.9g}]" for x, y, yaw in points.tolist())
     return f'{{"t":{t!r},"points":[{rows}],"text":{json.dumps(text)}}}'.encode()
 
@@ -224,13 +224,13 @@ def plan_message(t: float, points: np.ndarray, text: str) -> bytes:
 def scene_updates(
     track: np.ndarray, kind: np.ndarray, size: np.ndarray, state: np.ndarray, valid: np.ndarray, ns: list[int]
 ) -> list[bytes]:
-    """Objects (axes as in `log.Objects`) in, one SceneUpdate a step out: a cube for each valid object."""
+    """One SceneUpdate per step with a cube for each valid object; axes as in `log.Objects`."""
     parts: list[list[bytes]] = [[] for _ in ns]
     half = state[..., 2].astype(np.float64) / 2
     z_OT, w_OT = np.sin(half), np.cos(half)
     colors = ((0.2, 0.5, 0.9), (0.9, 0.6, 0.1), (0.9, 0.2, 0.3), (0.3, 0.8, 0.4))
     for o, (name, code) in enumerate(zip(track.tolist(), kind.tolist(), strict=True)):
-        # One message a track, of which only the moving parts are set anew: several times quicker than building each.
+        # Reuse one message per track and set only the moving parts: several times faster than building each.
         message = SceneUpdate()
         entity = message.entities.add(id=str(name), frame_id="map")
         entity.lifetime.nanos = 150_000_000
@@ -256,7 +256,7 @@ def scene_updates(
 def read_scene_updates(
     messages: list[bytes], steps: list[int], track: np.ndarray, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """SceneUpdates at the given steps in; states (O, T, 4) float32, zero where not valid, and valid (O, T) out."""
+    """Decode SceneUpdates at the given steps to states (O, T, 4) float32, zero if not valid, and valid (O, T)."""
     row = {str(name): o for o, name in enumerate(track.tolist())}
     found: list[tuple[int, int, float, float, float, float, float]] = []
     for data, step in zip(messages, steps, strict=True):

@@ -1,7 +1,7 @@
-"""Records of an MCAP file, as any writer may lay them out: the inner loop of reading, ten times quicker than objects.
+"""Records of any writer's MCAP file: the inner loop of reading, ten times faster than with objects per record.
 
-Reads front to back, so it needs neither a summary nor an index: https://mcap.dev/spec leaves both optional, as it does
-chunks, compression, checksums, statistics and the order of messages in time.
+Reads front to back, so it needs neither a summary nor an index, which https://mcap.dev/spec leaves optional, like
+chunks, compression, checksums, statistics and time order of messages.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from mcap.records import Channel, Chunk, Footer, Metadata, Schema
 from mcap.stream_reader import CRCValidationError
 
 MAX_BYTES = 1 << 31
-"""Limit on the unpacked size of a file: an hour of one camera and its signals is a tenth of it."""
+"""Largest unpacked size of a file, bytes; an hour of one camera and its signals is a tenth of it."""
 FREE_BYTES, RATIO = 64 << 20, 200
-"""Nor may a file unpack to more than this and so many times its own size: a parked car's scenes, all alike, come to
-fifty times."""
+"""A file must not unpack to more than this plus RATIO times its own size; identical scenes of a parked car reach a
+ratio of fifty."""
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 _RECORD, _MESSAGE = struct.Struct("<BQ"), struct.Struct("<HIQQ")
 _HEAD, _ID = struct.Struct("<BQHIQ"), struct.Struct("<H")
-"""A message's record up to its log time in one go; the id that begins a schema or channel."""
+"""Layout of a message record up to its log time; layout of the id that starts a schema or channel."""
 _IS_MESSAGE = int(Opcode.MESSAGE)
-"""A plain number: comparing with an enumeration's member is slow."""
+"""A plain number, because comparing with an enum member is slow."""
 
 
 class Records:
     """One MCAP file's bytes: iterate `messages`; `schemas`, `channels` and `metadata` are complete once it ends.
 
-    data: the whole file, which may be mapped. wanted: which channels' messages are yielded (default: all); a chunk
-    whose message indexes name none of them stays packed. limited: hold the unpacked size to MAX_BYTES, and to RATIO
-    times the file's size beyond FREE_BYTES.
+    data: the entire file, possibly mapped. selected: selects the channels whose messages are yielded (default: all); a
+    chunk whose message indexes name none of them is not unpacked. limited: hold the unpacked size to MAX_BYTES, and to
+    RATIO times the file's size beyond FREE_BYTES.
     """
 
     def __init__(
         self,
         data: bytes | mmap.mmap,
-        wanted: Callable[[Channel], bool] = lambda _: True,
+        selected: Callable[[Channel], bool] = lambda _: True,
         limited: bool = True,
     ) -> None:
         self.schemas: dict[int, Schema] = {}
         self.channels: dict[int, Channel] = {}
         self.metadata: dict[str, dict[str, str]] = {}
-        """Metadata records by name; of several with one name the last."""
-        self._data, self._wanted, self._limited = data, wanted, limited
+        """Metadata records by name; the last one wins."""
+        self._data, self._wanted, self._limited = data, selected, limited
         self._most = self._left = min(MAX_BYTES, FREE_BYTES + RATIO * len(data))
         self._kept: dict[int, bool] = {}
 
@@ -61,10 +61,10 @@ class Records:
             yield from block
 
     def blocks(self) -> Iterator[list[tuple[int, int, bytes]]]:
-        """Yield the messages of each chunk, and each that lies in none, in file order.
+        """Yield the messages of each chunk, and each message outside chunks, in file order.
 
         A message is (channel id, log time ns, bytes). Chunk and summary checksums are verified. ValueError or McapError
-        where a record does not fit, a chunk is larger than it says, or all of them are larger than the limit.
+        if a record does not fit, a chunk is larger than declared, or their total exceeds the limit.
         """
         data, at, summary = self._data, len(MCAP_MAGIC), False
         while True:
@@ -77,7 +77,7 @@ class Records:
                 return
             if opcode == Opcode.DATA_END:
                 summary = True
-            elif opcode == Opcode.CHUNK and not summary and not self._unwanted(end):
+            elif opcode == Opcode.CHUNK and not summary and not self._unselected(end):
                 yield self._inside(self._unpacked(Chunk.read(_stream(data[body:end]))))
             elif opcode == Opcode.MESSAGE and not summary:
                 channel, _, log_time, _ = _MESSAGE.unpack_from(data, body)
@@ -90,9 +90,9 @@ class Records:
                 self._describe(opcode, data[body:end])
             at = end
 
-    def _unwanted(self, at: int) -> bool:
-        """Whether the message indexes that follow a chunk, which ends here, name only channels that are known and not
-        wanted."""
+    def _unselected(self, at: int) -> bool:
+        """Whether the message indexes after a chunk, which ends here, name only known channels that are not
+        selected."""
         channels: list[int] = []
         while at + _RECORD.size + _ID.size <= len(self._data):
             opcode, size = _RECORD.unpack_from(self._data, at)
@@ -110,7 +110,7 @@ class Records:
         while at < end:
             if at <= most:
                 opcode, size, channel, _, log_time = head(raw, at)
-            else:  # another record, too short for a message
+            else:  # another kind of record, too short for a message
                 opcode, size = _RECORD.unpack_from(raw, at)
                 channel = log_time = 0
             begin, at = at, at + record + size
@@ -127,11 +127,11 @@ class Records:
 
     def _keeps(self, channel: int) -> bool:
         if channel not in self._kept:
-            raise ValueError(f"a message on channel {channel}, which it never describes; mend it with `mcap recover`")
+            raise ValueError(f"a message on channel {channel}, which is never described; repair it with `mcap recover`")
         return self._kept[channel]
 
     def _describe(self, opcode: int, body: bytes) -> None:
-        """Note a schema or channel; the same may stand in every chunk and in the summary."""
+        """Register a schema or channel; it may be repeated in every chunk and in the summary."""
         (id,) = _ID.unpack_from(body)
         if opcode == Opcode.SCHEMA:
             if id not in self.schemas:
@@ -141,12 +141,14 @@ class Records:
             self._kept[id] = self._wanted(channel)
 
     def _unpacked(self, chunk: Chunk) -> bytes:
-        """A chunk's records; zstd and LZ4 allocate what their own headers say, so those are checked first."""
+        """Unpack a chunk; zstd and LZ4 allocate what their headers declare, so these are checked first."""
         size, packed = chunk.uncompressed_size, chunk.data
         self._left -= size
         claimed = zstandard.frame_content_size(packed) if chunk.compression == "zstd" else size
         if (self._limited and self._left < 0) or claimed not in (-1, size):
-            raise ValueError(f"unpacks to more than {self._most >> 20} MiB or than it says; cut it into shorter drives")
+            raise ValueError(
+                f"unpacks to more than {self._most >> 20} MiB or than declared; cut it into shorter drives"
+            )
         if chunk.compression == "zstd":
             raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size) if size else b""
         elif chunk.compression == "lz4":
@@ -165,7 +167,7 @@ class Records:
         return raw
 
     def _check_summary(self, at: int, body: bytes) -> None:
-        """The summary's checksum, where there is one: it covers the footer up to itself."""
+        """Verify the summary's checksum, if any, which covers the footer up to itself."""
         footer = Footer.read(_stream(body))
         if footer.summary_crc and footer.summary_start:
             found = zlib.crc32(self._data[footer.summary_start : at + _RECORD.size + 16])

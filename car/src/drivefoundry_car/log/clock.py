@@ -1,4 +1,4 @@
-"""The 10 Hz clock of drives: what is on it stays as it is, what came at another rate is interpolated onto it."""
+"""The 10 Hz clock of drives: samples on it stay unchanged, other rates are interpolated onto it."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 DT = 0.1
 """Step of the clock, s."""
 GAP_S = 0.25
-"""Samples further apart than this are not interpolated between: nobody knows what the car did meanwhile, s."""
+"""Longest interval that is interpolated, s: beyond it the car's motion is unknown."""
 JITTER_S = 1e-3
-"""A time this near to its step is on the clock, s: at 30 m/s, 3 cm."""
+"""Tolerance for a time to be on the clock, s: at 30 m/s, 3 cm."""
 EDGE_S = 1e-6
 """Rounding of times on a 0.1 s grid, s."""
 FASTEST = 100.0
-"""No car moves faster, m/s: two motions that share one clock do."""
+"""Implausible speed, m/s, that reveals two motions on one clock."""
 
 
 def runs(t: np.ndarray) -> list[tuple[int, int]]:
-    """Stretches (first, past the last) of rising times (T,) in which none is further than GAP_S from the next."""
+    """Runs [start, stop) of increasing times (T,) without gaps of over GAP_S."""
     edges = [0, *(np.flatnonzero(np.diff(t) > GAP_S + EDGE_S) + 1).tolist(), len(t)]
     return [*pairwise(edges)]
 
 
 def is_steady(t: np.ndarray) -> bool:
-    """Whether rising times (T,) are on the clock: DT apart within JITTER_S, all along each stretch without a gap.
+    """Whether increasing times (T,) are on the clock: DT apart within JITTER_S throughout each gapless run.
 
-    ValueError where most of it is gaps.
+    ValueError if most intervals are gaps.
     """
     if len(t) > 1 and (median := float(np.median(np.diff(t)))) > GAP_S + EDGE_S:
         raise ValueError(f"its states are {median:.2f} s apart; record one at least every {GAP_S} s")
@@ -40,9 +40,9 @@ def is_steady(t: np.ndarray) -> bool:
 
 
 def spans(t: np.ndarray, steps: np.ndarray, back: int, ahead: int) -> np.ndarray:
-    """(N,) bool: whether steps - back .. steps + ahead of rising times (T,), as far as there are any, are on the clock.
+    """(N,) bool: whether steps - back .. steps + ahead of increasing times (T,), where they exist, are on the clock.
 
-    What counts steps to measure time, as a label does, is right only where this holds.
+    Counting steps to measure time, as labels do, is valid only there.
     """
     first, last = np.maximum(steps - back, 0), np.minimum(steps + ahead, len(t) - 1)
     bad = np.concatenate([[0], np.cumsum(np.abs(np.diff(t) - DT) > 2 * JITTER_S)])
@@ -51,7 +51,7 @@ def spans(t: np.ndarray, steps: np.ndarray, back: int, ahead: int) -> np.ndarray
 
 
 def steps_of(t: np.ndarray) -> np.ndarray:
-    """The multiples of DT within rising times (T,), none within a gap."""
+    """Multiples of DT within increasing times (T,), none within a gap."""
     parts = []
     for a, b in runs(t):
         parts.append(DT * np.arange(np.ceil(t[a] / DT - 1e-6), np.floor(t[b - 1] / DT + 1e-6) + 1))
@@ -59,17 +59,17 @@ def steps_of(t: np.ndarray) -> np.ndarray:
 
 
 def interpolated(t: np.ndarray, ego: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """States ego (N, 7) at rising times (N,) in; states (T, 7) at `at` out, heading unwrapped meanwhile."""
+    """Interpolate states ego (N, 7) at increasing times (N,) to states (T, 7) at `at`, with unwrapped heading."""
     columns = [np.interp(at, t, np.unwrap(c) if i == 2 else c) for i, c in enumerate(ego.T)]
     columns[2] = np.arctan2(np.sin(columns[2]), np.cos(columns[2]))
     return np.column_stack(columns)
 
 
 def on_grid(t: np.ndarray, ego: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ego states ego (N, 7) at t (N,) s, in any order, in; rising times on the clock and the states there out.
+    """Resample ego states (N, 7) at t (N,) s, in any order, to increasing times on the clock.
 
-    States on the clock stay as they are. Those without x, y, yaw and speed are left out. ValueError if none is left, or
-    where they are too far apart.
+    States on the clock stay unchanged. States without x, y, yaw and speed are dropped. ValueError if none is left, or
+    they are too far apart.
     """
     t, first = np.unique(t, return_index=True)
     ego = ego[first]
@@ -86,10 +86,10 @@ def on_grid(t: np.ndarray, ego: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def onto(drive: Drive) -> Drive:
-    """Put a drive on the clock, all its fields by the rule for their kind; one that is on it comes back unchanged.
+    """Resample a drive to the clock; one that is already on it is returned unchanged.
 
-    Interpolated: the ego, and road users between two steps at which they are seen (else up to DT / 2 by their own
-    speed). Held: signals. A flag counts if it was up since the last step. Pictures and plans keep their own times.
+    Interpolated: the ego, and road users between two steps at which they are seen (else extrapolated up to DT / 2).
+    Held: signals. A flag is true if it was true since the last step. Pictures and plans keep their own times.
     """
     t = drive.t
     if is_steady(t):
@@ -113,7 +113,7 @@ def onto(drive: Drive) -> Drive:
 
 
 def _flag(flag: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """(N,) bool and the last sample of each step (T,) in; (T,) whether it was up since the step before."""
+    """(T,) whether a flag (N,) bool was true since the previous step; last (T,): last sample of each step."""
     count = np.concatenate([[0], np.cumsum(flag)])
     since = np.minimum(np.concatenate([last[:1], last[:-1] + 1]), last)
     return count[last + 1] > count[since]
@@ -139,7 +139,7 @@ def _objects(o: Objects, t: np.ndarray, grid: np.ndarray, last: np.ndarray) -> O
 
 
 def _moved(states: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """States (O, T, 4), each moved along its heading by its own speed for so long (T,)."""
+    """Extrapolate states (O, T, 4) along their headings at constant speed for `seconds` (T,)."""
     out = states.copy()
     out[..., 0] += states[..., 3] * np.cos(states[..., 2]) * seconds
     out[..., 1] += states[..., 3] * np.sin(states[..., 2]) * seconds
@@ -147,19 +147,19 @@ def _moved(states: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def check_order(t: np.ndarray, ego: np.ndarray) -> None:
-    """ValueError where states ego (N, 7), as they were recorded, have times (N,) that go back and mix two motions.
+    """Check recorded states ego (N, 7) for times (N,) that go back and mix two motions; else ValueError.
 
-    Messages out of order are one motion again once sorted; those of a clock that was set back are not.
+    Sorting restores messages that are merely out of order, but not those of a clock that was set back.
     """
     back = np.flatnonzero(np.diff(t) < 0)
     if not len(back):
         return
     order = np.argsort(t, kind="stable")
-    with np.errstate(invalid="ignore"):  # states without a position say nothing here
+    with np.errstate(invalid="ignore"):  # ignore states without a position
         jumps = np.hypot(*np.diff(ego[order, :2], axis=0).T) > FASTEST * np.diff(t[order]) + 1.0
     if jumps.any():
         i = int(back[0])
         raise ValueError(
-            f"its clock goes back by {t[i] - t[i + 1]:.2f} s at state {i + 1}, into time it has recorded already; "
+            f"its clock goes back by {t[i] - t[i + 1]:.2f} s at state {i + 1}, into time that is already recorded; "
             "write the two parts as two drives"
         )

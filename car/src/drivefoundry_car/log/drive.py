@@ -1,4 +1,4 @@
-"""Drive: one MCAP recording of one vehicle, in well-known (Foxglove) schemas. Arrays in, MCAP out, and back."""
+"""Drive: one MCAP recording of one vehicle in Foxglove schemas, written from arrays and read back."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from drivefoundry_car.vehicle.embodiment import CAR
 
 _DAMAGE = (McapError, CRCValidationError, DecodeError, zstandard.ZstdError, struct.error, UnicodeDecodeError)
 _DAMAGE += (json.JSONDecodeError, KeyError, IndexError, TypeError, OverflowError, RecursionError)
-"""What the MCAP, protobuf, zstd and JSON readers raise on bytes that are not what they say."""
+"""Errors that the MCAP, protobuf, zstd and JSON readers raise on malformed bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Video(Camera):
-    """What a camera gave: H.264 access units, one a frame, a key frame at least every second; or JPEG files.
+    """A camera's recording: H.264 access units, one per frame, a key frame at least every second; or JPEG files.
 
     t (F,) s; key (F,) bool, every frame of a 'jpeg' camera; packets F byte strings.
     """
@@ -59,7 +59,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class Plans:
-    """Plans at decision times: t (D,) s; points (D, 8, 3) x, y, yaw in the ego frame at 0.5 .. 4 s; text D strings, ''
+    """Plans at decision times: t (D,) s; points (D, 8, 3) x, y, yaw in the ego frame at 0.5 .. 4 s; text: D strings, ''
     if none."""
 
     t: np.ndarray
@@ -69,7 +69,7 @@ class Plans:
 
 @dataclass(frozen=True)
 class Drive:
-    """One recording (or a clip cut from one). Everything but `t` and `ego` may be missing (None): real logs lack much.
+    """One recording, or a clip cut from one. Everything but `t` and `ego` may be missing (None).
 
     meta: strings; keys used: vehicle, drive, source, place, seed, map, release, campaign, trigger, trigger_t, route_id.
     t (T,) s on the 10 Hz grid (float64, seconds since the recording's epoch); ego (T, 7): x m, y m, yaw rad (map frame,
@@ -94,17 +94,17 @@ class Drive:
     plan: Plans | None = None
     correction: Plans | None = None
     notes: dict[str, str] = field(default_factory=dict)
-    """What the source lacks or what was derived, by field name: said in the report."""
+    """What the source lacks or what was derived, by field name, for the report."""
     others: Mapping[str, Video] = field(default_factory=dict)
-    """Cameras beside the front one (`video`), by name."""
+    """Cameras other than the front one (`video`), by name."""
 
 
 def write_drive(path: Path | str, drive: Drive) -> None:
-    """A Drive in, an MCAP file out (zstd chunks, chunk and message index); written aside, then renamed.
+    """Write a Drive atomically as an MCAP file (zstd chunks, chunk and message index).
 
-    Objects and plans are kept as float32, all else exactly; what a track holds where it is not valid is not kept. A yaw
-    of an object comes back within (-2 pi, 2 pi]. Times are seconds since the recording's epoch, at least 0. The same
-    drive gives the same bytes. ValueError names the field that does not fit the others.
+    Objects and plans are stored as float32, everything else exactly; states of a track at invalid steps are dropped. An
+    object's yaw comes back within (-2 pi, 2 pi]. Times are seconds since the recording's epoch, at least 0. The same
+    drive gives the same bytes. ValueError names an inconsistent field.
     """
     check(drive)
     path = Path(path)
@@ -167,22 +167,24 @@ def _write(file: IO[bytes], drive: Drive) -> None:
 
 
 def check(drive: Drive) -> Drive:
-    """The drive itself, or ValueError naming the field that does not fit."""
+    """Return the drive; ValueError names an inconsistent field."""
     steps = len(drive.t)
-    for name, ok, mend in (
-        ("t", steps > 0 and bool((np.diff(drive.t) > 0).all()) and drive.t[0] >= 0, "rising seconds from 0 on"),
-        ("ego", drive.ego.shape == (steps, 7), "shape (T, 7), one row a time step"),
+    for name, ok, rule in (
+        ("t", steps > 0 and bool((np.diff(drive.t) > 0).all()) and drive.t[0] >= 0, "increasing seconds from 0 on"),
+        ("ego", drive.ego.shape == (steps, 7), "shape (T, 7), one row per time step"),
         ("ego", bool(np.isfinite(drive.ego[:, :4]).all()), "finite x, y, yaw, speed; leave out steps without them"),
         ("engaged", drive.engaged is None or drive.engaged.shape == (steps,), "shape (T,)"),
         ("takeover", drive.takeover is None or drive.takeover.shape == (steps,), "shape (T,)"),
     ):
         if not ok:
-            raise ValueError(f"Drive.{name}: wanted {mend}")
+            raise ValueError(f"Drive.{name}: must be {rule}")
     if drive.objects is not None:
         o, count = drive.objects, len(drive.objects.track)
         if o.states.shape != (count, steps, 4) or o.valid.shape != (count, steps) or o.size.shape != (count, 3):
-            wanted = f"({count}, {steps}, 4), valid ({count}, {steps}) and size ({count}, 3)"
-            raise ValueError(f"Drive.objects: wanted states {wanted}, one row a track and one column a time step")
+            shapes = f"({count}, {steps}, 4), valid ({count}, {steps}) and size ({count}, 3)"
+            raise ValueError(
+                f"Drive.objects: must have states {shapes}, one row per track and one column per time step"
+            )
         if not np.isfinite(o.states[o.valid]).all():
             raise ValueError("Drive.objects: states must be finite where valid; mark steps without them as not valid")
     if (drive.signal_id is None) != (drive.signal_state is None):
@@ -190,16 +192,16 @@ def check(drive: Drive) -> Drive:
     if drive.signal_id is not None and drive.signal_state is not None:
         shape = (len(drive.signal_id), steps)
         if drive.signal_state.shape != shape:
-            raise ValueError(f"Drive.signal_state: wanted shape {shape}, got {drive.signal_state.shape}")
+            raise ValueError(f"Drive.signal_state: must have shape {shape}, got {drive.signal_state.shape}")
     return drive
 
 
 def read_drive(path: Path | str, video: bool = True) -> Drive:
     """Read the drive of an MCAP file; without video, packets are skipped (drive.video is None).
 
-    Any writer's layout of the format will do. States that are not on the 10 Hz clock are put on it, see `clock.onto`;
-    where they leave gaps, so does `t`. ValueError with one line: no such file, not an MCAP, truncated or damaged, no
-    drive in it (no /ego/state), or a clock that cannot be mended.
+    Accepts any writer's layout. States that are not on the 10 Hz clock are resampled, see `clock.onto`; gaps remain
+    gaps in `t`. ValueError with one line: no such file, not an MCAP file, truncated or damaged, no drive in it (no
+    /ego/state), or a clock that cannot be repaired.
     """
     path = Path(path)
     if not path.is_file():
@@ -209,7 +211,7 @@ def read_drive(path: Path | str, video: bool = True) -> Drive:
         raise ValueError(f"{path}: not an MCAP file; import it with the importer of its format")
     if len(data) < 2 * len(MCAP_MAGIC) or not data.endswith(MCAP_MAGIC):
         raise ValueError(
-            f"{path}: truncated MCAP, its footer is missing; copy it again, or mend it with `mcap recover`"
+            f"{path}: truncated MCAP, its footer is missing; copy it again, or repair it with `mcap recover`"
         )
     try:
         return _read(data, video)
@@ -220,7 +222,7 @@ def read_drive(path: Path | str, video: bool = True) -> Drive:
 
 
 def read_meta(path: Path) -> dict[str, str]:
-    """An MCAP file in, its drive's meta out, {} where it has none. ValueError as of `read_drive`.
+    """Read the meta of an MCAP file's drive, {} if there is none. ValueError as in `read_drive`.
 
     Messages are not read, unless the file has no index of its metadata.
     """
@@ -240,8 +242,8 @@ def read_meta(path: Path) -> dict[str, str]:
 
 
 def _read(data: bytes, with_video: bool) -> Drive:
-    """The drive, on the 10 Hz clock."""
-    with np.errstate(over="ignore", invalid="ignore"):  # numbers beyond float32 are refused below
+    """Read the drive and resample it to the 10 Hz clock."""
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 are rejected below
         fields = topics.fields_of(data, with_video)
     others = {name: Video(**camera) for name, camera in fields.pop("cameras").items()}
     made = {"objects": Objects, "plan": Plans, "correction": Plans}
@@ -252,11 +254,11 @@ def _read(data: bytes, with_video: bool) -> Drive:
 
 
 def cut(drive: Drive, t0: float, t1: float) -> Drive:
-    """The part of a drive with t0 <= t < t1; video from the key frame at or before t0; times stay as they are.
+    """Cut the part of a drive with t0 <= t < t1, with video from the key frame at or before t0; times are unchanged.
 
-    Tracks nowhere valid in the part are left out; plans are those decided within it. ValueError if it is empty.
+    Tracks that are never valid in the part are dropped; plans are those decided within it. ValueError if it is empty.
     """
-    # Times on a 0.1 s grid carry rounding: a window that begins on a sample must hold that sample.
+    # Times on a 0.1 s grid have rounding errors: a window that starts on a sample must contain it.
     lo, hi = np.searchsorted(drive.t, [t0 - 1e-6, t1 - 1e-6])
     if hi <= lo:
         raise ValueError(f"cut: no samples in {t0} .. {t1} s; the drive has {drive.t[0]:.1f} .. {drive.t[-1]:.1f} s")
@@ -298,40 +300,40 @@ def encode_video(
     mount: tuple[float, float, float, float],
     fps: int = 10,
 ) -> Video:
-    """frames (F, H, W, 3) uint8 RGB at times t (F,) s in, H.264 Video out (x264 ultrafast, a key frame a second)."""
+    """Encode frames (F, H, W, 3) uint8 RGB at times t (F,) s as H.264 (x264 ultrafast, one key frame per second)."""
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(t) == len(frames) > 0:
         got = f"{frames.shape} {frames.dtype} and {len(t)} times"
-        raise ValueError(f"frames: wanted (F, H, W, 3) uint8 and F > 0 times, got {got}")
+        raise ValueError(f"frames: must be (F, H, W, 3) uint8 with F > 0 times, got {got}")
     key, packets = encode(frames, fps)
     height, width = frames.shape[1:3]
     return Video(width, height, intrinsics, mount, t=np.asarray(t, np.float64), key=key, packets=packets)
 
 
 def decode_video(video: Video, indices: np.ndarray | None = None) -> np.ndarray:
-    """Video in, frames (F, H, W, 3) uint8 RGB out; with indices, only those, in that order. ValueError if damaged."""
+    """Decode a video to frames (F, H, W, 3) uint8 RGB; with indices, only those, in order. ValueError if damaged."""
     return decode(video.packets, video.key, video.width, video.height, indices, video.format)
 
 
 def as_h264(video: Video) -> Video:
-    """Video in, the same as H.264 out: JPEG pictures are encoded anew, at their median rate."""
+    """Convert a video to H.264: JPEG pictures are re-encoded at their median rate."""
     if video.format == "h264":
         return video
     fps = round(1 / float(np.median(np.diff(video.t)))) if len(video.t) > 1 else 1
     encoder = Encoder(video.width, video.height, max(fps, 1))
-    # One picture at a time: a minute of them at once would fill the memory.
+    # One picture at a time: a minute of them would fill memory.
     made = [encoder.encode(decode_video(video, np.array([i]))[0]) for i in range(len(video.packets))]
     key = np.array([k for k, _ in made], bool)
     return replace(video, key=key, packets=[p for _, p in made], format="h264")
 
 
 def to_mp4(video: Video) -> bytes:
-    """H.264 Video in, MP4 bytes out: the same packets, remuxed. The first frame is at 0 s."""
+    """Remux an H.264 video to MP4 bytes, with the same packets. The first frame is at 0 s."""
     return mux_mp4(video.packets, video.key, video.t, video.width, video.height)
 
 
 def from_mp4(data: bytes) -> tuple[np.ndarray, np.ndarray, list[bytes], int, int]:
-    """MP4 bytes in; t (F,) s from the first frame, key (F,) bool, Annex B packets, width and height px out.
+    """Demux MP4 bytes to t (F,) s from the first frame, key (F,) bool, Annex B packets, width and height px.
 
-    ValueError if it is no MP4, not H.264, or has B-frames.
+    ValueError if it is not MP4, not H.264, or has B-frames.
     """
     return demux_mp4(data)

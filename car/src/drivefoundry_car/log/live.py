@@ -1,4 +1,4 @@
-"""What a running car recorded, each channel by its own clock, in; a drive's arrays on the 10 Hz grid out."""
+"""Resample channels of a running car, each with its own clock, to a drive's arrays on the 10 Hz grid."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from drivefoundry_car.log.clock import DT
 def objects(
     messages: list[bytes], ns: list[int], t: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """SceneUpdates in; track, kind, size, states and valid as in `log.Objects` out.
+    """Resample SceneUpdates to track, kind, size, states and valid as in `log.Objects`.
 
-    A step takes the message nearest to it, within DT / 2, moved to the step's time by each object's own speed.
+    A step takes the nearest message within DT / 2, with objects extrapolated to the step at their own speed.
     """
     kind_of, size_of = dict[int, int](), dict[int, tuple[float, float, float]]()
     found: list[tuple[float, ...]] = []
@@ -35,7 +35,7 @@ def objects(
         table = np.array(found)
         step = _nearest(t, table[:, 1])
         late = t[step] - table[:, 1]
-        order = np.argsort(-np.abs(late), kind="stable")  # of two messages for one step the nearer is set last
+        order = np.argsort(-np.abs(late), kind="stable")  # of two messages for one step the nearer one wins
         order = order[np.abs(late[order]) <= DT / 2 + 1e-6]
         table, step, late = table[order], step[order], late[order]
         late[np.abs(late) < 1e-6] = 0.0
@@ -49,7 +49,7 @@ def objects(
 
 
 def signals(messages: list[bytes], ns: list[int], t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What signals changed to, in; signal_id (G,) and signal_state (G, T) out, 0 (off) until one is known."""
+    """signal_id (G,) and signal_state (G, T) from changes of signals; 0 (off) until a state is known."""
     told = [json.loads(m) for m in messages]
     ids = np.unique([i for said in told for i in said["id"]]).astype(np.int64)
     state = np.zeros((len(ids), len(t)), np.uint8)
@@ -59,9 +59,9 @@ def signals(messages: list[bytes], ns: list[int], t: np.ndarray) -> tuple[np.nda
 
 
 def flag(messages: list[bytes], ns: list[int], t: np.ndarray, name: str) -> np.ndarray | None:
-    """What a flag of the driver changed to, in; (T,) bool out, false until it is known, None if it never is.
+    """(T,) bool from changes of a driver flag; false until it is known, None if it never is.
 
-    However short it was true, it is so for one step.
+    A true value lasts at least one step, however short it was.
     """
     out, known, least = np.zeros(len(t), bool), False, 0
     for said, step in zip([json.loads(m)[name] for m in messages], _steps(t, ns), strict=True):
@@ -72,7 +72,7 @@ def flag(messages: list[bytes], ns: list[int], t: np.ndarray, name: str) -> np.n
 
 
 def fields(data_of: dict[str, list[bytes]], ns_of: dict[str, list[int]], t: np.ndarray) -> dict[str, Any]:
-    """A recording's own messages by topic in; the fields of `log.Drive` that hang on steps out, objects as a tuple."""
+    """Fields of `log.Drive` with a step axis, from a recording's messages by topic; objects as a tuple."""
     out: dict[str, Any] = {}
     if OBJECTS in data_of:
         out["objects"] = objects(data_of[OBJECTS], ns_of[OBJECTS], t)
@@ -84,7 +84,7 @@ def fields(data_of: dict[str, list[bytes]], ns_of: dict[str, list[int]], t: np.n
 
 
 def _nearest(t: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Index of the time nearest to each of at."""
+    """Index of the time in t nearest to each of `at`."""
     after = np.searchsorted(t, at)
     before, after = np.maximum(after - 1, 0), np.minimum(after, len(t) - 1)
     return np.where(np.abs(at - t[before]) <= np.abs(t[after] - at), before, after)

@@ -1,4 +1,4 @@
-"""The messages of an MCAP file by topic in; the fields of a `log.Drive` out, each as plain arrays."""
+"""Decode the messages of an MCAP file, by topic, to the fields of a `log.Drive` as plain arrays."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from drivefoundry_car.log.video import is_key
 from drivefoundry_car.vehicle.embodiment import CAR
 
 SIZE = CAR.size
-"""Length, width, height of a car whose file does not say, m."""
+"""Default length, width, height of the car, m."""
 SHIFT_NS = 1_000_000
-"""Log times that differ from the drive's own by more than this are on another epoch."""
+"""Log times that differ from the drive's by more than this have a different epoch, s."""
 _SCHEMA = {
     channels.OBJECTS: (SceneUpdate.DESCRIPTOR.full_name,),
     "calibration": (CameraCalibration.DESCRIPTOR.full_name,),
@@ -29,8 +29,8 @@ _SCHEMA = {
 def fields_of(data: bytes, with_video: bool) -> dict[str, Any]:
     """Fields of `log.Drive` by name; objects and plans as tuples of their own fields, cameras as {name: fields}.
 
-    Messages need not be in order, and a topic may have several channels: those whose encoding and schema are a drive's
-    count. Messages that stand at the states' own times keep to those steps; else each channel has its own clock.
+    Messages need not be in order, and a topic may have several channels: those with a drive's encoding and schema
+    count. Messages at the states' own times keep those steps; otherwise each channel has its own clock.
     """
     records = Records(data, lambda c: _is_read(c, with_video))
     found: dict[int, tuple[list[int], list[bytes]]] = {}
@@ -43,15 +43,15 @@ def fields_of(data: bytes, with_video: bool) -> dict[str, Any]:
             kept[1].append(message)
     of = _by_topic(records, found, with_video)
     if channels.STATE not in of:
-        raise ValueError(f"no {channels.STATE} channel: it holds no drive; import it with the importer of its format")
+        raise ValueError(f"no {channels.STATE} channel: not a drive; import it with the importer of its format")
     ns_of = {topic: ns for topic, (_, ns, _) in of.items()}
     data_of = {topic: messages for topic, (_, _, messages) in of.items()}
     about = records.metadata
     if not data_of[channels.STATE]:
-        raise ValueError(f"no message on {channels.STATE}: it holds no drive; record the car's own motion")
+        raise ValueError(f"no message on {channels.STATE}: not a drive; record the ego motion")
     t, ego = channels.read_states(data_of[channels.STATE])
     if not np.isfinite(t).all():
-        raise ValueError(f"{channels.STATE}: a state without its time t; write s since the recording's epoch")
+        raise ValueError(f"{channels.STATE}: a state without its time t; write seconds since the recording's epoch")
     shift = int(np.median(np.rint(t * channels.NS) - np.array(ns_of[channels.STATE], np.float64)))
     if abs(shift) > SHIFT_NS:
         ns_of = {topic: [at + shift for at in ns] for topic, ns in ns_of.items()}
@@ -79,7 +79,7 @@ def fields_of(data: bytes, with_video: bool) -> dict[str, Any]:
 
 
 def _is_read(channel: Channel, with_video: bool) -> bool:
-    """Whether anything of a channel is read: poses are in the states, and pictures may be left out."""
+    """Whether a channel is read: poses are already in the states, and pictures are optional."""
     topic = channel.topic
     if topic.startswith(channels.CAMERA):
         return with_video and channel.message_encoding == "protobuf"
@@ -89,16 +89,16 @@ def _is_read(channel: Channel, with_video: bool) -> bool:
 def _by_topic(
     records: Records, found: dict[int, tuple[list[int], list[bytes]]], with_video: bool
 ) -> dict[str, tuple[Channel, list[int], list[bytes]]]:
-    """Topic -> one channel that tells it, and the log times and messages of all that tell it alike, in order.
+    """Topic -> one channel, and the log times and messages of all channels with the same schema, in order.
 
-    Of several schemas on one topic a drive's own counts, else the first. A topic without messages is none, but for
-    plans: a car may have decided nothing.
+    Of several schemas on a topic a drive's own is used, else the first. A topic without messages is ignored, except
+    plans: a car may not have made any decision.
     """
     out: dict[str, tuple[Channel, list[int], list[bytes]]] = {}
     own_first = sorted(records.channels.items(), key=lambda c: (not _is_own(records, c[1]), c[0]))
     for id, channel in own_first:
         schema = records.schemas.get(channel.schema_id)
-        if not _tells(channel, schema) or not _is_read(channel, with_video):
+        if not _matches(channel, schema) or not _is_read(channel, with_video):
             continue
         ns, messages = found.get(id, ([], []))
         if not ns and channel.topic not in (channels.STATE, channels.PLAN, channels.CORRECTION):
@@ -122,8 +122,8 @@ def _is_own(records: Records, channel: Channel) -> bool:
     return _schema_name(records, channel) == channels.schema_of(channel.topic)
 
 
-def _tells(channel: Channel, schema: Schema | None) -> bool:
-    """Whether a channel's messages are what a drive has on its topic."""
+def _matches(channel: Channel, schema: Schema | None) -> bool:
+    """Whether a channel's encoding and schema are a drive's."""
     topic = channel.topic
     if topic in channels.JSON:
         return channel.message_encoding == "json"
@@ -144,7 +144,7 @@ def _check_states(messages: list[bytes]) -> None:
 def _are_steps(
     t: np.ndarray, ns_of: dict[str, list[int]], data_of: dict[str, list[bytes]], about: dict[str, dict[str, str]]
 ) -> bool:
-    """Whether the states' times rise, and all that a written drive has at its steps stands at one of them."""
+    """Whether the states' times increase, and all per-step messages are at one of them."""
     steps = set(ns_of[channels.STATE])
     there = all(steps.issuperset(ns_of.get(topic, ())) for topic in channels.STEPPED)
     return bool((np.diff(t) > 0).all()) and there and (channels.OBJECTS not in data_of or "objects" in about)
@@ -153,7 +153,7 @@ def _are_steps(
 def _unstepped(
     t: np.ndarray, ego: np.ndarray, data_of: dict[str, list[bytes]], ns_of: dict[str, list[int]], recorded: bool
 ) -> dict[str, Any]:
-    """The fields that belong to steps where each channel has its own clock; clock: a note where states were moved."""
+    """Per-step fields if each channel has its own clock; clock: a note if states were resampled."""
     clock.check_order(t, ego)
     at, states = clock.on_grid(t, ego)
     moved = not recorded and not (len(at) == len(t) and (at == t).all())
@@ -164,7 +164,7 @@ def _unstepped(
 def _stepped(
     data_of: dict[str, list[bytes]], ns_of: dict[str, list[int]], about: dict[str, dict[str, str]], length: int
 ) -> dict[str, Any]:
-    """The fields whose messages stand at the drive's own steps."""
+    """Per-step fields if messages are at the drive's own steps."""
     step_of = {at: i for i, at in enumerate(ns_of[channels.STATE])}
     steps = {topic: [step_of[at] for at in ns_of.get(topic, ())] for topic in channels.STEPPED}
     fields: dict[str, Any] = {}
@@ -204,15 +204,15 @@ def _cameras(
     return out
 
 
-def _camera(told: list[Any], calibration: list[bytes], times: np.ndarray, about: dict[str, str]) -> dict[str, Any]:
+def _camera(messages: list[Any], calibration: list[bytes], times: np.ndarray, about: dict[str, str]) -> dict[str, Any]:
     at = CameraCalibration.FromString(calibration[0])
     x, y, z, pitch, *yaw = json.loads(about["mount"])
-    packets, form, given = [m.data for m in told], told[0].format, about.get("key", "")
+    packets, form, given = [m.data for m in messages], messages[0].format, about.get("key", "")
     known = len(given) == len(packets)
     key = [k == "1" for k in given] if known else [form != "h264" or is_key(p) for p in packets]
     first = 0 if known else next((i for i, k in enumerate(key) if k), len(key))
     if first == len(key):
-        raise ValueError(f"{told[0].frame_id}: no key frame; record it from one")
+        raise ValueError(f"{messages[0].frame_id}: no key frame; record it from one")
     return {
         "width": at.width,
         "height": at.height,

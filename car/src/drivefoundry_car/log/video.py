@@ -1,7 +1,7 @@
-"""Frames in, H.264 packets out; packets in, frames or MP4 out. The packet level beneath `log.Video`.
+"""Encode, decode and remux H.264 packets, the layer below `log.Video`.
 
-A packet is one access unit in Annex B form with four-byte start codes; key frames carry their parameter sets. That one
-form lets MP4 and back be exact: only start codes and length prefixes change place.
+A packet is one access unit in Annex B form with four-byte start codes; key frames carry their parameter sets. In this
+form the conversion to MP4 and back is exact: only start codes and length prefixes are exchanged.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ START = b"\x00\x00\x00\x01"
 _DECODERS = {"h264": "h264", "jpeg": "mjpeg"}
 MP4_CLOCK = Fraction(1, 90000)
 CRF = "28"
-"""x264 constant rate factor: about 800 bytes a frame of a city at 160x64, 1 dB below what 4:2:0 colour allows."""
+"""x264 constant rate factor: about 800 bytes per 160x64 city frame, 1 dB below the limit of 4:2:0 colour."""
 _NAL_SLICE, _NAL_IDR, _NAL_SEI, _NAL_SPS, _NAL_DELIMITER = 1, 5, 6, 7, 9
 
 
 def nals_of(packet: bytes) -> list[bytes]:
-    """An Annex B access unit in, its NAL units (without start codes) out."""
+    """Split an Annex B access unit into NAL units without start codes."""
     # Zeros before a start code belong to the code (or to trailing_zero_8bits), never to the NAL unit (H.264 B.1).
     return [nal for nal in (part.rstrip(b"\x00") for part in packet.split(b"\x00\x00\x01")) if nal]
 
@@ -41,7 +41,7 @@ def is_key(packet: bytes) -> bool:
 
 
 class Encoder:
-    """Frames of one camera in, one after the other; their packets out. A key frame every fps frames, no B-frames."""
+    """Encode frames of one camera one by one. A key frame every fps frames, no B-frames."""
 
     def __init__(self, width: int, height: int, fps: int) -> None:
         if height % 2 or width % 2:
@@ -54,12 +54,12 @@ class Encoder:
         x264 = f"scenecut=0:keyint={fps}:min-keyint={fps}:threads=1"
         encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "crf": CRF, "x264-params": x264}
         self._encoder = encoder
-        # One reformatter for all frames: making its tables anew for each frame costs ten times the encoding.
+        # One reformatter for all frames: rebuilding its tables per frame costs ten times the encoding.
         self._to_yuv = VideoReformatter()
         self._count = 0
 
     def encode(self, rgb: np.ndarray) -> tuple[bool, bytes]:
-        """(H, W, 3) uint8 RGB in; whether it is a key frame, and its packet, out."""
+        """Encode (H, W, 3) uint8 RGB; return whether it is a key frame, and its packet."""
         frame = self._to_yuv.reformat(av.VideoFrame.from_ndarray(rgb, format="rgb24"), format="yuv420p", threads=1)
         frame.pts = self._count
         self._count += 1
@@ -70,7 +70,7 @@ class Encoder:
 
 
 def encode(frames: np.ndarray, fps: int) -> tuple[np.ndarray, list[bytes]]:
-    """frames (F, H, W, 3) uint8 RGB in; key (F,) bool and F packets out."""
+    """Encode frames (F, H, W, 3) uint8 RGB to key (F,) bool and F packets."""
     encoder = Encoder(frames.shape[2], frames.shape[1], fps)
     made = [encoder.encode(rgb) for rgb in frames]
     return np.array([key for key, _ in made], bool), [packet for _, packet in made]
@@ -79,25 +79,24 @@ def encode(frames: np.ndarray, fps: int) -> tuple[np.ndarray, list[bytes]]:
 def decode(
     packets: list[bytes], key: np.ndarray, width: int, height: int, indices: np.ndarray | None, form: str = "h264"
 ) -> np.ndarray:
-    """H.264 or JPEG packets in, frames (len(indices), H, W, 3) uint8 RGB out; of the rest only what these refer to is
-    decoded."""
-    wanted = np.arange(len(packets)) if indices is None else np.asarray(indices, np.int64).reshape(-1)
-    out = np.empty((len(wanted), height, width, 3), np.uint8)
-    if not len(wanted):
+    """Decode H.264 or JPEG packets to frames (len(indices), H, W, 3) uint8 RGB, decoding only what these depend on."""
+    requested = np.arange(len(packets)) if indices is None else np.asarray(indices, np.int64).reshape(-1)
+    out = np.empty((len(requested), height, width, 3), np.uint8)
+    if not len(requested):
         return out
-    if wanted.min() < 0 or wanted.max() >= len(packets):
-        raise ValueError(f"video: frame {wanted.min()} .. {wanted.max()} wanted of {len(packets)}")
+    if requested.min() < 0 or requested.max() >= len(packets):
+        raise ValueError(f"video: frames {requested.min()} .. {requested.max()} requested of {len(packets)}")
     needed = np.zeros(len(packets), bool)
     last_key = np.maximum.accumulate(np.where(key, np.arange(len(packets)), -1))
-    if last_key[wanted.min()] < 0:
+    if last_key[requested.min()] < 0:
         raise ValueError("video: does not begin with a key frame; cut it at one")
     if indices is None:
         needed[:] = True
     else:
-        for i in np.unique(wanted):
+        for i in np.unique(requested):
             needed[last_key[i] : i + 1] = True
     places: dict[int, list[int]] = {}
-    for place, i in enumerate(wanted):
+    for place, i in enumerate(requested):
         places.setdefault(int(i), []).append(place)
     decoder = av.CodecContext.create(_DECODERS[form], "r")
     assert isinstance(decoder, av.VideoCodecContext)
@@ -116,13 +115,13 @@ def decode(
                     got += 1
     except InvalidDataError as error:
         raise ValueError(f"video: a packet does not decode ({error.strerror}); the recording is damaged") from error
-    if got != len(wanted):
-        raise ValueError(f"video: only {got} of {len(wanted)} frames decode; the recording is damaged")
+    if got != len(requested):
+        raise ValueError(f"video: only {got} of {len(requested)} frames decode; the recording is damaged")
     return out
 
 
 def mux_mp4(packets: list[bytes], key: np.ndarray, t: np.ndarray, width: int, height: int) -> bytes:
-    """Packets and their times (s) in, MP4 bytes out; the first frame is at 0."""
+    """Mux packets and their times (s) to MP4 bytes; the first frame is at 0."""
     ticks = np.round((t - t[0]) / float(MP4_CLOCK)).astype(np.int64)
     steps = np.diff(ticks, append=2 * ticks[-1] - ticks[-2] if len(ticks) > 1 else 9000)
     out = io.BytesIO()
@@ -139,11 +138,11 @@ def mux_mp4(packets: list[bytes], key: np.ndarray, t: np.ndarray, width: int, he
 
 
 def demux_mp4(data: bytes) -> tuple[np.ndarray, np.ndarray, list[bytes], int, int]:
-    """MP4 bytes in; t (F,) s from the first frame, key (F,) bool, Annex B packets, width, height out."""
+    """Demux MP4 bytes to t (F,) s from the first frame, key (F,) bool, Annex B packets, width, height."""
     try:
         with av.open(io.BytesIO(data), "r", format="mp4") as container:
             if not container.streams.video:
-                raise ValueError("mp4: no video stream in it")
+                raise ValueError("mp4: contains no video stream")
             stream = container.streams.video[0]
             if stream.codec_context.name != "h264":
                 raise ValueError(f"mp4: video is {stream.codec_context.name}; re-encode it as H.264 without B-frames")
@@ -166,7 +165,7 @@ def demux_mp4(data: bytes) -> tuple[np.ndarray, np.ndarray, list[bytes], int, in
 
 
 def _avc_header(header: bytes) -> tuple[list[bytes], int]:
-    """An avcC box (ISO/IEC 14496-15, 5.3.3.1) in; its parameter sets and the size of a length prefix out."""
+    """Parameter sets and size of the length prefix from an avcC box (ISO/IEC 14496-15, 5.3.3.1)."""
     if len(header) < 7 or header[0] != 1:
         raise ValueError("mp4: H.264 without an avcC header; re-encode it")
     nals, at = [], 5
@@ -180,7 +179,7 @@ def _avc_header(header: bytes) -> tuple[list[bytes], int]:
 
 
 def _length_prefixed(sample: bytes, prefix: int) -> list[bytes]:
-    """One MP4 sample in, its NAL units out."""
+    """Split one MP4 sample into NAL units."""
     nals, at = [], 0
     while at + prefix <= len(sample):
         size = int.from_bytes(sample[at : at + prefix], "big")

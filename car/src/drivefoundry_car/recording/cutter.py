@@ -10,8 +10,8 @@ import numpy as np
 
 from drivefoundry_car.log import clock
 from drivefoundry_car.log.drive import Drive, cut
-from drivefoundry_car.triggers.signals import Beside
-from drivefoundry_car.triggers.trigger import Campaign, applies, draws, firings
+from drivefoundry_car.triggers.signals import SignalContext
+from drivefoundry_car.triggers.trigger import Campaign, applies, campaign_rng, firings
 
 LENGTH_S = 20.0
 """Length of a clip that no firing asked for, s."""
@@ -29,7 +29,7 @@ class Window:
 
 
 def clips_of(
-    drive: Drive, campaigns: list[Campaign], seed: int, length_s: float = LENGTH_S, beside: Beside | None = None
+    drive: Drive, campaigns: list[Campaign], seed: int, length_s: float = LENGTH_S, context: SignalContext | None = None
 ) -> list[Drive]:
     """A drive in; its clips, in time order, out: non-overlapping windows around what the campaigns want.
 
@@ -47,13 +47,13 @@ def clips_of(
     runs = clock.runs(drive.t)
     if len(runs) > 1 and period <= clock.GAP_S:  # no window reaches over a gap
         parts = [cut(drive, float(drive.t[a]), float(drive.t[b - 1]) + period / 2) for a, b in runs]
-        found = [c for part in parts for c in clips_of(part, campaigns, seed, length_s, beside)]
+        found = [c for part in parts for c in clips_of(part, campaigns, seed, length_s, context)]
         return [replace(c, meta={**c.meta, "clip_index": str(i)}) for i, c in enumerate(found)]
     length = min(max(1, round(length_s / period)), steps)
-    fired = firings(campaigns, drive, beside)
+    fired = firings(campaigns, drive, context)
     taken: list[Window] = []
     for c in sorted((c for c in campaigns if applies(c, drive)), key=lambda c: (-c.priority, c.name)):
-        rng = draws(c, drive.meta, seed)
+        rng = campaign_rng(c, drive.meta, seed)
         if c.pick == "all":
             taken += end_to_end(steps, length, taken, c.name)
         elif c.pick == "random":

@@ -1,4 +1,4 @@
-"""What is worth sending home: campaigns, the rules they are written in, and the signals that rules speak of."""
+"""What to upload: campaigns, the language of their rules, and the signals that rules use."""
 
 from drivefoundry_car.triggers.trigger import (
     LIBRARY,

@@ -1,8 +1,8 @@
-"""Signals in, how unlike each moment is to all that the fleet has sent so far, out.
+"""Novelty of each moment: its distance to everything that the fleet has uploaded so far.
 
 A moment's embedding is DIMS numbers in -1 .. 1, one for each of SCALES: quantities divided by their scale and squashed
-(tanh), distances turned into nearness (exp(-m / scale)); what is not known, or not there, is 0. Novelty is the
-Euclidean distance to the nearest embedding that was sent: 0.1 is the same situation, 0.5 another, above 1 hardly seen.
+(tanh), distances mapped to proximity (exp(-m / scale)); unknown or absent values are 0. Novelty is the Euclidean
+distance to the nearest uploaded embedding: 0.1 is the same situation, 0.5 a different one, above 1 rarely seen.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ SCALES: dict[str, tuple[str, float]] = {
     "crossing_gap": ("near", 15.0),
     "red_gap": ("near", 20.0),
 }
-"""Signal -> how it is squashed, and its scale in SI."""
+"""Signal -> squashing function, and its scale in SI."""
 DIMS = len(SCALES)
 APART = 0.15
-"""Moments nearer than this to one that is kept add nothing to what was sent."""
+"""Moments closer than this to a kept one are not added."""
 MOST = 1024
-"""Embeddings kept; a distance costs a car about a microsecond."""
+"""Most embeddings kept; each costs a car about a microsecond per sample."""
 
 
 def embedding(values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Signals, each (T,), in; (T, DIMS) float32 out."""
+    """Embeddings (T, DIMS) float32 of signals (T,)."""
     steps = len(next(iter(values.values())))
     out = np.zeros((steps, DIMS), np.float32)
     for i, (name, (how, scale)) in enumerate(SCALES.items()):
@@ -52,21 +52,21 @@ def embedding(values: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 class Sent:
-    """What the fleet has sent: up to MOST embeddings, no two nearer than APART."""
+    """What the fleet has uploaded: up to MOST embeddings, no two closer than APART."""
 
     def __init__(self, kept: np.ndarray | None = None) -> None:
         self.kept = np.zeros((0, DIMS), np.float32) if kept is None else kept
 
     @staticmethod
     def load(path: Path | str) -> Sent:
-        """A file of `save` in. ValueError if it is none."""
+        """Read a file of `save`. ValueError if it is not one."""
         try:
             kept = arrays.read(Path(path), ["embeddings"])["embeddings"]
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: not what `drivefoundry campaign sent` writes ({error})") from None
+            raise ValueError(f"{path}: not written by `drivefoundry campaign sent` ({error})") from None
         if kept.ndim != 2 or kept.shape[1] != DIMS or kept.dtype != np.float32 or not np.isfinite(kept).all():
             raise ValueError(
-                f"{path}: embeddings (N, {DIMS}) float32 wanted, got {kept.shape} {kept.dtype}; make it anew"
+                f"{path}: must be embeddings (N, {DIMS}) float32, got {kept.shape} {kept.dtype}; write it again"
             )
         return Sent(kept)
 
@@ -75,11 +75,11 @@ class Sent:
         arrays.write(Path(path), {"embeddings": self.kept})
 
     def distance(self, x: np.ndarray) -> np.ndarray:
-        """Embeddings (T, DIMS) in; (T,) distance to the nearest that was sent out, inf where nothing was."""
+        """Distances (T,) of embeddings (T, DIMS) to the nearest uploaded one, inf if there is none."""
         return nearest(x, self.kept.T)
 
     def add(self, x: np.ndarray) -> None:
-        """Embeddings (T, DIMS) that have been sent: those that are new are kept, in order, while there is room."""
+        """Add uploaded embeddings (T, DIMS): novel ones are kept, in order, up to the limit."""
         far, new = self.distance(x), []
         while len(self.kept) + len(new) < MOST and far.max(initial=0.0) >= APART:
             new.append(x[int(np.argmax(far >= APART))])

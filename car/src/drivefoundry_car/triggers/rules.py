@@ -1,4 +1,4 @@
-"""A rule's text in, a checked expression over named signals out. `drivefoundry_car.triggers.watch` evaluates it.
+"""Parse a rule into a type-checked expression over named signals. `drivefoundry_car.triggers.watch` evaluates it.
 
     rule    = both {"or" both}                      both   = negated {"and" negated}
     negated = "not" negated | held
@@ -9,16 +9,16 @@
             | ("max" | "min" | "mean" | "range" | "delta") "(" rule ")" "over" time
     time    = number unit                           unit   = name ["^" digit] {("/" | "*") name ["^" digit]}
 
-Quantities carry their dimension (powers of metre, second, radian), compared in SI; a rule is checked before it runs.
-`for`, `until`, `rising` and `falling` belong to the comparison at their left; parentheses make them wider.
+Quantities have a dimension (powers of metre, second, radian) and are compared in SI; a rule is checked before it runs.
+`for`, `until`, `rising` and `falling` apply to the comparison on their left; parentheses extend their scope.
 
-What they mean at a sample of time t, on any clock; d is the given time, and nothing looks ahead:
-- a sample that is not known (NaN) makes a comparison neither true nor false (Kleene's three values): it never fires;
+Semantics at a sample of time t, on any clock; d is the given duration, and nothing looks ahead:
+- an unknown sample (NaN) makes a comparison neither true nor false (Kleene's three-valued logic): it never fires;
 - `a for d`: a has been true at every sample since one at t - d or before; `a rising`, `a falling`: true now and not at
-  the sample before, and the reverse; where a is not known now, neither are these;
-- `a until b` (hysteresis): true from a sample where a is true up to the first where b is; b wins where both are;
-- `max(x) over d`: over the known samples in t - d .. t, not known if there are none; `mean` weighs each with the time
-  since the sample before it, d at most; `range` is max - min; `delta` is x now less the oldest in the window;
+  the previous sample, and the reverse; unknown while a is unknown;
+- `a until b` (hysteresis): true from a sample at which a is true until the first at which b is; b wins if both are;
+- `max(x) over d`: over the known samples in t - d .. t, unknown if there are none; `mean` weights each by the time
+  since the previous sample, at most d; `range` is max - min; `delta` is x now minus the oldest in the window;
 - `count(a) in d`: how often a has become true in t - d .. t, a plain number.
 """
 
@@ -33,7 +33,7 @@ from dataclasses import dataclass
 Dimension = tuple[int, int, int]
 """Powers of metre, second, radian."""
 FLAG = "flag"
-"""The type of what is true or false."""
+"""Type of conditions."""
 PLAIN = (0, 0, 0)
 UNITS: dict[str, tuple[float, Dimension]] = {
     "m": (1.0, (1, 0, 0)),
@@ -46,13 +46,13 @@ UNITS: dict[str, tuple[float, Dimension]] = {
     "g": (9.80665, (1, -2, 0)),
 }
 FOLDS = ("max", "min", "mean", "range", "delta")
-"""What a window of a quantity's samples comes to."""
+"""Aggregations over a window of samples."""
 MAX_DEPTH = 50
 MAX_WORDS = 400
 MAX_HZ = 100
-"""Samples a second that a window keeps at most; of a faster clock it keeps the last ones."""
+"""Most samples per second that a window keeps; with a faster clock it keeps the latest."""
 MAX_COST = 100_000
-"""The bound of `cost`."""
+"""Upper bound of `cost`."""
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)|(?P<name>[A-Za-z_]\w*)|(?P<sign><=|>=|[<>()+\-*/^]))"
 )
@@ -72,31 +72,31 @@ class Node:
 
 
 def parse(text: str, signals: Mapping[str, Dimension | str]) -> Node:
-    """A rule in, its checked tree out. ValueError names the column (from 1), what is wrong and the mend."""
+    """Parse a rule into a checked tree. ValueError names the column (from 1), what is wrong and the fix."""
     node = _Parser(text, signals).rule()
     work = cost(node)
     if work > MAX_COST:
         longest = max(f.value for f in _nodes(node) if _windowed(f))
         raise ValueError(
-            f"column 1: the rule costs {work:,} operations a sample at worst (windows at {MAX_HZ} Hz), more than "
+            f"column 1: the rule costs {work:,} operations per sample at worst (windows at {MAX_HZ} Hz), more than "
             f"{MAX_COST:,}; shorten its windows, the longest of which is {longest:g} s"
         )
     return node
 
 
 def signals_in(node: Node) -> set[str]:
-    """The names of the signals that a rule needs."""
+    """Names of the signals that a rule uses."""
     return {n.signal for n in _nodes(node) if n.signal}
 
 
 def cost(node: Node) -> int:
-    """Operations that one sample takes at worst, which is also what the rule remembers: a window counts its samples at
-    MAX_HZ, everything else one."""
+    """Worst-case operations per sample, which is also the rule's memory: a window counts its samples at MAX_HZ,
+    everything else one."""
     return sum(round(min(n.value, 1e12) * MAX_HZ) + 1 if _windowed(n) else 1 for n in _nodes(node))
 
 
 def _nodes(node: Node) -> list[Node]:
-    """The node and all below it."""
+    """The node and all its descendants."""
     found = [node]
     for n in found:
         found.extend(n.args)
@@ -118,20 +118,20 @@ class _Parser:
             match = _TOKEN.match(text, at)
             if match is None:
                 column = at + len(text[at:]) - len(text[at:].lstrip()) + 1
-                raise ValueError(f"column {column}: '{text[column - 1]}' has no meaning in a rule; take it out")
+                raise ValueError(f"column {column}: '{text[column - 1]}' is not allowed in a rule; remove it")
             kind = match.lastgroup or ""
             self.tokens.append((kind, match[kind], match.start(kind) + 1))
             at = match.end()
         if len(self.tokens) > MAX_WORDS:
             column = self.tokens[MAX_WORDS][2]
-            raise ValueError(f"column {column}: more than {MAX_WORDS} words and signs; split the rule in two campaigns")
+            raise ValueError(f"column {column}: more than {MAX_WORDS} words and symbols; split the rule in two")
         self.tokens.append(("end", "the end", end + 1))
         self.at = 0
 
     def rule(self) -> Node:
         node = self.either()
-        self.want(self.peek()[0] == "end", f"'{self.peek()[1]}' is left over; join conditions with 'and' or 'or'")
-        self.want(node.type == FLAG, f"the rule is {_called(node.type)}, not a condition; compare it with something", 1)
+        self.expect(self.peek()[0] == "end", f"'{self.peek()[1]}' is left over; join conditions with 'and' or 'or'")
+        self.expect(node.type == FLAG, f"the rule is {_called(node.type)}, not a condition; compare it first", 1)
         return node
 
     def peek(self) -> tuple[str, str, int]:
@@ -145,17 +145,19 @@ class _Parser:
             return text
         return None
 
-    def want(self, ok: bool, message: str, column: int | None = None) -> None:
+    def expect(self, ok: bool, message: str, column: int | None = None) -> None:
         if not ok:
             raise ValueError(f"column {self.peek()[2] if column is None else column}: {message}")
 
     def flag(self, node: Node, column: int, word: str) -> Node:
-        self.want(node.type == FLAG, f"'{word}' wants a condition, not {_called(node.type)}; compare it first", column)
+        self.expect(
+            node.type == FLAG, f"'{word}' needs a condition, not {_called(node.type)}; compare it first", column
+        )
         return node
 
     def either(self) -> Node:
         self.depth += 1
-        self.want(self.depth <= MAX_DEPTH, f"more than {MAX_DEPTH} parentheses deep; split the rule in two campaigns")
+        self.expect(self.depth <= MAX_DEPTH, f"more than {MAX_DEPTH} levels of parentheses; split the rule in two")
         node = self.joined("or", lambda: self.joined("and", self.negated))
         self.depth -= 1
         return node
@@ -188,13 +190,13 @@ class _Parser:
         return node
 
     def time(self, word: str) -> float:
-        """The seconds that a word wants."""
+        """Parse the duration after a keyword, s."""
         at = self.peek()[2]
-        self.want(self.peek()[0] == "number", f"'{word}' wants a duration, for example 0.3 s")
+        self.expect(self.peek()[0] == "number", f"'{word}' needs a duration, for example 0.3 s")
         length = self.atom()
-        self.want(length.type == UNITS["s"][1], f"'{word}' wants seconds, not {_called(length.type)}", at)
+        self.expect(length.type == UNITS["s"][1], f"'{word}' needs seconds, not {_called(length.type)}", at)
         fits = math.isfinite(length.value) and (word == "for" or length.value > 0)
-        self.want(fits, f"'{word}' wants a time above 0 s, and an end", at)
+        self.expect(fits, f"'{word}' needs a finite duration > 0 s", at)
         return length.value
 
     def compare(self) -> Node:
@@ -203,8 +205,8 @@ class _Parser:
         if word := self.take("<", "<=", ">", ">="):
             right = self.sum()
             same = left.type == right.type and left.type != FLAG
-            mend = "; give the number its unit" if right.type == PLAIN else ""
-            self.want(same, f"{_called(left.type)} compared with {_called(right.type)}{mend}", column)
+            fix = "; give the number its unit" if right.type == PLAIN else ""
+            self.expect(same, f"{_called(left.type)} compared with {_called(right.type)}{fix}", column)
             return Node(word, FLAG, (left, right))
         return left
 
@@ -213,7 +215,7 @@ class _Parser:
         while word := self.take("+", "-"):
             column, right = self.tokens[self.at - 1][2], self.product()
             same = node.type == right.type and node.type != FLAG
-            self.want(same, f"'{word}' between {_called(node.type)} and {_called(right.type)}; use one unit", column)
+            self.expect(same, f"'{word}' between {_called(node.type)} and {_called(right.type)}; use one unit", column)
             node = Node(word, node.type, (node, right))
         return node
 
@@ -221,7 +223,7 @@ class _Parser:
         node = self.sign()
         while word := self.take("*", "/"):
             column, right = self.tokens[self.at - 1][2], self.sign()
-            self.want(FLAG not in (node.type, right.type), f"'{word}' wants two quantities, not a condition", column)
+            self.expect(FLAG not in (node.type, right.type), f"'{word}' needs two quantities, not a condition", column)
             turn = 1 if word == "*" else -1
             powers = tuple(int(a) + turn * int(b) for a, b in zip(node.type, right.type, strict=True))
             node = Node(word, (powers[0], powers[1], powers[2]), (node, right))
@@ -232,7 +234,7 @@ class _Parser:
         while self.take("-"):
             turned = not turned
         node = self.atom()
-        self.want(not turned or node.type != FLAG, "'-' before a condition; write 'not'", column)
+        self.expect(not turned or node.type != FLAG, "'-' before a condition; write 'not'", column)
         return Node("minus", node.type, (node,)) if turned else node
 
     def atom(self) -> Node:
@@ -240,24 +242,24 @@ class _Parser:
         if kind == "number":
             self.at += 1
             factor, dimension = self.unit()
-            self.want_unit(*self.peek())
+            self.expect_unit(*self.peek())
             return Node("number", dimension, value=float(text) * factor)
         if self.take("("):
             return self.closed()
         if self.take("abs", "count", *FOLDS):
             return self.function(text, column)
-        self.want(kind == "name" and text not in _WORDS, f"a signal or a number wanted, not '{text}'")
+        self.expect(kind == "name" and text not in _WORDS, f"expected a signal or a number, not '{text}'")
         if text not in self.signals:
             close = difflib.get_close_matches(text, self.signals, 1)
-            mend = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(self.signals))}"
-            raise ValueError(f"column {column}: unknown signal '{text}'; {mend}")
+            fix = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(self.signals))}"
+            raise ValueError(f"column {column}: unknown signal '{text}'; {fix}")
         self.at += 1
         return Node("signal", self.signals[text], signal=text)
 
     def closed(self) -> Node:
-        """What stands between parentheses; the first is taken."""
+        """Parse up to the closing parenthesis; the opening one has been consumed."""
         inner = self.either()
-        self.want(self.take(")") is not None, f"')' wanted before '{self.peek()[1]}'")
+        self.expect(self.take(")") is not None, f"expected ')' before '{self.peek()[1]}'")
         return inner
 
     def function(self, name: str, column: int) -> Node:
@@ -267,14 +269,14 @@ class _Parser:
             name, f"{name}(speed) over 2 s"
         )
         kind = "a condition" if name == "count" else "a quantity"
-        self.want(self.take("(") is not None, f"'{name}' wants {kind} in parentheses, for example {example}")
+        self.expect(self.take("(") is not None, f"'{name}' needs {kind} in parentheses, for example {example}")
         inner = self.closed()
-        self.want(
-            (inner.type == FLAG) == (name == "count"), f"'{name}' wants {kind}, not {_called(inner.type)}", column
+        self.expect(
+            (inner.type == FLAG) == (name == "count"), f"'{name}' needs {kind}, not {_called(inner.type)}", column
         )
         if not ending:
             return Node(name, inner.type, (inner,))
-        self.want(self.take(ending) is not None, f"'{ending}' and a duration wanted: {example}")
+        self.expect(self.take(ending) is not None, f"expected '{ending}' and a duration: {example}")
         seconds = self.time(ending)
         return Node(name, PLAIN if name == "count" else inner.type, (inner,), value=seconds)
 
@@ -286,26 +288,26 @@ class _Parser:
             power = turn
             if self.take("^"):
                 kind, text, _ = self.peek()
-                self.want(kind == "number" and text in ("1", "2", "3"), "a power of 1, 2 or 3 wanted after '^'")
+                self.expect(kind == "number" and text in ("1", "2", "3"), "expected a power of 1, 2 or 3 after '^'")
                 self.at += 1
                 power *= int(text)
             factor *= scale**power
             powers = [p + power * d for p, d in zip(powers, dimension, strict=True)]
-            # '/' or '*' belongs to the unit only if another unit follows: "2 m / speed" divides by a signal.
+            # '/' or '*' is part of the unit only if another unit follows: "2 m / speed" divides by a signal.
             sign, after = self.tokens[self.at][1], self.tokens[min(self.at + 1, len(self.tokens) - 1)]
             if sign not in ("/", "*") or after[0] != "name" or after[1] not in UNITS:
                 if sign in ("/", "*"):
-                    self.want_unit(*after)
+                    self.expect_unit(*after)
                 break
             turn = -1 if sign == "/" else 1
             self.at += 1
         return factor, (powers[0], powers[1], powers[2])
 
-    def want_unit(self, kind: str, text: str, column: int) -> None:
-        """ValueError for a name behind a number that is neither a unit nor anything else a rule knows."""
+    def expect_unit(self, kind: str, text: str, column: int) -> None:
+        """Check that a name after a number is a unit or a keyword; else ValueError."""
         known = kind != "name" or text in UNITS or text in _WORDS or text in self.signals
         names = ", ".join(UNITS)
-        self.want(known, f"unknown unit '{text}'; known are {names}, and products of them such as km/h", column)
+        self.expect(known, f"unknown unit '{text}'; known are {names}, and products of them such as km/h", column)
 
 
 def unit_of(kind: Dimension | str) -> str:

@@ -1,7 +1,7 @@
-"""A Drive in, the named signals that rules speak of out: (T,) arrays on the drive's own clock, SI units.
+"""Derive the named signals that rules use from a Drive: (T,) arrays on the drive's own clock, SI units.
 
-No signal looks ahead, and none further back than LOOKBACK_S: a running car derives the signals of its newest sample
-from the last LOOKBACK_S alone (`latest`), and gets what `signals_of` gives for the stored drive.
+No signal looks ahead, and none looks back more than LOOKBACK_S, so a running car that derives the signals of its newest
+sample from the last LOOKBACK_S (`latest`) gets the same values as `signals_of` on the stored drive.
 """
 
 from __future__ import annotations
@@ -49,53 +49,53 @@ SIGNALS: dict[str, Dimension | str] = {
 }
 """Name -> dimension (powers of metre, second, radian), or a flag."""
 HOLD_S = 0.5
-"""A disagreement lasts until the next decision, a pick so long."""
+"""Duration of a disagreement (until the next decision) and of a pick, s."""
 AGE_S = 2.0
-"""How old a plan is when it is held against what the car did."""
+"""Age at which a plan is compared with what the car did, s."""
 LOOKBACK_S = AGE_S + 2 * HOLD_S
 OFF_ROUTE = 10.0
-"""m; further from its route, a car is not on it."""
+"""Largest distance from the route at which a car is on it, m."""
 RED = 3
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What a car knows besides its own drive: the stop lines (G, 4) x0, y0, x1, y1 of its map's signals, and what the
-    fleet has sent."""
+class SignalContext:
+    """Inputs of signals beyond the drive: the stop lines (G, 4) x0, y0, x1, y1 of the map's signals, and what the fleet
+    has uploaded."""
 
     stop_lines: np.ndarray | None = None
     sent: Sent | None = None
 
 
-def signals_of(drive: Drive, beside: Beside | None = None) -> dict[str, np.ndarray]:
-    """The signals this drive has: quantities (T,) float64 (NaN unknown, inf for no object), flags (T,) bool.
+def signals_of(drive: Drive, context: SignalContext | None = None) -> dict[str, np.ndarray]:
+    """Signals available in this drive: quantities (T,) float64 (NaN unknown, inf for no object), flags (T,) bool.
 
     speed, accel (accel_lon is the same), yaw_rate, steering_wheel_angle as recorded; lat_accel: speed times yaw rate;
     jerk, steer_rate: change of accel and steering_wheel_angle since the last sample.
     ttc: s until the ego, at both present speeds along its heading, touches an object in its own corridor; gap,
     pedestrian_gap, cyclist_gap: m to the nearest object's box (boxes widened to the ego's axes).
-    On the ego's way, bent as its yaw rate says, m from bumper to box: lead_gap to who drives or stands ahead
-    (lead_speed along the way; headway: lead_gap over speed), stopped_gap to what stands, cut_in_gap to who has come in
-    from the side at this sample, crossing_gap to a pedestrian in it or a pedestrian or cyclist coming into it;
-    oncoming_gap to who comes towards the ego, up to 12 m beside it. objects_near: how many are within 30 m.
+    On the ego's path, curved by its yaw rate, m from bumper to box: lead_gap to the road user ahead, moving or standing
+    (lead_speed along the path; headway: lead_gap over speed), stopped_gap to a standing one, cut_in_gap to one that has
+    entered from the side at this sample, crossing_gap to a pedestrian on the path or a pedestrian or cyclist entering
+    it; oncoming_gap to oncoming traffic up to 12 m to the side. objects_near: number within 30 m.
     On the route: route_offset: m left of it; speed_limit; red_gap: m to the next stop line under a red light, down to
-    minus half the ego's length when the front is over it (needs beside.stop_lines).
-    disagreement: the largest distance (m) between the points of plan and correction, held 0.5 s. plan_error: m between
-    where the car is and where its plan of 2 s ago put it. novelty: see `drivefoundry_car.triggers.novelty` (needs
-    beside.sent). pick: for 0.5 s from each moment (s on the drive's clock) in meta["picks"], where the user asked for a
-    clip.
+    minus half the ego's length when the front is over it (needs context.stop_lines).
+    disagreement: largest distance (m) between the points of plan and correction, held for 0.5 s. plan_error: m between
+    the car's position and the one predicted by its plan of 2 s ago. novelty: see `drivefoundry_car.triggers.novelty`
+    (needs context.sent). pick: for 0.5 s from each time (s on the drive's clock) in meta["picks"], when the user asked
+    for a clip.
     """
-    beside = beside or Beside()
+    context = context or SignalContext()
     speed, accel, yaw_rate, wheel = np.ascontiguousarray(drive.ego[:, 3:7].T, np.float64)
     out = {"speed": speed, "accel": accel, "accel_lon": accel, "yaw_rate": yaw_rate, "lat_accel": speed * yaw_rate}
     out |= {"jerk": _rate(accel, drive.t), "steering_wheel_angle": wheel, "steer_rate": _rate(wheel, drive.t)}
-    # A column that no sensor filled is a signal the drive lacks, not one that is briefly unknown.
+    # A column without any value is a missing signal, not one that is briefly unknown.
     out = {name: value for name, value in out.items() if not np.isnan(value).all()}
     if drive.objects is not None:
         out |= around(drive.ego, drive.ego_size, drive.objects)
         out["headway"] = np.divide(out["lead_gap"], speed, out=np.full(len(speed), np.inf), where=speed > HOLD_S)
     if drive.route is not None and len(drive.route) > 1:
-        out |= _on_route(drive, beside.stop_lines)
+        out |= _on_route(drive, context.stop_lines)
     if drive.takeover is not None:
         out["takeover"] = drive.takeover
     if drive.engaged is not None:
@@ -106,38 +106,38 @@ def signals_of(drive: Drive, beside: Beside | None = None) -> dict[str, np.ndarr
             out["disagreement"] = _disagreement(drive.t, drive.plan, drive.correction)
     if "picks" in drive.meta:
         out["pick"] = _picked(drive.t, drive.meta["picks"])
-    if beside.sent is not None:
-        out["novelty"] = beside.sent.distance(embedding(out))
+    if context.sent is not None:
+        out["novelty"] = context.sent.distance(embedding(out))
     return out
 
 
-def latest(drive: Drive, names: list[str], beside: Beside | None = None) -> np.ndarray:
-    """A drive up to now in; the named signals (S,) of its newest sample out, NaN for those it lacks: what
-    `trigger.Watch.push` takes. Only the last LOOKBACK_S are looked at."""
+def latest(drive: Drive, names: list[str], context: SignalContext | None = None) -> np.ndarray:
+    """Named signals (S,) at the newest sample of a drive up to now, NaN for missing ones: the input of
+    `trigger.Watch.push`. Only the last LOOKBACK_S are used."""
     recent = cut(drive, float(drive.t[-1]) - LOOKBACK_S, np.inf)
-    values = signals_of(recent, beside)
+    values = signals_of(recent, context)
     return np.array([values[name][-1] if name in values else np.nan for name in names], np.float64)
 
 
 def _picked(t: np.ndarray, picks: str) -> np.ndarray:
-    """(T,) bool; picks: seconds, apart by spaces."""
+    """(T,) bool; picks: seconds, separated by spaces."""
     try:
         times = np.array(picks.split(), np.float64).reshape(-1, 1)
     except ValueError:
         raise ValueError(
-            f"Drive.meta['picks']: {picks!r}; seconds on the drive's clock, apart by spaces, wanted"
+            f"Drive.meta['picks']: must be seconds on the drive's clock, separated by spaces, got {picks!r}"
         ) from None
     near = (t >= times - 1e-6) & (t < times + HOLD_S - 1e-6)
     return np.any(near, axis=0)
 
 
 def _rate(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Change a second since the last sample; not known at the first."""
+    """Rate of change per second since the last sample; unknown at the first."""
     return np.concatenate([[np.nan], np.diff(x) / np.diff(t)])
 
 
 def _on_route(drive: Drive, stop_lines: np.ndarray | None) -> dict[str, np.ndarray]:
-    """route_offset, speed_limit and, with the map's stop lines, red_gap; NaN where the car is off its route."""
+    """route_offset, speed_limit and, with the map's stop lines, red_gap; NaN while the car is off its route."""
     route = drive.route
     assert route is not None
     along, left, piece = place_on(route[:, :2], drive.ego[:, :2])
@@ -145,7 +145,7 @@ def _on_route(drive: Drive, stop_lines: np.ndarray | None) -> dict[str, np.ndarr
     out = {"route_offset": np.where(on, left, np.nan), "speed_limit": np.where(on, route[piece, 2], np.nan)}
     if stop_lines is None or drive.signal_id is None or drive.signal_state is None:
         return out
-    if (drive.signal_id >= len(stop_lines)).any():  # another map's
+    if (drive.signal_id >= len(stop_lines)).any():  # signals of another map
         return out
     red = drive.signal_state == RED
     shown = np.flatnonzero(red.any(axis=1))
@@ -160,9 +160,9 @@ def _on_route(drive: Drive, stop_lines: np.ndarray | None) -> dict[str, np.ndarr
 
 
 def _crossings(line: np.ndarray, bars: np.ndarray) -> np.ndarray:
-    """A polyline (R, 2) and bars (G, 4) in; (G,) m along the line where it first crosses each, NaN where it does not.
+    """Distance (G,) m along a polyline (R, 2) at which it first crosses each bar (G, 4), NaN if it does not.
 
-    A bar is taken a quarter longer at each end: routes do not keep to the middle of a lane.
+    Bars are extended by a quarter at each end, because routes do not follow lane centres exactly.
     """
     step = np.diff(line, axis=0)
     start = np.concatenate([[0.0], np.cumsum(np.hypot(*step.T))])[:-1]
@@ -178,15 +178,15 @@ def _crossings(line: np.ndarray, bars: np.ndarray) -> np.ndarray:
 
 
 def _decided(t: np.ndarray, decided: np.ndarray, age: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each t (T,): the last decision at least `age` s old, and whether it is not older than that by HOLD_S."""
+    """For each t (T,): the last decision at least `age` s old, and whether it is at most HOLD_S older than that."""
     last = np.searchsorted(decided, t - age + 1e-6, side="right") - 1
     return last, (last >= 0) & (t - age - decided[last] < HOLD_S - 1e-6)
 
 
 def _disagreement(t: np.ndarray, plan: Plans, other: Plans) -> np.ndarray:
-    """(T,) m; NaN where no decision was made within the last half second."""
+    """(T,) m; NaN without a decision in the last half second."""
     out = np.full(len(t), np.nan)
-    # The same decision may be missing on one side: compare those within a millisecond of each other.
+    # A decision may be missing on one side: compare those within a millisecond of each other.
     _, mine, theirs = np.intersect1d(np.round(plan.t, 3), np.round(other.t, 3), return_indices=True)
     if not len(mine):
         return out
@@ -197,7 +197,7 @@ def _disagreement(t: np.ndarray, plan: Plans, other: Plans) -> np.ndarray:
 
 
 def _plan_error(drive: Drive, plan: Plans) -> np.ndarray:
-    """(T,) m; NaN where no plan was made 2 to 2.5 s ago."""
+    """(T,) m; NaN without a plan made 2 to 2.5 s ago."""
     out = np.full(len(drive.t), np.nan)
     if not len(plan.t) or plan.points.shape[1] * HOLD_S < AGE_S + HOLD_S:
         return out
@@ -205,13 +205,13 @@ def _plan_error(drive: Drive, plan: Plans) -> np.ndarray:
     d, now = last[fresh], drive.ego[fresh]
     then_at = np.searchsorted(drive.t, plan.t[d] - 1e-6)
     then = drive.ego[then_at]
-    place = (drive.t[fresh] - plan.t[d]) / HOLD_S - 1  # among the points, which are half a second apart
+    place = (drive.t[fresh] - plan.t[d]) / HOLD_S - 1  # position among the points, which are half a second apart
     before = place.astype(np.int64)
     after = np.minimum(before + 1, plan.points.shape[1] - 1)
     part = (place - before)[:, None]
     meant = plan.points[d, before, :2] * (1 - part) + plan.points[d, after, :2] * part
     cos, sin, (dx, dy) = np.cos(then[:, 2]), np.sin(then[:, 2]), (now - then)[:, :2].T
     error = np.hypot(dx * cos + dy * sin - meant[:, 0], dy * cos - dx * sin - meant[:, 1])
-    # A plan from before this drive (or part of one) began has no place to be drawn from.
+    # A plan from before the start of this drive (or part) has no pose to start from.
     out[fresh] = np.where(plan.t[d] >= drive.t[0] - 1e-6, error, np.nan)
     return out

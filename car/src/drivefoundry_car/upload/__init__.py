@@ -1,4 +1,4 @@
-"""The way of a clip from the car to the fleet's store: collected, queued and sent until the service acknowledges it."""
+"""Upload of clips to the fleet's store: collected, queued and sent until the service acknowledges them."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -29,17 +29,17 @@ from drivefoundry_car.log.video import Encoder
 from drivefoundry_car.recording.cutter import LENGTH_S
 from drivefoundry_car.recording.recent import Moment, Recent
 from drivefoundry_car.recording.recorder import Recorder, recover, set_aside
-from drivefoundry_car.triggers.signals import SIGNALS, Beside, latest
-from drivefoundry_car.triggers.trigger import Campaign, Firing, Watch, draws, meant, note_for
+from drivefoundry_car.triggers.signals import SIGNALS, SignalContext, latest
+from drivefoundry_car.triggers.trigger import Campaign, Firing, Watch, campaign_rng, note_for, targets_vehicle
 from drivefoundry_car.upload.outbox import Full, Outbox
 from drivefoundry_car.upload.uploader import Uploader
 from drivefoundry_car.vehicle.embodiment import CAR
 
 log = logging.getLogger(__name__)
-AGAIN_S = 30.0
+RETRY_INTERVAL_S = 30.0
 """How often the queue is looked at although no clip is new: a window may have opened, the day ended, the service come
 back."""
-LEAVE_S = 2.0
+SHUTDOWN_GRACE_S = 2.0
 """Closing waits so long, s, for what is being sent; it goes on from there in the next life."""
 FPS = 10
 """Of frames that are encoded here: a key frame a second."""
@@ -67,7 +67,7 @@ class Collector:
     spool: folder in which clips are recorded; cameras, meta, ego_size, camera_bytes: as `Recorder` takes them. meta
     says which campaigns are meant for this car (`trigger.applies`): vehicle, groups, date, purpose. uploader: owns the
     queue and the link; without one, clips wait in the spool's folder 'queue'. signals: those that the car has; a rule
-    that names another never fires (`lacking`). beside: what the car knows besides its own drive. seed: of the shares.
+    that names another never fires (`lacking`). context: inputs of signals beyond the drive. seed: of the shares.
     """
 
     def __init__(
@@ -79,19 +79,19 @@ class Collector:
         uploader: Uploader | None = None,
         *,
         signals: Sequence[str] = tuple(SIGNALS),
-        beside: Beside | None = None,
+        context: SignalContext | None = None,
         ego_size: tuple[float, float, float] = CAR.size,
         seed: int = 0,
         camera_bytes: int = 8 << 20,
     ) -> None:
-        self.spool, self.campaigns, self.signals, self.beside = Path(spool), tuple(campaigns), list(signals), beside
+        self.spool, self.campaigns, self.signals, self.context = Path(spool), tuple(campaigns), list(signals), context
         self.spool.mkdir(parents=True, exist_ok=True)
         self.uploader = uploader
         self.outbox = Outbox(self.spool / "queue") if uploader is None else uploader.outbox
-        ours = [c for c in self.campaigns if meant(c, meta)]
+        ours = [c for c in self.campaigns if targets_vehicle(c, meta)]
         self.watch, self._recent = Watch(ours, self.signals), Recent(meta, ego_size)
         self.lacking = self.watch.lacking
-        self._of = {c.name: (c, draws(c, meta, seed)) for c in ours}
+        self._of = {c.name: (c, campaign_rng(c, meta, seed)) for c in ours}
         self._anyway = [(c, rng) for c, rng in self._of.values() if c.tree is None]
         self._next = -np.inf
         self._encoders: dict[str, Encoder] = {}
@@ -116,7 +116,7 @@ class Collector:
         ValueError where t does not rise, or a camera is unknown.
         """
         drive = self._recent.push(now)
-        fired = self.watch.push(now.t, latest(drive, self.signals, self.beside))
+        fired = self.watch.push(now.t, latest(drive, self.signals, self.context))
         self._record(now)
         for firing in fired:
             campaign, rng = self._of[firing.campaign]
@@ -137,7 +137,7 @@ class Collector:
         evicted = self._homeless + self.outbox.evicted.total()
         return Counts(dict(self._fired), done.clips, self._queued, sent, done.dropped, done.failed, evicted)
 
-    def close(self, leave_s: float | None = LEAVE_S) -> None:
+    def close(self, leave_s: float | None = SHUTDOWN_GRACE_S) -> None:
         """Open clips end with what there is and are queued. What is being sent has leave_s to get there (None: as long
         as it takes); the rest waits for the next life."""
         self.recorder.close()
@@ -202,7 +202,7 @@ class Collector:
     def _run(self) -> None:
         """The courier: queue what is whole, send what is queued, again whenever a clip is whole."""
         while not self._closing:
-            self._wake.wait(AGAIN_S)
+            self._wake.wait(RETRY_INTERVAL_S)
             self._wake.clear()
             self._take_in()
             if self.uploader is not None and not self._closing:

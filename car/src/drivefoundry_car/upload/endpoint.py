@@ -1,4 +1,4 @@
-"""Which servers a car talks to, and which answers it believes."""
+"""Which servers a car connects to, and which responses it trusts."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 TUS = "1.0.0"
-"""Version of tus; every refusal of the ingest service, and every answer about a clip, carries it in `Tus-Resumable`."""
+"""Version of tus; the ingest service sends it as `Tus-Resumable` with every refusal and every response about a clip."""
 LINE = 200
-"""Most characters of an answer that are repeated in a line of ours."""
+"""Most characters of a response that are quoted in our messages."""
 PIECE = 16 << 10
 
 
 def checked(server: str, insecure_http: bool = False, what: str = "server") -> str:
-    """The URL of a server without a trailing slash, if a car may use it: https, or plain http on this machine.
+    """Check a server's URL and return it without a trailing slash: https, or plain http on this machine.
 
-    insecure_http allows plain http anywhere: whoever is on the way then reads the vehicle's secrets and can answer in
-    the server's place. ValueError, naming `what`, for anything else.
+    insecure_http allows plain http anywhere: anyone on the network path can then read the vehicle's secrets and
+    impersonate the server. ValueError, naming `what`, for anything else.
     """
     try:
         at = urlsplit(server.strip())
@@ -29,14 +29,14 @@ def checked(server: str, insecure_http: bool = False, what: str = "server") -> s
         raise ValueError(f"{what}: '{server}' is not the URL of a server; give https://host[:port][/path]")
     if at.scheme == "http" and not insecure_http and not is_loopback(host):
         raise ValueError(
-            f"{what}: {server} is plain http, which anybody on the way can read and change; give its https:// URL, "
+            f"{what}: {server} is plain http, which anyone on the network path can read; give its https:// URL, "
             "or allow it (insecure_http)"
         )
     return server.strip().rstrip("/")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine's own, by its spelling alone: no resolver is asked."""
+    """Whether a host name or address is loopback, by its spelling alone, without a resolver."""
     if host.rstrip(".").lower() == "localhost":
         return True
     try:
@@ -48,23 +48,23 @@ def is_loopback(host: str) -> bool:
 
 
 def from_service(headers: dict[str, str]) -> bool:
-    """Whether an answer (headers by lower-case name) is the ingest service's own, not that of a proxy or portal."""
+    """Whether a response (headers by lower-case name) is from the ingest service, not from a proxy or portal."""
     return headers.get("tus-resumable", "").strip() == TUS
 
 
 def read_answer(answer: Any, most: int, seconds: float) -> bytes:
-    """The body of an answer (an HTTPResponse or an HTTPError), at most `most` bytes of it; OSError where it does not
-    end within so many seconds."""
+    """Read at most `most` bytes of a response (an HTTPResponse or an HTTPError); OSError if it takes longer than
+    `seconds`."""
     end, body = time.monotonic() + seconds, bytearray()
     while len(body) < most and (piece := answer.read1(min(PIECE, most - len(body)))):
         body += piece
         if time.monotonic() > end:
             raise TimeoutError(f"the answer did not end within {seconds:.0f} s")
-    answer.read(0)  # unlike read1, it lets go of the connection once all has come
+    answer.read(0)  # unlike read1, this releases the connection after the last byte
     return bytes(body)
 
 
 def first_line(text: str) -> str:
-    """The first line of an answer as it may stand in a line of ours: printable and short."""
+    """The first line of a response, printable and short, for quoting in messages."""
     line = next((line for line in text.splitlines() if line.strip()), "")
     return "".join(c if c.isprintable() else " " for c in line).strip()[:LINE]

@@ -1,4 +1,4 @@
-"""A time of day and a network in, bytes a second out: when a car may use its link, and how fast."""
+"""When a car may use its link, and at what rate, by time of day and network."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 @dataclass(frozen=True)
 class UploadWindow:
-    """Part of the local day, 'HH:MM' to 'HH:MM' (past midnight where the end comes first; all day where both are the
-    same), in which the link may carry `rate` bytes/s, on the networks named ('wifi:depot'; none named: on any)."""
+    """Part of the local day, 'HH:MM' to 'HH:MM' (across midnight if the end is earlier; all day if both are equal),
+    during which the link may carry `rate` bytes/s on the named networks ('wifi:depot'; none: any)."""
 
     start: str = "00:00"
     end: str = "00:00"
@@ -23,16 +23,16 @@ class UploadWindow:
     networks: tuple[str, ...] = ()
 
     def validate(self) -> UploadWindow:
-        """The window itself, or ValueError naming the field."""
+        """Return the window; ValueError names the invalid field."""
         for name in ("start", "end"):
             if not _CLOCK.fullmatch(getattr(self, name)):
-                raise ValueError(f"Window.{name}: 'HH:MM' wanted, not {getattr(self, name)!r}")
+                raise ValueError(f"Window.{name}: must be 'HH:MM', got {getattr(self, name)!r}")
         if not self.rate > 0:
-            raise ValueError(f"Window.rate: bytes a second above 0 wanted, not {self.rate}; leave out a closed window")
+            raise ValueError(f"Window.rate: must be > 0 bytes per second, got {self.rate}; omit closed windows")
         return self
 
     def open(self, now: str, network: str) -> bool:
-        """Whether it holds at this 'HH:MM' on this network."""
+        """Whether it is open at this 'HH:MM' on this network."""
         if self.networks and network not in self.networks:
             return False
         if self.start < self.end:
@@ -41,10 +41,10 @@ class UploadWindow:
 
 
 class Link:
-    """What the link may carry now, by its windows; one without windows is always open.
+    """A link with windows and rates; without windows it is always open.
 
-    network: tells the name of the network the car is in, '' for none known; clock: s since 1970. All that is sent over
-    one Link shares its rate.
+    network: returns the name of the current network, '' if unknown; clock: s since 1970. All uploads over one Link
+    share its rate.
     """
 
     def __init__(
@@ -58,19 +58,19 @@ class Link:
         self._lock, self._free_at = threading.Lock(), 0.0
 
     def rate(self) -> float:
-        """Bytes a second now: the fastest window that is open; 0 where none is."""
+        """Current rate in bytes per second: that of the fastest open window, 0 if none is open."""
         if not self.windows:
             return inf
         now = time.strftime("%H:%M", time.localtime(self._clock()))
         network = self._network()
         return max((w.rate for w in self.windows if w.open(now, network)), default=0.0)
 
-    def pass_on(self, wanted: int) -> int:
-        """Waits for its turn, then says how many of the wanted bytes to send at once; 0 where the link is closed."""
+    def pass_on(self, requested: int) -> int:
+        """Wait for this caller's turn, then return how many of the requested bytes to send; 0 if the link is closed."""
         rate = self.rate()
         if rate in (0.0, inf):
-            return 0 if rate == 0.0 else wanted
-        count = min(wanted, max(1024, int(rate / 8)))  # eight times a second is smooth enough
+            return 0 if rate == 0.0 else requested
+        count = min(requested, max(1024, int(rate / 8)))  # eight times a second is smooth enough
         with self._lock:
             turn = max(time.monotonic(), self._free_at)
             self._free_at = turn + count / rate

@@ -1,11 +1,11 @@
-"""The durable queue of a car: clip files in, the one most worth its bytes out. A folder that outlives any kill.
+"""Durable, crash-safe queue of clip files, ordered by value per byte, in one folder.
 
-A clip is a file named by its SHA-256, its note a JSON file beside it. What was sent today is in `spent.json`, what the
-service refused in the folder `refused`. Files are written aside and renamed. Several processes may share the folder:
-each clip is locked by whoever sends it.
+A clip is a file named by its SHA-256, with its note in a JSON file beside it. `spent.json` records what was sent today,
+the folder `refused` holds what the service refused. Files are written under a temporary name and renamed. Several
+processes may share the folder: each clip is locked while it is being sent.
 
-    python -m drivefoundry_car.upload.outbox list QUEUE               what waits and what was refused, and why
-    python -m drivefoundry_car.upload.outbox restore QUEUE [HASH...]  bring refused clips back; all without a hash
+    python -m drivefoundry_car.upload.outbox list QUEUE               waiting and refused clips, with reasons
+    python -m drivefoundry_car.upload.outbox restore QUEUE [HASH...]  re-queue refused clips; all without a hash
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ __all__ = ["LAST", "Full", "Note", "Outbox", "Queued", "Refused"]
 log = logging.getLogger(__name__)
 REFUSED = "refused"
 MOST_BYTES = 8 << 30
-"""Bytes of a queue that is not told otherwise."""
+"""Default limit of a queue, bytes."""
 _ANY_CLIP = "?" * 64 + ".*"
 DAYS = 8
-"""So many days' spending is remembered: a clock that jumps back and forth must not open the purse anew."""
+"""Days for which spending is remembered, so that a clock that jumps back and forth does not reset the budget."""
 
 
 @dataclass(frozen=True)
 class Queued:
-    """One clip that waits: its file, SHA-256 (= the file's name), size in bytes, and note."""
+    """A waiting clip: file, SHA-256 (= file name), size in bytes, and note."""
 
     file: Path
     sha256: str
@@ -53,7 +53,7 @@ class Queued:
 
 @dataclass(frozen=True)
 class Refused:
-    """A clip that the service will not take: its file in the folder 'refused', SHA-256, note, and the reason."""
+    """A clip that the service refused: file in the folder 'refused', SHA-256, note, and the reason."""
 
     file: Path
     sha256: str
@@ -62,16 +62,16 @@ class Refused:
 
 
 class Full(OSError):
-    """The queue has no room for a clip, and holds nothing that is worth less."""
+    """The queue has no room for a clip, and contains nothing less valuable."""
 
 
 class Outbox:
-    """The queue folder. bytes_per_day: budget of all campaigns together, None for none; clock: s since 1970;
-    most_bytes: limit on all clips in the folder, refused ones included.
+    """The queue folder. bytes_per_day: budget of all campaigns together, None for unlimited; clock: s since 1970;
+    most_bytes: limit on all clips in the folder, including refused ones.
 
-    A day is the local one. Budgets count what was sent, also over a link that broke. Where a clip finds no room, within
-    most_bytes or on the disk, those worth less make way: first refused ones, then those of lower priority, then the
-    older ones. A clip that is being sent stays.
+    Days are local. Budgets count what was sent, also over a connection that broke. If there is no room for a clip,
+    within most_bytes or on disk, less valuable clips are dropped: first refused ones, then lower priorities, then older
+    ones. A clip that is being sent stays.
     """
 
     def __init__(
@@ -86,18 +86,16 @@ class Outbox:
         self.folder, self.bytes_per_day, self._clock = Path(folder), bytes_per_day, clock
         self.most_bytes = most_bytes
         self.evicted: Counter[str] = Counter()
-        """Clips that made room for others since this object was made, by campaign."""
+        """Clips dropped to make room since this object was created, by campaign."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for place in (self.folder, self.folder / REFUSED):
             sweep(place, _ANY_CLIP)
         sweep(self.folder, "spent.json")
 
     def put(self, path: Path | str, note: Note | None = None) -> str:
-        """Move a file into the queue, whole or not at all; its SHA-256 out, once it is there for good. Without a note
-        the one beside it counts.
+        """Move a file into the queue atomically and durably; return its SHA-256. By default the note beside it is used.
 
-        Full if the queue is full of clips worth more, OSError if the disk does not take it: the file stays where it
-        was.
+        Full if the queue is full of more valuable clips, OSError if the disk fails: the file then stays where it was.
         """
         path = Path(path)
         try:
@@ -124,7 +122,7 @@ class Outbox:
         return sha
 
     def _take(self, path: Path, queued: Path, note: Note) -> None:
-        if note != Note():  # first, so that no clip is ever sent without its note
+        if note != Note():  # first, so that a clip is never sent without its note
             write_json(queued.with_suffix(".json"), asdict(note))
         sync(path)
         try:
@@ -138,14 +136,14 @@ class Outbox:
             path.unlink()
 
     def make_room(self, count: int, priority: int) -> bool:
-        """Free `count` bytes of the disk by dropping clips of a lower priority; whether that was possible. Nothing is
-        dropped if it was not."""
+        """Free `count` bytes of disk by dropping clips of lower priority; return whether that was possible. If not,
+        nothing is dropped."""
         with self._alone():
             return self._evict(count, (1, priority - 1))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other thread or process adds to the queue or drops from it meanwhile."""
+        """Lock out other threads and processes that add to the queue or drop from it."""
         folder = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
@@ -154,24 +152,24 @@ class Outbox:
             os.close(folder)
 
     def _bound(self, path: Path, sha: str, note: Note) -> None:
-        """Make room for a file within most_bytes; Full if there is nothing that is worth less."""
+        """Make room for a file within most_bytes; Full if nothing is less valuable."""
         size = path.stat().st_size
         here = [f.stat() for place in (self.folder, self.folder / REFUSED) for f in place.glob("*.mcap")]
         over = sum(f.st_size for f in here) + size - self.most_bytes
         if (self.folder / f"{sha}.mcap").exists() or path.parent == self.folder:
-            over -= size  # it is counted already
+            over -= size  # it is already counted
         if over > 0 and not self._evict(over, (1, note.priority), but=path):
-            raise Full(errno.ENOSPC, f"the queue's {self.most_bytes} bytes are full of clips worth more", str(path))
+            raise Full(errno.ENOSPC, f"the queue's {self.most_bytes} bytes are full of more valuable clips", str(path))
 
     def _lacking(self, path: Path) -> int:
-        """Bytes that the disk lacks to take a file; moving one within the disk takes next to nothing."""
+        """Bytes that the disk lacks for a file; moving one within the disk needs almost none."""
         about, disk = path.stat(), os.statvfs(self.folder)
         copied = about.st_size if about.st_dev != self.folder.stat().st_dev else 0
         return max(1, copied - disk.f_bavail * disk.f_frsize)
 
     def _evict(self, count: int, worth: tuple[int, int], but: Path | None = None) -> bool:
-        """Drop the least valuable clips, `count` bytes of them; nothing, and False, if those that are worth no more
-        than `worth` (0 if refused, else 1; priority) hold less than that."""
+        """Drop the least valuable clips, `count` bytes of them; do nothing and return False if those worth at most
+        `worth` (0 if refused, else 1; priority) are fewer bytes."""
         found = []
         for place in (self.folder, self.folder / REFUSED):
             for file in place.glob("*.mcap"):
@@ -202,7 +200,7 @@ class Outbox:
         log.warning("%s: dropped to make room (campaign '%s', priority %d)", file, note.campaign, note.priority)
 
     def waiting(self) -> list[Queued]:
-        """All that waits, the most value a byte first: by priority, then the smaller. Strays are named and queued."""
+        """Waiting clips, most valuable per byte first: by priority, then size. Stray files are renamed and queued."""
         found = []
         for file in self.folder.glob("*.mcap"):
             try:
@@ -211,26 +209,25 @@ class Outbox:
                 note = read_note(queued.with_suffix(".json"))
                 found.append(Queued(queued, sha, queued.stat().st_size, note))
             except Full:
-                self._drop(file)  # of all that is here it is worth the least
-            except (FileNotFoundError, ValueError):  # another uploader has just sent it or taken it in
+                self._drop(file)  # it is the least valuable of all
+            except (FileNotFoundError, ValueError):  # another uploader has just sent or queued it
                 if file.exists():
                     raise
         return sorted(set(found), key=lambda q: (-q.note.priority, q.size, q.sha256))
 
     @contextmanager
     def held(self, clip: Queued) -> Iterator[IO[bytes] | None]:
-        """The clip's file, open and this caller's alone; None where another has it or has sent it."""
+        """Open and lock a clip's file; None if another process has locked or sent it."""
         with _held(clip.file) as file:
             yield file
 
     def remove(self, clip: Queued) -> None:
-        """Forget a clip that the service has acknowledged."""
+        """Delete a clip that the service has acknowledged."""
         clip.file.unlink(missing_ok=True)
         clip.file.with_suffix(".json").unlink(missing_ok=True)
 
     def refuse(self, clip: Queued, why: str) -> None:
-        """Keep a clip that the service will never take apart in the folder 'refused', its note and the reason beside
-        it."""
+        """Move a clip that the service will never accept to the folder 'refused', with its note and the reason."""
         aside = self.folder / REFUSED
         aside.mkdir(exist_ok=True)
         try:
@@ -239,49 +236,49 @@ class Outbox:
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            log.warning("%s: no room to write down why it was refused: %s", clip.file, why)
+            log.warning("%s: no space to record why it was refused: %s", clip.file, why)
         note = clip.file.with_suffix(".json")
         if note.exists():
             os.replace(note, aside / note.name)
         rename(clip.file, aside / clip.file.name)
 
     def refused(self) -> list[Refused]:
-        """What the service has refused, by hash."""
+        """Refused clips, sorted by hash."""
         found = []
         for file in sorted((self.folder / REFUSED).glob("*.mcap")):
             reason = file.with_suffix(".txt")
-            why = reason.read_text(errors="replace").strip() if reason.exists() else "for a reason not written down"
+            why = reason.read_text(errors="replace").strip() if reason.exists() else "for an unrecorded reason"
             found.append(Refused(file, file.stem, read_note(file.with_suffix(".json")), why))
         return found
 
     def restore(self, clip: Refused) -> None:
-        """Put a refused clip back into the queue, with its note; it is sent again with the next `send_all`."""
+        """Re-queue a refused clip with its note; the next `send_all` sends it again."""
         note = clip.file.with_suffix(".json")
         with self._alone():
-            if note.exists():  # first, so that no clip is ever sent without its note
+            if note.exists():  # first, so that a clip is never sent without its note
                 rename(note, self.folder / note.name)
             rename(clip.file, self.folder / clip.file.name)
         clip.file.with_suffix(".txt").unlink(missing_ok=True)
 
-    def grant(self, note: Note, wanted: int) -> int:
-        """So many of the wanted bytes may be sent now; they count as spent from here on (see `refund`)."""
+    def grant(self, note: Note, requested: int) -> int:
+        """Return how many of the requested bytes may be sent now; they count as spent from then on (see `refund`)."""
         if self.bytes_per_day is None and note.bytes_per_day is None:
-            return wanted
-        return self._book(note, lambda left: min(wanted, left))
+            return requested
+        return self._book(note, lambda left: min(requested, left))
 
     def spent(self, note: Note) -> bool:
-        """Whether nothing more may be sent for it today."""
+        """Whether its budget for today is used up."""
         granted = self.grant(note, 1)
         self.refund(note, granted)
         return not granted
 
     def refund(self, note: Note, unsent: int) -> None:
-        """Of what was granted, this was not sent."""
+        """Return unsent bytes of a grant to the budget."""
         if unsent and (self.bytes_per_day is not None or note.bytes_per_day is not None):
             self._book(note, lambda _: -unsent)
 
     def _book(self, note: Note, amount: Callable[[int], int]) -> int:
-        """Change today's spending by an amount that may depend on what is left; the amount out."""
+        """Change today's spending by an amount that may depend on the remainder; return the amount."""
         book = self.folder / "spent.json"
         with (self.folder / ".spent.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -302,7 +299,8 @@ class Outbox:
         return booked
 
     def _written(self, book: Path, days: dict[str, Any], note: Note) -> bool:
-        """Write the book; False where that is worth another try: a full disk must not keep the queue from emptying."""
+        """Write the accounts; return False if it should be retried: a full disk must not stop the queue from
+        emptying."""
         try:
             write_json(book, days, durable=False)
         except OSError as error:
@@ -314,7 +312,7 @@ class Outbox:
 
 @contextmanager
 def _held(path: Path) -> Iterator[IO[bytes] | None]:
-    """A file, open and this caller's alone; None where another has it or it is gone."""
+    """Open and lock a file; None if another process has locked it or it is gone."""
     try:
         file = path.open("rb", buffering=0)
     except FileNotFoundError:
@@ -330,7 +328,7 @@ def _held(path: Path) -> Iterator[IO[bytes] | None]:
 
 
 def _read_days(book: Path) -> dict[str, Any]:
-    """Day -> what was spent; nothing where the book is new or not ours."""
+    """Day -> spending; empty if the file is new or not ours."""
     try:
         days = json.loads(book.read_text())
         return {day: {"all": int(s["all"]), "campaigns": dict(s["campaigns"])} for day, s in days.items()}
@@ -339,23 +337,23 @@ def _read_days(book: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line above; 0 if all went well, 2 with one line on stderr if not."""
+    """Run the command line above; 0 on success, 2 with one line on stderr otherwise."""
     parser = argparse.ArgumentParser(
         prog="python -m drivefoundry_car.upload.outbox",
-        description="Look into a car's queue and bring refused clips back.",
+        description="Inspect a car's queue and re-queue refused clips.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    told = {"list": "print what waits and what was refused, and why", "restore": "bring refused clips back"}
-    for verb, about in told.items():
+    helps = {"list": "print waiting and refused clips, with reasons", "restore": "re-queue refused clips"}
+    for verb, about in helps.items():
         verbs.add_parser(verb, help=about, description=about).add_argument(
             "queue", type=Path, help="the queue's folder"
         )
-    verbs.choices["restore"].add_argument("hash", nargs="*", help="or the first digits of it; all clips without one")
+    verbs.choices["restore"].add_argument("hash", nargs="*", help="hash or its first digits (default: all clips)")
     asked = parser.parse_args(arguments)
     try:
         if not asked.queue.is_dir():
-            raise ValueError(f"{asked.queue}: no such folder; give the queue's")
-        box = Outbox(asked.queue, most_bytes=sys.maxsize)  # looking drops nothing
+            raise ValueError(f"{asked.queue}: no such folder; give the queue's folder")
+        box = Outbox(asked.queue, most_bytes=sys.maxsize)  # inspection must not drop anything
         if asked.verb == "list":
             for q in box.waiting():
                 print(f"waiting  {q.sha256}  {q.size} bytes  priority {q.note.priority}  {q.note.campaign}")
@@ -365,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         clips = box.refused()
         for start in asked.hash:
             if len([c for c in clips if c.sha256.startswith(start)]) != 1:
-                raise ValueError(f"{asked.queue}: '{start}' is not the hash of one refused clip; see list")
+                raise ValueError(f"{asked.queue}: '{start}' matches no refused clip, or several; see `list`")
         for clip in clips:
             if not asked.hash or clip.sha256.startswith(tuple(asked.hash)):
                 box.restore(clip)

@@ -1,10 +1,10 @@
-"""Clip files in, receipts from the ingest service out: resumable (tus 1.0), verified by SHA-256.
+"""Resumable upload (tus 1.0) of clip files to the ingest service, verified by SHA-256.
 
-A clip leaves the queue (`outbox`) only when the service has acknowledged its very hash; nothing else is remembered, so
-a kill at any moment costs at most the bytes of the request under way. Clips are streamed, never held in memory.
+A clip leaves the queue (`outbox`) only when the service has acknowledged its hash; there is no other state, so a crash
+costs at most the bytes of the current request. Clips are streamed, never held in memory.
 
-Proxies and captive portals answer too: only what carries the service's own `Tus-Resumable` decides anything about a
-clip, and its headers are checked before they are used. All else means: try again later.
+Proxies and captive portals respond too: only responses with the service's own `Tus-Resumable` decide about a clip, and
+their headers are checked before use. Anything else means: try again later.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from drivefoundry_car.upload.outbox import MOST_BYTES, Note, Outbox, Queued
 
 __all__ = ["Note", "Receipt", "Uploader"]
 STOP = {400, 401, 403, 405, 412, 415}
-"""The service's statuses that no other attempt changes: the token or the protocol is at fault, the clip waits."""
+"""Statuses of the service that a retry does not change: the token or the protocol is at fault; the clip waits."""
 REFUSED = {403, 413, 422}
-"""The service's statuses that say that it will never take this file: another vehicle's, too large, no drive."""
+"""Statuses of the service that mean it will never accept this file: another vehicle's, too large, not a drive."""
 _NUMBER, _PLACE = re.compile(r"[0-9]{1,18}"), re.compile(r"/[!-~]{0,2000}")
 PIECE = 1 << 20
-"""Bytes between two looks at the link."""
+"""Bytes between checks of the link."""
 ASKED = 500
-"""Hashes that the service is asked for at once."""
+"""Hashes per query to the service."""
 ANSWER = 1 << 20
-"""Most bytes of an answer that are read."""
+"""Most bytes of a response that are read."""
 PATIENCE_S = 60.0
-"""Longest wait for another attempt; who is told to wait longer leaves it to the next `send_all`."""
+"""Longest wait before a retry, s; a longer Retry-After is left to the next `send_all`."""
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """The service has this file: its SHA-256 (= clip id), size, and the bytes sent for it now (0: it was there)."""
+    """The service has this file: SHA-256 (= clip id), size, and bytes sent for it now (0: it was already there)."""
 
     sha256: str
     size: int
@@ -55,7 +55,7 @@ class Receipt:
 
 
 class _Later(Exception):
-    """An attempt that failed for a reason that may pass, though not before so many seconds."""
+    """A transient failure; retry after at least `seconds`."""
 
     def __init__(self, why: str, seconds: float = 0.0) -> None:
         super().__init__(why)
@@ -63,12 +63,12 @@ class _Later(Exception):
 
 
 class _Closed(Exception):
-    """The link's window has closed, or the day's budget is spent."""
+    """The link's window has closed, or the daily budget is used up."""
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """status; headers by lower-case name; the text of the body; and whether it is the service's own."""
+    """Status, headers by lower-case name, body text, and whether it came from the service itself."""
 
     status: int
     headers: dict[str, str]
@@ -79,25 +79,26 @@ class _Answer:
         return from_service(self.headers)
 
     def offset(self, most: int) -> int:
-        """Upload-Offset. _Later if it is missing or no number of bytes of the clip."""
+        """Upload-Offset. _Later if it is missing or not a valid offset into the clip."""
         text = self.headers.get("upload-offset", "")
         if not _NUMBER.fullmatch(text) or int(text) > most:
             raise _Later(f"Upload-Offset '{first_line(text)}' for a clip of {most} bytes")
         return int(text)
 
     def acknowledges(self, clip: Queued) -> bool:
-        """Whether the service says with it that this clip is there for good."""
+        """Whether the response acknowledges that this clip is stored durably."""
         return self.own and self.headers.get("clip-sha256") == clip.sha256
 
 
 class Uploader:
-    """A durable queue folder in front of one ingest service. Several may share the queue.
+    """A durable queue folder in front of one ingest service. Several uploaders may share the queue.
 
-    server: its URL; token: the vehicle's, or what gives one other than a stale one (`enrol.Credential`); chunk: most
-    bytes a request; link: when, how fast; bytes_per_day: of all campaigns together; attempts: failures in a row after
-    which a file waits for the next `send_all`; backoff: s before the second attempt, doubled each time up to a minute,
-    with full jitter; connections: files sent at once; timeout: s without a byte; clock: s since 1970, whose days end
-    the budgets'; most_bytes: of the queue, see `Outbox`; insecure_http: see `endpoint.checked`.
+    server: its URL; token: the vehicle's, or a function that returns one other than a stale one (`enrol.Credential`);
+    chunk: most bytes per request; link: time windows and rate; bytes_per_day: of all campaigns together; attempts:
+    consecutive failures after which a file waits for the next `send_all`; backoff: s before the second attempt, doubled
+    each time up to a minute, with full jitter; connections: files sent concurrently; timeout: s without a byte; clock:
+    s since 1970, which also defines the budgets' days; most_bytes: limit of the queue, see `Outbox`; insecure_http: see
+    `endpoint.checked`.
     """
 
     def __init__(
@@ -126,19 +127,19 @@ class Uploader:
         self._token = "" if callable(token) else token
         self._renewing, self._counting = threading.Lock(), threading.Lock()
         self.sent = 0
-        """Clips that the service has acknowledged."""
+        """Number of clips that the service has acknowledged."""
 
     def enqueue(self, path: Path | str, note: Note | None = None) -> str:
-        """Move a file into the queue (whole or not at all); returns its SHA-256."""
+        """Move a file into the queue atomically; return its SHA-256."""
         return self.outbox.put(path, note)
 
     def send_all(self, paths: Sequence[Path | str] = (), until: threading.Event | None = None) -> list[Receipt]:
-        """Enqueue paths, then send all that is queued, also from earlier lives, the most valuable first.
+        """Enqueue paths, then send everything queued, also from earlier processes, most valuable first.
 
-        Receipts of what the service has now. What a closed window, a spent budget or another uploader at work keeps
-        back stays queued without a word. A file that the service refuses for good moves to the folder 'refused' with
-        the reason beside it. Where until is set meanwhile, what has not begun waits. ValueError, once all files have
-        had their turn, if the token or a file was refused or the service cannot be reached.
+        Returns receipts for what the service has now. Clips held back by a closed window, a used-up budget or another
+        uploader silently stay queued. A file that the service refuses for good moves to the folder 'refused' with the
+        reason. Once `until` is set, no further clip is started. ValueError, after all files have been tried, if the
+        token or a file was refused or the service is unreachable.
         """
         for path in paths:
             self.enqueue(path)
@@ -161,17 +162,17 @@ class Uploader:
         return receipts
 
     def connect(self) -> HTTPConnection:
-        """A connection to the service, not yet open."""
+        """A connection to the service, not opened yet."""
         at = urlsplit(self.server)
-        if at.scheme == "https":  # reading the machine's certificates takes longer than sending a clip
+        if at.scheme == "https":  # loading the machine's certificates takes longer than sending a clip
             context = ssl.create_default_context()
             return HTTPSConnection(at.hostname or "", at.port, timeout=self.timeout, context=context)
         return HTTPConnection(at.hostname or "", at.port, timeout=self.timeout)
 
     def _already_there(self, clips: list[Queued]) -> list[Receipt]:
-        """What the service has of several clips, before any is begun; these leave the queue. No answer is no harm."""
+        """Ask the service which clips it already has; these leave the queue. Best effort: errors are ignored."""
         receipts: list[Receipt] = []
-        if len(clips) == 1:  # beginning it asks the same
+        if len(clips) == 1:  # starting it asks the same
             return receipts
         connection = self.connect()
         try:
@@ -187,7 +188,7 @@ class Uploader:
                         if file is not None and clip.sha256 in have:
                             receipts.append(self._acknowledged(clip, 0))
         except (OSError, HTTPException, ValueError):
-            pass  # whatever is wrong will be met, and told, when the first clip is begun
+            pass  # any problem will show, and be reported, when the first clip is started
         finally:
             connection.close()
         return receipts
@@ -201,7 +202,7 @@ class Uploader:
     def _drain(
         self, line: queue.SimpleQueue[Queued], down: threading.Event, until: threading.Event | None
     ) -> list[Receipt | str | None]:
-        """Send clips over one connection until none is left."""
+        """Send clips over one connection until the queue is empty."""
         outcomes: list[Receipt | str | None] = []
         connection = self.connect()
         try:
@@ -219,12 +220,12 @@ class Uploader:
     def _send(
         self, connection: HTTPConnection, clip: Queued, file: IO[bytes], down: threading.Event
     ) -> Receipt | str | None:
-        """One clip to its receipt, to the line that says why not, or to None where it has to wait; sets down when it
-        gives up."""
+        """Send one clip; return its receipt, a line that says why it failed, or None if it has to wait. Sets `down`
+        when it gives up."""
         if self.outbox.spent(clip.note):
             return None
         sent, failed, reached, why, wait = 0, 0, 0, "", 0.0
-        # When the service has been away for all attempts of one file, the others try once.
+        # If the service was unreachable for all attempts of one file, the others try only once.
         while failed < (1 if down.is_set() else self.attempts):
             if failed:
                 time.sleep(max(wait, random.uniform(0, min(PATIENCE_S, self.backoff * 2 ** (failed - 1)))))
@@ -248,12 +249,12 @@ class Uploader:
             except ValueError as error:
                 connection.close()
                 return str(error)
-            failed = 1 if reached > before else failed + 1  # an attempt that came further is none of the failures
+            failed = 1 if reached > before else failed + 1  # an attempt that made progress does not count as a failure
         down.set()
         return f"{self.server}: gave up after {failed} attempts ({why}); clips wait in {self.queue}"
 
     def _begin(self, connection: HTTPConnection, clip: Queued) -> tuple[str, int, bool]:
-        """Where to send the clip, from which byte, and whether the service has it already."""
+        """Start an upload: location, offset, and whether the service already has the clip."""
         sha, name = (base64.b64encode(text.encode()).decode() for text in (clip.sha256, clip.file.name))
         headers = {"Upload-Length": str(clip.size), "Upload-Metadata": f"sha256 {sha},filename {name}"}
         answer = self._checked(self._authorised(connection, "POST", f"{self._base}/uploads", headers), clip, 201)
@@ -265,7 +266,7 @@ class Uploader:
     def _piece(
         self, connection: HTTPConnection, clip: Queued, file: IO[bytes], location: str, offset: int
     ) -> tuple[int, int, bool]:
-        """Send one request's bytes; their number, the new offset, and whether the service has acknowledged it all."""
+        """Send one request's bytes; return their number, the new offset, and whether the clip is acknowledged."""
         count = self.outbox.grant(clip.note, min(self.chunk, clip.size - offset))
         if not count and offset < clip.size:
             raise _Closed
@@ -278,16 +279,16 @@ class Uploader:
         answer = self._checked(answer, clip, 204)
         reached, done = answer.offset(clip.size), answer.acknowledges(clip)
         if not done and (reached != offset + count or not count):
-            raise _Later(f"{reached} bytes have come of {offset + count} sent, and the clip is not acknowledged")
+            raise _Later(f"{reached} bytes arrived of {offset + count} sent, and the clip is not acknowledged")
         return count, reached, done
 
     def _authorised(
         self, connection: HTTPConnection, method: str, path: str, headers: dict[str, str], body: bytes | _Body = b""
     ) -> _Answer:
-        """A request with the vehicle's token; once more with a new one if the service refuses that."""
+        """Send a request with the vehicle's token, and again with a new one if the token is refused."""
         token = self._token or self._other_than("")
         answer = _ask(connection, method, path, {**headers, "Authorization": f"Bearer {token}"}, body)
-        for _ in range(2):  # the first may be one that another process has fetched, and be stale as well
+        for _ in range(2):  # the first new token may be one that another process fetched, and stale as well
             if answer.status == 401 and answer.own and self._renew is not None:
                 token = self._other_than(token)
                 answer = _ask(connection, method, path, {**headers, "Authorization": f"Bearer {token}"}, body)
@@ -300,16 +301,16 @@ class Uploader:
                 self._token = self._renew(stale)
             return self._token
 
-    def _checked(self, answer: _Answer, clip: Queued, wanted: int) -> _Answer:
-        """The answer if it is the service's and has the wanted status; else _Later, or ValueError with the service's
-        own words."""
-        if answer.own and answer.status == wanted:
+    def _checked(self, answer: _Answer, clip: Queued, expected: int) -> _Answer:
+        """Return the response if it is the service's and has the expected status; else _Later, or ValueError with the
+        service's message."""
+        if answer.own and answer.status == expected:
             return answer
         line = f"{self.server}: {answer.status} {first_line(answer.text)}".rstrip()
         after = answer.headers.get("retry-after", "")
         later = _Later(line, float(after) if _NUMBER.fullmatch(after) else 0.0)
         if not answer.own:
-            raise _Later(f"{line} (not an answer of the ingest service: is a proxy or portal there?)", later.seconds)
+            raise _Later(f"{line} (not from the ingest service: is there a proxy or portal?)", later.seconds)
         scope = "www-authenticate" in answer.headers
         if answer.status in REFUSED and not scope and _is_line(answer):
             self.outbox.refuse(clip, line)
@@ -319,18 +320,18 @@ class Uploader:
 
 
 def _place(answer: _Answer) -> str:
-    """The path of an upload on this server: nobody else is sent the token. _Later if there is none."""
+    """Path of an upload on this server, since the token goes nowhere else. _Later if there is none."""
     try:
         path = urlsplit(answer.headers.get("location", "")).path
     except ValueError:
         path = ""
     if not _PLACE.fullmatch(path) or path.startswith("//"):
-        raise _Later(f"Location '{first_line(answer.headers.get('location', ''))}' is no place of an upload")
+        raise _Later(f"Location '{first_line(answer.headers.get('location', ''))}' is not the location of an upload")
     return path
 
 
 def _have(answer: _Answer) -> set[str]:
-    """Which clips the service has, by its answer to /have; none if the answer is not its own."""
+    """Clips that the service has, according to its response to /have; none if the response is not its own."""
     if answer.status != 200 or not answer.own:
         return set()
     try:
@@ -342,13 +343,13 @@ def _have(answer: _Answer) -> set[str]:
 
 
 def _is_line(answer: _Answer) -> bool:
-    """Whether a refusal has the form of the service's: one line of plain text."""
+    """Whether a refusal has the service's form: one line of plain text."""
     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     return kind == "text/plain" and len(answer.text.strip().splitlines()) == 1
 
 
 class _Body:
-    """Part of a file, sent as fast as the link may carry it. sent: bytes that have gone out."""
+    """Part of a file, sent at the link's rate. sent: bytes sent so far."""
 
     def __init__(self, file: IO[bytes], begin: int, count: int, link: Link) -> None:
         self.file, self.begin, self.count, self.link, self.sent = file, begin, count, link, 0
@@ -364,12 +365,12 @@ class _Body:
                 raise _Closed
             gone = connection.sock.sendfile(self.file, self.begin + self.sent, some)
             if not gone:
-                raise ValueError(f"{self.file.name}: shorter than it was; record it again")
+                raise ValueError(f"{self.file.name}: the file has shrunk; record it again")
             self.sent += gone
 
 
 def _ask(connection: HTTPConnection, method: str, path: str, headers: dict[str, str], body: bytes | _Body) -> _Answer:
-    """One request and its answer. OSError or HTTPException if the link breaks."""
+    """Send a request and read its response. OSError or HTTPException if the connection breaks."""
     connection.putrequest(method, path, skip_accept_encoding=True)
     for name, value in ({"Tus-Resumable": TUS, "Content-Length": str(len(body))} | headers).items():
         connection.putheader(name, value)
@@ -379,7 +380,7 @@ def _ask(connection: HTTPConnection, method: str, path: str, headers: dict[str, 
         try:
             body.send(connection)
         except OSError:
-            connection.sock.settimeout(1.0)  # a refusal may have come before the link broke
+            connection.sock.settimeout(1.0)  # a refusal may have arrived before the connection broke
             broken = True
     answer = connection.getresponse()
     text = read_answer(answer, ANSWER, connection.timeout or 60.0).decode(errors="replace")

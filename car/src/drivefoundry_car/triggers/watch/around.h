@@ -1,5 +1,5 @@
 // A drive's arrays in, what surrounds the car at each sample out: road users, its place on the route, the nearest of a
-// set of embeddings. A sample's result hangs on it and the one before it alone, never on how many are asked at once.
+// set of embeddings. A sample's result depends only on it and the previous one, never on the number per call.
 
 #pragma once
 #include <algorithm>

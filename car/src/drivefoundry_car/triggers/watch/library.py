@@ -1,4 +1,4 @@
-"""The compiled library, loaded once."""
+"""Load the compiled library once."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ REBUILD = "build it with `pip install -e car`"
 
 @cache
 def library() -> ctypes.CDLL:
-    """The library. ImportError where it was never built, or from other sources than lie here."""
+    """Return the library. ImportError if it was never built, or from other sources than those present."""
     path = HERE / "_kernels.so"
     if not path.exists():
-        raise ImportError(f"{path}: the rules' kernels are not built; {REBUILD}")
+        raise ImportError(f"{path}: the rule kernels are not built; {REBUILD}")
     lib = ctypes.CDLL(str(path))
     lib.watch_source.restype = ctypes.c_char_p
     sources = [HERE / name for name in SOURCES]
     if all(s.exists() for s in sources):
         digest = hashlib.sha256(b"".join(s.read_bytes() for s in sources)).hexdigest()
         if lib.watch_source().decode() != digest:
-            raise ImportError(f"{path}: built from other sources than those beside it; {REBUILD}")
+            raise ImportError(f"{path}: built from different sources than those beside it; {REBUILD}")
     p, i, n, d = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
     lib.watch_new.restype, lib.watch_new.argtypes = p, [p, i, p, p, i, d]
     lib.watch_free.restype, lib.watch_free.argtypes = None, [p]

@@ -1,4 +1,4 @@
-"""Rules' trees in, one straight program out: each operation once, however many rules share it."""
+"""Compile rule trees into one straight-line program in which shared operations occur once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ OPS = (
     "number", "signal", "flag", "+", "-", "*", "/", "abs", "minus", "<", "<=", ">", ">=", "not", "and", "or", "for",
     "rising", "falling", "until", "max", "min", "mean", "delta", "count",
 )  # fmt: skip
-"""The order of `Op` in rules.h."""
+"""Operations in the order of `Op` in rules.h."""
 STEP = np.dtype([("op", np.int32), ("a", np.int32), ("b", np.int32), ("value", np.float64)], align=True)
 
 
 @dataclass(frozen=True)
 class Program:
-    """steps (N,) STEP: step i writes slot i and reads slots below i; rules (R,) int32: each rule's slot; signals: the
-    names of the rows of values that it reads."""
+    """steps (N,) STEP: step i writes slot i and reads slots below i; rules (R,) int32: each rule's slot; signals: names
+    of the rows of values."""
 
     steps: np.ndarray
     rules: np.ndarray
@@ -28,7 +28,7 @@ class Program:
 
 
 def program(trees: Sequence[Node], signals: Sequence[str]) -> Program:
-    """Checked rules over these signals, in this order, in; the program that evaluates them all out."""
+    """Compile checked rules over these signals, in this order."""
     slot: dict[tuple[str, int, int, float], int] = {}
     row = {name: i for i, name in enumerate(signals)}
 

@@ -1,6 +1,6 @@
-"""A drive's arrays in, what surrounds the car at each of its T samples out. Compiled.
+"""The car's surroundings at each of a drive's T samples, compiled.
 
-A sample's result hangs on it and the sample before it alone; nothing is remembered between calls.
+A sample's result depends only on it and the previous sample; no state is kept between calls.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ AROUND = (
     "gap", "ttc", "pedestrian_gap", "cyclist_gap", "lead_gap", "lead_speed", "stopped_gap", "oncoming_gap",
     "cut_in_gap", "crossing_gap", "objects_near",
 )  # fmt: skip
-"""The order of `Row` in around.h."""
+"""Signals in the order of `Row` in around.h."""
 
 
 def around(ego: np.ndarray, ego_size: tuple[float, float, float], objects: Objects) -> dict[str, np.ndarray]:
-    """ego (T, 7) as in Drive and its tracks in; the signals of AROUND, each (T,), out (see `signals.signals_of`)."""
+    """Signals of AROUND, each (T,), from ego (T, 7) as in Drive and its tracks (see `signals.signals_of`)."""
     ego = np.ascontiguousarray(ego, np.float64)
     kind, size = np.ascontiguousarray(objects.kind, np.int64), np.ascontiguousarray(objects.size, np.float32)
     states, valid = np.ascontiguousarray(objects.states, np.float32), np.ascontiguousarray(objects.valid, bool)
@@ -31,8 +31,8 @@ def around(ego: np.ndarray, ego_size: tuple[float, float, float], objects: Objec
 
 
 def place_on(line: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """line (R, 2), R > 1, and points (T, 2) in; m along it, m to its left (NaN beyond its ends), and the index of the
-    nearest piece out."""
+    """Locate points (T, 2) relative to a line (R, 2), R > 1: m along it, m to its left (NaN beyond its ends), and the
+    index of the nearest segment."""
     line, xy = np.ascontiguousarray(line, np.float64), np.ascontiguousarray(xy, np.float64)
     out = np.empty((len(xy), 3))
     failed = library().watch_place(line.ctypes.data, len(line), xy.ctypes.data, len(xy), out.ctypes.data)
@@ -41,7 +41,7 @@ def place_on(line: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
 
 
 def nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """x (T, D) and reference (D, N), float32, in; (T,) distance to the nearest, inf where N is 0, out."""
+    """Distance (T,) of x (T, D) to the nearest column of reference (D, N), float32; inf if N is 0."""
     x, reference = np.ascontiguousarray(x, np.float32), np.ascontiguousarray(reference, np.float32)
     out = np.empty(len(x))
     n = reference.shape[1]
@@ -52,5 +52,5 @@ def nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def _made(failed: int, out: np.ndarray) -> np.ndarray:
     if failed:
-        raise MemoryError(f"watch: no memory for {len(out)} samples")
+        raise MemoryError(f"watch: out of memory for {len(out)} samples")
     return out
