@@ -67,10 +67,10 @@ class Watchdog:
         self.expired = 0
         """Plans that were too old before a fresh one came."""
 
-    def plan(self, *args: Any, **kwargs: Any) -> Planned:
-        """As `Runtime.plan`; what it answers is the latest plan from here on. Its age counts from the call: what was
-        seen then is what it is for."""
-        seen = self._clock()
+    def plan(self, *args: Any, seen: float | None = None, **kwargs: Any) -> Planned:
+        """As `Runtime.plan`; what it answers is the latest plan from here on. seen: when the newest frame was taken, by
+        the clock; its age counts from there, or from the call."""
+        seen = self._clock() if seen is None else seen
         planned = self.runtime.plan(*args, **kwargs)
         with self._lock:
             if len(planned.points) != self._stopping.cars:

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.codec.context import ThreadType
+from av.codec.context import Flags, ThreadType
 from av.error import FFmpegError, InvalidDataError
 from av.video.reformatter import VideoReformatter
 
@@ -74,6 +74,26 @@ def encode(frames: np.ndarray, fps: int) -> tuple[np.ndarray, list[bytes]]:
     encoder = Encoder(frames.shape[2], frames.shape[1], fps)
     made = [encoder.encode(rgb) for rgb in frames]
     return np.array([key for key, _ in made], bool), [packet for _, packet in made]
+
+
+class Decoder:
+    """Decodes the packets of one camera, one after the other. form: 'h264' or 'jpeg'."""
+
+    def __init__(self, form: str) -> None:
+        decoder = av.CodecContext.create(_DECODERS[form], "r")
+        assert isinstance(decoder, av.VideoCodecContext)
+        decoder.thread_count, decoder.thread_type = 1, ThreadType.NONE
+        decoder.flags |= Flags.low_delay
+        self._decoder, self._to_rgb = decoder, VideoReformatter()
+
+    def decode(self, packet: bytes) -> np.ndarray | None:
+        """The packet's frame (H, W, 3) uint8 RGB; None for one that refers to frames that did not come. ValueError if
+        it is damaged."""
+        try:
+            frames = self._decoder.decode(av.Packet(packet))
+        except InvalidDataError as error:
+            raise ValueError(f"video: a packet does not decode ({error.strerror})") from error
+        return self._to_rgb.reformat(frames[-1], format="rgb24", threads=1).to_ndarray() if frames else None
 
 
 def decode(

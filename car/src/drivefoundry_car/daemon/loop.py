@@ -1,0 +1,237 @@
+"""The daemon's loop: boot a release, connect to the vehicle, drive, and again, until it is told to end.
+
+Uploader and updater run beside it, in processes of their own (`supervisor`); the status report says how all are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from drivefoundry_car.daemon import bus, status
+from drivefoundry_car.daemon.bus import Bus, Closed, Message
+from drivefoundry_car.daemon.config import Config
+from drivefoundry_car.daemon.session import Session
+from drivefoundry_car.daemon.supervisor import Child
+from drivefoundry_car.driving.runtime import Runtime
+from drivefoundry_car.driving.watchdog import notify
+from drivefoundry_car.driving.worker import Worker
+from drivefoundry_car.triggers.trigger import load_campaigns
+from drivefoundry_car.update.slotfiles import Installed
+from drivefoundry_car.update.slots import Slots
+from drivefoundry_car.upload.collector import Collector
+from drivefoundry_car.vehicle.embodiment import CAR
+
+log = logging.getLogger(__name__)
+POLL_S = 0.1
+"""How long the loop waits for a message before it looks after the rest, s."""
+AGAIN_S = 1.0
+"""Between two attempts to boot or to connect, s."""
+HEALTH_S = 60.0
+"""Driven time between two reports of health to the slots, s."""
+
+
+class Daemon:
+    """One car. path: the configuration's file, for the processes beside; load: makes the runtime of an engine
+    directory."""
+
+    def __init__(self, config: Config, path: Path, load: Callable[..., Runtime] = Runtime.load) -> None:
+        self.config, self._load = config, load
+        self.slots = Slots(config.driving.slots, root=config.driving.root.read_bytes())
+        beside = {"uploader": ("uploading", config.upload), "updater": ("updating", config.update)}
+        self.children = [
+            Child(name, f"drivefoundry_car.daemon.{module}", [str(path)])
+            for name, (module, given) in beside.items()
+            if given is not None
+        ]
+        self._status = status.StatusFile(config.status, time.monotonic)
+        self._ending = threading.Event()
+        self._worker = Worker("slots")
+        self._phase, self._told = "starting", ""
+        self._release: Installed | None = None
+        self._runtime: Runtime | None = None
+        self._session: Session | None = None
+        self._drive = ""
+        self._reported_s = 0.0
+        self._health: Future[dict[str, Any]] | None = None
+        self._known: dict[str, Any] = {}
+        self._last: dict[str, Any] = {}
+        """What the status report says of the present or the last drive."""
+
+    def end(self) -> None:
+        """Let `run` return, in order."""
+        self._ending.set()
+
+    def run(self, once: bool = False) -> None:
+        """Drive after drive, until `end` is called; once: only one."""
+        try:
+            while not self._ending.is_set():
+                connection = self._connected() if self._boot() else None
+                if connection is not None:
+                    self._driven(connection)
+                    self._ended()
+                    if once:
+                        return
+        finally:
+            self._close_session()
+            self._phase = "ended"
+            for child in self.children:
+                child.close()
+            self._status.write(self._report, now=True)
+
+    def _boot(self) -> bool:
+        """Choose the release to drive with and load it; waits for one where there is none. False at the end."""
+        self._phase = "waiting for a release"
+        while not self._ending.is_set():
+            self._look_after()
+            try:
+                self._release = self.slots.boot()
+                break
+            except ValueError as error:
+                self._tell(str(error))
+                self._ending.wait(AGAIN_S)
+        if self._release is None or self._ending.is_set():
+            return False
+        log.info("driving with release %s", self._release.release)
+        if self._runtime is not None:
+            self._runtime.close()
+        d = self.config.driving
+        self._runtime = self._load(self._release.engine, reason_every=d.reason_every, deadline_s=d.deadline_s)
+        self._ask_health()
+        return True
+
+    def _connected(self) -> Bus | None:
+        """Connect to the vehicle, whenever it comes; None at the end, or where another release must be booted first."""
+        self._phase = "waiting for the vehicle"
+        while not self._ending.is_set():
+            self._look_after()
+            try:
+                connection = bus.connect(self.config.socket)
+                notify("READY=1")
+                return connection
+            except OSError as error:
+                self._tell(f"{self.config.socket}: no vehicle there yet ({error.strerror})")
+            if self._session is None and self._newer():
+                return None
+            self._ending.wait(AGAIN_S)
+        return None
+
+    def _driven(self, connection: Bus) -> None:
+        """One drive, over as many connections as it takes."""
+        over = False
+        while not over and not self._ending.is_set():
+            self._phase = "driving"
+            try:
+                over = self._served(connection)
+            except Closed as error:
+                log.error("%s: %s; connecting again", self.config.socket, error)
+            connection.close()
+            if not over and (new := self._connected()) is not None:
+                connection = new
+
+    def _served(self, connection: Bus) -> bool:
+        """Receive, check, run, publish; whether the vehicle says that the drive is over. Raises Closed."""
+        while not self._ending.is_set():
+            message = connection.receive(POLL_S)
+            self._look_after()
+            if message is None:
+                answers = self._session.brake() if self._session is not None else []
+            elif message.topic == bus.END:
+                return True
+            elif message.topic == bus.VEHICLE:
+                answers = self._begin(message)
+            else:
+                answers = self._session.take(message) if self._session is not None else []
+            for answer in answers:
+                connection.send(answer)
+        return True
+
+    def _begin(self, message: Message) -> list[Message]:
+        """The vehicle says which drive this is: begin it, or go on with it after a lost connection."""
+        try:
+            said = json.loads(message.data)
+            drive, meta = str(said["drive"]), {str(k): str(v) for k, v in said.get("meta", {}).items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise Closed(f'{bus.VEHICLE}: no JSON object with "drive" and "meta"') from None
+        if self._session is not None and drive == self._drive:
+            return []
+        self._close_session()
+        assert self._runtime, "a drive begins after the boot"
+        assert self._release
+        r = self.config.recording
+        meta = {**r.meta, **meta, "vehicle": self.config.vehicle, "drive": drive, "release": self._release.release}
+        cameras = {name: c.camera() for name, c in self.config.cameras.items()}
+        collector = Collector(r.spool, cameras, load_campaigns(r.campaigns or None), meta, ego_size=CAR.size)
+        self._drive, self._reported_s = drive, 0.0
+        self._session = Session(self.config, self._runtime, collector)
+        log.info("drive %s begins", drive)
+        return []
+
+    def _ended(self) -> None:
+        """The drive has ended in order."""
+        self._close_session()
+        if not self._newer():
+            self.slots.ended()
+
+    def _close_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._status.write(self._report, now=True)
+        self._session = None
+
+    def _newer(self) -> bool:
+        """Whether another release than the one that drives has become current."""
+        slot = self.slots.slot()
+        return self._release is not None and slot is not None and self.slots.id_in(slot) != self._release.release
+
+    def _look_after(self) -> None:
+        """Everything that is not the drive itself, none of which waits: processes, health, status."""
+        for child in self.children:
+            child.watch()
+        session = self._session
+        if session is not None and session.driven_s < self._reported_s:  # a fault: the count begins anew
+            self._reported_s = 0.0
+        if session is not None and session.driven_s - self._reported_s >= HEALTH_S:
+            self._reported_s = session.driven_s
+            if not self._newer():
+                self._worker.submit(self.slots.healthy, session.driven_s / 60.0)
+            self._ask_health()
+        self._status.write(self._report)
+
+    def _ask_health(self) -> None:
+        """Have the releases' state read again, beside the loop: it hashes the running release."""
+        self._health = self._worker.submit(lambda: status.releases(self.slots.health()))
+
+    def _report(self) -> dict[str, Any]:
+        """The status report."""
+        if self._health is not None and self._health.done() and self._health.exception() is None:
+            self._known = self._health.result()
+        session = self._session
+        if session is not None:
+            self._last = {
+                "driving": status.driving(session.dog, session.skipped, session.silent, session.state),
+                "cameras": status.cameras(session.eyes),
+                "recording": status.recording(session.collector),
+            }
+        return {
+            "phase": self._phase,
+            "vehicle": self.config.vehicle,
+            "drive": self._drive,
+            "release": self._release.release if self._release is not None else None,
+            "releases": self._known,
+            **self._last,
+            "processes": status.children(self.children),
+            "trouble": self._told,
+        }
+
+    def _tell(self, trouble: str) -> None:
+        """One line a trouble, however long it lasts."""
+        if trouble != self._told:
+            log.warning("%s", trouble)
+        self._told = trouble

@@ -1,0 +1,52 @@
+"""The uploader's process: sends what waits in the queue, the most valuable first, until the daemon ends.
+
+`python -m drivefoundry_car.daemon.uploading CONFIG.toml`
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from drivefoundry_car.daemon.config import Config, load
+from drivefoundry_car.daemon.supervisor import parent_gone
+from drivefoundry_car.upload.enrol import Credential
+from drivefoundry_car.upload.link import Link
+from drivefoundry_car.upload.uploader import Uploader
+
+log = logging.getLogger(__name__)
+
+
+def uploader_of(config: Config) -> Uploader:
+    """The uploader of a configuration that has one."""
+    c = config.upload
+    assert c is not None, "the daemon starts no uploader without [upload]"
+    credential = Credential(c.server, c.credential, insecure_http=c.insecure_http)
+    return Uploader(
+        c.server, credential, config.recording.queue, link=Link(c.windows), bytes_per_day=c.bytes_per_day,
+        insecure_http=c.insecure_http,
+    )  # fmt: skip
+
+
+def main(path: str) -> int:
+    """Send until the parent is gone; a trouble is told once, and tried again."""
+    config = load(Path(path))
+    assert config.upload is not None
+    uploader, gone, told = uploader_of(config), parent_gone(), ""
+    while not gone.is_set():
+        trouble = ""
+        try:
+            uploader.send_all(until=gone)
+        except (ValueError, OSError) as error:
+            trouble = str(error)
+        if trouble and trouble != told:
+            log.warning("%s", trouble)
+        told = trouble
+        gone.wait(config.upload.every_s)
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="uploader: %(message)s")
+    sys.exit(main(sys.argv[1]))

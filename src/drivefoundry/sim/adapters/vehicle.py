@@ -1,0 +1,125 @@
+"""A simulated scene as the vehicle of the car's daemon: cameras and bus over its socket, its controls applied.
+
+The daemon (`python -m drivefoundry_car`) must run in lockstep: each 0.1 s step waits for its controls. While no daemon
+is connected, or it does not answer, the vehicle brakes by itself, as a car's actuators do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from drivefoundry.render.rig import Rig
+from drivefoundry.sim.drive import DECISION_STEPS, PERCEPTION_RANGE, Eyes, routes_near
+from drivefoundry.sim.ego import bicycle_step
+from drivefoundry.sim.pack import pack
+from drivefoundry.sim.world import PAST, Kind, World
+from drivefoundry.types import DT, PLAN_POINTS, Scene
+from drivefoundry_car.daemon.bus import END, Message, Vehicle
+from drivefoundry_car.daemon.cameras import raw_picture
+from drivefoundry_car.daemon.playback import Teller, hello
+from drivefoundry_car.driving.stopping import BRAKE
+from drivefoundry_car.log import channels
+from drivefoundry_car.log.channels import FRONT, NS
+from drivefoundry_car.log.drive import Objects
+from drivefoundry_car.recording.recent import Moment
+
+STEP_NS = round(DT * NS)
+
+
+@dataclass(frozen=True)
+class Driven:
+    """ego (T, 6) as of `World`; answered (T - 1,) bool: the daemon commanded that step; stopped (T - 1,) bool: along a
+    stop rather than a fresh plan."""
+
+    ego: np.ndarray
+    answered: np.ndarray
+    stopped: np.ndarray
+
+
+class SimulatedVehicle:
+    """One scene, from its start; times are the daemon's lockstep clock, 1.5 s at the start. rig: its first view is
+    the front camera."""
+
+    def __init__(self, scene: Scene, rig: Rig | None = None, traffic: Kind = "reactive"):
+        self.scene = scene
+        self.world = World(pack([scene]), traffic)
+        self.eyes = Eyes(self.world.packed, rig or Rig.front())
+        self._teller = Teller()
+
+    def past(self) -> list[Message]:
+        """What the bus said in the 1.5 s before the start: states, and the picture of half a second ago."""
+        out = []
+        for step in range(PAST):
+            if step == PAST - DECISION_STEPS:
+                out.append(self._picture(step * STEP_NS, self.eyes.look_back(self.world)[0]))
+            (data,) = channels.states(np.array([step * DT]), _seven(self.world.past[step][0]))
+            out.append(Message(channels.STATE, step * STEP_NS, data))
+        return out
+
+    def now(self) -> list[Message]:
+        """What cameras and bus say at this step; the state comes last."""
+        world, t = self.world, (PAST + self.world.step) * DT
+        ego, agents = world.ego[0], world.agents[0]
+        near = world.seen[0] & (np.hypot(*(agents[:, :2] - ego[:2]).T) < PERCEPTION_RANGE)
+        rows = np.flatnonzero(near)
+        objects = Objects(
+            rows, self.scene.kind[rows].astype(np.int64), world.size[0, rows], agents[rows, None],
+            np.ones((len(rows), 1), np.bool_),
+        )  # fmt: skip
+        lights = world.signals_now()[0]
+        signals = (np.arange(len(lights)), lights) if len(lights) else None
+        moment = Moment(t, _seven(ego)[0], routes_near(world)[0], objects, signals, engaged=True, takeover=False)
+        messages = self._teller.messages(moment)
+        return [self._picture(messages[-1].ns, self.eyes.look(world)[0]), *messages]
+
+    def step(self, acceleration: float, curvature: float) -> None:
+        """Apply controls for 0.1 s."""
+        state = self.world.ego[0].copy()
+        bicycle_step(state, acceleration, curvature, DT)
+        self.world.follow(np.zeros((1, PLAN_POINTS, 3)), state[None, None])
+        self.world.advance()
+
+    def drive(self, path: Path, seconds: float = 18.0, wait_s: float = 60.0) -> Driven:
+        """Serve at the socket `path` for so many simulated seconds, or as long as the scene's log goes.
+
+        wait_s: how long a daemon may take to connect at the start, and to answer; meanwhile time stands.
+        """
+        steps = int(min(round(seconds / DT), self.world.steps_left()[0]))
+        ego, answered, stopped = [self.world.ego[0].copy()], [], []
+        with Vehicle(path) as vehicle:
+            vehicle.accept(wait_s)
+            self._greet(vehicle)
+            curvature = 0.0
+            for _ in range(steps):
+                if vehicle.bus is None and vehicle.accept(0.0):
+                    self._greet(vehicle)
+                messages = self.now()
+                said = vehicle.controls(messages[-1].ns, wait_s) if vehicle.tell(*messages) else None
+                acceleration, curvature = (-BRAKE, curvature) if said is None else _controls(said)
+                self.step(acceleration, curvature)
+                ego.append(self.world.ego[0].copy())
+                answered.append(said is not None)
+                stopped.append(said is None or bool(said["stopped"]))
+            vehicle.tell(Message(END, (PAST + self.world.step) * STEP_NS))
+        return Driven(np.stack(ego), np.array(answered), np.array(stopped))
+
+    def _greet(self, vehicle: Vehicle) -> None:
+        """The first words to a daemon; one that comes during the drive is told no past."""
+        self._teller = Teller()
+        meta = {"source": self.scene.source, "place": self.scene.place, "map": self.scene.map.id}
+        vehicle.tell(hello(self.scene.id, meta), *(self.past() if self.world.step == 0 else []))
+
+    def _picture(self, ns: int, frame: np.ndarray) -> Message:
+        return Message(channels.camera(FRONT), ns, raw_picture(FRONT, frame, ns))
+
+
+def _controls(said: dict) -> tuple[float, float]:
+    return float(said["acceleration"]), float(said["curvature"])
+
+
+def _seven(ego: np.ndarray) -> np.ndarray:
+    """An ego state (6,) as a row (1, 7) of `log.Drive.ego`: the steering wheel's angle is not known."""
+    return np.append(ego, np.nan)[None]
