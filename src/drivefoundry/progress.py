@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import resource
 import time
 from collections import deque
@@ -16,6 +15,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from drivefoundry_car.durable import sweep, write_text
 
 SHOWN_AFTER_S = 2.0
 """Shorter work shows no bar."""
@@ -111,6 +112,7 @@ def kept(path: Path) -> Iterator[None]:
     """While the block runs, keep what is under way in a file: {"stage", "since" (Unix time), "bars": [{"what", "done",
     "total", "left_s"}]}, outermost bar first. Written whole, at most once a second; removed in the end."""
     global _keeper
+    sweep(path.parent, path.name)
     _keeper = _Keeper(path)
     try:
         yield
@@ -134,10 +136,8 @@ class _Keeper:
     def write(self, *, now: bool = True) -> None:
         if now or time.monotonic() - self.written > 1.0:
             bars = [{"what": w, "done": p.done, "total": p.total, "left_s": p.left()} for w, p in [*self.bars]]
-            aside = self.path.with_name(f".{self.path.name}.part")
             with suppress(OSError):  # a disk that is full stops the work, not the word about it
-                aside.write_text(json.dumps({"stage": self.stage, "since": self.since, "bars": bars}))
-                os.replace(aside, self.path)
+                write_text(self.path, json.dumps({"stage": self.stage, "since": self.since, "bars": bars}))
             self.written = time.monotonic()
 
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from drivefoundry.progress import say
 from drivefoundry.types import require
+from drivefoundry_car.durable import write_text
 
 KINDS = ("mlflow", "tensorboard")
 EXPERIMENT = "drivefoundry"
@@ -66,9 +67,7 @@ class Track:
             return
         name, mark = f"{self.name} {part}".rstrip(), folder / f"{part or 'whole'}.run.tmp"
         if not mark.exists():
-            aside = mark.with_name(f".{mark.name}.part")
-            aside.write_text(uuid.uuid4().hex)
-            os.replace(aside, mark)
+            write_text(mark, uuid.uuid4().hex)
         run = _opened(self.where, name, mark.read_text(), self.settings)
         last, status = run.last, "FAILED"
 

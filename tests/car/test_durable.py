@@ -23,6 +23,20 @@ def test_json_is_whole_private_and_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_text_is_public_and_on_the_disk_only_if_asked(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(durable.os, "fsync", synced.append)
+    durable.write_text(tmp_path / "a", "é")
+    assert synced == []
+    durable.write_text(tmp_path / "a", "è", durable=True)
+    assert len(synced) == 2, "its bytes, then its name"
+    assert (tmp_path / "a").read_bytes() == "è".encode()
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~umask
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_queued_clip_is_on_the_disk_before_its_source_is_gone(tmp_path, monkeypatch, elsewhere):
     """elsewhere: recorded on another file system than the queue's."""

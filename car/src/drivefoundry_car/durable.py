@@ -59,8 +59,12 @@ PUBLIC = 0o666
 
 def write_json(file: Path, value: object, durable: bool = True) -> None:
     """Write a value as JSON, atomically, see `replacing`."""
-    text = json.dumps(value)
-    with replacing(file, durable) as out:
+    write_text(file, json.dumps(value), durable, mode=0o600)
+
+
+def write_text(file: Path, text: str, durable: bool = False, mode: int = PUBLIC) -> None:
+    """Write a text, atomically, see `replacing`; by default others may read it, and a power cut may lose it."""
+    with replacing(file, durable, mode) as out:
         out.write(text.encode())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from drivefoundry.ledger import Artefact
 from drivefoundry.recipes import Recipe, default
 from drivefoundry.settings import canonical, with_values
 from drivefoundry.types import require
+from drivefoundry_car.durable import write_text
 
 FILE = "run.json"
 Done = Sequence[tuple[int | None, str, Artefact]]
@@ -38,9 +38,7 @@ def remember(out: Path, asked: Asked, done: Done = ()) -> None:
         listed = was.pop("artefacts", [])
         if was == body and listed[: len(made)] == made:
             return
-    aside = out / f".{FILE}.part"
-    aside.write_text(json.dumps({**body, "artefacts": made}, indent=1))
-    os.replace(aside, out / FILE)
+    write_text(out / FILE, json.dumps({**body, "artefacts": made}, indent=1))
 
 
 def remembered(out: Path) -> Asked | None:

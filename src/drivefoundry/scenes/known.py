@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drivefoundry.sources import code_hash
+from drivefoundry_car.durable import write_text
 
 Row = dict[str, Any]
 
@@ -49,9 +50,7 @@ class Known:
             self.entries[str(file.resolve())] = {"stamp": _stamp(file), "rows": rows, "why": why}
         with contextlib.suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            aside = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-            aside.write_text(json.dumps(self.entries))
-            os.replace(aside, self.file)
+            write_text(self.file, json.dumps(self.entries))
 
 
 def _stamp(file: Path) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import secrets
 import time
@@ -20,6 +19,7 @@ from drivefoundry.progress import bar
 from drivefoundry.roadmap import load_map
 from drivefoundry.stages.context import RunContext
 from drivefoundry_car.documents import decoded, read_bytes
+from drivefoundry_car.durable import write_text
 from drivefoundry_car.log import read_drive, write_drive
 from drivefoundry_car.recording.cutter import clips_of
 from drivefoundry_car.triggers import Campaign, load_campaigns, note_for
@@ -126,6 +126,4 @@ def in_order(store_url: str, ids: list[str]) -> list[str]:
 
 def write_json(path: Path, value: object) -> None:
     """Value in, file out, whole or not at all."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(value, indent=1, sort_keys=True))
-    os.replace(aside, path)
+    write_text(path, json.dumps(value, indent=1, sort_keys=True))

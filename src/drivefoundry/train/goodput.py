@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 
 from drivefoundry.model.config import ModelConfig
+from drivefoundry_car.durable import write_text
 
 BEAT_S = 0.5
 """A life tells that often that it goes on: as much of its time may be counted as downtime after a kill."""
@@ -61,9 +62,7 @@ class Lives:
         now = self.spans[-1][1] = time.time()
         if self.file is None or now - self._told < BEAT_S:
             return
-        aside = self.file.with_name(f".{self.file.name}.part")
-        aside.write_text(json.dumps(self.spans))
-        os.replace(aside, self.file)
+        write_text(self.file, json.dumps(self.spans))
         self._told = now
 
     def forget(self) -> None:

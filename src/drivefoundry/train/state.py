@@ -6,7 +6,6 @@ Rank 0 writes it for ranks that hold the same weights; of ranks that hold a part
 from __future__ import annotations
 
 import math
-import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from drivefoundry_car.durable import PUBLIC, replacing, sweep
 
 MARK = "whole"
 """Empty file of a sharded checkpoint that all ranks have finished."""
@@ -67,6 +68,7 @@ class StateFile:
 
     def __init__(self, file: Path):
         self.file = file
+        sweep(file.parent, file.name)
         self._writer = ThreadPoolExecutor(1, "state")
         self._written: Future[float] | None = None
         self._copying = self._writing = 0.0
@@ -80,12 +82,8 @@ class StateFile:
 
     def _write(self, tree: dict[str, Any]) -> float:
         start = time.thread_time()
-        aside = self.file.with_name(f".{self.file.name}.part")
-        with aside.open("wb") as file:  # opened here, for torch's own files do not say that the disk is full
+        with replacing(self.file, mode=PUBLIC) as file:  # torch's own files do not report a full disk
             torch.save(tree, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, self.file)
         return time.thread_time() - start
 
     def load(self, like: dict[str, Any]) -> dict[str, Any] | None:

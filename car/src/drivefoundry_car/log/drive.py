@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from mcap.reader import make_reader
 from mcap.stream_reader import CRCValidationError
 from mcap.writer import CompressionType, Writer
 
+from drivefoundry_car.durable import PUBLIC, replacing
 from drivefoundry_car.log import channels, clock, topics
 from drivefoundry_car.log.channels import Camera
 from drivefoundry_car.log.chunks import MCAP_MAGIC, Records
@@ -108,15 +108,8 @@ def write_drive(path: Path | str, drive: Drive) -> None:
     """
     check(drive)
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            _write(file, drive)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path, mode=PUBLIC) as file:
+        _write(file, drive)
 
 
 def _write(file: IO[bytes], drive: Drive) -> None:

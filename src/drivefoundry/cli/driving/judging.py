@@ -13,6 +13,7 @@ from tyro.conf import arg
 
 from drivefoundry.cli.options import Creates, Quiet
 from drivefoundry.cli.verbs import Outcome
+from drivefoundry_car.durable import write_text
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,7 @@ def run(options: JudgeOptions) -> Outcome:
         told = existing.open_loop(options.who, options.drives, Curate())
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            aside = file.with_name(f".{file.name}.part")
-            aside.write_text(json.dumps(told, indent=1))
-            os.replace(aside, file)
+            write_text(file, json.dumps(told, indent=1))
         return Outcome(existing.open_loop_table(told) + (f"\n{file}" if file else ""), told)
     recipe = Judge(scenes=options.most, seconds=options.seconds, films=0)
     judged = existing.closed_loop(options.who, options.scenes, recipe, options.guard)

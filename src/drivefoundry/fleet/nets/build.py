@@ -8,7 +8,6 @@ sampled per street) and netconvert compiles it. Both programs come with `pip ins
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ import numpy as np
 
 from drivefoundry.roadmap import arc_length, resample
 from drivefoundry.types import require
+from drivefoundry_car.durable import PUBLIC, replacing
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,8 @@ def _place(name: str, recipe: Recipe, folder: Path) -> Path:
         # the leading comment has a date and local paths, which would change the bytes at every build
         text = re.sub(r"<!--.*?-->\s*", "", made.read_text(), flags=re.DOTALL)
     out = folder / f"{name}.net.xml.gz"
-    aside = out.with_suffix(".part")
-    aside.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-    os.replace(aside, out)
+    with replacing(out, mode=PUBLIC) as file:
+        file.write(gzip.compress(text.encode(), 9, mtime=0))
     return out
 
 
