@@ -289,7 +289,7 @@ def test_recipe_file(calls, tmp_path):
 
 def test_interrupt(capsys, calls, monkeypatch):
     assert cli.main(["run", "--set", "seed=0"]) == 130
-    assert capsys.readouterr().err == "drivefoundry: stopped; the same command goes on from here\n"
+    assert capsys.readouterr().err == "drivefoundry: stopped; the same command resumes\n"
 
     def stopped(*_):
         raise KeyboardInterrupt

@@ -131,7 +131,7 @@ def test_keys_renew_and_rotate(repo: Path, capsys: pytest.CaptureFixture[str]) -
     told("rotate repo --role targets --quorum targets=2/3", capsys)
     assert load_state(repo).root.signed.roles["targets"].threshold == 2
     assert "give ROLE=N/M" in refused("rotate repo --role root --quorum root=2", capsys)
-    assert "--only 00: 0 keys begin so" in refused("rotate repo --role root --only 00", capsys)
+    assert "--only 00: 0 keys match" in refused("rotate repo --role root --only 00", capsys)
     assert "give --role" in refused("rotate repo", capsys)
 
 
@@ -148,7 +148,7 @@ def test_offline_keys_stay_away(repo: Path, capsys: pytest.CaptureFixture[str]) 
 def test_wrong_places_are_told_in_a_line(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "nowhere: no such file or directory" in refused("list nowhere", capsys)
     assert "no release repository" in refused("list keys", capsys)
-    assert "there is something already" in refused("new repo --keys keys", capsys)
+    assert "already exists" in refused("new repo --keys keys", capsys)
     assert "give --keys DIR" in refused("new other", capsys)
     (repo.parent / "keys").rename(repo.parent / "away")
     assert "give --keys DIR" in refused("halt repo", capsys)

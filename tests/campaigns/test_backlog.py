@@ -116,7 +116,7 @@ def test_from_the_command_line(folder, tmp_path, capsys):
     )
     Sent(np.ones((1, 14), np.float32)).save(tmp_path / "sent.safetensors")
     assert cli.main(["campaign", "check", str(file)]) == 0
-    assert "2 campaigns: 8 operations a sample, 8 at worst" in capsys.readouterr().out
+    assert "2 campaigns: 8 operations per sample, 8 at worst" in capsys.readouterr().out
     assert (
         cli.main(
             ["campaign", "test", str(file), str(folder), "--sent", str(tmp_path / "sent.safetensors"), "--most", "1"]
@@ -140,9 +140,9 @@ def test_from_the_command_line(folder, tmp_path, capsys):
         (["test", "library.toml"], "give drives, a clip store or a run"),
         (["test", "library.toml", "{tmp}/none"], "none: no such file or folder"),
         (["test", "library.toml", "{tmp}"], "it is empty"),
-        (["test", "library.toml", "{tmp}", "--hours-a-day", "0"], "--hours-a-day above 0"),
+        (["test", "library.toml", "{tmp}", "--hours-a-day", "0"], "--hours-a-day must be > 0"),
         (["yield", "{tmp}"], "no run with clips and no clip store"),
-        (["sent", "{tmp}"], "no clip store, and no run with one"),
+        (["sent", "{tmp}"], "not a clip store or a run with one"),
     ],
 )
 def test_what_is_refused(tmp_path, capsys, argv, says):

@@ -1,4 +1,4 @@
-"""Words in, exit status out: finds the verb in the table, parses its options, runs it, prints what it hands back."""
+"""Command line: find the verb in the table, parse its options, run it, print its outcome and return an exit status."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _HELP = ("-h", "--help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Arguments in (default: the process's), exit status out: 0 done, 1 judged and a gate failed, 2 refused with one
-    line on stderr, 130 stopped."""
+    """Run a command (default: the process's arguments). Exit status: 0 done, 1 judged and a gate failed, 2 refused with
+    one line on stderr, 130 stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
     verb: Verb | None = None
     try:
@@ -31,12 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(verb, rest) if verb else 0
     except KeyboardInterrupt:
         resumes = verb is not None and verb.resumes
-        return _refuse("stopped; the same command goes on from here" if resumes else "stopped", 130)
+        return _refuse("stopped; the same command resumes" if resumes else "stopped", 130)
     except ValueError as error:
         if os.environ.get("DRIVEFOUNDRY_TRACEBACK"):
             raise
         return _refuse(str(error))
-    except BrokenPipeError:  # who reads our output has seen enough; what is still to be flushed goes nowhere
+    except BrokenPipeError:  # the reader of our output has closed it; discard what is still buffered
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "shared object file" not in str(error):
             raise
         return _refuse(
-            f"{str(error).split(':')[0]} is missing on this machine; install the system package that holds it"
+            f"{str(error).split(':')[0]} is missing on this machine; install the system package that provides it"
         )
 
 
@@ -59,7 +59,7 @@ def _refuse(text: str, code: int = 2) -> int:
 
 
 def _chosen(words: list[str]) -> tuple[Verb | None, list[str]]:
-    """The verb that the words name, and its own words; None where help was asked for (and is shown)."""
+    """The verb that the words name, and its arguments; None if help was requested (and shown)."""
     while words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in _HELP:
@@ -79,14 +79,14 @@ def _chosen(words: list[str]) -> tuple[Verb | None, list[str]]:
 
 
 def _within(noun: str, rest: list[str]) -> tuple[Verb | None, list[str]]:
-    """The verb of a noun with subcommands; a noun may also be a verb itself."""
+    """Resolve the verb of a noun with subcommands; a noun may also be a verb itself."""
     if rest and f"{noun} {rest[0]}" in VERBS:
         return VERBS[f"{noun} {rest[0]}"], rest[1:]
     own = VERBS.get(noun)
     near = nearest(rest[0], subcommands(noun)) if rest else ""
-    meant = f" ({near})" if near.startswith("did you mean") else ""
-    if own and meant and not os.path.exists(rest[0]):
-        raise ValueError(f"{noun}: unknown subcommand {rest[0]!r}{meant}; {_known(noun)}")
+    suggestion = f" ({near})" if near.startswith("did you mean") else ""
+    if own and suggestion and not os.path.exists(rest[0]):
+        raise ValueError(f"{noun}: unknown subcommand {rest[0]!r}{suggestion}; {_known(noun)}")
     if own and (rest or not own.takes):
         if rest[:1] and rest[0] in _HELP:
             print(usage(noun) + "\n")
@@ -96,7 +96,7 @@ def _within(noun: str, rest: list[str]) -> tuple[Verb | None, list[str]]:
         return None, []
     if rest[0].startswith("-") and noun in STAGES:
         raise ValueError(f"{noun}: {_stage(noun)}; {_known(noun)}")
-    raise ValueError(f"{noun}: unknown subcommand {rest[0]!r}{meant}; {_known(noun)}")
+    raise ValueError(f"{noun}: unknown subcommand {rest[0]!r}{suggestion}; {_known(noun)}")
 
 
 def _known(noun: str) -> str:
@@ -116,8 +116,9 @@ def _unknown(word: str) -> str:
         return f"unknown verb 'version': did you mean `{PROG} --version`?"
     near = nearest(word, [*first_words(), "help", *STAGES])
     if near.startswith("did you mean"):
-        meant = near.split("'")[1]
-        return f"unknown verb {word!r}: did you mean {f'run --until {meant}' if meant in STAGES else meant!r}?"
+        suggestion = near.split("'")[1]
+        verb = f"run --until {suggestion}" if suggestion in STAGES else repr(suggestion)
+        return f"unknown verb {word!r}: did you mean {verb}?"
     return f"unknown verb {word!r}: see `{PROG} --help`"
 
 
@@ -127,7 +128,7 @@ def _run(verb: Verb, rest: list[str]) -> int:
     options = parse(verb, rest)
     if options is None:
         return 0
-    with _told(options.json, getattr(options, "quiet", False)):
+    with _messages(options.json, getattr(options, "quiet", False)):
         outcome: Outcome | None = named(verb.run)(options)
     if outcome is None:
         return 0
@@ -139,7 +140,7 @@ def _run(verb: Verb, rest: list[str]) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON knows it: paths as text, numpy's numbers as Python's, null where a number is not finite."""
+    """Convert a value for JSON: paths to text, numpy numbers to Python's, numbers that are not finite to null."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -152,8 +153,8 @@ def _plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _told(as_json: bool, quiet: bool) -> Iterator[None]:
-    """Where what is said on the way goes: beside a JSON document only to stderr; nowhere where it shall be quiet."""
+def _messages(as_json: bool, quiet: bool) -> Iterator[None]:
+    """Redirect progress and messages: to stderr beside a JSON document, nowhere if quiet."""
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))

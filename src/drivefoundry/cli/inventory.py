@@ -1,4 +1,4 @@
-"""`ls`, `status`, `gc`: a run directory in; what is there, what goes on, what can go."""
+"""`ls`, `status`, `gc`: a run directory's artefacts, state and garbage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StatusOptions(RunOptions):
     """What `status` takes."""
 
     verify: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Also read every byte of every artefact, and name those that are damaged; exit status 1 if there are any."""
+    """Also verify every byte of every artefact and list damaged ones; exit status 1 if there are any."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CollectOptions(RunOptions, Creates):
 
 
 def listed(options: ListOptions) -> Outcome:
-    """`ls`: a row an artefact."""
+    """`ls`: one row per artefact."""
     from drivefoundry.runs import inventory
 
     rows = inventory.listing(options.run, all_of_them=options.all)
@@ -51,7 +51,7 @@ def listed(options: ListOptions) -> Outcome:
 
 
 def status(options: StatusOptions) -> Outcome:
-    """`status`: whether something runs, at what it is, the disk, and, if wanted, which artefacts are damaged."""
+    """`status`: what is running, its progress, disk usage and, with --verify, damaged artefacts."""
     from drivefoundry.runs import inventory
 
     told = inventory.status(options.run, verify=options.verify)
@@ -59,7 +59,7 @@ def status(options: StatusOptions) -> Outcome:
 
 
 def collect(options: CollectOptions) -> Outcome:
-    """`gc`: remove what the recipe of the last run does not need."""
+    """`gc`: delete what the last run's recipe does not need."""
     from drivefoundry.runs import inventory
 
     found = inventory.garbage(options.run)

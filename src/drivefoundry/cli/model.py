@@ -1,4 +1,5 @@
-"""`model import`, `model show` and `model export`: language models in, what a model is, its language model out."""
+"""`model import`, `model show` and `model export`: import a language model, describe a model, export its language
+model."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ class ImportOptions(Creates):
     out: Annotated[Path, arg(metavar="DIR")] = Path("model")
     """Directory for the checkpoint; `run --set train.backbone=DIR` trains it."""
     action: Literal["codes", "flow"] = "codes"
-    """How a plan leaves the model: as codes of its vocabulary, or by flow matching."""
+    """Output of plans: codes of the vocabulary, or flow matching."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def export(options: ExportOptions) -> Outcome:
 
 
 def _shape(what: str) -> ModelConfig:
-    """A model's name or a size in, its shape out; the weights are not read."""
+    """Configuration of a named model or size, without reading weights."""
     from drivefoundry.model.config import ModelConfig
     from drivefoundry.model.presets import SIZES, preset
     from drivefoundry.runs import named
@@ -119,7 +120,7 @@ def _shape(what: str) -> ModelConfig:
 
 
 def parts_of(config: ModelConfig) -> tuple[dict[str, int], int]:
-    """Parameters by part, and places of a plan in the sequence, of a shape."""
+    """Parameters by part, and tokens of a plan in the sequence."""
     import torch
 
     from drivefoundry.model.vla import VLA
@@ -134,7 +135,7 @@ def parts_of(config: ModelConfig) -> tuple[dict[str, int], int]:
 
 
 def sizes(config: ModelConfig) -> dict[str, Any]:
-    """What `table` says, as `--json` gives it; bytes of the whole model or of its longest sample."""
+    """The `--json` form of `table`; bytes of the entire model or of its longest sample."""
     from drivefoundry.model.presets import memory
 
     parts, slots = parts_of(config)
@@ -149,7 +150,7 @@ def sizes(config: ModelConfig) -> dict[str, Any]:
 
 
 def table(config: ModelConfig) -> str:
-    """A shape in; parameters by part, memory and sequence, as lines of text, out."""
+    """Format parameters by part, memory and sequence of a configuration."""
     from drivefoundry.model.presets import memory
 
     parts, slots = parts_of(config)
@@ -171,13 +172,13 @@ def table(config: ModelConfig) -> str:
         f"  {'weights':14}{_bytes(m.weights):>15}  bf16",
         f"  {'training':14}{_bytes(m.training):>15}  weights, gradients, masters and two moments",
         f"  {'activations':14}{_bytes(m.activations * longest):>15}  of the longest sample; "
-        f"{_bytes(m.recomputed * longest)} where blocks are computed again",
+        f"{_bytes(m.recomputed * longest)} if blocks are recomputed",
         f"  {'cache':14}{_bytes(m.cache * longest):>15}  of the longest sample",
     ])  # fmt: skip
 
 
 def _bytes(n: float) -> str:
-    """Bytes in, three digits and a decimal unit out."""
+    """Format bytes with three digits and a decimal unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if n < 999.5:
             return f"{n:.3g} {unit}"

@@ -73,7 +73,7 @@ class ReportOptions(Creates):
 
 
 def run(options: RunOptions) -> Outcome:
-    """`run`: everything up to the last stage wanted is made, if it is not there yet."""
+    """`run`: build everything up to the last stage that is missing or out of date."""
     if options.until is not None and options.until not in STAGES:
         raise ValueError(f"--until {options.until}: no such stage; {nearest(options.until, STAGES)}")
     _there(options)

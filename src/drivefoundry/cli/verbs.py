@@ -1,4 +1,4 @@
-"""The verbs of the command line, one entry each: help, completion, the docs' table and dispatch all read this table.
+"""The verbs of the command line: help, completion, the docs' table and dispatch all use this table.
 
 An entry names its options and its function as "module:name" within `drivefoundry.cli`, so that reading the table
 imports nothing. `options` builds options from words, `run` takes them and returns an `Outcome` or None.
@@ -17,8 +17,8 @@ class Verb:
     """One verb, or one subcommand of a noun.
 
     name: "run", "judge compare"; takes: its positional arguments, as usage shows them; what: one line; options, run:
-    "module:name"; examples: (words after the program's name, what they do); resumes: True where the same command goes
-    on from where an earlier one was stopped.
+    "module:name"; examples: (words after the program's name, what they do); resumes: True if the same command resumes
+    an interrupted one.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Verb:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a verb hands back: text for people, data for `--json` (one JSON document), and the exit status."""
+    """Result of a verb: text for people, data for `--json` (one JSON document), and the exit status."""
 
     text: str
     data: Any
@@ -40,18 +40,18 @@ class Outcome:
 
 
 STAGES = {
-    "fleet": "a city full of cars records drives",
-    "ingest": "clips around the triggers travel into the clip store",
-    "import": "drives or scenes from elsewhere (--drives, --scenes) replace the fleet's",
-    "curate": "broken and near-duplicate clips out; training and test places kept apart",
-    "label": "clips become scenes and episodes: scene facts, reasoning, decisions, future trajectory",
+    "fleet": "record drives in a simulated city",
+    "ingest": "cars upload clips around triggers into the clip store",
+    "import": "import drives or scenes (--drives, --scenes) in place of the fleet's",
+    "curate": "drop broken and near-duplicate clips; keep training and test places apart",
+    "label": "turn clips into scenes and episodes: scene facts, reasoning, decisions, future trajectory",
     "train": "pre-train the base model, then fine-tune it with reasoning",
     "rl": "reinforcement learning on plans sampled in scenes cut from the clips",
     "distil": "train a much smaller student on the model's answers",
     "quantize": "quantise the student to an int8 engine",
-    "judge": "all models and baselines drive held-out scenes",
+    "judge": "drive held-out scenes with all models and baselines",
     "release": "sign and publish the engine: to all cars if it passes its gates, else to test cars",
-    "car": "a car updates to the release: it verifies, tests and activates it",
+    "car": "update a car to the release: verify, test and activate it",
 }
 """Stages of the line, in order: what `run --until` takes."""
 FIRST_TURN = ("fleet", "ingest", "curate", "label", "train", "rl", "distil", "quantize")
@@ -64,15 +64,15 @@ _LOOP = (
         (
             ("run", "all turns of the default recipe, in ./out"),
             ("run --recipe tiny --out try", "the same loop in 1 to 3 minutes"),
-            ("run --until train --loops 1", "as far as the first turn's fine-tuned model"),
-            ("run --drives my-drive/", "learn from your own road-camera drives"),
+            ("run --until train --loops 1", "up to the first turn's fine-tuned model"),
+            ("run --drives my-drive/", "train on your own road-camera drives"),
             ("run --set train.sft_steps=300", "change any key of the recipe"),
             ("run --dry-run", "what is up to date and what would be made"),
         ),
         resumes=True,
     ),
     Verb(
-        "report", "[RUN]", "write report.html of what a run has made so far, also while it is running",
+        "report", "[RUN]", "write report.html of a run, also while it is running",
         "stage:ReportOptions", "stage:report",
         (("report out", "write out/report.html"),),
     ),
@@ -81,17 +81,17 @@ _RUNS = (
     Verb(
         "ls", "[RUN]", "list a run's artefacts: turn, stage, size, seconds, ID, name",
         "inventory:ListOptions", "inventory:listed",
-        (("ls out", "what the last run in ./out used"), ("ls out --all --json", "all that is there")),
+        (("ls out", "what the last run in ./out used"), ("ls out --all --json", "all artefacts")),
     ),
     Verb(
-        "status", "[RUN]", "show whether a run is being built, how far it is, and its disk usage",
+        "status", "[RUN]", "show a run's progress and disk usage",
         "inventory:StatusOptions", "inventory:status",
         (("status out", "also while it runs"), ("status out --verify", "which artefacts are damaged")),
     ),
     Verb(
         "gc", "[RUN]", "delete artefacts that the recipe of the last run does not need",
         "inventory:CollectOptions", "inventory:collect",
-        (("gc out --dry-run", "what would go, and how much that frees"), ("gc out", "delete it")),
+        (("gc out --dry-run", "what would be deleted, and how much space that frees"), ("gc out", "delete it")),
     ),
 )  # fmt: skip
 _JUDGE = (
@@ -118,7 +118,7 @@ _CAR = (
         (("serve --engine out", "the newest engine of the run in ./out"),),
     ),
     Verb(
-        "ingest serve", "", "take clips of enrolled vehicles into a clip store, until stopped",
+        "ingest serve", "", "receive clips of enrolled vehicles into a clip store, until stopped",
         "fleet.ingest:ServeOptions", "fleet.ingest:serve",
         (("ingest serve --store clips --port 8080", "clips land in ./clips"),),
     ),
@@ -128,19 +128,19 @@ _CAR = (
         (("ingest enrol car-7 --store clips", "a code for car-7, good for a day"),),
     ),
     Verb(
-        "ingest revoke", "VEHICLE", "end a vehicle's tokens, secrets and codes at once",
+        "ingest revoke", "VEHICLE", "invalidate a vehicle's tokens, secrets and codes at once",
         "fleet.ingest:RevokeOptions", "fleet.ingest:revoke",
         (("ingest revoke car-7 --store clips", "refuse car-7 from its next request on"),),
     ),
     Verb(
         "ingest vehicles", "", "list the vehicles: scopes, bytes sent today, status",
         "fleet.ingest:VehiclesOptions", "fleet.ingest:listed",
-        (("ingest vehicles --store clips", "one line a vehicle"),),
+        (("ingest vehicles --store clips", "one line per vehicle"),),
     ),
     Verb(
-        "campaign check", "FILE", "check a campaigns file: what each rule takes, costs and needs",
+        "campaign check", "FILE", "check a campaigns file: settings, cost and signals of each rule",
         "fleet.campaign:CheckOptions", "fleet.campaign:check",
-        (("campaign check library.toml", "the campaigns that ship"),),
+        (("campaign check library.toml", "the shipped campaigns"),),
     ),
     Verb(
         "campaign test", "FILE WHAT...", "run campaigns over drives, a store or a run: what fired, bytes a day",
@@ -148,17 +148,17 @@ _CAR = (
         (("campaign test my.toml out", "where a run's drives would have fired these rules"),),
     ),
     Verb(
-        "campaign replay", "FILE WHAT...", "drive recordings again and send their clips to a store or service",
+        "campaign replay", "FILE WHAT...", "replay recordings and upload their clips to a store or service",
         "fleet.campaign:ReplayOptions", "fleet.campaign:replay",
         (("campaign replay my.toml my-logs/ --store replayed", "the clips land in ./replayed"),),
     ),
     Verb(
-        "campaign yield", "WHAT", "show what each campaign has brought into a run or a clip store",
+        "campaign yield", "WHAT", "show what each campaign has yielded in a run or a clip store",
         "fleet.campaign:YieldOptions", "fleet.campaign:yielded",
         (("campaign yield out", "clips and bytes by campaign"),),
     ),
     Verb(
-        "campaign sent", "STORE", "write what a store's clips show, as the file cars measure novelty against",
+        "campaign sent", "STORE", "write embeddings of a store's clips, against which cars measure novelty",
         "fleet.campaign:SentOptions", "fleet.campaign:sent",
         (("campaign sent out --out sent.safetensors", "embeddings of a run's clips"),),
     ),
@@ -190,7 +190,7 @@ _RELEASE = (
         (("release halt out --cohort taxis", "cars that run it keep it"),),
     ),
     Verb(
-        "release resume", "[WHERE]", "go on with a halted roll-out",
+        "release resume", "[WHERE]", "resume a halted roll-out",
         "fleet.release:CohortOptions", "fleet.release:resume",
         (("release resume out", "at the percentage that it had"),),
     ),
@@ -200,7 +200,7 @@ _RELEASE = (
         (("release rollback out turn-1", "back to the first turn's"),),
     ),
     Verb(
-        "release renew", "[WHERE]", "sign again what has lived half its life, so that cars do not refuse it",
+        "release renew", "[WHERE]", "renew signatures past half their lifetime, so that cars do not refuse them",
         "fleet.release:RenewOptions", "fleet.release:renew",
         (("release renew repo --online online", "every day, with the online keys alone"),),
     ),
@@ -210,32 +210,32 @@ _RELEASE = (
         (("release keys out", "which keys are at hand, and what expires when"),),
     ),
     Verb(
-        "release rotate", "[WHERE]", "replace keys by new ones, in a new root; the old ones count no more",
+        "release rotate", "[WHERE]", "replace keys in a new root; the old ones are revoked",
         "fleet.release:RotateOptions", "fleet.release:rotate",
         (("release rotate out --role online", "after a break-in where the online keys were"),),
     ),
     Verb(
-        "release new", "WHERE", "make an empty repository, and its keys",
+        "release new", "WHERE", "create an empty repository and its keys",
         "fleet.release:NewOptions", "fleet.release:new",
         (
             ("release new repo --keys stick-1 --keys stick-2 --online online --quorum targets=2/2",
-             "two sticks must be there to publish"),
+             "two sticks are needed to publish"),
         ),
     ),
 )  # fmt: skip
 _PLAN = (
     Verb(
-        "plan", "", "work out cards, layout, days, storage and money of a training run",
+        "plan", "", "plan cards, layout, days, storage and cost of a training run",
         "scaling.plan:PlanOptions", "scaling.plan:run",
         (
-            ("plan --model 8b --days 30", "what a training run takes, and what it costs"),
-            ("plan --model 8b --cards 512 --set mfu=0.45", "how long it takes on so many cards"),
+            ("plan --model 8b --days 30", "requirements and cost of a training run"),
+            ("plan --model 8b --cards 512 --set mfu=0.45", "how long it takes on 512 cards"),
         ),
     ),
     Verb(
         "plan cluster", "", "simulate a cluster's failures, stragglers and checkpoints: its goodput",
         "scaling.cluster:ClusterOptions", "scaling.cluster:run",
-        (("plan cluster --set cards=10000", "what keeps 10,000 cards useful"),),
+        (("plan cluster --set cards=10000", "goodput of 10,000 cards"),),
     ),
     Verb(
         "scale run", "", "train a grid of model sizes and data amounts, then fit its scaling law",

@@ -78,7 +78,7 @@ def test_a_killed_self_test_is_no_verdict(line: Line, way: signal.Signals) -> No
     told = car.health()
     assert [r.what for r in told.reports] == ["rolled back"]
     assert "cut off 3 times" in told.reports[0].why
-    refused(line.car(), "was refused by this car: .*publish a mended one, or this one again")
+    refused(line.car(), "was refused by this car: .*publish a fixed one, or this one again")
     line.publish("two")
     line.car().update()
     assert car.boot().name == "two"
@@ -148,7 +148,7 @@ def test_a_lock_or_a_proof_of_the_wrong_kind_is_named(line: Line) -> None:
     line.publish("two")
     shutil.rmtree(car.folder / "signed")
     (car.folder / "signed").write_text("")
-    with pytest.raises(ValueError, match=r"signed: cannot write \(File exists\); see to the file's kind"):
+    with pytest.raises(ValueError, match=r"signed: cannot write \(File exists\); check the file's type"):
         line.car().update()
     (car.folder / ".lock").unlink()
     (car.folder / ".lock").mkdir()

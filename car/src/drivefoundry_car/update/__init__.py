@@ -1,4 +1,4 @@
-"""Releases in the car: fetched, proven, tested and booted, and rolled back when one fails."""
+"""Releases in the car: fetched, verified, self-tested and booted, and rolled back when one fails."""
 
 from typing import TYPE_CHECKING, Any
 

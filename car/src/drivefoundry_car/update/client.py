@@ -1,8 +1,8 @@
 """Update a car from a signed repository: verified download into A/B slots.
 
-Trust starts at the root.json that the car was shipped with; from there every byte is verified as The Update Framework
-(TUF 1.0) says, by `tuf.ngclient`. Whatever goes wrong before the new release has passed its self-test leaves the
-running one as it was, and is reported in one line. Nothing here keeps a car from booting meanwhile.
+Trust starts at the root.json that the car was shipped with; from there `tuf.ngclient` verifies every byte according to
+The Update Framework (TUF 1.0). Any failure before the new release has passed its self-test leaves the running one
+unchanged, and is reported in one line. A car can boot at any time during an update.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from drivefoundry_car.upload.endpoint import checked
 
 CHANNEL = "current.json"
 """TUF target that names each cohort's release: {"cohorts": {cohort: {"release", "rollout_percent", "previous",
-"halted"}}, "published": {release: number}}. A release's number grows each time that it is published."""
+"halted"}}, "published": {release: number}}. A release's number increases with each publication."""
 EVERYONE = "all"
-"""The cohort of cars whose own cohort has no release."""
+"""Fallback cohort for cars whose own cohort has no release."""
 
 
 class Offer(NamedTuple):
-    """What a repository has for a car. published: the number of the release's publication, 0 for unknown."""
+    """What a repository offers a car. published: number of the release's publication, 0 if unknown."""
 
     release: str
     published: int
 
 
 def in_rollout(release: str, vehicle: str, percent: int) -> bool:
-    """Whether a vehicle is among the first `percent` of its cohort to get a release: the same answer every time.
+    """Whether a vehicle is among the first `percent` of its cohort to get a release, deterministically.
 
-    A car without a name has no place in that order: it comes last, when everybody gets the release.
+    A car without a name comes last: it gets the release at 100 %.
     """
     if not vehicle:
         return percent >= 100
@@ -68,9 +68,9 @@ class Updater:
         test: Callable[[Path], None] = self_test,
         insecure_http: bool = False,
     ):
-        """source: the repository's directory, or its URL; root: the shipped root.json; vehicle and cohort decide what
-        is offered; test: raises ValueError for an engine directory that must not run; insecure_http: see
-        `endpoint.checked`. ValueError for a URL that a car may not use.
+        """source: the repository's directory or URL; root: the shipped root.json; vehicle and cohort select the offer;
+        test: raises ValueError for an engine directory that must not run; insecure_http: see `endpoint.checked`.
+        ValueError for a URL that a car must not use.
         """
         if "://" in str(source):
             source = checked(str(source), insecure_http, "source")
@@ -79,14 +79,14 @@ class Updater:
         self.slots = Slots(slots_dir, test, root=root)
         self.source = str(source).rstrip("/")
         self.root, self.vehicle, self.cohort = root, vehicle, cohort
-        if not (self.slots.folder / proof.FOLDER).exists():  # slots of an earlier layout: their lists are still here
+        if not (self.slots.folder / proof.FOLDER).exists():  # slots of an older layout: their lists are still here
             self._vouch(lambda release: True)
 
     def update(self) -> Installed | None:
-        """Fetch, verify, test and activate what the repository offers this car; what runs then, None if nothing does.
+        """Fetch, verify, test and activate what the repository offers this car; return what runs then, if anything.
 
         ValueError, with the running release unchanged: a wrong signature or hash, expired or older metadata, a download
-        that breaks off or is too slow, a full disk, a release that fails its self-test or was refused before.
+        that breaks or is too slow, a full disk, a release that fails its self-test or was refused earlier.
         """
         with self.slots.fetching(INSTALL_WAIT_S), one_line(self.source, self.slots):
             sweep(self.metadata_dir)
@@ -101,7 +101,7 @@ class Updater:
             )
 
     def _vouch(self, listed: Callable[[str], bool]) -> dict[str, Any]:
-        """Give the slots the newest signed list of files; that list."""
+        """Give the slots the newest signed list of files, and return it."""
         try:
             kept = proof.proof_of(self.metadata_dir)
         except (OSError, ValueError, KeyError, TypeError):
@@ -123,7 +123,7 @@ class Updater:
         )
 
     def _offer(self, client: TufClient) -> Offer | None:
-        """The release meant for this car, None for none: then it stays with what it has."""
+        """The release for this car; None to keep what it has."""
         channel: dict[str, Any] = json.loads(self._get(client, CHANNEL, self.metadata_dir / CHANNEL).read_text())
         entry = channel["cohorts"].get(self.cohort) or channel["cohorts"].get(EVERYONE)
         if entry is None:
@@ -135,7 +135,7 @@ class Updater:
         return None if release is None else Offer(release, channel.get("published", {}).get(release, 0))
 
     def _has(self, release: str) -> bool:
-        """Whether the current slot says that it holds a release, be it whole or not."""
+        """Whether the current slot claims to hold a release, complete or not."""
         slot = self.slots.slot()
         return slot is not None and self.slots.id_in(slot) == release
 
@@ -149,7 +149,7 @@ class Updater:
         return to
 
     def _fetch(self, client: TufClient, release: str, aside: Path) -> None:
-        """Bring every file of a release to a directory; whole files that a broken download left there are kept."""
+        """Fetch every file of a release into a directory; complete files of an interrupted download are kept."""
         files = files_of(self._get(client, target_path(release, "release.json"), aside / "release.json"))
         for old in [p for p in aside.rglob("*") if p.is_file()]:
             if old.relative_to(aside).as_posix() not in {"release.json", *files}:
@@ -162,7 +162,7 @@ class Updater:
 
 @contextmanager
 def one_line(source: str, slots: Slots) -> Iterator[None]:
-    """Every way in which an update can fail becomes one ValueError line that names the repository and the mend."""
+    """Turn every failure of an update into a ValueError of one line that names the repository and the fix."""
     try:
         yield
     except exceptions.UnsignedMetadataError as e:
@@ -179,8 +179,8 @@ def one_line(source: str, slots: Slots) -> Iterator[None]:
     except (exceptions.DownloadError, HTTPError) as e:
         raise ValueError(f"{source}: download failed: {e}; check the connection and update again") from e
     except OSError as e:
-        shutil.rmtree(slots.next, ignore_errors=True)  # a full disk needs the room back
+        shutil.rmtree(slots.next, ignore_errors=True)  # free the space on a full disk
         full = e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        mend = "free some space" if full else "see to the file's kind and its permissions"
+        fix = "free some space" if full else "check the file's type and permissions"
         where = slots.folder if full or not e.filename else e.filename2 or e.filename
-        raise ValueError(f"{where}: cannot write ({e.strerror or e}); {mend} and update again") from e
+        raise ValueError(f"{where}: cannot write ({e.strerror or e}); {fix} and update again") from e

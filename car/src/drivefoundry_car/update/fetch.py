@@ -1,8 +1,7 @@
 """Download files of a release repository, from http(s):// or file://, at no less than a minimum rate.
 
-A server, or whoever sits on the line, that sends just enough to keep a download alive would keep a car from ever
-updating (TUF's slow retrieval attack). So all of a download but its name lookup is watched: connecting, TLS, headers,
-body.
+A server, or anyone on the network path, that sends just enough to keep a download alive would prevent a car from
+updating (TUF's slow retrieval attack). So everything but the name lookup is monitored: connecting, TLS, headers, body.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, NewConnectionError
 
 MIN_RATE = 2_000
-"""Bytes a second that a download must bring on average, after GRACE_S."""
+"""Least average rate of a download after GRACE_S, bytes per second."""
 GRACE_S = 15.0
-"""Time that each file is given besides, s: for connecting, and for gaps in the reception."""
+"""Extra time per file, s, for connecting and for gaps in reception."""
 PIECE = 1 << 14
-"""Bytes read at a time: they come within GRACE_S at MIN_RATE, so that slow is not taken for silent."""
+"""Bytes per read: they arrive within GRACE_S at MIN_RATE, so that a slow server does not seem silent."""
 
 
 class Fetcher(Urllib3Fetcher):
-    """Reads file:// beside http(s)://, keeps what it fetches on the disk of `aside`, and gives slow downloads up.
+    """Also reads file://, stores downloads on the disk of `aside`, and aborts slow ones.
 
     One download at a time.
     """
@@ -57,7 +56,7 @@ class Fetcher(Urllib3Fetcher):
 
     @contextmanager
     def download_file(self, url: str, max_length: int) -> Iterator[IO]:
-        """A temporary file with the bytes of url. DownloadError: over max_length, too slow, or it broke off."""
+        """Download url into a temporary file. DownloadError: over max_length, too slow, or interrupted."""
         with tempfile.TemporaryFile(dir=self._aside) as file:
             with self._watched(url):
                 for piece in self.fetch(url):
@@ -71,7 +70,7 @@ class Fetcher(Urllib3Fetcher):
             yield file
 
     def admit(self, connection: HTTPConnection) -> None:
-        """Take a new connection under watch. NewConnectionError where the download has been given up."""
+        """Monitor a new connection. NewConnectionError if the download has been aborted."""
         if self._given_up:
             raise NewConnectionError(connection, "the download was too slow")
         self._connections.add(connection)
@@ -98,16 +97,16 @@ class Fetcher(Urllib3Fetcher):
         finally:
             ended.set()
             thread.join()
-        if self._given_up:  # headers that were cut off look like a complete answer without a body
+        if self._given_up:  # truncated headers look like a complete response without a body
             raise exceptions.SlowRetrievalError(f"{url} came at less than {MIN_RATE:,} bytes/s")
 
 
 def _pools(fetcher: Fetcher) -> dict[str, Any]:
-    """urllib3 pools whose connections are under a fetcher's watch."""
+    """urllib3 pools whose connections a fetcher monitors."""
 
     class Watched(HTTPConnection):
         handshake: socket.socket | None = None
-        """The socket's duplicate until TLS has been agreed on; meanwhile the connection has no other hold on it."""
+        """Duplicate of the socket until the TLS handshake is done; the connection has no other reference to it."""
 
         def _new_conn(self) -> socket.socket:
             fetcher.admit(self)
@@ -138,7 +137,7 @@ def _pools(fetcher: Fetcher) -> dict[str, Any]:
 def _cut(connection: HTTPConnection) -> None:
     for each in (getattr(connection, "handshake", None), connection.sock):
         if each is not None:
-            with suppress(OSError):  # it is closed already
+            with suppress(OSError):  # already closed
                 socket.socket.shutdown(each, socket.SHUT_RDWR)  # an SSLSocket's own would drop its state under a reader
 
 

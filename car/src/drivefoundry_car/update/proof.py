@@ -1,11 +1,11 @@
-"""What the car keeps of the signed metadata, so that it can check an installed release without the network.
+"""Signed metadata that the car stores to verify an installed release without the network.
 
-signed/<release>.json lies outside the slots: {"roots": [...], "targets": {...}}, the TUF targets metadata that lists
-the release and the chain of root metadata that leads to the keys which signed it. Signatures are checked again each
-time; expiry is not, for a car that was out of reach for a year must still start.
+signed/<release>.json, outside the slots: {"roots": [...], "targets": {...}}, the TUF targets metadata that lists the
+release and the chain of root metadata to the keys that signed it. Signatures are verified each time; expiry is not,
+because a car that was offline for a year must still start.
 """
 
-# tuf documents these names where they are imported from here, but lists no __all__
+# tuf documents these import paths but defines no __all__
 # pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from drivefoundry_car.durable import write_json
 
 FOLDER = "signed"
-MEND = "run an update"
+FIX = "run an update"
 
 
 def target_path(release: str, name: str) -> str:
@@ -39,7 +39,7 @@ def proof_of(metadata_dir: Path) -> dict[str, Any]:
 
 
 def keep(slots: Path, release: str, proof: dict[str, Any]) -> None:
-    """Keep a release's proof on the disk, unless it is there already."""
+    """Store a release's proof, unless it is already stored."""
     folder = slots / FOLDER
     folder.mkdir(exist_ok=True)
     path = folder / f"{release}.json"
@@ -48,25 +48,25 @@ def keep(slots: Path, release: str, proof: dict[str, Any]) -> None:
 
 
 def check(slots: Path, release: str, release_json: bytes, root: bytes | None) -> None:
-    """ValueError unless the bytes of a release's release.json are those that were signed.
+    """Check that the bytes of a release's release.json are the signed ones; else ValueError.
 
-    root: the root.json that the car was shipped with; None trusts the first one in the proof, which is as good as the
-    protection of the signed/ folder.
+    root: the root.json that the car was shipped with; None trusts the first one in the proof, which is as secure as the
+    signed/ folder.
     """
     path = slots / FOLDER / f"{release}.json"
     proof = load_object(path)
     if not proof:
-        raise ValueError(f"{path}: no signed list of release {release}'s files; {MEND}")
+        raise ValueError(f"{path}: no signed list of release {release}'s files; {FIX}")
     try:
         target = _listed(proof, release, root)
         target.verify_length_and_hashes(release_json)
     except (RepositoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         why = " ".join(str(e).split()) or type(e).__name__
-        raise ValueError(f"release {release}: its release.json is not what was signed ({why}); {MEND}") from e
+        raise ValueError(f"release {release}: its release.json is not what was signed ({why}); {FIX}") from e
 
 
 def load_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; an empty one where there is none or the file is damaged."""
+    """Read a JSON object; empty if the file is missing or damaged."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
@@ -75,7 +75,7 @@ def load_object(path: Path) -> dict[str, Any]:
 
 
 def _listed(proof: dict[str, Any], release: str, shipped: bytes | None) -> TargetFile:
-    """A release's release.json in verified targets metadata. RepositoryError for a wrong signature."""
+    """Look up a release's release.json in verified targets metadata. RepositoryError for a wrong signature."""
     chain = [Metadata[Root].from_dict(each) for each in proof["roots"]]
     trusted = chain[0] if shipped is None else Metadata[Root].from_bytes(shipped)
     for each in chain:

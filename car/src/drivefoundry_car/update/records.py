@@ -1,7 +1,7 @@
-"""What a car remembers of releases: self-tests that were begun, boots, refusals; and what it tells the fleet of them.
+"""A car's records of releases (self-tests, boots, refusals) and its reports to the fleet.
 
-releases.json holds a Record a release, reports.json the last Reports. Both are read leniently: a damaged file is an
-empty one, for a car must not stand still because of its notes.
+releases.json has one Record per release, reports.json the last Reports. Both are read leniently: a damaged file counts
+as empty, because a car must not be stopped by its records.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from drivefoundry_car.update.proof import load_object
 RELEASES, REPORTS = "releases.json", "reports.json"
 KEPT_REPORTS = 100
 OLD_REFUSALS, OLD_TEST = "refused.json", "testing"
-"""Files of an earlier layout: {release: why}, and the release whose self-test is under way."""
+"""Files of an older layout: {release: why}, and the release whose self-test is running."""
 OLD_INTERRUPTED = "its self test did not come to an end"
-"""Refusals of the earlier layout that were no verdict."""
+"""Refusals of the older layout that were not verdicts."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One release in one car."""
+    """Record of one release in one car."""
 
     attempts: int = 0
-    """Self-tests in a row that were begun and not ended."""
+    """Consecutive self-tests that started and did not finish."""
     boots: int = 0
-    """Boots in a row, each of another process, that were neither called healthy nor ended in order."""
+    """Consecutive boots by different processes that were neither reported healthy nor ended in an orderly way."""
     by: str = ""
     """The process of the last boot, see `process`."""
     good: bool = False
-    """Has driven for long enough without a fault."""
+    """Whether it has driven long enough without a fault."""
     refused: str = ""
-    """Why it must not be installed or booted; empty: it may."""
+    """Why it must not be installed or booted; empty if it may."""
     published: int = 0
-    """The publication (see `Updater`) that the rest is about. A later one lifts a refusal."""
+    """Publication (see `Updater`) that this record refers to. A later one lifts a refusal."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Something that the fleet should know."""
+    """An event for the fleet."""
 
     at: str
     """ISO 8601, UTC, by the car's clock."""
@@ -53,15 +53,15 @@ class Report:
     release: str
     why: str
     now: str
-    """The release that runs after it; empty for none."""
+    """Release that runs afterwards; empty for none."""
 
 
 def load(folder: Path) -> dict[str, Record]:
-    """Release -> Record. Entries that make no sense are left out; files of the earlier layout are read as well."""
+    """Read release -> Record. Invalid entries are skipped; files of the older layout are read as well."""
     raw = load_object(folder / RELEASES)
     known = {release: record for release, value in raw.items() if (record := _record(value)) is not None}
     for release, why in load_object(folder / OLD_REFUSALS).items():
-        if isinstance(why, str):  # whoever wrote it last wrote it after our own notes, which take its place
+        if isinstance(why, str):  # written later than our own records, which replace it
             was = known.get(release, Record())
             no_verdict = why == OLD_INTERRUPTED
             known[release] = replace(was, attempts=1) if no_verdict else replace(was, refused=why or "refused")
@@ -73,7 +73,7 @@ def load(folder: Path) -> dict[str, Record]:
 
 
 def save(folder: Path, records: Mapping[str, Record]) -> None:
-    """Write all records; the files of the earlier layout go then, for they are in it."""
+    """Write all records, then delete the files of the older layout, which they include."""
     write_json(folder / RELEASES, {release: asdict(record) for release, record in records.items()})
     for old in (OLD_REFUSALS, OLD_TEST):
         (folder / old).unlink(missing_ok=True)
@@ -97,7 +97,7 @@ def reports(folder: Path) -> list[Report]:
 
 
 def process() -> str:
-    """This process, told from every other one that ran or will run on this machine."""
+    """Unique identifier of this process among all that have run or will run on this machine."""
     started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]  # in clock ticks since the boot
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.getpid()} {started}"
 

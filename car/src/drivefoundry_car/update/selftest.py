@@ -1,7 +1,7 @@
-"""The self-test of a release: its engine must load and repeat the answers that were recorded with it.
+"""Self-test of a release: its engine must load and reproduce the recorded outputs.
 
-`self_test` runs in a process of its own with a time limit, so that an engine which crashes or hangs is a failed test
-and does not take the car's software with it. `python -m drivefoundry_car.update.selftest ENGINE` is that process.
+`self_test` runs in a separate process with a time limit, so that an engine that crashes or hangs fails the test without
+taking the car's software down. `python -m drivefoundry_car.update.selftest ENGINE` is that process.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from drivefoundry_car import arrays
 from drivefoundry_car.durable import PUBLIC, replacing
 
 SELF_TEST = "selftest.safetensors"
-"""Recorded inputs and answers beside the engine's files: frames, ego, route, points."""
+"""Recorded inputs and outputs beside the engine's files: frames, ego, route, points."""
 SELF_TEST_M = 0.1
-"""An answer further than this from the recorded one is a different answer, m."""
+"""Tolerance between an output and the recorded one, m."""
 LIMIT_S = 120.0
-"""Time for one self-test, s. A healthy engine takes a few seconds."""
+"""Time limit of one self-test, s. A healthy engine takes a few seconds."""
 FAILED, UNFINISHED = 3, 4
-"""Exit status of the test's process: the engine failed, or the test could not be carried out."""
+"""Exit status of the test process: the engine failed, or the test could not be completed."""
 STOPPED = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE}
-"""Signals that come from outside: from whoever stops the car's software, or from a kernel short of memory."""
+"""Signals from outside: from whoever stops the car's software, or from a kernel out of memory."""
 
 
 class Unfinished(Exception):
-    """The self-test was not carried out to its end. That says nothing about the release."""
+    """The self-test was not completed, which says nothing about the release."""
 
 
 class Testable(Protocol):
@@ -40,7 +40,7 @@ class Testable(Protocol):
 
 
 def record_self_test(engine: Testable, path: Path, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> None:
-    """Run the engine on a few fixed inputs and keep its answers in its directory, for the self-test in every car.
+    """Run the engine on a few fixed inputs and store its outputs in its directory, for the self-test in every car.
 
     frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12); path is the engine's directory.
     """
@@ -50,10 +50,10 @@ def record_self_test(engine: Testable, path: Path, frames: np.ndarray, ego: np.n
 
 
 def self_test(path: Path, limit_s: float = LIMIT_S) -> None:
-    """Test an engine directory in a process of its own.
+    """Test an engine directory in a separate process.
 
-    ValueError where the engine is at fault: it does not load, gives other answers, crashes, or takes longer than
-    limit_s. Unfinished where the test was stopped from outside or the machine had no memory or disk for it.
+    ValueError if the engine is at fault: it does not load, gives different outputs, crashes, or takes longer than
+    limit_s. Unfinished if the test was stopped from outside or the machine had no memory or disk for it.
     """
     try:
         ended = subprocess.run(
@@ -73,9 +73,9 @@ def self_test(path: Path, limit_s: float = LIMIT_S) -> None:
 
 
 def test_here(path: Path) -> None:
-    """Test an engine directory in this process. ValueError unless it loads and repeats its recorded answers, if any.
+    """Test an engine directory in this process. ValueError unless it loads and reproduces its recorded outputs, if any.
 
-    Up to a quarter of the answers may differ: another CPU may round a near tie between two codes the other way.
+    Up to a quarter of the outputs may differ: another CPU may round a near tie between two codes differently.
     """
     from drivefoundry_car.engine import Engine
 
@@ -83,7 +83,7 @@ def test_here(path: Path) -> None:
     if not (path / SELF_TEST).exists():
         return
     names = ("frames", "ego", "route", "points")
-    kept = arrays.read(path / SELF_TEST, names, "record the self-test anew")
+    kept = arrays.read(path / SELF_TEST, names, "record the self-test again")
     frames, ego, route, want = (kept[name] for name in names)
     points, _ = engine.plan(frames, ego, route)
     if points.shape != want.shape or not np.isfinite(points).all():
@@ -94,7 +94,7 @@ def test_here(path: Path) -> None:
 
 
 def main(path: str) -> int:
-    """The test's process: exit status 0, FAILED or UNFINISHED; the reason is the last line on stderr."""
+    """Main function of the test process: exit status 0, FAILED or UNFINISHED; the last line on stderr is the reason."""
     try:
         test_here(Path(path))
     except ValueError as e:

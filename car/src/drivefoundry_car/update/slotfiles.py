@@ -1,8 +1,8 @@
-"""The files of two slots: what a slot holds, whether it is whole and signed, and how another one becomes current.
+"""The files of two slots: what a slot holds, whether it is complete and signed, and how the current one is switched.
 
-On disk: a/ and b/ (each release.json, verdict.json, engine/...), `current` -> a or b, next/ (what is being fetched),
-signed/ (see `proof`). Two locks: `.fetch.lock` is held by an update from its first to its last byte, `.lock` only while
-the slots or the records change and while `boot` makes its choice, so that a boot never waits for a download.
+On disk: a/ and b/ (each release.json, verdict.json, engine/...), `current` -> a or b, next/ (being fetched), signed/
+(see `proof`). Two locks: an update holds `.fetch.lock` from its first to its last byte, and `.lock` only while the
+slots or the records change; `boot` holds `.lock` while it chooses, so a boot never waits for a download.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any
 from drivefoundry_car.durable import sync
 from drivefoundry_car.update import proof
 
-MEND = "run an update"
+FIX = "run an update"
 LEFTOVER = re.compile(r"tmp[a-z0-9_]{8}|\..+\.\d+(-\d+\.part)?")
-"""Names of what a killed update leaves behind, in our own folders."""
+"""Name patterns of files that a killed update leaves in our folders."""
 ID = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -42,11 +42,11 @@ class Installed:
 
 
 class Busy(ValueError):
-    """Somebody else is changing the slots."""
+    """Another process is changing the slots."""
 
 
 class SlotFiles:
-    """Two slots on the disk. root: the root.json that the car was shipped with."""
+    """Two slots on disk. root: the root.json that the car was shipped with."""
 
     def __init__(self, folder: str | Path, root: bytes | None = None):
         self.folder, self.root = Path(folder), root
@@ -55,12 +55,12 @@ class SlotFiles:
         self._held = threading.local()
 
     def current(self) -> Installed | None:
-        """The release that runs, None before the first one. ValueError where its files are damaged."""
+        """The running release, None before the first one. ValueError if its files are damaged."""
         slot = self.slot()
         return None if slot is None else self.read(slot)
 
     def slot(self) -> str | None:
-        """The slot that `current` names, None where it names none."""
+        """The slot that `current` points to, if any."""
         link = self.folder / "current"
         if link.exists() and not link.is_symlink():
             raise ValueError(f"{link}: must be a link to a or b; copy the slots with their links")
@@ -72,48 +72,48 @@ class SlotFiles:
         return other(self.slot() or "b")
 
     def id_in(self, slot: str) -> str:
-        """The release that a slot says it holds, signed or not; empty where it says nothing that makes sense."""
+        """The release that a slot claims to hold, signed or not; empty if it has no valid claim."""
         release = proof.load_object(self.folder / slot / "release.json").get("id")
         return release if isinstance(release, str) and ID.fullmatch(release) else ""
 
     def read(self, slot: str) -> Installed:
-        """What a slot holds. ValueError unless that is a release whose release.json is the one that was signed."""
+        """Read the release in a slot. ValueError unless its release.json is the signed one."""
         file = self.folder / slot / "release.json"
         said, raw = described(file)
         release, name, passed = said.get("id"), said.get("name"), said.get("passed")
         if not (isinstance(release, str) and ID.fullmatch(release) and isinstance(name, str) and type(passed) is bool):
-            raise ValueError(f"{file}: no id, name and passed that make sense; {MEND}")
-        if self.root is not None or (self.folder / proof.FOLDER).exists():  # slots of an earlier layout have none
+            raise ValueError(f"{file}: no valid id, name and passed; {FIX}")
+        if self.root is not None or (self.folder / proof.FOLDER).exists():  # slots of an older layout have none
             proof.check(self.folder, release, raw, self.root)
         return Installed(slot, file.parent / "engine", release, name, passed)
 
     def whole(self, slot: str) -> Installed:
-        """What a slot holds. ValueError unless all of its files are those that were signed."""
+        """Read the release in a slot. ValueError unless all of its files are the signed ones."""
         path, held = self.folder / slot, self.read(slot)
         for name, digest in files_of(path / "release.json").items():
             try:
                 with (path / name).open("rb") as stream:
                     same = hashlib.file_digest(stream, "sha256").hexdigest() == digest
             except OSError as e:
-                raise ValueError(f"{path / name}: {e.strerror}; {MEND}") from e
+                raise ValueError(f"{path / name}: {e.strerror}; {FIX}") from e
             if not same:
-                raise ValueError(f"{path / name}: has changed since it was installed; {MEND}")
+                raise ValueError(f"{path / name}: has changed since it was installed; {FIX}")
         return held
 
     def holds(self, slot: str, release: str) -> bool:
-        """Whether a slot has this release whole, as it was signed."""
+        """Whether a slot contains this release completely, as signed."""
         try:
             return self.whole(slot).release == release
         except ValueError:
             return False
 
     def runs(self, release: str) -> bool:
-        """Whether this release is the current one, and whole."""
+        """Whether this release is current and complete."""
         slot = self.slot()
         return slot is not None and self.holds(slot, release)
 
     def activate(self, slot: str) -> Installed:
-        """Make a slot the current one, in one step."""
+        """Make a slot current, atomically."""
         aside = self.folder / "current.next"
         aside.unlink(missing_ok=True)
         aside.symlink_to(slot)
@@ -122,7 +122,7 @@ class SlotFiles:
         return self.read(slot)
 
     def fill(self, slot: str) -> None:
-        """Put next/ in the place of a slot that is not current."""
+        """Replace a slot that is not current by next/."""
         old = self.folder / "old"
         shutil.rmtree(old, ignore_errors=True)
         if (self.folder / slot).exists():
@@ -133,8 +133,8 @@ class SlotFiles:
 
     @contextmanager
     def alone(self, wait_s: float = 0.0) -> Iterator[None]:
-        """One at a time may change the slots. Busy where somebody else does for longer than wait_s."""
-        if getattr(self._held, "yes", False):  # this thread has the lock already
+        """Lock the slots for changes. Busy if another process holds the lock for longer than wait_s."""
+        if getattr(self._held, "yes", False):  # this thread already holds the lock
             yield
             return
         with _locked(self.folder / ".lock", wait_s, "the slots are in use; try again"):
@@ -146,7 +146,7 @@ class SlotFiles:
 
     @contextmanager
     def fetching(self, wait_s: float) -> Iterator[None]:
-        """One update at a time. What killed ones left in the slots' folder is swept away first."""
+        """Lock for one update at a time; first sweeps remains of killed ones."""
         with _locked(self.folder / ".fetch.lock", 0, "another update is running; wait for it"):
             with self.alone(wait_s):
                 sweep(self.folder)
@@ -160,22 +160,22 @@ def other(slot: str) -> str:
 
 
 def described(release_json: Path) -> tuple[dict[str, Any], bytes]:
-    """A release.json's object and bytes. ValueError where it is missing or no JSON object."""
+    """Read a release.json's object and bytes. ValueError if it is missing or not a JSON object."""
     try:
         raw = release_json.read_bytes()
         said = json.loads(raw)
     except (OSError, ValueError, RecursionError) as e:
-        raise ValueError(f"{release_json}: holds no whole release ({type(e).__name__}); {MEND}") from e
+        raise ValueError(f"{release_json}: contains no complete release ({type(e).__name__}); {FIX}") from e
     if not isinstance(said, dict):
-        raise ValueError(f"{release_json}: must be a JSON object, got {type(said).__name__}; {MEND}")
+        raise ValueError(f"{release_json}: must be a JSON object, got {type(said).__name__}; {FIX}")
     return said, raw
 
 
 def files_of(release_json: Path) -> dict[str, str]:
-    """Names (below the release's directory) and SHA-256 of a release's files."""
+    """Names (relative to the release's directory) and SHA-256 of a release's files."""
     files = described(release_json)[0].get("files")
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-        raise ValueError(f"{release_json}: no list of files with their SHA-256; {MEND}")
+        raise ValueError(f"{release_json}: no list of files with their SHA-256; {FIX}")
     for name in files:
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise ValueError(f"{release_json}: file name {name} leads out of the release")
@@ -183,7 +183,7 @@ def files_of(release_json: Path) -> dict[str, str]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed updates left in a folder of ours. Nobody else may be writing there."""
+    """Remove what killed updates left in our folder. No one else may be writing there."""
     for path in list(folder.iterdir()) if folder.is_dir() else []:
         if LEFTOVER.fullmatch(path.name):
             if path.is_dir() and not path.is_symlink():

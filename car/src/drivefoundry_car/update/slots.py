@@ -1,7 +1,7 @@
-"""Which release a car runs: its self-test before every drive, installing, falling and rolling back.
+"""Which release a car runs: self-test before every drive, installation, fallback and rollback.
 
-`SlotFiles` has the files; here are the rules. Only a release whose files are whole and signed and whose self-test has
-passed becomes the current one. What a car remembers of releases is in `records`.
+`SlotFiles` handles the files; this module is the policy. Only a release with complete, signed files and a passed
+self-test becomes current. A car's records of releases are in `records`.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from typing import Any
 from drivefoundry_car.update import proof, records
 from drivefoundry_car.update.records import Record, Report
 from drivefoundry_car.update.selftest import LIMIT_S, Unfinished, self_test
-from drivefoundry_car.update.slotfiles import MEND, Busy, Installed, SlotFiles, other
+from drivefoundry_car.update.slotfiles import FIX, Busy, Installed, SlotFiles, other
 
 ATTEMPTS = 3
-"""Self-tests of a release in a row that may be cut off before it is refused."""
+"""Consecutive interrupted self-tests after which a release is refused."""
 BOOTS = 5
-"""Boots of a new release in a row that may die before the other slot takes over."""
+"""Consecutive failed boots of a new release after which the other slot takes over."""
 FAULTS = (RuntimeError, LookupError, ArithmeticError, TypeError, AttributeError, AssertionError, ImportError)
-"""Raised by a self-test that is itself at fault: no verdict on the release."""
+"""Errors of the self-test itself, which are not a verdict on the release."""
 HEALTHY_MIN = 10.0
 """Minutes of driving without a fault after which a release is good."""
 BOOT_WAIT_S = 5.0
-"""How long boot waits for an activation, s."""
+"""Longest wait of a boot for an activation, s."""
 INSTALL_WAIT_S = 2 * LIMIT_S + BOOT_WAIT_S
-"""How long an activation waits for a boot, which may test both slots, s."""
+"""Longest wait of an activation for a boot, which may test both slots, s."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What a car can tell the fleet of its releases. running: the current one, None for none (or a damaged one)."""
+    """A car's report on its releases. running: the current one, None if there is none or it is damaged."""
 
     running: str | None
     good: bool
@@ -44,18 +44,18 @@ class Health:
 
 
 class CutOff(ValueError):
-    """A self-test did not come to an end: no verdict on the release."""
+    """A self-test was interrupted, which is not a verdict on the release."""
 
 
 class Unfit(ValueError):
-    """A release that is whole and yet must not run: it is refused as soon as another one runs in its place."""
+    """A complete release that must not run: it is refused as soon as another one runs in its place."""
 
 
 class Slots(SlotFiles):
     """The two slots of one car.
 
-    test: raises ValueError for an engine directory that must not run. Whatever else ends it (an exception, a kill, a
-    power cut) says nothing about the engine and counts as one of ATTEMPTS; LIMIT_S without an end is a failure.
+    test: raises ValueError for an engine directory that must not run. Any other end (an exception, a kill, a power cut)
+    says nothing about the engine and counts as one of ATTEMPTS; exceeding LIMIT_S is a failure.
     root: the root.json that the car was shipped with; without it, releases are checked against the car's own copy.
     """
 
@@ -63,17 +63,17 @@ class Slots(SlotFiles):
         super().__init__(folder, root)
         self.test = test
         self._stand_in = False
-        """What this drive runs is not the current release, for which it says nothing."""
+        """Whether this drive runs another than the current release and so says nothing about it."""
 
     def boot(self) -> Installed:
-        """Choose what to drive with: the current release if it is whole and passes its self-test, else the one in the
-        other slot, which is then the current one.
+        """Choose the release to drive with: the current one if it is complete and passes its self-test, else the one in
+        the other slot, which then becomes current.
 
-        A release that died in each of its last BOOTS boots and was never good gives way to the other slot. One that was
-        refused is taken only where nothing else can run. Where the self-test is cut off, the other slot's release, if
-        it may run and passes, drives this once, and `current` stays as it is. While somebody else changes the slots,
-        boot waits BOOT_WAIT_S and then takes the current release, which passed its test before. ValueError where
-        nothing can run.
+        A release that died in each of its last BOOTS boots and was never good is replaced by the other slot. A refused
+        one is used only if nothing else can run. If the self-test is interrupted, the other slot's release, if it may
+        run and passes, drives this once, and `current` is unchanged. While another process changes the slots, boot
+        waits BOOT_WAIT_S and then takes the current release, which passed its test earlier. ValueError if nothing can
+        run.
         """
         try:
             with self.alone(BOOT_WAIT_S):
@@ -82,7 +82,7 @@ class Slots(SlotFiles):
                 if self._stand_in:
                     return chosen
                 record, me = self._record(chosen.release), records.process()
-                if record.by != me:  # a process that boots twice has not died
+                if record.by != me:  # a process that boots twice did not die
                     self._remember(chosen.release, boots=record.boots + 1, by=me)
                 return chosen
         except Busy:
@@ -92,9 +92,9 @@ class Slots(SlotFiles):
             return self.whole(slot)
 
     def healthy(self, minutes: float) -> bool:
-        """Tell how long the current release has driven without a fault since the boot; whether it is good now.
+        """Report how long the current release has driven without a fault since the boot; return whether it is good now.
 
-        Call it every few minutes. From HEALTHY_MIN on the release is good and no longer rolled back by itself.
+        Call it every few minutes. From HEALTHY_MIN on the release is good and no longer rolled back automatically.
         """
         with self.alone(BOOT_WAIT_S):
             now = self.current()
@@ -105,16 +105,16 @@ class Slots(SlotFiles):
             return self._record(now.release).good
 
     def ended(self) -> None:
-        """Tell that a drive has ended in order, however short it was: it does not count against the release."""
+        """Report the orderly end of a drive, however short: it does not count against the release."""
         with self.alone(BOOT_WAIT_S):
             now = self.current()
             if now is not None and not self._stand_in:
                 self._remember(now.release, boots=0, by="")
 
     def rollback(self) -> Installed:
-        """Run the other slot's release from now on, and do not install the present one before it is published again.
+        """Switch to the other slot's release, and refuse the present one until it is published again.
 
-        ValueError where the other one cannot run; nothing has changed then.
+        ValueError, with nothing changed, if the other one cannot run.
         """
         with self.alone(BOOT_WAIT_S):
             slot = self.slot()
@@ -126,13 +126,15 @@ class Slots(SlotFiles):
                 raise ValueError(f"slot {slot} cannot be rolled back: slot {other(slot)} must not run ({e})") from e
             left = self.id_in(slot)
             now = self.activate(other(slot))
-            if left and not self._remember(left, refused="rolled back"):  # a damaged one has no name to be known by
-                raise ValueError(f"{self.folder}: rolled back, but the disk has no room to remember that; free some")
+            if left and not self._remember(left, refused="rolled back"):  # a damaged one has no id
+                raise ValueError(
+                    f"{self.folder}: rolled back, but the disk is too full to record that; free some space"
+                )
             self._report("rolled back", left, "by hand", now.release)
             return now
 
     def health(self) -> Health:
-        """What the fleet should know: send it home after a boot or an update."""
+        """Report for the fleet, to be sent after a boot or an update."""
         try:
             now = self.current()
         except ValueError:
@@ -145,7 +147,7 @@ class Slots(SlotFiles):
     # installing
 
     def vouch(self, listed: Callable[[str], bool], kept: dict[str, Any]) -> None:
-        """Keep the newest proof for those releases in the slots that it lists."""
+        """Store the newest proof for those releases in the slots that it lists."""
         for release in filter(None, map(self.id_in, "ab")):
             if listed(release):
                 proof.keep(self.folder, release, kept)
@@ -153,10 +155,10 @@ class Slots(SlotFiles):
     def install(
         self, release: str, fetch: Callable[[Path], None], published: int = 0, kept: dict[str, Any] | None = None
     ) -> Installed:
-        """Test a release and make it the current one. fetch fills next/ with verified files, where no slot has it yet.
+        """Test a release and make it current. fetch fills next/ with verified files, unless a slot already has it.
 
-        published: the number of the publication that offers it; kept: its proof. ValueError, with `current` as it was,
-        for a release that this car has refused (unless nothing else can run) and for one that fails its test.
+        published: number of the publication that offers it; kept: its proof. ValueError, with `current` unchanged, for
+        a release that this car has refused (unless nothing else can run) and for one that fails its test.
         """
         self._admit(release, published)
         if kept is not None:
@@ -179,7 +181,7 @@ class Slots(SlotFiles):
                 slot = self._dispensable()
                 self.fill(slot)
             elif not self.holds(slot, release):
-                raise Busy(f"{self.folder}: the slots have changed meanwhile; update again")
+                raise Busy(f"{self.folder}: the slots changed during the update; update again")
             now = self.activate(slot)
             self._remember(release, boots=0, refused="", published=published)
             self._forget()
@@ -188,11 +190,11 @@ class Slots(SlotFiles):
     # inside
 
     def _choose(self) -> Installed:
-        """The release to boot, made current."""
+        """Choose the release to boot and make it current."""
         slot = self.slot()
         order = [slot, other(slot)] if slot else [s for s in "ab" if (self.folder / s).is_dir()]
         if not order:
-            raise ValueError(f"{self.folder}: no release is installed; {MEND}")
+            raise ValueError(f"{self.folder}: no release is installed; {FIX}")
         why: dict[str, ValueError] = {}
         for each in order:
             try:
@@ -204,7 +206,7 @@ class Slots(SlotFiles):
                 raise
             except ValueError as e:
                 why[each] = e
-        # Rather one that was refused than none, the one whose self-test was cut off least often first.
+        # A refused release is better than none; prefer the one with the fewest interrupted self-tests.
         for each in sorted(order, key=lambda s: self._record(self.id_in(s)).attempts):
             with suppress(ValueError):
                 held = self.whole(each)
@@ -213,7 +215,7 @@ class Slots(SlotFiles):
         raise ValueError(", nor may ".join([f"slot {s}{' must not run' * (s == order[0])} ({why[s]})" for s in order]))
 
     def _take(self, chosen: Installed, slot: str | None, why: dict[str, ValueError]) -> Installed:
-        """Make a slot current, if it is not, and tell why the one that was is not."""
+        """Make a slot current if it is not, and report why the previous one is not any more."""
         if chosen.slot == slot:
             return chosen
         left = self.id_in(slot) if slot else ""
@@ -226,7 +228,7 @@ class Slots(SlotFiles):
         return now
 
     def _fit(self, slot: str) -> Installed:
-        """The release of a slot that may run. ValueError says why it must not."""
+        """Return a slot's release if it may run. ValueError says why not."""
         held = self.whole(slot)
         record = self._record(held.release)
         why = _refusal(record)
@@ -238,7 +240,7 @@ class Slots(SlotFiles):
         return held
 
     def _admit(self, release: str, published: int) -> None:
-        """ValueError for a refused release, unless it has been published anew since or nothing else can run."""
+        """Raise ValueError for a refused release, unless it has been published again since or nothing else can run."""
         with self.alone(INSTALL_WAIT_S):
             record = self._record(release)
             if published > record.published:
@@ -249,13 +251,13 @@ class Slots(SlotFiles):
                 return
             with suppress(ValueError):
                 self.whole(slot)
-                why = f"{_refused_here(release)}{why}; publish a mended one, or this one again"
+                why = f"{_refused_here(release)}{why}; publish a fixed one, or this one again"
                 slot = None
             if slot is None:
                 raise ValueError(why)
 
     def _try(self, release: str, engine: Path) -> None:
-        """Run the self-test. The attempt is on the disk before it begins, so that it counts whatever happens."""
+        """Run the self-test. The attempt is recorded first, so that it counts whatever happens."""
         with self.alone(INSTALL_WAIT_S):
             attempt = self._record(release).attempts + 1
             self._remember(release, attempts=attempt)
@@ -272,7 +274,7 @@ class Slots(SlotFiles):
             self._remember(release, attempts=0)
 
     def _dispensable(self) -> str:
-        """The slot to fill: the one not in use, unless the current one is damaged and so the worse of the two."""
+        """The slot to overwrite: the one not in use, unless the current one is damaged."""
         slot = self.slot()
         if slot is not None:
             with suppress(ValueError):
@@ -288,7 +290,7 @@ class Slots(SlotFiles):
         return records.load(self.folder).get(release, Record())
 
     def _remember(self, release: str, **changes: Any) -> bool:
-        """Change a release's record. False where that did not reach the disk: a car drives with a full one as well."""
+        """Change a release's record. False if the disk did not take it: a car must drive with a full disk as well."""
         known = records.load(self.folder)
         known[release] = replace(known.get(release, Record()), **changes)
         try:
@@ -302,7 +304,7 @@ class Slots(SlotFiles):
             records.report(self.folder, what, release, why, now)
 
     def _forget(self) -> None:
-        """Drop proofs and records of releases that are in no slot; what was refused stays known."""
+        """Drop proofs and records of releases that are in no slot, except refusals."""
         here = {self.id_in("a"), self.id_in("b")}
         known = records.load(self.folder)
         with suppress(OSError):
@@ -317,20 +319,20 @@ def _refused_here(release: str) -> str:
 
 
 def _refusal(record: Record) -> str:
-    """Why a release must not run, empty where it may."""
+    """Why a release must not run, empty if it may."""
     if record.refused or record.attempts < ATTEMPTS:
         return record.refused
     return f"its self-test was cut off {record.attempts} times in a row"
 
 
 def within(test: Callable[[Path], None], engine: Path, limit_s: float) -> None:
-    """Run a test, for limit_s at most. What it raises comes out; ValueError where it has not ended by then."""
+    """Run a test with a time limit and re-raise its exception; ValueError if it takes longer than limit_s."""
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
             test(engine)
-        except BaseException as e:  # every one is raised again, by who waits
+        except BaseException as e:  # re-raised by the waiting caller
             raised.append(e)
 
     thread = threading.Thread(target=run, daemon=True)

@@ -1,4 +1,4 @@
-"""`city`: a driver and a city in; what many of its cars did at once, and a film, out."""
+"""`city`: drive many cars of a live city at once; faults per kilometre and a film."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class CityOptions(Quiet, Creates):
     seconds: float = 120.0
     """Seconds to drive."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("city")
-    """Gets city.json (what each car did) and city.mp4."""
+    """Directory for city.json (what each car did) and city.mp4."""
 
 
 def run(options: CityOptions) -> Outcome:
     """`city`: faults per kilometre of many cars at once."""
     if min(options.cars, options.seconds) < 1 or min(options.others, options.people, options.seed) < 0:
-        raise ValueError("city: at least one car and one second wanted, and no negative number")
+        raise ValueError("city: needs at least one car and one second, and no negative numbers")
     files = [options.out / "city.json", options.out / "city.mp4"]
     if options.dry_run:
         text = (

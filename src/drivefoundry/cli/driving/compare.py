@@ -1,4 +1,4 @@
-"""`judge compare`: two verdicts in, the table of what changed between them out."""
+"""`judge compare`: table of the differences between two verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`judge`: an engine, a model or a baseline that exists, and scenes or drives, in; its scores and gates out."""
+"""`judge`: scores and gates of an existing engine, model or baseline on scenes or drives."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class JudgeOptions(Quiet, Creates):
     drives: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Camera drives instead: a model's errors on their last part, in open loop."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Gets verdict.json, which `judge compare` takes; with --drives open_loop.json."""
+    """Directory for verdict.json, the input of `judge compare`; with --drives open_loop.json."""
     most: Annotated[int, arg(metavar="N")] = 240
-    """Scenes to drive at most."""
+    """Most scenes to drive."""
     seconds: Annotated[float, arg(metavar="S")] = 18.0
-    """Seconds of each scene at most."""
+    """Most seconds of each scene."""
     guard: Annotated[bool, arg(help_behavior_hint="")] = False
     """Drive an engine as a car does, with its guard."""
 
 
 def run(options: JudgeOptions) -> Outcome:
-    """`judge`: a table, and exit status 1 where an engine or a model fails a gate."""
+    """`judge`: a table, and exit status 1 if an engine or a model fails a gate."""
     if options.scenes is not None and options.drives is not None:
         raise ValueError("judge: --scenes and --drives: give one; camera drives have no scene truth to drive in")
     if options.most < 1 or not 4.0 <= options.seconds <= 600.0:

@@ -1,4 +1,4 @@
-"""`scene show` and `scene list`: recorded traffic in, pictures and tables out."""
+"""`scene show` and `scene list`: pictures and tables of recorded traffic."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class ShowOptions(ListOptions, Creates):
 
 
 def listed(options: ListOptions) -> Outcome:
-    """`scene list`: a row a scene; files that gave none, and what was left out of the others, are named on stderr."""
+    """`scene list`: one row per scene; files without scenes, and what was left out of the others, are listed on
+    stderr."""
     from drivefoundry.clips.importers.traffic.recording import not_read
     from drivefoundry.scenes import show
 

@@ -24,13 +24,13 @@ class ServeOptions(Common):
     port: Annotated[int, arg(metavar="N")] = 50051
     """Port to listen on."""
     mode: Literal["alpasim", "carla"] = "alpasim"
-    """Who asks: AlpaSim's runtime, or a CARLA one that speaks its contract."""
+    """The client: AlpaSim's runtime, or a CARLA one with the same contract."""
     camera: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """The simulator's name of the front camera, where there are several."""
+    """The simulator's name of the front camera, if there are several."""
     speed_limit: Annotated[float, arg(metavar="M/S")] = 13.9
-    """What the navigator says where the simulator names no limit."""
+    """Speed limit if the simulator gives none."""
     rear_axle: Annotated[float, arg(metavar="M")] = 1.3
-    """How far the rear axle, the simulator's origin of the car, lies behind the middle of its box."""
+    """Distance of the rear axle, the simulator's origin of the car, behind the centre of its box."""
 
 
 def run(options: ServeOptions) -> None:

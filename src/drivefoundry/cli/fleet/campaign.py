@@ -1,4 +1,4 @@
-"""`campaign check`, `test`, `replay`, `yield`, `sent`: campaigns and drives in; what they cost, find and bring out."""
+"""`campaign check`, `test`, `replay`, `yield`, `sent`: what campaigns cost, find and yield."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from drivefoundry.campaigns.replay import Replayed
     from drivefoundry_car.triggers import Campaign
 
-_FILE = "Campaigns (TOML); library.toml and campaigns.toml: those that ship, where there is no such file here."
+_FILE = "Campaigns (TOML); library.toml and campaigns.toml are shipped files unless they exist here."
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class TestOptions(Quiet):
     sent: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: nothing is novel)")] = None
     """What the fleet has sent (`campaign sent`)."""
     hours_a_day: float = 8.0
-    """Hours that a car drives a day, to work out bytes a day."""
+    """Hours of driving per car and day, for bytes a day."""
     most: int = 40
-    """Firings to show at most."""
+    """Most firings to show."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ class ReplayOptions(Quiet, Creates):
 
     who: Annotated[tyro.conf.Positional[str], arg(metavar="FILE", help=_FILE)]
     what: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="WHAT")]
-    """Drives, as `campaign test` takes them; with pictures, where they have some."""
+    """Drives, as for `campaign test`, with pictures if they have any."""
     store: Annotated[Path, arg(metavar="DIR")] = Path("replayed")
-    """Clip store; a service of its own takes the clips into it."""
+    """Clip store; a temporary service receives the clips."""
     to: Annotated[str, arg(metavar="URL", help_behavior_hint="(default: that service)")] = ""
-    """A running ingest service instead; the drives are of one vehicle that it knows."""
+    """A running ingest service instead; the drives must be of one enrolled vehicle."""
     code: Annotated[str, arg(metavar="CODE", help_behavior_hint="(default: enrolled before)")] = ""
     """The vehicle's one-time code there (`ingest enrol`)."""
     spool: Annotated[Path, arg(metavar="DIR")] = Path("replay")
-    """Where clips are recorded and wait; and the credential."""
+    """Folder for recorded and waiting clips, and the credential."""
     insecure_http: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Let URL be plain http beyond this machine: whoever is on the way can read and change what is sent."""
+    """Allow plain http beyond this machine: anyone on the network path can read and change what is sent."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class SentOptions(Creates):
 
 
 def check(options: CheckOptions) -> Outcome:
-    """`campaign check`: a row a campaign."""
+    """`campaign check`: one row per campaign."""
     from drivefoundry.campaigns import backlog
     from drivefoundry_car.triggers import Watch, load_campaigns
     from drivefoundry_car.triggers.rules import cost
@@ -90,7 +90,9 @@ def check(options: CheckOptions) -> Outcome:
     campaigns = load_campaigns(options.who)
     most = sum(cost(c.tree) for c in campaigns if c.tree)
     shared = Watch(campaigns, list(SIGNALS)).rules.operations
-    said = f"{len(campaigns)} campaigns: {shared} operations a sample, {most:,} at worst (every window used up at once)"
+    said = (
+        f"{len(campaigns)} campaigns: {shared} operations per sample, {most:,} at worst (every window expires at once)"
+    )
     each = [{"name": c.name, "operations_at_worst": cost(c.tree) if c.tree else 0} for c in campaigns]
     data = {"campaigns": each, "operations": shared, "operations_at_worst": most}
     return Outcome(f"{backlog.check_table(campaigns)}\n\n{said}", data)
@@ -101,7 +103,7 @@ def test(options: TestOptions) -> Outcome:
     if not options.what:
         raise ValueError("campaign test: give drives, a clip store or a run to test it on")
     if options.hours_a_day <= 0 or options.most < 0:
-        raise ValueError("campaign test: --hours-a-day above 0 and --most of at least 0 wanted")
+        raise ValueError("campaign test: --hours-a-day must be > 0 and --most >= 0")
     from drivefoundry.campaigns import backlog
     from drivefoundry_car.triggers import load_campaigns
     from drivefoundry_car.triggers.novelty import Sent
@@ -119,7 +121,7 @@ def test(options: TestOptions) -> Outcome:
 
 
 def replay(options: ReplayOptions) -> Outcome:
-    """`campaign replay`: stored drives are driven again, and their clips sent home."""
+    """`campaign replay`: replay stored drives and upload their clips."""
     if not options.what:
         raise ValueError("campaign replay: give drives, a clip store or a run to drive again")
     from drivefoundry.campaigns import backlog
@@ -171,7 +173,7 @@ def _to_store(options: ReplayOptions, campaigns: list[Campaign], drives: Iterato
 
 
 def yielded(options: YieldOptions) -> Outcome:
-    """`campaign yield`: a row a campaign."""
+    """`campaign yield`: one row per campaign."""
     from drivefoundry.campaigns import backlog
 
     found = backlog.yields(options.what)
@@ -179,7 +181,7 @@ def yielded(options: YieldOptions) -> Outcome:
 
 
 def sent(options: SentOptions) -> Outcome:
-    """`campaign sent`: the file that cars measure novelty against."""
+    """`campaign sent`: write the file against which cars measure novelty."""
     from drivefoundry import outputs
     from drivefoundry.campaigns import backlog
     from drivefoundry.clips.store import ClipStore
@@ -187,7 +189,7 @@ def sent(options: SentOptions) -> Outcome:
     outputs.check_file(options.out, ".safetensors")
     url = options.what / "clips" if (options.what / "ledger.db").exists() else options.what
     if not (url / "clips.lance").exists():
-        raise ValueError(f"{options.what}: no clip store, and no run with one")
+        raise ValueError(f"{options.what}: not a clip store or a run with one")
     if options.dry_run:
         return Outcome(f"would write {options.out}", {"would_write": options.out})
     shown = backlog.what_was_sent(ClipStore(url))

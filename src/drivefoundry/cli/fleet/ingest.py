@@ -1,4 +1,4 @@
-"""`ingest serve`, `enrol`, `revoke`, `vehicles`: the ingest service for cars that are not this machine's."""
+"""`ingest serve`, `enrol`, `revoke`, `vehicles`: the ingest service for external cars."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Place(Common):
     folder: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: DIR/incoming of a local store)")
     ] = None
-    """Where unfinished uploads and the table of vehicles are kept; on a local disk."""
+    """Folder for unfinished uploads and the vehicle table, on a local disk."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,23 @@ class ServeOptions(Place):
     """What `ingest serve` takes."""
 
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
-    """Where to listen; 0.0.0.0 for other machines, with --cert and --key or behind a proxy that speaks TLS."""
+    """Where to listen; 0.0.0.0 for other machines, with --cert and --key or behind a TLS proxy."""
     port: Annotated[int, arg(metavar="N")] = 8080
     """Port to listen on; 0 for a free one."""
     clip: Annotated[int, arg(metavar="BYTES")] = 256 << 20
-    """Largest clip that is taken."""
+    """Largest accepted clip."""
     day: Annotated[int | None, arg(metavar="BYTES", help_behavior_hint="(default: any)")] = None
     """Most bytes that one vehicle may send in a day (UTC)."""
     requests: Annotated[float, arg(metavar="N")] = 100.0
-    """Most requests a second of one vehicle, and wrong secrets a second of one address, in the long run."""
+    """Sustained requests per second and vehicle, and wrong secrets per second and address."""
     unfinished: Annotated[int, arg(metavar="BYTES")] = 4 << 30
-    """Most that one vehicle's unfinished uploads may come to."""
+    """Most bytes of one vehicle's unfinished uploads."""
     cert: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: plain HTTP)")] = None
-    """Certificate chain (PEM): speak TLS."""
+    """Certificate chain (PEM), for TLS."""
     key: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Its private key (PEM, without a passphrase)."""
     trust_proxy: Annotated[tuple[str, ...], arg(metavar="ADDRESS|CIDR", help_behavior_hint="(default: none)")] = ()
-    """Proxies whose X-Forwarded-For or Forwarded header is believed."""
+    """Proxies whose X-Forwarded-For or Forwarded header is trusted."""
     connections: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: by `ulimit -n`)")] = None
     """Most connections at once."""
 
@@ -63,7 +63,7 @@ class EnrolOptions(Place, Creates):
     """What `ingest enrol` takes."""
 
     who: Annotated[tyro.conf.Positional[str], arg(metavar="VEHICLE", help_behavior_hint="")] = ""
-    """The vehicle's name, as its drives carry it."""
+    """The vehicle's name, as in its drives."""
     scopes: Annotated[tuple[str, ...], arg(metavar="SCOPE", help_behavior_hint="(default: upload and status)")] = ()
     """What its tokens permit."""
 
@@ -82,7 +82,7 @@ class VehiclesOptions(Place):
 
 
 def serve(options: ServeOptions) -> None:
-    """The ingest service until it is stopped; then it finishes what is under way and lands what it acknowledged."""
+    """Run the ingest service until it is stopped; then finish open requests and land what was acknowledged."""
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
@@ -99,13 +99,13 @@ def serve(options: ServeOptions) -> None:
     folder = _folder(options)
     store = ClipStore(options.store)
     with running(store, None, options.port, options.host, folder, limits=limits, access=access, apart=True) as service:
-        text = f"{service.url} takes clips into {options.store} until it is stopped"
+        text = f"{service.url} receives clips into {options.store} until it is stopped"
         announce(options, text, {"url": service.url, "store": options.store})
         stop.wait()
 
 
 def enrol(options: EnrolOptions) -> Outcome:
-    """`ingest enrol`: a vehicle's name in, its one-time code out."""
+    """`ingest enrol`: print a vehicle's one-time code."""
     from drivefoundry.ingest.access.tokens import SCOPES
     from drivefoundry.ingest.access.vehicles import Vehicles
 
@@ -118,7 +118,7 @@ def enrol(options: EnrolOptions) -> Outcome:
 
 
 def revoke(options: RevokeOptions) -> Outcome:
-    """`ingest revoke`: nothing that the vehicle holds is good any more."""
+    """`ingest revoke`: invalidate everything that the vehicle holds."""
     who = _named(options.who, "revoke")
     with closing(_vehicles(options)) as vehicles:
         if options.dry_run:
@@ -128,7 +128,7 @@ def revoke(options: RevokeOptions) -> Outcome:
 
 
 def listed(options: VehiclesOptions) -> Outcome:
-    """`ingest vehicles`: one line a vehicle: name, scopes, bytes sent today, status."""
+    """`ingest vehicles`: one line per vehicle: name, scopes, bytes sent today, status."""
     lines, rows = [], []
     with closing(_vehicles(options)) as vehicles:
         for v in vehicles.all():

@@ -1,6 +1,6 @@
-"""`release ...`: what cars run and who may say so, in a repository of releases.
+"""`release ...`: what cars run and who may decide it, in a repository of releases.
 
-WHERE comes first, then what is asked of it; a word that is no path is the second of them, and WHERE is ./out.
+WHERE comes first, then the other argument; a word that is not a path is the latter, and WHERE is ./out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from drivefoundry.release import Cohort, Keys, Release
 
 SHORT = 12
-"""Letters of a key's id that are shown."""
+"""Length of displayed key ids."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ShowOptions(WhereOptions):
     release: Annotated[
         tyro.conf.Positional[str], arg(metavar="[RELEASE]", help_behavior_hint="(default: the newest)")
     ] = ""
-    """Which release: its id, the beginning of it, or its name."""
+    """Which release: its id, a prefix of it, or its name."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class KeysOptions(WhereOptions):
     """What `release keys` takes."""
 
     keys: Annotated[tuple[Path, ...], arg(metavar="DIR", help_behavior_hint="(default: the run's keys)")] = ()
-    """Where private keys are; once for each offline medium."""
+    """Directory of private keys; once per offline medium."""
     online: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: with the others)")] = None
-    """Where the snapshot and timestamp keys are."""
+    """Directory of the snapshot and timestamp keys."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class RollbackOptions(KeysOptions, Creates):
     """What `release rollback` takes."""
 
     to: Annotated[tyro.conf.Positional[str], arg(metavar="RELEASE", help_behavior_hint="")] = ""
-    """The release to go back to: its id, the beginning of it, or its name."""
+    """The release to go back to: its id, a prefix of it, or its name."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class PublishOptions(CohortOptions):
     name: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: turn-N, or the directory's)")] = ""
     """What people call the release."""
     allow_failed: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Publish although a gate failed; the release says so."""
+    """Publish despite a failed gate; the release records it."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ class RotateOptions(NewOptions):
     role: Annotated[tuple[Literal["root", "targets", "online"], ...], arg(metavar="ROLE", help_behavior_hint="")] = ()
     """Whose keys are replaced; online: snapshot and timestamp."""
     only: Annotated[tuple[str, ...], arg(metavar="KEY", help_behavior_hint="(default: all of the role's)")] = ()
-    """Ids, or their beginnings, of the keys to replace."""
+    """Ids, or prefixes, of the keys to replace."""
 
 
 def listed(options: WhereOptions) -> Outcome:
-    """`release list`: one line a release, and what each cohort runs."""
+    """`release list`: one line per release, and what each cohort runs."""
     from drivefoundry.release import releases, rollouts
     from drivefoundry.runs.repository import to_read
 
@@ -177,7 +177,7 @@ def halt(options: CohortOptions) -> Outcome:
 
 
 def resume(options: CohortOptions) -> Outcome:
-    """`release resume`: on with a halted roll-out."""
+    """`release resume`: continue a halted roll-out."""
     from drivefoundry.release import resume as change
 
     return _changed(options, lambda repo, keys: change(repo, keys, _cohort(repo, options.cohort)))
@@ -220,7 +220,7 @@ def publish(options: PublishOptions) -> Outcome:
 
 
 def renew(options: RenewOptions) -> Outcome:
-    """`release renew`: sign anew what has lived half its life; run it every day."""
+    """`release renew`: renew signatures past half their lifetime; run it daily."""
     from drivefoundry.release import renew as change
 
     with ExitStack() as stack:
@@ -241,10 +241,10 @@ def keys(options: KeysOptions) -> Outcome:
     repo = to_read(options.where)
     found = roles(repo, keys_of(options.where, options.keys, options.online))
     lines = [f"{'role':10} {'version':>7}  {'expires':10}  signatures  keys (* at hand)"]
-    for role, told in found.items():
-        held = " ".join(keyid[:SHORT] + "*" * there for keyid, there in told.keys.items())
-        quorum = f"{told.threshold} of {len(told.keys)}"
-        lines.append(f"{role:10} {told.version:7}  {told.expires:%Y-%m-%d}  {quorum:10}  {held}")
+    for role, signed in found.items():
+        held = " ".join(keyid[:SHORT] + "*" * there for keyid, there in signed.keys.items())
+        quorum = f"{signed.threshold} of {len(signed.keys)}"
+        lines.append(f"{role:10} {signed.version:7}  {signed.expires:%Y-%m-%d}  {quorum:10}  {held}")
     return Outcome(
         "\n".join(lines), {role: {**asdict(t), "expires": t.expires.isoformat()} for role, t in found.items()}
     )
@@ -259,7 +259,7 @@ def rotate(options: RotateOptions) -> Outcome:
     if not options.role:
         raise ValueError("release rotate: give --role root, --role targets or --role online")
     held = keys_of(options.where, options.keys, options.online)
-    every = [keyid for told in roles(to_read(options.where), held).values() for keyid in told.keys]
+    every = [keyid for signed in roles(to_read(options.where), held).values() for keyid in signed.keys]
     only = [_key(every, begins) for begins in options.only]
     if options.dry_run:
         what = f"{len(only)} of the" if only else "all"
@@ -281,7 +281,7 @@ def new(options: NewOptions) -> Outcome:
         raise ValueError("release new: give --keys DIR, once for each offline medium")
     held, quorum = keys_of(options.where, options.keys, options.online), _quorum(options.quorum)
     if options.where.is_file() or (options.where.is_dir() and any(options.where.iterdir())):
-        raise ValueError(f"{options.where}: there is something already; give a new directory")
+        raise ValueError(f"{options.where}: already exists; give a new directory")
     if not options.dry_run:
         create_repository(options.where, held, quorum=quorum)
     root = options.where / "metadata" / "1.root.json"
@@ -290,7 +290,7 @@ def new(options: NewOptions) -> Outcome:
 
 
 def _at(options: KeysOptions, stack: ExitStack) -> tuple[Path, Keys]:
-    """The repository that a verb changes (a stand-in for it with --dry-run), and its keys."""
+    """The repository that a verb changes (a temporary copy with --dry-run), and its keys."""
     from drivefoundry.runs.repository import changing, keys_of, to_read, tried
 
     held = keys_of(options.where, options.keys, options.online)
@@ -300,7 +300,7 @@ def _at(options: KeysOptions, stack: ExitStack) -> tuple[Path, Keys]:
 
 
 def _changed(options: KeysOptions, change: Callable[[Path, Keys], Cohort]) -> Outcome:
-    """Change a roll-out, or try it out; what it is then."""
+    """Change a roll-out, or try the change, and format the result."""
     with ExitStack() as stack:
         repo, held = _at(options, stack)
         made = change(repo, held)
@@ -313,7 +313,7 @@ def _changed(options: KeysOptions, change: Callable[[Path, Keys], Cohort]) -> Ou
 
 
 def _cohort(repo: Path, given: str) -> str:
-    """The cohort that is given, else the only one that has a release, else that of all cars."""
+    """The given cohort, else the only one with a release, else that of all cars."""
     from drivefoundry.release import rollouts
 
     there = [*rollouts(repo)]
@@ -325,7 +325,7 @@ def _cohort(repo: Path, given: str) -> str:
 
 
 def _two(where: Path, second: str) -> tuple[Path, str]:
-    """WHERE and the word after it; WHERE's default where only that word was given."""
+    """WHERE and the second argument; WHERE's default if only the latter was given."""
     usual = WhereOptions().where
     if second or where.exists() or ":" in str(where) or not usual.exists():
         return where, second
@@ -333,7 +333,7 @@ def _two(where: Path, second: str) -> tuple[Path, str]:
 
 
 def _found(repo: Path, which: str) -> Release:
-    """A release by its id, the beginning of it, or its name (the newest of that name); the newest of all for none."""
+    """Find a release by id, prefix of an id, or name (the newest of that name); by default the newest."""
     from drivefoundry.release import releases
 
     every = releases(repo)
@@ -359,7 +359,7 @@ def _place(made: Release, runs: Cohort | None) -> str:
 def _key(every: list[str], begins: str) -> str:
     found = [keyid for keyid in every if keyid.startswith(begins)]
     if len(found) != 1:
-        raise ValueError(f"--only {begins}: {len(found)} keys begin so; `drivefoundry release keys` shows them")
+        raise ValueError(f"--only {begins}: {len(found)} keys match; `drivefoundry release keys` lists them")
     return found[0]
 
 

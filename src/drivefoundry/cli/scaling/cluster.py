@@ -1,4 +1,4 @@
-"""`plan cluster`: a cluster in; what of it does lasting work, what keeps it there and where it breaks, out."""
+"""`plan cluster`: goodput of a simulated cluster, its losses, and where it falls below 90 %."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class ClusterOptions(Creates):
     """What `plan cluster` takes."""
 
     seeds: Annotated[int, arg(metavar="N")] = 4
-    """Simulations behind every figure."""
+    """Simulations per figure."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Gets cluster.html: the same with charts."""
+    """Directory for cluster.html: the same with charts."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
     """Change the cluster: cards, days, card_mtbf_hours, restart_minutes, spares, ..."""
 

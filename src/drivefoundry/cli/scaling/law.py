@@ -23,9 +23,9 @@ class LawOptions(Creates):
     """What `scale fit` takes."""
 
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="RUNS")]
-    """JSON lines, one run each: parameters, tokens, loss, and score (0 .. 1) where it drove."""
+    """JSON lines, one run each: parameters, tokens, loss, and score (0 .. 1) if it drove."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("scale")
-    """Gets law.json and scaling.html."""
+    """Directory for law.json and scaling.html."""
 
 
 def run(options: LawOptions) -> Outcome:

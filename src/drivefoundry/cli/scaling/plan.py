@@ -1,4 +1,4 @@
-"""`plan`: what a training run takes."""
+"""`plan`: cards, time, storage and cost of a training run."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ class PlanOptions(Common):
     """What `plan` takes."""
 
     model: Annotated[str, arg(metavar="SIZE")] = "8B"
-    """A size by name (0.3M ... 72B), or so many parameters: 13B, 3e9."""
+    """A size by name (0.3M ... 72B), or a number of parameters: 13B, 3e9."""
     clips: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: 30e6)")] = None
     """Clips in the training set."""
     days: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: 30)")] = None
-    """Deadline; the number of cards is worked out from it."""
+    """Deadline, from which the number of cards follows."""
     cards: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Number of cards; the days are worked out from it."""
+    """Number of cards, from which the days follow."""
     eflops: Annotated[float | None, arg(metavar="N", help_behavior_hint="")] = None
     """Peak EFLOPS of a cluster: print only its cards, modules and cost."""
     chip: Literal["A800", "H100", "910B", "own"] = "A800"
-    """The card; `own` takes its numbers from --set chip.tflops=... and the like."""
+    """The card; for `own`, set its figures with --set chip.tflops=... and so on."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
     """Change one assumption; the plan lists them all."""
 
 
 def run(options: PlanOptions) -> Outcome:
-    """`plan`: a table of what the run takes."""
+    """`plan`: a table of the run's requirements."""
     given = [f"--{name}" for name in ("days", "cards", "eflops") if getattr(options, name) is not None]
     if len(given) > 1:
         raise ValueError(f"plan: {' and '.join(given)}: give one of them")

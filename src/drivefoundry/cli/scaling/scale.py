@@ -23,11 +23,11 @@ class ScaleOptions(RecipeOptions, Quiet, Creates):
 
 
 def run(options: ScaleOptions) -> Outcome:
-    """`scale run`: all pairs of the grid that are not there yet, then the law, in the run directory."""
+    """`scale run`: train all missing pairs of the grid, then fit the law, in the run directory."""
     recipe = recipe_of(options).validate()
     if options.dry_run:
         pairs = [(size, samples) for size in recipe.scale.sizes for samples in recipe.scale.samples]
-        lines = [f"would train {size} on {samples:,} samples, if it is not there yet" for size, samples in pairs]
+        lines = [f"would train {size} on {samples:,} samples, unless it exists" for size, samples in pairs]
         lines.append(f"would write {options.out / 'runs.jsonl'}, law.json and scaling.html")
         return Outcome("\n".join(lines), {"pairs": pairs})
     from drivefoundry import outputs

@@ -1,4 +1,4 @@
-"""`completion`: a script for the shell in which TAB completes verbs, subcommands, options and their values."""
+"""`completion`: a shell script that makes TAB complete verbs, subcommands, options and their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drivefoundry.cli.options import Common, flags, named, positionals
 from drivefoundry.cli.verbs import PROG, STAGES, VERBS, Outcome, first_words, nouns, subcommands
 
 _VALUES = {"--until": tuple(STAGES), "--recipe": ("default", "tiny")}
-"""Values of options that are no Literal, because they are checked later or may be a file as well."""
+"""Values of options without a Literal type, because they are checked later or may be a file as well."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class CompletionOptions(Common):
 
 
 def run(options: CompletionOptions) -> Outcome:
-    """`completion`: the script, to be read by the shell."""
+    """`completion`: print the script for the shell to load."""
     script = fish() if options.shell == "fish" else bash()
     if options.shell == "zsh":
         script = f"#compdef {PROG}\nautoload -U +X bashcompinit && bashcompinit\n{script}"
@@ -32,7 +32,7 @@ def run(options: CompletionOptions) -> Outcome:
 
 
 def bash() -> str:
-    """A function of the words typed so far, and its registration; where nothing is known files are completed."""
+    """A completion function and its registration; falls back to file names."""
     after_noun = "\n".join(f"    {noun}) words={_quoted(subcommands(noun))} ;;" for noun in nouns())
     per_verb, per_value = [], []
     for name, verb in VERBS.items():
@@ -87,7 +87,7 @@ def _quoted(words: tuple[str, ...] | list[str]) -> str:
 
 
 def fish() -> str:
-    """One `complete` line a verb, subcommand and option."""
+    """One `complete` line per verb, subcommand and option."""
     lines = [f"complete -c {PROG} -n __fish_use_subcommand -a help -d 'show help'"]
     for word in first_words():
         what = VERBS[word].what if word in VERBS else ", ".join(subcommands(word))

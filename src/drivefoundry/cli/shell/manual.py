@@ -1,4 +1,4 @@
-"""Help texts of the command line, made from the table of verbs."""
+"""Help texts of the command line, generated from the table of verbs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from drivefoundry.cli.verbs import GROUPS, PROG, STAGES, VERBS, Verb, subcommand
 EXAMPLES = (
     ("run", "all turns of the default recipe, in ./out"),
     ("run --recipe tiny --out try", "the same loop in 1 to 3 minutes"),
-    ("run --drives my-drive/", "learn from your own road-camera drives"),
+    ("run --drives my-drive/", "train on your own road-camera drives"),
     ("campaign test my.toml out", "where a run's drives would have fired these rules"),
-    ("plan --model 8b --days 30", "what a training run takes, and what it costs"),
+    ("plan --model 8b --days 30", "requirements and cost of a training run"),
     ("judge compare out1 out2", "two runs' last verdicts, scene by scene"),
 )
 
 
 def manual() -> str:
-    """What `--help` prints."""
+    """Text of `--help`."""
     wide = max(map(len, VERBS))
     lines = [f"usage: {PROG} VERB [options]", "", (drivefoundry.__doc__ or "").partition("\n")[0]]
     for group, verbs in GROUPS.items():
@@ -31,12 +31,12 @@ def manual() -> str:
 
 
 def stages_text() -> list[str]:
-    """One line a stage."""
+    """One line per stage."""
     return [f"  {name:8} {what}" for name, what in STAGES.items()]
 
 
 def usage(noun: str) -> str:
-    """What a noun alone prints: its subcommands."""
+    """Text for a noun alone: its subcommands."""
     rows = [(synopsis(v), v.what) for v in VERBS.values() if v.name.split()[0] == noun]
     wide = max(len(s) for s, _ in rows)
     lines = ["usage:", *(f"  {s:{wide}}  {what}" for s, what in rows), ""]

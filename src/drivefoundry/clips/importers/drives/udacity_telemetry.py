@@ -22,7 +22,7 @@ COLUMNS = ("filename", "angle", "torque", "speed")
 """The first column names a picture by its time, ns."""
 PLACE = ("lat", "long")
 WHEELBASE, RATIO = 2.85, 14.8
-"""Lincoln MKZ, m, and wheel angle to road angle, as the set's own vehicle interface has them."""
+"""Lincoln MKZ, m, and wheel angle to road angle, from the data set's vehicle interface."""
 UNDERSTEER = 0.0025
 """s^2/m, in yaw rate = speed * tan(angle) / (WHEELBASE + UNDERSTEER * speed^2); fits HMB_1's GPS course."""
 SMOOTH_S, COURSE_S = 0.5, 2.0
