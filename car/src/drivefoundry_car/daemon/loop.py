@@ -1,4 +1,4 @@
-"""The daemon's loop: boot a release, connect to the vehicle, drive, and again, until it is told to end.
+"""The daemon's loop: boot a release, connect to the vehicle and drive, repeatedly, until it is stopped.
 
 Uploader and updater run beside it, in processes of their own (`supervisor`); the status report says how all are.
 """
@@ -195,7 +195,7 @@ class Daemon:
         for child in self.children:
             child.watch()
         session = self._session
-        if session is not None and session.driven_s < self._reported_s:  # a fault: the count begins anew
+        if session is not None and session.driven_s < self._reported_s:  # after a fault the count restarts
             self._reported_s = 0.0
         if session is not None and session.driven_s - self._reported_s >= HEALTH_S:
             self._reported_s = session.driven_s

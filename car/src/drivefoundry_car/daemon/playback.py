@@ -32,7 +32,7 @@ def hello(drive: str, meta: dict[str, str]) -> Message:
 
 
 class Teller:
-    """Moments as messages: what holds on is told when it changes."""
+    """Moments as messages; latched values are sent when they change."""
 
     def __init__(self) -> None:
         self._told: dict[str, bytes] = {}

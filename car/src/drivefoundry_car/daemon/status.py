@@ -49,7 +49,7 @@ def recording(collector: Collector | None) -> dict[str, Any]:
 
 
 class StatusFile:
-    """Writes the file, at most once in EVERY_S; a disk that does not take it is told once and is no fault."""
+    """Writes the status file at most once per EVERY_S; a full disk is logged once and is not a fault."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self.path, self._clock = path, clock

@@ -20,7 +20,7 @@ LEAVE_S = 5.0
 
 
 class Child:
-    """A Python module in a process of its own. It is told to end by the end of its stdin, which comes with this
+    """A Python module in a separate process. The end of its stdin stops it, which comes with this
     process's death as well."""
 
     def __init__(

@@ -27,19 +27,19 @@ def updater_of(config: Config) -> Updater:
 
 
 def main(path: str) -> int:
-    """Update now and again until the parent is gone; a trouble is told once, and tried again."""
+    """Check for updates periodically until the parent exits; each distinct failure is logged once and retried."""
     config = load(Path(path))
     assert config.update is not None
-    updater, gone, told = updater_of(config), parent_gone(), ""
+    updater, gone, reported = updater_of(config), parent_gone(), ""
     while not gone.is_set():
         try:
             now = updater.update()
             said = f"release {now.release} is installed" if now is not None else "no release for this car"
         except ValueError as error:
             said = str(error)
-        if said != told:
+        if said != reported:
             log.info("%s", said)
-        told = said
+        reported = said
         gone.wait(config.update.every_s)
     return 0
 

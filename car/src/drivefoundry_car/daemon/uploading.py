@@ -30,19 +30,19 @@ def uploader_of(config: Config) -> Uploader:
 
 
 def main(path: str) -> int:
-    """Send until the parent is gone; a trouble is told once, and tried again."""
+    """Upload until the parent exits; each distinct failure is logged once and retried."""
     config = load(Path(path))
     assert config.upload is not None
-    uploader, gone, told = uploader_of(config), parent_gone(), ""
+    uploader, gone, reported = uploader_of(config), parent_gone(), ""
     while not gone.is_set():
         trouble = ""
         try:
             uploader.send_all(until=gone)
         except (ValueError, OSError) as error:
             trouble = str(error)
-        if trouble and trouble != told:
+        if trouble and trouble != reported:
             log.warning("%s", trouble)
-        told = trouble
+        reported = trouble
         gone.wait(config.upload.every_s)
     return 0
 

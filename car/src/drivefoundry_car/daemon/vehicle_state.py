@@ -1,4 +1,4 @@
-"""What the bus has told of the car and its surroundings, as the model's inputs and as moments to record."""
+"""State of the car and its surroundings from the bus, as model inputs and as moments to record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from drivefoundry_car.vehicle.inputs import ego_history, route_features, to_ego,
 HELD_S = 3.0
 """States are kept for so long, s."""
 OLD_S = 0.3
-"""What perception said longer ago than this counts as not told, s."""
+"""Perception older than this is ignored, s."""
 TOPICS = (STATE, ROUTE, OBJECTS, SIGNALS, DRIVER)
 GRID = np.arange(CAR.history_steps * (CAR.history - 1), -1, -1) * round(DT * NS)
 """The model's history at 10 Hz, ns before now, oldest first."""
@@ -50,11 +50,11 @@ class VehicleState:
                 track, kind, size, states, valid = live.objects([data], [ns], np.array([ns / NS]))
                 self._objects = ns, Objects(track, kind, size, states, valid)
             elif topic == SIGNALS:
-                told = json.loads(data)
-                self._signals = np.array(told["id"], np.int64), np.array(told["state"], np.uint8)
+                body = json.loads(data)
+                self._signals = np.array(body["id"], np.int64), np.array(body["state"], np.uint8)
             elif topic == DRIVER:
-                told = json.loads(data)
-                self._flags = {name: None if told[name] is None else bool(told[name]) for name in self._flags}
+                body = json.loads(data)
+                self._flags = {name: None if body[name] is None else bool(body[name]) for name in self._flags}
         except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError, DecodeError):
             self.bad += 1
             return False
