@@ -188,7 +188,7 @@ def test_help_imports_nothing_heavy():
         (["run", "--until", "lable"], "--until lable: no such stage; did you mean 'label'?"),
         (["run", "--until", "report"], "--until report: no such stage"),
         (["run", "--set", "sed=3"], "unknown key 'sed': did you mean 'seed'?"),
-        (["run", "--set", "seed"], "--set seed: key=value wanted"),
+        (["run", "--set", "seed"], "--set seed: must be key=value"),
         (["run", "--recipe", "huge"], "recipe 'huge': known: default, tiny"),
         (["run", "--recipe", "no/such.toml"], "no/such.toml: No such file or directory"),
         (["run", "--drives", "no/such"], "--drives no/such: no such file or directory"),
@@ -275,7 +275,7 @@ def test_scale_fit(capsys, tmp_path):
     assert cli.main(["scale", "fit", str(path), "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "alpha  0.34 (0.34 to 0.34)" in out
-    assert "No score law: 0 runs drove, at least 7 wanted." in out
+    assert "No score law: 0 runs drove, at least 7 are needed." in out
     assert json.loads((tmp_path / "out" / "law.json").read_text())["coefficients"]["beta"][0] == pytest.approx(0.28)
     assert (tmp_path / "out" / "scaling.html").exists()
 

@@ -18,7 +18,7 @@ from drivefoundry.roadmap import make_map
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.world import World
-from drivefoundry.types import FARTHEST, Scene
+from drivefoundry.types import MAX_ABS_POSITION_M, Scene
 from handmade import scenarionet, womd, write
 
 NUMBERS = st.one_of(st.floats(), st.sampled_from([0.0, -1.0, 1e9, 1e308, math.nan, math.inf, -math.inf]), st.integers())
@@ -201,7 +201,7 @@ def test_a_map_in_memory(field, value, data):
     ("field", "new", "says"),
     [
         ("tracks", np.full_like(WHOLE.tracks, np.nan), "Scene.tracks: NaN"),
-        ("tracks", np.full_like(WHOLE.tracks, 2 * FARTHEST), "move the origin"),
+        ("tracks", np.full_like(WHOLE.tracks, 2 * MAX_ABS_POSITION_M), "move the origin"),
         ("valid", np.zeros_like(WHOLE.valid), "Scene.ego: the ego has no state"),
         ("valid", WHOLE.valid[0], r"Scene.valid: \(A, T\) must be bool"),
         ("size", WHOLE.size * 0, "Scene.size"),

@@ -315,7 +315,7 @@ def test_a_tampered_release_is_made_anew(copy, capsys, part, car_is_there):
         (car,) = [a for a in history(copy) if a.kind == "car"][-1:]
         shutil.rmtree(car.path)
     assert cli.main(["run", "--until", "car", "--out", str(copy), *SMALL]) == 0
-    assert f"{release.path}: not as it was made; it is made anew" in capsys.readouterr().out
+    assert f"{release.path}: has changed since it was made; rebuilding it" in capsys.readouterr().out
     with Ledger(copy) as ledger:
         assert ledger.damaged() == []
     *_, remade, car, _ = history(copy)

@@ -42,7 +42,7 @@ def test_values_take_the_type_of_their_field():
         ("loops=2.5", "key 'loops': must be int, got '2.5'"),
         ("train.rate=nan", "key 'train.rate': must be float, got 'nan'"),
         ("train.compile=perhaps", "key 'train.compile': must be bool, got 'perhaps'"),
-        ("loops", "--set loops: key=value wanted"),
+        ("loops", "--set loops: must be key=value"),
     ],
 )
 def test_wrong_settings_name_the_mend(setting, line):

@@ -52,7 +52,7 @@ def main() -> int:
         if name not in GROUPS:
             parser.error(f"no group {name!r}: {', '.join(GROUPS)}")
     results = {name: run(name, GROUPS[name], asked.torch) for name in asked.groups or GROUPS}
-    print("\n".join(f"{name:10} {told}" for name, (_, told) in results.items()))
+    print("\n".join(f"{name:10} {summary}" for name, (_, summary) in results.items()))
     return 0 if all(good for good, _ in results.values()) else 1
 
 
@@ -73,9 +73,9 @@ def run(name: str, group: Group, torch: str) -> tuple[bool, str]:
         for key in counts:
             counts[key] += int(suite.get(key, 0))
     passed = counts["tests"] - counts["skipped"] - counts["failures"] - counts["errors"]
-    told = f"{passed} of {counts['tests']} passed, {counts['skipped']} skipped"
+    summary = f"{passed} of {counts['tests']} passed, {counts['skipped']} skipped"
     seconds = f"{installed - start:.0f} s of install, {time.monotonic() - installed:.0f} s of tests"
-    return code == 0 and passed == counts["tests"] > 0, f"{told} ({seconds})"
+    return code == 0 and passed == counts["tests"] > 0, f"{summary} ({seconds})"
 
 
 def made(folder: Path, group: Group, torch: str) -> bool:

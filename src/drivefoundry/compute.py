@@ -40,7 +40,7 @@ def cores() -> int:
 
 def keep_memory() -> None:
     """Have the C library keep what this process frees, up to a quarter of a gigabyte: work that takes many megabytes
-    and gives them back, over and over, else spends up to half of its time on fetching the same pages anew."""
+    and gives them back, over and over, otherwise it spends up to half of its time on page faults for the same pages."""
     trim_threshold, mmap_threshold = -1, -3  # glibc's names for them
     with suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
@@ -67,7 +67,7 @@ def pmap(
     carry it as a note. RuntimeError if a worker was killed, or cannot start as the main module has no `__main__` guard.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend {backend!r}: one of {', '.join(BACKENDS)} wanted")
+        raise ValueError(f"backend {backend!r}: must be one of {', '.join(BACKENDS)}")
     items = list(items)
     count = max(1, min(workers or cores(), len(items)))
     if not items:

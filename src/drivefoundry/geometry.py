@@ -1,4 +1,5 @@
-"""Oriented boxes and polylines in the plane: numba kernels that other kernels call. Scalars in, scalars out.
+"""Oriented boxes and polylines in the plane: numba kernels that other kernels call. All arguments and results are
+scalars.
 
 Metres, radians, right-handed, x forward and y left; a box is its centre x, y, its yaw, its length (along yaw) and
 width.
@@ -18,7 +19,7 @@ SAME_PLACE = 1.5
 
 @njit(cache=True, nogil=True)
 def wrap(angle):
-    """Any angle in, the same angle in (-pi, pi] out."""
+    """Wrap an angle to (-pi, pi]."""
     return math.atan2(math.sin(angle), math.cos(angle))
 
 

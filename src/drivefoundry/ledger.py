@@ -1,11 +1,11 @@
 """Recipes and parents in, artefacts out: what was made from what, made once, and never seen half-made.
 
 A build is known by its key = hash(kind, content ids of the parents, recipe, code); an artefact by its id = hash(kind,
-names and bytes of its files). A child hangs on the ids of its parents, so a parent that was redone with the same
+names and bytes of its files). A child depends on the ids of its parents, so a parent that was rebuilt with the same
 content leaves its children as they are (early cutoff: Mokhov et al., "Build Systems a la Carte", ICFP 2018).
 
 Bytes are verified where they matter. Each artefact has a stamp (size, times and inode of its files): while it holds,
-the artefact counts as whole; once it does not, every byte is hashed again, and a damaged artefact is made anew. Before
+the artefact counts as intact; once it does not, every byte is hashed again, and a damaged artefact is rebuilt. Before
 a child is built, each parent is hashed once per process, whatever its stamp says, unless this process made it.
 
 Under the root:  artefacts/<kind>-<id12>/   finished artefacts, nothing else is ever there
@@ -77,7 +77,7 @@ class Ledger:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         if self.root.exists() and not self.root.is_dir():
-            raise ValueError(f"{self.root}: is a file; a run directory is wanted (--out)")
+            raise ValueError(f"{self.root}: is a file; give a run directory (--out)")
         known = {"artefacts", "work", "ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "scenes", "run.json",
                  "progress.json", "engine", "releases"}  # fmt: skip
         if self.root.is_dir() and not (self.root / "ledger.db").exists():
@@ -146,7 +146,7 @@ class Ledger:
         belong there.
         Raises whatever build raises (then only `dir` is left, invisible), OSError(ENOSPC) if the disk is full, and
         ValueError if another process is building in the same root, if a parent's bytes are no longer those that were
-        made (the next run makes it anew), and if ledger.db itself is damaged.
+        made (the next run rebuilds it), and if ledger.db itself is damaged.
         """
         assert kind.isidentifier(), f"kind {kind!r}: a plain word"
         assert not self._reading, "a record that is opened for reading makes nothing"
@@ -279,7 +279,7 @@ class Ledger:
                 now = disk.stamp(found.path, files)
                 if now == stamp or self._is_whole(found, now):
                     return found
-            progress.say(f"{found.path}: not as it was made; it is made anew")
+            progress.say(f"{found.path}: has changed since it was made; rebuilding it")
         elif work.is_dir() and disk.content(found.kind, work) == found.id:
             os.replace(work, found.path)
             return found
@@ -291,7 +291,7 @@ class Ledger:
         stamp = disk.stamp(parent.path, disk.files(parent.path))
         if self._verified.get(parent.id) != stamp and not self._is_whole(parent, stamp):
             self._forget(parent)
-            raise ValueError(f"{parent.path}: was damaged after it was made; run again: it is made anew")
+            raise ValueError(f"{parent.path}: was damaged after it was made; run again to rebuild it")
 
     def _is_whole(self, artefact: Artefact, stamp: str) -> bool:
         """Whether an artefact's bytes are those of its id. Its stamp, taken before the bytes are read, is kept then."""
@@ -308,7 +308,7 @@ class Ledger:
         self._sql("DELETE FROM builds WHERE id = ?", (artefact.id,))
 
     def _publish(self, row: dict[str, Any], work: Path) -> None:
-        """Record, then rename. A kill between the two leaves a row without files: not there yet, mended by `_known`."""
+        """Record, then rename. A crash between the two leaves a row without files, which `_known` repairs."""
         for scrap in [*work.rglob(".*"), *work.rglob("*.tmp")]:
             if scrap.is_dir():
                 shutil.rmtree(scrap)

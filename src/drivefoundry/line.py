@@ -1,6 +1,6 @@
 """The loop itself, top to bottom: cars record, clips come home, a model is trained, judged, signed, driven, and again.
 
-Every step is one entry of the ledger: a second run does only what is not there yet or hangs on something that changed.
+Every step is one entry of the ledger: a second run builds only what is missing or depends on something that changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from drivefoundry.runs import links
 from drivefoundry.runs.asked import Asked, remember
 from drivefoundry.runs.inventory import PROGRESS
 from drivefoundry.stages.context import RunContext, StopAfterStage
-from drivefoundry.tracking import wanted as wanted_tracker
+from drivefoundry.tracking import requested as requested_tracker
 
 if TYPE_CHECKING:
     from drivefoundry.stages.record import Source
@@ -120,7 +120,7 @@ def run(
     if drives and until not in (None, *CAMERA_STAGES):
         raise ValueError(f"{until}: camera drives have no scene truth to drive in; they go {', '.join(CAMERA_STAGES)}")
     asked = Asked(recipe, drives, scenes)
-    wanted_tracker(track)
+    requested_tracker(track)
     source = _source(asked)
     if not drives and until not in BEFORE_RL:
         recipe.reinforceable()

@@ -102,7 +102,7 @@ def folder(out: Path, last: str) -> Iterator[Path]:
 def check_folder(out: Path) -> None:
     """ValueError where `folder` would not write: what lies there was not, or not so, written by an earlier run."""
     place = Path(out).resolve()
-    require(place.is_dir() or not place.exists(), f"{out}: is a file; a folder is wanted")
+    require(place.is_dir() or not place.exists(), f"{out}: is a file; give a folder")
     if place.is_dir():
         ours = _unchanged(place)
         for name in sorted(os.listdir(place)):
@@ -139,7 +139,7 @@ def among(out: Path, names: Iterable[str], last: str) -> Iterator[Path]:
 def check_among(out: Path, names: Iterable[str]) -> None:
     """ValueError where `among` would not write: one of the names is taken by what we did not write."""
     place = Path(out).resolve()
-    require(place.is_dir() or not place.exists(), f"{out}: is a file; a folder is wanted")
+    require(place.is_dir() or not place.exists(), f"{out}: is a file; give a folder")
     ours = _unchanged(place) if place.is_dir() else set()
     for name in names:
         free = name in ours or not os.path.lexists(place / name)

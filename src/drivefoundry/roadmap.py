@@ -27,7 +27,7 @@ _PER_LANE: dict[str, tuple[type, float]] = {
 }
 _TABLES = {"stop_lines": 4, "signal_heads": 4, "buildings": 6}
 _DECIMALS = 4
-"""Coordinates are kept to 0.1 mm, so that the id does not hang on the last bits of a sum."""
+"""Coordinates are kept to 0.1 mm, so that the id does not depend on the last bits of a sum."""
 
 
 def make_map(**arrays: Any) -> RoadMap:

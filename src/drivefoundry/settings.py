@@ -58,7 +58,7 @@ def with_settings(recipe: R, settings: Iterable[str]) -> R:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise ValueError(f"--set {setting}: key=value wanted")
+            raise ValueError(f"--set {setting}: must be key=value")
         recipe = _put(recipe, key.strip().split("."), text.strip(), key.strip(), is_text=True)
     return recipe
 

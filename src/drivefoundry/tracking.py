@@ -2,7 +2,7 @@
 
 Where: `mlflow` (what MLFLOW_TRACKING_URI names, else MLflow's own default), `mlflow:URI`, or `tensorboard:DIR`. A run
 is known by an id that lies in the training's directory as long as it trains, so the next life of a killed training goes
-on with the same run; what that run holds is asked of the tracker, and no step is told to it twice.
+on with the same run; the tracker is asked which steps that run has, and no step is reported twice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Run(Protocol):
         ...
 
 
-def wanted(where: str) -> str:
+def requested(where: str) -> str:
     """Itself, or ValueError where no tracker of that name is there; nothing is opened."""
     kind, _, place = where.partition(":")
     require(not where or kind in KINDS, f"--track {where}: no such tracker; give mlflow, mlflow:URI or tensorboard:DIR")
@@ -54,7 +54,7 @@ class Track:
     """Where a stage's metrics go besides, under which name, and what they were made with."""
 
     where: str = ""
-    """As in `wanted`; empty: nowhere."""
+    """As in `requested`; empty: nowhere."""
     name: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ class Track:
 
 
 def _opened(where: str, name: str, id: str, settings: Mapping[str, Any]) -> Run:
-    kind, _, place = wanted(where).partition(":")
+    kind, _, place = requested(where).partition(":")
     return Mlflow(place or None, name, id, settings) if kind == "mlflow" else TensorBoard(Path(place), name, id)
 
 

@@ -2,7 +2,7 @@
 
 Units are SI, angles radians, frames right-handed with x forward and y left (the map frame: x east, y north).
 Axis letters in shapes: S scenes, A agents, T time steps, L lanes, P points, N samples, K plan points.
-Every type has `validate()`, which raises ValueError naming the field and the mend.
+Every type has `validate()`, which raises ValueError naming the field and the fix.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ PLAN_DT, PLAN_POINTS = embodiment.PLAN_DT, embodiment.PLAN_POINTS
 """Grid of every plan: s between its points, and their number."""
 
 AGENT_CAR, AGENT_TRUCK, AGENT_PEDESTRIAN, AGENT_CYCLIST = 0, 1, 2, 3
-THINGS = 16
+MAX_KIND_CODE = 16
 """Codes from the agents' up to here are static things."""
 SIGNAL_OFF, SIGNAL_GREEN, SIGNAL_YELLOW, SIGNAL_RED = 0, 1, 2, 3
 COMMAND_STRAIGHT, COMMAND_LEFT, COMMAND_RIGHT = inputs.STRAIGHT, inputs.LEFT, inputs.RIGHT
 LINE_WHITE, LINE_WHITE_DASHED, LINE_YELLOW, LINE_EDGE = 0, 1, 2, 3
 PX, PY, PYAW, PSPEED = 0, 1, 2, 3
 """Columns of a track or ego state: x m, y m, yaw rad, speed m/s."""
-FARTHEST = 1e5
+MAX_ABS_POSITION_M = 1e5
 """Positions lie within this distance of the origin, m: tracks are float32, which there still tells centimetres."""
-FASTEST = 150.0
+MAX_SPEED_MPS = 150.0
 """No road user is faster, m/s."""
 
 
@@ -106,9 +106,10 @@ class RoadMap:
             _require_parts("road_edges", self.road_edges)
         _require_lengths(self.lanes)
         wide, fast = np.asarray(self.lane_width), np.asarray(self.lane_speed)
-        require(bool(((wide > 0) & (wide < 100)).all()), "RoadMap.lane_width: metres above 0 wanted")
+        require(bool(((wide > 0) & (wide < 100)).all()), "RoadMap.lane_width: must be > 0 m")
         require(
-            bool(((fast > 0) & (fast < FASTEST)).all()), f"RoadMap.lane_speed: m/s above 0, below {FASTEST}, wanted"
+            bool(((fast > 0) & (fast < MAX_SPEED_MPS)).all()),
+            f"RoadMap.lane_speed: must be 0 to {MAX_SPEED_MPS} m/s",
         )
         for name, most, what in (
             ("lane_next", n, "lanes"), ("lane_left", n, "lanes"), ("lane_right", n, "lanes"),
@@ -124,21 +125,22 @@ class RoadMap:
         )
         for name, columns in (("stop_lines", 4), ("signal_heads", 4), ("buildings", 6)):
             value = getattr(self, name)
-            require(value.shape[1:] == (columns,), f"RoadMap.{name}: {columns} columns wanted, got {value.shape}")
-            require(bool((np.abs(value) < FARTHEST).all()), f"RoadMap.{name}: must be finite and near the origin")
+            require(value.shape[1:] == (columns,), f"RoadMap.{name}: must have {columns} columns, got {value.shape}")
+            require(bool((np.abs(value) < MAX_ABS_POSITION_M).all()), f"RoadMap.{name}: must be near the origin")
         return self
 
 
 def _require_parts(name: str, parts: Ragged) -> None:
-    """Offsets that cover the points, and points that are numbers within FARTHEST."""
+    """Offsets that cover the points, and points that are numbers within MAX_ABS_POSITION_M."""
     at = np.asarray(parts.offsets)
     whole = at.ndim == 1 and len(at) > 0 and at[0] == 0 and at[-1] == len(parts.points)
     require(whole and bool((np.diff(at) >= 0).all()), f"RoadMap.{name}: offsets must rise from 0 to the points' number")
     flat = parts.points.ndim == 2 and (name == "lane_next" or parts.points.shape[1] >= 2)
-    require(flat, f"RoadMap.{name}: points (P, 2) wanted, got {parts.points.shape}")
-    near = bool((np.abs(parts.points) < FARTHEST).all())
+    require(flat, f"RoadMap.{name}: must be points (P, 2), got {parts.points.shape}")
+    near = bool((np.abs(parts.points) < MAX_ABS_POSITION_M).all())
     require(
-        near, f"RoadMap.{name}: points must be finite and within {FARTHEST:.0f} m; move the origin near the recording"
+        near,
+        f"RoadMap.{name}: must be within {MAX_ABS_POSITION_M:.0f} m; move the origin near the recording",
     )
 
 
@@ -184,7 +186,7 @@ class Scene:
     meta: dict[str, str] = field(default_factory=dict)
 
     def validate(self) -> Scene:
-        require(bool(self.id), "Scene.id: a name wanted")
+        require(bool(self.id), "Scene.id: must not be empty")
         flat = self.valid.ndim == 2 and self.valid.dtype == bool
         require(flat, f"Scene.valid: (A, T) must be bool, got {self.valid.shape} {self.valid.dtype}")
         a, t = self.valid.shape
@@ -192,42 +194,52 @@ class Scene:
             self.tracks.shape == (a, t, 4),
             f"Scene.tracks: shape {self.tracks.shape} does not fit valid {self.valid.shape}",
         )
-        require(self.size.shape == (a, 3), f"Scene.size: shape (A, 3) wanted, got {self.size.shape}")
-        known = np.shape(self.kind) == (a,) and bool(np.isin(self.kind, range(THINGS)).all())
-        require(known, "Scene.kind: one AGENT_* code an agent wanted")
+        require(self.size.shape == (a, 3), f"Scene.size: must have shape (A, 3), got {self.size.shape}")
+        known = np.shape(self.kind) == (a,) and bool(np.isin(self.kind, range(MAX_KIND_CODE)).all())
+        require(known, "Scene.kind: must be one AGENT_* code per agent")
         require(0 <= self.ego < a, f"Scene.ego: index {self.ego} is not among {a} agents")
         require(5 <= self.start < t, f"Scene.start: step {self.start} must leave 5 steps of history and lie before {t}")
         require(bool(self.valid[self.ego, self.start]), "Scene.ego: the ego has no state at the start step")
         require(
             bool(np.isfinite(self.tracks).all()), "Scene.tracks: NaN or infinite value; mark such steps invalid instead"
         )
-        near = bool((np.abs(self.tracks[..., :2]) < FARTHEST).all())
-        require(near, f"Scene.tracks: positions within {FARTHEST:.0f} m wanted; move the origin near the recording")
-        slow = bool((np.abs(self.tracks[..., PSPEED]) < FASTEST).all())
-        require(slow, f"Scene.tracks: speeds below {FASTEST} m/s wanted; mark such steps invalid instead")
+        near = bool((np.abs(self.tracks[..., :2]) < MAX_ABS_POSITION_M).all())
+        require(
+            near,
+            f"Scene.tracks: must be within {MAX_ABS_POSITION_M:.0f} m; move the origin near the recording",
+        )
+        slow = bool((np.abs(self.tracks[..., PSPEED]) < MAX_SPEED_MPS).all())
+        require(slow, f"Scene.tracks: speeds must be below {MAX_SPEED_MPS} m/s; mark such steps invalid instead")
         require(bool((self.size > 0).all()), "Scene.size: every length, width and height must be positive")
-        require(bool((self.size < 100).all()), "Scene.size: metres wanted, below 100")
+        require(bool((self.size < 100).all()), "Scene.size: must be in metres, below 100")
         self._require_route()
         require(
             self.signals.ndim == 2 and self.signals.shape[1] == t,
-            f"Scene.signals: shape {self.signals.shape} where tracks have {t} steps; (G, T) wanted",
+            f"Scene.signals: shape {self.signals.shape} where tracks have {t} steps; must be (G, T)",
         )
         known = len(self.signals) in (0, len(self.map.stop_lines))
         require(known, f"Scene.signals: {len(self.signals)} where the map has {len(self.map.stop_lines)} stop lines")
-        require(bool(np.isin(self.signals, range(SIGNAL_RED + 1)).all()), "Scene.signals: SIGNAL_* states wanted")
+        require(bool(np.isin(self.signals, range(SIGNAL_RED + 1)).all()), "Scene.signals: must be SIGNAL_* states")
         self.map.validate()
         return self
 
     def _require_route(self) -> None:
         route, limit = np.asarray(self.route), np.asarray(self.route_speed)
         flat = route.ndim == 2 and len(route) >= 2 and route.shape[1] == 2
-        require(flat, "Scene.route: at least two (x, y) points wanted")
-        require(bool((np.abs(route) < FARTHEST).all()), f"Scene.route: must be finite and within {FARTHEST:.0f} m")
+        require(flat, "Scene.route: needs at least two (x, y) points")
+        require(
+            bool((np.abs(route) < MAX_ABS_POSITION_M).all()),
+            f"Scene.route: must be within {MAX_ABS_POSITION_M:.0f} m",
+        )
         long = float(np.hypot(*np.diff(route, axis=0).T).sum())
-        require(0.0 < long < FARTHEST, f"Scene.route: {long:.0f} m long; a way to drive wanted, below {FARTHEST:.0f} m")
+        require(
+            0.0 < long < MAX_ABS_POSITION_M,
+            f"Scene.route: length must be > 0, got {long:.0f} m",
+        )
         require(limit.shape == (len(route),), "Scene.route_speed: one entry a route point")
         require(
-            bool(((limit > 0) & (limit < FASTEST)).all()), f"Scene.route_speed: m/s above 0, below {FASTEST}, wanted"
+            bool(((limit > 0) & (limit < MAX_SPEED_MPS)).all()),
+            f"Scene.route_speed: must be 0 to {MAX_SPEED_MPS} m/s",
         )
 
 
@@ -381,7 +393,8 @@ class Verdict:
     versions: dict[str, str] = field(default_factory=dict)
     """Metric -> the version of the benchmark that it follows."""
     comparisons: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    """Other policy -> metric -> the candidate against it (fields of `judge.stats.Comparison`); no gate hangs on it."""
+    """Other policy -> metric -> the candidate against it (fields of `judge.stats.Comparison`); no gate depends on
+    it."""
 
     @property
     def passed(self) -> bool:

@@ -48,7 +48,7 @@ def test_bad_and_double_clips_go_and_say_why(landed):
     assert set(c.kept) == {*ids[1:8], ids[8]}
     assert c.dropped == {
         ids[0]: f"near-duplicate of {ids[8]}",
-        ids[9]: "too short: 2.9 s, 6 s wanted",
+        ids[9]: "too short: 2.9 s, at least 6 s are needed",
         ids[10]: "video is missing",
     }
     assert set(c.split) == set(c.kept)

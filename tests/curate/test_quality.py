@@ -36,7 +36,7 @@ def test_a_good_clip_has_no_fault(drive):
 
 
 def test_short(drive):
-    assert motion_fault(cut(drive, 0, 3.0)) == "too short: 2.9 s, 6 s wanted"
+    assert motion_fault(cut(drive, 0, 3.0)) == "too short: 2.9 s, at least 6 s are needed"
     assert motion_fault(cut(drive, 0, 3.0), min_seconds=2.0) is None
 
 

@@ -82,14 +82,14 @@ def test_refusals_name_the_file_and_what_is_wrong(tmp_path):
         ({"attention_bias": True}, "attention_bias is True"),
         ({"hidden_size": None}, "no hidden_size"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type 'yarn'"),
-        ({"intermediate_size": 96}, r"gate_proj\.weight has shape \(64, 48\), wanted \(96, 48\)"),
+        ({"intermediate_size": 96}, r"gate_proj\.weight has shape \(64, 48\), must be \(96, 48\)"),
         ({"num_hidden_layers": 3}, r"no tensor model\.layers\.2"),
     ):
         (hf / "config.json").write_text(json.dumps(told | change))
         with pytest.raises(ValueError, match=message):
             load_backbone(hf)
     (hf / "config.json").write_text(json.dumps(told | {"vocab_size": 299}))
-    with pytest.raises(ValueError, match=r"embed_tokens\.weight has shape \(304, 48\), wanted \(299, 48\)"):
+    with pytest.raises(ValueError, match=r"embed_tokens\.weight has shape \(304, 48\), must be \(299, 48\)"):
         load_backbone(hf)
     (hf / "config.json").write_text(json.dumps(told))
     weights, tensors = hf / "model.safetensors", read_tensors(hf / "model.safetensors")

@@ -136,11 +136,11 @@ def test_config_round_trip_and_refusals():
     assert ModelConfig.from_json(TINY.to_json()) == TINY
     assert ModelConfig.from_json(scaled.to_json()) == scaled
     for change, message in (
-        ({"vision": "cnn"}, "ModelConfig.vision: 'patch' or 'vit' wanted"),
+        ({"vision": "cnn"}, "ModelConfig.vision: must be 'patch' or 'vit'"),
         ({"vision": "vit"}, "a tower wants vit_layers"),
-        ({"action": "words"}, "ModelConfig.action: 'codes' or 'flow' wanted"),
-        ({"frames": 1}, "ModelConfig.frames: two or more"),
-        ({"cameras": 0}, "ModelConfig.cameras: one or more"),
+        ({"action": "words"}, "ModelConfig.action: must be 'codes' or 'flow'"),
+        ({"frames": 1}, "ModelConfig.frames: must be >= 2"),
+        ({"cameras": 0}, "ModelConfig.cameras: must be >= 1"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(TINY, **change).validate()

@@ -80,7 +80,7 @@ def test_what_cannot_be_exported_is_refused(student, tmp_path):
         ("dim", {"dim": 40}),
         ("head_dim", {"head_dim": 8}),
         ("positions", {"image": (512, 512)}),
-        ("tied: the engine runs True alone, got False", {"tied": False}),
+        ("tied: the engine only runs True, got False", {"tied": False}),
         ("action", {"action": "flow"}),
         ("rope_scaling", {"rope_scaling": (8.0, 1.0, 4.0, 8192)}),
     ],

@@ -239,8 +239,8 @@ def test_the_next_stop_line_and_its_light_are_told(light):
         (lambda: Driving(scenes(), "fast"), "traffic 'fast'"),
         (lambda: Driving(scenes(), action="pedals"), "action 'pedals'"),
         (lambda: Driving(scenes(), seconds=0.1), "seconds 0.1"),
-        (lambda: Driving([situation(straight(-60.0, EAST, 0.0, 8.0, START + 4))]), "too few, 5 wanted"),
-        (lambda: Driving(scenes()).step(np.zeros((4, 3))), r"\(4, 2\) wanted"),
+        (lambda: Driving([situation(straight(-60.0, EAST, 0.0, 8.0, START + 4))]), "too few, 5 are needed"),
+        (lambda: Driving(scenes()).step(np.zeros((4, 3))), r"must have shape \(4, 2\)"),
         (lambda: Driving(scenes()).step(np.full((4, 2), np.nan)), "NaN"),
     ],
 )

@@ -123,7 +123,7 @@ def situations(
     require(map.id == net.map.id, f"situations: the log is of {log.place} (map {net.map.id}), given map {map.id}")
     steps, stride = round(seconds / DT), max(1, round((every or seconds) / DT))
     require(
-        steps > START + 1, f"situations: windows of {seconds} s are too short, at least {(START + 2) * DT} s wanted"
+        steps > START + 1, f"situations: windows of {seconds} s are too short, at least {(START + 2) * DT} s are needed"
     )
     wanted = list(range(len(log.fleet))) if cars is None else cars
     routes = {car: car_route(log, net, car) for car in wanted}

@@ -1,1 +1,1 @@
-"""Plans and rollouts in, scores with intervals and verdicts out."""
+"""Scores of plans and rollouts, with intervals, and verdicts."""

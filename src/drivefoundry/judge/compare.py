@@ -38,7 +38,7 @@ def shared_scenes(a: Verdict, b: Verdict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare_verdicts(a: Verdict, b: Verdict, metrics: Sequence[str] = tuple(MARGINS)) -> list[Row]:
-    """Verdicts in, the second's scores against the first's on shared scenes out: the candidates, then every policy that
+    """Compare the second verdict's scores with the first's on shared scenes: the candidates, then every policy that
     both know. Policies whose metric is missing or not finite are left out."""
     at_a, at_b = shared_scenes(a, b)
     pairs = [(a.candidate, b.candidate)] + [(p, p) for p in a.scores if p in b.scores and p != a.candidate]

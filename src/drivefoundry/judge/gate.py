@@ -65,8 +65,8 @@ def judge(
     gates: tuple[Gate, ...] = DEFAULT_GATES,
     content: Sequence[str] = (),
 ) -> Verdict:
-    """Candidate's name, scene ids, scores (policy -> metric -> (S,)) and, where known, hashes of the scenes
-    (`scene_content`) in, Verdict out.
+    """Judge a candidate by scene ids, scores (policy -> metric -> (S,)) and, if known, hashes of the scenes
+    (`scene_content`).
 
     All policies must have been scored on the same scenes in the same order. Metrics that hold infinite values (times of
     events that never came) get no summary. ValueError where a gate names a policy or metric that was not scored.

@@ -17,14 +17,14 @@ BLOCK = 20
 
 
 def constant_velocity_plan(ego: np.ndarray) -> np.ndarray:
-    """Ego history (N, 4, 3) of speed, yaw rate, valid in, straight plan (N, 8, 3) at the present speed out."""
+    """Straight plans (N, 8, 3) at the present speed, from ego history (N, 4, 3) of speed, yaw rate, valid."""
     plan = np.zeros((len(ego), PLAN_POINTS, 3))
     plan[..., 0] = ego[:, -1, 0, None].astype(np.float64) * TIMES
     return plan
 
 
 def constant_yaw_rate_plan(ego: np.ndarray) -> np.ndarray:
-    """Ego history (N, 4, 3) of speed, yaw rate, valid in, the arc (N, 8, 3) at the present speed and yaw rate out."""
+    """Arcs (N, 8, 3) at the present speed and yaw rate, from ego history (N, 4, 3) of speed, yaw rate, valid."""
     speed, rate = ego[:, -1, 0, None].astype(np.float64), ego[:, -1, 1, None].astype(np.float64)
     turn = rate * TIMES
     plan = np.zeros((len(ego), PLAN_POINTS, 3))
@@ -36,14 +36,14 @@ def constant_yaw_rate_plan(ego: np.ndarray) -> np.ndarray:
 
 
 def open_loop_errors(plans: np.ndarray, future: np.ndarray) -> dict[str, np.ndarray]:
-    """Plans and logged futures (N, 8, 3) x, y, yaw in the ego frame in, errors (N,) by name out.
+    """Errors (N,) by name of plans against logged futures (N, 8, 3), x, y, yaw in the ego frame.
 
     ade_1s .. ade_4s: mean distance over the points up to then, m; fde_1s .. fde_4s: distance at that point, m;
     yaw_rate: mean absolute error of the yaw rate over the plan, rad/s. ValueError on shapes or numbers that do not fit.
     """
     require(
         plans.shape == future.shape and plans.shape[1:] == (PLAN_POINTS, 3),
-        f"plans and future: shape (N, {PLAN_POINTS}, 3) wanted of both, got {plans.shape} and {future.shape}",
+        f"plans and future: must both have shape (N, {PLAN_POINTS}, 3), got {plans.shape} and {future.shape}",
     )
     require(bool(np.isfinite(plans).all()), "plans: NaN or infinite point; the planner must give numbers")
     off = np.hypot(plans[..., 0] - future[..., 0], plans[..., 1] - future[..., 1]).astype(np.float64)

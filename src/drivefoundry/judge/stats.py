@@ -54,7 +54,7 @@ def _bootstrap(values: np.ndarray, weights: np.ndarray, confidence: float, seed:
 
 def _checked(values: np.ndarray, name: str) -> np.ndarray:
     values = np.asarray(values, np.float64)
-    require(values.ndim == 1 and len(values) > 0, f"{name}: one value a scene wanted, got shape {values.shape}")
+    require(values.ndim == 1 and len(values) > 0, f"{name}: must be one value per scene, got shape {values.shape}")
     require(bool(np.isfinite(values).all()), f"{name}: NaN or infinite value; leave such metrics out of the mean")
     return values
 
@@ -71,7 +71,7 @@ def ratio_interval(
     """Counts and amounts (S,), such as events and kilometres of each car, in; sum over sum and its interval out."""
     counts, amounts = _checked(counts, "counts"), _checked(amounts, "amounts")
     require(counts.shape == amounts.shape, f"counts and amounts: got {len(counts)} and {len(amounts)} values")
-    require(bool((amounts >= 0).all()) and amounts.sum() > 0, "amounts: all 0 or more, and some above 0, wanted")
+    require(bool((amounts >= 0).all()) and amounts.sum() > 0, "amounts: must be >= 0, and some > 0")
     weights = np.maximum(amounts, 1e-12)
     return _bootstrap(counts / weights, weights, confidence, seed)
 
@@ -81,7 +81,7 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Values of two policies on the same scenes (S,) each in; mean of a - b and its interval out."""
     a, b = _checked(a, "a"), _checked(b, "b")
-    require(a.shape == b.shape, f"a and b: the same scenes wanted, got {len(a)} and {len(b)} values")
+    require(a.shape == b.shape, f"a and b: must have the same scenes, got {len(a)} and {len(b)} values")
     return mean_interval(a - b, confidence, seed)
 
 
@@ -108,14 +108,16 @@ class Comparison:
 
 
 def compare_paired(ours: np.ndarray, theirs: np.ndarray, margin: float, seed: int = 0) -> Comparison:
-    """Values of two policies on the same scenes (S,) each and the margin that is still acceptable in, Comparison out.
+    """Compare two policies' values (S,) on the same scenes, with an acceptable margin.
 
     One-sided bootstrap tests: p is the share of resampled mean differences at or below 0, or -margin, where none can
     be below 1 / (resamples + 1). The same level of 5 % serves both; non-inferior is what Schuirmann (1987) tests.
     ValueError on a negative margin or where the scenes do not fit.
     """
     ours, theirs = _checked(ours, "ours"), _checked(theirs, "theirs")
-    require(ours.shape == theirs.shape, f"ours and theirs: the same scenes wanted, got {len(ours)} and {len(theirs)}")
+    require(
+        ours.shape == theirs.shape, f"ours and theirs: must have the same scenes, got {len(ours)} and {len(theirs)}"
+    )
     require(margin >= 0.0, f"margin: {margin} is negative; give how much worse is still acceptable")
     means = _resampled(ours - theirs, np.ones(len(ours)), seed)
     low, high = np.quantile(means, [0.025, 0.975])
@@ -134,7 +136,7 @@ def block_interval(
     For values that follow each other in time and are alike for it: their own bootstrap would be far too sure.
     """
     values, block = _checked(values, "values"), np.asarray(block)
-    require(block.shape == values.shape, f"block: one label a value wanted, got {block.shape} for {values.shape}")
+    require(block.shape == values.shape, f"block: must be one label per value, got {block.shape} for {values.shape}")
     _, inverse, counts = np.unique(block, return_inverse=True, return_counts=True)
     sums = np.bincount(inverse, values)
     return _bootstrap(sums / counts, counts.astype(np.float64), confidence, seed)

@@ -48,7 +48,7 @@ def episodes_of(
     2 Hz grid is laid on their times. Steps are counted for time, so a decision whose history or label crosses steps
     that are not on the 10 Hz clock is left out.
     """
-    require(1 <= phases <= STRIDE, f"phases: 1 to {STRIDE} wanted, got {phases}")
+    require(1 <= phases <= STRIDE, f"phases: must be 1 to {STRIDE}, got {phases}")
     corrected, points = _corrections(drive)
     steps = _steps(len(drive.t), corrected, phases)
     use = np.searchsorted(corrected, steps)
@@ -217,7 +217,7 @@ def save_shard(folder: Path | str, episodes: Episodes) -> None:
 
 
 def load_shard(folder: Path | str, *, mapped: bool = True) -> Episodes:
-    """Folder of `save_shard` in, Episodes out; frames stay on disk (mapped) unless told otherwise. ValueError if
+    """Read a folder of `save_shard`; frames stay on disk (mapped) by default. ValueError if
     damaged."""
     folder = Path(folder)
     try:

@@ -41,7 +41,7 @@ class FieldOfView:
 
     @staticmethod
     def of(width: int, intrinsics: tuple[float, ...], mount: tuple[float, ...]) -> FieldOfView:
-        """Width px, intrinsics fx, fy, cx, cy and mount x, y, z, pitch of a log's Video in, FieldOfView out."""
+        """FieldOfView of a log's Video: width px, intrinsics fx, fy, cx, cy and mount x, y, z, pitch."""
         fx, fy, _, cy = intrinsics
         return FieldOfView(mount[0], mount[2], float(np.arctan(width / 2 / fx)), float(np.arctan(cy / fy)) - mount[3])
 

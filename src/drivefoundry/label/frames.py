@@ -15,7 +15,7 @@ from drivefoundry_car.log import Video, decode_video
 HORIZON = 28 / 64
 """Height of the horizon in the model's picture, share from the top (the embedded rig: cy = 28 of 64 rows)."""
 OLDEST_S = 0.1
-"""A decision sees the last frame taken before it, if that is no older: one period of a 10 Hz camera."""
+"""A decision sees the last frame taken before it, if it is at most this old, s: one period of a 10 Hz camera."""
 EDGE_S = 1e-3
 """What clocks of camera and car may differ by, and rounding, s."""
 

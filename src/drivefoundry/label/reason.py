@@ -39,7 +39,7 @@ def plan_speeds(future: np.ndarray) -> np.ndarray:
 
 
 def manoeuvres(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Plans (N, 8, 3) and speed now (N,) in, index into MANOEUVRES (N,) out.
+    """Index (N,) into MANOEUVRES of plans (N, 8, 3) at present speeds (N,).
 
     stand: no faster than 0.5 m/s and under 1 m in 4 s; start: from standing; stop: standing at the end; else by the
     mean acceleration over 2 s: brake < -1.2, slow < -0.4, accelerate > 0.4 m/s^2, keep between.
@@ -59,7 +59,7 @@ def manoeuvres(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
 
 
 def reasons(drive: Drive, scene: Scene | None, steps: np.ndarray, future: np.ndarray) -> list[str]:
-    """Drive, its Scene if known, decision steps (N,) and labels (N, 8, 3) in, N lines out."""
+    """N lines of reasoning for decision steps (N,) and labels (N, 8, 3) of a drive and its Scene, if known."""
     steps = np.asarray(steps, int)
     speed = drive.ego[steps, 3]
     moves = [MANOEUVRES[m] for m in manoeuvres(future, speed)]

@@ -1,4 +1,4 @@
-"""Drive and its map in, Scenes for simulation out.
+"""Scenes for simulation from a Drive and its map.
 
 Scene steps are the drive's own 10 Hz steps: step i of the Scene is row i of the Drive.
 """
@@ -30,7 +30,9 @@ def scene_from_clip(drive: Drive, map: RoadMap, clip_id: str) -> Scene:
     Raises ValueError where the drive is too short, not on the 10 Hz clock, or names another map than the one given.
     """
     steps = len(drive.t)
-    require(steps > START + 5, f"clip {clip_id}: {steps} steps are too few for a scene, at least {START + 6} wanted")
+    require(
+        steps > START + 5, f"clip {clip_id}: {steps} steps are too few for a scene, at least {START + 6} are needed"
+    )
     steady = bool(clock.spans(drive.t, np.array([0]), 0, steps - 1)[0])
     require(steady, f"clip {clip_id}: its states are not {clock.DT} s apart; import the drive again")
     named = drive.meta.get("map", map.id)

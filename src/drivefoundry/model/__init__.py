@@ -1,1 +1,1 @@
-"""The VLA: frames, ego history and route in, reasoning text and action codes out."""
+"""The VLA: reasoning text and action codes from frames, ego history and route."""

@@ -30,9 +30,9 @@ class Loaded:
     config: ModelConfig
 
     def __post_init__(self) -> None:
-        own, wanted = self.tokenizer.shift, self.config.text_shift
-        mend = "shapes above 64M begin with a backbone and its tokenizer (drivefoundry.model.backbones.load.adopt)"
-        require(own == wanted, f"ModelConfig.text_shift: {wanted}, the tokenizer's is {own}; {mend}")
+        own, configured = self.tokenizer.shift, self.config.text_shift
+        fix = "shapes above 64M begin with a backbone and its tokenizer (drivefoundry.model.backbones.load.adopt)"
+        require(own == configured, f"ModelConfig.text_shift: {configured}, the tokenizer's is {own}; {fix}")
 
 
 def save_checkpoint(folder: Path, model: VLA, codebook: np.ndarray, tokenizer: TextCodec) -> None:
@@ -57,9 +57,9 @@ def load_checkpoint(folder: Path) -> Loaded:
     config = ModelConfig.from_json((folder / "config.json").read_bytes(), folder / "config.json")
     tensors = read_tensors(folder / "model.safetensors")
     model = VLA(config)
-    wanted = model.state_dict()
-    require(set(tensors) == set(wanted), f"{folder}/model.safetensors: tensors do not fit config.json")
-    for name, value in wanted.items():
+    configured = model.state_dict()
+    require(set(tensors) == set(configured), f"{folder}/model.safetensors: tensors do not fit config.json")
+    for name, value in configured.items():
         require(
             tensors[name].shape == tuple(value.shape),
             f"{folder}/model.safetensors: {name} has shape {tensors[name].shape}",
@@ -68,7 +68,7 @@ def load_checkpoint(folder: Path) -> Loaded:
     codebook = arrays.read(folder / "codebook.safetensors", ["codebook"])["codebook"]
     require(
         codebook.shape == (config.codes, 2),
-        f"{folder}/codebook.safetensors: shape {codebook.shape}, wanted ({config.codes}, 2)",
+        f"{folder}/codebook.safetensors: has shape {codebook.shape}, must be ({config.codes}, 2)",
     )
     tokenizer = TextCodec((folder / "tokenizer.json").read_bytes(), config.text_shift)
     return Loaded(model.eval(), codebook, tokenizer, config)

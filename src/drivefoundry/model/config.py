@@ -53,7 +53,7 @@ class ModelConfig:
     history: int = 4
     ego_features: int = 3
     ego_changes: bool = False
-    """The ego's history is read as changes from the present, all of like size
+    """The ego's history is read as changes from the present, all of comparable size
     (`drivefoundry_car.vehicle.inputs.ego_changes`): sharper where a plan is judged by what the driver did, but in
     closed loop the model then leans on its own motion."""
     route_features: int = 12
@@ -118,15 +118,15 @@ class ModelConfig:
             h % self.patch == 0 and w % self.patch == 0,
             f"ModelConfig.image: {h}x{w} is not whole {self.patch} px patches",
         )
-        require(self.patch % CELL == 0, f"ModelConfig.patch: a multiple of 8 px wanted, got {self.patch}")
+        require(self.patch % CELL == 0, f"ModelConfig.patch: must be a multiple of 8 px, got {self.patch}")
         require(
             self.heads % self.kv_heads == 0, f"ModelConfig.kv_heads: {self.kv_heads} does not divide {self.heads} heads"
         )
         require(self.head_dim % 2 == 0, f"ModelConfig.head_dim: must be even for RoPE, got {self.head_dim}")
-        require(self.frames >= 2, f"ModelConfig.frames: two or more wanted (now and 0.5 s ago), got {self.frames}")
-        require(self.cameras >= 1, f"ModelConfig.cameras: one or more wanted, got {self.cameras}")
-        require(self.vision in ("patch", "vit"), f"ModelConfig.vision: 'patch' or 'vit' wanted, got {self.vision!r}")
-        require(self.action in ("codes", "flow"), f"ModelConfig.action: 'codes' or 'flow' wanted, got {self.action!r}")
+        require(self.frames >= 2, f"ModelConfig.frames: must be >= 2 (now and 0.5 s ago), got {self.frames}")
+        require(self.cameras >= 1, f"ModelConfig.cameras: must be >= 1, got {self.cameras}")
+        require(self.vision in ("patch", "vit"), f"ModelConfig.vision: must be 'patch' or 'vit', got {self.vision!r}")
+        require(self.action in ("codes", "flow"), f"ModelConfig.action: must be 'codes' or 'flow', got {self.action!r}")
         if self.vision == "vit":
             fits = self.vit_heads > 0 and self.vit_dim % self.vit_heads == 0 and self.vit_layers > 0
             require(fits, "ModelConfig.vit_dim: a tower wants vit_layers > 0 and vit_dim a multiple of vit_heads")

@@ -51,7 +51,7 @@ def _q4_1(b: np.ndarray) -> np.ndarray:
 
 
 def _fifths(b: np.ndarray, at: int) -> np.ndarray:
-    """Four bytes at `at` in, the 32 highest bits that they hold, (N, 32) of 0 or 16, out."""
+    """The 32 fifth bits stored in the four bytes at `at`, (N, 32) of 0 or 16."""
     bits = b[:, at : at + 4].copy().view("<u4") >> np.arange(32, dtype=np.uint32) & 1
     return bits.astype(np.float32) * 16
 
@@ -148,7 +148,7 @@ class _Cursor:
 
 
 def read_gguf(path: Path) -> Gguf:
-    """A .gguf file in, its metadata and dequantised tensors out.
+    """Read a .gguf file's metadata and dequantised tensors.
 
     Raises ValueError where it is no GGUF file, is cut short, or holds a block format that is not among F32, F16, BF16,
     Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K and Q6_K.
@@ -157,7 +157,7 @@ def read_gguf(path: Path) -> Gguf:
     head = _Cursor(Path(path), raw)
     require(len(raw) > 24 and head.take(4) == b"GGUF", f"{path}: not a GGUF file (its first bytes are not 'GGUF')")
     version = head.number("<I")
-    require(version in (2, 3), f"{path}: GGUF version {version}, wanted 2 or 3")
+    require(version in (2, 3), f"{path}: GGUF version {version}, must be 2 or 3")
     count, keys = head.number("<Q"), head.number("<Q")
     fields: dict[str, Value] = {}
     for _ in range(keys):
@@ -168,7 +168,7 @@ def read_gguf(path: Path) -> Gguf:
     for _ in range(count):
         name, dims = head.text(), head.number("<I")
         require(name not in table, f"{path}: tensor {name[:80]} is there twice; the file is damaged")
-        require(1 <= dims <= 4, f"{path}: tensor {name[:80]} has {dims} axes, 1 to 4 wanted; the file is damaged")
+        require(1 <= dims <= 4, f"{path}: tensor {name[:80]} has {dims} axes, must be 1 to 4; the file is damaged")
         shape = tuple(head.number("<Q") for _ in range(dims))[::-1]
         table[name] = shape, head.number("<I"), head.number("<Q")
     align = fields.get("general.alignment", ALIGN)
@@ -180,7 +180,7 @@ def read_gguf(path: Path) -> Gguf:
     end = 0
     for name, (begin, stop) in sorted(spans.items(), key=lambda entry: entry[1]):
         begins = -(-end // align) * align
-        require(begin == begins, f"{path}: tensor {name} begins at {begin}, wanted {begins}; the file is damaged")
+        require(begin == begins, f"{path}: tensor {name} begins at {begin}, must be at {begins}; the file is damaged")
         require(start + stop <= len(raw), f"{path}: tensor {name} is cut short; fetch the file again")
         end = stop
     read = {name: raw[start + begin : start + stop] for name, (begin, stop) in spans.items()}

@@ -1,4 +1,4 @@
-"""The decoder as a language model alone: token ids in, logits or more text out.
+"""The decoder as a plain language model: logits and generated text from token ids.
 
 Axes: B batch, T tokens, S keys, D model width, V vocabulary.
 """

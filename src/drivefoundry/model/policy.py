@@ -1,4 +1,4 @@
-"""A checkpoint in, a driver out: observations of many cars at once in, plans out."""
+"""A checkpoint as a policy that plans for many cars at once."""
 
 from __future__ import annotations
 

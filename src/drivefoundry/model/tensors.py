@@ -21,7 +21,7 @@ _AGAIN = "the file is damaged, make it again"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Named arrays in, one float32 .safetensors file out."""
+    """Write named arrays as one float32 .safetensors file."""
     header, at = {}, 0
     for name, array in tensors.items():
         header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [at, at + 4 * array.size]}
@@ -59,7 +59,7 @@ class TensorFile:
         """One of its tensors; ValueError where it has none of that name, or of another type than the three."""
         require(name in self._table, f"{self.path}: no tensor {name}")
         kind, shape, lo, hi = self._table[name]
-        require(kind in WIDTHS, f"{self.path}: tensor {name} is {kind}, wanted one of {', '.join(WIDTHS)}")
+        require(kind in WIDTHS, f"{self.path}: tensor {name} is {kind}, must be one of {', '.join(WIDTHS)}")
         full = hi - lo == WIDTHS[kind] * math.prod(shape)
         require(full, f"{self.path}: tensor {name} does not fill its shape {shape}; {_AGAIN}")
         return _float32(self._raw[self._start + lo : self._start + hi], kind).reshape(shape)

@@ -62,10 +62,11 @@ class TextCodec:
     def __init__(self, raw: bytes, shift: int = 0):
         self.raw, self.shift = raw, shift
         self._tokenizer = tokenizer_of(raw)
-        for name, wanted in () if shift else (("<pad>", PAD), ("<eos>", EOS), ("<unk>", UNK)):
+        for name, expected in () if shift else (("<pad>", PAD), ("<eos>", EOS), ("<unk>", UNK)):
             got = self._tokenizer.token_to_id(name)
             require(
-                got == wanted, f"tokenizer.json: {name} has id {got}, wanted {wanted}; train it with train_tokenizer"
+                got == expected,
+                f"tokenizer.json: {name} has id {got}, must be {expected}; train it with train_tokenizer",
             )
 
     def __len__(self) -> int:

@@ -176,7 +176,7 @@ class VLA(nn.Module):
         light: Tensor | None = None,
     ) -> Logits:
         """Teacher forcing. text (B, L) ids ended by EOS and padded with PAD, or None; action (B, 8) or (B, G, 8) codes,
-        of which a flow head takes no notice: its plans are told to `action_loss` alone.
+        which a flow head ignores: its plans go to `action_loss` alone.
 
         Groups share one prefix: G answers to the same situation in one pass. A row of `text` that is all PAD has none.
         A batch with much padding is packed, see `attention`: the same but for rounding.
@@ -301,7 +301,7 @@ class VLA(nn.Module):
 
     @torch.no_grad()
     def plan(self, frames: Tensor, ego: Tensor, route: Tensor, vote: Vote) -> tuple[Tensor, Tensor]:
-        """What a driver does: elected codes (B, 8), and the controls (B, 8, 2) that they drive; see
+        """Driving output: selected codes (B, 8), and the controls (B, 8, 2) that they drive; see
         `drivefoundry_car.vehicle.codec.votes`. Of a flow head the controls and the codes nearest to them."""
         if self.flow is not None:
             controls = self.flow.plan(self._state(frames, ego, route, None))

@@ -1,4 +1,4 @@
-"""A float student's checkpoint in, an int8 engine directory and a report of what it cost out.
+"""Export a float student's checkpoint as an int8 engine directory, with a report of the loss in accuracy.
 
 Weights are int8 with a scale per output channel, rounded so that the layer's outputs change least (see `rounding`).
 Norms, biases and positions stay fp32. Activations are no part of the export: the engine rounds them row by row as it
@@ -42,7 +42,7 @@ FILES = (files.WEIGHTS, files.CODEBOOK, SELF_TEST, files.CONTRACT)
 def export_engine(
     checkpoint: Path, out: Path, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, self_test: int = 16
 ) -> dict[str, float]:
-    """Checkpoint directory in, engine files in the directory `out`, which may exist, and a report out.
+    """Write the engine files of a checkpoint directory to `out`, which may exist, and return a report.
 
     frames (N, 2, H, W, 3) uint8, ego (N, 4, 3), route (N, 12): every other sample is one to round by, the rest are
     those on which the engine is compared with the float student; the first `self_test` go along for the car to check.
@@ -76,9 +76,9 @@ def check(config: ModelConfig) -> None:
         value = getattr(config, name)
         require(value % WIDTH == 0, f"ModelConfig.{name}: the engine wants a multiple of {WIDTH}, got {value}")
     for name in PLAIN:
-        value, wanted = getattr(config, name), getattr(ModelConfig, name)
+        value, required = getattr(config, name), getattr(ModelConfig, name)
         require(
-            value == wanted, f"ModelConfig.{name}: the engine runs {wanted!r} alone, got {value!r}; distil a student"
+            value == required, f"ModelConfig.{name}: the engine only runs {required!r}, got {value!r}; distil a student"
         )
     longest = config.prefix + max(config.max_text, config.plan)
     require(
@@ -144,7 +144,7 @@ def contract(c: ModelConfig, pieces: list[str], ego_scale: list[float], table: d
         },
         "outputs": {
             "points": {"shape": ["B", c.plan, 3], "meaning": "x m, y m, yaw rad in the ego frame at 0.5 .. 4.0 s"},
-            "tokens": {"shape": ["B", c.plan], "meaning": "elected rows of codebook.safetensors, one for each 0.5 s"},
+            "tokens": {"shape": ["B", c.plan], "meaning": "selected rows of codebook.safetensors, one for each 0.5 s"},
         },
         "model": asdict(c),
         "plan": c.plan,

@@ -1,4 +1,4 @@
-"""Float matrices and what flows into them in, integer matrices that lose little of what flows out, out.
+"""Round float matrices to integers with little loss in their outputs, given samples of their inputs.
 
 Rounding each weight to its nearest step keeps the weights; GPTQ (Frantar et al. 2023) keeps the outputs: columns are
 rounded one after the other, and each one's error is made good by those still to come, as far as the inputs go together
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from drivefoundry.model.vla import VLA
 
 DAMP = 0.01
-"""Added to the inputs' second moments, as a share of their mean, lest the unseen be taken for free."""
+"""Added to the inputs' second moments, as a share of their mean, so that unseen inputs do not count as free."""
 
 
 def input_moments(model: VLA, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> dict[str, np.ndarray]:

@@ -69,7 +69,8 @@ def paint_of(kind, index):
 
 @kernel
 def _grain(canvas, x, y):
-    """Half a pixel at (x, y), m; a little more where a pixel is one sample, lest what is thin falls between two."""
+    """Half a pixel at (x, y), m; a little more where a pixel is one sample, so that thin objects do not fall between
+    samples."""
     cam = canvas.cam
     ahead = max(0.0, (x - cam[PX]) * cam[COS] + (y - cam[PY]) * cam[SIN])
     return (1.0 if canvas.fine else 0.6) * ahead / cam[FX]

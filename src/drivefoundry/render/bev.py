@@ -62,7 +62,7 @@ class Bev:
         route: np.ndarray,
         route_n: np.ndarray,
     ) -> np.ndarray:
-        """State in, (S, N, N, 3) uint8 RGB of CODES out.
+        """Render (S, N, N, 3) uint8 RGB of CODES.
 
         As `Camera.render`: map_index (S,), ego (S, 3+), agents (S, A, 4), valid (S, A), size (S, A, 3), kind (S, A),
         signals (S, G); ego_size (S, 2+) length and width, m; route (S, R, 2+) m, of which route_n (S,) points count.

@@ -50,13 +50,13 @@ class Renderer:
         conditions: Sequence[Conditions] | None = None,
         step: int | np.ndarray = 0,
     ) -> np.ndarray:
-        """State in, (S, V, H, W, 3) uint8 RGB out.
+        """Render (S, V, H, W, 3) uint8 RGB.
 
         map_index (S,) into the camera's maps; ego (S, 3+) x, y m and yaw rad of the box centre; agents (S, A, 4) x, y,
         yaw, speed; valid (S, A) which to draw (not the ego itself); size (S, A, 3) length, width, height m; kind (S, A)
         AGENT_*; brake (S, A) brake lamps lit; signals (S, G) SIGNAL_* of the map's heads, dark where G falls short;
         indicator (S, A) 1 left, -1 right, 0 or None none, blinking with `step`, the 10 Hz step of all scenes or of each
-        (S,); conditions: light and weather of each scene, a clear day where None. Noise and rain hang on a scene's
+        (S,); conditions: light and weather of each scene, a clear day where None. Noise and rain depend on a scene's
         seed, the view and the step alone. Raises ValueError for a pose that is not finite, a map index out of range or
         shapes that do not fit.
         """

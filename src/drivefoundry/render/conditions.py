@@ -35,7 +35,7 @@ class Conditions:
     """Light and weather of one scene, and what the sensor makes of them. The defaults are a clear day.
 
     hour: local solar time, 0..24; rain 0..1; fog: visibility, m; noise: standard deviation, in 0..255; exposure: gain;
-    seed: what the pattern of noise and rain hangs on, besides the view, the step and the pixel.
+    seed: determines the pattern of noise and rain, with the view, the step and the pixel.
     """
 
     hour: float = CLEAR_HOUR
@@ -46,12 +46,12 @@ class Conditions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(0.0 <= self.hour <= 24.0, f"Conditions.hour: {self.hour}; 0 to 24 wanted")
-        require(0.0 <= self.rain <= 1.0, f"Conditions.rain: {self.rain}; 0 to 1 wanted")
-        require(self.fog >= 10.0, f"Conditions.fog: a visibility of {self.fog} m; at least 10 wanted")
-        require(0.0 <= self.noise <= 64.0, f"Conditions.noise: {self.noise}; 0 to 64 wanted")
-        require(0.05 <= self.exposure <= 20.0, f"Conditions.exposure: {self.exposure}; 0.05 to 20 wanted")
-        require(0 <= self.seed < 2**52, f"Conditions.seed: {self.seed}; 0 to 2^52 wanted")
+        require(0.0 <= self.hour <= 24.0, f"Conditions.hour: must be 0 to 24, got {self.hour}")
+        require(0.0 <= self.rain <= 1.0, f"Conditions.rain: must be 0 to 1, got {self.rain}")
+        require(self.fog >= 10.0, f"Conditions.fog: must be a visibility >= 10 m, got {self.fog}")
+        require(0.0 <= self.noise <= 64.0, f"Conditions.noise: must be 0 to 64, got {self.noise}")
+        require(0.05 <= self.exposure <= 20.0, f"Conditions.exposure: must be 0.05 to 20, got {self.exposure}")
+        require(0 <= self.seed < 2**52, f"Conditions.seed: must be 0 to 2^52, got {self.seed}")
 
     @staticmethod
     def clear() -> Conditions:

@@ -70,7 +70,7 @@ class StaticWorld(NamedTuple):
 
 
 def flatten(maps: list[RoadMap]) -> StaticWorld:
-    """Maps in, their surroundings in flat arrays out."""
+    """Flatten the maps' static surroundings into arrays."""
     buildings, cells, starts, reach, first = [], np.zeros((len(maps), 5), np.int64), [], np.zeros(len(maps)), 0
     placed = 0
     for m, road_map in enumerate(maps):

@@ -141,14 +141,14 @@ def _half(colours):
 
 @kernel
 def mix(a, b, w):
-    """Packed colours a and b in, a + (b - a) * w / 256 out."""
+    """Mix packed colours: a + (b - a) * w / 256."""
     rb = ((a & 0xFF00FF) * (256 - w) + (b & 0xFF00FF) * w) >> 8 & 0xFF00FF
     return rb | (((a & 0xFF00) * (256 - w) + (b & 0xFF00) * w) >> 8 & 0xFF00)
 
 
 @kernel
 def fade(z):
-    """Distance m in, share of haze in 1/256 out."""
+    """Share of haze at a distance, m, in 1/256."""
     return FADE[max(0, min(1023, int(z)))]
 
 

@@ -110,10 +110,10 @@ class Rig:
     def __post_init__(self) -> None:
         require(len(self.views) > 0, "Rig: give at least one view")
         sizes = {(v.width, v.height) for v in self.views}
-        require(len(sizes) == 1, f"Rig: views of one size wanted, got {sorted(sizes)}")
+        require(len(sizes) == 1, f"Rig: all views must have one size, got {sorted(sizes)}")
         require(min(sizes.pop()) > 0, "Rig: width and height must be positive")
         for i, v in enumerate(self.views):
-            require(v.samples in (1, 2), f"Rig: view {i} has {v.samples} samples; 1 or 2 wanted")
+            require(v.samples in (1, 2), f"Rig: view {i} has {v.samples} samples; must be 1 or 2")
             require(v.fx > 0 and v.fy > 0, f"Rig: view {i} has fx {v.fx}, fy {v.fy}; both must be positive")
 
     @staticmethod

@@ -7,7 +7,7 @@ import numpy as np
 from drivefoundry.render.ground import HAZE, kernel, mix
 
 PLAIN, WALL, SIDE, FRONT, REAR, GLASS, REAR_GLASS, BIKE = np.arange(8)
-"""Surfaces; each picks a sample of three colours. (Numpy integers: numba compiles anew for each Python constant.)"""
+"""Surfaces; each picks a sample of three colours. (Numpy integers: numba recompiles for each Python constant.)"""
 
 PAINTS = np.array(
     [
@@ -36,7 +36,7 @@ OWN = 0x3F000000
 
 @kernel
 def pack(paint, light):
-    """Number of a paint and a brightness in, packed colour out."""
+    """Packed colour of a paint number at a brightness."""
     c = 0
     for k in range(3):
         c |= int(min(255.0, PAINTS[paint, k] * light)) << (8 * k)

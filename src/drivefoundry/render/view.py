@@ -214,7 +214,7 @@ def _caption(seen: np.ndarray, view: View, ego: np.ndarray, plan: np.ndarray | N
 
 
 def _ribbon(plan: np.ndarray, view: View, width: float = 1.2) -> list[tuple[float, float]]:
-    """Plan points (P, 2) in the ego frame in, image outline of the strip along those ahead of the camera out."""
+    """Image outline of the strip along plan points (P, 2), ego frame, that are ahead of the camera."""
     points = np.concatenate([[[2.6, 0.0]], plan])
     step = np.diff(points, axis=0)
     length = np.hypot(*step.T)

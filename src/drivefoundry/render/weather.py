@@ -78,7 +78,7 @@ def _light(colour, sky, beam, shine, room, air):
 
 @maker
 def resolve(out, canvas, world, m, taps, acc, sky, mount):
-    """Samples of a canvas drawn without haze in, pixels (H, W, 3) under the conditions `sky` (a `Conditions.row`) out.
+    """Resolve samples of a canvas drawn without haze to pixels (H, W, 3) under conditions `sky` (a `Conditions.row`).
 
     canvas.cam in pixels; mount (4,) x, y, z m and yaw rad of the view on the car; taps, acc (W,) scratch.
     """
@@ -88,7 +88,7 @@ def resolve(out, canvas, world, m, taps, acc, sky, mount):
     clear = np.exp(-sky[THIN] * np.arange(DEPTHS))
     cos, sin = np.cos(mount[3]), np.sin(mount[3])
     lamps = sky[LAMPS_ON] * (1.0 - (sky[LIGHT] + sky[LIGHT + 1] + sky[LIGHT + 2]) / 3.0)
-    # Zeros: a pixel that is all thing takes none of what lies behind, but none of what is no number is no number, too.
+    # 0 x NaN is NaN: zero the background buffer first.
     back, thing, line = np.zeros(3), np.empty(3), np.empty(wide, np.int32)
     for row in range(high):
         n, level, depth = row_taps(cam, frame, row, taps)
@@ -140,7 +140,7 @@ def hashed(key, i):
 
 @kernel
 def key_of(sky, view, step):
-    """What a picture's patterns hang on: the scene's seed, the view and the step."""
+    """Seed of a picture's patterns: the scene's seed, the view and the step."""
     return hashed(hashed(np.uint64(int(sky[SEED])), view + 1), step + 1)
 
 

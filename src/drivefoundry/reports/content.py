@@ -155,7 +155,7 @@ class ReportContent:
     subtitle: str
     machine: str
     made_at: str
-    """As it shall be read: "2031-05-02 14:03 UTC"."""
+    """For display: "2031-05-02 14:03 UTC"."""
     recipe: str
     scenes: str = ""
     """On what the turns were judged: "240 held-out scenes of 8 s, cities unseen in training"."""
@@ -175,7 +175,7 @@ class ReportContent:
         for turn in self.turns:
             for name in ("driving_score", "collisions", "pdms"):
                 value = getattr(turn, name)
-                require(value is None or _is_interval(value), f"Turn.{name}: low <= mean <= high wanted, got {value}")
+                require(value is None or _is_interval(value), f"Turn.{name}: must be low <= mean <= high, got {value}")
         for table in self.tables:
             for row in table.rows:
                 wrong = f"Table {table.title!r}: {len(row)} cells under {len(table.columns)} columns"

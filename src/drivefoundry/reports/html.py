@@ -1,4 +1,4 @@
-"""Report content in, one self-contained HTML file out."""
+"""Render report content as one self-contained HTML file."""
 
 from __future__ import annotations
 

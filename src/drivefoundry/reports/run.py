@@ -289,7 +289,7 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
 
 
 def report(line: RunContext, source: Source | None, folder: Path | None) -> Path:
-    """A run's line in, path of out/report.html out; rendered anew only when one of its artefacts is another.
+    """Write out/report.html of a run and return its path; it is rendered only if one of its artefacts has changed.
 
     A line that only looks gets its page without an entry in the ledger, so that it needs no lock.
 

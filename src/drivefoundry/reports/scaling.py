@@ -1,4 +1,4 @@
-"""Scaling laws and simulated clusters in, pages with their figures out."""
+"""Pages with figures of scaling laws and simulated clusters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts and other judgements in, the report's tables out."""
+"""The report's tables of verdicts and other results."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def against_table(verdict: Verdict, order: Sequence[str]) -> Table:
     margin = " and ".join(f"{m:g} in {COLUMNS[name]}" for name, m in MARGINS.items())
     note = (
         "Differences scene by scene with 95 % bootstrap intervals; one-sided paired bootstrap tests at 5 %. No worse: "
-        f"by less than {margin}. No gate hangs on this table."
+        f"by less than {margin}. No gate depends on this table."
     )
     heads = ["policy", "metric", "difference", "p (better)", "better", "p (no worse)", "no worse"]
     return Table(f"{verdict.candidate} against the others", heads, rows, note)

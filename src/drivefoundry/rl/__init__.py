@@ -1,1 +1,1 @@
-"""A model, states and a reward in, a better model out."""
+"""Reinforcement learning from states and a reward."""

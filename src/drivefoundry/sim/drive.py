@@ -51,7 +51,7 @@ class Supervision:
 
 
 class Eyes:
-    """Front cameras (the first view of the rig) of S cars over one packed batch: world in, frames (S, H, W, 3) out."""
+    """Front cameras (the first view of the rig) of S cars over one packed batch; renders frames (S, H, W, 3)."""
 
     def __init__(self, packed: Packed, rig: Rig):
         self.packed = packed
@@ -85,7 +85,7 @@ class Eyes:
 
 
 def told(world: World) -> tuple[np.ndarray, np.ndarray]:
-    """World in, what every policy is told besides pixels out: Observation.ego (S, 4, 3) and .route (S, 12)."""
+    """Policy inputs other than pixels: Observation.ego (S, 4, 3) and .route (S, 12)."""
     past = np.stack(world.past, 1)
     ego = np.stack([ego_history(p[:, 3], p[:, 5]) for p in past])
     route = np.stack([route_features(r, e) for r, e in zip(routes_near(world), world.ego[:, :3], strict=True)])
@@ -93,7 +93,7 @@ def told(world: World) -> tuple[np.ndarray, np.ndarray]:
 
 
 def observe(world: World, frames: np.ndarray) -> Observation:
-    """World and the frames (S, 2, H, W, 3) of half a second ago and now in, what the policies may know out."""
+    """Build the Observation from the world and the frames (S, 2, H, W, 3) of half a second ago and now."""
     objects = []
     for i, e in enumerate(world.ego):
         near = world.seen[i] & (np.hypot(world.agents[i, :, 0] - e[0], world.agents[i, :, 1] - e[1]) < PERCEPTION_RANGE)

@@ -116,7 +116,7 @@ def logged_motion(scene: Scene) -> np.ndarray:
     out[:-1, :4] = np.stack([np.interp(t, known, column) for column in track.T], 1)
     out[1:-1, 4:] = np.diff(out[:-1, [3, 2]], axis=0) / DT
     logged = np.isin(t, known)
-    out[:-1, 2][logged] = scene.tracks[scene.ego, t[logged], 2]  # not unwrapped: to the bit
+    out[:-1, 2][logged] = scene.tracks[scene.ego, t[logged], 2]  # not unwrapped: bit-identical
     out[-1, :3] = out[-2, :3]
     return out[1:]
 

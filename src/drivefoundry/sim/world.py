@@ -1,6 +1,6 @@
 """Packed scenes in, stepped worlds out: S scenes x A agents at 10 Hz, the ego by its plan, the others by their traffic.
 
-A scene's course depends on nothing but the scene, the traffic and the plans, to the bit, whatever else is in the batch
+A scene evolves depending only on the scene, the traffic and the plans, bit for bit, whatever else is in the batch
 and however many threads run.
 """
 

@@ -25,7 +25,7 @@ class RunContext:
     recipe: Recipe
     out: Path
     until: str | None = None
-    """The last stage wanted, by its name on the command line; all where None."""
+    """The last stage to run, by its name on the command line; None for all."""
     last: int | None = None
     """The turn in which that stage is the last; None where it belongs to no turn."""
     look: bool = False
@@ -33,10 +33,10 @@ class RunContext:
     dry: bool = False
     """Make nothing: an artefact that is not there gets one without an id in its place, and so do its children."""
     track: str = ""
-    """Where metrics of trainings go besides, see `tracking`; no part of what an artefact hangs on."""
+    """Tracker that also receives training metrics, see `tracking`; artefacts do not depend on it."""
     done: list[tuple[int | None, str, Artefact]] = field(default_factory=list)
     on_done: Callable[[RunContext], None] | None = None
-    """Told after each artefact that was made or found, the last of `done`."""
+    """Called after each artefact that was made or found, the last of `done`."""
     reached: bool = False
 
     @property
@@ -53,7 +53,7 @@ class RunContext:
         parents: Sequence[Artefact | None],
         build: Callable[[Path], dict[str, Any] | None],
     ) -> Artefact:
-        """One ledger entry, told to the user; `verb` is its name on the command line. Parents may be None.
+        """Make one ledger entry and report it to the user; `verb` is its name on the command line. Parents may be None.
 
         What `build` can run is part of what the entry is made from (`sources.code_hash`): change it, and it is redone.
 

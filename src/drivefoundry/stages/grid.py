@@ -51,7 +51,7 @@ def grid(line: RunContext) -> list[Run]:
     held_out = label.shard(line, None, exam, apart, "held_out")
     yard = score.yardstick(line, source, exam)
     most = int(shard.info["samples"])
-    require(max(r.samples) <= most, f"scale.samples: {max(r.samples)} wanted of {most}; record more (fleet.seconds)")
+    require(max(r.samples) <= most, f"scale.samples: {max(r.samples)} requested of {most}; record more (fleet.seconds)")
     pairs = sorted(((s, n) for s in r.sizes for n in r.samples), key=lambda p: parameters(preset(p[0])) * p[1])
     runs = []
     for size, samples in pairs:

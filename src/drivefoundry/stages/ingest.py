@@ -79,7 +79,7 @@ def send_home(
             clips = clips_of(drive, campaigns, seed, context=context.get(drive.meta.get("map", "")))
             if not clips:
                 return [], 0
-            # One clip at a time, on a day that does not end: what a budget lets through hangs on the clips alone.
+            # One clip at a time, on a day that does not end: what a budget allows depends on the clips alone.
             token = issue_token(secret, drive.meta["vehicle"])
             car = Uploader(service.url, token, queues / path.stem, connections=1, clock=lambda: 0.0)
             of = {}

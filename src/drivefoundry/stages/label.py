@@ -1,4 +1,4 @@
-"""Clips in, curated clips out; curated clips in, a shard of training episodes out."""
+"""Stages from clips to curated clips, and from curated clips to a shard of training episodes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def scenes_of(store_url: str, clip_ids: list[str]) -> list[Scene]:
 
 
 def clip_ids(ingest: Path) -> list[str]:
-    """Artefact of `home.send_home` in, ids of its clips out."""
+    """Ids of the clips in an artefact of `ingest.send_home`."""
     return json.loads((ingest / "clips.json").read_text())["clips"]
 
 

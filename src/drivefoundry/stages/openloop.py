@@ -1,4 +1,4 @@
-"""Real drives in, clips in the store out; a model and held-out episodes in, its errors beside the baselines' out."""
+"""Import of real drives, and open-loop errors of a model and the baselines on held-out episodes."""
 
 from __future__ import annotations
 

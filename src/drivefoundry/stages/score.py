@@ -1,4 +1,4 @@
-"""Policies and held-out clips in, per-scene scores out; scores of several in, one verdict out."""
+"""Per-scene scores of policies on held-out clips, and the verdict from several of them."""
 
 from __future__ import annotations
 

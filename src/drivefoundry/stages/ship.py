@@ -1,4 +1,4 @@
-"""Engine and verdict in, a signed release out; release in, a car that has verified and activated it out."""
+"""Sign an engine and its verdict as a release, and update a car that verifies and activates it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def car(line: RunContext, turn: int, released: Artefact, parked: Artefact | None
         if not line.dry:
             verify(released.path / "repo")
     except ValueError as error:
-        raise ValueError(f"{error}, or delete {released.path} and run again: it is then made anew") from None
+        raise ValueError(f"{error}, or delete {released.path} and run again to rebuild it") from None
     ago = parked.path if parked else None
     return line.make(
         turn, "car", "car", {}, [released, parked], lambda d: update_car(released.path, ago, d)
@@ -74,11 +74,11 @@ def update_car(released: Path, before: Path | None, out: Path) -> dict:
     updater = Updater(out / "metadata", out / "slots", released / "repo", root, vehicle="car-00", cohort=TEST_CARS)
     installed = updater.update()
     assert installed is not None, "the repository offers the test cars its newest release"
-    wanted = json.loads((released / "release.json").read_text())["id"]
-    assert installed.release == wanted, f"the car runs {installed.release}, the repository offers {wanted}"
+    offered = json.loads((released / "release.json").read_text())["id"]
+    assert installed.release == offered, f"the car runs {installed.release}, the repository offers {offered}"
     engine = installed.engine.relative_to(out.resolve() if installed.engine.is_absolute() else out)
-    write_json(out / "car.json", {"release": wanted, "engine": engine.as_posix()})
-    return {"release": wanted[:12], "slot": engine.parts[1]}
+    write_json(out / "car.json", {"release": offered, "engine": engine.as_posix()})
+    return {"release": offered[:12], "slot": engine.parts[1]}
 
 
 def engine_in(car: Path) -> tuple[Path, str]:

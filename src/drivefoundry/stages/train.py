@@ -96,7 +96,7 @@ def quantised(line: RunContext, turn: int, student: Artefact, shards: list[Artef
 
 
 def fingerprint(backbone: Path) -> str:
-    """A file, or a directory of files, in, the hash of all its bytes out."""
+    """Hash all bytes of a file or of a directory of files."""
     files = sorted(p for p in backbone.iterdir() if p.is_file()) if backbone.is_dir() else [backbone]
     digest = hashlib.sha256()
     for file in files:
@@ -221,16 +221,16 @@ def _distil(
     with bar("distil", steps + r.polish_steps) as advance:
         with track.run(out) as told:
             report = distil(
-                mixed(shards, r.new_share, 0), out / "told.tmp", teacher / "checkpoint", config, r.size, init,
+                mixed(shards, r.new_share, 0), out / "distilled.tmp", teacher / "checkpoint", config, r.size, init,
                 out / STATE, out / "metrics.jsonl", progress_callback(advance, told),
             )  # fmt: skip
         if not r.polish_steps:
-            os.replace(out / "told.tmp", out / "checkpoint")
+            os.replace(out / "distilled.tmp", out / "checkpoint")
             return summary(report)
         polish = replace(rl, rate=r.polish_rate)
         with track.run(out, "polish") as told:
             on_step = progress_callback(advance, told)
-            return summary(report) | _polish(polish, r.polish_steps, store, out / "told.tmp", shards, out, on_step)
+            return summary(report) | _polish(polish, r.polish_steps, store, out / "distilled.tmp", shards, out, on_step)
 
 
 def _reinforce(r: Rl, store: str, model: Path, shards: list[Path], out: Path, track: Track) -> dict:

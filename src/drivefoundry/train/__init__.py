@@ -1,1 +1,1 @@
-"""Training: one Trainer; pretrain, sft and distil are recipes of it. Episodes in, Checkpoints out."""
+"""Training: one Trainer; pretrain, sft and distil are recipes of it. They turn Episodes into Checkpoints."""

@@ -35,7 +35,8 @@ class Augment:
     brightness_jitter: float = 0.15
     """Spread of brightness gain and offset."""
     history_dropout: float = 0.5
-    """Share of samples that see only the present ego state, not its history, lest the model copies its own past."""
+    """Share of samples that see only the present ego state, not its history, so that the model does not copy its own
+    past."""
     image_dropout: float = 0.0
     """Share of samples whose pictures are grey: where pictures are few, the model must not lean on having seen them."""
     max_shift_px: int = 0
@@ -182,7 +183,7 @@ def shifted(frames: np.ndarray, down: int, right: int) -> np.ndarray:
 
 
 def mirrored(target: np.ndarray, mirror: np.ndarray) -> np.ndarray:
-    """Targets (N, 8, K) or controls (N, 8, 2) in, those of the mirrored scenes out."""
+    """Mirror targets (N, 8, K) or controls (N, 8, 2)."""
     return target[:, :, mirror] if target.shape[-1] == len(mirror) else target * np.array([1.0, -1.0], np.float32)
 
 

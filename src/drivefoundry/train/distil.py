@@ -1,4 +1,4 @@
-"""Teacher and episodes in, a much smaller student out.
+"""Distil a teacher into a much smaller student.
 
 The teacher reads every sample once and its distribution over action codes is kept; a mirrored sample uses the mirrored
 one. That costs one forward pass a sample however many epochs the student takes, and it trains faster than the teacher

@@ -1,4 +1,4 @@
-"""Base model and episodes with reasoning in, a model that can say why it acts out."""
+"""Supervised fine-tuning on episodes with reasoning: the model learns to say why it acts."""
 
 from __future__ import annotations
 

@@ -133,13 +133,18 @@ def rank_and_world(alone: bool = False) -> tuple[int, int]:
 def _join(backend: str) -> None:
     """Join the process group of torchrun's ranks. On one machine torchrun's store outlives the ranks, so that those of
     the next life could find each other's old addresses in it: each life keeps its own there."""
-    told = os.environ
-    if told.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or told["LOCAL_WORLD_SIZE"] != told["WORLD_SIZE"]:
+    environment = os.environ
+    if (
+        environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        or environment["LOCAL_WORLD_SIZE"] != environment["WORLD_SIZE"]
+    ):
         dist.init_process_group(backend)
         return
-    store = dist.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False)  # pyright: ignore[reportPrivateImportUsage]
-    life = PrefixStore(f"life-{told['TORCHELASTIC_RESTART_COUNT']}", store)
-    dist.init_process_group(backend, store=life, rank=int(told["RANK"]), world_size=int(told["WORLD_SIZE"]))
+    store = dist.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)  # pyright: ignore[reportPrivateImportUsage]
+    life = PrefixStore(f"life-{environment['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(
+        backend, store=life, rank=int(environment["RANK"]), world_size=int(environment["WORLD_SIZE"])
+    )
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
@@ -157,7 +162,7 @@ class Trainer:
     """`Trainer(model, corpus, config).run()` trains the model in place.
 
     state: file to continue from if it exists, and to write while training, whole at any moment; `forget` removes it.
-    log: JSONL file of the metrics that hang on nothing but the samples, so that a run that was killed leaves the same
+    log: JSONL file of the metrics that depend only on the samples, so that a run that was killed leaves the same
     one; time and throughput go to `on_step` and the report. Both are written by rank 0 alone.
     """
 

@@ -74,7 +74,7 @@ def test_what_cannot_be_kept_is_refused_and_counted():
     assert not ring.push(2.0, bytes(1000))
     assert ring.push(3.0, b"b")
     assert ring.refused == 4
-    with pytest.raises(ValueError, match="above 0 bytes"):
+    with pytest.raises(ValueError, match="> 0 bytes"):
         Ring(0)
 
 

@@ -100,10 +100,12 @@ class EngineDriver(BaseDriver):
     def _choose(self, names: list[str]) -> str:
         if self.camera is None and len(names) == 1:
             return names[0]
-        wanted = self.camera or CAMERA
-        if wanted not in names:
-            raise ValueError(f"no camera {wanted!r} among {', '.join(sorted(names)) or 'none'}; say which looks ahead")
-        return wanted
+        requested = self.camera or CAMERA
+        if requested not in names:
+            raise ValueError(
+                f"no camera {requested!r} among {', '.join(sorted(names)) or 'none'}; say which looks ahead"
+            )
+        return requested
 
     def drive(self, ctx: DriveContext) -> DriveResult:
         """The plan of 4 s at 10 Hz in the rig frame; an empty one, which holds the car, before anything was seen."""
@@ -148,7 +150,7 @@ def _route(points: np.ndarray, limit: float, axle: float) -> np.ndarray:
 
 def motion(poses: Trajectory, states: list, now: int) -> tuple[np.ndarray, np.ndarray]:
     """Poses, the dynamic state of each and the time in; speed m/s and yaw rate rad/s out, at 10 Hz, oldest first, of
-    the last 1.5 s or as much of it as was told. What a state leaves out is taken from the poses."""
+    the last 1.5 s or as much of it as was sent. Missing fields of a state are taken from the poses."""
     first = max(0, int(np.searchsorted(poses.timestamps_us, now - 16 * STEP)) - 1)
     t = np.array(poses.timestamps_us[first:], np.float64)
     parts = poses.poses[first:]
@@ -164,9 +166,9 @@ def motion(poses: Trajectory, states: list, now: int) -> tuple[np.ndarray, np.nd
             speed[i] = state.linear_velocity.x
         if state.HasField("angular_velocity"):
             rate[i] = state.angular_velocity.z
-    wanted = now - STEP * np.arange(15, -1, -1)
-    wanted = wanted[wanted >= t[0] - STEP // 10]
-    return np.interp(wanted, t, speed), np.interp(wanted, t, rate)
+    requested = now - STEP * np.arange(15, -1, -1)
+    requested = requested[requested >= t[0] - STEP // 10]
+    return np.interp(requested, t, speed), np.interp(requested, t, rate)
 
 
 def _pictures(mine: _Drive, frames: list[CameraFrame], now: int) -> np.ndarray:
@@ -199,7 +201,7 @@ def sampling(camera, image: tuple[int, int]) -> np.ndarray:
     lens = spec.opencv_pinhole_param
     bent = any([*lens.radial_coeffs, *lens.tangential_coeffs, *lens.thin_prism_coeffs])
     if not spec.HasField("opencv_pinhole_param") or bent:
-        raise ValueError(f"camera {camera.logical_id}: an undistorted pinhole is wanted; have the simulator render one")
+        raise ValueError(f"camera {camera.logical_id}: must be an undistorted pinhole; have the simulator render one")
     high, wide = image
     focal = FOCAL * wide
     n = max(1, int(np.ceil(max(lens.focal_length_x, lens.focal_length_y) / focal - 0.01)))

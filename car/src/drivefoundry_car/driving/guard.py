@@ -89,7 +89,7 @@ class Guard:
         points = np.array(points, np.float64)
         speed = np.asarray(speed, np.float64)
         if points.ndim != 3 or points.shape[1:] != (POINTS, 3) or speed.shape != (len(points),):
-            raise ValueError(f"plan: points (S, 8, 3) and speed (S,) wanted, got {points.shape} and {speed.shape}")
+            raise ValueError(f"plan: must have points (S, 8, 3) and speed (S,), got {points.shape} and {speed.shape}")
         if not np.isfinite(speed).all():
             raise ValueError("plan: the measured speed is not finite; the car cannot be guarded without it")
         speed = np.maximum(speed, 0.0)
@@ -229,11 +229,11 @@ def flat_objects(objects: Sequence[np.ndarray | None] | None, cars: int) -> tupl
     if objects is None:
         return np.zeros((0, 6)), np.zeros(0, np.int64)
     if len(objects) != cars:
-        raise ValueError(f"objects: one array (or None) a car wanted, got {len(objects)} for {cars} cars")
+        raise ValueError(f"objects: must be one array (or None) per car, got {len(objects)} for {cars} cars")
     parts = [np.zeros((0, 6)) if o is None else np.asarray(o, np.float64) for o in objects]
     for i, part in enumerate(parts):
         if part.ndim != 2 or part.shape[1] < 6:
-            raise ValueError(f"objects of car {i}: (n, 6) x, y, yaw, speed, length, width wanted, got {part.shape}")
+            raise ValueError(f"objects of car {i}: must be (n, 6) x, y, yaw, speed, length, width, got {part.shape}")
     rows = np.concatenate([p[:, :6] for p in parts]) if parts else np.zeros((0, 6))
     if not np.isfinite(rows).all():
         raise ValueError("objects: NaN or infinite value; leave out objects whose state is unknown")

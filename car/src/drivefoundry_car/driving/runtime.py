@@ -253,7 +253,9 @@ class Runtime:
         checked = answer_of(answer, seen.cars)
         if checked is None:
             if self.patient:
-                raise ValueError("planner: points (S, 8, 3) and tokens (S, 8) wanted; the engine does not fit this car")
+                raise ValueError(
+                    "planner: must return points (S, 8, 3) and tokens (S, 8); the engine does not fit this car"
+                )
             return none, tokens, {"plan_bad": every}
         points, tokens, lost = checked
         return points, tokens, {"plan_bad": lost}

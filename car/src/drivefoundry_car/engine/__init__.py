@@ -46,7 +46,7 @@ class Engine:
 
     def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The planner's answer: points (B, 8, 3) float32 x m, y m, yaw rad in the ego frame 0.5 s apart, and tokens
-        (B, 8) int64, the elected action codes; see `drivefoundry_car.vehicle.codec.votes`.
+        (B, 8) int64, the selected action codes; see `drivefoundry_car.vehicle.codec.votes`.
 
         frames (B, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (B, 4, 3) and route (B, 12) as
         `drivefoundry_car.vehicle.inputs` makes them. ValueError for other shapes and for what is not finite.
@@ -75,9 +75,9 @@ class Engine:
             ("route", route, self._route),
         ):
             if array.shape != (n, *shape):
-                raise ValueError(f"engine input {name}: shape {array.shape}, wanted (B, {', '.join(map(str, shape))})")
+                raise ValueError(f"engine input {name}: shape {array.shape}, must be (B, {', '.join(map(str, shape))})")
         if frames.dtype != np.uint8:
-            raise ValueError(f"engine input frames: {frames.dtype}, wanted uint8")
+            raise ValueError(f"engine input frames: {frames.dtype}, must be uint8")
         if not (np.isfinite(ego).all() and np.isfinite(route).all()):
             raise ValueError("engine inputs ego and route: must be finite")
         told = ego.reshape(n, len(self._ego_scale)).astype(np.float32) * self._ego_scale
@@ -143,15 +143,15 @@ def _fit(tensors: dict[str, np.ndarray], model: dict[str, Any]) -> None:
     wanted["embed.marks"] = ((len(tensors.get("embed.marks", ())), d), "f")
     for name in sorted(wanted.keys() ^ tensors.keys()):
         what = "is missing" if name in wanted else "belongs to no part of the model"
-        raise ValueError(f"{files.WEIGHTS}: {name} {what}; quantize the engine anew")
+        raise ValueError(f"{files.WEIGHTS}: {name} {what}; quantize the engine again")
     for name, (shape, kind) in wanted.items():
         if tensors[name].shape != shape or tensors[name].dtype.kind != kind:
             got = f"{tensors[name].dtype} {tensors[name].shape}"
-            raise ValueError(f"{files.WEIGHTS}: {name} is {got}, wanted shape {shape}; quantize the engine anew")
+            raise ValueError(f"{files.WEIGHTS}: {name} is {got}, must have shape {shape}; quantize the engine again")
 
 
 def shapes(model: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Model fields in, (out, in) of every matrix out."""
+    """Shape (out, in) of every matrix of a model."""
     d, k, cell = model["dim"], model["head_dim"], 8
     cells = (model["patch"] // cell) ** 2
     return {

@@ -48,9 +48,9 @@ def checked(contract: dict[str, Any], name: object) -> dict[str, Any]:
         fits = least <= value <= most and value % step == 0
         of = f" in steps of {step}" if step > 1 else ""
         _require(fits, name, f"model.{field}", value, f"{least} to {most}{of}" if most > least else str(least))
-    for field, wanted in _PLAIN.items():
-        value = model.get(field, wanted)
-        _require(type(value) is type(wanted) and value == wanted, name, f"model.{field}", value, str(wanted))
+    for field, expected in _PLAIN.items():
+        value = model.get(field, expected)
+        _require(type(value) is type(expected) and value == expected, name, f"model.{field}", value, str(expected))
     for field in ("bidirectional", "ego_changes"):
         value = _part(model, f"model.{field}", bool, name)
     theta = model.get("rope_theta")
@@ -75,8 +75,8 @@ def _vocabulary(contract: dict[str, Any], model: dict[str, Any], name: object) -
     """Marks lie behind the codes, codes behind the text."""
     ids, text = _part(contract, "vocabulary", dict, name), _part(contract, "text", list, name)
     words, codes = model["text_vocab"], model["text_vocab"] + model["codes"]
-    for field, wanted in (("text", [0, words]), ("codes", [words, codes])):
-        _require(ids.get(field, wanted) == wanted, name, f"vocabulary.{field}", ids.get(field), str(wanted))
+    for field, expected in (("text", [0, words]), ("codes", [words, codes])):
+        _require(ids.get(field, expected) == expected, name, f"vocabulary.{field}", ids.get(field), str(expected))
     table = _part(contract, "tensors", dict, name).get("embed.marks")
     shape = table[1] if isinstance(table, list) and len(table) == 3 else None
     whole = isinstance(shape, list) and len(shape) == 2 and type(shape[0]) is int and 3 <= shape[0] <= 4096
@@ -106,7 +106,7 @@ def _finite(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _require(ok: bool, name: object, field: str, value: Any, wanted: str) -> None:
+def _require(ok: bool, name: object, field: str, value: Any, expected: str) -> None:
     if not ok:
         said = "missing" if value is None else repr(value)
-        raise ValueError(f"{name}: {field} is {said[:80]}, wanted {wanted}; quantize the engine anew")
+        raise ValueError(f"{name}: {field} is {said[:80]}, must be {expected}; quantize the engine again")

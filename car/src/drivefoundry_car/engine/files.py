@@ -28,7 +28,7 @@ CONTRACT, WEIGHTS, CODEBOOK = "engine.json", "weights.bin", "codebook.safetensor
 DTYPES = {"int8": "<i1", "int16": "<i2", "float32": "<f4"}
 MOST_ACCELERATION = 100
 """m/s^2, of an action code: no car has more."""
-AGAIN = "the file is damaged; fetch or quantize the engine anew"
+AGAIN = "the file is damaged; fetch or quantize the engine again"
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ def read(path: Path) -> Files:
     """Engine directory in, Files out. ValueError names the file that is missing, damaged or of another format."""
     contract = checked(_contract(path / CONTRACT), path / CONTRACT)
     content: dict[str, bytes] = {}
-    told: Any = contract.get("files")
-    told = told if isinstance(told, dict) else {}
-    plain = all(Path(n).name == n and isinstance(d, str) for n, d in told.items())
-    if not plain or not {WEIGHTS, CODEBOOK} <= told.keys():
+    listed: Any = contract.get("files")
+    listed = listed if isinstance(listed, dict) else {}
+    plain = all(Path(n).name == n and isinstance(d, str) for n, d in listed.items())
+    if not plain or not {WEIGHTS, CODEBOOK} <= listed.keys():
         raise ValueError(f"{path / CONTRACT}: files is no table of {WEIGHTS}, {CODEBOOK} and their digests; {AGAIN}")
-    for name, digest in told.items():
+    for name, digest in listed.items():
         raw = _bytes(path / name)
         if hashlib.sha256(raw).hexdigest() != digest:
             raise ValueError(f"{path / name}: its SHA-256 is not the one in {CONTRACT}; {AGAIN}")
@@ -59,7 +59,7 @@ def read(path: Path) -> Files:
     return Files(contract, tensors, codebook)
 
 
-def _tensors(table: dict[str, Any], weights: bytes, told: Path) -> dict[str, np.ndarray]:
+def _tensors(table: dict[str, Any], weights: bytes, path: Path) -> dict[str, np.ndarray]:
     """The contract's tensor table and the bytes in; the tensors, which lie one behind the other and share no byte, and
     whose floats are finite, out."""
     found, spans = {}, []
@@ -69,23 +69,23 @@ def _tensors(table: dict[str, Any], weights: bytes, told: Path) -> dict[str, np.
         kind, shape, offset = entry if isinstance(entry, list) and len(entry) == 3 else (None, [], None)
         sizes = isinstance(shape, list) and len(shape) <= 4 and all(type(n) is int and n >= 0 for n in shape)
         if not isinstance(kind, str) or kind not in DTYPES or not sizes or type(offset) is not int or offset < 0:
-            raise ValueError(f"{told}: tensors.{name} is no type, shape and offset; {AGAIN}")
+            raise ValueError(f"{path}: tensors.{name} is not a type, shape and offset; {AGAIN}")
         form, count = np.dtype(DTYPES[kind]), math.prod(shape)
         if offset + count * form.itemsize > len(weights):
-            raise ValueError(f"{told}: tensors.{name} does not lie within {WEIGHTS}; {AGAIN}")
+            raise ValueError(f"{path}: tensors.{name} does not lie within {WEIGHTS}; {AGAIN}")
         spans.append((offset, offset + count * form.itemsize, name))
         found[name] = np.frombuffer(weights, form, count, offset).reshape(shape)
         if kind == "float32" and not np.isfinite(found[name]).all():
-            raise ValueError(f"{told.with_name(WEIGHTS)}: {name} holds numbers that are not finite; {AGAIN}")
+            raise ValueError(f"{path.with_name(WEIGHTS)}: {name} holds numbers that are not finite; {AGAIN}")
     spans.sort()
     for (_, end, _), (start, _, name) in itertools.pairwise(spans):
         if start < end:
-            raise ValueError(f"{told}: tensors.{name} lies over another tensor; {AGAIN}")
+            raise ValueError(f"{path}: tensors.{name} lies over another tensor; {AGAIN}")
     return found
 
 
 def _codebook(raw: bytes, codes: int, path: Path) -> np.ndarray:
-    """The bytes of a .safetensors file in, accelerations and curvatures (codes, 2) that a car can drive out."""
+    """Read drivable accelerations and curvatures (codes, 2) from the bytes of a .safetensors file."""
     book = arrays.from_bytes(raw, path, ["codebook"], AGAIN)["codebook"]
     if book.shape != (codes, 2) or book.dtype not in (np.float32, np.float64):
         raise ValueError(f"{path}: no ({codes}, 2) floats, one row an action code; {AGAIN}")
@@ -93,13 +93,13 @@ def _codebook(raw: bytes, codes: int, path: Path) -> np.ndarray:
         np.isfinite(book).all() and np.abs(book[:, 0]).max() <= MOST_ACCELERATION and np.abs(book[:, 1]).max() <= 10
     ):
         raise ValueError(
-            f"{path}: accelerations up to {MOST_ACCELERATION} m/s^2, curvatures up to 10 1/m wanted; {AGAIN}"
+            f"{path}: accelerations up to {MOST_ACCELERATION} m/s^2, curvatures up to 10 1/m are allowed; {AGAIN}"
         )
     return book
 
 
 def seal(contract: dict[str, Any]) -> bytes:
-    """A contract in, the bytes of engine.json, with a digest of themselves, out."""
+    """Bytes of engine.json for a contract, including their own digest."""
     return json.dumps({**contract, "sha256": _digest(contract)}, indent=1, ensure_ascii=False).encode()
 
 
@@ -122,4 +122,4 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as e:
-        raise ValueError(f"{path}: cannot be read ({e.strerror}); fetch or quantize the engine anew") from e
+        raise ValueError(f"{path}: cannot be read ({e.strerror}); fetch or quantize the engine again") from e

@@ -1,4 +1,4 @@
-"""The compiled library as one class: a shape and weights in, plan codes and reasoning ids out."""
+"""The compiled library as one class that turns weights and inputs into plan codes and reasoning ids."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Kernels:
 
 def _require(ok: bool, what: str) -> None:
     if not ok:
-        raise ValueError(f"engine: {what}; quantize the engine anew")
+        raise ValueError(f"engine: {what}; quantize the engine again")
 
 
 def activation_limit(*weights: np.ndarray) -> float:

@@ -18,7 +18,7 @@ EDGE_S = 1e-6
 
 @dataclass(frozen=True)
 class Moment:
-    """What a car knows at t s. None: it does not know; what holds on is told again at each moment.
+    """What a car knows at t s. None: unknown; latched values are repeated at each moment.
 
     ego (7,) as in `log.Drive.ego`; route (R, 3) as in `Drive.route`; objects: tracks of now, states (O, 1, 4) and
     valid (O, 1); signals: ids (G,) and states (G,) as in `Drive`; engaged: the model drives; takeover: the safety
@@ -50,12 +50,12 @@ class Recent:
 
     def push(self, now: Moment) -> Drive:
         """A moment in; the drive up to it out, for `signals.latest`: of its newest sample all is there, of those before
-        only what that sample's signals hang on. ValueError where t does not rise or ego is no state."""
+        only what that sample's signals depend on. ValueError if t does not increase or ego is not a state."""
         last = self._moments[-1].t if self._moments else -np.inf
         if not now.t > last:
-            raise ValueError(f"t: {now.t} s after {last} s; a clock that rises wanted")
+            raise ValueError(f"t: must increase, got {now.t} s after {last} s")
         if np.shape(now.ego) != (len(STATE_FIELDS),):
-            raise ValueError(f"ego: ({', '.join(STATE_FIELDS)}) wanted, got shape {np.shape(now.ego)}")
+            raise ValueError(f"ego: must be ({', '.join(STATE_FIELDS)}), got shape {np.shape(now.ego)}")
         self._moments.append(now)
         while self._moments[0].t < now.t - LOOKBACK_S - EDGE_S:
             self._moments.popleft()
@@ -80,7 +80,7 @@ class Recent:
         )
 
     def _objects(self) -> Objects | None:
-        """The tracks of the newest moment and the one before: what surrounds a car at a sample hangs on no other."""
+        """The tracks of the newest moment and the one before: the surroundings at a sample depend on no other."""
         now = self._moments[-1].objects
         if now is None:
             return None

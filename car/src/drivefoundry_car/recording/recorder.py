@@ -43,12 +43,13 @@ LATE_S = 0.5
 """A clip is closed so long after its end, s: channels may lag behind each other by it, what is later is not in it."""
 SETTLE_S = 0.0005
 TICK_S, BURST_S, LONG_BURST_S = 0.05, 1.0, 10.0
-"""How often the writer looks; a burst of drops is told when none came for BURST_S, a long one each LONG_BURST_S."""
+"""Polling interval of the writer; a burst of drops is reported BURST_S after its last one, a long one every
+LONG_BURST_S."""
 BATCH_BYTES, BATCH_ITEMS = 1 << 20, 256
 WRITER_BYTES = BATCH_BYTES + 4 * CHUNK_BYTES
 """What writing takes beside the rings: a batch, the open chunk, its copy, it compressed and as a record."""
 HELD = (channels.ROUTE, channels.SIGNALS, channels.DRIVER)
-"""What is told when it changes: a clip begins with what held at its start."""
+"""Topics that are recorded on change: a clip starts with the values latched at its start."""
 EGO = "ego"
 """The ego's state, 7 float64 as in `log.Drive.ego`."""
 TOPICS = (channels.OBJECTS, channels.PLAN, channels.CORRECTION, *HELD)
@@ -101,7 +102,7 @@ class Recorder:
             if not re.fullmatch(r"[a-z0-9_]+", name) or camera.format not in channels.FORMATS:
                 known = ", ".join(channels.FORMATS)
                 raise ValueError(
-                    f"camera '{name}', {camera.format}: a name of a-z, 0-9, _ and a format of {known} wanted"
+                    f"camera '{name}', {camera.format}: must have a name of a-z, 0-9, _ and a format of {known}"
                 )
         self.folder, self.meta, self.cameras, self.ego_size = Path(folder), dict(meta), dict(cameras), ego_size
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ class Recorder:
         """The ego's state (7,) as in `log.Drive.ego`; NaN where unknown."""
         state = np.asarray(ego, "<f8")
         if state.shape != (7,):
-            raise ValueError(f"ego: shape (7,) wanted ({', '.join(channels.STATE_FIELDS)}), got {state.shape}")
+            raise ValueError(f"ego: must have shape (7,) ({', '.join(channels.STATE_FIELDS)}), got {state.shape}")
         return self.push(EGO, t, np.where(np.isfinite(state), state, np.nan).tobytes())
 
     def trigger(
@@ -155,7 +156,7 @@ class Recorder:
         clip takes what is left. A clip's campaign is that of its trigger of highest priority; meta 'triggers' has all.
         """
         if not (0 <= t < LATEST_S and 0 <= before_s < math.inf and 0 < after_s < math.inf):
-            raise ValueError(f"trigger '{campaign}': times from 0 s on wanted, got {t}, -{before_s}, +{after_s}")
+            raise ValueError(f"trigger '{campaign}': times must be >= 0 s, got {t}, -{before_s}, +{after_s}")
         why = (priority, campaign, rule, t)
         with self._lock:
             last = self._windows[-1] if self._windows else None
@@ -324,7 +325,8 @@ class Recorder:
         self._on_clip()
 
     def _give_up(self, window: _Window, error: OSError) -> None:
-        """The disk does not take a clip: what it holds stays for `recover`, the next trigger begins anew."""
+        """Give up a clip that the disk does not take: its file stays for `recover`, the next trigger starts a new
+        clip."""
         log.error("%s: a clip is given up: %s; free some space", self.folder, error.strerror)
         kept = self._stream.abandon() if self._stream is not None else 0
         if self._stream is not None and not kept:
@@ -377,7 +379,7 @@ def recover(folder: Path | str) -> dict[Path, Path | str]:
 
 
 def set_aside(file: Path) -> Path:
-    """A file that is no clip in, out of the way, in the folder 'damaged' beside it, out."""
+    """Move an unreadable clip to damaged/ and return its path."""
     aside = file.parent / DAMAGED / file.name
     aside.parent.mkdir(exist_ok=True)
     file.replace(aside)

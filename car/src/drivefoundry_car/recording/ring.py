@@ -22,14 +22,14 @@ Start = Literal["any", "key", "held"]
 class Ring:
     """The newest items of one channel, never above `bound` bytes (data and ITEM_BYTES each), oldest first out.
 
-    What it holds begins with a key: the frames that hang on a key frame go with it. `refused` counts the items that
+    What it holds begins with a key: the frames that depend on a key frame go with it. `refused` counts the items that
     were not taken (older than the last, larger than the bound, of no key frame that is held), `lost` those that fell
     out while a recording waited for them.
     """
 
     def __init__(self, bound: int, start: Start = "any") -> None:
         if bound <= 0:
-            raise ValueError(f"ring: a bound above 0 bytes wanted, not {bound}")
+            raise ValueError(f"ring: bound must be > 0 bytes, got {bound}")
         self.bound = bound
         self.start: Start = start
         self.size = 0
@@ -53,7 +53,7 @@ class Ring:
         self._last = t
         if self.size > self.bound:
             self._evict()
-        if not len(self):  # a key frame and all that hangs on it are more than the bound
+        if not len(self):  # a key frame and all that depends on it exceed the bound
             self._whole = False
             self.refused += not self._waiting  # else it is among the lost
         return self._whole
@@ -64,7 +64,7 @@ class Ring:
             self.size -= len((self._past or self._wanted).popleft()[1]) + ITEM_BYTES
 
     def want(self, t: float) -> None:
-        """A recording waits for all from t on, and for what that hangs on: a video from the key frame at or before t,
+        """A recording waits for all from t on, and for what they depend on: a video from the key frame at or before t,
         a latched channel from what held at t."""
         past, wanted = self._past, self._wanted
         while past and past[-1][0] >= t:

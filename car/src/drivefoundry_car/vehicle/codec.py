@@ -144,7 +144,7 @@ def votes(codebook: np.ndarray, tolerance: float = VOTE_M) -> np.ndarray:
     codes all stop the car and share the probability of stopping, while one of a few that roll on is on top.
     Probabilities times this kernel, exp(-(d / tolerance)^2) of the distance d (as in `encode`) between where two codes
     lead, put the mode where it belongs (minimum Bayes risk decoding, Kumar and Byrne 2004). What is driven is not the
-    elected code itself but the mean of all codes, by probability and by how far each speaks for the elected one: a step
+    selected code itself but the mean of all codes, weighted by probability and by closeness to the selected one: a step
     of mean shift (Fukunaga and Hostetler 1975), which leaves nothing of the gaps between codes.
     """
     book = codebook.astype(np.float64)
@@ -176,7 +176,7 @@ def controls(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
 
 
 def warp(codes: np.ndarray) -> np.ndarray:
-    """Codes (..., 2) in, coordinates (..., 2) in which distances between codes are judged out."""
+    """Coordinates (..., 2) of codes (..., 2) in which their distances are measured."""
     return np.stack([codes[..., 0] / A_SCALE, np.arcsinh(codes[..., 1] / CURVATURE_SCALE)], -1)
 
 
@@ -205,7 +205,7 @@ def fit_codebook(futures: np.ndarray, speed: np.ndarray, k: int = 128, seed: int
     `mirror`.
     """
     if k < 32 or k % 2:
-        raise ValueError(f"k: an even number of at least 32 codes wanted, got {k}")
+        raise ValueError(f"k: must be an even number >= 32, got {k}")
     rng = np.random.default_rng(seed)
     seen = controls(futures, speed).reshape(-1, 2) if len(futures) else np.zeros((0, 2))
     seen = seen[(seen[:, 0] > -8.5) & (seen[:, 0] < 4.5)]

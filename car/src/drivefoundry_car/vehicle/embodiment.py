@@ -231,9 +231,9 @@ def from_json(text: str | bytes, where: object) -> Embodiment:
     return Embodiment.of(json_object(text, where), where)
 
 
-def _require(ok: bool, what: str, wanted: str, got: object) -> None:
+def _require(ok: bool, what: str, rule: str, got: object) -> None:
     if not ok:
-        raise ValueError(f"Embodiment.{what}: must be {wanted}, got {str(got)[:60]}")
+        raise ValueError(f"Embodiment.{what}: must be {rule}, got {str(got)[:60]}")
 
 
 def _finite(value: object) -> bool:
@@ -260,9 +260,9 @@ def _built(kind: Any, raw: object, where: object, what: str) -> Any:
         elif name == "limits":
             made[name] = _built(Limits, value, where, at)
         else:
-            wanted = known[name].type
-            fits = type(value) is str if wanted == "str" else type(value) is int if wanted == "int" else _finite(value)
+            rule = known[name].type
+            fits = type(value) is str if rule == "str" else type(value) is int if rule == "int" else _finite(value)
             if not fits:
-                raise ValueError(f"{where}: {at} must be {wanted}, got {str(value)[:40]!r}")
+                raise ValueError(f"{where}: {at} must be {rule}, got {str(value)[:40]!r}")
             made[name] = value
     return kind(**made)

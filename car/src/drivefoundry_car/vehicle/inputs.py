@@ -1,4 +1,4 @@
-"""Ego track and route in, model inputs out: the one place that says what the model is told besides pixels.
+"""Model inputs other than pixels, from the ego track and the route.
 
 The car's runtime and the factory's labelling call the same functions, so that training and driving cannot differ.
 """
@@ -40,7 +40,7 @@ def to_map(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
 
 
 def shift(poses: np.ndarray, ahead: float) -> np.ndarray:
-    """Poses (..., 3) of one point of a car in, those of the point `ahead` m in front of it out."""
+    """Poses (..., 3) of the point `ahead` m in front of a given point of a car."""
     out = np.array(poses, np.float64, copy=True)
     out[..., 0] += ahead * np.cos(poses[..., 2])
     out[..., 1] += ahead * np.sin(poses[..., 2])

@@ -34,10 +34,10 @@ def run(options: ScaleOptions) -> Outcome:
     from drivefoundry.ledger import Ledger
     from drivefoundry.stages.context import RunContext
     from drivefoundry.stages.grid import grid
-    from drivefoundry.tracking import wanted
+    from drivefoundry.tracking import requested
 
     with Ledger(options.out) as ledger:
-        runs = grid(RunContext(ledger, recipe, options.out, track=wanted(options.track)))
+        runs = grid(RunContext(ledger, recipe, options.out, track=requested(options.track)))
     with outputs.among(options.out, ["runs.jsonl"], "runs.jsonl") as aside:
         (aside / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
     return fit_and_write(runs, options.out)

@@ -26,8 +26,8 @@ maps."""
 
 
 def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.ndarray) -> dict[str, np.ndarray]:
-    """Rollout, its scenes in its order and the expert's progress (S,) m (see `route_progress`) in, metrics (S,) float64
-    out.
+    """Metrics (S,) float64 of a rollout, given its scenes in order and the expert's progress (S,) m (see
+    `route_progress`).
 
     collision: any contact with an agent that did not overlap at the start; at_fault_collision: by nuPlan's rules;
     off_road: a corner left the drivable area (by over 0.2 m) for ground that is known to be no road; red_light; ttc_ok:
@@ -44,7 +44,7 @@ def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.
     m = measure(rollout, scenes)
     require(
         np.shape(reference_progress) == (len(scenes),),
-        f"reference_progress: shape ({len(scenes)},), one a scene, wanted; got {np.shape(reference_progress)}",
+        f"reference_progress: must have shape ({len(scenes)},), one per scene, got {np.shape(reference_progress)}",
     )
     progress = progress_ratio(m["progress"], np.asarray(reference_progress, np.float64))
     share = np.where(m["distance"] > 0, m["off_road_distance"] / np.maximum(m["distance"], 1e-9), 1.0 - m["DAC"])

@@ -162,8 +162,8 @@ def comfort(states: np.ndarray, past: np.ndarray | None = None, past_n: np.ndarr
 
 
 def extended_comfort(before: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """The previous plan's motion (S, 1, T, 6) and the present ones (S, N, T, 6) over the same time in, (S, N) 0 or
-    1 out."""
+    """Extended comfort (S, N), 0 or 1, of motions (S, N, T, 6) against the previous plan's (S, 1, T, 6) over the same
+    time."""
     n = states.shape[2]
 
     def features(m: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -352,7 +352,7 @@ def judge_motions(
     stop: bool,
     lengths: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Motions (S, N, T, 6) of egos of size (S, 2) in, (S, N, len(FIELDS)) out.
+    """Judge motions (S, N, T, 6) of egos of size (S, 2): (S, N, len(FIELDS)).
 
     The N motions of a scene start at the same place; of each only the first `lengths` (S,) states count, all of them
     where None. With `stop` a drive ends at its first collision at fault: nothing

@@ -102,7 +102,7 @@ def _future(tracks, valid, at, which, states, seen):
 def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
     """Scenes and the step of each (S,) in, Situations out. ValueError where the ego has no state at that step."""
     n, steps = len(scenes), np.asarray(at, np.int64)
-    require(steps.shape == (n,), f"at: one step a scene wanted, got shape {steps.shape} for {n} scenes")
+    require(steps.shape == (n,), f"at: must be one step per scene, got shape {steps.shape} for {n} scenes")
     require(n > 0, "scenes: none given; give at least one")
     start, past, past_n = np.zeros((n, 6)), np.zeros((n, PAST, 6)), np.zeros(n, np.int64)
     before, known = np.zeros((n, 6)), np.zeros(n, np.bool_)
@@ -143,7 +143,7 @@ def _simulate(start, plans, dt, out):
 
 
 def simulate(start: np.ndarray, plans: np.ndarray) -> np.ndarray:
-    """Ego states (S, 6) and plans (S, N, 8, 3) in, tracked motions (S, N, 41, 6) at 10 Hz out."""
+    """Tracked motions (S, N, 41, 6) at 10 Hz of plans (S, N, 8, 3) from ego states (S, 6)."""
     out = np.zeros((*plans.shape[:2], SAMPLES, 6))
     _simulate(start, np.ascontiguousarray(plans, np.float64), DT, out)
     return out
@@ -156,7 +156,7 @@ def pdm_scores(
     reference_progress: np.ndarray | None = None,
     previous: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Scenes, the step of each (S,) and plans (S, N, 8, 3) in the ego frame in, scores (S, N) by name out.
+    """Scores (S, N) by name of plans (S, N, 8, 3), in the ego frame, at one step (S,) of each scene.
 
     See `score`. ValueError where the ego has no state at the step, or a plan is of another shape or not finite.
     """
@@ -169,7 +169,7 @@ def score(
     reference_progress: np.ndarray | None = None,
     previous: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Situations and plans (S, N, 8, 3) x, y, yaw in the ego frame in, scores (S, N) float64 by name out.
+    """Scores (S, N) float64 by name of plans (S, N, 8, 3), x, y, yaw in the ego frame, in situations.
 
     NC no collision at fault, DAC drivable area, DDC driving direction, TLC traffic lights, TTC time to collision, EP
     progress, C comfort, LK lane keeping, HC comfort with the history, PDMS, EPDMS, and progress along the route in m.
@@ -194,7 +194,7 @@ def filtered_terms(
     """
     n = len(situations)
     shaped = plans.ndim == 4 and plans.shape[0] == n and plans.shape[2:] == (PLAN_POINTS, 3)
-    require(shaped, f"plans: shape ({n}, N, {PLAN_POINTS}, 3) wanted, got {plans.shape}")
+    require(shaped, f"plans: must have shape ({n}, N, {PLAN_POINTS}, 3), got {plans.shape}")
     require(bool(np.isfinite(plans).all()), "plans: NaN or infinite point; the planner must give numbers")
     every = np.concatenate([plans, situations.human[:, None]], 1)
     states = simulate(situations.start, every)
@@ -209,7 +209,7 @@ def filtered_terms(
     terms["EP"] = progress_ratio(terms["progress"], best[:, None])
     known = {name: situations.human_known for name in terms if name not in ("EP", "progress")}
     if previous is not None:
-        require(previous.shape == (n, PLAN_POINTS, 3), f"previous: shape ({n}, 8, 3) wanted, got {previous.shape}")
+        require(previous.shape == (n, PLAN_POINTS, 3), f"previous: must have shape ({n}, 8, 3), got {previous.shape}")
         earlier = simulate(situations.before, np.stack([previous, situations.human_before], 1))[:, :, STRIDE:]
         now = states[:, :, :-STRIDE]
         both = (extended_comfort(earlier[:, :1], now[:, :-1]), extended_comfort(earlier[:, 1:], now[:, -1:]))

@@ -79,8 +79,8 @@ def realism(scene: Scene, simulated: np.ndarray, valid: np.ndarray) -> dict[str,
     agents, steps = len(scene.kind), simulated.shape[2] if simulated.ndim == 4 else 0
     last = scene.valid.shape[1] - scene.start
     fits = simulated.shape[1:] == (agents, steps, 4) and valid.shape == simulated.shape[:3] and 3 <= steps <= last
-    wanted = f"(R, {agents}, 3 .. {last}, 4) and valid beside it"
-    require(fits, f"simulated: shape {wanted} wanted, got {simulated.shape} and {valid.shape}")
+    expected = f"(R, {agents}, 3 .. {last}, 4) and valid beside it"
+    require(fits, f"simulated: must have shape {expected}, got {simulated.shape} and {valid.shape}")
     window = slice(scene.start - HISTORY, scene.start + steps)
     logged, seen = scene.tracks[:, window].astype(np.float64), scene.valid[:, window]
     judged = seen[:, HISTORY]

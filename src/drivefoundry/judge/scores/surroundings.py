@@ -59,7 +59,7 @@ _bank: _Bank | None = None
 
 
 def _stacks(maps: dict[str, RoadMap]) -> _Bank:
-    """Stacks that hold at least these maps; grown, and started anew when they get too big."""
+    """Stacks that hold at least these maps; grown, and rebuilt when they get too big."""
     global _bank
     if _bank is not None and maps.keys() <= _bank.maps.keys():
         return _bank

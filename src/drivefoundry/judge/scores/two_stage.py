@@ -37,8 +37,8 @@ def two_stage(
     """A policy's rollout, its scenes and how it drives others (at most `most` scenes at once, seconds -> Rollout) in;
     epdms_one, epdms_two and their product epdms (S,) out. ValueError where the rollout has fewer than two decisions."""
     least = int((first.lengths.min() - 1) // STRIDE)
-    wanted = f"rollout: a scene has {least} decisions; {DECISIONS} are wanted, drive at least {DECISIONS * PLAN_DT} s"
-    require(least >= DECISIONS, wanted)
+    short = f"rollout: a scene has {least} decisions; {DECISIONS} are needed, drive at least {DECISIONS * PLAN_DT} s"
+    require(least >= DECISIONS, short)
     one, motions = _stage(first, scenes)
     starts = [second_starts(scene, motion, first.policy) for scene, motion in zip(scenes, motions, strict=True)]
     seconds = [s for of_one in starts for s, _ in of_one]

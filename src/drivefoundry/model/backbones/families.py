@@ -1,4 +1,4 @@
-"""What config.json or a GGUF file's metadata says of a Llama or Qwen2 model in, the decoder's shape out.
+"""The decoder's shape from config.json or a GGUF file's metadata of a Llama or Qwen2 model.
 
 Nothing that is said is passed over: each key is read, or must have the one value that the decoder knows, or is known to
 have no part in the mathematics; with any other key the file is refused.
@@ -82,22 +82,22 @@ def hf_shape(path: Path, told: Mapping[str, Any], end: int) -> ModelConfig:
         _require_one(path, key, value, _ONE_VALUE[key])
     made = said(told, "architectures", [])
     fits = isinstance(made, list) and all(a in ("LlamaForCausalLM", "Qwen2ForCausalLM") for a in made)
-    require(fits, f"{path}: architectures is {_short(made)}; a language model (ForCausalLM) is wanted")
+    require(fits, f"{path}: architectures is {_short(made)}; must be a language model (ForCausalLM)")
     layers = said(told, "layer_types", [])
     fits = isinstance(layers, list) and all(layer == "full_attention" for layer in layers)
-    require(fits, f"{path}: layer_types: attention over everything ('full_attention') is wanted in each layer")
+    require(fits, f"{path}: layer_types: must be full attention ('full_attention') in each layer")
     window = said(told, "sliding_window", 0)
     windowed = (type(window) is not int or window != 0) and told.get("use_sliding_window") is not False
     require(
         not windowed,
-        f"{path}: sliding_window is {_short(window)}; attention over everything is wanted",
+        f"{path}: sliding_window is {_short(window)}; must be full attention",
     )
     required = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
     dim, depth, heads, ffn, vocab = (_whole(path, key, told.get(key)) for key in required)
     kv = _whole(path, "num_key_value_heads", said(told, "num_key_value_heads", heads))
     head_dim = _whole(path, "head_dim", said(told, "head_dim", dim // heads))
     tied = said(told, "tie_word_embeddings", False)
-    require(isinstance(tied, bool), f"{path}: tie_word_embeddings is {_short(tied)}, true or false wanted")
+    require(isinstance(tied, bool), f"{path}: tie_word_embeddings is {_short(tied)}, must be true or false")
     theta, scaling = _rope(path, told)
     return _valid(
         path, dim=dim, layers=depth, heads=heads, kv_heads=kv, head_dim=head_dim, ffn=ffn, qkv_bias=kind == "qwen2",
@@ -111,7 +111,7 @@ def _rope(path: Path, told: Mapping[str, Any]) -> tuple[float, tuple[float, floa
     rope: dict[str, Any] = {}
     for place in ("rope_scaling", "rope_parameters"):
         held = said(told, place, {})
-        require(isinstance(held, dict), f"{path}: {place} is {_short(held)}, a table wanted")
+        require(isinstance(held, dict), f"{path}: {place} is {_short(held)}, must be a table")
         for kind in (held.get("rope_type"), held.get("type")):
             known = kind in (None, "default", "llama3")
             require(known, f"{path}: rope_type {_short(kind)}; 'default' and 'llama3' can be read")
@@ -142,7 +142,7 @@ def _rope(path: Path, told: Mapping[str, Any]) -> tuple[float, tuple[float, floa
     factor, low, high = (_number(path, f"rope_scaling.{key}", rope[key]) for key in LLAMA3[:3])
     context = _whole(path, f"rope_scaling.{LLAMA3[3]}", rope[LLAMA3[3]])
     fits = factor >= 1 and low < high
-    require(fits, f"{path}: rope_scaling: factor at least 1 and low_freq_factor below high_freq_factor wanted")
+    require(fits, f"{path}: rope_scaling: factor must be >= 1 and low_freq_factor below high_freq_factor")
     return base, (factor, low, high, context)
 
 
@@ -150,9 +150,9 @@ def gguf_shape(path: Path, held: Gguf) -> ModelConfig:
     """A GGUF file's metadata in, the shape out. ValueError names the file and the key."""
     fields, family = held.fields, held.fields.get("general.architecture")
     require(family in FAMILIES, f"{path}: architecture {family!r}; 'llama' and 'qwen2' can be read")
-    for key, wanted in (("general.type", ("model",)), ("split.count", (0, 1))):
+    for key, required in (("general.type", ("model",)), ("split.count", (0, 1))):
         if key in fields:
-            _require_one(path, key, fields[key], wanted)
+            _require_one(path, key, fields[key], required)
     for name, value in fields.items():
         prefix, _, key = name.partition(".")
         if prefix == family and key not in _GGUF_READ:
@@ -174,8 +174,14 @@ def gguf_shape(path: Path, held: Gguf) -> ModelConfig:
     assert isinstance(ends, int)
     dim, heads = whole("embedding_length"), whole("attention.head_count")
     head_dim = whole("attention.key_length", dim // heads)
-    for key, wanted in (("attention.value_length", head_dim), ("rope.dimension_count", head_dim), ("vocab_size", rows)):
-        require(whole(key, wanted) == wanted, f"{path}: {family}.{key} is {whole(key, wanted)}, wanted {wanted}")
+    for key, required in (
+        ("attention.value_length", head_dim),
+        ("rope.dimension_count", head_dim),
+        ("vocab_size", rows),
+    ):
+        require(
+            whole(key, required) == required, f"{path}: {family}.{key} is {whole(key, required)}, must be {required}"
+        )
     eps = _number(path, f"{family}.attention.layer_norm_rms_epsilon", field("attention.layer_norm_rms_epsilon"))
     shape: dict[str, Any] = dict(
         dim=dim, layers=whole("block_count"), heads=heads, kv_heads=whole("attention.head_count_kv", heads),
@@ -188,8 +194,8 @@ def gguf_shape(path: Path, held: Gguf) -> ModelConfig:
     if stretch is None:
         return _valid(path, **shape)
     config = _valid(path, **shape, rope_scaling=(float(stretch.max(initial=1.0)), *LLAMA3_CONTEXT))
-    wanted = rope_stretch(config).numpy()
-    known = stretch.shape == wanted.shape and np.allclose(wanted, stretch, rtol=1e-4)
+    required = rope_stretch(config).numpy()
+    known = stretch.shape == required.shape and np.allclose(required, stretch, rtol=1e-4)
     require(known, f"{path}: rope_freqs.weight is not Llama 3's; read the model from a Hugging Face directory")
     return config
 
@@ -216,15 +222,15 @@ def _valid(path: Path, **shape: Any) -> ModelConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _require_one(path: Path, key: str, value: Any, wanted: tuple[Any, ...]) -> None:
-    plain = not isinstance(value, bool) or any(isinstance(w, bool) for w in wanted)
-    fits = plain and value in wanted
-    require(fits, f"{path}: {key} is {_short(value)}, wanted {wanted[-1]!r}: the decoder knows nothing else")
+def _require_one(path: Path, key: str, value: Any, required: tuple[Any, ...]) -> None:
+    plain = not isinstance(value, bool) or any(isinstance(w, bool) for w in required)
+    fits = plain and value in required
+    require(fits, f"{path}: {key} is {_short(value)}, must be {required[-1]!r}: the decoder supports nothing else")
 
 
 def _whole(path: Path, key: str, value: Any) -> int:
     require(value is not None, f"{path}: no {key}")
-    require(type(value) is int and value > 0, f"{path}: {key} is {_short(value)}, a whole number above 0 wanted")
+    require(type(value) is int and value > 0, f"{path}: {key} is {_short(value)}, must be an integer > 0")
     assert isinstance(value, int)
     return value
 
@@ -232,7 +238,7 @@ def _whole(path: Path, key: str, value: Any) -> int:
 def _number(path: Path, key: str, value: Any) -> float:
     require(value is not None, f"{path}: no {key}")
     fits = type(value) in (int, float) and math.isfinite(value) and value > 0
-    require(fits, f"{path}: {key} is {_short(value)}, a number above 0 wanted")
+    require(fits, f"{path}: {key} is {_short(value)}, must be a number > 0")
     return float(value)
 
 

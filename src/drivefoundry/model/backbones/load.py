@@ -1,4 +1,4 @@
-"""An open language model in, as a GGUF file or a Hugging Face directory; the decoder of a VLA out.
+"""Load an open language model, from a GGUF file or a Hugging Face directory, as the decoder of a VLA.
 
 `load_backbone` reads it, `adopt` builds a VLA around it; the way back is in `exports`. Families: Llama and Qwen2.
 """
@@ -95,7 +95,7 @@ def names(config: ModelConfig, of: int) -> dict[str, tuple[str, ...]]:
 
 
 def load_backbone(where: str | Path) -> Backbone:
-    """A .gguf file, a Hugging Face directory, or the name "smollm2" in, a Backbone out.
+    """Load a Backbone from a .gguf file, a Hugging Face directory, or by the name "smollm2".
 
     Raises ValueError, naming the file, where it is damaged or of a family or tokenizer that cannot be read.
     """
@@ -132,7 +132,7 @@ def _checked(path: Path, config: ModelConfig, of: int, fetch: Callable[[str], np
         parts = [fetch(name) for name in theirs]
         shape = (wanted[ours].shape[0] // len(parts), *wanted[ours].shape[1:])
         for name, part in zip(theirs, parts, strict=True):
-            require(part.shape == shape, f"{path}: tensor {name} has shape {part.shape}, wanted {shape}")
+            require(part.shape == shape, f"{path}: tensor {name} has shape {part.shape}, must be {shape}")
         out[ours] = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
     return out
 
@@ -166,7 +166,7 @@ def _from_hf(folder: Path) -> Backbone:
         require(known, f"{of[name].path}: tensor {name} is of no part of the model that is read; it would be lost")
     context = said(told, "max_position_embeddings", 2048)
     fits = type(context) is int and context > 0
-    require(fits, f"{folder / 'config.json'}: max_position_embeddings is {str(context)[:60]}, a whole number wanted")
+    require(fits, f"{folder / 'config.json'}: max_position_embeddings is {str(context)[:60]}, must be an integer")
     begin = _mark(folder, "bos", told, more, tokenizer)
     return Backbone(config, weights, raw, begin, context, _chat(folder, more["tokenizer_config.json"]))
 
@@ -208,7 +208,7 @@ def _mark(
     rows, key = tokenizer.get_vocab_size(), f"{kind}_token_id"
     for name, about in (("config.json", told), ("generation_config.json", more["generation_config.json"])):
         ids = about.get(key)
-        require(ids != [], f"{folder / name}: {key} is [], one id or several wanted")
+        require(ids != [], f"{folder / name}: {key} is [], must have at least one id")
         ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
         for one in ids:
             known = type(one) is int and one >= 0 and tokenizer.id_to_token(min(one, 2**31)) is not None
@@ -270,8 +270,8 @@ def _from_gguf(path: Path) -> Backbone:
 
 
 def adopt(backbone: Backbone, seed: int = 0, **changes: object) -> tuple[VLA, TextCodec]:
-    """A backbone in, and any fields of the shape that are not its own (image, vision, action, max_text, ...); a VLA
-    around it and its tokenizer out.
+    """Build a VLA around a backbone, and its tokenizer; changes: fields of the configuration that are not the
+    backbone's (image, vision, action, max_text, ...).
 
     The vocabulary is PAD, EOS and UNK, then the backbone's words, then action codes and marks. EOS begins as the
     backbone's own end mark, the other new rows near the mean of the words (Hewitt 2021), and what enters the sequence

@@ -41,7 +41,7 @@ def from_gguf(fields: Mapping[str, Value], path: object) -> bytes:
     """A GGUF file's metadata in, tokenizer.json bytes out. Raises ValueError for tokenizers other than byte-level
     BPE."""
     for key in ("model", "tokens", "merges", "token_type"):
-        require(f"tokenizer.ggml.{key}" in fields, f"{path}: no tokenizer.ggml.{key}; a byte-level BPE is wanted")
+        require(f"tokenizer.ggml.{key}" in fields, f"{path}: no tokenizer.ggml.{key}; must be a byte-level BPE")
     model, pre = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "gpt-2")
     require(model == "gpt2", f"{path}: tokenizer {model!r}; only byte-level BPE ('gpt2') can be read")
     require(pre in CUTS, f"{path}: tokenizer.ggml.pre {pre!r}; known are {', '.join(CUTS)}")

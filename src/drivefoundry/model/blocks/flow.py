@@ -1,4 +1,4 @@
-"""Plans by flow matching: noise and the decoder's state in, (acceleration, curvature) of each half second out.
+"""Plans by flow matching: from noise and the decoder's state to (acceleration, curvature) of each half second.
 
 The second way a plan leaves the model, beside codes of the vocabulary. A velocity field carries noise at time 0 to
 controls at time 1 along straight lines (Flow Matching, Lipman 2023; rectified flow, Liu 2023; as the action head of

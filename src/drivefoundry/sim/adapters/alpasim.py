@@ -1,6 +1,6 @@
 """An AlpaSim driver as a driver of this simulator: world in, its plans out, asked over gRPC.
 
-It is told what AlpaSim's runtime tells it (`egodriver.EgodriverService`): pictures of a front camera, egomotion with
+It receives what AlpaSim's runtime sends (`egodriver.EgodriverService`): pictures of a front camera, egomotion with
 dynamic states at 10 Hz, and 20 waypoints of its route, 80 m from the car on, NaN past the route's end. Rig frame:
 origin on the ground below the rear axle; local frame: the rig's at the start of the scene. Letters: S scenes.
 """
@@ -38,7 +38,7 @@ from drivefoundry_car.vehicle.embodiment import CAR
 from drivefoundry_car.vehicle.inputs import along, shift, to_ego
 
 WAYPOINTS, ROUTE = 20, 80.0
-"""Waypoints told of the route, and its length, m."""
+"""Number of route waypoints sent, and their length, m."""
 CAMERA = "camera_front_wide_120fov"
 STEP_US = 100_000
 
@@ -62,14 +62,14 @@ class Egodriver:
             version, self._revision = negotiate(self._stub, timeout=timeout)
         except grpc.RpcError as error:
             raise ValueError(
-                f"{address}: no driver answers there ({_why(error)}); start it, or mend the address"
+                f"{address}: no driver answers there ({_why(error)}); start it, or fix the address"
             ) from None
         self.name = version.version_id
         self._sessions: list[str] = []
         self._eyes: Eyes | None = None
 
     def bind(self, world: World) -> None:
-        """The world, of which the driver is told what the contract holds."""
+        """The world; the driver receives what the contract contains."""
         self.world = world
 
     def reset(self, scenes: list[Scene]) -> None:
@@ -163,7 +163,7 @@ class Egodriver:
         self._ask(self._stub.submit_egomotion_observation, requests)
 
     def _tell_route(self, world: World, now: int) -> list[float]:
-        """Waypoints told; the speed limits (S,) m/s at the cars out."""
+        """Send waypoints; return the speed limits (S,) m/s at the cars."""
         requests, limits = [], []
         ahead = np.linspace(0.0, ROUTE, WAYPOINTS)
         for session, route, ego in zip(self._sessions, routes_near(world, ROUTE + 2.0), world.ego, strict=True):

@@ -34,7 +34,7 @@ OBJECTS = 16
 Action = Literal["controls", "normalised", "plan"]
 ACTIONS = ("controls", "normalised", "plan")
 FAR = 1e5
-"""No observation is larger: positions of scenes are bounded by it (`types.FARTHEST`)."""
+"""No observation is larger: positions of scenes are bounded by it (`types.MAX_ABS_POSITION_M`)."""
 FASTEST = 40.0
 """Plans are sampled from what a car at this speed, m/s, could reach."""
 SIGNALS = 4
@@ -87,7 +87,7 @@ def _nearest(ego, agents, seen, size, reach, out, there):
 class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     """One environment a scene; `num_envs` is the number of scenes.
 
-    scenes: of any sources and lengths; traffic: see `sim.world`, but one that can start anew (a live city cannot); rig:
+    scenes: of any sources and lengths; traffic: see `sim.world`, but one that can be reset (a live city cannot); rig:
     the camera, none where None; action: "controls", (2,) acceleration m/s^2 and curvature 1/m, held for the 0.5 s,
     "normalised", the same in -1 .. 1 (full braking to full throttle, full lock right to left), or "plan", (8, 3) x, y,
     yaw in the ego frame at 0.5 .. 4.0 s, which a tracker follows for 0.5 s; seconds: an episode lasts so long at most,
@@ -100,7 +100,7 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     Infos, of the step just made: progress m along the route; contact, off_road, red_light bool, as the judge counts
     them (`sim.referee`); seconds s since the episode's start. A contact or leaving the road terminates, the log's end
-    or `seconds` truncates. The step after that starts the scene anew: its action is ignored, its reward 0.
+    or `seconds` truncates. The step after that resets the scene: its action is ignored, its reward 0.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
@@ -121,9 +121,9 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         require(longest >= 1, f"seconds {seconds}: an episode lasts one decision, {PLAN_DT} s, at least")
         steps = [s.valid.shape[1] - 1 - s.start for s in scenes]
         for scene, n in zip(scenes, steps, strict=True):
-            require(n >= DECISION_STEPS, f"scene {scene.id}: {n} steps after its start are too few, 5 wanted")
+            require(n >= DECISION_STEPS, f"scene {scene.id}: {n} steps after its start are too few, 5 are needed")
         self.world = World(pack(list(scenes)), traffic)
-        require(not self.world.traffic.endless, "traffic: a live city cannot start anew; take replay, reactive or free")
+        require(not self.world.traffic.endless, "traffic: a live city cannot be reset; use replay, reactive or free")
         self.referee = Referee(self.world)
         self.num_envs = len(scenes)
         self._limit = np.minimum(np.array(steps) // DECISION_STEPS, longest) * DECISION_STEPS
@@ -169,8 +169,8 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Actions (S, 2) or (S, 8, 3) in, one decision of all scenes out; see the class."""
         actions = np.asarray(actions, np.float64)
-        wanted = self.action_space.shape
-        require(actions.shape == wanted, f"actions: shape {wanted} wanted, got {actions.shape}")
+        expected = self.action_space.shape
+        require(actions.shape == expected, f"actions: must have shape {expected}, got {actions.shape}")
         require(bool(np.isfinite(actions).all()), "actions: NaN or infinite value; the policy must give numbers")
         world, referee = self.world, self.referee
         if self._action == "normalised":

@@ -20,7 +20,7 @@ PIXELS = 400
 class DrivingOne(Env[dict[str, np.ndarray], np.ndarray]):
     """One car in one of the scenes at a time; observations, actions, rewards and infos are those of `gym.Driving`.
 
-    `reset(seed=..)` starts anew the order in which scenes are drawn; `reset(options={"scene": i})` takes the scene i.
+    `reset(seed=..)` restarts the order in which scenes are drawn; `reset(options={"scene": i})` takes the scene i.
     render_mode "rgb_array": `render` gives the map around the car from above, (400, 400, 3) uint8, also with a camera
     (`rig`), whose pictures are observations. options: those of `Driving`; actions are normalised by default.
     """

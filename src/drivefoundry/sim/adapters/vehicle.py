@@ -107,7 +107,7 @@ class SimulatedVehicle:
         return Driven(np.stack(ego), np.array(answered), np.array(stopped))
 
     def _greet(self, vehicle: Vehicle) -> None:
-        """The first words to a daemon; one that comes during the drive is told no past."""
+        """First messages to a daemon; one that connects during the drive receives no history."""
         self._teller = Teller()
         meta = {"source": self.scene.source, "place": self.scene.place, "map": self.scene.map.id}
         vehicle.tell(hello(self.scene.id, meta), *(self.past() if self.world.step == 0 else []))

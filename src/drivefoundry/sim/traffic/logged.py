@@ -1,7 +1,7 @@
 """Traffic that keeps to its log: replayed, or reactive to an ego that does not.
 
 Reactive agents keep to their logged path and never run ahead of their log; they brake for the ego, and for others that
-were delayed, by the intelligent driver model, and then obey the lights. Undisturbed, they are the log, to the bit.
+were delayed, by the intelligent driver model, and then obey the lights. Undisturbed, they match the log bit for bit.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _step_scene(
         )
         behind = s_log - s[a]
         follow = idm(v, 20.0, gap, v_lead) if gap < LOOKAHEAD else 9.0
-        # On schedule and nobody closer than the log itself came: stay the log, to the bit.
+        # On schedule and no one closer than in the log itself: stay on the log, bit for bit.
         if not late[a] and follow > (v_log - v) / DT - 1.0:
             brake[a] = (v_log - v) < -0.08 or v_log < 0.2
             s[a], at[a] = s_log, t

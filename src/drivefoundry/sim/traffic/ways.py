@@ -1,4 +1,4 @@
-"""Scenes in, the way of each of their agents out: where it would drive if nobody told it, with the lanes beside it.
+"""Default path of each agent of a scene, where it would drive on its own, with the adjacent lanes.
 
 A vehicle's way is the path of its log and, beyond that, the lanes it leads into, straight on. Axes: S scenes, A
 agents, P way points 1 m apart, C stop lines.
@@ -77,7 +77,7 @@ class _Lanes:
         return out
 
     def under(self, way: np.ndarray) -> np.ndarray:
-        """Poses (P, 3) in, the lane under each (P,), -1 where there is none, out."""
+        """Lane (P,) under each of poses (P, 3), -1 if there is none."""
         out = np.full(len(way), -1, np.int64)
         _under(way, self.seg, self.origin, self.shape, self.first, self.item, out)
         return out
@@ -134,7 +134,7 @@ def _under(way, seg, origin, shape, first, item, out):
 
 
 def _poses(line: np.ndarray) -> np.ndarray:
-    """Line (P, 2) in, poses (Q, 3) 1 m apart out."""
+    """Poses (Q, 3) 1 m apart along a line (P, 2)."""
     s = arc_length(line)
     q = np.arange(0.0, s[-1] + 1e-9, 1.0)
     xy = np.stack([np.interp(q, s, line[:, 0]), np.interp(q, s, line[:, 1])], 1)

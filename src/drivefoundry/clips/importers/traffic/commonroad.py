@@ -37,8 +37,8 @@ from drivefoundry.types import (
     AGENT_PEDESTRIAN,
     AGENT_TRUCK,
     DT,
-    FARTHEST,
-    FASTEST,
+    MAX_ABS_POSITION_M,
+    MAX_SPEED_MPS,
     require,
 )
 
@@ -183,7 +183,7 @@ def _road_user(obstacle: Element, left: Counter[str], taken: Counter[str]) -> _R
     says = "time steps must be integers, increasing, from 0; sort its states"
     require(rising, f"obstacle {name}: {says}")
     whole = np.where(np.isnan(rows[:, 3:]), 0.0, rows[:, 3:])
-    known = bool((np.abs(np.column_stack([rows[:, :3], whole])) < FARTHEST).all())
+    known = bool((np.abs(np.column_stack([rows[:, :3], whole])) < MAX_ABS_POSITION_M).all())
     require(known, f"obstacle {name}: a state is not a number or far from the origin; remove that state")
     parked = obstacle.tag == "staticObstacle" or (obstacle.findtext("role") or "").strip() == "static"
     taken.update(more)
@@ -214,7 +214,10 @@ def _centre(owner: Element, part: Element) -> tuple[float, float]:
 def _metres(owner: Element, element: Element, name: str) -> float:
     """A finite number of plausible size."""
     value = number(owner, element, name)
-    require(abs(value) < FARTHEST, f"{owner.tag} {owner.get('id')}: <{name}> is {value}, must be a number; remove it")
+    require(
+        abs(value) < MAX_ABS_POSITION_M,
+        f"{owner.tag} {owner.get('id')}: <{name}> is {value}, not a number",
+    )
     return value
 
 
@@ -318,7 +321,7 @@ def _closed(rows: np.ndarray, step: float, taken: Counter[str]) -> np.ndarray:
     """States (n, 5) of a road user with gaps of up to LONGEST_GAP_S interpolated."""
     gap = np.diff(rows[:, 0])
     away = np.hypot(*np.diff(rows[:, 1:3], axis=0).T)
-    close = (gap > 1) & (gap * step < LONGEST_GAP_S + 1e-6) & (away < FASTEST * gap * step)
+    close = (gap > 1) & (gap * step < LONGEST_GAP_S + 1e-6) & (away < MAX_SPEED_MPS * gap * step)
     if not close.any():
         return rows
     out = []

@@ -19,12 +19,12 @@ from drivefoundry.clips.importers.traffic.roads import LAMP_AHEAD, LAMP_HEIGHT, 
 from drivefoundry.roadmap import arc_length, make_map, resample
 from drivefoundry.types import (
     DT,
-    FARTHEST,
-    FASTEST,
     LINE_EDGE,
     LINE_WHITE,
     LINE_WHITE_DASHED,
     LINE_YELLOW,
+    MAX_ABS_POSITION_M,
+    MAX_SPEED_MPS,
     RoadMap,
     require,
 )
@@ -140,7 +140,7 @@ def _alike(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _bound(lanelet: Element, side: str) -> np.ndarray:
     points = [(number(lanelet, p, "x"), number(lanelet, p, "y")) for p in lanelet.iterfind(f"{side}/point")]
     require(len(points) > 1, f"lanelet {lanelet.get('id')}: {side} has {len(points)} points, needs at least two")
-    near = bool((np.abs(np.array(points)) < FARTHEST).all())
+    near = bool((np.abs(np.array(points)) < MAX_ABS_POSITION_M).all())
     require(
         near, f"lanelet {lanelet.get('id')}: {side} has a point that is not a number or far from the origin; remove it"
     )
@@ -219,7 +219,7 @@ def _speed(text: str | None, left: Counter[str]) -> float:
         value = float(text or "")
     except ValueError:
         value = np.nan
-    if 0.0 < value < FASTEST:
+    if 0.0 < value < MAX_SPEED_MPS:
         return value
     left["speed limits that are no m/s above 0"] += 1
     return np.nan

@@ -20,7 +20,7 @@ from drivefoundry.types import (
     AGENT_PEDESTRIAN,
     AGENT_TRUCK,
     DT,
-    FASTEST,
+    MAX_SPEED_MPS,
     RoadMap,
     Scene,
     require,
@@ -148,7 +148,7 @@ def _near_lanes(r: Recording) -> np.ndarray:
     away = np.array([((lanes - p) ** 2).sum(1).min() for p in middle])
     out[n, t] = away[which.reshape(-1)] < OFF_MAP**2
     step = np.diff(r.tracks[..., :2], axis=1)
-    out[:, 1:] &= (np.hypot(step[..., 0], step[..., 1]) < FASTEST * DT) | ~r.valid[:, :-1]
+    out[:, 1:] &= (np.hypot(step[..., 0], step[..., 1]) < MAX_SPEED_MPS * DT) | ~r.valid[:, :-1]
     return out
 
 

@@ -15,7 +15,7 @@ from numba import njit
 
 from drivefoundry.clips.importers.traffic.recording import Lights
 from drivefoundry.roadmap import make_map, resample
-from drivefoundry.types import FARTHEST, LINE_EDGE, RoadMap, require
+from drivefoundry.types import LINE_EDGE, MAX_ABS_POSITION_M, RoadMap, require
 
 ACROSS = 2.0
 """Distance between rays along a lane, m."""
@@ -78,7 +78,7 @@ def around(f: Features, tracks: np.ndarray, valid: np.ndarray) -> tuple[Features
     seen = tracks[..., :2][valid]
     low, high = seen.min(0), seen.max(0)
     wide = float((high - low).max())
-    require(wide < FARTHEST, f"positions: {wide:.0f} m apart, not one recording; mark the outlying steps invalid")
+    require(wide < MAX_ABS_POSITION_M, f"positions: {wide:.0f} m apart; mark outlying steps invalid")
     origin = np.round((low + high) / 2)
     box = np.concatenate([low - AROUND - origin, high + AROUND - origin])
 
@@ -93,7 +93,10 @@ def around(f: Features, tracks: np.ndarray, valid: np.ndarray) -> tuple[Features
     lanes = {k: thin(line) for k, v in f.lanes.items() if near(line := moved(v))}
     kept = [(thin(line), k) for v, k in zip(f.lines, f.line_kind, strict=True) if near(line := moved(v))]
     for k, line in lanes.items():
-        require(bool((np.abs(line[:, :2]) < FARTHEST).all()), f"lane {k}: a point far from the recording; remove it")
+        require(
+            bool((np.abs(line[:, :2]) < MAX_ABS_POSITION_M).all()),
+            f"lane {k}: remove points far from the recording",
+        )
     require(len(lanes) > 0, "lanes: none near the road users; a recording without a road cannot be driven")
     return Features(
         lanes=lanes,

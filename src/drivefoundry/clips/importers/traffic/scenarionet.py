@@ -45,10 +45,10 @@ from drivefoundry.types import (
     AGENT_PEDESTRIAN,
     AGENT_TRUCK,
     DT,
-    FASTEST,
     LINE_WHITE,
     LINE_WHITE_DASHED,
     LINE_YELLOW,
+    MAX_SPEED_MPS,
     require,
 )
 
@@ -263,7 +263,7 @@ def _features(whole: dict[str, Any], dataset: str, left: Counter[str]) -> Featur
                 continue
             f.lanes[str(key)] = line
             limit = np.nan if dataset in CONSTANT_LIMIT else _limit(feature)
-            if 0 < limit < FASTEST:
+            if 0 < limit < MAX_SPEED_MPS:
                 f.limit[str(key)] = limit
             if isinstance(feature.get("exit_lanes"), (list, tuple)):
                 f.onward[str(key)] = [str(k) for k in feature["exit_lanes"]]
@@ -297,7 +297,7 @@ def _limit(feature: dict[Any, Any]) -> float:
     """A lane's speed limit, m/s, whatever unit it is written in; NaN without one."""
     for name, unit in (("speed_limit_kmh", 1 / 3.6), ("speed_limit_mps", 1.0), ("speed_limit_mph", 0.44704)):
         value = feature.get(name)
-        if isinstance(value, (int, float, np.number)) and 0 < value * unit < FASTEST:
+        if isinstance(value, (int, float, np.number)) and 0 < value * unit < MAX_SPEED_MPS:
             return float(value) * unit if unit != 1 / 3.6 else float(value) / 3.6
     return np.nan
 
