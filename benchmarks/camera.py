@@ -3,12 +3,12 @@
     python -m benchmarks.camera --data FOLDER [--out DIR] [--quick]
 
 FOLDER is a camera drive (docs/real-data.md); without one nothing is measured. The line makes the fleet's base model and
-adapts it with three seeds, all in the run directory DIR, where a second call finds them. PilotNet of like size learns
-from the same samples in the same order: first the fleet's, then the camera's, with the same shifts, grey pictures and
-ego inputs, and once more from pictures alone. The rate of its second part is chosen on the last fifth of the training
-part; the model's recipe was chosen on folds of it. All are judged on the last fifth of the drive, by time; no label
-reaches over the border, as no label leaves its clip. Intervals are 95 %: blocks of 5 s, longer than a label, and seeds
-are drawn anew. Ends with exit code 1 if a target is missed.
+adapts it with three seeds, all in the run directory DIR, where a second call finds them. A PilotNet of similar size
+learns from the same samples in the same order: first the fleet's, then the camera's, with the same shifts, grey
+pictures and ego inputs, and once more from pictures alone. The rate of its second part is chosen on the last fifth of
+the training part; the model's recipe was chosen on folds of it. All are judged on the last fifth of the drive, by time;
+no label reaches over the border, as no label leaves its clip. Intervals are 95 %: blocks of 5 s, longer than a label,
+and seeds are drawn again. Ends with exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def measure(
         "constant_yaw_rate": [constant_yaw_rate_plan(held_out.ego)],
     }
     size = load_checkpoint(models[0]).model.parameter_count()
-    for name, told in (("pilotnet", True), ("pilotnet_pictures_alone", False)):
+    for name, ego_inputs in (("pilotnet", True), ("pilotnet_pictures_alone", False)):
         torch.manual_seed(recipe.train.seed)
-        net = of_size(train.frames.shape[1:3], size, told)
+        net = of_size(train.frames.shape[1:3], size, ego_inputs)
         print(f"{name}: {sum(p.numel() for p in net.parameters()):,} weights, the VLA {size:,}", file=sys.stderr)
         plans[name] = pilots(net, fleet, train, held_out, recipe)
     tables = {name: [open_loop_errors(p, held_out.future) for p in each] for name, each in plans.items()}
@@ -128,7 +128,7 @@ def pilots(net: PilotNet, fleet: Episodes, train: Episodes, held_out: Episodes, 
         learn(net, [early], c.steps, c.batch, rate, augment, c.seed)
         missed[rate] = float(open_loop_errors(asked(net, trial), trial.future)["ade_4s"].mean())
     rate = min(missed, key=lambda r: missed[r])
-    print(f"PilotNet, told {net.told}: {missed} m on the trial", file=sys.stderr)
+    print(f"PilotNet, ego inputs {net.ego_inputs}: {missed} m in validation", file=sys.stderr)
     out = []
     for seed in SEEDS:
         net.load_state_dict(start)
@@ -155,7 +155,7 @@ def learn(
         adam.step()
         if step % 50 == 49:
             print(
-                f"PilotNet, told {net.told}: step {step + 1} of {steps}, off by {float(loss.detach()):.3f} m",
+                f"PilotNet, ego inputs {net.ego_inputs}: step {step + 1}/{steps}, error {float(loss.detach()):.3f} m",
                 file=sys.stderr,
             )
 
@@ -204,7 +204,7 @@ def judged(
 
 
 def resampled(errors: np.ndarray, block: np.ndarray, planner: int) -> np.ndarray:
-    """Errors (seeds, N) and each sample's block in; means (DRAWS,) over blocks and seeds drawn anew out. All planners
+    """Means (DRAWS,) of errors (seeds, N) over resampled blocks and seeds. All planners
     meet the same blocks, each its own seeds."""
     count = np.bincount(block)
     sums = np.stack([np.bincount(block, e) for e in errors])

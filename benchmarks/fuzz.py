@@ -116,11 +116,11 @@ def tried(
         os.truncate(board, BOARD)
         command = [sys.executable, "-m", "benchmarks.fuzz", str(left), "--child", name, "--board", str(board)]
         command += ["--seed", str(seed), "--begin", str(begin), *["--sanitize"] * sanitize]
-        with (folder / "said").open("w") as words, (folder / "told").open("w") as told:
-            process = subprocess.Popen(command, stdout=told, stderr=words, env=dict(environment))
+        with (folder / "said").open("w") as words, (folder / "events").open("w") as events:
+            process = subprocess.Popen(command, stdout=events, stderr=words, env=dict(environment))
             late = not watched(process, board)
         number, spent, data = posted(board)
-        for line in (folder / "told").read_text().splitlines(keepends=True):
+        for line in (folder / "events").read_text().splitlines(keepends=True):
             event = json.loads(line) if line.endswith("\n") else {"refused": 0, "peak_mb": 0.0}  # it died over the last
             if "kind" in event:
                 found.uncaught += 1

@@ -34,11 +34,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Ran:
-    """One run, all its lives: what the last one told (of its own start too: seconds from its process's begin until it
-    could train, and what its first step and its copies of the state took), the parent's seconds, kills, and the loss of
-    each step."""
+    """One run, all its lives: what the last one reported (including its own start: seconds from its process's begin
+    until it could train, and what its first step and its copies of the state took), the parent's seconds, kills, and
+    the loss of each step."""
 
-    told: dict[str, float]
+    result: dict[str, float]
     seconds: float
     kills: int
     losses: dict[int, float]
@@ -46,7 +46,7 @@ class Ran:
     @property
     def goodput(self) -> float:
         """By the parent's clock."""
-        return self.told["useful_s"] / self.seconds
+        return self.result["useful_s"] / self.seconds
 
 
 def main() -> int:
@@ -88,14 +88,14 @@ def measure(folder: Path, seconds: float, every: float, model: dict) -> dict[str
     figures["one_to_two_ranks_loss_difference"] = max(apart)
     trial = supervised(folder / "trial", model | {"steps": 30}, 1)
     for ranks, name in ((1, "one_rank"), (2, "two_ranks")):
-        steps = max(round(seconds * trial.told["steps_per_s"]), 20)
+        steps = max(round(seconds * trial.result["steps_per_s"]), 20)
         settings = model | {"steps": steps, "faults_every_s": every}
         quiet = supervised(folder / f"quiet{ranks}", settings, ranks)
         killed = supervised(folder / f"killed{ranks}", settings, ranks, every)
         figures[f"{name}_losses_that_differ"] = sum(killed.losses[s] != loss for s, loss in quiet.losses.items())
         for kind, ran in (("quiet", quiet), ("killed", killed)):
-            factors = {k: ran.told[k] for k in ("scheduling", "runtime", "program", "ready_s", "first_step_s")}
-            own = ran.told["scheduling"] * ran.told["runtime"]
+            factors = {k: ran.result[k] for k in ("scheduling", "runtime", "program", "ready_s", "first_step_s")}
+            own = ran.result["scheduling"] * ran.result["runtime"]
             said = {"goodput": ran.goodput, "goodput_by_itself": own, "seconds": ran.seconds, "kills": ran.kills}
             new = {f"{name}_{kind}_{k}": v for k, v in (said | factors | {"steps": len(ran.losses)}).items()}
             print(json.dumps(new), file=sys.stderr, flush=True)
@@ -137,7 +137,7 @@ def supervised(folder: Path, settings: dict, ranks: int, every: float = float("i
     seconds = time.monotonic() - start
     rows = [json.loads(row) for row in (folder / "log.jsonl").read_text().splitlines()]
     assert len(rows) == settings["steps"], f"{len(rows)} steps were learnt, {settings['steps']} were asked for"
-    return Ran(json.loads((folder / "told.json").read_text()), seconds, kills, {r["step"]: r["loss"] for r in rows})
+    return Ran(json.loads((folder / "report.json").read_text()), seconds, kills, {r["step"]: r["loss"] for r in rows})
 
 
 def newest(file: Path) -> int | None:
@@ -163,10 +163,10 @@ def work(folder: Path) -> int:
     done = trainer.run()
     if trainer.rank == 0:
         useful = trainer.elapsed - trainer.lost
-        told = {"ready_s": ready, "first_step_s": trainer.lost - before}
-        told |= {"useful_s": useful, "steps_per_s": done.steps / useful, "program": done.mfu}
-        told |= {"scheduling": done.scheduling, "runtime": done.runtime}
-        (folder / "told.json").write_text(json.dumps(told))
+        result = {"ready_s": ready, "first_step_s": trainer.lost - before}
+        result |= {"useful_s": useful, "steps_per_s": done.steps / useful, "program": done.mfu}
+        result |= {"scheduling": done.scheduling, "runtime": done.runtime}
+        (folder / "report.json").write_text(json.dumps(result))
     return 0
 
 

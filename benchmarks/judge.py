@@ -27,7 +27,7 @@ from drivefoundry.types import SIGNAL_GREEN, SIGNAL_RED, RoadMap, Scene
 TARGET = 50_000
 """Proposals a second on two cores."""
 RL_TARGET = 20_000
-"""The same in batches as reinforcement asks for: 32 situations, 8 plans each, prepared anew."""
+"""The same in batches as reinforcement asks for: 32 situations, 8 plans each, prepared again."""
 START, STEPS = 15, 75
 LANE = 3.2
 

@@ -150,7 +150,7 @@ def words(dice: random.Random, data: bytes, vocabulary: tuple[str, ...]) -> byte
 
 
 def mcap(dice: random.Random, data: bytes) -> bytes:
-    """An MCAP file with records changed, left out, doubled or in another order; chunks are packed anew with their
+    """An MCAP file with records changed, left out, doubled or in another order; chunks are packed again with their
     checksum."""
     records, at = [], 8
     while at + 9 <= len(data) - 8:
@@ -176,7 +176,7 @@ def mcap(dice: random.Random, data: bytes) -> bytes:
 
 
 def _chunk(dice: random.Random, raw: bytes) -> bytes:
-    """A chunk whose messages were changed, packed anew."""
+    """A chunk whose messages were changed, packed again."""
     import zstandard
 
     name = int.from_bytes(raw[28:32], "little")

@@ -6,12 +6,13 @@ Six cameras at 20 Hz and 640x360, ego state at 100 Hz, objects (30 a message) at
 trigger every 15 s keeps a clip open all the time, so that all is written. Two runs in a process each, paced in real
 time by the signals' own clock:
 
-- `packets`: H.264 comes in encoded, as from a camera's own processor
-- `encoding`: raw RGB frames come in and are encoded here (x264 ultrafast, one thread a camera, as `encode_video` does)
+- `packets`: H.264 comes in encoded, as from a camera's own processor - `encoding`: raw RGB frames come in and are
+encoded here (x264 ultrafast, one thread a camera, as `encode_video` does)
 
 CPU share is the process's CPU time over wall time, sensors' side (packets and messages are made beforehand, pushing is
 counted) and writer together. Memory is what the process's resident set grows by from before the recorder to its peak,
-against the recorder's own bound; the encoders' memory is told apart. Ends with exit code 1 if a target is missed.
+against the recorder's own bound; the encoders' memory is reported separately. Ends with exit code 1 if a target is
+missed.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def measure(encoding: bool, seconds: float, out: Path) -> dict[str, float]:
 
 def views(k: int) -> np.ndarray:
     """(FPS, HEIGHT, WIDTH, 3) a second of a camera that turns: sky, textured road, boxes, and a sensor's grain, which
-    no encoder can foretell."""
+    no encoder can predict."""
     rng = np.random.default_rng(k)
     rows = np.linspace(0, 1, HEIGHT)[:, None, None]
     picture = np.where(rows < 0.45, 190 - 60 * rows, 90 - 20 * rows) * np.ones((1, 2 * WIDTH, 3))

@@ -9,7 +9,7 @@ without the planner, `from_above` a map from above of as many pixels. Not timed:
 world, the map's textures, compiling. Every figure is the best of several on all cores (or OMP_NUM_THREADS), and
 `cpu_us` the least CPU time of an ego-step over all threads.
 
-PYTHON is an interpreter that has the extra `peers` (this one unless told); in it benchmarks/peers/*.py run, one
+PYTHON is an interpreter that has the extra `peers` (by default this one); in it benchmarks/peers/*.py run, one
 process a core at once, rates summed; what they step and draw stands there. Ratios set the whole machine against the
 whole machine. Ends with exit code 1 if a target is missed.
 """

@@ -31,7 +31,7 @@ from drivefoundry.types import DT, Policy, Scene
 
 QUICK_FILES = 6
 DEEPEST = 10.0
-"""Distances from the road are told up to this, m."""
+"""Largest reported distance from the road, m."""
 AT_FAULT, ON_ROAD = 0.01, 0.97
 """At most this share of log replays may be at fault, at least this share must keep to the road, if not explained."""
 

@@ -10,8 +10,8 @@ compiled blocks); the peer (benchmarks/peers/trainer.py, a LlamaForCausalLM) is 
 but for the batch and a learning rate that suits AdamW, and then with what makes it faster: `TUNED`. Rates are the best
 turn's, without compiling; ratios the median over the turns, for neighbours in time meet the same machine, and
 `cpu_ratio` that of the least CPU time; `time_ratio` sets the seconds in which each side reaches the loss that the peer
-at its defaults ends with, where both do. PYTHON is an interpreter that has `transformers` and `accelerate` (this one
-unless told).
+at its defaults ends with, where both do. PYTHON is an interpreter that has `transformers` and `accelerate` (by
+default this one).
 
 `mfu`: matmul FLOP of forward and backward (`train_flop`) a second, over the machine's bf16 matrix peak, measured
 between the steps; the optimiser, the batches and everything else count as time alone. Ends with exit code 1 if a target
@@ -197,7 +197,7 @@ def held_out(start: Loaded, corpus: Corpus) -> float:
 
 
 class Peer:
-    """The Hugging Face Trainer in a process of its own, which trains when it is told to."""
+    """The Hugging Face Trainer in a process of its own, which trains on request."""
 
     def __init__(
         self, python: str, samples: Path, config: ModelConfig, size: Size, layout: str, arguments: dict[str, object]

@@ -108,7 +108,7 @@ def judged(
 
 
 def make_clips(folder: Path, size: Size) -> list[Path]:
-    """One clip a vehicle: 20 s of driving, its video padded with noise to the wanted size."""
+    """One clip a vehicle: 20 s of driving, its video padded with noise to the requested size."""
     folder.mkdir()
     rng, steps = np.random.default_rng(0), 200
     t = np.arange(steps) * 0.1
@@ -186,7 +186,7 @@ class Car(Uploader):
 
 
 def cars(url: str, codes: dict[str, str], clips: list[Path], folder: Path, seed: int, pipe: Connection) -> None:
-    """One client process: a thread a vehicle, all at once when told; what happened goes into the pipe."""
+    """One client process: a thread a vehicle, all starting together; what happened goes into the pipe."""
     links = Links(seed)
     uploaders = []
     for (vehicle, code), clip in zip(codes.items(), clips, strict=True):

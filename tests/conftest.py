@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from drivefoundry_car.log import Drive, Objects, Plans, Video, encode_video
 from loop import environment, run
 
-# How long a test takes hangs on the machine and what else runs there.
+# How long a test takes depends on the machine and what else runs there.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 

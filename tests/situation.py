@@ -1,4 +1,4 @@
-"""Situations on the crossroads for tests of traffic, the expert and closed-loop driving: tracks in, a Scene out."""
+"""Situations on the crossroads for tests of traffic, the expert and closed-loop driving."""
 
 from __future__ import annotations
 

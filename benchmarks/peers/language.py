@@ -38,7 +38,7 @@ def random_model(folder: Path, family: str, words: int = 304) -> None:
 
 
 def transformers_model(folder: Path) -> transformers.PreTrainedModel:
-    """A Hugging Face directory in, the model in fp32 out."""
+    """Load a model from a Hugging Face directory in fp32."""
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 

@@ -140,7 +140,7 @@ def upward(triangles: np.ndarray) -> np.ndarray:
 
 
 def strip(line: np.ndarray, width: float) -> np.ndarray:
-    """Polyline (P, 2) in, its painted quads as triangles out."""
+    """Triangles of the painted quads along a polyline (P, 2)."""
     step = np.diff(line, axis=0)
     step /= np.maximum(np.hypot(*step.T), 1e-6)[:, None]
     side = np.stack([-step[:, 1], step[:, 0]], 1) * width / 2

@@ -1,8 +1,8 @@
-"""PilotNet (Bojarski 2016, arXiv:1604.07316, figure 4), widened to a given size: frames in, a plan out.
+"""PilotNet (Bojarski 2016, arXiv:1604.07316, figure 4), widened to a given size, with plans as output.
 
 Five convolutions and four linear layers as in the paper, all hidden widths times one factor, with ReLU between. It
 differs where the task does: the pictures are a pair 0.5 s apart, so that motion can be seen; the answer is
-(acceleration, curvature) of eight half seconds in place of one steering angle. What moves can be told to it: it then
+(acceleration, curvature) of eight half seconds in place of one steering angle. It can take ego motion as input: it then
 joins the features before the linear layers. Without, the net also guesses the speed that its plan begins at.
 Axes: B batch, H W pixels.
 """
@@ -29,18 +29,18 @@ FAST = 10.0
 
 
 class PilotNet(nn.Module):
-    """`factor` times as wide as the paper's; told: it gets ego history and route beside the pictures."""
+    """`factor` times as wide as the paper's; ego_inputs: it gets ego history and route in addition to the pictures."""
 
-    def __init__(self, image: tuple[int, int], factor: float, told: bool):
+    def __init__(self, image: tuple[int, int], factor: float, ego_inputs: bool):
         super().__init__()
-        self.told = told
+        self.ego_inputs = ego_inputs
         layers: list[nn.Module] = []
         before, (h, w) = 6, image
         for channels, kernel, stride in CONVOLUTIONS:
             layers += [nn.Conv2d(before, round(factor * channels), kernel, stride), nn.ReLU()]
             before, h, w = round(factor * channels), (h - kernel) // stride + 1, (w - kernel) // stride + 1
         self.eyes = nn.Sequential(*layers, nn.Flatten())
-        widths = [before * h * w + (TOLD if told else 0), *(round(factor * n) for n in LINEAR)]
+        widths = [before * h * w + (TOLD if ego_inputs else 0), *(round(factor * n) for n in LINEAR)]
         hidden = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
         last = nn.Linear(widths[-1], 2 * STEPS + 1)
         nn.init.zeros_(last.weight)  # begins as constant velocity
@@ -56,8 +56,8 @@ class PilotNet(nn.Module):
             x = x * gain + offset
         with torch.autocast(x.device.type, torch.bfloat16):
             y = self.eyes(x.contiguous(memory_format=torch.channels_last))
-            y = self.head(torch.cat([y, ego_changes(ego), route], 1) if self.told else y).float()
-        speed = ego[:, -1, 0] if self.told else FAST * F.softplus(y[:, -1])
+            y = self.head(torch.cat([y, ego_changes(ego), route], 1) if self.ego_inputs else y).float()
+        speed = ego[:, -1, 0] if self.ego_inputs else FAST * F.softplus(y[:, -1])
         return rolled(from_units(y[:, :-1].unflatten(1, (STEPS, 2))), speed)
 
 
@@ -82,8 +82,10 @@ def plan_loss(plans: Tensor, future: Tensor) -> Tensor:
     return (off.square().sum(-1) + 1e-4).sqrt().mean(-1)
 
 
-def of_size(image: tuple[int, int], parameters: int, told: bool) -> PilotNet:
+def of_size(image: tuple[int, int], parameters: int, ego_inputs: bool) -> PilotNet:
     """The PilotNet whose number of weights is nearest to `parameters`, by its factor in hundredths."""
     with torch.device("meta"):
-        counts = {k: sum(p.numel() for p in PilotNet(image, k / 100, told).parameters()) for k in range(50, 600, 2)}
-    return PilotNet(image, min(counts, key=lambda k: abs(counts[k] - parameters)) / 100, told)
+        counts = {
+            k: sum(p.numel() for p in PilotNet(image, k / 100, ego_inputs).parameters()) for k in range(50, 600, 2)
+        }
+    return PilotNet(image, min(counts, key=lambda k: abs(counts[k] - parameters)) / 100, ego_inputs)

@@ -121,7 +121,7 @@ def row(text: np.ndarray, codes: np.ndarray, shape: dict) -> Sample:
 
 
 class Layout:
-    """Samples in, the arguments of `Driver.forward` out."""
+    """Lays samples out as arguments of `Driver.forward`."""
 
     def __init__(self, shape: dict, packed: bool):
         self.shape, self.packed = shape, packed
@@ -155,7 +155,7 @@ class Layout:
 
 
 class Turns(TrainerCallback):
-    """Trains while asked to: a line in, `turn` steps, a line of JSON out."""
+    """Trains `turn` steps per line of input, and answers each with a line of JSON."""
 
     def __init__(self, driver: Driver, held_out: dict[str, Tensor], turn: int, bf16: bool):
         self.driver, self.held_out, self.turn, self.bf16 = driver, held_out, turn, bf16

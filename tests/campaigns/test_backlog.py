@@ -20,7 +20,7 @@ from drivefoundry_car.triggers.novelty import Sent
 from situation import town
 
 HARD = campaign("hard", {"rule": "accel_lon < -4 m/s^2 for 0.3 s", "priority": 60, "bytes_per_day": 3_000_000})
-TOLD = campaign("told", {"rule": "pick rising", "priority": 1})
+PICKED = campaign("picked", {"rule": "pick rising", "priority": 1})
 RANDOM = campaign("random", {"pick": "random", "share": 0.1, "priority": 0})
 
 
@@ -42,34 +42,34 @@ def test_what_fired_where(folder):
     found = list(backlog.drives_at(folder))
     assert [r.name for r in found] == ["d0", "d1"]
     assert [r.stop_lines is not None for r in found] == [False, True]
-    tested = backlog.mine([HARD, TOLD, RANDOM], iter(found))
+    tested = backlog.mine([HARD, PICKED, RANDOM], iter(found))
     assert [(f.drive, round(f.t, 1), f.campaign, f.values) for f in tested.fired] == [
-        ("d1", 7.0, "told", {"pick": 1.0}),
+        ("d1", 7.0, "picked", {"pick": 1.0}),
         ("d1", 10.3, "hard", {"accel_lon": -5.0}),
         ("d1", 20.3, "hard", {"accel_lon": -5.0}),
     ]
     assert tested.drives == 2
     assert tested.hours == pytest.approx(59.8 / 3600)
     assert tested.bytes == sum((folder / f"d{i}.mcap").stat().st_size for i in range(2))
-    assert tested.lacking == {"told": {"pick": 1}}
+    assert tested.lacking == {"picked": {"pick": 1}}
     one = backlog.mine([HARD], backlog.drives_at(folder / "d1.mcap"))
     assert len(one.fired) == 2
 
 
 def test_tables(folder):
-    tested = backlog.mine([HARD, TOLD, RANDOM], backlog.drives_at(folder))
+    tested = backlog.mine([HARD, PICKED, RANDOM], backlog.drives_at(folder))
     assert backlog.fired_table(tested, 2).splitlines() == [
         "drive       t  campaign  then",
-        "d1      7.0 s  told      pick",
+        "d1      7.0 s  picked    pick",
         "d1     10.3 s  hard      accel_lon -5 m/s^2",
         "... and 1 more",
     ]
-    head, hard, told = backlog.totals_table([HARD, TOLD, RANDOM], tested, 8.0).splitlines()
+    head, hard, told = backlog.totals_table([HARD, PICKED, RANDOM], tested, 8.0).splitlines()
     assert head.split() == ["campaign", "fired", "in", "drives", "an", "hour", "a", "day", "of", "lacks"]
     day = 2 / (59.8 / 3600) * 8 * 20 * tested.bytes / 59.8
     assert hard.split() == ["hard", "2", "1", "120.4", *backlog.megabytes(day).split(), "3.0", "MB", "-"]
     assert told.endswith("pick (1 of 2)")
-    head, hard, _, random = backlog.check_table([HARD, TOLD, RANDOM]).splitlines()
+    head, hard, _, random = backlog.check_table([HARD, PICKED, RANDOM]).splitlines()
     assert " ".join(hard.split()) == "hard 60 12 + 8 s 0 s 3.0 MB all - 5 accel_lon"
     assert " ".join(random.split()) == "random 0 random 0 s - all - - -"
 

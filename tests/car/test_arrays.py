@@ -100,7 +100,7 @@ def test_damaged_files_are_refused_by_name(load, spoil, tmp_path):
 @pytest.mark.parametrize("load", [arrays.read, arrays.mapped])
 def test_a_missing_array_or_file_is_named(load, tmp_path):
     arrays.write(tmp_path / "x", SMALL)
-    with pytest.raises(ValueError, match="x: has no array 'ego'; record it anew"):
-        load(tmp_path / "x", ["points", "ego"], "record it anew")
+    with pytest.raises(ValueError, match="x: has no array 'ego'; record it again"):
+        load(tmp_path / "x", ["points", "ego"], "record it again")
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none")

@@ -24,7 +24,7 @@ def save(path, array):
 
 
 def quaternion(r):
-    """Rotations (N, 3, 3) in, (N, 4) w, x, y, z out."""
+    """Quaternions (N, 4) w, x, y, z of rotations (N, 3, 3)."""
     w = np.sqrt(1 + r[:, 0, 0] + r[:, 1, 1] + r[:, 2, 2]) / 2
     parts = (r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1])
     return np.column_stack([w, *(p / (4 * w) for p in parts)])

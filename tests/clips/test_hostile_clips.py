@@ -41,7 +41,7 @@ def whole(seed: int) -> bytes:
 
 
 def rewritten(change: Callable[[list[list[Any]], dict[str, dict[str, str]]], object]) -> bytes:
-    """The whole clip written anew, with checksums that fit, after a change to its messages ([topic, ns, bytes]) and its
+    """The clip written again, with checksums that fit, after a change to its messages ([topic, ns, bytes]) and its
     metadata (by name; what channels say of themselves by topic)."""
     reader = make_reader(io.BytesIO(WHOLE))
     summary = reader.get_summary()

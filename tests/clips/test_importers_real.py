@@ -47,7 +47,7 @@ def test_every_recorded_scenario_loads_and_people_drive_on_the_road():
 
 
 def inside(polygon, points):
-    """Even-odd rule: points (N, 2) in, (N,) bool out."""
+    """(N,) bool: which points (N, 2) are inside, by the even-odd rule."""
     a, b = polygon, np.roll(polygon, -1, axis=0)
     x, y = points[:, :1], points[:, 1:]
     spans = (a[:, 1] > y) != (b[:, 1] > y)

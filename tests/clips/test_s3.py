@@ -99,7 +99,7 @@ def append_all(url: str, writer: int, count: int) -> None:
 
 
 def test_writers_at_once_lose_and_double_nothing(bucket):
-    """Threads with a store each and a process of its own: some commits are refused (412) and made anew."""
+    """Threads with a store each and a process of its own: some commits are refused (412) and retried."""
     url, count = "s3://clips/shared", 3
     other = multiprocessing.get_context("spawn").Process(target=append_all, args=(url, 0, count))
     other.start()

@@ -29,7 +29,7 @@ SECRET = "0123456789abcdef" * 2
 
 
 @pytest.mark.parametrize(
-    ("peer", "listed", "named", "wanted"),
+    ("peer", "listed", "named", "expected"),
     [
         ("10.0.0.9", ["203.0.113.7"], [], "203.0.113.7"),
         ("10.0.0.9", ["198.51.100.1, 203.0.113.7"], [], "203.0.113.7"),  # the left is what the client claims
@@ -50,8 +50,8 @@ SECRET = "0123456789abcdef" * 2
         ("127.0.0.1", ["198.51.100.1"], [], "127.0.0.1"),
     ],
 )
-def test_only_trusted_proxies_say_whom_they_speak_for(peer, listed, named, wanted):
-    assert Proxies(["10.0.0.0/8"]).client(peer, listed, named) == wanted
+def test_only_trusted_proxies_say_whom_they_speak_for(peer, listed, named, expected):
+    assert Proxies(["10.0.0.0/8"]).client(peer, listed, named) == expected
 
 
 @given(st.lists(st.text(max_size=60), max_size=4), st.lists(st.text(max_size=60), max_size=4))
@@ -106,10 +106,10 @@ def test_forged_tokens_are_limited(tmp_path):
 
 def test_a_header_opens_no_new_purse_unless_a_proxy_is_trusted(tmp_path):
     limits = Limits(requests=0.01, burst=3)
-    for proxies, wanted in (((), [401] * 3 + [429] * 3), (("127.0.0.1",), [401] * 6)):
+    for proxies, expected in (((), [401] * 3 + [429] * 3), (("127.0.0.1",), [401] * 6)):
         with running(ClipStore(tmp_path), limits=limits, access=Access(proxies=proxies)) as service:
             answers = [codes(service.url, 1, **{"X-Forwarded-For": f"203.0.113.{i}"})[0] for i in range(6)]
-            assert answers == wanted
+            assert answers == expected
             assert codes(service.url, 5, **{"X-Forwarded-For": "198.51.100.1"})[-1] == 429
 
 

@@ -74,22 +74,22 @@ def on_its_way(link, count: int, seconds: float = 20.0) -> None:
         time.sleep(0.005)
 
 
-def table(service: Service, wanted: set[str]) -> list[str]:
-    """What has landed, once all that is wanted has."""
+def table(service: Service, expected: set[str]) -> list[str]:
+    """What has landed, once all that is expected has."""
     end = time.monotonic() + 20
-    while not wanted <= set(landed(service.store)):
+    while not expected <= set(landed(service.store)):
         assert time.monotonic() < end, "acknowledged clips do not land"
         time.sleep(0.05)
     return landed(service.store)
 
 
 def test_a_link_that_is_cut_again_and_again(service, own, tmp_path):
-    wanted, size = {sha_of(p) for p in own}, own[0].stat().st_size
+    expected, size = {sha_of(p) for p in own}, own[0].stat().st_size
     with broken_link(service.port, cuts=[700, 90_000, 1, 150_000, 40_000, size, 5_000]) as link:
         receipts = car(service, tmp_path, link.url, chunk=100_000).send_all(own)
         assert link.made > 7
-    assert {r.sha256 for r in receipts} == wanted
-    assert len(table(service, wanted)) == len(set(landed(service.store)))
+    assert {r.sha256 for r in receipts} == expected
+    assert len(table(service, expected)) == len(set(landed(service.store)))
     assert not list((tmp_path / "queue").glob("*.mcap"))
 
 
@@ -132,7 +132,7 @@ def test_a_byte_that_changes_on_its_way(service, own, tmp_path):
 def test_a_car_killed_mid_chunk(service, own, tmp_path):
     for path in own:
         car(service, tmp_path).enqueue(path)
-    queue, wanted = tmp_path / "queue", {sha_of(p) for p in (tmp_path / "queue").glob("*.mcap")}
+    queue, expected = tmp_path / "queue", {sha_of(p) for p in (tmp_path / "queue").glob("*.mcap")}
     script = [sys.executable, str(Path(__file__).with_name("send_until_killed.py"))]
     around = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with broken_link(service.port, rate=1_500_000) as link:
@@ -141,14 +141,14 @@ def test_a_car_killed_mid_chunk(service, own, tmp_path):
             with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=around) as process:
                 on_its_way(link, count)
                 process.kill()
-    assert wanted - set(landed(service.store))
+    assert expected - set(landed(service.store))
     receipts = car(service, tmp_path).send_all()
     assert sum(r.sent for r in receipts) < 900_000
-    assert len(table(service, wanted)) == len(set(landed(service.store)))
+    assert len(table(service, expected)) == len(set(landed(service.store)))
 
 
 def test_two_uploaders_of_one_vehicle(service, own, tmp_path):
-    wanted = {sha_of(p) for p in own}
+    expected = {sha_of(p) for p in own}
     shared = [car(service, tmp_path, connections=2) for _ in range(2)]
     apart = car(service, tmp_path / "twin")
     for path in own:
@@ -162,9 +162,9 @@ def test_two_uploaders_of_one_vehicle(service, own, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(receipts) == wanted
+    assert set(receipts) == expected
     assert len(receipts) == 3  # each clip of the shared queue was sent by one of the two
-    assert len(table(service, wanted)) == len(set(landed(service.store)))
+    assert len(table(service, expected)) == len(set(landed(service.store)))
     assert not apart.outbox.waiting()
 
 
@@ -219,7 +219,7 @@ def test_a_service_that_is_stopped_ends_what_is_under_way(own, tmp_path):
 
 
 def test_a_service_that_is_killed_keeps_what_it_acknowledged(own, tmp_path):
-    port, wanted = free_port(), {sha_of(p) for p in own}
+    port, expected = free_port(), {sha_of(p) for p in own}
     with serving(tmp_path / "store", port=port) as service:
         credential = service.enrolled("car-1", tmp_path)
         uploader = Uploader(service.url, credential, tmp_path / "queue", backoff=0.05, attempts=60, connections=1)
@@ -228,12 +228,12 @@ def test_a_service_that_is_killed_keeps_what_it_acknowledged(own, tmp_path):
         while len(list((tmp_path / "queue").glob("*.mcap"))) > 2 or not uploader.outbox.waiting():
             time.sleep(0.002)
         service.process.send_signal(signal.SIGKILL)
-        acknowledged = wanted - {q.sha256 for q in uploader.outbox.waiting()}
+        acknowledged = expected - {q.sha256 for q in uploader.outbox.waiting()}
     with serving(tmp_path / "store", port=port) as service:
         thread.join()
         service.stop()
     assert acknowledged
-    assert landed(tmp_path / "store") == sorted(wanted)
+    assert landed(tmp_path / "store") == sorted(expected)
     assert not uploader.outbox.waiting()
 
 

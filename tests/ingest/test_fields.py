@@ -52,7 +52,7 @@ SHA = base64.b64encode(hashlib.sha256(b"").hexdigest().encode())
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted"),
+    ("value", "expected"),
     [
         (b"sha256 " + SHA + b",filename " + "Straße".encode(), 400),
         (b"sha256 " + SHA + b",filename \xff\xfe", 400),
@@ -67,9 +67,9 @@ SHA = base64.b64encode(hashlib.sha256(b"").hexdigest().encode())
         (b"sha256 " + SHA + b",filename " + base64.b64encode("Straße 東京".encode()), 201),
     ],
 )
-def test_metadata_of_an_upload(service, value, wanted):
+def test_metadata_of_an_upload(service, value, expected):
     headers = encoded(TUS | WHO | {"Upload-Length": "0"}) | {"Upload-Metadata": value}
-    assert asked(service.url, "POST", "/uploads", headers) == wanted
+    assert asked(service.url, "POST", "/uploads", headers) == expected
 
 
 LINE = st.binary(max_size=60).map(lambda b: bytes(c for c in b if c >= 32 and c != 127))

@@ -124,7 +124,7 @@ class Uploads(RuleBasedStateMachine):
     def the_uploader_takes_over_a_link_that_breaks(self, i: int, after: int) -> None:
         vehicle, data = CLIPS[i]
         if self.sent.get(i, b"") != data[: len(self.sent.get(i, b""))]:
-            return  # somebody has sent wrong bytes; the uploader would be told so, and begin anew
+            return  # somebody has sent wrong bytes; the uploader would be informed, and start again
         (self.folder / "a.mcap").write_bytes(data)
         with broken_link(int(self.service.url.rpartition(":")[2]), cuts=[after]) as link:
             uploader = Uploader(link.url, issue_token(SECRET, vehicle), self.folder / "queue", backoff=0.001)

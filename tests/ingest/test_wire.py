@@ -73,7 +73,7 @@ CLOSE = b"Connection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    ("pieces", "wanted"),
+    ("pieces", "expected"),
     [
         ([GET, b"X: " + b"a" * (2 << 20)], 431),
         ([GET, *[b"X: " + b"a" * 20_000 + b"\r\n"] * 100], 431),
@@ -93,8 +93,8 @@ CLOSE = b"Connection: close\r\n\r\n"
         ([GET, *[b"X: a\r\n"] * (LINES - 10), CLOSE], 200),
     ],
 )
-def test_headers_lines_and_framing_are_bounded(service, pieces, wanted):
-    assert status(answer(service.url, *pieces)) == wanted
+def test_headers_lines_and_framing_are_bounded(service, pieces, expected):
+    assert status(answer(service.url, *pieces)) == expected
     assert httpx.get(f"{service.url}/health").status_code == 200
 
 

@@ -86,7 +86,7 @@ def plan(speed: float, end_y: float = 0.0, brake: float = 0.0, brake_from: float
 
 
 def rollout(scenes: list[Scene], ego: np.ndarray) -> Rollout:
-    """Ego states (S, T, 6) in, a rollout among the scenes' own tracks out."""
+    """Rollout of ego states (S, T, 6) among the scenes' own tracks."""
     s, t = ego.shape[:2]
     a = max(len(x.kind) for x in scenes)
     agents, valid = np.zeros((s, a, t, 4)), np.zeros((s, a, t), bool)

@@ -18,7 +18,7 @@ from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED
 
 
 def one(s, ego, reference=80.0):
-    """A scene and ego states (T, 6) in, its scores as floats out."""
+    """Scores of ego states (T, 6) in a scene, as floats."""
     out = score_rollout(rollout([s], ego[None]), [s], np.array([reference]))
     return {k: float(v[0]) for k, v in out.items()}
 

@@ -14,7 +14,7 @@ from drivefoundry.types import AGENT_PEDESTRIAN, SIGNAL_RED, Scene
 
 
 def scores(one: Scene, *plans: np.ndarray, reference=None, previous=None) -> dict[str, np.ndarray]:
-    """One scene and its plans in, scores (N,) out."""
+    """Scores (N,) of plans in one scene."""
     ref = None if reference is None else np.array([reference])
     out = pdm_scores([one], np.array([START]), np.stack(plans)[None], ref, None if previous is None else previous[None])
     return {k: v[0] for k, v in out.items()}

@@ -28,7 +28,7 @@ def street() -> RoadMap:
 
 
 def path_at(s: np.ndarray) -> np.ndarray:
-    """Arc length from x = 0 in, (N, 3) x, y, yaw of the street's centre line out."""
+    """(N, 3) x, y, yaw of the street's centre line at arc length s from x = 0."""
     angle = np.clip((s - 100) / 20, 0, np.pi / 2)
     rest = np.maximum(s - 100 - 10 * np.pi, 0)
     x = np.minimum(s, 100) + 20 * np.sin(angle)

@@ -74,8 +74,8 @@ def test_policy_drives_many_cars_and_talks(folder):
     assert plan.tokens is not None
     assert plan.text is not None
     assert len(plan.text) == 5
-    elected = decode(plan.tokens, policy.codebook, seen.ego[:, -1, 0])
-    assert 0.0 < np.abs(plan.points - elected)[..., :2].max() < 3.0, "driven is the mean around what is elected"
+    selected = decode(plan.tokens, policy.codebook, seen.ego[:, -1, 0])
+    assert 0.0 < np.abs(plan.points - selected)[..., :2].max() < 3.0, "driven is the mean around what is selected"
     alone = Observation(seen.frames[2:3], seen.ego[2:3], seen.route[2:3])
     assert np.array_equal(TorchPolicy(folder, "base").plan(alone).points[0], plan.points[2])
 

@@ -1,4 +1,4 @@
-"""Light and weather: none is a clear day to the byte; the rest looks as it should and hangs on the seed alone."""
+"""Light and weather: none is a clear day to the byte; the rest looks as it should and depends on the seed alone."""
 
 import ctypes
 from dataclasses import replace

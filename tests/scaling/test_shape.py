@@ -26,10 +26,10 @@ def test_the_largest_decoder_counts_as_published():
     assert largest.parameters() - largest.other - more == 72_706_203_648  # Qwen2.5-72B
 
 
-@pytest.mark.parametrize("wanted", ["5e6", "40M", "350M", "1.3B", "13B", "70e9", "200B", "1e12"])
-def test_any_number_of_parameters_has_a_shape(wanted):
-    number = float(wanted[:-1]) * {"M": 1e6, "B": 1e9}[wanted[-1]] if wanted[-1] in "MB" else float(wanted)
-    found = shape.named(wanted).validate()
+@pytest.mark.parametrize("expected", ["5e6", "40M", "350M", "1.3B", "13B", "70e9", "200B", "1e12"])
+def test_any_number_of_parameters_has_a_shape(expected):
+    number = float(expected[:-1]) * {"M": 1e6, "B": 1e9}[expected[-1]] if expected[-1] in "MB" else float(expected)
+    found = shape.named(expected).validate()
     assert found.parameters() == pytest.approx(number, rel=0.1)
     assert found.heads % found.kv_heads == 0
 

@@ -48,7 +48,7 @@ def test_the_packages_route_follower_drives_our_scenes_and_stays_on_the_road():
 
 
 class Watcher(BaseDriver):
-    """Plans straight on, and keeps what it is told of each scene."""
+    """Plans straight on, and keeps what it receives of each scene."""
 
     name = "watcher"
     frame_history_length = 50

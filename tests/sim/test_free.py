@@ -1,4 +1,4 @@
-"""Free traffic keeps its distance, its lights and its lanes, and a scene's course hangs on nothing but the scene."""
+"""Free traffic keeps its distance, its lights and its lanes, and a scene's course depends on nothing but the scene."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The Gymnasium environment: its contract, its events by the judge's measure, and scenes that start anew."""
+"""The Gymnasium environment: its contract, its events by the judge's measure, and scenes that are reset."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The Trainer: it learns, resumes to the bit, shares work between ranks, and refuses to be led astray."""
+"""The Trainer: it learns, resumes bit for bit, shares work between ranks, and refuses to be led astray."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def test_interrupted_run_repeats_every_loss(tmp_path):
 
 
 def test_killed_run_goes_on(tmp_path):
-    # in a process of its own as well: last digits hang on what else a process has computed
+    # in a process of its own as well: last digits depend on what else a process has computed
     whole = run_script(tmp_path, "whole", 40, 1e9)
     assert whole.wait(60) == 0
     killed = run_script(tmp_path, "cut", 40, 0.0)

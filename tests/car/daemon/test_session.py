@@ -114,7 +114,7 @@ def test_an_engine_that_stops_answering_stops_the_car(station):
     assert min(c["acceleration"] for c in said) < -3.0
     assert vehicle.world.ego[0, 3] < 0.1
     assert runtime.counts.planner_late == 6
-    assert session.driven_s < 1.0  # a fault of the release: its health is counted anew
+    assert session.driven_s < 1.0  # a fault of the release: its health is counted again
     answers.set()
     runtime.deadline_s = 20.0
     assert not any(stops(driven(session, vehicle, 12)[5:]))

@@ -28,7 +28,7 @@ def straight(cars: int = 1, speed: float = SPEED) -> np.ndarray:
 
 
 class Engine:
-    """Plans straight on at 10 m/s, unless it is told what to do instead."""
+    """Plans straight on at 10 m/s, unless the test specifies otherwise."""
 
     def __init__(self, instead: Callable[[], Any] | None = None) -> None:
         self.instead = instead

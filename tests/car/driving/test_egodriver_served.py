@@ -1,4 +1,4 @@
-"""An engine behind AlpaSim's contract: real gRPC, a closed loop that follows its plans, and what it is told."""
+"""An engine behind AlpaSim's contract: real gRPC, a closed loop that follows its plans, and its inputs."""
 
 import io
 import math

@@ -67,7 +67,7 @@ def test_reasoning_is_the_float_student_s(student, folder):
 def test_any_shape_runs_like_the_float_model(config, tmp_path):
     torch.manual_seed(1)
     model = VLA(config.validate()).eval()
-    model.embed.data *= 0.3  # so that the answer hangs on the prefix and not on the last token alone
+    model.embed.data *= 0.3  # so that the answer depends on the prefix and not on the last token alone
     rng = np.random.default_rng(0)
     frames = np.repeat(np.repeat(rng.integers(0, 256, (40, 2, *(n // 8 for n in config.image), 3)), 8, 2), 8, 3)
     frames, ego, route = frames.astype(np.uint8), rng.normal(0, 3, (40, 4, 3)), rng.normal(0, 1, (40, 12))

@@ -44,8 +44,8 @@ def own(drive, tmp_path_factory):
 
 
 def rewritten(data, change=lambda messages: messages, extra=lambda writer, ids: None, forget=(), **layout):
-    """A drive's file, written anew by the format's own library. change: of the messages (topic, ns, bytes); extra: more
-    records before them; forget: metadata records that are left out."""
+    """A drive's file, written again by the format's own library. change: of the messages (topic, ns, bytes); extra:
+    more records before them; forget: metadata records that are left out."""
     reader = make_reader(io.BytesIO(data))
     summary = reader.get_summary()
     out = io.BytesIO()
@@ -93,7 +93,7 @@ def test_attachments_and_foreign_channels_change_nothing(own, drive, tmp_path):
             channels.STATE,
             "/camera/front",
             "/tf",
-        ):  # a topic of ours, told by another program in its own way
+        ):  # a topic of ours, written differently by another program
             id = writer.register_channel(topic, "cdr", foreign)
             writer.add_message(id, 10, b"\0\1\0\0\1\0\0\0a", 10)
         bare = writer.register_channel("/blob", "", 0)
@@ -125,7 +125,7 @@ def test_two_channels_of_one_topic_and_schema_are_one(own, drive, tmp_path):
 
 
 def test_each_channel_by_its_own_clock(own, drive, tmp_path):
-    """Objects told 20 ms after the states, and states at log times of another epoch."""
+    """Objects reported 20 ms after the states, and states at log times of another epoch."""
 
     def late(messages):
         return [(t, ns + 20_000_000 * (t == channels.OBJECTS), m) for t, ns, m in messages]

@@ -67,7 +67,7 @@ def test_a_clip_lies_around_its_trigger(make_drive):
 def test_priority_goes_first_and_others_move_aside(make_drive):
     drive = make_drive(steps=600)
     drive.takeover[300:310] = True  # takes 18 .. 38 s
-    drive.ego[390:400, 4] = -5  # fires at 39.3 s, wanted 27.3 .. 47.3 s
+    drive.ego[390:400, 4] = -5  # fires at 39.3 s, window 27.3 .. 47.3 s
     drive.ego[200:210, 4] = -5  # fires at 20.3 s: on the takeover's clip already
     clips = clips_of(drive, RULES, seed=0)
     assert [c.meta["campaign"] for c in clips] == ["takeover", "hard_brake"]

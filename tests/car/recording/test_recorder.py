@@ -195,7 +195,7 @@ def test_overlapping_triggers_make_one_clip_longer(make_drive, tmp_path):
     assert [w["trigger_t"] for w in json.loads(first.meta["triggers"])] == [20.0, 25.0, 28.0]
     assert (second.t[0], second.t[-1]) == (pytest.approx(48.0), pytest.approx(67.9))
     assert [c.meta["clip_index"] for c in (first, second)] == ["0", "1"]
-    assert second.route is not None  # told once at the start, and still so
+    assert second.route is not None  # given once at the start, and still latched
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

@@ -45,7 +45,7 @@ def test_never_above_the_bound_and_what_remains_is_the_newest_from_a_key_on(boun
         kept = [(t, key) for t, _, key in ring.items()]
         assert kept == accepted[len(accepted) - len(kept) :]
         assert not kept or kept[0][1]
-        # A frame hangs on the one before it, back to its key: none is missing between.
+        # A frame depends on the one before it, back to its key: none is missing between.
         assert all(key or t - 1 == before for (before, _), (t, key) in pairwise(kept))
     if taken == 5:  # the writer keeps up: what was taken in was written
         assert ring.lost + ring.refused == len(items) - len(accepted)

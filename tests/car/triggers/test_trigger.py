@@ -125,7 +125,7 @@ def test_disagreement_compares_the_same_decisions_only(make_drive):
 
 
 def test_the_fleet_sends_what_it_always_sent():
-    """What comes home in a run hangs on these: a change of them is a change of every figure of the loop."""
+    """What comes home in a run depends on these: a change of them is a change of every figure of the loop."""
     sends = [(c.name, c.rule, c.priority, c.cooldown_s, c.share, c.pick, c.purpose) for c in CAMPAIGNS]
     assert sends == [
         ("hard_brake", "accel < -4 m/s^2 for 0.3 s", 60, 10.0, 1.0, "firing", ""),

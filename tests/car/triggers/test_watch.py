@@ -28,7 +28,7 @@ def meaning(node, t, rows, known):
 
 
 def value(node, i, t, rows, args):
-    """The meaning of a node at sample i, looked up anew from that of its arguments at the samples 0 .. i."""
+    """The meaning of a node at sample i, looked up again from that of its arguments at the samples 0 .. i."""
     op = node.op
 
     def at(k, arg=0):

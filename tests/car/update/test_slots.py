@@ -68,7 +68,7 @@ def test_a_killed_self_test_is_no_verdict(line: Line, way: signal.Signals) -> No
         child.send_signal(way)
         child.communicate()
         if kill == 1:
-            assert car.boot().name == "two"  # a test that passes begins the count anew
+            assert car.boot().name == "two"  # a test that passes begins the count again
             child = subprocess.Popen([sys.executable, "-c", BOOT_AND_HANG, str(car.folder)], stdout=subprocess.PIPE)
             assert child.stdout is not None
             child.stdout.readline()

@@ -101,7 +101,7 @@ def test_boot_rolls_back_by_itself(line: Line) -> None:
     (car.slots.folder / "current" / "engine" / "weights.bin").write_bytes(b"worn-out flash")
     assert car.slots.boot().name == "one"
     assert running(car) == "one"
-    car.update()  # the damage was the slot's, not the release's: it is fetched anew
+    car.update()  # the damage was the slot's, not the release's: it is fetched again
     assert running(car) == "two"
     for slot in "ab":
         (car.slots.folder / slot / "release.json").unlink()

@@ -1,4 +1,4 @@
-"""What the model is told besides pixels: the same wherever in the world it happens."""
+"""Model inputs other than pixels are invariant to position and heading in the world."""
 
 import numpy as np
 import pytest
