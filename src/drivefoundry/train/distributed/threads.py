@@ -1,6 +1,10 @@
 """Data parallelism over the threads of one process: on CPU, a thread for each core gets further than all cores on each
 operation, since threads then wait for each other once a step instead of at each of thousands of small operations.
 
+Samples/s of a 4M decoder at 64 samples a step on two cores, compiled, OMP_WAIT_POLICY=passive: 128 to 161 on one thread
+a core, 75 to 93 with both cores on each operation; beside two busy processes 76 to 86 and 49 to 55. Without that policy
+(uncompiled) both cores on each operation fall from 97 to 115 to 32 to 35, since threads that spin burn their own share.
+
 Compiled graphs must let go of the interpreter's lock while they run, see `Decoder.compile_blocks`.
 """
 
