@@ -78,6 +78,7 @@ class Daemon:
                     self._ended()
                     if once:
                         return
+            self._ended()
         finally:
             self._close_session()
             self._phase = "ended"
@@ -164,19 +165,32 @@ class Daemon:
         self._close_session()
         assert self._runtime, "a drive begins after the boot"
         assert self._release
-        r = self.config.recording
-        meta = {**r.meta, **meta, "vehicle": self.config.vehicle, "drive": drive, "release": self._release.release}
-        cameras = {name: c.camera() for name, c in self.config.cameras.items()}
-        collector = Collector(r.spool, cameras, load_campaigns(r.campaigns or None), meta, ego_size=CAR.size)
+        meta = {
+            **self.config.recording.meta,
+            **meta,
+            "vehicle": self.config.vehicle,
+            "drive": drive,
+            "release": self._release.release,
+        }
         self._drive, self._reported_s = drive, 0.0
-        self._session = Session(self.config, self._runtime, collector)
+        self._session = Session(self.config, self._runtime, self._collector(meta))
         log.info("drive %s begins", drive)
         return []
+
+    def _collector(self, meta: dict[str, str]) -> Collector | None:
+        """What records this drive; None where the disk does not take it: the car drives all the same."""
+        r = self.config.recording
+        cameras = {name: c.camera() for name, c in self.config.cameras.items()}
+        try:
+            return Collector(r.spool, cameras, load_campaigns(r.campaigns or None), meta, ego_size=CAR.size)
+        except OSError as error:
+            self._tell(f"{r.spool}: nothing is recorded in this drive: {error.strerror}; see to the disk")
+            return None
 
     def _ended(self) -> None:
         """The drive has ended in order."""
         self._close_session()
-        if not self._newer():
+        if self._release is not None and not self._newer():
             self.slots.ended()
 
     def _close_session(self) -> None:
@@ -226,6 +240,7 @@ class Daemon:
             "release": self._release.release if self._release is not None else None,
             "releases": self._known,
             **self._last,
+            "waiting": sum(1 for _ in self.config.recording.queue.glob("*.mcap")),
             "processes": status.children(self.children),
             "trouble": self._told,
         }

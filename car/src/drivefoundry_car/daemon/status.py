@@ -41,11 +41,8 @@ def driving(dog: Watchdog, skipped: int, silent: int, state: VehicleState) -> di
 
 
 def recording(collector: Collector | None) -> dict[str, Any]:
-    """What has been recorded and queued in this drive; how many clips wait."""
-    if collector is None:
-        return {}
-    waiting = sum(1 for _ in collector.outbox.folder.glob("*.mcap"))
-    return {**asdict(collector.counts()), "waiting": waiting}
+    """What has been recorded and queued in this drive."""
+    return {} if collector is None else asdict(collector.counts())
 
 
 class StatusFile:
