@@ -28,8 +28,7 @@ from drivefoundry.model.backbones.exports import extract, save_gguf, save_hf
 from drivefoundry.model.backbones.load import SMOLLM2, Backbone, adopt, load_backbone
 from drivefoundry.model.backbones.vocabulary import CUTS
 from drivefoundry.model.checkpoint import load_checkpoint
-from drivefoundry.train.pretrain import around, fit
-from drivefoundry.train.sft import SFT
+from drivefoundry.train.pretrain import SFT, around, fit
 
 try:
     from benchmarks.peers.language import llama_cpp_greedy, random_model, transformers_greedy, transformers_model

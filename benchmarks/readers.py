@@ -107,15 +107,14 @@ def _settings(folder: Path) -> Reader:
 
 def _json_files(folder: Path) -> Reader:
     """Verdicts, runs of a scaling law and shapes of models."""
-    from drivefoundry.judge.gate import load_verdict, save_verdict
+    from drivefoundry.judge.gate import GateResult, Verdict, load_verdict, save_verdict
     from drivefoundry.model.config import ModelConfig
     from drivefoundry.scaling.law import Run, read_runs
-    from drivefoundry.types import Verdict
 
     path = folder / "x.json"
     numbers = {"driving_score": np.array([0.5, 1.0])}
     summary = {"a": {"driving_score": (0.7, 0.6, 0.8)}}
-    gates = {"collisions": (0.0, 0.1, True)}
+    gates = {"collisions": GateResult("passed", 0.0, 0.0, 0.0, 0.1, False, 2, [], True)}
     save_verdict(path, Verdict("a", ["s1", "s2"], {"a": numbers, "rules": numbers}, summary, gates, {}, {}, {}))
     kinds: list[Callable[[Path], object]] = [
         load_verdict, read_runs, lambda p: ModelConfig.from_json(p.read_text("utf-8", "replace"))

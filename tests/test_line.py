@@ -88,8 +88,13 @@ def test_ends_with_an_activated_release_and_a_report(ran):
     assert (engine / "weights.bin").read_bytes() == (done["quantize"].path / "weights.bin").read_bytes()
     Runtime.load(engine)
     verdict = load_verdict(done["verdict"].path / "verdict.json")
-    assert set(verdict.summary) >= {"int8 engine", "student", "RL", "SFT", "pre-trained", "constant velocity"}
-    assert newest.passed == verdict.passed
+    assert set(verdict.summary) >= {"int8 engine", "student", "RL", "previous release", "constant velocity"}
+    # four scenes decide nothing, and what is not decided goes to no car without a safety driver
+    assert {gate.state for gate in verdict.gates.values()} == {"not decided"}
+    assert {f"driving_score_21 vs {other} >=" for other in ("previous release", "student")} < set(verdict.gates)
+    assert not newest.passed
+    assert newest.undecided_gates.keys() == verdict.gates.keys()
+    assert set(rollouts(done["release"].path / "repo")) == {TEST_CARS}
     page = (ran / "report.html").read_text()
     assert newest.id[:12] in page
     assert "<video" in page or "data:video" in page
@@ -118,11 +123,29 @@ def test_same_inputs_give_the_same_bits_on_a_busy_machine_under_other_keys(ran, 
     assert learnt == again
 
 
-def test_stricter_judge_redoes_the_judgement_alone(copy):
+@pytest.mark.parametrize(
+    ("gates", "state", "cohorts"),
+    [
+        ("judge.gates.least_scenes=1 judge.gates.over_baseline=0.9", "failed", {"safety-driver"}),
+        ("judge.gates.undecided=report", "passed", {"safety-driver", "all"}),
+    ],
+)
+def test_other_gates_judge_anew_and_drive_nothing_again(copy, gates, state, cohorts):
+    from drivefoundry.judge.gate import load_verdict
+    from drivefoundry.release import releases, rollouts
+
     before = history(copy)
-    argv = ["run", "--out", str(copy), *SMALL, "--loops", "1", "--set", "judge.gate_over_baseline=0.9"]
+    argv = ["run", "--out", str(copy), *SMALL, "--loops", "1", *(w for g in gates.split() for w in ("--set", g))]
     assert cli.main(argv) == 0
-    assert set(made_after(copy, before)) == {"score", "verdict", "release", "car", "report"}
+    assert set(made_after(copy, before)) == {"verdict", "release", "car", "report"}
+    done = {a.kind: a for a in history(copy)}
+    verdict = load_verdict(done["verdict"].path / "verdict.json")
+    repo = done["release"].path / "repo"
+    assert verdict.state == state
+    assert set(rollouts(repo)) == cohorts
+    assert releases(repo)[-1].passed is (state == "passed")
+    floor = verdict.gates["driving_score_21 vs constant velocity >="]
+    assert floor.state == ("failed" if state == "failed" else "not decided")
 
 
 def test_longer_training_redoes_what_learns_from_it(copy):

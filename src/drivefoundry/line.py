@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drivefoundry import progress
+from drivefoundry.judge.release_gates import STUDENT, TEACHER
 from drivefoundry.ledger import Artefact, Ledger
 from drivefoundry.recipes import Recipe
 from drivefoundry.reports import run as reports
@@ -30,6 +31,7 @@ def loop(line: RunContext, source: Source) -> None:
     from drivefoundry.stages import ingest, label, score, ship, train
 
     exam = source.exam(line)
+    scenes = score.Split("exam", source, exam)
     baselines: list[Artefact] = []
     kept: Artefact | None = None
     base: Artefact | None = None
@@ -37,24 +39,26 @@ def loop(line: RunContext, source: Source) -> None:
     release: Artefact | None = None
     car: Artefact | None = None
     shards: list[Artefact] = []
+    judged: list[score.Earlier] = []
     for turn in range(1, line.recipe.loops + 1):
         drives = source.drives(line, turn, car)
         clips = ingest.ingest(line, turn, drives)
         kept = label.curated(line, turn, clips, exam, kept, source.exam_clips(exam))
         shards.append(label.shard(line, turn, clips, kept))
         if base is None:
-            base = pretrained = train.pretrained(line, shards)
+            base = train.pretrained(line, shards)
         sft = train.fine_tuned(line, turn, base, shards)
         rl = train.reinforced(line, turn, sft, shards)
         student = train.distilled(line, turn, rl, student, shards)
         engine = train.quantised(line, turn, student, shards)
-        baselines = baselines or score.baselines(line, source, exam)
-        scored = [grade(line, turn, source, exam, baselines, engine) for grade in (score.engine, score.car)]
+        baselines = baselines or score.baselines(line, scenes)
+        scored = [grade(line, turn, scenes, baselines, engine) for grade in (score.engine, score.car)]
+        models = {STUDENT: student, TEACHER: rl}
+        scored += [score.model(line, turn, scenes, baselines, k, m) for k, m in models.items()]
         if turn == line.recipe.loops:
-            score.traffic(line, source, exam)
-            models = {"student": student, "RL": rl, "SFT": sft, "pre-trained": pretrained}
-            scored += [score.model(line, turn, source, exam, baselines, k, m) for k, m in models.items()]
-        verdict = score.verdict(line, turn, scored, baselines)
+            score.traffic(line, scenes)
+        verdict = score.verdict(line, turn, scored, baselines, judged)
+        judged.append((scored[0], verdict))
         release = ship.release(line, turn, engine, verdict, release)
         car = ship.car(line, turn, release, car)
         base = rl

@@ -10,16 +10,21 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from drivefoundry.judge.release_gates import ReleaseGates
 from drivefoundry.model.config import Action, ModelConfig
 from drivefoundry.model.presets import FROM_NOTHING
 from drivefoundry.types import require
 
+MARGINS = tuple(f"judge.gates.{name}" for name in (
+    "collisions", "previous", "previous_collisions", "suite", "distil", "distil_collisions", "quantise",
+    "quantise_collisions",
+))  # fmt: skip
 LEAST: Mapping[str, float] = {
     "fleet.seconds": 20, "fleet.held_out_seconds": 20, "fleet.outing_seconds": 6, "judge.seconds": 4, "rl.samples": 2,
-    "judge.gate_over_baseline": -1,
+    "judge.gates.over_baseline": -1,
 } | dict.fromkeys(
     ("fleet.traffic", "fleet.pedestrians", "weight_decay", "forget", "blind", "shake", "reasoned", "turn_reasoned",
-     "kl", "anchor", "trial", "teacher", "polish_steps", "films", "worst", "seed", "gate_collisions"), 0,
+     "kl", "anchor", "trial", "teacher", "polish_steps", "films", "worst", "seed", *MARGINS), 0,
 )  # fmt: skip
 """Key, or the last part of one -> the least value of it that some stage can work with; of other numbers any above 0. A
 recording shorter than a clip gives none; curation drops clips under 6 s; a plan reaches 4 s."""
@@ -29,8 +34,8 @@ MOST: Mapping[str, float] = {
     "samples": 1024, "scenes": 1_000_000, "trial": 1_000_000, "films": 100, "worst": 100, "temperature": 100, "kl": 100,
     "anchor": 100, "seed": 2_000_000_000,
 } | dict.fromkeys(
-    ("duplicate_similarity", "forget", "blind", "reasoned", "turn_reasoned", "new_share", "teacher", "gate_collisions",
-     "gate_over_baseline", "weight_decay", "rate", "backbone_rate", "pretrain_rate", "sft_rate", "polish_rate"), 1,
+    ("duplicate_similarity", "forget", "blind", "reasoned", "turn_reasoned", "new_share", "teacher", "over_baseline",
+     "weight_decay", "rate", "backbone_rate", "pretrain_rate", "sft_rate", "polish_rate", *MARGINS), 1,
 ) | dict.fromkeys(
     ("steps", "turn_steps", "pretrain_steps", "sft_steps", "polish_steps"), 100_000_000,
 )  # fmt: skip
@@ -155,10 +160,9 @@ class Judge:
     films: int = 4
     worst: int = 6
     """Worst scenes of each release that the report lists and shows."""
-    gate_collisions: float = 0.10
-    """A release passes with at most this share of scenes with a collision."""
-    gate_over_baseline: float = 0.0
-    """Its driving score must exceed constant velocity's by more than this."""
+    float_scenes: int = 128
+    """Of these, the first so many that teacher and float student drive in each turn, for the gates of compression."""
+    gates: ReleaseGates = field(default_factory=ReleaseGates)
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,7 @@ class Recipe:
             if key.endswith(".size"):
                 _one_of(key, value, FROM_NOTHING)
         self._fleet()
+        self.judge.gates.validate()
         _one_of("rl.reward", self.rl.reward, ("PDMS", "EPDMS"))
         _distinct("scale.sizes", self.scale.sizes)
         _distinct("scale.samples", self.scale.samples)

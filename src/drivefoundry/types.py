@@ -1,4 +1,4 @@
-"""The nouns that pass between rooms: RoadMap, Scene, Episodes, Rollout, Verdict.
+"""The nouns that pass between rooms: RoadMap, Scene, Episodes, Rollout.
 
 Units are SI, angles radians, frames right-handed with x forward and y left (the map frame: x east, y north).
 Axis letters in shapes: S scenes, A agents, T time steps, L lanes, P points, N samples, K plan points.
@@ -374,28 +374,3 @@ class Episodes:
         )
         require(bool(np.isfinite(self.future).all()), "Episodes.future: must be finite")
         return self
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Scores of several policies on the same scenes, and which gates the candidate passed."""
-
-    candidate: str
-    scenes: list[str]
-    scores: dict[str, dict[str, np.ndarray]]
-    """Policy -> metric -> (S,) values, one a scene."""
-    summary: dict[str, dict[str, tuple[float, float, float]]]
-    """Policy -> metric -> (mean, low, high) with a 95 % bootstrap interval."""
-    gates: dict[str, tuple[float, float, bool]]
-    """Name -> (value, bound, ok)."""
-    content: dict[str, str] = field(default_factory=dict)
-    """Scene -> hash of what it holds: a scene of the same name and content is the same exam."""
-    versions: dict[str, str] = field(default_factory=dict)
-    """Metric -> the version of the benchmark that it follows."""
-    comparisons: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    """Other policy -> metric -> the candidate against it (fields of `judge.stats.Comparison`); no gate depends on
-    it."""
-
-    @property
-    def passed(self) -> bool:
-        return all(ok for _, _, ok in self.gates.values())

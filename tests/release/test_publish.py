@@ -10,7 +10,9 @@ from drivefoundry.release.sign import LIFE, load_state
 from drivefoundry_car.update.client import in_rollout
 
 
-def verdict(path: Path, value: float = 0.0, gates: tuple[Gate, ...] = (Gate("collision", at_most=0.1),)) -> Path:
+def verdict(
+    path: Path, value: float = 0.0, gates: tuple[Gate, ...] = (Gate("collision", at_most=0.1, least_scenes=1),)
+) -> Path:
     """A verdict of one policy on two scenes that gives its collision rate."""
     save_verdict(path, judge("int8", ["s1", "s2"], {"int8": {"collision": np.array([value, value])}}, gates))
     return path
@@ -65,13 +67,30 @@ def test_same_content_is_the_same_release(repo: tuple[Path, Path], tmp_path: Pat
 def test_failed_gates_stop_publication(repo: tuple[Path, Path], tmp_path: Path) -> None:
     args = (*repo, engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json", 0.2), "turn-1")
     before = (repo[0] / "metadata" / "timestamp.json").read_bytes()
-    with pytest.raises(ValueError, match=r"collision <= 0\.1 \(got 0\.2\)"):
+    with pytest.raises(ValueError, match=r"collision <= 0\.1: 0\.200 \[0\.200, 0\.200\] on 2 scenes: failed"):
         publish(*args)
     assert (repo[0] / "metadata" / "timestamp.json").read_bytes() == before
     forced = publish(*args, allow_failed=True)
     assert not forced.passed
     assert forced.failed_gates == {"collision <=": (0.2, 0.1)}
     assert releases(repo[0]) == [forced]
+
+
+def test_a_gate_without_a_decision_holds_the_release_unless_it_is_only_reported(
+    repo: tuple[Path, Path], tmp_path: Path
+) -> None:
+    held, reported = (Gate("collision", at_most=0.1, least_scenes=3, holds=holds) for holds in (True, False))
+    args = (*repo, engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json", gates=(held,)), "turn-1")
+    with pytest.raises(ValueError, match=r"on 2 scenes: not decided, holds the release"):
+        publish(*args)
+    forced = publish(*args, allow_failed=True)
+    assert (forced.passed, forced.failed_gates) == (False, {})
+    assert forced.undecided_gates == {"collision <=": (0.0, 0.1)}
+    verdict(tmp_path / "v.json", gates=(reported,))
+    released = publish(*args)
+    assert released.passed
+    assert released.undecided_gates == {"collision <=": (0.0, 0.1)}
+    assert releases(repo[0]) == [forced, released]
 
 
 def test_bad_verdict_is_refused(repo: tuple[Path, Path], tmp_path: Path) -> None:

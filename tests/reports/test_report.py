@@ -81,7 +81,12 @@ def full() -> ReportContent:
             Remark("target", "met", True),
             Remark("target", "missed", False),
         ],
-        gates=[GateRow("collisions", 0.2, 0.1, False)],
+        gates=[
+            GateRow("collisions", "failed", "0.1: 0.200 [0.100, 0.300] on 240 scenes: failed; worst: 3f9a2b3f9a2b"),
+            GateRow(
+                "driving score", "not decided", "-0.05: nothing to compare on 0 scenes: not decided, reported only"
+            ),
+        ],
         lineage=[Made("a" * 64, "fleet", [], 10), Made("b" * 64, "clips", ["a" * 64], 10, 1)],
     )
 

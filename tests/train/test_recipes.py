@@ -13,8 +13,7 @@ from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
 from drivefoundry.train.dataset import Augment, Corpus
 from drivefoundry.train.distil import DISTIL, distil, teacher_opinion
 from drivefoundry.train.losses import Objective
-from drivefoundry.train.pretrain import PRETRAIN, around, fresh, imported, pretrain
-from drivefoundry.train.sft import SFT, sft
+from drivefoundry.train.pretrain import PRETRAIN, SFT, around, fresh, imported, pretrain, sft
 from drivefoundry_car.vehicle.codec import decode, driven, fit_codebook
 from tinybackbone import tiny_backbone
 

@@ -216,7 +216,7 @@ def test_two_ranks_learn_what_one_learns(tmp_path):
 SECOND_LIFE = """
 import os, time
 import torch.distributed as dist
-from drivefoundry.train.trainer import rank_and_world
+from drivefoundry.train.distributed.ranks import rank_and_world
 first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 if not first and os.environ["RANK"] == "1":
     time.sleep(1.0)  # the other one looks for it before it has said where it is

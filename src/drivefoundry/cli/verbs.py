@@ -49,7 +49,7 @@ STAGES = {
     "rl": "reinforcement learning on plans sampled in scenes cut from the clips",
     "distil": "train a much smaller student on the model's answers",
     "quantize": "quantise the student to an int8 engine",
-    "judge": "drive held-out scenes with all models and baselines",
+    "judge": "drive held-out scenes with the engine, its float student, their teacher and baselines",
     "release": "sign and publish the engine: to all cars if it passes its gates, else to test cars",
     "car": "update a car to the release: verify, test and activate it",
 }

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivefoundry.judge.gate import MARGINS
+from drivefoundry.judge.gate import MARGINS, Verdict
 from drivefoundry.judge.stats import Comparison, compare_paired
 from drivefoundry.judge.versions import VERSIONS
 from drivefoundry.judge.worst import SCORE, failure
-from drivefoundry.types import Verdict, require, short_id
+from drivefoundry.types import require, short_id
 
 CHANGED = 8
 """Scenes named, those that changed most."""
@@ -39,7 +39,7 @@ def shared_scenes(a: Verdict, b: Verdict) -> tuple[np.ndarray, np.ndarray]:
 
 def compare_verdicts(a: Verdict, b: Verdict, metrics: Sequence[str] = tuple(MARGINS)) -> list[Row]:
     """Compare the second verdict's scores with the first's on shared scenes: the candidates, then every policy that
-    both know. Policies whose metric is missing or not finite are left out."""
+    both know, each on the scenes that it drove. Policies whose metric is missing or not finite are left out."""
     at_a, at_b = shared_scenes(a, b)
     pairs = [(a.candidate, b.candidate)] + [(p, p) for p in a.scores if p in b.scores and p != a.candidate]
     rows = []
@@ -48,7 +48,11 @@ def compare_verdicts(a: Verdict, b: Verdict, metrics: Sequence[str] = tuple(MARG
         for metric in metrics:
             if metric not in a.scores[one] or metric not in b.scores[other]:
                 continue
-            first, second = a.scores[one][metric][at_a], b.scores[other][metric][at_b]
+            first, second = a.scores[one][metric], b.scores[other][metric]
+            both = (at_a < len(first)) & (at_b < len(second))
+            if not both.any():
+                continue
+            first, second = first[at_a[both]], second[at_b[both]]
             change = compare_paired(second, first, MARGINS.get(metric, 0.0))
             rows.append(Row(name, metric, float(first.mean()), float(second.mean()), change))
     return rows

@@ -1,7 +1,7 @@
-"""Scores of several policies in, a Verdict on the candidate out; Verdicts to and from JSON files.
+"""Judge a candidate by its gates, and read and write verdict files.
 
-A gate compares a mean of the candidate with a bound, or the candidate with another policy scene by scene. It passes
-only where the whole interval does where `certain` is set, else where the mean does.
+A gate compares a mean with a bound, or two policies scene by scene. The unfavourable end of the 95 % interval decides,
+never the mean.
 """
 
 from __future__ import annotations
@@ -9,93 +9,171 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from drivefoundry import outputs
-from drivefoundry.judge.stats import compare_paired, mean_interval, paired_difference
+from drivefoundry.judge.stats import Comparison, compare_paired, mean_interval
 from drivefoundry.judge.versions import VERSIONS
-from drivefoundry.types import Scene, Verdict, require
+from drivefoundry.types import Scene, require, short_id
 from drivefoundry_car.documents import read_json
 
-FORMAT = "drivefoundry verdict 1"
+FORMAT = "drivefoundry verdict 2"
 MARGINS = {"driving_score_21": 0.02, "epdms": 0.02}
 """Metrics in which the candidate is compared with every other policy, and how much worse counts as no worse."""
+LEAST_SCENES = 30
+"""Fewer scenes decide nothing: with so few, a bootstrap interval says too little about other scenes."""
+NAMED = 6
+"""Scenes that a gate names at most."""
+
+
+GateState = Literal["passed", "failed", "not decided"]
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What one gate found: see `Gate`."""
+
+    state: GateState
+    value: float
+    """Mean of the metric, or of its difference to the other policy, over the gate's scenes."""
+    low: float
+    high: float
+    """Its 95 % bootstrap interval; the end nearer to the bound decides."""
+    bound: float
+    at_least: bool
+    """The bound is a lower one."""
+    scenes: int
+    """How many scenes the gate compared."""
+    deciding: list[str]
+    """Ids of the scenes that speak most against the candidate, the worst first."""
+    holds: bool
+    """Undecided, the gate keeps a release from all cars; where False it is reported alone."""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the gate keeps a release from all cars."""
+        return self.state == "failed" or (self.state == "not decided" and self.holds)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Scores of several policies on the same scenes, and which gates the candidate passed."""
+
+    candidate: str
+    scenes: list[str]
+    scores: dict[str, dict[str, np.ndarray]]
+    """Policy -> metric -> (n,) values of the first n scenes, the same n for all metrics of a policy."""
+    summary: dict[str, dict[str, tuple[float, float, float]]]
+    """Policy -> metric -> (mean, low, high) with a 95 % bootstrap interval."""
+    gates: dict[str, GateResult]
+    content: dict[str, str] = field(default_factory=dict)
+    """Scene -> hash of what it holds: a scene of the same name and content is the same exam."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Metric -> the version of the benchmark that it follows."""
+    comparisons: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Other policy -> metric -> the candidate against it (fields of `judge.stats.Comparison`); not gated."""
+    suites: dict[str, list[str]] = field(default_factory=dict)
+    """Suite -> ids of its scenes, see `judge.suites`."""
+
+    @property
+    def passed(self) -> bool:
+        """No gate keeps the candidate from all cars."""
+        return not any(gate.blocks for gate in self.gates.values())
+
+    @property
+    def state(self) -> GateState:
+        """ "failed" where a gate failed, else "not decided" where one that holds a release is, else "passed"."""
+        if any(gate.state == "failed" for gate in self.gates.values()):
+            return "failed"
+        return "passed" if self.passed else "not decided"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition. metric: a key of the scores. With `against`, the difference to that policy on the same scenes is
-    judged, else the candidate's own mean. at_least or at_most: the bound, just one of them. certain: the 95 %
-    interval's unfavourable end must keep the bound (against with at_least = -margin: a test of non-inferiority)."""
+    """One condition on a policy.
+
+    metric: a key of the scores. subject: whose; the candidate where None. against: another policy, whose value is
+    subtracted scene by scene. at_least or at_most: the bound of the mean, just one of them; against another policy
+    `at_least=-margin` is a test of non-inferiority. suite: only the scenes of this suite.
+
+    A gate is not decided on fewer than `least_scenes` scenes. Nor is a test of non-inferiority whose interval is wider
+    than the margin allows even for an equal policy, unless the whole interval lies on the worse side of no difference.
+    holds: undecided, it keeps a release from all cars.
+    """
 
     metric: str
     at_least: float | None = None
     at_most: float | None = None
     against: str | None = None
-    certain: bool = False
+    subject: str | None = None
+    suite: str | None = None
+    least_scenes: int = LEAST_SCENES
+    holds: bool = True
 
     def validate(self) -> Gate:
         one = (self.at_least is None) != (self.at_most is None)
         require(one, f"Gate on {self.metric}: give at_least or at_most, one of them")
+        require(self.least_scenes > 0, f"Gate on {self.metric}: least_scenes must be > 0, got {self.least_scenes}")
         return self
 
     @property
     def name(self) -> str:
-        what = self.metric if self.against is None else f"{self.metric} vs {self.against}"
-        return f"{what} {'>=' if self.at_least is not None else '<='}"
-
-
-DEFAULT_GATES = (
-    Gate("at_fault_collision", at_most=0.10),
-    Gate("off_road", at_most=0.15),
-    Gate("driving_score_21", at_least=0.0, against="constant velocity", certain=True),
-)
-"""What a release must show where a recipe names nothing stricter."""
+        """For people and as a key: "student: driving_score_21 vs RL in lights >="."""
+        whose = f"{self.subject}: " if self.subject else ""
+        against = f" vs {self.against}" if self.against else ""
+        suite = f" in {self.suite}" if self.suite else ""
+        return f"{whose}{self.metric}{against}{suite} {'>=' if self.at_least is not None else '<='}"
 
 
 def judge(
     candidate: str,
     scenes: list[str],
     scores: dict[str, dict[str, np.ndarray]],
-    gates: tuple[Gate, ...] = DEFAULT_GATES,
+    gates: tuple[Gate, ...],
     content: Sequence[str] = (),
+    suites: Mapping[str, Sequence[str]] | None = None,
 ) -> Verdict:
-    """Judge a candidate by scene ids, scores (policy -> metric -> (S,)) and, if known, hashes of the scenes
-    (`scene_content`).
+    """Compare a candidate with its bounds and with the other policies.
 
-    All policies must have been scored on the same scenes in the same order. Metrics that hold infinite values (times of
-    events that never came) get no summary. ValueError where a gate names a policy or metric that was not scored.
+    scores: policy -> metric -> (n,), one value for each of the first n scenes; n may differ between policies, which are
+    compared on the scenes that both drove. content: hashes of the scenes (`scene_content`) where known. suites: name ->
+    ids of its scenes. Metrics that hold infinite values (times of events that never came) get no summary. ValueError
+    where a gate names a policy, metric or suite that is not there.
     """
     require(candidate in scores, f"candidate: {candidate} was not scored; there are {', '.join(sorted(scores))}")
     for policy, metrics in scores.items():
-        for metric, values in metrics.items():
-            ok = np.shape(values) == (len(scenes),)
-            require(ok, f"scores of {policy}: {metric} has shape {np.shape(values)}, not ({len(scenes)},): one a scene")
+        lengths = {np.shape(values) for values in metrics.values()}
+        fits = len(lengths) == 1 and all(len(shape) == 1 and 0 < shape[0] <= len(scenes) for shape in lengths)
+        shapes = ", ".join(f"{m} {np.shape(v)}" for m, v in metrics.items())
+        require(fits, f"scores of {policy}: {shapes}: must be one value for each of the first of {len(scenes)} scenes")
     summary = {
         policy: {metric: mean_interval(v) for metric, v in metrics.items() if np.isfinite(v).all()}
         for policy, metrics in scores.items()
     }
-    results = {}
+    suites = {name: list(ids) for name, ids in (suites or {}).items()}
+    results: dict[str, GateResult] = {}
     for gate in gates:
-        value, bound, ok = _apply(gate.validate(), candidate, scores)
         require(gate.name not in results, f"gates: two of them are '{gate.name}'; keep the stricter")
-        results[gate.name] = (value, bound, ok)
+        results[gate.name] = _apply(gate.validate(), candidate, scenes, scores, suites)
     mine = scores[candidate]
     comparisons = {
-        policy: {
-            m: asdict(compare_paired(mine[m], theirs[m], MARGINS[m])) for m in MARGINS if m in mine and m in theirs
-        }
+        policy: {m: asdict(_compared(mine[m], theirs[m], MARGINS[m])) for m in MARGINS if m in mine and m in theirs}
         for policy, theirs in scores.items()
         if policy != candidate
     }
     versions = {m: told for m, told in VERSIONS.items() if m in mine}
     known = dict(zip(scenes, content, strict=True)) if len(content) else {}
-    return Verdict(candidate, list(scenes), scores, summary, results, known, versions, comparisons)
+    return Verdict(candidate, list(scenes), scores, summary, results, known, versions, comparisons, suites)
+
+
+def _compared(ours: np.ndarray, theirs: np.ndarray, margin: float) -> Comparison:
+    both = min(len(ours), len(theirs))
+    return compare_paired(ours[:both], theirs[:both], margin)
 
 
 def scene_content(scene: Scene) -> str:
@@ -108,20 +186,64 @@ def scene_content(scene: Scene) -> str:
     return digest.hexdigest()[:16]
 
 
-def _apply(gate: Gate, candidate: str, scores: dict[str, dict[str, np.ndarray]]) -> tuple[float, float, bool]:
-    for policy in (candidate, gate.against):
+def _apply(
+    gate: Gate,
+    candidate: str,
+    scenes: list[str],
+    scores: dict[str, dict[str, np.ndarray]],
+    suites: Mapping[str, Sequence[str]],
+) -> GateResult:
+    subject = gate.subject or candidate
+    for policy in (subject, gate.against):
         if policy is not None:
             require(policy in scores, f"Gate on {gate.metric}: policy {policy} was not scored")
             require(gate.metric in scores[policy], f"Gate on {gate.metric}: {policy} has no such metric")
-    mine = scores[candidate][gate.metric]
-    if gate.against is None:
-        mean, low, high = mean_interval(mine)
-    else:
-        mean, low, high = paired_difference(mine, scores[gate.against][gate.metric])
-    if gate.at_least is not None:
-        return mean, gate.at_least, bool((low if gate.certain else mean) >= gate.at_least)
-    assert gate.at_most is not None
-    return mean, gate.at_most, bool((high if gate.certain else mean) <= gate.at_most)
+    values = scores[subject][gate.metric]
+    if gate.against is not None:
+        both = min(len(values), len(scores[gate.against][gate.metric]))
+        values = values[:both] - scores[gate.against][gate.metric][:both]
+    rows = np.arange(len(values))
+    if gate.suite is not None:
+        require(gate.suite in suites, f"Gate on {gate.metric}: there is no suite {gate.suite}")
+        members = set(suites[gate.suite])
+        rows = np.array([i for i in rows if scenes[i] in members], np.int64)
+    at_least = gate.at_least is not None
+    bound = gate.at_least if gate.at_least is not None else gate.at_most
+    assert bound is not None
+    chosen, sign = values[rows], 1.0 if at_least else -1.0
+    mean, low, high = mean_interval(chosen) if len(chosen) else (0.0, 0.0, 0.0)
+    worst, best = (low, high) if at_least else (-high, -low)
+    state = _state(gate, len(chosen), sign * mean, worst, best)
+    gain = sign * chosen
+    against = [int(k) for k in np.argsort(gain, kind="stable") if gain[k] < (0.0 if gate.against else sign * bound)]
+    named = [scenes[rows[k]] for k in against[:NAMED]]
+    return GateResult(state, mean, low, high, bound, at_least, len(chosen), named, gate.holds)
+
+
+def _state(gate: Gate, scenes: int, mean: float, worst: float, best: float) -> GateState:
+    """mean, worst, best: of the gate's figure and the ends of its interval, signed so that more is better."""
+    if scenes < gate.least_scenes:
+        return "not decided"
+    bound = gate.at_least if gate.at_least is not None else -(gate.at_most or 0.0)
+    if worst >= bound:
+        return "passed"
+    margin = -bound if gate.against is not None else 0.0
+    too_wide = 0.0 < margin < mean - worst and best >= 0.0
+    return "not decided" if too_wide else "failed"
+
+
+def gate_text(name: str, gate: GateResult) -> str:
+    """One line on a gate: what was compared, bound, figure, interval, scenes, and those that decide."""
+    return f"{name} {gate_figures(gate)}"
+
+
+def gate_figures(gate: GateResult) -> str:
+    """The line of `gate_text` without the gate's name."""
+    scenes = ", ".join(short_id(i) for i in gate.deciding)
+    against = f"; worst: {scenes}" if scenes and gate.state != "passed" else ""
+    figure = f"{gate.value:.3f} [{gate.low:.3f}, {gate.high:.3f}]" if gate.scenes else "nothing to compare"
+    held = "" if gate.state != "not decided" else ", holds the release" if gate.holds else ", reported only"
+    return f"{gate.bound:g}: {figure} on {gate.scenes} scenes: {gate.state}{held}{against}"
 
 
 def save_verdict(path: Path, verdict: Verdict) -> None:
@@ -133,10 +255,11 @@ def save_verdict(path: Path, verdict: Verdict) -> None:
         "scenes": verdict.scenes,
         "scores": {p: {m: [_number(x) for x in v] for m, v in ms.items()} for p, ms in verdict.scores.items()},
         "summary": verdict.summary,
-        "gates": verdict.gates,
+        "gates": {name: asdict(gate) for name, gate in verdict.gates.items()},
         "content": verdict.content,
         "versions": verdict.versions,
         "comparisons": verdict.comparisons,
+        "suites": verdict.suites,
         "passed": verdict.passed,
     }
     with outputs.file(path) as aside, aside.open("w") as file:
@@ -162,12 +285,13 @@ def load_verdict(path: Path) -> Verdict:
         for p, ms in body["scores"].items()
     }
     for policy, metrics in scores.items():
+        driven = max((values.size for values in metrics.values()), default=0)
         for metric, values in metrics.items():
-            fits = values.shape == (len(body["scenes"]),)
+            fits = values.size == driven <= len(body["scenes"])
             require(fits, f"{path}: field scores.{policy}.{metric} has {values.size} values, not one a scene")
     summary = {p: {m: (v[0], v[1], v[2]) for m, v in ms.items()} for p, ms in body["summary"].items()}
-    gates = {name: (v[0], v[1], bool(v[2])) for name, v in body["gates"].items()}
-    more = [body.get(name, {}) for name in ("content", "versions", "comparisons")]  # older files lack them
+    gates = {name: GateResult(**gate) for name, gate in body["gates"].items()}
+    more = [body.get(name, {}) for name in ("content", "versions", "comparisons", "suites")]
     return Verdict(body["candidate"], body["scenes"], scores, summary, gates, *more)
 
 
@@ -176,18 +300,30 @@ def _require_numbers(path: Path, body: dict[str, Any]) -> None:
     names = all(isinstance(name, str) for name in body["scenes"])
     require(names, f"{path}: field scenes holds what is no scene's name; judge the release again")
     tables = [(f"scores.{p}", ms) for p, ms in body["scores"].items()]
-    for field, metrics in tables:
+    for part, metrics in tables:
         lists = isinstance(metrics, dict) and all(isinstance(v, list) for v in metrics.values())
         plain = lists and all(x is None or _is_number(x) for v in metrics.values() for x in v)
-        require(plain, f"{path}: field {field} is no table of numbers; judge the release again")
-    threes = [(f"summary.{p}", ms) for p, ms in body["summary"].items()] + [("gates", body["gates"])]
-    for field, values in threes:
+        require(plain, f"{path}: field {part} is no table of numbers; judge the release again")
+    threes = [(f"summary.{p}", ms) for p, ms in body["summary"].items()]
+    for part, values in threes:
         lists = isinstance(values, dict) and all(isinstance(v, list) and len(v) == 3 for v in values.values())
-        plain = lists and all(_is_number(x) or isinstance(x, bool) for v in values.values() for x in v)
-        require(plain, f"{path}: field {field} is no table of three values each; judge the release again")
-    for field in ("content", "versions", "comparisons"):
-        require(isinstance(body.get(field, {}), dict), f"{path}: field {field} is no table; judge the release again")
+        plain = lists and all(_is_number(x) for v in values.values() for x in v)
+        require(plain, f"{path}: field {part} is no table of three values each; judge the release again")
+    for name, gate in body["gates"].items():
+        require(_is_gate(gate), f"{path}: field gates.{name} is not what a gate found; judge the release again")
+    for part in ("content", "versions", "comparisons", "suites"):
+        require(isinstance(body.get(part, {}), dict), f"{path}: field {part} is no table; judge the release again")
 
 
 def _is_number(x: object) -> bool:
     return type(x) in (int, float)
+
+
+def _is_gate(gate: object) -> bool:
+    """Whether a value has the fields of GateResult, each of its kind."""
+    if not isinstance(gate, dict) or set(gate) != set(GateResult.__dataclass_fields__):
+        return False
+    numbers = all(_is_number(gate[k]) for k in ("value", "low", "high", "bound", "scenes"))
+    flags = all(isinstance(gate[k], bool) for k in ("at_least", "holds"))
+    named = isinstance(gate["deciding"], list) and all(isinstance(i, str) for i in gate["deciding"])
+    return numbers and flags and named and gate["state"] in get_args(GateState)

@@ -10,14 +10,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuf.api.metadata import TargetFile  # pyright: ignore[reportPrivateImportUsage]  # its documented place
 
-from drivefoundry.judge.gate import load_verdict
+from drivefoundry.judge.gate import GateState, Verdict, gate_text, load_verdict
 from drivefoundry.outputs import MARK
 from drivefoundry.release import sign
 from drivefoundry.release.keys import OFFLINE, ROLES, Keys, make
@@ -26,6 +26,7 @@ from drivefoundry_car.update.client import CHANNEL, EVERYONE
 from drivefoundry_car.update.proof import target_path
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
+GATES = ("failed_gates", "undecided_gates")
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,24 @@ class Release:
     created: str
     """ISO 8601, UTC."""
     passed: bool
-    """Every gate of the verdict passed."""
+    """No gate of the verdict keeps it from all cars."""
     failed_gates: dict[str, tuple[float, float]]
     """name -> (value, bound) of the gates that were allowed to fail."""
     files: dict[str, str]
     """name below the release -> SHA-256."""
+    undecided_gates: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The same of the gates that were not decided, whether or not they hold a release."""
 
     def validate(self) -> Release:
-        for field, what in (("name", self.name), ("cohort", self.cohort)):
+        for part, what in (("name", self.name), ("cohort", self.cohort)):
             if not NAME.fullmatch(what):
-                raise ValueError(f"Release.{field}: {what!r} may hold only letters, digits, '.', '_' and '-'")
+                raise ValueError(f"Release.{part}: {what!r} may hold only letters, digits, '.', '_' and '-'")
         if not any(f.startswith("engine/") for f in self.files):
-            raise ValueError("Release.files: contains no engine")
-        if self.passed == bool(self.failed_gates):
-            raise ValueError("Release.passed: must be true if and only if no gate failed")
+            raise ValueError("Release.files: no engine in it")
+        if self.passed and self.failed_gates:
+            raise ValueError("Release.passed: must be false where a gate failed")
+        if not (self.passed or self.failed_gates or self.undecided_gates):
+            raise ValueError("Release.passed: must be true where no gate failed and all were decided")
         return self
 
 
@@ -123,16 +128,18 @@ def publish(
     """Sign an engine directory and its verdict, and make it current for rollout_percent of the cohort's cars.
 
     The same engine, verdict, name and cohort are the same release: publishing it again makes it current again, also for
-    cars that refused it. ValueError, with the published release unchanged: a verdict whose gates did not pass (unless
-    allow_failed, which release.json then records), no engine, keys that are not the repository's, a full disk.
+    cars that have refused it. ValueError, with the published release unchanged: a verdict whose gates block it
+    (unless allow_failed, which release.json then says), no engine, keys that are not the repository's, a full disk.
     """
     repo, keys, at = Path(repo_dir), Keys.of(keys_dir), sign.utc(now)
-    verdict, failed = _read_verdict(Path(verdict_json))
-    if failed and not allow_failed:
-        why = ", ".join(f"{k} {bound:.4g} (got {value:.4g})" for k, (value, bound) in failed.items())
-        raise ValueError(f"{verdict_json}: gates did not pass: {why}; fix the model, or use --allow-failed")
-    contents = {**_read_engine(Path(engine_dir)), "verdict.json": verdict}
-    release = _describe(contents, name, cohort, failed, at)
+    verdict = _gated(Path(verdict_json))
+    blocking = [gate_text(k, gate) for k, gate in verdict.gates.items() if gate.blocks]
+    if blocking and not allow_failed:
+        raise ValueError(
+            f"{verdict_json}: gates did not pass: {' | '.join(blocking)}; fix the model, or use --allow-failed"
+        )
+    contents = {**_read_engine(Path(engine_dir)), "verdict.json": Path(verdict_json).read_bytes()}
+    release = _describe(contents, name, cohort, verdict, at)
     with sign.alone(repo):
         state = sign.load_state(repo)
         sign.can_publish(keys, state)
@@ -176,12 +183,17 @@ def _quorum(given: Mapping[str, tuple[int, int]] | None) -> dict[str, tuple[int,
     return counts
 
 
-def _read_verdict(path: Path) -> tuple[bytes, dict[str, tuple[float, float]]]:
-    """Read the verdict's bytes, and the gates (value, bound) that did not pass."""
-    gates = load_verdict(path).gates
-    if not gates:
+def _gated(path: Path) -> Verdict:
+    """A verdict that has gates."""
+    verdict = load_verdict(path)
+    if not verdict.gates:
         raise ValueError(f"{path}: the verdict has no gates; judge the engine with gates")
-    return path.read_bytes(), {name: (value, bound) for name, (value, bound, ok) in gates.items() if not ok}
+    return verdict
+
+
+def _bounds(verdict: Verdict, state: GateState) -> dict[str, tuple[float, float]]:
+    """name -> (value, bound) of the gates in a state."""
+    return {name: (gate.value, gate.bound) for name, gate in verdict.gates.items() if gate.state == state}
 
 
 def _read_engine(folder: Path) -> dict[str, bytes]:
@@ -198,9 +210,7 @@ def _read_engine(folder: Path) -> dict[str, bytes]:
     return {f"engine/{name}": path.read_bytes() for name, path in files.items()}
 
 
-def _describe(
-    contents: dict[str, bytes], name: str, cohort: str, failed: dict[str, tuple[float, float]], now: datetime
-) -> Release:
+def _describe(contents: dict[str, bytes], name: str, cohort: str, verdict: Verdict, now: datetime) -> Release:
     files = {k: hashlib.sha256(v).hexdigest() for k, v in contents.items()}
     engine = _digest({k: v for k, v in files.items() if k.startswith("engine/")})
     whole = _digest({"engine": engine, "verdict": files["verdict.json"], "name": name, "cohort": cohort})
@@ -211,9 +221,10 @@ def _describe(
         verdict=files["verdict.json"],
         cohort=cohort,
         created=now.isoformat(timespec="microseconds"),
-        passed=not failed,
-        failed_gates=failed,
+        passed=verdict.passed,
+        failed_gates=_bounds(verdict, "failed"),
         files=files,
+        undecided_gates=_bounds(verdict, "not decided"),
     ).validate()
 
 
@@ -279,7 +290,8 @@ def release_of(repo: Path, state: sign.Published, release: str) -> Release | Non
         return None
     raw: dict[str, Any] = json.loads(_get(repo, state, target))
     made = Release(**raw)
-    return replace(made, failed_gates={k: (v[0], v[1]) for k, v in made.failed_gates.items()}).validate()
+    gates = {name: {k: (v[0], v[1]) for k, v in getattr(made, name).items()} for name in GATES}
+    return replace(made, **gates).validate()
 
 
 def all_of(repo: Path, state: sign.Published) -> list[Release]:

@@ -128,12 +128,11 @@ class Remark:
 
 @dataclass(frozen=True)
 class GateRow:
-    """One bound that a release had to keep."""
+    """One bound that a release had to keep. state: passed, failed or not decided; text: bound, figure, scenes."""
 
     name: str
-    value: float
-    bound: float
-    ok: bool
+    state: str
+    text: str
 
 
 @dataclass(frozen=True)

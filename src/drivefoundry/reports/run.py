@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from drivefoundry import outputs
 from drivefoundry.compute import cores
-from drivefoundry.judge.gate import load_verdict
+from drivefoundry.judge.gate import Verdict, gate_figures, load_verdict
+from drivefoundry.judge.release_gates import STUDENT, TEACHER
 from drivefoundry.judge.worst import SCORE, failed_scenes
 from drivefoundry.ledger import Artefact
 from drivefoundry.recipes import Recipe
@@ -49,7 +50,7 @@ from drivefoundry.reports.tables import (
 from drivefoundry.sources import code_hash
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
-from drivefoundry.types import Verdict, short_id
+from drivefoundry.types import short_id
 
 if TYPE_CHECKING:
     from drivefoundry.stages.record import Source
@@ -137,11 +138,12 @@ def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Remark]:
     say(last.collisions[0] <= 0.10, f"Collisions in at most 10 % of scenes: {100 * last.collisions[0]:.1f} %.")
     if "RL" in s and "SFT" in s:
         say(s["RL"][0] >= s["SFT"][0], f"RL at least SFT in driving score: {s['RL'][0]:.3f} against {s['SFT'][0]:.3f}.")
-    if "student" in s and "RL" in s:
-        kept = s["student"][0] / max(s["RL"][0], 1e-9)
+    if STUDENT in s and TEACHER in s:
+        kept = s[STUDENT][0] / max(s[TEACHER][0], 1e-9)
         say(kept >= 0.85, f"Student keeps at least 85 % of its teacher's driving score: {100 * kept:.1f} %.")
-    if "student" in s:
-        kept = s[ENGINE][0] / max(s["student"][0], 1e-9)
+    if STUDENT in s:
+        engine, student = verdict.scores[ENGINE][SCORE], verdict.scores[STUDENT][SCORE]
+        kept = engine[: len(student)].mean() / max(s[STUDENT][0], 1e-9)
         say(kept >= 0.95, f"Int8 engine keeps at least 95 % of the float student's driving score: {100 * kept:.1f} %.")
     return out
 
@@ -223,14 +225,13 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
             *traffic_table(done),
         ],
         notes=[*targets(turns, verdict), *failures(verdict, links, recipe.judge.worst), *plain.notes],
-        gates=[GateRow(gate_words(name), value, bound, ok) for name, (value, bound, ok) in verdict.gates.items()],
+        gates=[GateRow(gate_words(name), gate.state, gate_figures(gate)) for name, gate in verdict.gates.items()],
     ).validate()
 
 
 def gate_words(name: str) -> str:
-    """A gate's name in a verdict, "driving_score_21 vs constant velocity >=", in words."""
-    metric, _, rest = name.partition(" ")
-    words = f"{COLUMNS.get(metric, metric)} {rest}"
+    """A gate's name in a verdict, "student: driving_score_21 vs RL >=", in words."""
+    words = " ".join(COLUMNS.get(word, word) for word in name.split(" "))
     for sign, word in ((" vs ", " minus that of "), (" <=", " at most"), (" >=", " at least")):
         words = words.replace(sign, word)
     return words
@@ -329,5 +330,5 @@ def _content(line: RunContext, done: Done, source: Source | None, folder: Path |
     if source is None:
         return camera_report(line.recipe, done, _source_name(source, folder))
     exam = [a for _, kind, a in done if kind == "exam"]
-    scenes = source.exam_scenes(line, exam[0]) if exam else []
+    scenes = source.scenes(line, exam[0]) if exam else []
     return loop_report(line.recipe, done, source.name, source.lacks(), films_of(scenes, done, line.recipe.judge.worst))

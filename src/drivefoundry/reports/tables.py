@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from drivefoundry.judge.gate import MARGINS, load_verdict
+from drivefoundry.judge.gate import MARGINS, Verdict, load_verdict
+from drivefoundry.judge.release_gates import PREVIOUS, STUDENT, TEACHER
 from drivefoundry.judge.stats import Comparison
 from drivefoundry.judge.versions import VERSIONS, WOSAC
 from drivefoundry.judge.worst import SCORE, worst_scenes
 from drivefoundry.ledger import Artefact
 from drivefoundry.reports.content import Cell, SceneLink, Table
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
-from drivefoundry.types import Verdict
 
 Done = Sequence[tuple[int | None, str, Artefact]]
 COLUMNS = {
@@ -34,10 +34,11 @@ ORDER = (
     "constant velocity",
     "pre-trained",
     "SFT",
-    "RL",
-    "student",
+    TEACHER,
+    STUDENT,
     ENGINE,
     WHOLE_CAR,
+    PREVIOUS,
     "log replay",
     "PDM-Closed style",
     YARDSTICK,
@@ -49,14 +50,25 @@ def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
     names = [n for n in order if n in verdict.summary]
     rows = [[n, *(verdict.summary[n].get(m) for m in COLUMNS)] for n in names]
     note = (
-        "Every policy drives the same held-out scenes; mean and 95 % bootstrap interval over scenes. The route "
-        "follower reads the simulator's state (privileged) and sets the progress that counts as 1; log replay is "
-        f"what the recorded person did, in replayed traffic{_tracking(verdict)}; PDM-Closed style picks the best of "
-        "15 scored proposals, with the state all around. A collision counts whoever is at fault. Formulas and "
-        "sources: docs/metrics.md."
-    ) + _unmapped(verdict, names)
+        (
+            "Every policy drives the same held-out scenes; mean and 95 % bootstrap interval over scenes. The route "
+            "follower reads the simulator's state (privileged) and sets the progress that counts as 1; log replay is "
+            f"what the recorded person did, in replayed traffic{_tracking(verdict)}; PDM-Closed style picks the best "
+            "of 15 scored proposals, with the state all around. A collision counts whoever is at fault. Formulas and "
+            "sources: docs/metrics.md."
+        )
+        + _fewer(verdict, names)
+        + _unmapped(verdict, names)
+    )
     marked = names.index(verdict.candidate) if verdict.candidate in names else None
     return Table("Closed loop, held-out scenes", ["policy", *COLUMNS.values()], rows, note, marked)
+
+
+def _fewer(verdict: Verdict, names: Sequence[str]) -> str:
+    """A sentence on the policies that drove only the first of the scenes."""
+    driven = {n: len(verdict.scores[n][SCORE]) for n in names}
+    some = ", ".join(f"{n} {count}" for n, count in driven.items() if count < len(verdict.scenes))
+    return f" Only the first scenes were driven by: {some}." if some else ""
 
 
 def _unmapped(verdict: Verdict, names: Sequence[str]) -> str:
@@ -88,7 +100,7 @@ def against_table(verdict: Verdict, order: Sequence[str]) -> Table:
     margin = " and ".join(f"{m:g} in {COLUMNS[name]}" for name, m in MARGINS.items())
     note = (
         "Differences scene by scene with 95 % bootstrap intervals; one-sided paired bootstrap tests at 5 %. No worse: "
-        f"by less than {margin}. No gate depends on this table."
+        f"by less than {margin}. The gates have margins of their own, in the recipe."
     )
     heads = ["policy", "metric", "difference", "p (better)", "better", "p (no worse)", "no worse"]
     return Table(f"{verdict.candidate} against the others", heads, rows, note)

@@ -49,7 +49,7 @@ def grid(line: RunContext) -> list[Run]:
     shard = label.shard(line, 1, clips, kept)
     apart = label.curated(line, None, exam, None, None, source.exam_clips(exam))
     held_out = label.shard(line, None, exam, apart, "held_out")
-    yard = score.yardstick(line, source, exam)
+    yard = score.yardstick(line, score.Split("exam", source, exam))
     most = int(shard.info["samples"])
     require(max(r.samples) <= most, f"scale.samples: {max(r.samples)} requested of {most}; record more (fleet.seconds)")
     pairs = sorted(((s, n) for s in r.sizes for n in r.samples), key=lambda p: parameters(preset(p[0])) * p[1])
@@ -75,7 +75,7 @@ def _made(
     scenes: list[Scene] = []
 
     def build(out: Path) -> dict:
-        scenes.extend(EmbeddedCity().exam_scenes(line, exam)[: r.scenes])
+        scenes.extend(EmbeddedCity().scenes(line, exam)[: r.scenes])
         track = tracked(line, None, f"{size} on {samples}", one)
         return train_one(one, shard.path, held_out.path, scenes, yard.path, line.recipe.judge.seconds, out, track)
 

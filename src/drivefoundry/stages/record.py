@@ -137,7 +137,9 @@ class Source(Protocol):
         """Clips of the exam, which nothing may learn from."""
         ...
 
-    def exam_scenes(self, line: RunContext, exam: Artefact) -> list[Scene]: ...
+    def scenes(self, line: RunContext, split: Artefact) -> list[Scene]:
+        """Those of the exam, or of another split of the same kind of artefact."""
+        ...
 
     def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
         """Recordings of one turn; people drive where there is no car yet."""
@@ -165,8 +167,8 @@ class EmbeddedCity:
     def exam_clips(self, exam: Artefact) -> list[str]:
         return clip_ids(exam.path) if exam.id else []  # a dry run's exam may be still to be made
 
-    def exam_scenes(self, line: RunContext, exam: Artefact) -> list[Scene]:
-        return scenes_of(line.store, clip_ids(exam.path))
+    def scenes(self, line: RunContext, split: Artefact) -> list[Scene]:
+        return scenes_of(line.store, clip_ids(split.path))
 
     def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
         f = line.recipe.fleet
@@ -252,7 +254,7 @@ class RecordedTraffic:
     def exam_clips(self, exam: Artefact) -> list[str]:
         return []
 
-    def exam_scenes(self, line: RunContext, exam: Artefact) -> list[Scene]:
+    def scenes(self, line: RunContext, split: Artefact) -> list[Scene]:
         """In an order that mixes recordings, as a judgement may take the first so many of them."""
         return sorted(self._scenes(held_out=True), key=lambda s: hashlib.sha256(s.id.encode()).hexdigest())
 

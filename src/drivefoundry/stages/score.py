@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from drivefoundry.judge.evaluate import BATCH, evaluate
-from drivefoundry.judge.gate import Gate, judge, save_verdict, scene_content
+from drivefoundry.judge.gate import gate_text, judge, load_verdict, save_verdict, scene_content
+from drivefoundry.judge.release_gates import PREVIOUS, release_gates
 from drivefoundry.judge.scores.pdm_closed import PdmClosed
 from drivefoundry.judge.scores.realism import realism, replayed, rollout_realism, straight_on
 from drivefoundry.judge.stats import mean_interval
+from drivefoundry.judge.suites import suites_of
 from drivefoundry.judge.worst import SCORE, listed
 from drivefoundry.ledger import Artefact, fresh
-from drivefoundry.progress import bar
+from drivefoundry.progress import bar, say
 from drivefoundry.recipes import Judge
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
@@ -38,109 +41,147 @@ SHOWN = (
     "tracking_mean",
 )  # fmt: skip
 """Means that a score's artefact tells, of those that the policy has."""
+DRIVES = ("scenes", "seconds", "films", "worst")
+"""What a score depends on in the recipe."""
 ENGINE, WHOLE_CAR = "int8 engine", "car (engine and guard)"
+KINDS = {"exam": "score", "val": "val_score"}
+"""Split -> the kind of its scores' artefacts."""
 
 
-def baselines(line: RunContext, source: Source, exam: Artefact) -> list[Artefact]:
+@dataclass(frozen=True)
+class Split:
+    """Scenes that policies are compared on: the exam, or those that choices are made on. artefact: the recordings that
+    the scores depend on. most: only the first so many scenes; 0: as many as the recipe says."""
+
+    name: str
+    source: Source
+    artefact: Artefact
+    most: int = 0
+
+    @property
+    def kind(self) -> str:
+        return KINDS[self.name]
+
+
+def baselines(line: RunContext, split: Split) -> list[Artefact]:
     """The drivers that no turn changes; the first is the yardstick of everybody's progress."""
-    yard = yardstick(line, source, exam)
+    yard = yardstick(line, split)
     rest = (ConstantVelocity, LogReplay, PdmClosed)
-    return [yard, *(_driven(line, None, source, exam, [yard], p.name, p, []) for p in rest)]
+    return [yard, *(_driven(line, None, split, [yard], p.name, p, []) for p in rest)]
 
 
-def yardstick(line: RunContext, source: Source, exam: Artefact) -> Artefact:
+def yardstick(line: RunContext, split: Split) -> Artefact:
     """The route follower, whose progress is the measure of everybody's."""
-    return _driven(line, None, source, exam, [], YARDSTICK, RouteFollower, [])
+    return _driven(line, None, split, [], YARDSTICK, RouteFollower, [])
 
 
-def traffic(line: RunContext, source: Source, exam: Artefact) -> Artefact:
+def traffic(line: RunContext, split: Split) -> Artefact:
     """How real the simulated traffic is, beside the log itself and everyone straight on."""
-    r = line.recipe.judge
+    r, source, exam = line.recipe.judge, split.source, split.artefact
     return line.make(
         None, "judge", "realism", {"scenes": r.scenes, "seconds": r.seconds}, [exam],
-        lambda d: judge_traffic(source.exam_scenes(line, exam), r, d),
+        lambda d: judge_traffic(source.scenes(line, exam), r, d),
     )  # fmt: skip
 
 
-def engine(
-    line: RunContext, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact
-) -> Artefact:
+def engine(line: RunContext, turn: int, split: Split, base: list[Artefact], built: Artefact) -> Artefact:
     """The int8 engine alone, without its guard: what the model itself is worth."""
 
     def policy() -> Policy:
         return CarPolicy(Runtime.load(built.path, Unguarded(), reason_every=0, patient=True), ENGINE)
 
-    return _driven(line, turn, source, exam, base, ENGINE, policy, [built])
+    return _driven(line, turn, split, base, ENGINE, policy, [built])
 
 
-def car(line: RunContext, turn: int, source: Source, exam: Artefact, base: list[Artefact], built: Artefact) -> Artefact:
+def car(line: RunContext, turn: int, split: Split, base: list[Artefact], built: Artefact) -> Artefact:
     """The car's whole runtime: engine, guard, and the slow reasoner beside them."""
 
     def policy() -> Policy:
         return CarPolicy(Runtime.load(built.path, reason_every=2, reason_cars=BATCH, patient=True), WHOLE_CAR)
 
-    return _driven(line, turn, source, exam, base, WHOLE_CAR, policy, [built])
+    return _driven(line, turn, split, base, WHOLE_CAR, policy, [built])
 
 
-def model(
-    line: RunContext, turn: int, source: Source, exam: Artefact, base: list[Artefact], name: str, trained: Artefact
-) -> Artefact:
-    """A float checkpoint in torch."""
+def model(line: RunContext, turn: int, split: Split, base: list[Artefact], name: str, trained: Artefact) -> Artefact:
+    """A float checkpoint in torch, on the first of the scenes: it takes several times as long as the engine."""
 
     def policy() -> Policy:
         from drivefoundry.model.policy import TorchPolicy
 
         return TorchPolicy(trained.path / "checkpoint", name)
 
-    return _driven(line, turn, source, exam, base, name, policy, [trained])
+    fewer = replace(split, most=line.recipe.judge.float_scenes)
+    return _driven(line, turn, fewer, base, name, policy, [trained])
 
 
-def verdict(line: RunContext, turn: int, scored: list[Artefact], base: list[Artefact]) -> Artefact:
-    """The first of `scored` is the candidate."""
+Earlier = tuple[Artefact, Artefact]
+"""The engine's scores in one turn, and the verdict on it."""
+
+
+def verdict(
+    line: RunContext, turn: int, scored: list[Artefact], base: list[Artefact], earlier: Sequence[Earlier]
+) -> Artefact:
+    """The first of `scored` is the candidate. earlier: the releases of the turns before, oldest first."""
     r = line.recipe.judge
-    paths = [a.path for a in (*scored, *base)]
-    return line.make(turn, "judge", "verdict", r, [*scored, *base], lambda d: compare(r, paths, d))
+    paths, before = [a.path for a in (*scored, *base)], [(s.path, v.path) for s, v in earlier]
+    parents = [*scored, *base, *(a for pair in earlier for a in pair)]
+    return line.make(turn, "judge", "verdict", r, parents, lambda d: compare(r, paths, base[0].path, before, d))
 
 
 def _driven(
     line: RunContext,
     turn: int | None,
-    source: Source,
-    exam: Artefact,
+    split: Split,
     base: list[Artefact],
     name: str,
     policy: Callable[[], Policy],
     parents: list[Artefact],
 ) -> Artefact:
-    """One policy's exam."""
+    """One policy's scores."""
     yard = base[0].path if base else None
-    r = line.recipe.judge
+    r, source, scenes = line.recipe.judge, split.source, split.artefact
+    r = replace(r, scenes=min(r.scenes, split.most or r.scenes))
+    made_from = {"policy": name} | {k: getattr(r, k) for k in DRIVES}
     return line.make(
-        turn, "judge", "score", {"policy": name, "judge": r}, [exam, *base[:1], *parents],
-        lambda d: score(policy(), source.exam_scenes(line, exam), r, yard, d),
+        turn, "judge", split.kind, made_from, [scenes, *base[:1], *parents],
+        lambda d: score(policy(), source.scenes(line, scenes), r, yard, d),
     )  # fmt: skip
 
 
-def compare(recipe: Judge, scored: list[Path], out: Path) -> dict:
-    """Scores of the candidate (first) and of all it is compared with in; out/verdict.json with intervals and gates."""
+def compare(recipe: Judge, scored: list[Path], yard: Path, earlier: Sequence[tuple[Path, Path]], out: Path) -> dict:
+    """Judge the candidate, the first of `scored`; write out/verdict.json with intervals and gates.
+
+    yard: the route follower's scores, which hold the suites. earlier: scores and verdict of each release before.
+    """
     loaded = [load_scores(path) for path in scored]
     candidate, scenes, _ = loaded[0]
-    assert all(ids == scenes for _, ids, _ in loaded), "all policies of a verdict drive the same scenes"
+    scores = {name: metrics for name, _, metrics in loaded}
+    before = predecessor(earlier)
+    if before is not None:
+        _, ids, scores[PREVIOUS] = load_scores(before)
+        loaded.append((PREVIOUS, ids, scores[PREVIOUS]))
+    assert all(ids == scenes[: len(ids)] for _, ids, _ in loaded), "all policies of a verdict drive the same scenes"
     content = json.loads((scored[0] / "scenes.json").read_text())
-    gates = (
-        Gate("collision", at_most=recipe.gate_collisions),
-        Gate(SCORE, at_least=recipe.gate_over_baseline, against="constant velocity", certain=True),
-    )
-    judged = judge(
-        candidate, scenes, {name: metrics for name, _, metrics in loaded}, gates, [content[i] for i in scenes]
-    )
+    suites = json.loads((yard / "suites.json").read_text())
+    gates = tuple(release_gates(recipe.gates, candidate, scores, suites))
+    judged = judge(candidate, scenes, scores, gates, [content[i] for i in scenes], suites)
     save_verdict(out / "verdict.json", judged)
+    for name, gate in judged.gates.items():
+        if gate.state != "passed":
+            say(f"gate {gate_text(name, gate)}")
     mean, low, high = judged.summary[candidate][SCORE]
     return {
         "driving_score": f"{mean:.3f} [{low:.3f}, {high:.3f}]",
         "collisions": float(judged.summary[candidate]["collision"][0]),
-        "gates": "passed" if judged.passed else "failed",
+        "gates": judged.state,
     }
+
+
+def predecessor(earlier: Sequence[tuple[Path, Path]]) -> Path | None:
+    """Scores of the release that a new one is compared with: the newest that all cars got; where none passed, the
+    newest of the test cars; None where there is none."""
+    passed = [scores for scores, judged in earlier if load_verdict(judged / "verdict.json").passed]
+    return [*(scores for scores, _ in earlier[-1:]), *passed][-1] if earlier else None
 
 
 def judge_traffic(scenes: list[Scene], recipe: Judge, out: Path) -> dict:
@@ -169,16 +210,20 @@ def score(policy: Policy, scenes: list[Scene], recipe: Judge, yardstick: Path | 
     """One policy on the held-out scenes: scores.safetensors (metric -> (S,)), policy.json (its name and the ids of the
     scenes), scenes.json (id -> content hash) and the rollouts of a few scenes as film.safetensors and film.json.
 
-    yardstick: the artefact of the rule-based route follower, whose progress is the measure; None for itself.
+    yardstick: the artefact of the rule-based route follower, whose progress is the measure; None for itself, which also
+    gets progress.safetensors and suites.json (suite -> ids).
     """
     fresh(out)
     scenes = scenes[: recipe.scenes]
-    goal = arrays.read(yardstick / "progress.safetensors", ["progress"])["progress"] if yardstick else None
+    goal = None
+    if yardstick is not None:
+        goal = arrays.read(yardstick / "progress.safetensors", ["progress"])["progress"][: len(scenes)]
     with bar(f"judge {policy.name}", len(scenes)) as advance:
         judged = evaluate(policy, scenes, recipe.seconds, reference=goal, on_scenes=advance)
     if goal is None:
         goal = judged.progress
         arrays.write(out / "progress.safetensors", {"progress": goal})
+        write_json(out / "suites.json", suites_of(scenes))
     scores, ids = judged.scores, judged.scenes
     arrays.write(out / "scores.safetensors", scores)
     write_json(out / "scenes.json", {s.id: scene_content(s) for s in scenes})

@@ -43,7 +43,8 @@ def sign_release(engine: Path, verdict: Path, before: Path | None, keys: Keys, n
     """Engine and verdict artefacts, the former release's artefact, the keys' folders in; out/repo (a TUF repository
     that holds all releases so far), root.json and release.json out.
 
-    The release goes to the cars with a safety driver in any case, to all cars only if every gate passed.
+    The release goes to the cars with a safety driver in any case, to all cars only if no gate blocks it: none failed,
+    and none that holds a release was left undecided (`judge.gates.undecided`).
     """
     fresh(out)
     if before is not None:
@@ -59,7 +60,7 @@ def sign_release(engine: Path, verdict: Path, before: Path | None, keys: Keys, n
     write_json(out / "release.json", {"id": published.id, "name": name, "passed": judged.passed, "cohorts": cohorts})
     return {
         "release": published.id[:12],
-        "gates": "passed" if judged.passed else "failed",
+        "gates": judged.state,
         "cohorts": " and ".join(cohorts),
     }
 

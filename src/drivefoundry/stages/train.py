@@ -27,8 +27,7 @@ from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.label import scenes_of
 from drivefoundry.tracking import Track
 from drivefoundry.train.distil import DISTIL, distil
-from drivefoundry.train.pretrain import PRETRAIN, pretrain
-from drivefoundry.train.sft import SFT, sft
+from drivefoundry.train.pretrain import PRETRAIN, SFT, pretrain, sft
 from drivefoundry.train.trainer import OnStep, TrainConfig, TrainReport
 from drivefoundry.types import DT, Episodes
 

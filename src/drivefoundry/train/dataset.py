@@ -5,7 +5,8 @@ Axes: N samples, B batch, H W pixels, L text tokens, K codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,6 +66,8 @@ class Corpus:
     weight: np.ndarray
     mirror: np.ndarray
     target: np.ndarray
+    future: np.ndarray
+    """(N, 8, 3) the labels' plans."""
 
     @staticmethod
     def of(
@@ -110,6 +113,7 @@ class Corpus:
             text_mirrored=mirrored,
             weight=joined["weight"].astype(np.float32),
             mirror=mirror(codebook),
+            future=joined["future"],
         )
 
     def __len__(self) -> int:
@@ -244,3 +248,11 @@ def batches(
             )
         )
     return out
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch with its tensors on `device`."""
+    if device.type == "cpu":
+        return batch
+    moved: dict[str, Any] = {k: v.to(device) for k, v in vars(batch).items() if isinstance(v, Tensor)}
+    return replace(batch, **moved)

@@ -20,6 +20,7 @@ from drivefoundry.train.dataset import Augment, Corpus
 from drivefoundry.train.losses import Objective
 from drivefoundry.train.pretrain import own_tokenizer
 from drivefoundry.train.trainer import OnStep, TrainConfig, Trainer, TrainReport
+from drivefoundry.train.validation import Validation
 from drivefoundry.types import Episodes, require
 from drivefoundry_car.vehicle.codec import driven, soft_targets
 
@@ -57,6 +58,7 @@ def distil(
     state: Path | None = None,
     log: Path | None = None,
     on_step: OnStep | None = None,
+    val: Validation | None = None,
 ) -> TrainReport:
     """Train a student of `size`, or the earlier student `init`, on the opinion of the checkpoint `teacher` into `out`.
 
@@ -76,7 +78,8 @@ def distil(
     opinion = teacher_opinion(master.model, corpus, master.codebook, goal)
     opinion *= np.float16(goal.teacher)
     corpus.target[:] = opinion + np.float16(1 - goal.teacher) * corpus.target
-    trainer = Trainer(start.model, corpus, config, state, log, on_step)
+    validator = val.of(start, goal) if val else None
+    trainer = Trainer(start.model, corpus, config, state, log, on_step, validator)
     report = trainer.run()
     if trainer.rank == 0:
         save_checkpoint(out, start.model, start.codebook, start.tokenizer)

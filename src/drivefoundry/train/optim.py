@@ -182,8 +182,9 @@ class MasterWeights:
         self.publish()
 
     def float_model(self, model: nn.Module) -> nn.Module:
-        """Give the model its fp32 masters, or their running mean, as weights (the end of training)."""
-        for p, master in zip(self.params, self.average or self.masters, strict=True):
+        """Give a model, the trained one or a copy of it, the fp32 masters or their running mean as weights."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for p, master in zip(trained, self.average or self.masters, strict=True):
             p.data = master.detach().clone()
         return model
 

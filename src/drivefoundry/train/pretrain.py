@@ -16,11 +16,14 @@ from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
 from drivefoundry.train.dataset import Augment, Corpus
 from drivefoundry.train.trainer import OnStep, TrainConfig, Trainer, TrainReport
+from drivefoundry.train.validation import Validation
 from drivefoundry.types import PLAN_POINTS, Episodes, require
 from drivefoundry_car.vehicle.codec import fit_codebook
 
 PRETRAIN = TrainConfig(seconds=120.0, augment=Augment(text=0.0))
 """Actions alone: reasoning comes with SFT, when the eyes are trained."""
+SFT = TrainConfig(seconds=60.0, lr=1e-3, warmup=0.1, decay=0.6, augment=Augment(text=0.5))
+"""Half of the samples carry their reasoning, half do not: one model serves the fast mode and the slow one."""
 
 
 def fresh(episodes: list[Episodes], shape: ModelConfig, seed: int = 0) -> Loaded:
@@ -78,6 +81,7 @@ def fit(
     state: Path | None,
     log: Path | None,
     on_step: OnStep | None,
+    val: Validation | None = None,
 ) -> TrainReport:
     """Train `start` on the episodes and save it as the checkpoint directory `out`; `state` lets a killed run go on."""
     sizes = {e.frames.shape[1:3] for e in episodes if len(e)}
@@ -85,7 +89,9 @@ def fit(
     require(sizes <= {image}, f"training episodes: frames must be {image[0]}x{image[1]} px, as the model was built for")
     c, tolerance = start.config, config.objective.tolerance
     corpus = Corpus.of(episodes, start.codebook, start.tokenizer, c.max_text, tolerance, c.action)
-    trainer = Trainer(start.model, corpus, config, state, log, on_step)
+    trainer = Trainer(
+        start.model, corpus, config, state, log, on_step, val.of(start, config.objective) if val else None
+    )
     report = trainer.run()
     if trainer.rank == 0:
         save_checkpoint(out, start.model, start.codebook, start.tokenizer)
@@ -105,6 +111,7 @@ def pretrain(
     ego_changes: bool = False,
     backbone: str | None = None,
     action: Action = "codes",
+    val: Validation | None = None,
 ) -> TrainReport:
     """Train a model of `size`, or one around `backbone` (see `around`), that reads its ego's history and plans so (see
     ModelConfig), or go on from the checkpoint `init` (its shape, codebook and tokenizer stay), into directory `out`."""
@@ -114,4 +121,19 @@ def pretrain(
         start = around(episodes, backbone, ego_changes, config.seed, action)
     else:
         start = fresh(episodes, replace(preset(size), ego_changes=ego_changes, action=action), config.seed)
-    return fit(start, episodes, out, config, state, log, on_step)
+    return fit(start, episodes, out, config, state, log, on_step, val)
+
+
+def sft(
+    episodes: list[Episodes],
+    out: Path,
+    init: Path,
+    config: TrainConfig = SFT,
+    state: Path | None = None,
+    log: Path | None = None,
+    on_step: OnStep | None = None,
+    val: Validation | None = None,
+) -> TrainReport:
+    """Fine-tune the checkpoint `init` on episodes with reasoning (those without train actions alone) into directory
+    `out`."""
+    return fit(load_checkpoint(init), episodes, out, config, state, log, on_step, val)

@@ -24,17 +24,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
 
 from drivefoundry.compute import keep_memory
 from drivefoundry.model.vla import VLA
 from drivefoundry.train.blocks import checkpoint_activations, compiled, restore_forward
-from drivefoundry.train.dataset import Augment, Batch, Corpus, Order, batches
+from drivefoundry.train.dataset import Augment, Batch, Corpus, Order, batches, to_device
+from drivefoundry.train.distributed.ranks import rank_and_world
 from drivefoundry.train.distributed.threads import ThreadedBackward, threads_for
 from drivefoundry.train.goodput import Goodput, Lives, forward_flop, share_of_peak
 from drivefoundry.train.losses import Objective, batch_loss
 from drivefoundry.train.optim import MasterWeights
 from drivefoundry.train.state import StateFile, StateStore, copied, save_interval
+from drivefoundry.train.validation import Validator
 from drivefoundry.types import require
 
 OnStep = Callable[[int, int, dict[str, float]], None]
@@ -118,33 +119,8 @@ class TrainReport:
     skipped: int
     scheduling: float
     runtime: float
-
-
-def rank_and_world(alone: bool = False) -> tuple[int, int]:
-    """This process's rank and the number of ranks; joins the process group when torchrun started several, or makes one
-    of itself `alone`."""
-    if alone and "WORLD_SIZE" not in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", None, None, 1, 0, dist.HashStore())  # type: ignore[attr-defined]
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        _join("nccl" if torch.cuda.is_available() else "gloo")
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def _join(backend: str) -> None:
-    """Join the process group of torchrun's ranks. On one machine torchrun's store outlives the ranks, so that those of
-    the next life could find each other's old addresses in it: each life keeps its own there."""
-    environment = os.environ
-    if (
-        environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        or environment["LOCAL_WORLD_SIZE"] != environment["WORLD_SIZE"]
-    ):
-        dist.init_process_group(backend)
-        return
-    store = dist.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)  # pyright: ignore[reportPrivateImportUsage]
-    life = PrefixStore(f"life-{environment['TORCHELASTIC_RESTART_COUNT']}", store)
-    dist.init_process_group(
-        backend, store=life, rank=int(environment["RANK"]), world_size=int(environment["WORLD_SIZE"])
-    )
+    validation: dict[str, float]
+    """The last measurement, see `validation.Validator.measure`; empty without one."""
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
@@ -174,7 +150,9 @@ class Trainer:
         state: Path | None = None,
         log: Path | None = None,
         on_step: OnStep | None = None,
+        validator: Validator | None = None,
     ):
+        self.validator = validator
         self.model, self.corpus, self.config = model, corpus, config.validate()
         self.log_file, self.on_step = log, on_step
         self.rank, self.world = rank_and_world(config.shard)
@@ -216,6 +194,8 @@ class Trainer:
 
     def progress(self) -> float:
         """Share of the run that is done, by steps or by the clock, whichever is further; the same on every rank."""
+        if self.validator is not None and self.validator.stopped:
+            return 1.0
         done = [self.step / self.config.steps] if self.config.steps else []
         if self.config.seconds:
             clock = torch.tensor(self.elapsed, device=self.device)
@@ -239,6 +219,8 @@ class Trainer:
             self.state.wait()
         restore_forward(self.net)
         self.weights.float_model(self.model)
+        if self.validator is not None:
+            self.validator.finish(self.model)
         self.model.eval()
         return self.report()
 
@@ -251,7 +233,7 @@ class Trainer:
             self.elapsed += took
             if len(self.losses) == 1:
                 self.lost += took  # the first step compiles and warms up
-            self._report(metrics)
+            self._report(metrics | self._validated())
             self.lives.beat()
             if self._save_due:
                 before = time.perf_counter()
@@ -259,6 +241,16 @@ class Trainer:
                 self._saved = time.perf_counter()
                 self.elapsed += self._saved - before
                 self.lost += self._saved - before
+
+    def _validated(self) -> dict[str, float]:
+        """The validation figures of this step, where one is due; its time is lost to training."""
+        if self.validator is None or not self.validator.due(self.step, self.progress()):
+            return {}
+        before = time.perf_counter()
+        found = self.validator.measure(self.weights, self.rank, self.world)
+        self.elapsed += time.perf_counter() - before
+        self.lost += time.perf_counter() - before
+        return found
 
     def _one_step(self, progress: float) -> dict[str, float]:
         total: dict[str, float] = {}
@@ -326,16 +318,18 @@ class Trainer:
         mfu = share_of_peak(rate * flop, self.world, self.dtype, self.device.type)
         good = self.goodput(mfu)
         losses = np.array(self.losses)
+        measured = {} if self.validator is None else dict(self.validator.last)
         return TrainReport(
-            self.step, samples, self.elapsed, losses, rate, mfu, good.whole, self.skipped, good.scheduling, good.runtime
-        )
+            self.step, samples, self.elapsed, losses, rate, mfu, good.whole, self.skipped, good.scheduling,
+            good.runtime, measured,
+        )  # fmt: skip
 
     def goodput(self, mfu: float) -> Goodput:
         """The factors so far, over all lives of this run."""
         return self.lives.goodput((self.elapsed - self.lost) * (1 - self.skipped / max(self.step, 1)), mfu)
 
     def _report(self, metrics: dict[str, float], final: bool = False) -> None:
-        if not final and self.step % self.config.log_every:
+        if not final and self.step % self.config.log_every and "val_loss" not in metrics:
             return
         line = {"step": self.step, **metrics, "skipped": self.skipped}
         if self.rank == 0 and self.log_file is not None and not final:
@@ -367,6 +361,8 @@ class Trainer:
         keep = ("step", "elapsed", "lost", "skipped", "bad", "mean_loss", "lr_scale")
         config = json.dumps(asdict(replace(self.config, tensor=1)), sort_keys=True)
         living = {n: getattr(self, n) for n in keep} | {"config": config, "weights": self.weights.state()}
+        if self.validator is not None:
+            living["validation"] = self.validator.state()
         return living, {"good": self._good}
 
     def _load(self, place: Path) -> None:
@@ -379,6 +375,8 @@ class Trainer:
         require(saved.pop("config") == mine, f"{place}: made with other settings; delete it to train from the start")
         self.weights.load(saved.pop("weights"))
         self._good = saved.pop("good")
+        if self.validator is not None:
+            self.validator.load(saved.pop("validation"))
         for name, value in saved.items():
             setattr(self, name, value)
 
@@ -394,11 +392,3 @@ def fsdp() -> ModuleType:
     from drivefoundry.train.distributed import fsdp as module
 
     return module
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The same batch with its tensors on `device`."""
-    if device.type == "cpu":
-        return batch
-    moved: dict[str, Any] = {k: v.to(device) for k, v in vars(batch).items() if isinstance(v, Tensor)}
-    return replace(batch, **moved)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from drivefoundry.clips.importers.folder import kind_for, scenes_in
-from drivefoundry.judge.gate import Gate, judge, save_verdict
+from drivefoundry.judge.gate import Verdict, gate_text, judge, save_verdict
+from drivefoundry.judge.release_gates import release_gates
 from drivefoundry.judge.scores.pdm_closed import PdmClosed
 from drivefoundry.judge.worst import SCORE
 from drivefoundry.recipes import Curate, Judge
@@ -20,7 +21,7 @@ from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, Ro
 from drivefoundry.stages import label, openloop
 from drivefoundry.stages.record import EGOS
 from drivefoundry.stages.score import BATCH, ENGINE, WHOLE_CAR, load_scores, score
-from drivefoundry.types import Policy, Scene, Verdict, require
+from drivefoundry.types import Policy, Scene, require
 from drivefoundry_car.driving.guard import Unguarded
 from drivefoundry_car.driving.runtime import Runtime
 
@@ -63,14 +64,12 @@ def closed_loop(who: str, scenes: Path | None, recipe: Judge, guard: bool = Fals
                 score(driver(), exam, recipe, yard, out)
             made.append(load_scores(out))
         content = json.loads((yard / "scenes.json").read_text())
+        suites = json.loads((yard / "suites.json").read_text())
     name, ids, _ = made[0]
     gated = who not in BASELINES
-    gates = (
-        Gate("collision", at_most=recipe.gate_collisions),
-        Gate(SCORE, at_least=recipe.gate_over_baseline, against=ConstantVelocity.name, certain=True),
-    )
     scored = {policy: metrics for policy, _, metrics in made}
-    return Judged(judge(name, ids, scored, gates if gated else (), [content[i] for i in ids]), gated)
+    gates = tuple(release_gates(recipe.gates, name, scored, suites)) if gated else ()
+    return Judged(judge(name, ids, scored, gates, [content[i] for i in ids], suites), gated)
 
 
 def candidate(who: str, guard: bool) -> Callable[[], Policy]:
@@ -118,19 +117,16 @@ def table(judged: Judged) -> str:
     wide = [max(len(row[c]) for row in cells) for c in range(len(cells[0]))]
     lines = [f"{len(verdict.scenes)} scenes"]
     lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in cells]
-    for gate, (value, bound, passed) in verdict.gates.items():
-        lines.append(f"gate {gate} {bound:g}: {value:.3f}, {'passed' if passed else 'failed'}")
+    lines += [f"gate {gate_text(name, gate)}" for name, gate in verdict.gates.items()]
     return "\n".join(lines)
 
 
 def data(judged: Judged) -> dict[str, Any]:
     """The `--json` document: means with intervals per policy, and the gates."""
     v = judged.verdict
-    gates = [
-        {"gate": name, "value": value, "bound": bound, "passed": ok} for name, (value, bound, ok) in v.gates.items()
-    ]
-    passed = v.passed if judged.gated else None
-    return {"candidate": v.candidate, "scenes": v.scenes, "summary": v.summary, "gates": gates, "passed": passed}
+    gates = [{"gate": name, **asdict(gate)} for name, gate in v.gates.items()]
+    told = {"candidate": v.candidate, "scenes": v.scenes, "suites": v.suites, "summary": v.summary, "gates": gates}
+    return told | {"state": v.state if judged.gated else None, "passed": v.passed if judged.gated else None}
 
 
 def write(judged: Judged, out: Path) -> Path:

@@ -5,7 +5,7 @@ WHERE comes first, then the other argument; a word that is not a path is the lat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -135,6 +135,11 @@ def listed(options: WhereOptions) -> Outcome:
     return Outcome("\n".join(lines) or f"{repo}: no releases yet", data)
 
 
+def _gates(state: str, gates: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Lines of `release show` on the gates in one state."""
+    return [f"          {state}: {name} {bound:.4g}, got {value:.4g}" for name, (value, bound) in gates.items()]
+
+
 def show(options: ShowOptions) -> Outcome:
     """`release show`: all about one release."""
     from drivefoundry.release import rollouts
@@ -152,7 +157,8 @@ def show(options: ShowOptions) -> Outcome:
         f"engine    {made.engine}",
         f"verdict   {made.verdict}",
         f"gates     {'passed' if made.passed else 'FAILED'}",
-        *(f"          {name} {bound:.4g}, got {value:.4g}" for name, (value, bound) in made.failed_gates.items()),
+        *_gates("failed", made.failed_gates),
+        *_gates("not decided", made.undecided_gates),
         f"files     {len(made.files)}",
     ]
     return Outcome("\n".join(lines), {**asdict(made), "rollout": None if runs is None else asdict(runs)})

@@ -24,8 +24,8 @@ from drivefoundry.model.blocks.decoder import Decoder, rope_table
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.presets import PRESETS, memory, preset, stack
 from drivefoundry.model.vla import VLA
+from drivefoundry.train.distributed.ranks import rank_and_world
 from drivefoundry.train.distributed.tensor_parallel import apply_parallelism, divisible, interleaved
-from drivefoundry.train.trainer import rank_and_world
 
 NODE = 8
 """Devices that are linked closely enough to share each matmul."""

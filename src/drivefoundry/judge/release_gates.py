@@ -1,0 +1,78 @@
+"""The gates of a release: what it must show on the exam, against which policies, and what an open question means."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from drivefoundry.judge.gate import LEAST_SCENES, Gate
+from drivefoundry.judge.suites import RULES
+from drivefoundry.judge.worst import SCORE
+from drivefoundry.types import require
+
+FLOOR, PREVIOUS = "constant velocity", "previous release"
+TEACHER, STUDENT = "RL", "student"
+AT_FAULT = "at_fault_collision"
+Undecided = Literal["hold", "report"]
+
+
+@dataclass(frozen=True)
+class ReleaseGates:
+    """Bounds and margins of a release; the engine drives without its guard. Margins are how much worse is accepted."""
+
+    collisions: float = 0.10
+    """Share of scenes with a collision, whoever is at fault, at most."""
+    over_baseline: float = 0.0
+    """The driving score exceeds constant velocity's by at least this much."""
+    previous: float = 0.05
+    """Margin of the driving score against the previous release."""
+    previous_collisions: float = 0.05
+    """Margin of the share of scenes with a collision at fault against the previous release."""
+    suites: tuple[str, ...] = tuple(RULES)
+    """Suites of scenes (judge.suites) in which the driving score is compared with the previous release's too."""
+    suite: float = 0.08
+    """Margin of the driving score in each suite."""
+    distil: float = 0.05
+    """Margin of the driving score of the float student against its teacher."""
+    distil_collisions: float = 0.08
+    quantise: float = 0.03
+    """Margin of the driving score of the int8 engine against the float student."""
+    quantise_collisions: float = 0.04
+    least_scenes: int = LEAST_SCENES
+    """A gate with fewer scenes is not decided."""
+    undecided: Undecided = "hold"
+    """What an undecided gate does to the release: "hold" (test cars only) or "report" (all cars; it is recorded)."""
+    undecided_suites: Undecided = "report"
+    """The same for the gates of suites, some of which an exam may hardly contain."""
+
+    def validate(self) -> ReleaseGates:
+        for suite in self.suites:
+            require(suite in RULES, f"judge.gates.suites: {suite!r} is not one of {', '.join(RULES)}")
+        return self
+
+
+def release_gates(
+    bounds: ReleaseGates, candidate: str, scored: Collection[str], suites: Collection[str]
+) -> Iterator[Gate]:
+    """The gates that exist among the policies that were scored: none against a previous release where there is none,
+    none of compression where student and teacher have not driven."""
+    make = partial(Gate, least_scenes=bounds.least_scenes, holds=bounds.undecided == "hold")
+    yield make("collision", at_most=bounds.collisions)
+    yield make(SCORE, at_least=bounds.over_baseline, against=FLOOR)
+    pairs = (
+        (candidate, PREVIOUS, bounds.previous, bounds.previous_collisions),
+        (STUDENT, TEACHER, bounds.distil, bounds.distil_collisions),
+        (candidate, STUDENT, bounds.quantise, bounds.quantise_collisions),
+    )
+    for subject, against, margin, collisions in pairs:
+        if subject in scored and against in scored:
+            who = None if subject == candidate else subject
+            yield make(SCORE, at_least=-margin, against=against, subject=who)
+            yield make(AT_FAULT, at_most=collisions, against=against, subject=who)
+    if PREVIOUS in scored:
+        held = bounds.undecided_suites == "hold"
+        for name in bounds.suites:
+            if name in suites:
+                yield make(SCORE, at_least=-bounds.suite, against=PREVIOUS, suite=name, holds=held)

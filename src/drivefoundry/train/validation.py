@@ -1,0 +1,116 @@
+"""Validation during training: loss and open-loop error on samples that nothing is learnt from.
+
+The weights that training would leave (fp32, or their running mean) are measured as policies use them, in a bf16 copy:
+neither the training's weights, nor its random numbers, nor its compiled graphs are touched, so a training ends in the
+same bits with and without it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from drivefoundry.model.checkpoint import Loaded
+from drivefoundry.model.vla import VLA, Vote
+from drivefoundry.train.dataset import Augment, Corpus, Order, batches, to_device
+from drivefoundry.train.losses import Objective, batch_loss
+from drivefoundry.train.optim import MasterWeights
+from drivefoundry.types import Episodes, require
+from drivefoundry_car.vehicle.codec import driven
+
+PLAIN = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=0.0)
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a training is measured on. every: steps between measurements, besides the one at the end. keep_best: leave
+    the weights of the lowest loss measured, not the last. patience: stop after so many measurements in a row without a
+    lower loss; 0: never."""
+
+    episodes: Episodes
+    every: int
+    keep_best: bool = False
+    patience: int = 0
+
+    def of(self, start: Loaded, objective: Objective) -> Validator:
+        """The validator of a model that is about to be trained; the loss is that of the labels' plans."""
+        require(len(self.episodes) > 0, "validation: no samples; give longer drives in the validation place")
+        require(self.every > 0, f"validation: every must be > 0, got {self.every}")
+        c = start.config
+        corpus = Corpus.of([self.episodes], start.codebook, None, c.max_text, objective.tolerance, c.action)
+        return Validator(self, start.model, corpus, start.codebook, objective)
+
+
+class Validator:
+    """Measures a model in training. last: the newest figures; best: the lowest loss; stopped: patience ran out."""
+
+    def __init__(self, plan: Validation, model: VLA, corpus: Corpus, codebook: np.ndarray, objective: Objective):
+        self.plan, self.corpus, self.codebook, self.objective = plan, corpus, codebook, objective
+        self.model = copy.deepcopy(model)
+        self.last: dict[str, float] = {}
+        self.best, self.since, self.stopped = float("inf"), 0, False
+        self.kept: list[Tensor] = []
+
+    def due(self, step: int, progress: float) -> bool:
+        return step % self.plan.every == 0 or progress >= 1.0
+
+    def measure(self, weights: MasterWeights, rank: int, world: int) -> dict[str, float]:
+        """Loss of the plan (val_loss) and mean displacement of the taken plan over 4 s, m (val_ade)."""
+        weights.float_model(self.model)  # of sharded weights every rank gathers its part
+        best = [p.detach().cpu().clone() for p in self.model.parameters()] if self.plan.keep_best else []
+        found = torch.zeros(2, dtype=torch.float64)
+        if rank == 0:
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(0)
+                found[:] = torch.tensor(self._figures(self.model.eval().to(torch.bfloat16)))
+        if world > 1:
+            found = found.to(next(self.model.parameters()).device)
+            dist.broadcast(found, 0)
+        loss, ade = found.tolist()
+        self.last = {"val_loss": loss, "val_ade": ade}
+        self.since += 1
+        if loss < self.best:
+            self.best, self.since, self.kept = loss, 0, best
+        self.stopped = 0 < self.plan.patience <= self.since
+        return self.last
+
+    def _figures(self, model: VLA) -> tuple[float, float]:
+        size = min(BATCH, len(self.corpus))
+        order, vote = Order(len(self.corpus), 0), Vote.of(self.codebook, model.embed.device)
+        losses, errors = [], []
+        for step in range(len(self.corpus) // size):
+            (batch,) = batches(self.corpus, order, step, size, PLAIN)
+            batch = to_device(batch, model.embed.device)
+            losses.append(batch_loss(model, batch, self.objective)[1]["action"])
+            controls = model.plan(batch.frames, batch.ego, batch.route, vote)[1].float().cpu().numpy()
+            rows = order.rows(step * size, size)
+            off = driven(controls, self.corpus.ego[rows, -1, 0])[..., :2] - self.corpus.future[rows][..., :2]
+            errors.append(float(np.hypot(off[..., 0], off[..., 1]).mean()))
+        return float(np.mean(losses)), float(np.mean(errors))
+
+    def state(self) -> dict[str, Any]:
+        """What the next measurement depends on."""
+        return {
+            "last": dict(self.last),
+            "best": self.best,
+            "since": self.since,
+            "stopped": self.stopped,
+            "kept": self.kept,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    @torch.no_grad()
+    def finish(self, model: VLA) -> None:
+        """Give the model the best weights measured, where these are to be kept."""
+        for p, best in zip(model.parameters(), self.kept, strict=True) if self.kept else ():
+            p.copy_(best)
