@@ -39,17 +39,22 @@ def loop(line: RunContext, source: Source) -> None:
     release: Artefact | None = None
     car: Artefact | None = None
     shards: list[Artefact] = []
+    val: Artefact | None = None
     judged: list[score.Earlier] = []
     for turn in range(1, line.recipe.loops + 1):
         drives = source.drives(line, turn, car)
         clips = ingest.ingest(line, turn, drives)
         kept = label.curated(line, turn, clips, exam, kept, source.exam_clips(exam))
         shards.append(label.shard(line, turn, clips, kept))
+        if turn == 1 and (seen := source.validation(line)):
+            val = label.shard(
+                line, None, seen, label.curated(line, None, seen, None, None, source.exam_clips(seen)), "held_out"
+            )
         if base is None:
-            base = train.pretrained(line, shards)
-        sft = train.fine_tuned(line, turn, base, shards)
+            base = train.pretrained(line, shards, val=val)
+        sft = train.fine_tuned(line, turn, base, shards, val)
         rl = train.reinforced(line, turn, sft, shards)
-        student = train.distilled(line, turn, rl, student, shards)
+        student = train.distilled(line, turn, rl, student, shards, val)
         engine = train.quantised(line, turn, student, shards)
         baselines = baselines or score.baselines(line, scenes)
         scored = [grade(line, turn, scenes, baselines, engine) for grade in (score.engine, score.car)]

@@ -20,7 +20,8 @@ MARGINS = tuple(f"judge.gates.{name}" for name in (
     "quantise_collisions",
 ))  # fmt: skip
 LEAST: Mapping[str, float] = {
-    "fleet.seconds": 20, "fleet.held_out_seconds": 20, "fleet.outing_seconds": 6, "judge.seconds": 4, "rl.samples": 2,
+    "fleet.seconds": 20, "fleet.held_out_seconds": 20,
+    "fleet.val_seconds": 20, "validation.patience": 0, "fleet.outing_seconds": 6, "judge.seconds": 4, "rl.samples": 2,
     "judge.gates.over_baseline": -1,
 } | dict.fromkeys(
     ("fleet.traffic", "fleet.pedestrians", "weight_decay", "forget", "blind", "shake", "reasoned", "turn_reasoned",
@@ -30,7 +31,8 @@ LEAST: Mapping[str, float] = {
 recording shorter than a clip gives none; curation drops clips under 6 s; a plan reaches 4 s."""
 MOST: Mapping[str, float] = {
     "loops": 1000, "cars": 1000, "traffic": 10_000, "pedestrians": 10_000, "outings": 100_000, "batch": 65_536,
-    "seconds": 3600, "held_out_seconds": 3600, "outing_seconds": 600, "judge.seconds": 600, "phases": 5, "shake": 32,
+    "seconds": 3600, "held_out_seconds": 3600,
+    "val_seconds": 3600, "val_cars": 1000, "outing_seconds": 600, "judge.seconds": 600, "phases": 5, "shake": 32,
     "samples": 1024, "scenes": 1_000_000, "trial": 1_000_000, "films": 100, "worst": 100, "temperature": 100, "kl": 100,
     "anchor": 100, "seed": 2_000_000_000,
 } | dict.fromkeys(
@@ -49,6 +51,10 @@ class Fleet:
 
     places: tuple[str, ...] = ("place_a", "place_b", "place_c")
     held_out: str = "place_d"
+    val: str = "place_e"
+    """Place of the validation samples, on which trainings are measured while they run."""
+    val_cars: int = 4
+    val_seconds: int = 60
     cars: int = 24
     """Recording cars in each place."""
     seconds: int = 140
@@ -61,6 +67,17 @@ class Fleet:
     outings: int = 320
     """Situations that cars drive with the last release under a safety driver, in each later turn."""
     outing_seconds: float = 18.0
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How trainings are measured on validation samples: see train.validation.Validation."""
+
+    samples: int = 256
+    times: int = 3
+    """Measurements in each training, evenly spaced, besides the one at its end."""
+    keep_best: bool = False
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -187,6 +204,7 @@ class Recipe:
     """A file of campaigns (TOML) that the cars have besides those that ship; one of the same name takes its place."""
     fleet: Fleet = field(default_factory=Fleet)
     curate: Curate = field(default_factory=Curate)
+    validation: Measure = field(default_factory=Measure)
     train: Train = field(default_factory=Train)
     rl: Rl = field(default_factory=Rl)
     distil: Distil = field(default_factory=Distil)
@@ -242,6 +260,8 @@ class Recipe:
         for place in f.places:
             _one_of("fleet.places", place, PLACES)
         _one_of("fleet.held_out", f.held_out, PLACES)
+        _one_of("fleet.val", f.val, PLACES)
+        require(f.val not in (*f.places, f.held_out), f"fleet.val: {f.val!r} is trained on or examined; name another")
         require(f.held_out not in f.places, f"fleet.held_out: {f.held_out!r} is one of fleet.places; hold out another")
 
     def reinforceable(self) -> Recipe:

@@ -182,6 +182,9 @@ def curves_of(done: Done, reward_name: str) -> list[Curve]:
             continue
         rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
         name = TRAININGS.get(kind, kind.replace("_", " ")) + (f", turn {turn}" if turn is not None else "")
+        measured = [(r["step"], r["val_loss"]) for r in rows if "val_loss" in r]
+        if measured:
+            loss[f"{name}, validation"] = ([p[0] for p in measured], [p[1] for p in measured])
         for key, into in (("loss", loss), ("reward", reward)):
             points = [(r["step"], r[key]) for r in rows if r.get(key) is not None and "step" in r]
             if points and not (key == "loss" and kind == "rl"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -133,6 +133,10 @@ class Source(Protocol):
 
     def exam(self, line: RunContext) -> Artefact: ...
 
+    def validation(self, line: RunContext) -> Artefact | None:
+        """Clips that trainings are measured on; None where the source has none apart."""
+        ...
+
     def exam_clips(self, exam: Artefact) -> list[str]:
         """Clips of the exam, which nothing may learn from."""
         ...
@@ -163,6 +167,16 @@ class EmbeddedCity:
             lambda d: record_city(f, (f.held_out,), f.held_out_seconds, "evaluation", d),
         )  # fmt: skip
         return ingest(line, None, drives)
+
+    def validation(self, line: RunContext) -> Artefact | None:
+        """Clips of the validation place."""
+        f = line.recipe.fleet
+        fewer = replace(f, cars=f.val_cars)
+        drives = line.make(
+            None, "fleet", "val_drives", f, [],
+            lambda d: record_city(fewer, (f.val,), f.val_seconds, "validation", d),
+        )  # fmt: skip
+        return ingest(line, None, drives, "val")
 
     def exam_clips(self, exam: Artefact) -> list[str]:
         return clip_ids(exam.path) if exam.id else []  # a dry run's exam may be still to be made
@@ -250,6 +264,9 @@ class RecordedTraffic:
         vars(self)["held_out"] = kept["held_out"]
         self.likeness = likeness(kept["compared"])
         return made
+
+    def validation(self, line: RunContext) -> Artefact | None:
+        return None
 
     def exam_clips(self, exam: Artefact) -> list[str]:
         return []

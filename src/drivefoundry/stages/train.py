@@ -21,7 +21,7 @@ from drivefoundry.model.backbones.load import backbone_path
 from drivefoundry.model.config import Action
 from drivefoundry.progress import bar
 from drivefoundry.quantize.export import export_engine
-from drivefoundry.recipes import Camera, Distil, Rl, Train, leaves
+from drivefoundry.recipes import Camera, Distil, Measure, Rl, Train, leaves
 from drivefoundry.rl.grpo import GrpoConfig, grpo
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.label import scenes_of
@@ -29,6 +29,7 @@ from drivefoundry.tracking import Track
 from drivefoundry.train.distil import DISTIL, distil
 from drivefoundry.train.pretrain import PRETRAIN, SFT, pretrain, sft
 from drivefoundry.train.trainer import OnStep, TrainConfig, TrainReport
+from drivefoundry.train.validation import Validation
 from drivefoundry.types import DT, Episodes
 
 STATE = "state.tmp"
@@ -39,14 +40,19 @@ CALIBRATION = 512
 """Samples on which the engine is compared with the float student."""
 
 
-def pretrained(line: RunContext, shards: list[Artefact], action: Action = "codes") -> Artefact:
+def pretrained(
+    line: RunContext, shards: list[Artefact], action: Action = "codes", val: Artefact | None = None
+) -> Artefact:
     """The base model, from scratch or around a language model, on the first shard."""
     r, paths = line.recipe.train, [s.path for s in shards]
-    made_from: dict[str, Any] = {"train": r, "action": action}
+    made_from: dict[str, Any] = {"train": r, "action": action, "validation": line.recipe.validation}
+    on = measured_on(line, val)
     if r.backbone is not None:
         made_from["backbone"] = fingerprint(backbone_path(r.backbone))
     track = tracked(line, None, "pretrain", r)
-    return line.make(None, "train", "pretrain", made_from, shards, lambda d: _pretrain(r, action, paths, d, track))
+    return line.make(
+        None, "train", "pretrain", made_from, [*shards, val], lambda d: _pretrain(r, action, paths, d, track, on)
+    )
 
 
 def adapted(line: RunContext, base: Artefact, shard: Artefact) -> Artefact:
@@ -56,11 +62,16 @@ def adapted(line: RunContext, base: Artefact, shard: Artefact) -> Artefact:
     return line.make(None, "train", "adapt", r, [base, shard], lambda d: _adapt(r, base.path, shard.path, d, track))
 
 
-def fine_tuned(line: RunContext, turn: int, base: Artefact, shards: list[Artefact]) -> Artefact:
+def fine_tuned(
+    line: RunContext, turn: int, base: Artefact, shards: list[Artefact], val: Artefact | None = None
+) -> Artefact:
     """The last model, taught this turn's clips and to give its reasons."""
     r, paths = line.recipe.train, [s.path for s in shards]
     track = tracked(line, turn, "sft", r)
-    return line.make(turn, "train", "sft", r, [base, *shards], lambda d: _sft(r, base.path, paths, d, track))
+    on, made_from = measured_on(line, val), {"train": r, "validation": line.recipe.validation}
+    return line.make(
+        turn, "train", "sft", made_from, [base, *shards, val], lambda d: _sft(r, base.path, paths, d, track, on)
+    )
 
 
 def reinforced(line: RunContext, turn: int, sft_model: Artefact, shards: list[Artefact]) -> Artefact:
@@ -74,15 +85,21 @@ def reinforced(line: RunContext, turn: int, sft_model: Artefact, shards: list[Ar
 
 
 def distilled(
-    line: RunContext, turn: int, teacher: Artefact, before: Artefact | None, shards: list[Artefact]
+    line: RunContext,
+    turn: int,
+    teacher: Artefact,
+    before: Artefact | None,
+    shards: list[Artefact],
+    val: Artefact | None = None,
 ) -> Artefact:
     """A much smaller student of the reinforced model, on from the last student."""
     r, rl, paths = line.recipe.distil, line.recipe.rl, [s.path for s in shards]
     ago = before.path if before else None
-    track = tracked(line, turn, "distil", r)
+    track, on = tracked(line, turn, "distil", r), measured_on(line, val)
     return line.make(
-        turn, "distil", "distil", {"distil": r, "rl": rl}, [teacher, before, *shards],
-        lambda d: _distil(r, rl, line.store, teacher.path, ago, paths, d, track),
+        turn, "distil", "distil", {"distil": r, "rl": rl, "validation": line.recipe.validation},
+        [teacher, before, *shards, val],
+        lambda d: _distil(r, rl, line.store, teacher.path, ago, paths, d, (track, on)),
     )  # fmt: skip
 
 
@@ -92,6 +109,24 @@ def quantised(line: RunContext, turn: int, student: Artefact, shards: list[Artef
     return line.make(
         turn, "quantize", "quantize", {}, [student, shards[-1]], lambda d: _quantise(student.path, newest, d)
     )
+
+
+MeasuredOn = tuple[Measure, Path] | None
+"""How to measure, and the shard to measure on."""
+
+
+def measured_on(line: RunContext, val: Artefact | None) -> MeasuredOn:
+    return (line.recipe.validation, val.path) if val else None
+
+
+def validation(on: MeasuredOn, steps: int) -> Validation | None:
+    """Evenly spaced samples of the validation shard, measured a few times within so many steps."""
+    if on is None:
+        return None
+    r, shard = on
+    episodes = load_shard(shard / "shard")
+    rows = np.linspace(0, len(episodes) - 1, min(r.samples, len(episodes))).round().astype(int)
+    return Validation(select_samples(episodes, rows), max(1, steps // (r.times + 1)), r.keep_best, r.patience)
 
 
 def fingerprint(backbone: Path) -> str:
@@ -157,10 +192,12 @@ def note(metrics: dict[str, float]) -> str:
 def summary(report: TrainReport) -> dict:
     names = ("samples_per_s", "mfu", "goodput", "scheduling", "runtime")
     loss = float(report.losses[-20:].mean()) if len(report.losses) else float("nan")
-    return {"samples": report.samples, "loss": loss} | {name: getattr(report, name) for name in names}
+    return (
+        {"samples": report.samples, "loss": loss} | {name: getattr(report, name) for name in names} | report.validation
+    )
 
 
-def _pretrain(r: Train, action: Action, shards: list[Path], out: Path, track: Track) -> dict:
+def _pretrain(r: Train, action: Action, shards: list[Path], out: Path, track: Track, on: MeasuredOn = None) -> dict:
     config = replace(
         PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
         weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, history_dropout=r.forget),
@@ -170,6 +207,7 @@ def _pretrain(r: Train, action: Action, shards: list[Path], out: Path, track: Tr
         report = pretrain(
             _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
             on_step=progress_callback(advance, told), ego_changes=r.ego_changes, backbone=r.backbone, action=action,
+            val=validation(on, r.pretrain_steps),
         )  # fmt: skip
     return summary(report)
 
@@ -193,7 +231,7 @@ def _adapt(r: Camera, base: Path, shard: Path, out: Path, track: Track) -> dict:
     return summary(report)
 
 
-def _sft(r: Train, base: Path, shards: list[Path], out: Path, track: Track) -> dict:
+def _sft(r: Train, base: Path, shards: list[Path], out: Path, track: Track, on: MeasuredOn = None) -> dict:
     steps = r.sft_steps if len(shards) == 1 else r.turn_steps
     augment = replace(SFT.augment, text=r.reasoned if len(shards) == 1 else r.turn_reasoned)
     config = replace(
@@ -204,15 +242,23 @@ def _sft(r: Train, base: Path, shards: list[Path], out: Path, track: Track) -> d
     with bar("fine-tune", steps) as advance, track.run(out) as told:
         report = sft(
             episodes, out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            progress_callback(advance, told),
+            progress_callback(advance, told), validation(on, steps),
         )  # fmt: skip
     return summary(report)
 
 
 def _distil(
-    r: Distil, rl: Rl, store: str, teacher: Path, before: Path | None, shards: list[Path], out: Path, track: Track
+    r: Distil,
+    rl: Rl,
+    store: str,
+    teacher: Path,
+    before: Path | None,
+    shards: list[Path],
+    out: Path,
+    logs: tuple[Track, MeasuredOn],
 ) -> dict:
     """The teacher's opinion on every clip first, then the reward on the student's own plans."""
+    track, on = logs
     steps = r.steps if before is None else r.turn_steps
     objective = replace(DISTIL.objective, teacher=r.teacher)
     config = replace(DISTIL, seconds=0.0, steps=steps, batch=r.batch, lr=r.rate, seed=len(shards), objective=objective)
@@ -221,7 +267,7 @@ def _distil(
         with track.run(out) as told:
             report = distil(
                 mixed(shards, r.new_share, 0), out / "distilled.tmp", teacher / "checkpoint", config, r.size, init,
-                out / STATE, out / "metrics.jsonl", progress_callback(advance, told),
+                out / STATE, out / "metrics.jsonl", progress_callback(advance, told), validation(on, steps),
             )  # fmt: skip
         if not r.polish_steps:
             os.replace(out / "distilled.tmp", out / "checkpoint")
