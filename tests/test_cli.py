@@ -228,7 +228,7 @@ def test_refusals(capsys, calls, argv, line):
 def test_what_serving_needs_is_said(capsys, monkeypatch):
     for name in ("carla_driver_interface", "carla_driver_interface.driver"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "drivefoundry_car.driving.egodriver", raising=False)
+    monkeypatch.delitem(sys.modules, "drivefoundry_car.driving.alpasim_server", raising=False)
     assert "pip install 'drivefoundry-car[alpasim]'" in refused(capsys, "serve", "--engine", "here")
 
 

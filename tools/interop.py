@@ -35,7 +35,7 @@ GROUPS = {
     "tracking": Group("mlflow,tensorboard", ("tests/test_tracking.py",)),
     "alpasim": Group(
         "alpasim",
-        ("tests/car/driving/test_egodriver_served.py", "tests/sim/test_egodriver.py", "tests/test_simulator_doc.py"),
+        ("tests/car/driving/test_alpasim_server.py", "tests/sim/test_alpasim.py", "tests/test_simulator_doc.py"),
         car="[alpasim]",
     ),
     "backbones": Group("interop", ("tests/model/test_interop.py",), weights=True),

@@ -16,7 +16,7 @@ from drivefoundry.render.rig import Rig
 from drivefoundry.sim.adapters.alpasim import CAMERA, Egodriver
 from drivefoundry.sim.drive import drive
 from drivefoundry.types import AGENT_CAR, Plan
-from drivefoundry_car.driving.egodriver import EngineDriver
+from drivefoundry_car.driving.alpasim_server import EngineDriver
 from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.engine import Engine
 from drivefoundry_car.vehicle.embodiment import CAR

@@ -48,7 +48,7 @@ def remote(engine):
     from carla_driver_interface.server import serving
 
     from drivefoundry.sim.adapters.alpasim import Egodriver
-    from drivefoundry_car.driving.egodriver import EngineDriver
+    from drivefoundry_car.driving.alpasim_server import EngineDriver
 
     with serving(EngineDriver(Engine(engine), TINY.image), port=0, host="127.0.0.1") as port:
         driver = Egodriver(f"127.0.0.1:{port}", RIG)

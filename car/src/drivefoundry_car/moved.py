@@ -20,11 +20,15 @@ _PACKAGES = {
     "triggers": "novelty rules signals trigger",
     "recording": "recent recorder ring stream",
     "upload": "collector endpoint enrol link outbox",
-    "driving": "egodriver guard runtime sanity stopping watchdog worker",
+    "driving": "guard runtime sanity stopping watchdog worker",
     "update": "fetch proof records selftest slotfiles slots",
 }
 MOVED = {name: f"{package}.{name}" for package, names in _PACKAGES.items() for name in names.split()}
-MOVED["record"] = "recording.cutter"
+MOVED |= {
+    "record": "recording.cutter",
+    "egodriver": "driving.alpasim_server",
+    "driving.egodriver": "driving.alpasim_server",
+}
 """Old name -> new name, both without the package's."""
 
 

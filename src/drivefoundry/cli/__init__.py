@@ -117,8 +117,8 @@ def _unknown(word: str) -> str:
     near = nearest(word, [*first_words(), "help", *STAGES])
     if near.startswith("did you mean"):
         suggestion = near.split("'")[1]
-        verb = f"run --until {suggestion}" if suggestion in STAGES else repr(suggestion)
-        return f"unknown verb {word!r}: did you mean {verb}?"
+        verb = f"run --until {suggestion}" if suggestion in STAGES else suggestion
+        return f"unknown verb {word!r}: did you mean {verb!r}?"
     return f"unknown verb {word!r}: see `{PROG} --help`"
 
 

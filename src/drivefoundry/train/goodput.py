@@ -42,10 +42,10 @@ class Goodput(NamedTuple):
         return self.scheduling * self.runtime * self.program
 
 
-class Lives:
-    """When each process of a run began and was last seen, s since 1970, in a small file that outlives them.
+class RunLog:
+    """Start and last heartbeat of each process of a training, s since 1970, in a small file that outlives them.
 
-    A life that follows another begins with its process; the first one begins here, for its process may have had other
+    After a restart a span starts with its process; the first span starts here, because its process may have had other
     work before.
     """
 
@@ -54,16 +54,16 @@ class Lives:
         before = json.loads(file.read_text()) if file is not None and file.exists() else []
         restarted = bool(before) and process_start() > before[-1][1]
         self.spans: list[list[float]] = [*before, [process_start() if restarted else now, now]]
-        self._told = 0.0
-        self.beat()
+        self._written = 0.0
+        self.heartbeat()
 
-    def beat(self) -> None:
-        """Say that this life goes on."""
+    def heartbeat(self) -> None:
+        """Extend this process's span, and write it at most every BEAT_S."""
         now = self.spans[-1][1] = time.time()
-        if self.file is None or now - self._told < BEAT_S:
+        if self.file is None or now - self._written < BEAT_S:
             return
         write_text(self.file, json.dumps(self.spans))
-        self._told = now
+        self._written = now
 
     def forget(self) -> None:
         if self.file is not None:
@@ -71,7 +71,7 @@ class Lives:
 
     def goodput(self, useful: float, program: float) -> Goodput:
         """useful: seconds of steps that count in all lives; program: see above."""
-        self.beat()
+        self.heartbeat()
         alive = sum(seen - began for began, seen in self.spans)
         whole = self.spans[-1][1] - self.spans[0][0]
         return Goodput(min(alive / max(whole, 1e-9), 1.0), min(useful / max(alive, 1e-9), 1.0), program)

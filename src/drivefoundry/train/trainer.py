@@ -31,7 +31,7 @@ from drivefoundry.train.blocks import checkpoint_activations, compiled, restore_
 from drivefoundry.train.dataset import Augment, Batch, Corpus, Order, batches, to_device
 from drivefoundry.train.distributed.ranks import rank_and_world
 from drivefoundry.train.distributed.threads import ThreadedBackward, threads_for
-from drivefoundry.train.goodput import Goodput, Lives, forward_flop, share_of_peak
+from drivefoundry.train.goodput import Goodput, RunLog, forward_flop, share_of_peak
 from drivefoundry.train.losses import Objective, batch_loss
 from drivefoundry.train.optim import MasterWeights
 from drivefoundry.train.state import StateFile, StateStore, copied, save_interval
@@ -156,7 +156,7 @@ class Trainer:
         self.model, self.corpus, self.config = model, corpus, config.validate()
         self.log_file, self.on_step = log, on_step
         self.rank, self.world = rank_and_world(config.shard)
-        self.lives = Lives(state.with_suffix(".lives.tmp") if state is not None and self.rank == 0 else None)
+        self.run_log = RunLog(state.with_suffix(".lives.tmp") if state is not None and self.rank == 0 else None)
         self.device = next(model.parameters()).device
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         muon = config.optimiser == "muon"
@@ -234,7 +234,7 @@ class Trainer:
             if len(self.losses) == 1:
                 self.lost += took  # the first step compiles and warms up
             self._report(metrics | self._validated())
-            self.lives.beat()
+            self.run_log.heartbeat()
             if self._save_due:
                 before = time.perf_counter()
                 self.save()
@@ -326,7 +326,7 @@ class Trainer:
 
     def goodput(self, mfu: float) -> Goodput:
         """The factors so far, over all lives of this run."""
-        return self.lives.goodput((self.elapsed - self.lost) * (1 - self.skipped / max(self.step, 1)), mfu)
+        return self.run_log.goodput((self.elapsed - self.lost) * (1 - self.skipped / max(self.step, 1)), mfu)
 
     def _report(self, metrics: dict[str, float], final: bool = False) -> None:
         if not final and self.step % self.config.log_every and "val_loss" not in metrics:
@@ -384,7 +384,7 @@ class Trainer:
         """Remove the state: what was learnt is kept elsewhere."""
         if self.state is not None and (self.rank == 0 or self.config.shard):
             self.state.forget()
-            self.lives.forget()
+            self.run_log.forget()
 
 
 def fsdp() -> ModuleType:

@@ -38,7 +38,7 @@ def run(options: ServeOptions) -> None:
     if options.engine is None:
         raise ValueError("serve: give --engine NAME")
     try:
-        from drivefoundry_car.driving.egodriver import load, serving
+        from drivefoundry_car.driving.alpasim_server import load, serving
     except ImportError as error:
         raise ValueError(f"serve: {error}") from None
 

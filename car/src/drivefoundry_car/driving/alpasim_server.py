@@ -28,7 +28,7 @@ try:
     from carla_driver_interface.server import build_server  # pyright: ignore[reportMissingImports]
 except ModuleNotFoundError:
     raise ImportError(
-        "drivefoundry_car.driving.egodriver needs AlpaSim's contract: pip install 'drivefoundry-car[alpasim]'"
+        "drivefoundry_car.driving.alpasim_server needs AlpaSim's contract: pip install 'drivefoundry-car[alpasim]'"
     ) from None
 
 from drivefoundry_car.driving.guard import FINE_DT, fine_path

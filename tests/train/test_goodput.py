@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from drivefoundry.train import goodput
-from drivefoundry.train.goodput import Lives, process_start
+from drivefoundry.train.goodput import RunLog, process_start
 from drivefoundry.train.state import StateFile, copied, save_interval
 
 
@@ -25,7 +25,7 @@ def test_three_factors_over_two_lives(tmp_path):
     now, born = time.time(), process_start()
     assert now - 3600 < born < now
     file.write_text(json.dumps([[born - 30.0, born - 10.0]]))  # killed 10 s before this process began
-    lives = Lives(file)
+    lives = RunLog(file)
     assert lives.spans[0] == [born - 30.0, born - 10.0]
     assert lives.spans[1][0] == pytest.approx(born)
     good = lives.goodput(useful=5.0, program=0.4)
@@ -35,7 +35,7 @@ def test_three_factors_over_two_lives(tmp_path):
     assert good.whole == pytest.approx(0.4 * 5.0 / (alive + 10.0))
     assert good.program == 0.4
     assert len(json.loads(file.read_text())) == 2
-    third = Lives(file)  # in the same process: it begins now, not with the process
+    third = RunLog(file)  # in the same process: it begins now, not with the process
     assert third.spans[2][0] >= lives.spans[1][1]
     third.forget()
     assert not file.exists()

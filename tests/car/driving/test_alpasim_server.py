@@ -22,8 +22,8 @@ from carla_driver_interface.testing import FakeCamera, FakeLoop, render_road
 from drivefoundry.cli.driving.serve import ServeOptions
 from drivefoundry.quantize.export import export_engine
 from drivefoundry.render.camera import Rig
-from drivefoundry_car.driving import egodriver
-from drivefoundry_car.driving.egodriver import CAMERA, FOCAL, HORIZON, EngineDriver, motion, sampling
+from drivefoundry_car.driving import alpasim_server
+from drivefoundry_car.driving.alpasim_server import CAMERA, FOCAL, HORIZON, EngineDriver, motion, sampling
 from drivefoundry_car.vehicle.embodiment import CAR
 from drivefoundry_car.vehicle.inputs import route_features
 from student import TINY, samples
@@ -236,7 +236,7 @@ def test_a_lens_that_bends_is_refused():
 
 
 def test_nobody_can_listen_at_an_address_that_is_not_ours():
-    nowhere = egodriver.serving(EngineDriver(Follower(), IMAGE), "192.0.2.1", 50051, "alpasim")
+    nowhere = alpasim_server.serving(EngineDriver(Follower(), IMAGE), "192.0.2.1", 50051, "alpasim")
     with pytest.raises(ValueError, match="cannot listen"), nowhere:
         pass
 
@@ -244,7 +244,7 @@ def test_nobody_can_listen_at_an_address_that_is_not_ours():
 def test_the_command_serves_an_engine_until_it_is_told_to_stop(student, tmp_path):
     export_engine(student, tmp_path / "engine", *samples(64, seed=3)[:3], self_test=4)
     address = f"unix://{tmp_path}/driver"
-    packaged = load_policy("drivefoundry_car.driving.egodriver:load", path=str(tmp_path / "engine"), axle=1.5)
+    packaged = load_policy("drivefoundry_car.driving.alpasim_server:load", path=str(tmp_path / "engine"), axle=1.5)
     assert isinstance(packaged, EngineDriver)
     assert (packaged.image, packaged.axle) == (TINY.image, 1.5)
     command = [sys.executable, "-m", "drivefoundry", "serve", "--engine", str(tmp_path / "engine"), "--host", address]
