@@ -205,7 +205,7 @@ def test_a_map_in_memory(field, value, data):
         ("valid", np.zeros_like(WHOLE.valid), "Scene.ego: the ego has no state"),
         ("valid", WHOLE.valid[0], r"Scene.valid: \(A, T\) must be bool"),
         ("size", WHOLE.size * 0, "Scene.size"),
-        ("route", WHOLE.route[:1].repeat(5, 0), "Scene.route: 0 m long"),
+        ("route", WHOLE.route[:1].repeat(5, 0), "Scene.route: length must be > 0, got 0 m"),
         ("route_speed", WHOLE.route_speed * 0, "Scene.route_speed"),
         ("signals", np.zeros((3, WHOLE.valid.shape[1]), np.uint8), "Scene.signals: 3 where the map has 1"),
         ("signals", WHOLE.signals + 9, "SIGNAL"),
