@@ -152,7 +152,7 @@ def test_a_damaged_release_gives_way_to_the_one_before(station, works):
     weights.write_bytes(data)
     station.configure(reason_every=0)
     config = station.config.read_text()
-    station.config.write_text(config[: config.index("[update]")])  # the updater would mend the slot
+    station.config.write_text(config[: config.index("[update]")])  # the updater would repair the slot
     with station.daemon("--once") as process:
         driven = SimulatedVehicle(scene(), RIG).drive(station.socket, 1.0)
         assert process.wait(60) == 0
