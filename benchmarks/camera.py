@@ -37,6 +37,7 @@ from drivefoundry.train.dataset import Augment, Corpus, Order, batches
 from drivefoundry.train.pretrain import PRETRAIN, fitted_codebook
 from drivefoundry.train.trainer import TrainConfig, learning_rate
 from drivefoundry.types import Episodes, Observation
+from drivefoundry_car.vehicle.embodiment import FRONT
 
 SEEDS = (1, 2, 3)
 METRICS = {"ade_4s": "m", "yaw_rate": "rad_s"}
@@ -98,7 +99,7 @@ def measure(
     size = load_checkpoint(models[0]).model.parameter_count()
     for name, ego_inputs in (("pilotnet", True), ("pilotnet_pictures_alone", False)):
         torch.manual_seed(recipe.train.seed)
-        net = of_size(train.frames.shape[1:3], size, ego_inputs)
+        net = of_size(train.frames[FRONT].shape[1:3], size, ego_inputs)
         print(f"{name}: {sum(p.numel() for p in net.parameters()):,} weights, the VLA {size:,}", file=sys.stderr)
         plans[name] = pilots(net, fleet, train, held_out, recipe)
     tables = {name: [open_loop_errors(p, held_out.future) for p in each] for name, each in plans.items()}
@@ -108,8 +109,7 @@ def measure(
 def driven_by(model: Path, episodes: Episodes) -> np.ndarray:
     """Plans (N, 8, 3) of a checkpoint."""
     policy = TorchPolicy(model, "vla")
-    frames = np.asarray(episodes.frames)[episodes.frame_index]
-    return policy.act(Observation(frames, episodes.ego, episodes.route)).points
+    return policy.act(Observation(episodes.pictures(slice(None)), episodes.ego, episodes.route)).points
 
 
 def pilots(net: PilotNet, fleet: Episodes, train: Episodes, held_out: Episodes, recipe: Recipe) -> list[np.ndarray]:
@@ -148,7 +148,7 @@ def learn(
         [b] = batches(corpus, order, step, batch, augment)
         adam.param_groups[0]["lr"] = learning_rate(config, step / steps)
         goal = rolled(b.target, b.ego[:, -1, 0])
-        loss = (plan_loss(net(b.frames, b.ego, b.route, b.light), goal) * b.weight).sum() / b.action_sum
+        loss = (plan_loss(net(b.frames[FRONT], b.ego, b.route, b.light), goal) * b.weight).sum() / b.action_sum
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
@@ -163,7 +163,7 @@ def learn(
 @torch.no_grad()
 def asked(net: PilotNet, episodes: Episodes) -> np.ndarray:
     """Plans (N, 8, 3) of a net."""
-    frames = torch.from_numpy(np.asarray(episodes.frames)[episodes.frame_index])
+    frames = torch.from_numpy(episodes.pictures(slice(None))[FRONT])
     return net(frames, torch.from_numpy(episodes.ego), torch.from_numpy(episodes.route)).double().numpy()
 
 

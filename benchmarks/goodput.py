@@ -185,7 +185,8 @@ def episodes():
     ego = np.zeros((n, 4, 3), np.float32)
     ego[:, :, 0], ego[:, :, 2] = speed[:, None], 1.0
     return Episodes(
-        frames=frames, frame_index=np.arange(2 * n).reshape(n, 2), ego=ego, route=np.zeros((n, 12), np.float32),
+        frames={"front": frames}, frame_index=np.arange(2 * n).reshape(n, 1, 2),
+        ego=ego, route=np.zeros((n, 12), np.float32),
         future=future, text=["left" if b > 0 else "right" for b in bend], clip=["noise"] * n, t=np.arange(n) * 0.5,
         weight=np.ones(n, np.float32), correction=np.zeros(n, bool),
     )  # fmt: skip

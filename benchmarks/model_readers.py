@@ -7,6 +7,7 @@ import json
 import random
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,6 +179,7 @@ def _engine(folder: Path) -> tuple[Path, bytes]:
     from drivefoundry.model.vla import VLA
     from drivefoundry.quantize.export import export_engine
     from drivefoundry_car.vehicle.codec import fit_codebook
+    from drivefoundry_car.vehicle.embodiment import CAR
 
     torch.manual_seed(0)
     config = ModelConfig(
@@ -186,9 +188,10 @@ def _engine(folder: Path) -> tuple[Path, bytes]:
     )  # fmt: skip
     tokenizer = TextCodec(train_tokenizer(["the road is clear"], config.text_vocab))
     book = fit_codebook(np.zeros((0, 8, 3)), np.zeros(0), config.codes)
-    save_checkpoint(folder / "checkpoint", VLA(config), book, tokenizer)
+    body = replace(CAR, cameras=(CAR.cameras[0].scaled(48, 32),))
+    save_checkpoint(folder / "checkpoint", VLA(config), book, tokenizer, body)
     frames, ego, route = (
-        np.zeros((4, 2, 32, 48, 3), np.uint8),
+        {"front": np.zeros((4, 2, 32, 48, 3), np.uint8)},
         np.ones((4, 4, 3), np.float32),
         np.ones((4, 12), np.float32),
     )
@@ -204,7 +207,8 @@ def _run(engine: Path) -> None:
 
     held = Engine(engine, threads=1)
     model = held.contract["model"]
-    frames = np.zeros((2, model["frames"], *model["image"], 3), np.uint8)
+    shown = held.embodiment.pictures.items()
+    frames = {name: np.zeros((2, model["frames"], *size, 3), np.uint8) for name, size in shown}
     ego = np.full((2, model["history"], model["ego_features"]), 7.0)
     ego[1] = 1e30
     inputs = frames, ego, np.full((2, model["route_features"]), 0.5)

@@ -39,11 +39,12 @@ from drivefoundry.fleet.sumo.city import run_city
 from drivefoundry.render.bev import Bev
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig, View
-from drivefoundry.sim.drive import DECISION_STEPS, Eyes
+from drivefoundry.sim.drive import Eyes
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.pack import Packed, pack
 from drivefoundry.sim.world import Kind, World
 from drivefoundry.types import Scene
+from drivefoundry_car.vehicle.embodiment import CAR, CameraSpec
 
 Look = Callable[[World], object]
 """Draws what the egos see."""
@@ -150,7 +151,7 @@ def run(packed: Packed, traffic: Kind, steps: int, look: Look | None = None) -> 
     others = 0
     for step in range(min(steps, int(world.steps_left().min()))):
         plan = None
-        if step % DECISION_STEPS == 0:
+        if step % CAR.decision_steps == 0:
             begun = time.perf_counter()
             plan = expert_plan(world)
             planning += time.perf_counter() - begun
@@ -168,8 +169,9 @@ def run(packed: Packed, traffic: Kind, steps: int, look: Look | None = None) -> 
 
 def front(packed: Packed, width: int, height: int, threads: int | None = None) -> Look:
     """Front cameras of that size, on so many threads."""
-    eyes = Eyes(packed, Rig((view(width, height),)))
-    eyes.camera = Renderer(eyes.camera.maps, eyes.camera.rig, threads)
+    eyes = Eyes(packed, replace(CAR, cameras=(CameraSpec().scaled(width, height),)))
+    [(names, drawn)] = eyes.renderers
+    eyes.renderers = [(names, Renderer(drawn.maps, Rig((view(width, height),)), threads))]
     return eyes.look
 
 
@@ -335,7 +337,7 @@ def export(scenes: list[Scene], film: Path, steps: int) -> None:
     world = World(packed)
     ego, agents, seen = [], [], []
     for step in range(steps):
-        if step % DECISION_STEPS == 0:
+        if step % CAR.decision_steps == 0:
             world.follow(expert_plan(world))
         ego.append(world.ego[:, :3].copy())
         agents.append(world.agents.copy())

@@ -45,6 +45,7 @@ from drivefoundry.train.pretrain import fresh
 from drivefoundry.train.trainer import TrainConfig, Trainer, forward_flop
 from drivefoundry.types import Episodes
 from drivefoundry_car.vehicle.codec import decode
+from drivefoundry_car.vehicle.embodiment import CAR
 
 BATCH = 64
 PLAIN = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=1.0)
@@ -306,9 +307,10 @@ def situations(n: int, config: ModelConfig, talk: float = 0.5) -> Episodes:
     route[:, 8] = 1.0
     says = [reason(rng, t, b) if quiet < talk else "" for t, b, quiet in zip(turn, brake, rng.random(n), strict=True)]
     return Episodes(
-        frames=frames, frame_index=np.arange(2 * n).reshape(n, 2), ego=ego, route=route,
+        frames={"front": frames}, frame_index=np.arange(2 * n).reshape(n, 1, 2), ego=ego, route=route,
         future=decode(np.repeat(code[:, None], 8, 1), book, speed), text=says, clip=["clip"] * n,
         t=np.arange(n) * 0.5, weight=np.ones(n, np.float32), correction=np.zeros(n, bool),
+        embodiment=replace(CAR, cameras=(CAR.cameras[0].scaled(config.image[1], config.image[0]),)),
     )  # fmt: skip
 
 
@@ -333,7 +335,7 @@ def export(path: Path, corpora: list[Corpus]) -> None:
     arrays = {}
     for side, corpus in zip(("train", "test"), corpora, strict=True):
         ego = corpus.ego * np.array([0.1, 2.0, 1.0], np.float32)
-        arrays |= {f"{side}_frames": corpus.pictures(np.arange(len(corpus))), f"{side}_ego": ego}
+        arrays |= {f"{side}_frames": corpus.pictures(np.arange(len(corpus)))["front"], f"{side}_ego": ego}
         arrays |= {f"{side}_{name}": getattr(corpus, name) for name in ("route", "tokens", "text")}
     np.savez(path, **arrays)
 

@@ -36,6 +36,7 @@ from drivefoundry_car.log import Drive, write_drive
 from drivefoundry_car.recording.cutter import clips_of
 from drivefoundry_car.triggers import Campaign, load_campaigns
 from drivefoundry_car.triggers.signals import SignalContext
+from drivefoundry_car.vehicle.embodiment import CAR, FRONT
 
 CITIES = tuple((f"place_{'abcde'[i % 5]}", 951 + i) for i in range(12))
 """Held out: no rule was tuned on these seeds."""
@@ -111,11 +112,11 @@ def simulated(cities: Sequence[tuple[str, int]], quick: bool) -> Iterator[tuple[
 def watch(log: CityLog, events: list[PlantedEvent], campaigns: list[Campaign], tally: Tally) -> None:
     """Film, write and watch every drive of a city, one after the other; only their counts are kept."""
     net = place_net(log.place)
-    camera = Renderer([net.map], Rig(Rig.front().views[:1]), threads=1)
+    renderers = {FRONT: Renderer([net.map], Rig.of(CAR.cameras), threads=1)}
     context = SignalContext(stop_lines=net.map.stop_lines)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(cores()) as pool:
         cars = range(len(log.fleet))
-        made = pool.map(lambda car: _drive(log, net, car, camera, campaigns, context, Path(scratch)), cars)
+        made = pool.map(lambda car: _drive(log, net, car, renderers, campaigns, context, Path(scratch)), cars)
         for row, (whole, clips) in zip(log.fleet.tolist(), made, strict=True):
             count(tally, log.steps * DT, whole, clips, [e for e in events if e.car == row])
 
@@ -124,13 +125,13 @@ def _drive(
     log: CityLog,
     net: PlaceNet,
     car: int,
-    camera: Renderer,
+    renderers: dict[str, Renderer],
     campaigns: list[Campaign],
     context: SignalContext,
     scratch: Path,
 ) -> tuple[int, list[tuple[Drive, int]]]:
     """Bytes of one whole drive, and its clips with theirs."""
-    drive = as_drive(log, net, car, camera, "fleet")
+    drive = as_drive(log, net, car, renderers, "fleet", CAR)
     path = scratch / f"{car}.mcap"
     return size(path, drive), [(clip, size(path, clip)) for clip in clips_of(drive, campaigns, 0, context=context)]
 

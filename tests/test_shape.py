@@ -14,7 +14,7 @@ KERNELS = {"njit", "kernel", "inlined"}
 
 CALLS = {
     "Collector.__init__", "Uploader.__init__",  # a car's limits and intervals, keywords with defaults
-    "Renderer.render", "Bev.render",  # the state of a scene, array by array, as kernels and judges hold it
+    "Renderer.render", "Bev.render", "film",  # the state of a scene, array by array, as kernels and judges hold it
     "curate", "distil", "grpo", "pretrain", "publish", "record_supervised",  # options by keyword
     "_step", "_laid", "_traffic",  # one step of grpo; a layout's figures
 }  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from drivefoundry import embodiments
 from drivefoundry.judge.release_gates import ReleaseGates
 from drivefoundry.model.config import Action, ModelConfig
 from drivefoundry.model.presets import FROM_NOTHING
@@ -202,6 +203,8 @@ class Recipe:
     loops: int = 3
     campaigns: str = ""
     """A file of campaigns (TOML) that the cars have besides those that ship; one of the same name takes its place."""
+    embodiment: str = "car"
+    """The vehicle that is recorded, trained for and judged: a name of `embodiments`, or a .json file."""
     fleet: Fleet = field(default_factory=Fleet)
     curate: Curate = field(default_factory=Curate)
     validation: Measure = field(default_factory=Measure)
@@ -238,8 +241,10 @@ class Recipe:
         return self
 
     def _files(self) -> None:
-        key = "campaigns"
+        key = "embodiment"
         try:
+            embodiments.named(self.embodiment)
+            key = "campaigns"
             if self.campaigns:
                 from drivefoundry_car.triggers import load_campaigns
 

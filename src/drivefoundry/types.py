@@ -15,6 +15,7 @@ import numpy as np
 
 from drivefoundry.ragged import Ragged
 from drivefoundry_car.vehicle import embodiment, inputs
+from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 DT = embodiment.STEP_S
 """Simulation and log step, s (10 Hz)."""
@@ -247,12 +248,12 @@ class Scene:
 class Observation:
     """What a policy sees at one decision of S cars at once. Privileged state is not in it."""
 
-    frames: np.ndarray
-    """(S, 2, H, W, 3) uint8 RGB front camera at t - 0.5 s and t."""
+    frames: dict[str, np.ndarray]
+    """Camera -> (S, F, H, W, 3) uint8 RGB, oldest first, `Embodiment.frame_dt` apart, the last one now."""
     ego: np.ndarray
-    """(S, 4, 3) float32 speed m/s, yaw rate rad/s, valid (0/1) at t - 1.5, - 1.0, - 0.5, 0 s."""
+    """(S, history, state) float32 speed m/s, yaw rate rad/s, valid (0/1); `Embodiment.history_dt` apart."""
     route: np.ndarray
-    """(S, 12) float32: see `drivefoundry_car.vehicle.inputs.route_features`."""
+    """(S, features) float32: see `drivefoundry_car.vehicle.inputs.route_features`."""
     objects: list[np.ndarray] | None = None
     """What the car's perception tracks, for its guard: S arrays (n, 6) x, y, yaw (ego frame), speed, length, width."""
 
@@ -315,6 +316,8 @@ class Rollout:
     """(S, D) bool: the guard changed the plan."""
     steps: np.ndarray | None = None
     """(S,) states of each scene, the first one included; None where all scenes have T."""
+    decision_dt: float = CAR.decision_dt
+    """s between decisions."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -324,28 +327,28 @@ class Rollout:
     def of(self, i: int) -> Rollout:
         """The drive of scene i alone, without padding of time."""
         one, steps = slice(i, i + 1), int(self.lengths[i])
-        decisions = (steps - 1) // round(PLAN_DT / DT)
+        decisions = (steps - 1) // round(self.decision_dt / DT)
         return Rollout(
             self.policy, self.scenes[one], self.ego[one, :steps], self.agents[one, :, :steps],
             self.agents_valid[one, :, :steps], self.plans[one, :decisions],
             None if self.tokens is None else self.tokens[one, :decisions],
             None if self.text is None else [self.text[i][:decisions]], self.guarded[one, :decisions],
-            np.array([steps]),
+            np.array([steps]), self.decision_dt,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Training sequences, N decisions at 2 Hz; frames are shared between neighbours."""
+    """Training sequences, N decisions of one embodiment; frames are shared between neighbours."""
 
-    frames: np.ndarray
-    """(F, H, W, 3) uint8."""
+    frames: dict[str, np.ndarray]
+    """Camera, in the embodiment's order -> (F, H, W, 3) uint8; F may differ from camera to camera."""
     frame_index: np.ndarray
-    """(N, 2) rows of frames at t - 0.5 s and t."""
+    """(N, cameras, 2) rows of each camera's frames, before and now."""
     ego: np.ndarray
-    """(N, 4, 3) as in Observation."""
+    """(N, history, state) as in Observation."""
     route: np.ndarray
-    """(N, 12) as in Observation."""
+    """(N, features) as in Observation."""
     future: np.ndarray
     """(N, 8, 3) x, y, yaw in the ego frame at 0.5 .. 4 s: the label."""
     text: list[str]
@@ -358,19 +361,30 @@ class Episodes:
     """(N,) loss weight."""
     correction: np.ndarray
     """(N,) bool, the label is a safety driver's correction and not what the car did."""
+    embodiment: Embodiment = CAR
 
     def __len__(self) -> int:
         return len(self.future)
 
+    def pictures(self, rows: np.ndarray | slice) -> dict[str, np.ndarray]:
+        """Camera -> (n, 2, H, W, 3) frames of these decisions, as an Observation has them."""
+        return {
+            name: np.ascontiguousarray(f[self.frame_index[rows, i]]) for i, (name, f) in enumerate(self.frames.items())
+        }
+
     def validate(self) -> Episodes:
         n = len(self.future)
         for name in ("frame_index", "ego", "route", "text", "clip", "t", "weight", "correction"):
-            require(
-                len(getattr(self, name)) == n,
-                f"Episodes.{name}: one entry a sample, got {len(getattr(self, name))} for {n}",
-            )
-        require(
-            n == 0 or int(self.frame_index.max()) < len(self.frames), "Episodes.frame_index: points past the last frame"
-        )
+            got = len(getattr(self, name))
+            require(got == n, f"Episodes.{name}: one entry a sample, got {got} for {n}")
+        named, cameras = [*self.frames], [*self.embodiment.pictures]
+        require(named == cameras, f"Episodes.frames: must be of cameras {cameras}, got {named}")
+        shape = (n, len(named), 2)
+        require(self.frame_index.shape == shape, f"Episodes.frame_index: must be {shape}, got {self.frame_index.shape}")
+        for i, (name, frames) in enumerate(self.frames.items()):
+            size, got = (*self.embodiment.pictures[name], 3), frames.shape[1:]
+            require(got == size, f"Episodes.frames: of camera {name} must be {size}, got {got}")
+            fits = n == 0 or int(self.frame_index[:, i].max()) < len(frames)
+            require(fits, f"Episodes.frame_index: points past the last frame of camera {name}")
         require(bool(np.isfinite(self.future).all()), "Episodes.future: must be finite")
         return self

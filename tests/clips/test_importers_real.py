@@ -64,7 +64,7 @@ def test_the_road_camera_drive_gives_labelled_decisions(tmp_path):
     drive = udacity.drive_of(udacity.Run(run.name, run.files[part], *(c[part] for c in columns)))
     episodes = episodes_of(drive, None, "c", phases=5)
     assert len(episodes) > 140
-    assert episodes.frames.shape[1:] == (64, 160, 3)
+    assert episodes.frames["front"].shape[1:] == (64, 160, 3)
     v = plan_speeds(episodes.future.astype(float))
     assert 5 < v.min() < v.max() < 25
     assert not any("car" in text or "light" in text or "person" in text for text in episodes.text)

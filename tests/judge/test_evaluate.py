@@ -12,14 +12,11 @@ from drivefoundry.judge.evaluate import evaluate, tracking_error, yardstick
 from drivefoundry.judge.scores.pdm_closed import PdmClosed
 from drivefoundry.model.policy import ROWS, TorchPolicy
 from drivefoundry.quantize.export import export_engine
-from drivefoundry.render.rig import Rig
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, SIGNAL_RED, Scene
 from drivefoundry_car.driving.runtime import Runtime
 from situation import EAST, START, situation, straight
-from student import TINY, make_student, samples
-
-RIG = Rig().scaled(TINY.image[1], TINY.image[0])
+from student import BODY, make_student, samples
 
 
 def lasting(scene: Scene, steps: int) -> Scene:
@@ -70,13 +67,13 @@ def test_scores_are_the_same_alone_and_in_any_batch_and_order(scenes, policy):
     seconds, stages = (1.5, False) if learnt else (4.0, True)
     scenes = scenes[:5] if learnt else scenes
     goal = np.linspace(10.0, 60.0, len(scenes))
-    whole = evaluate(policy, scenes, seconds, reference=goal, rig=RIG, two_stages=stages)
+    whole = evaluate(policy, scenes, seconds, reference=goal, body=BODY, two_stages=stages)
     assert learnt or len({len(r.ego[0]) for r in whole.rollouts}) > 3, "logs of one length prove nothing"
     rng = np.random.default_rng(7)
     for batch in (1, 4):
         order = rng.permutation(len(scenes))
         some = [scenes[i] for i in order]
-        other = evaluate(policy, some, seconds, reference=goal[order], rig=RIG, two_stages=stages, batch=batch)
+        other = evaluate(policy, some, seconds, reference=goal[order], body=BODY, two_stages=stages, batch=batch)
         for name, values in whole.scores.items():
             assert np.array_equal(values[order], other.scores[name]), (name, batch)
         for i, rollout in zip(order, other.rollouts, strict=True):
@@ -145,8 +142,10 @@ def test_a_model_is_asked_in_groups_of_one_size(student, scenes, monkeypatch):
     sizes = []
     policy = TorchPolicy(student, "model")
     plan = policy.model.plan
-    monkeypatch.setattr(policy.model, "plan", lambda frames, *more: sizes.append(len(frames)) or plan(frames, *more))
-    evaluate(policy, scenes[-3:], 1.0, rig=RIG, two_stages=False)
+    monkeypatch.setattr(
+        policy.model, "plan", lambda frames, *more: sizes.append(len(frames["front"])) or plan(frames, *more)
+    )
+    evaluate(policy, scenes[-3:], 1.0, body=BODY, two_stages=False)
     assert set(sizes) == {ROWS}
 
 

@@ -39,11 +39,11 @@ def test_future_is_the_track_in_the_ego_frame():
 def test_frames_are_those_half_a_second_ago_and_now_and_kept_once():
     d = drive(size=(64, 160))
     e = label(d)
-    assert len(e.frames) == 32  # t = 0, 0.5, ..., 15.5
-    level = e.frames.mean((1, 2, 3))
+    assert len(e.frames["front"]) == 32  # t = 0, 0.5, ..., 15.5
+    level = e.frames["front"].mean((1, 2, 3))
     steps = np.rint(e.t * 10)
-    np.testing.assert_allclose(level[e.frame_index[:, 1]], steps % 200 + 20, atol=3)
-    np.testing.assert_allclose(level[e.frame_index[:, 0]], (steps - 5) % 200 + 20, atol=3)
+    np.testing.assert_allclose(level[e.frame_index[:, 0, 1]], steps % 200 + 20, atol=3)
+    np.testing.assert_allclose(level[e.frame_index[:, 0, 0]], (steps - 5) % 200 + 20, atol=3)
 
 
 def test_more_phases_give_more_decisions_between():
@@ -136,12 +136,14 @@ def test_concatenated_and_stored_episodes_are_the_same(tmp_path):
     a, b = label(drive(size=(64, 160))), label(drive(6.0, size=(64, 160)))
     both = concatenate([a, b])
     assert len(both) == len(a) + len(b)
-    np.testing.assert_array_equal(both.frames[both.frame_index[-1]], b.frames[b.frame_index[-1]])
+    np.testing.assert_array_equal(*(e.pictures(slice(len(e) - 1, None))["front"] for e in (both, b)))
     save_shard(tmp_path / "shard", both)
     save_shard(tmp_path / "shard", both)  # again over it
     back = load_shard(tmp_path / "shard")
-    assert isinstance(back.frames, np.memmap)
-    for name in ("frames", "frame_index", "ego", "route", "future", "t", "weight", "correction"):
+    assert isinstance(back.frames["front"], np.memmap)
+    np.testing.assert_array_equal(back.frames["front"], both.frames["front"])
+    assert back.embodiment == both.embodiment
+    for name in ("frame_index", "ego", "route", "future", "t", "weight", "correction"):
         np.testing.assert_array_equal(getattr(back, name), getattr(both, name))
     assert back.text == both.text
     assert back.clip == both.clip

@@ -80,9 +80,9 @@ def test_no_sample_sees_another(shape):
     for changed in (1, 3, 5):
         other = text.clone()
         other[changed, 1] = 7 + text[changed, 1]
-        frames = inputs[0].clone()
+        frames = inputs[0]["front"].clone()
         frames[changed] = 255 - frames[changed]
-        got = m(frames, *inputs[1:], other, codes)
+        got = m({"front": frames}, *inputs[1:], other, codes)
         assert whole.text is not None
         assert got.text is not None
         rest = torch.arange(6) != changed

@@ -131,7 +131,7 @@ def test_refusals_name_the_file_and_what_is_wrong(tmp_path):
 def test_a_vla_around_a_backbone_speaks_and_drives(backbone, tmp_path):
     model, codec = adopt(backbone, image=(32, 48), max_text=12, codes=32)
     rng = np.random.default_rng(0)
-    frames = torch.from_numpy(rng.integers(0, 256, (2, 2, 32, 48, 3), dtype=np.uint8))
+    frames = {"front": torch.from_numpy(rng.integers(0, 256, (2, 2, 32, 48, 3), dtype=np.uint8))}
     ego, route = torch.ones(2, 4, 3), torch.ones(2, 12)
     text = torch.from_numpy(codec.encode(SAYINGS[:2], 12))
     logits = model(frames, ego, route, text, model.act(frames, ego, route)[:, 0])

@@ -64,7 +64,7 @@ def test_a_shape_and_a_tokenizer_that_do_not_fit_are_refused(folder):
 def test_policy_drives_many_cars_and_talks(folder):
     rng = np.random.default_rng(0)
     seen = Observation(
-        rng.integers(0, 256, (5, 2, 32, 48, 3), dtype=np.uint8),
+        {"front": rng.integers(0, 256, (5, 2, 32, 48, 3), dtype=np.uint8)},
         np.abs(rng.normal(size=(5, 4, 3))).astype(np.float32),
         rng.normal(size=(5, 12)).astype(np.float32),
     )
@@ -76,8 +76,8 @@ def test_policy_drives_many_cars_and_talks(folder):
     assert len(plan.text) == 5
     selected = decode(plan.tokens, policy.codebook, seen.ego[:, -1, 0])
     assert 0.0 < np.abs(plan.points - selected)[..., :2].max() < 3.0, "driven is the mean around what is selected"
-    alone = Observation(seen.frames[2:3], seen.ego[2:3], seen.route[2:3])
-    assert np.array_equal(TorchPolicy(folder, "base").plan(alone).points[0], plan.points[2])
+    alone = Observation({"front": seen.frames["front"][2:3]}, seen.ego[2:3], seen.route[2:3])
+    assert np.array_equal(TorchPolicy(folder, "base").act(alone).points[0], plan.points[2])
 
 
 def test_text_round_trip():

@@ -93,7 +93,7 @@ def test_it_learns_a_handful_of_plans_by_heart():
     m = VLA(TINY)
     controls = torch.from_numpy(smooth(6)[0]).float()
     pixels = np.random.default_rng(1).integers(0, 256, (6, 2, 32, 48, 3), dtype=np.uint8)
-    inputs = (torch.from_numpy(pixels), torch.ones(6, 4, 3), torch.ones(6, 12))
+    inputs = ({"front": torch.from_numpy(pixels)}, torch.ones(6, 4, 3), torch.ones(6, 12))
     text = torch.tensor([[5, 1, 0], [6, 1, 0], [0, 0, 0]] * 2)
     optimiser, losses = torch.optim.Adam(m.parameters(), lr=3e-3), []
     for _ in range(300):
@@ -116,7 +116,7 @@ def test_it_learns_a_handful_of_plans_by_heart():
 
 def test_the_state_is_the_same_with_and_without_a_cache():
     m = VLA(TINY).eval()
-    inputs = (torch.zeros(2, 2, 32, 48, 3, dtype=torch.uint8), torch.ones(2, 4, 3), torch.ones(2, 12))
+    inputs = ({"front": torch.zeros(2, 2, 32, 48, 3, dtype=torch.uint8)}, torch.ones(2, 4, 3), torch.ones(2, 12))
     text = torch.tensor([[5, 6, 1], [0, 0, 0]])
     state = m(*inputs, text, torch.zeros(2, 8, dtype=torch.long)).action
     assert torch.allclose(m.act(*inputs, text=text)[:, 0], m.flow.plan(state), atol=1e-5)
@@ -127,7 +127,7 @@ def test_a_policy_drives_by_flow(tmp_path):
     book = fit_codebook(np.zeros((0, 8, 3)), np.zeros(0), TINY.codes)
     save_checkpoint(tmp_path / "flow", VLA(TINY), book, TextCodec(train_tokenizer(["turn left"])))
     rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (5, 2, 32, 48, 3), dtype=np.uint8)
+    frames = {"front": rng.integers(0, 256, (5, 2, 32, 48, 3), dtype=np.uint8)}
     seen = Observation(frames, np.full((5, 4, 3), 5.0, np.float32), rng.normal(size=(5, 12)).astype(np.float32))
     policy = TorchPolicy(tmp_path / "flow", "flow", reason=True)
     policy.reset([])
@@ -136,13 +136,13 @@ def test_a_policy_drives_by_flow(tmp_path):
     assert plan.points.shape == (5, 8, 3)
     assert (plan.tokens >= 0).all()
     assert (plan.tokens < TINY.codes).all()
-    alone = Observation(seen.frames[2:3], seen.ego[2:3], seen.route[2:3])
+    alone = Observation({"front": seen.frames["front"][2:3]}, seen.ego[2:3], seen.route[2:3])
     assert np.allclose(policy.act(alone).points[0], plan.points[2], atol=1e-2)
 
 
 def test_codes_lose_by_cross_entropy_behind_the_same_door():
     m = VLA(replace(TINY, action="codes"))
-    inputs = (torch.zeros(2, 2, 32, 48, 3, dtype=torch.uint8), torch.ones(2, 4, 3), torch.ones(2, 12))
+    inputs = ({"front": torch.zeros(2, 2, 32, 48, 3, dtype=torch.uint8)}, torch.ones(2, 4, 3), torch.ones(2, 12))
     codes = torch.randint(0, 128, (2, 8), generator=torch.Generator().manual_seed(0))
     logits = m(*inputs, None, codes)
     wanted = torch.nn.functional.cross_entropy(logits.action.flatten(0, 1), codes.flatten(), reduction="none")

@@ -28,7 +28,7 @@ def test_presets_are_the_size_they_say(size):
     [
         {"action": "flow"},
         {"vision": "vit", "vit_dim": 64, "vit_layers": 2, "vit_heads": 2, "vit_ffn": 96},
-        {"cameras": 3, "frames": 4},
+        {"others": (("rear", 64, 96), ("left", 32, 160)), "frames": 4},
         {"tied": False, "qkv_bias": True, "patch": 32, "image": (64, 96)},
     ],
 )
@@ -80,7 +80,8 @@ def test_memory_is_what_the_tensors_weigh():
     told = memory(config)
     assert told.weights == sum(p.numel() * 2 for p in model.parameters())
     assert told.training == 16 * model.parameter_count()
-    cache = model.start(torch.zeros(1, 2, 64, 160, 3, dtype=torch.uint8), torch.zeros(1, 4, 3), torch.zeros(1, 12), 0)
+    frames = {"front": torch.zeros(1, 2, 64, 160, 3, dtype=torch.uint8)}
+    cache = model.start(frames, torch.zeros(1, 4, 3), torch.zeros(1, 12), 0)
     positions = cache.keys[0].shape[1]
     assert told.cache * positions == sum(x.numel() * 2 for x in (*cache.keys, *cache.values))
     assert told.recomputed < told.activations

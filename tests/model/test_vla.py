@@ -20,7 +20,7 @@ def situation(batch: int, config: ModelConfig = TINY, seed: int = 0):
     rng = np.random.default_rng(seed)
     frames = torch.from_numpy(rng.integers(0, 256, (batch, 2, *config.image, 3), dtype=np.uint8))
     ego, route = (torch.from_numpy(rng.normal(size=s).astype(np.float32)) for s in ((batch, 4, 3), (batch, 12)))
-    return frames, ego, route
+    return {"front": frames}, ego, route
 
 
 def model(config: ModelConfig = TINY, seed: int = 0) -> VLA:
@@ -85,9 +85,12 @@ def test_sampling_follows_the_model_and_the_seed():
     a, b = (m.act(*inputs, temperature=1.0, n=4, generator=torch.Generator().manual_seed(3)) for _ in range(2))
     assert a.shape == (2, 4, 8)
     assert torch.equal(a, b)
-    crowd = [x[:1].expand(500, *x.shape[1:]) for x in inputs]
-    many = m.act(*crowd, temperature=1.0, n=8, generator=torch.Generator().manual_seed(4))
-    wanted = torch.softmax(m(*(x[:1] for x in inputs), None, many[:1, 0]).action[0, 0], -1)
+    frames, *told = inputs
+    shown, *crowd = (x[:1].expand(500, *x.shape[1:]) for x in (frames["front"], *told))
+    many = m.act({"front": shown}, *crowd, temperature=1.0, n=8, generator=torch.Generator().manual_seed(4))
+    wanted = torch.softmax(
+        m({"front": frames["front"][:1]}, *(x[:1] for x in told), None, many[:1, 0]).action[0, 0], -1
+    )
     seen = torch.bincount(many[..., 0].flatten(), minlength=TINY.codes) / 4000
     assert (seen - wanted).abs().max() < 0.03
 
@@ -140,7 +143,9 @@ def test_config_round_trip_and_refusals():
         ({"vision": "vit"}, "a tower wants vit_layers"),
         ({"action": "words"}, "ModelConfig.action: must be 'codes' or 'flow'"),
         ({"frames": 1}, "ModelConfig.frames: must be >= 2"),
-        ({"cameras": 0}, "ModelConfig.cameras: must be >= 1"),
+        ({"others": (("front", 32, 48),)}, "ModelConfig.others: a camera is given twice"),
+        ({"others": (("rear", 30, 48),)}, "ModelConfig.others.rear: 30x48 is not whole 16 px patches"),
+        ({"others": (("rear", 32),)}, "ModelConfig.others: must be name, height and width"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(TINY, **change).validate()

@@ -8,7 +8,7 @@ from drivefoundry.outputs import MARK
 from drivefoundry.quantize.export import check, export_engine
 from drivefoundry_car import arrays
 from drivefoundry_car.engine import Engine, files
-from student import TINY, samples
+from student import TINY, part, samples
 
 FRAMES, EGO, ROUTE, _ = samples(96, seed=5)
 
@@ -50,25 +50,25 @@ def test_the_same_checkpoint_gives_the_same_bytes(student, tmp_path):
 
 def test_an_older_engine_is_replaced_and_what_lies_beside_it_stays(student, tmp_path):
     (tmp_path / "note.txt").write_text("mine")
-    export_engine(student, tmp_path, FRAMES[:4], EGO[:4], ROUTE[:4], self_test=2)
-    export_engine(student, tmp_path, FRAMES[:8], EGO[:8], ROUTE[:8], self_test=3)
+    export_engine(student, tmp_path, part(FRAMES, slice(4)), EGO[:4], ROUTE[:4], self_test=2)
+    export_engine(student, tmp_path, part(FRAMES, slice(8)), EGO[:8], ROUTE[:8], self_test=3)
     assert (tmp_path / "note.txt").read_text() == "mine"
-    assert Engine(tmp_path).plan(FRAMES[:1], EGO[:1], ROUTE[:1])[1].shape == (1, 8)
+    assert Engine(tmp_path).plan(part(FRAMES, slice(1)), EGO[:1], ROUTE[:1])[1].shape == (1, 8)
     assert len(arrays.read(tmp_path / "selftest.safetensors")["points"]) == 3
     (tmp_path / "weights.bin").write_text("mine too")
     with pytest.raises(ValueError, match=r"weights\.bin: is there and not from an earlier run"):
-        export_engine(student, tmp_path, FRAMES[:4], EGO[:4], ROUTE[:4])
+        export_engine(student, tmp_path, part(FRAMES, slice(4)), EGO[:4], ROUTE[:4])
     assert (tmp_path / "weights.bin").read_text() == "mine too"
 
 
 def test_one_sample_will_do(student, tmp_path):
-    export_engine(student, tmp_path, FRAMES[:1], EGO[:1], ROUTE[:1])
+    export_engine(student, tmp_path, part(FRAMES, slice(1)), EGO[:1], ROUTE[:1])
     Engine(tmp_path)
 
 
 def test_what_cannot_be_exported_is_refused(student, tmp_path):
     with pytest.raises(ValueError, match="calibration"):
-        export_engine(student, tmp_path / "e", FRAMES[:0], EGO[:0], ROUTE[:0])
+        export_engine(student, tmp_path / "e", part(FRAMES, slice(0)), EGO[:0], ROUTE[:0])
     with pytest.raises(ValueError, match="checkpoint"):
         export_engine(Path(tmp_path / "none"), tmp_path / "e", FRAMES, EGO, ROUTE)
     assert not (tmp_path / "e").exists()

@@ -17,8 +17,10 @@ from drivefoundry.rl.grpo import GrpoConfig, grpo
 from drivefoundry.settings import with_settings
 from drivefoundry.types import Episodes
 from drivefoundry_car.vehicle.codec import fit_codebook
+from drivefoundry_car.vehicle.embodiment import CAR
 
 torch.set_num_threads(1)
+BODY = replace(CAR, cameras=(CAR.cameras[0].scaled(48, 32),))
 TINY = ModelConfig(dim=48, layers=1, heads=3, kv_heads=1, head_dim=16, ffn=64, stem=16, image=(32, 48), max_text=4)
 CONFIG = GrpoConfig(steps=25, states=8, samples=16, lr=3e-3, kl=0.0, bc_weight=0.0, validation_states=16)
 
@@ -34,8 +36,9 @@ def straight_on(n: int = 64) -> list[Episodes]:
     frames = rng.integers(0, 256, (2 * n, 32, 48, 3), dtype=np.uint8)
     return [
         Episodes(
-            frames, np.arange(2 * n).reshape(n, 2), ego, np.zeros((n, 12), np.float32), future, [""] * n, ["c"] * n,
-            np.zeros(n), np.ones(n, np.float32), np.zeros(n, bool),
+            {"front": frames}, np.arange(2 * n).reshape(n, 1, 2), ego, np.zeros((n, 12), np.float32), future, [""] * n,
+            ["c"] * n,
+            np.zeros(n), np.ones(n, np.float32), np.zeros(n, bool), BODY,
         )
     ]  # fmt: skip
 
@@ -44,7 +47,7 @@ def straight_on(n: int = 64) -> list[Episodes]:
 def start(tmp_path):
     torch.manual_seed(0)
     book = fit_codebook(np.zeros((0, 8, 3)), np.zeros(0))
-    save_checkpoint(tmp_path / "start", VLA(TINY), book, TextCodec(train_tokenizer([])))
+    save_checkpoint(tmp_path / "start", VLA(TINY), book, TextCodec(train_tokenizer([])), BODY)
     return tmp_path / "start"
 
 

@@ -12,7 +12,6 @@ from carla_driver_interface.server import serving
 
 from drivefoundry.judge.scores.closed_loop import score_rollout
 from drivefoundry.quantize.export import export_engine
-from drivefoundry.render.rig import Rig
 from drivefoundry.sim.adapters.alpasim import CAMERA, Egodriver
 from drivefoundry.sim.drive import drive
 from drivefoundry.types import AGENT_CAR, Plan
@@ -21,7 +20,7 @@ from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.engine import Engine
 from drivefoundry_car.vehicle.embodiment import CAR
 from situation import EAST, situation, straight
-from student import TINY, samples
+from student import BODY, TINY, samples
 
 
 def turn():
@@ -72,10 +71,9 @@ class Watcher(BaseDriver):
 
 def test_a_driver_is_told_what_alpasim_tells():
     scenes = [situation(straight(-60.0, EAST, 0.0, 4.0), limit=9.0, name="a"), turn()]
-    watcher, rig = Watcher(), Rig()
-    view = rig.views[0]
+    watcher, view = Watcher(), CAR.cameras[0]
     with serving(watcher, port=0, host="127.0.0.1") as port:
-        driver = Egodriver(f"127.0.0.1:{port}", rig)
+        driver = Egodriver(f"127.0.0.1:{port}")
         rollout = drive(driver, scenes, 2.0)
         driver.close()
     assert watcher.closed == 2
@@ -173,15 +171,15 @@ class Direct:
 
 def test_an_engine_plans_the_same_over_the_wire_as_called_directly(student, tmp_path):
     export_engine(student, tmp_path, *samples(64, seed=3)[:3], self_test=4)
-    engine, rig = Engine(tmp_path), Rig().scaled(TINY.image[1], TINY.image[0])
+    engine = Engine(tmp_path)
     scenes = [
         situation(straight(-60.0, EAST, 0.0, 8.0), [(AGENT_CAR, straight(-20.0, EAST, 0.0, 5.0))], name="follow"),
         situation(straight(-75.0, EAST, 0.0, 3.0), limit=7.0, name="slow"),
         situation(straight(-40.0, EAST, 0.0, 11.0), limit=14.0, name="fast"),
     ]
-    want = drive(Direct(engine), scenes, 6.0, rig)
+    want = drive(Direct(engine), scenes, 6.0, body=BODY)
     with serving(EngineDriver(engine, TINY.image), port=0, host="127.0.0.1") as port:
-        driver = Egodriver(f"127.0.0.1:{port}", rig)
+        driver = Egodriver(f"127.0.0.1:{port}", BODY)
         got = drive(driver, scenes, 6.0)
         driver.close()
     assert want.plans[..., 0].std() > 1.0, "an engine that plans one thing only proves nothing"

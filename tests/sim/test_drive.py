@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry.sim.drive import DECISION_STEPS, batches, drive, drive_supervised, told
+from drivefoundry.sim.drive import batches, drive, drive_supervised, told
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.policies import ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.sim.world import World
 from drivefoundry.types import AGENT_CAR, Plan
 from situation import EAST, START, situation, straight
 
-CAR = 4.6
+LENGTH = 4.6
+DECISION_STEPS = 5
 
 
 def blocked():
@@ -34,8 +35,8 @@ def supervised():
 def test_the_safety_driver_takes_over_before_harm_is_done(supervised):
     rollout, seen = supervised
     alone = drive(ConstantVelocity(), blocked(), 9.0)
-    assert (-20.0 - alone.ego[0, :, 0] - CAR).min() < 0.0, "left alone, the policy drives into the car"
-    assert (-20.0 - rollout.ego[0, :, 0] - CAR).min() > 0.5
+    assert (-20.0 - alone.ego[0, :, 0] - LENGTH).min() < 0.0, "left alone, the policy drives into the car"
+    assert (-20.0 - rollout.ego[0, :, 0] - LENGTH).min() > 0.5
     assert seen.takeover[0].any()
     assert not seen.takeover[1].any()
     np.testing.assert_array_equal(rollout.ego[1], alone.ego[1])
@@ -50,7 +51,7 @@ def test_flags_corrections_and_frames_line_up(supervised):
     n, steps = rollout.ego.shape[:2]
     decisions = (steps - 1) // DECISION_STEPS
     assert rollout.plans.shape == seen.correction.shape == (n, decisions, 8, 3)
-    assert seen.frames.shape[:2] == seen.takeover.shape == (n, steps)
+    assert seen.frames["front"].shape[:2] == seen.takeover.shape == (n, steps)
     assert np.array_equal(seen.engaged, ~seen.takeover)
     held = seen.takeover[:, :-1].reshape(n, decisions, DECISION_STEPS)
     assert np.array_equal(held.all(2), held.any(2)), "the wheel changes hands at decisions only"
@@ -95,9 +96,9 @@ def test_a_policy_sees_the_past_the_present_and_its_route():
     rollout = drive(watcher, blocked(), 2.0)
     assert len(watcher.seen) == 4
     for before, after in pairwise(watcher.seen):
-        assert np.array_equal(before.frames[:, 1], after.frames[:, 0])
+        assert np.array_equal(before.frames["front"][:, 1], after.frames["front"][:, 0])
     o = watcher.seen[0]
-    assert not np.array_equal(o.frames[:, 0], o.frames[:, 1])
+    assert not np.array_equal(o.frames["front"][:, 0], o.frames["front"][:, 1])
     np.testing.assert_allclose(o.ego[:, :, 0], 8.0, atol=1e-5)
     assert (o.ego[:, :, 2] == 1).all()
     np.testing.assert_allclose(o.route[:, :6], [[1.0, 0, 2.0, 0, 4.0, 0]] * 2, atol=1e-5)

@@ -8,7 +8,6 @@ from drivefoundry.judge.scores.pdm_closed import PdmClosed
 from drivefoundry.judge.worst import SCORE
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.quantize.export import export_engine
-from drivefoundry.render.rig import Rig
 from drivefoundry.sim.drive import drive
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.stages.score import score
@@ -17,9 +16,7 @@ from drivefoundry_car.driving.guard import Guard, Unguarded
 from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.engine import Engine
 from situation import EAST, situation, straight
-from student import TINY, make_student, samples
-
-RIG = Rig().scaled(TINY.image[1], TINY.image[0])
+from student import BODY, TINY, make_student, samples
 
 
 def scenes():
@@ -51,7 +48,7 @@ def remote(engine):
     from drivefoundry_car.driving.alpasim_server import EngineDriver
 
     with serving(EngineDriver(Engine(engine), TINY.image), port=0, host="127.0.0.1") as port:
-        driver = Egodriver(f"127.0.0.1:{port}", RIG)
+        driver = Egodriver(f"127.0.0.1:{port}", BODY)
         yield driver
         driver.close()
 
@@ -78,8 +75,8 @@ POLICIES = {
 @pytest.mark.parametrize("kind", POLICIES)
 def test_the_same_loop_drives_every_policy(kind, student, engine):
     for policy in POLICIES[kind](student, engine):
-        rollout = drive(policy, scenes(), 3.0, RIG)
-        again = drive(policy, scenes(), 3.0, RIG)
+        rollout = drive(policy, scenes(), 3.0, body=BODY)
+        again = drive(policy, scenes(), 3.0, body=BODY)
     assert rollout.plans.shape == (2, 6, 8, 3)
     assert np.isfinite(rollout.plans).all()
     assert rollout.plans.any(), "it has planned to move"
@@ -98,7 +95,7 @@ def test_without_its_guard_the_car_drives_what_its_engine_plans(engine):
     plans = {}
     for guard in (Unguarded(), Guard(brakes=(8.0,), max_accel=0.1)):
         said: list[np.ndarray] = []
-        rollout = drive(CarPolicy(Runtime(Kept(engine), guard, patient=True), "engine"), scenes(), 4.0, RIG)
+        rollout = drive(CarPolicy(Runtime(Kept(engine), guard, patient=True), "engine"), scenes(), 4.0, body=BODY)
         plans[type(guard)] = np.stack(said, 1), rollout
     planned, rollout = plans[Unguarded]
     np.testing.assert_array_equal(rollout.plans, planned)
@@ -126,7 +123,7 @@ class Halver:
 def test_a_policy_that_is_new_is_driven_judged_and_scored_by_the_stage(tmp_path):
     from drivefoundry.recipes import Judge
 
-    judged = evaluate(Halver(), scenes(), 6.0, rig=RIG, two_stages=False)
+    judged = evaluate(Halver(), scenes(), 6.0, body=BODY, two_stages=False)
     assert judged.scores["collision"].tolist() == [0.0, 0.0]
     assert evaluate(ConstantVelocity(), scenes(), 6.0, two_stages=False).scores["collision"].tolist() == [1.0, 0.0]
     assert max(r.ego[0, -1, 3] for r in judged.rollouts) < 0.2, "it has come to a stop"

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -10,12 +11,12 @@ from gymnasium.utils import env_checker
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
-from drivefoundry.render.rig import Rig
 from drivefoundry.sim.adapters.gym import OBJECTS, Driving
 from drivefoundry.sim.drive import drive, observe
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.policies import RouteFollower
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, DT, SIGNAL_GREEN, SIGNAL_RED, SIGNAL_YELLOW, Plan
+from drivefoundry_car.vehicle.embodiment import CAR
 from situation import EAST, START, situation, straight
 
 GO = np.array([0.0, 0.0])
@@ -38,10 +39,10 @@ def actions(*rows):
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("rig", [None, Rig()])
+@pytest.mark.parametrize("body", [None, CAR])
 @pytest.mark.parametrize("action", ["controls", "plan"])
-def test_it_keeps_gymnasiums_contract(action, rig):
-    env = Driving(scenes(), "free", action=action, rig=rig)
+def test_it_keeps_gymnasiums_contract(action, body):
+    env = Driving(scenes(), "free", action=action, body=body)
     env_checker.check_reset_return_type(env)  # pyright: ignore[reportArgumentType]
     env_checker.check_reset_seed_determinism(env)  # pyright: ignore[reportArgumentType]
     assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
@@ -112,9 +113,9 @@ def test_an_episode_lasts_as_long_as_its_own_log():
 
 
 @pytest.mark.parametrize("kind", ["replay", "reactive", "free"])
-@pytest.mark.parametrize("rig", [None, Rig()])
-def test_who_has_ended_starts_anew_at_the_next_step_while_the_others_go_on(kind, rig):
-    env = Driving(scenes(), kind, rig=rig)
+@pytest.mark.parametrize("body", [None, CAR])
+def test_who_has_ended_starts_anew_at_the_next_step_while_the_others_go_on(kind, body):
+    env = Driving(scenes(), kind, body=body)
     first, _ = env.reset()
     act = actions(GO, GO, GO, GO)
     fresh = [first] + [env.step(act)[0] for _ in range(3)]
@@ -138,7 +139,7 @@ def test_who_has_ended_starts_anew_at_the_next_step_while_the_others_go_on(kind,
 
 
 def test_some_of_the_scenes_can_be_reset():
-    env = Driving(scenes(), rig=Rig())
+    env = Driving(scenes(), body=CAR)
     first, _ = env.reset()
     for _ in range(3):
         obs = env.step(actions(GO, GO, GO, GO))[0]
@@ -146,7 +147,9 @@ def test_some_of_the_scenes_can_be_reset():
     again, info = env.reset(options={"reset_mask": mask})
     for name, value in again.items():
         assert np.array_equal(value[mask], first[name][mask])
-    assert np.array_equal(again["frames"], np.where(mask[:, None, None, None, None], first["frames"], obs["frames"]))
+    assert np.array_equal(
+        again["frames_front"], np.where(mask[:, None, None, None, None], first["frames_front"], obs["frames_front"])
+    )
     assert info["seconds"].tolist() == [0.0, 1.5, 1.5, 0.0]
     with pytest.raises(ValueError, match="reset_mask"):
         env.reset(options={"reset_mask": np.ones(3, bool)})
@@ -156,7 +159,7 @@ def test_the_same_actions_give_the_same_bytes_on_any_number_of_threads():
     def bytes_of(threads):
         before = numba.get_num_threads()
         numba.set_num_threads(threads)
-        env = Driving(scenes() * 3, "free", rig=Rig().scaled(80, 32))
+        env = Driving(scenes() * 3, "free", body=replace(CAR, cameras=(CAR.cameras[0].scaled(80, 32),)))
         env.action_space.seed(5)
         out = [env.reset(seed=3)]
         out += [env.step(env.action_space.sample()) for _ in range(12)]
@@ -180,11 +183,12 @@ def test_plans_are_driven_as_drive_does_and_frames_are_what_policies_see():
 
     ahead = np.zeros((4, 8, 3))
     ahead[..., 0] = 3.5 * np.arange(1, 9)
-    watcher, env = Watcher(), Driving(scenes(), action="plan", rig=Rig())
+    watcher, env = Watcher(), Driving(scenes(), action="plan", body=CAR)
     drive(watcher, scenes(), 3.0)
     obs, _ = env.reset()
     for want in watcher.seen:
-        assert all(np.array_equal(obs[name], getattr(want, name)) for name in ("frames", "ego", "route"))
+        assert np.array_equal(obs["frames_front"], want.frames["front"])
+        assert all(np.array_equal(obs[name], getattr(want, name)) for name in ("ego", "route"))
         obs, *_ = env.step(ahead)
     env = Driving(scenes(), action="plan")
     env.reset()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -9,14 +10,16 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import drivefoundry
-from drivefoundry.render.rig import Rig
 from drivefoundry.sim.adapters.gym import Driving, physical
 from drivefoundry.sim.adapters.single import DrivingOne
 from drivefoundry.types import AGENT_CAR
+from drivefoundry_car.vehicle.embodiment import CAR
 from situation import EAST, situation, straight
 
 ID = "drivefoundry/City-v0"
 GO = np.zeros(2, np.float32)
+
+SMALL = replace(CAR, cameras=(CAR.cameras[0].scaled(80, 32),))
 
 
 def scenes():
@@ -25,7 +28,7 @@ def scenes():
     return [situation(straight(x, EAST, 0.0, 8.0), others, name=f"{i}") for i, (x, others) in enumerate(ways)]
 
 
-@pytest.mark.parametrize("options", [{}, {"action": "plan"}, {"rig": Rig().scaled(80, 32), "traffic": "free"}])
+@pytest.mark.parametrize("options", [{}, {"action": "plan"}, {"body": SMALL, "traffic": "free"}])
 def test_gymnasiums_checks_pass_without_a_warning(options):
     """Warnings are errors here."""
     assert drivefoundry.__version__

@@ -1,5 +1,7 @@
 """What a later turn learns from: all that a model drove, and a share of what people drove; what a model begins as."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from drivefoundry.settings import with_settings
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.train import fine_tuned, mixed, pretrained, select_samples
 from drivefoundry.types import Episodes
+from drivefoundry_car.vehicle.embodiment import CAR
 from tinybackbone import tiny_backbone
 
 
@@ -19,10 +22,12 @@ def shard(n: int, name: str, size: tuple[int, int] = (4, 6)) -> Episodes:
     """n samples, each with frames of its own."""
     rng = np.random.default_rng(n)
     return Episodes(
-        frames=rng.integers(0, 255, (2 * n, *size, 3), dtype=np.uint8), frame_index=np.arange(2 * n).reshape(n, 2),
+        frames={"front": rng.integers(0, 255, (2 * n, *size, 3), dtype=np.uint8)},
+        frame_index=np.arange(2 * n).reshape(n, 1, 2),
         ego=np.ones((n, 4, 3), np.float32), route=np.zeros((n, 12), np.float32), future=np.zeros((n, 8, 3), np.float32),
         text=[f"{name} {i}" for i in range(n)], clip=[name] * n, t=np.arange(n) * 0.5, weight=np.ones(n, np.float32),
         correction=np.zeros(n, bool),
+        embodiment=replace(CAR, cameras=(CAR.cameras[0].scaled(size[1], size[0]),)),
     ).validate()  # fmt: skip
 
 
@@ -50,7 +55,7 @@ def test_samples_that_are_taken_keep_what_is_theirs():
     whole = shard(8, "a")
     some = select_samples(whole, np.array([1, 5])).validate()
     assert some.text == ["a 1", "a 5"]
-    assert some.frame_index.tolist() == [[2, 3], [10, 11]]
+    assert some.frame_index.tolist() == [[[2, 3]], [[10, 11]]]
     assert some.t.tolist() == [0.5, 2.5]
 
 

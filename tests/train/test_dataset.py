@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toys import toy_book, toy_episodes
+from toys import BODY, toy_book, toy_episodes
 
 from drivefoundry.model.text import PAD, TextCodec, train_tokenizer
 from drivefoundry.train.dataset import GREY, Augment, Corpus, Order, batches, shifted
@@ -28,13 +28,14 @@ def test_every_sample_once_an_epoch():
 def test_plain_batch_is_the_samples():
     [batch] = batches(CORPUS, Order(80, 0), 2, 16, PLAIN)
     rows = Order(80, 0).rows(32, 16)
-    assert np.array_equal(batch.frames.numpy(), CORPUS.pictures(rows))
+    assert np.array_equal(batch.frames["front"].numpy(), CORPUS.pictures(rows)["front"])
     assert np.array_equal(batch.tokens.numpy(), CORPUS.tokens[rows])
     first = rows[rows < 50][0]
-    assert np.array_equal(CORPUS.pictures(np.array([first]))[0], EPISODES[0].frames[EPISODES[0].frame_index[first]])
+    wanted = EPISODES[0].pictures(slice(first, first + 1))["front"]
+    assert np.array_equal(CORPUS.pictures(np.array([first]))["front"], wanted)
     last = rows[rows >= 50][0]
-    wanted = EPISODES[1].frames[EPISODES[1].frame_index[last - 50]]
-    assert np.array_equal(CORPUS.pictures(np.array([last]))[0], wanted)
+    wanted = EPISODES[1].pictures(slice(last - 50, last - 49))["front"]
+    assert np.array_equal(CORPUS.pictures(np.array([last]))["front"], wanted)
 
 
 def test_mirrored_batch_is_the_mirrored_world():
@@ -46,7 +47,7 @@ def test_mirrored_batch_is_the_mirrored_world():
     plain = batches(corpus, order, 0, 16, replace(PLAIN, text=1.0))
     flipped = batches(corpus, order, 0, 16, replace(PLAIN, text=1.0, flip=1.0))
     for a, b in zip(plain, flipped, strict=True):
-        assert torch.equal(a.frames.flip(3), b.frames)
+        assert torch.equal(a.frames["front"].flip(3), b.frames["front"])
         assert torch.equal(a.ego * torch.tensor([1.0, -1.0, 1.0]), b.ego)
         assert torch.equal(a.route[:, [1, 3, 5]], -b.route[:, [1, 3, 5]])
         assert torch.equal(a.route[:, [0, 2, 4, 6, 7, 8, 9, 10, 11]], b.route[:, [0, 2, 4, 6, 7, 8, 9, 11, 10]])
@@ -68,8 +69,9 @@ def test_ranks_share_the_steps_samples():
         shares = [p[i] for p in parts]
         assert sum(map(len, shares)) == len(batch)
         for field in ("frames", "tokens", "light", "ego"):
-            mine = sorted(x.numpy().tobytes() for x in getattr(batch, field))
-            theirs = sorted(x.numpy().tobytes() for s in shares for x in getattr(s, field))
+            mine, *theirs = (b.frames["front"] if field == "frames" else getattr(b, field) for b in (batch, *shares))
+            mine = sorted(x.numpy().tobytes() for x in mine)
+            theirs = sorted(x.numpy().tobytes() for part in theirs for x in part)
             assert mine == theirs, field
         assert {s.action_sum for s in shares} == {batch.action_sum}
 
@@ -86,16 +88,16 @@ def test_shaken_pictures_move_together_and_blinded_ones_are_grey():
     [shaken] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, max_shift_px=8))
     [blind] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, image_dropout=0.5))
     moved = 0
-    for a, b in zip(plain.frames.numpy(), shaken.frames.numpy(), strict=True):
+    for a, b in zip(plain.frames["front"].numpy(), shaken.frames["front"].numpy(), strict=True):
         fits = [
             (d, r) for d in range(-4, 5) for r in range(-8, 9) if np.array_equal(shifted(a, d, r), b)
         ]  # fmt: skip
         assert fits, "both pictures are shifted alike"
         moved += fits[0] != (0, 0)
     assert moved > 8
-    grey = (blind.frames == GREY).flatten(1).all(1)
+    grey = (blind.frames["front"] == GREY).flatten(1).all(1)
     assert 2 < grey.sum() < 14
-    assert torch.equal(blind.frames[~grey], plain.frames[~grey])
+    assert torch.equal(blind.frames["front"][~grey], plain.frames["front"][~grey])
     ahead = np.arange(24, dtype=np.uint8).reshape(1, 4, 6, 1).repeat(2, 0).repeat(3, 3)
     assert shifted(ahead, 1, 2)[0, :, :, 0].tolist() == [[0, 0, 0, 1, 2, 3]] * 2 + [
         [6, 6, 6, 7, 8, 9],
@@ -126,3 +128,32 @@ def test_a_flow_head_is_told_controls_and_mirrored_ones_of_mirrored_samples():
     futures = np.concatenate([e.future for e in EPISODES])[order.rows(0, 16)]
     assert np.abs(there - futures)[..., :2].max() < 0.2
     assert plain.dice == flipped.dice != batches(corpus, order, 1, 16, PLAIN)[0].dice
+
+
+def test_mirrored_cameras_change_sides_and_one_sided_ones_are_never_mirrored():
+    side = replace(BODY.cameras[0], x=0.8, y=0.4, yaw=1.0, name="left")
+    body = replace(BODY, cameras=(BODY.cameras[0], side, replace(side, y=-0.4, yaw=-1.0, name="right")))
+    e = EPISODES[0]
+    shown = {name: np.roll(e.frames["front"], k, 0) for k, name in enumerate(body.pictures)}
+    seen = replace(e, frames=shown, frame_index=e.frame_index.repeat(3, 1), embodiment=body)
+    order = Order(len(e), 0)
+    [plain], [mirrored] = (
+        batches(Corpus.of([seen], BOOK, None, 10), order, 0, 16, replace(PLAIN, flip=f)) for f in (0, 1)
+    )
+    for name, partner in (("front", "front"), ("left", "right"), ("right", "left")):
+        assert torch.equal(mirrored.frames[name], plain.frames[partner].flip(3))
+    one_sided = replace(body, cameras=body.cameras[:2])
+    seen = replace(
+        seen, frames={n: shown[n] for n in ("front", "left")}, frame_index=seen.frame_index[:, :2], embodiment=one_sided
+    )
+    [plain], [mirrored] = (
+        batches(Corpus.of([seen], BOOK, None, 10), order, 0, 16, replace(PLAIN, flip=f)) for f in (0, 1)
+    )
+    assert torch.equal(mirrored.frames["left"], plain.frames["left"])
+    assert torch.equal(mirrored.tokens, plain.tokens)
+
+
+def test_episodes_of_two_vehicles_do_not_mix():
+    van = replace(EPISODES[1], embodiment=replace(BODY, name="van", length=5.9))
+    with pytest.raises(ValueError, match=r"of two embodiments \(name is van, not car\)"):
+        Corpus.of([EPISODES[0], van], BOOK, None, 10)

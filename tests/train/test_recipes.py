@@ -39,7 +39,7 @@ def test_from_nothing_to_a_student_that_talks(tmp_path, monkeypatch):
     from drivefoundry.types import Observation
 
     e = EPISODES[0]
-    seen = Observation(e.frames[e.frame_index], e.ego, e.route)
+    seen = Observation(e.pictures(slice(None)), e.ego, e.route)
     plan = TorchPolicy(tuned, "tuned", reason=True).act(seen)
     assert plan.text is not None
     assert np.mean([a == b for a, b in zip(plan.text, e.text, strict=True)]) > 0.5
@@ -112,7 +112,10 @@ def test_a_flow_head_learns_repeats_itself_and_teaches_codes(tmp_path, monkeypat
 
     e = EPISODES[0]
     loaded = load_checkpoint(teacher)
-    frames, ego, route = (torch.from_numpy(a) for a in (e.frames[e.frame_index], e.ego, e.route))
+    frames, ego, route = (
+        {"front": torch.from_numpy(e.pictures(slice(None))["front"])},
+        *map(torch.from_numpy, (e.ego, e.route)),
+    )
     plan = driven(loaded.model.act(frames, ego, route)[:, 0].numpy(), e.ego[:, -1, 0])
     still = e.ego[:, -1, 0, None] * np.arange(1, 9) * 0.5
     straight = np.hypot(still - e.future[..., 0], e.future[..., 1]).mean()

@@ -78,8 +78,8 @@ def test_it_learns_to_read_the_picture():
     report = Trainer(model, corpus, config).run()
     assert report.losses[-10:].mean() < 0.6 * report.losses[:3].mean()
     unseen = toy_episodes(64, seed=9)
-    arrays = (unseen.frames[unseen.frame_index], unseen.ego, unseen.route)
-    codes = model.act(*(torch.from_numpy(a) for a in arrays))[:, 0].numpy()
+    frames = {"front": torch.from_numpy(unseen.pictures(slice(None))["front"])}
+    codes = model.act(frames, *map(torch.from_numpy, (unseen.ego, unseen.route)))[:, 0].numpy()
     speed = unseen.ego[:, -1, 0]
     straight = speed[:, None, None] * np.arange(1, 9)[None, :, None] * [0.5, 0.0]
     away = [np.linalg.norm(p - unseen.future[..., :2], axis=-1).mean() for p in (straight, plan_of(codes, speed))]
@@ -139,7 +139,10 @@ def test_lanes_take_every_sample_once(size: int, count: int):
         parts = [b for share in shares for b in share if (b.text is not None) == there]
         together = [b for b in whole if (b.text is not None) == there]
         assert sum(len(b) for b in parts) == sum(len(b) for b in together)
-        for name in ("frames", "target", "weight") if parts else ():
+        if parts:
+            shown = torch.cat([b.frames["front"] for b in parts])
+            assert torch.equal(shown, together[0].frames["front"])
+        for name in ("target", "weight") if parts else ():
             assert torch.equal(torch.cat([getattr(b, name) for b in parts]), getattr(together[0], name))
     if size > 60:
         tokens = [sum(len(b) * (20 + (0 if b.text is None else b.text.shape[1])) for b in share) for share in shares]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.types import Episodes
 from drivefoundry_car.vehicle.codec import decode, fit_codebook
+from drivefoundry_car.vehicle.embodiment import CAR
 
 torch.set_num_threads(1)  # such small matmuls only wait for each other on several
 
 TOY = ModelConfig(dim=48, layers=2, heads=3, kv_heads=1, head_dim=16, ffn=96, stem=16, image=(32, 48), max_text=10)
+BODY = replace(CAR, cameras=(CAR.cameras[0].scaled(48, 32),))
 TURN = (-0.05, 0.0, 0.05)
 BRAKE = (-3.0, 0.0)
 
@@ -34,8 +38,8 @@ def toy_episodes(n: int, seed: int = 0, text: bool = True) -> Episodes:
     route[:, 8] = 1.0
     words = ("turn right", "keep straight", "turn left")
     return Episodes(
-        frames=frames,
-        frame_index=np.arange(2 * n).reshape(n, 2),
+        frames={"front": frames},
+        frame_index=np.arange(2 * n).reshape(n, 1, 2),
         ego=ego,
         route=route,
         future=future,
@@ -44,6 +48,7 @@ def toy_episodes(n: int, seed: int = 0, text: bool = True) -> Episodes:
         t=np.arange(n) * 0.5,
         weight=np.ones(n, np.float32),
         correction=np.zeros(n, bool),
+        embodiment=BODY,
     )
 
 

@@ -156,8 +156,9 @@ def table(config: ModelConfig) -> str:
     parts, slots = parts_of(config)
     c, m = config, memory(config)
     own = "" if c.text_shift else ", words of its own"
+    eyes = ", ".join(f"{name} {h}x{w} px" for name, (h, w) in c.cameras.items())
     about = {
-        "eyes": f"{c.cameras} of {c.image[0]}x{c.image[1]} px, {c.frames} frames each, {c.vision}",
+        "eyes": f"{eyes}, {c.frames} frames each, {c.vision}",
         "vocabulary": f"{c.vocab:,} rows: {c.text_vocab:,} words, {c.codes} codes, marks"
         f"{own}{'' if c.tied else '; a head of its own'}",
         "decoder": f"{c.layers} layers of {c.dim}, {c.heads} heads and {c.kv_heads} for keys, {c.ffn} between",

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from drivefoundry.render.rig import View
 from drivefoundry.types import DT, RoadMap
 from drivefoundry_car.log import Objects, Video, encode_video
+from drivefoundry_car.vehicle.embodiment import CAR, CameraSpec, Embodiment
 
 RECORDED_RANGE = 80.0
 """Road users nearer than this are recorded, m."""
 SIGNAL_RANGE = 120.0
 """Lights with a stop line nearer than this are recorded, m."""
-WHEELBASE, STEERING_RATIO = 2.85, 14.8
 TIGHTEST = 0.25
 """Curvature at full steering lock, 1/m."""
 
 
-def steering_wheel(speed: np.ndarray, yaw_rate: np.ndarray) -> np.ndarray:
-    """Angle of the steering wheel, rad: a bicycle model with a sedan's wheelbase and ratio; straight when standing."""
+def steering_wheel(speed: np.ndarray, yaw_rate: np.ndarray, body: Embodiment = CAR) -> np.ndarray:
+    """Angle of the steering wheel, rad: a bicycle model with the body's wheelbase and ratio; straight when standing."""
     curvature = np.where(speed > 0.3, yaw_rate / np.maximum(speed, 0.3), 0.0)
-    return np.arctan(np.clip(curvature, -TIGHTEST, TIGHTEST) * WHEELBASE) * STEERING_RATIO
+    return np.arctan(np.clip(curvature, -TIGHTEST, TIGHTEST) * body.wheelbase) * body.steering_ratio
 
 
 def objects_near(
@@ -45,7 +46,8 @@ def signals_near(road_map: RoadMap, ego: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.hypot(*(middle[:, None] - at[None]).transpose(2, 0, 1)).min(1) < SIGNAL_RANGE)
 
 
-def filmed(frames: np.ndarray, view: View) -> Video:
+def filmed(frames: np.ndarray, view: CameraSpec) -> Video:
     """Frames (T, H, W, 3) uint8 at 10 Hz from t = 0 as the camera's video."""
     mount, lens = (view.x, view.y, view.z, view.pitch), (view.fx, view.fy, view.cx, view.cy)
-    return encode_video(frames, np.arange(len(frames)) * DT, lens, mount, fps=round(1 / DT))
+    video = encode_video(frames, np.arange(len(frames)) * DT, lens, mount, fps=round(1 / DT))
+    return replace(video, yaw=view.yaw)

@@ -18,6 +18,7 @@ from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig
 from drivefoundry.types import DT, PSPEED, RoadMap, Scene, require
 from drivefoundry_car.log import Drive, write_drive
+from drivefoundry_car.vehicle.embodiment import CAR, FRONT, Embodiment
 
 DRAWN_RANGE = 120.0
 """Road users nearer than this are drawn, m."""
@@ -33,7 +34,7 @@ def record_drives(
     out_dir: Path,
     *,
     cars: list[int] | None = None,
-    rig: Rig | None = None,
+    body: Embodiment = CAR,
     purpose: str = "fleet",
     workers: int | None = None,
     on_drive: Callable[[Path], None] | None = None,
@@ -45,12 +46,12 @@ def record_drives(
     """
     net = place_net(log.place)
     require(map.id == net.map.id, f"record_drives: the log is of {log.place} (map {net.map.id}), given map {map.id}")
-    camera = Renderer([map], Rig((rig or Rig.front()).views[:1]), threads=1)
+    renderers = {c.name: Renderer([map], Rig.of([c]), threads=1) for c in body.cameras}
     out_dir.mkdir(parents=True, exist_ok=True)
 
     def one(car: int) -> Path:
         path = out_dir / f"{log.place}-{log.seed}-{car:02d}.mcap"
-        write_drive(path, as_drive(log, net, car, camera, purpose))
+        write_drive(path, as_drive(log, net, car, renderers, purpose, body))
         if on_drive is not None:
             on_drive(path)
         return path
@@ -61,17 +62,21 @@ def record_drives(
         return list(pool.map(one, wanted))
 
 
-def as_drive(log: CityLog, net: PlaceNet, car: int, camera: Renderer, purpose: str) -> Drive:
-    """One recording car's whole log as a Drive; times start at 0."""
+def as_drive(
+    log: CityLog, net: PlaceNet, car: int, renderers: dict[str, Renderer], purpose: str, body: Embodiment
+) -> Drive:
+    """One recording car's whole log as a Drive; times start at 0. renderers: camera -> what draws it."""
     row = int(log.fleet[car])
     signal_id = signals_near(net.map, log.tracks[row])
     length, width, height = (float(v) for v in log.size[row])
+    videos = {c.name: filmed(film(log, car, renderers[c.name]), c) for c in body.cameras}
     return Drive(
         meta=_meta(log, net, car) | {"purpose": purpose},
         t=np.arange(log.steps) * DT,
-        ego=ego_states(log.tracks[row]),
+        ego=ego_states(log.tracks[row], body),
         ego_size=(length, width, height),
-        video=filmed(film(log, car, camera), camera.rig.views[0]),
+        video=videos.pop(FRONT),
+        others=videos,
         route=car_route(log, net, car)[0],
         objects=objects_near(log.tracks[row], log.tracks, log.valid, log.kind, log.size, row),
         signal_id=signal_id,
@@ -79,16 +84,16 @@ def as_drive(log: CityLog, net: PlaceNet, car: int, camera: Renderer, purpose: s
     )
 
 
-def ego_states(track: np.ndarray) -> np.ndarray:
+def ego_states(track: np.ndarray, body: Embodiment = CAR) -> np.ndarray:
     """Track (T, 4) in, (T, 7) ego rows out: x, y, yaw, speed, acceleration, yaw rate, steering-wheel angle."""
     track = track.astype(np.float64)
     acceleration = np.gradient(track[:, PSPEED], DT)
     yaw_rate = np.gradient(np.unwrap(track[:, 2]), DT)
-    return np.column_stack([track, acceleration, yaw_rate, steering_wheel(track[:, PSPEED], yaw_rate)])
+    return np.column_stack([track, acceleration, yaw_rate, steering_wheel(track[:, PSPEED], yaw_rate, body)])
 
 
 def film(log: CityLog, car: int, camera: Renderer) -> np.ndarray:
-    """All frames of one recording car's front camera, (T, H, W, 3) uint8."""
+    """All frames of a recording car's camera, the renderer's first view, (T, H, W, 3) uint8."""
     row = int(log.fleet[car])
     frames = []
     for first in range(0, log.steps, CHUNK):

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from drivefoundry.fleet.logger import filmed, objects_near, signals_near, steering_wheel
-from drivefoundry.render.rig import Rig
-from drivefoundry.sim.drive import DECISION_STEPS, Supervision, batches, drive_supervised
-from drivefoundry.types import DT, PLAN_DT, Policy, Rollout, Scene
+from drivefoundry.sim.drive import Supervision, batches, drive_supervised
+from drivefoundry.types import DT, Policy, Rollout, Scene
 from drivefoundry_car.log import Drive, Plans, write_drive
+from drivefoundry_car.vehicle.embodiment import CAR, FRONT, Embodiment
 
 
 def record_supervised(
@@ -25,7 +25,7 @@ def record_supervised(
     out: Path,
     release: str,
     *,
-    rig: Rig | None = None,
+    body: Embodiment = CAR,
     seconds: float = 18.0,
     batch: int = 96,
     human: bool = False,
@@ -37,13 +37,12 @@ def record_supervised(
     such a recording was chosen by whoever made it, and all of it comes home.
     Rows: vehicle, km, takeovers, dangers by name.
     """
-    rig = rig or Rig.front()
     rows: dict[int, dict] = {}
     for numbers in batches(scenes, batch):
-        rollout, supervision = drive_supervised(policy, [scenes[i] for i in numbers], seconds, rig)
+        rollout, supervision = drive_supervised(policy, [scenes[i] for i in numbers], seconds, body=body)
         for i, number in enumerate(numbers):
             scene, steps = scenes[number], int(rollout.lengths[i])
-            drive = as_drive(scene, i, rollout, supervision, rig, f"car-{number % 40:02d}", release, human)
+            drive = as_drive(scene, i, rollout, supervision, body, f"car-{number % 40:02d}", release, human)
             write_drive(out / f"{scene.id}.mcap", drive)
             moved = np.hypot(*np.diff(rollout.ego[i, :steps, :2], axis=0).T).sum() / 1000.0
             held = supervision.takeover[i, :steps]
@@ -55,22 +54,31 @@ def record_supervised(
 
 
 def as_drive(
-    scene: Scene, i: int, rollout: Rollout, supervision: Supervision, rig: Rig, vehicle: str, release: str, human: bool
+    scene: Scene,
+    i: int,
+    rollout: Rollout,
+    supervision: Supervision,
+    body: Embodiment,
+    vehicle: str,
+    release: str,
+    human: bool,
 ) -> Drive:
     """One scene's share of a supervised rollout as a recording. Times start at 0 with the first simulated step."""
     one, n = rollout.of(i), len(scene.kind)
     ego, steps, plans = one.ego[0], len(one.ego[0]), one.plans[0]
-    decisions = np.arange(len(plans)) * PLAN_DT
+    decisions = np.arange(len(plans)) * body.decision_dt
     text = one.text[0] if one.text is not None else [""] * len(decisions)
     lights, states = _signals(scene, ego)
     length, width, height = (float(v) for v in scene.size[scene.ego])
-    assert len(ego) == len(decisions) * DECISION_STEPS + 1
+    assert len(ego) == len(decisions) * body.decision_steps + 1
+    videos = {c.name: filmed(supervision.frames[c.name][i, :steps], c) for c in body.cameras}
     drive = Drive(
         meta=_meta(scene, vehicle, release, "recorded" if human else "fleet"),
         t=np.arange(len(ego)) * DT,
-        ego=np.column_stack([ego, steering_wheel(ego[:, 3], ego[:, 5])]),
+        ego=np.column_stack([ego, steering_wheel(ego[:, 3], ego[:, 5], body)]),
         ego_size=(length, width, height),
-        video=filmed(supervision.frames[i, :steps], rig.views[0]),
+        video=videos.pop(FRONT),
+        others=videos,
         route=np.column_stack([scene.route[:, :2], scene.route_speed]),
         objects=objects_near(ego, one.agents[0, :n], one.agents_valid[0, :n], scene.kind, scene.size, scene.ego),
         signal_id=lights if len(lights) else None,

@@ -13,10 +13,10 @@ import numpy as np
 
 from drivefoundry.judge.scores.closed_loop import route_progress, score_rollout
 from drivefoundry.judge.scores.two_stage import two_stage
-from drivefoundry.render.rig import Rig
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import LogReplay, RouteFollower
 from drivefoundry.types import DT, PLAN_DT, Policy, Rollout, Scene, require
+from drivefoundry_car.vehicle.embodiment import Embodiment
 
 BATCH = 128
 """Scenes driven at once: bounds the memory of a rollout."""
@@ -52,14 +52,15 @@ def evaluate(
     *,
     reference: np.ndarray | None = None,
     two_stages: bool = True,
-    rig: Rig | None = None,
+    body: Embodiment | None = None,
     batch: int = BATCH,
     on_scenes: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Drive every scene among reactive traffic, for `seconds` or as long as its log lasts, and score it.
 
     reference: (S,) m, the progress that counts as 1; by default that of the rule-based route follower in these scenes.
-    two_stages: also score EPDMS, for which scenes must last 1 s. rig: the front camera, `Rig.front()` by default.
+    two_stages: also score EPDMS, for which scenes must last 1 s. body: the vehicle that is driven, by default the
+    one that the policy was made for.
     batch: scenes driven at once; only memory and time depend on it. on_scenes(n) is called when n more scenes have been
     driven.
 
@@ -75,7 +76,7 @@ def evaluate(
     )
     parts: list[tuple[list[int], Rollout]] = []
     for numbers in batches(scenes, batch):
-        parts.append((numbers, drive(policy, [scenes[i] for i in numbers], seconds, rig)))
+        parts.append((numbers, drive(policy, [scenes[i] for i in numbers], seconds, body=body)))
         if on_scenes:
             on_scenes(len(numbers))
     progress = _joined([(n, {"m": route_progress(r, [scenes[i] for i in n])}) for n, r in parts])["m"]
@@ -88,7 +89,7 @@ def evaluate(
         some = [scenes[i] for i in numbers]
         one = score_rollout(rollout, some, goal[numbers])
         if two_stages:
-            one |= two_stage(rollout, some, lambda others, s: drive(_off_the_log(policy), others, s, rig), batch)
+            one |= two_stage(rollout, some, lambda others, s: drive(_off_the_log(policy), others, s, body=body), batch)
         scored.append((numbers, one))
     scores = _joined(scored)
     if isinstance(policy, LogReplay) and policy.exact:

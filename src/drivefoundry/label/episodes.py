@@ -17,18 +17,14 @@ from drivefoundry.label.reason import MANOEUVRES, TURNED, manoeuvres, plan_speed
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Episodes, Scene, require
 from drivefoundry_car import arrays
 from drivefoundry_car.documents import read_json
-from drivefoundry_car.log import Drive, clock
-from drivefoundry_car.vehicle.embodiment import CAR
+from drivefoundry_car.log import Drive, Video, clock
+from drivefoundry_car.vehicle.embodiment import CAR, FRONT, Embodiment
 from drivefoundry_car.vehicle.inputs import ego_history, route_features, to_ego, to_map
 
-SIZE = (64, 160)
-"""Model picture, rows and columns."""
 STRIDE = round(PLAN_DT / DT)
-"""Log steps between decisions."""
+"""Log steps between plan points."""
 AHEAD = STRIDE * PLAN_POINTS
 """Log steps that a label reaches ahead."""
-BEHIND = CAR.history_steps * (CAR.history - 1)
-"""Log steps that the ego history reaches back."""
 MAX_SPEED, MAX_ACCEL, MAX_TURN = 60.0, 12.0, 0.8
 """Kinematic bounds of a label: m/s, m/s^2 between half seconds, rad of heading in half a second."""
 WEIGHT = {"takeover": 3.0, "brake": 2.0, "stop": 2.0, "turn": 2.0, "start": 1.5, "correction": 1.5, "stand": 0.5}
@@ -39,10 +35,10 @@ ARRAYS = ("frame_index", "ego", "route", "future", "t", "weight", "correction")
 
 
 def episodes_of(
-    drive: Drive, scene: Scene | None, clip_id: str, *, phases: int = 1, size: tuple[int, int] = SIZE
+    drive: Drive, scene: Scene | None, clip_id: str, *, phases: int = 1, body: Embodiment = CAR
 ) -> Episodes:
-    """Drive (and its Scene, for the reasoning text) in, Episodes out; none where the drive has no video or is too
-    short.
+    """Label a drive (its Scene is for the reasoning text); no decisions where the drive lacks a camera of the body or
+    is too short.
 
     phases: decisions start at this many offsets within the half second (1: 2 Hz, 5: every step). With corrections, the
     2 Hz grid is laid on their times. Steps are counted for time, so a decision whose history or label crosses steps
@@ -54,27 +50,34 @@ def episodes_of(
     use = np.searchsorted(corrected, steps)
     is_correction = np.isin(steps, corrected)
     from_track = ~is_correction & (steps + AHEAD < len(drive.t)) & ~_model_drives(drive, steps)
-    keep = (is_correction & clock.spans(drive.t, steps, BEHIND, 0)) | (
-        from_track & clock.spans(drive.t, steps, BEHIND, AHEAD)
+    behind = body.history_steps * (body.history - 1)
+    keep = (is_correction & clock.spans(drive.t, steps, behind, 0)) | (
+        from_track & clock.spans(drive.t, steps, behind, AHEAD)
     )
-    if drive.video is None or not keep.any():
-        return empty(size)
-    now, now_ok = latest(drive.video, drive.t[steps])
-    past, past_ok = latest(drive.video, drive.t[steps] - PLAN_DT)
-    keep &= now_ok & past_ok
+    videos = videos_of(drive, body)
+    if videos is None or not keep.any():
+        return empty(body)
+    shown = np.zeros((len(steps), len(videos), 2), np.int64)
+    for i, video in enumerate(videos):
+        for k, t in enumerate((drive.t[steps] - body.frame_dt, drive.t[steps])):
+            shown[:, i, k], there = latest(video, t)
+            keep &= there
     future = np.zeros((len(steps), PLAN_POINTS, 3))
     for n in np.flatnonzero(keep):
         future[n] = points[use[n]] if is_correction[n] else track_ahead(drive, int(steps[n]))
     speed = drive.ego[steps, 3]
     keep &= sane(future, speed)
     if not keep.any():
-        return empty(size)
+        return empty(body)
     steps, future, speed, is_correction = steps[keep], future[keep], speed[keep], is_correction[keep]
-    shown, where = np.unique(np.stack([past[keep], now[keep]], 1), return_inverse=True)
+    frames, index = {}, np.empty((len(steps), len(videos), 2), np.int64)
+    for i, (name, video) in enumerate(zip(body.pictures, videos, strict=True)):
+        rows, where = np.unique(shown[keep, i], return_inverse=True)
+        frames[name], index[:, i] = frames_at(video, rows, body.pictures[name]), where.reshape(-1, 2)
     return Episodes(
-        frames=frames_at(drive.video, shown, size),
-        frame_index=where.reshape(-1, 2).astype(np.int64),
-        ego=np.stack([ego_history(drive.ego[: i + 1, 3], drive.ego[: i + 1, 5]) for i in steps]),
+        frames=frames,
+        frame_index=index,
+        ego=np.stack([ego_history(drive.ego[: i + 1, 3], drive.ego[: i + 1, 5], body) for i in steps]),
         route=np.stack([route_features(drive.route, drive.ego[i, :3]) for i in steps]),
         future=future.astype(np.float32),
         text=reasons(drive, scene, steps, future),
@@ -82,22 +85,30 @@ def episodes_of(
         t=drive.t[steps] - drive.t[0],
         weight=weights(drive, steps, future, speed, is_correction),
         correction=is_correction,
+        embodiment=body,
     ).validate()
 
 
-def empty(size: tuple[int, int] = SIZE) -> Episodes:
+def videos_of(drive: Drive, body: Embodiment) -> list[Video] | None:
+    """What the cameras of a body gave in a drive, in the body's order; None where one is missing."""
+    found = {**drive.others, **({} if drive.video is None else {FRONT: drive.video})}
+    return [found[name] for name in body.pictures] if body.pictures.keys() <= found.keys() else None
+
+
+def empty(body: Embodiment = CAR) -> Episodes:
     """No decisions at all."""
     return Episodes(
-        frames=np.zeros((0, *size, 3), np.uint8),
-        frame_index=np.zeros((0, 2), np.int64),
-        ego=np.zeros((0, CAR.history, len(CAR.state)), np.float32),
-        route=np.zeros((0, len(CAR.route)), np.float32),
+        frames={name: np.zeros((0, *size, 3), np.uint8) for name, size in body.pictures.items()},
+        frame_index=np.zeros((0, len(body.cameras), 2), np.int64),
+        ego=np.zeros((0, body.history, len(body.state)), np.float32),
+        route=np.zeros((0, len(body.route)), np.float32),
         future=np.zeros((0, PLAN_POINTS, 3), np.float32),
         text=[],
         clip=[],
         t=np.zeros(0),
         weight=np.zeros(0, np.float32),
         correction=np.zeros(0, bool),
+        embodiment=body,
     )
 
 
@@ -195,12 +206,14 @@ def _model_drives(drive: Drive, steps: np.ndarray) -> np.ndarray:
 def concatenate(parts: list[Episodes]) -> Episodes:
     """Episodes of several clips in, one Episodes out, in the same order."""
     require(len(parts) > 0, "concatenate: no episodes to put together; label at least one clip")
-    offsets = np.cumsum([0] + [len(p.frames) for p in parts[:-1]])
-    joined = {
-        name: np.concatenate([getattr(p, name) for p in parts]) for name in ("frames", *ARRAYS) if name != "frame_index"
-    }
+    body = parts[0].embodiment
+    counts = np.array([[len(f) for f in p.frames.values()] for p in parts])
+    offsets = np.concatenate([np.zeros_like(counts[:1]), np.cumsum(counts, 0)[:-1]])[..., None]
+    joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ARRAYS if name != "frame_index"}
     return Episodes(
+        frames={name: np.concatenate([p.frames[name] for p in parts]) for name in body.pictures},
         frame_index=np.concatenate([p.frame_index + o for p, o in zip(parts, offsets, strict=True)]),
+        embodiment=body,
         text=[t for p in parts for t in p.text],
         clip=[c for p in parts for c in p.clip],
         **joined,
@@ -211,9 +224,10 @@ def save_shard(folder: Path | str, episodes: Episodes) -> None:
     """Write frames.safetensors, arrays.safetensors and text.json to a folder that appears whole or not at all.
     ValueError where it holds anything that was not written here."""
     with outputs.folder(Path(folder), "text.json") as aside:
-        arrays.write(aside / "frames.safetensors", {"frames": episodes.frames})
+        arrays.write(aside / "frames.safetensors", episodes.frames)
         arrays.write(aside / "arrays.safetensors", {name: getattr(episodes, name) for name in ARRAYS})
-        (aside / "text.json").write_text(json.dumps({"text": episodes.text, "clip": episodes.clip}))
+        words = {"text": episodes.text, "clip": episodes.clip, "embodiment": episodes.embodiment.to_dict()}
+        (aside / "text.json").write_text(json.dumps(words))
 
 
 def load_shard(folder: Path | str, *, mapped: bool = True) -> Episodes:
@@ -222,10 +236,12 @@ def load_shard(folder: Path | str, *, mapped: bool = True) -> Episodes:
     folder = Path(folder)
     try:
         take = arrays.mapped if mapped else arrays.read
-        frames = take(folder / "frames.safetensors", ["frames"])["frames"]
         held = arrays.read(folder / "arrays.safetensors", ARRAYS)
         fields = {name: held[name] for name in ARRAYS}
         words = read_json(folder / "text.json")
+        body = Embodiment.of(words["embodiment"], folder / "text.json")
+        shown = take(folder / "frames.safetensors", body.pictures)
+        frames = {name: shown[name] for name in body.pictures}
     except (OSError, KeyError, ValueError, EOFError) as error:
         raise ValueError(f"{folder}: not a whole episode shard ({error}); label the clips again") from None
-    return Episodes(frames=frames, text=words["text"], clip=words["clip"], **fields).validate()
+    return Episodes(frames=frames, text=words["text"], clip=words["clip"], embodiment=body, **fields).validate()

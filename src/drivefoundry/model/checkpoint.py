@@ -1,10 +1,12 @@
 """A trained model and what it needs, as a directory, and back.
 
-model.safetensors (fp32, the Hugging Face tensor layout), config.json, tokenizer.json, codebook.safetensors.
+model.safetensors (fp32, the Hugging Face tensor layout), config.json, embodiment.json, tokenizer.json,
+codebook.safetensors.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from drivefoundry.model.text import TextCodec
 from drivefoundry.model.vla import VLA
 from drivefoundry.types import require
 from drivefoundry_car import arrays
+from drivefoundry_car.vehicle import embodiment as vehicles
+from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Loaded:
     codebook: np.ndarray
     tokenizer: TextCodec
     config: ModelConfig
+    embodiment: Embodiment = CAR
 
     def __post_init__(self) -> None:
         own, configured = self.tokenizer.shift, self.config.text_shift
@@ -35,13 +40,16 @@ class Loaded:
         require(own == configured, f"ModelConfig.text_shift: {configured}, the tokenizer's is {own}; {fix}")
 
 
-def save_checkpoint(folder: Path, model: VLA, codebook: np.ndarray, tokenizer: TextCodec) -> None:
+def save_checkpoint(
+    folder: Path, model: VLA, codebook: np.ndarray, tokenizer: TextCodec, embodiment: Embodiment = CAR
+) -> None:
     """Write the checkpoint aside and move it into place; an older one of that name is replaced. ValueError, and nothing
     is touched, where the folder holds anything that was not written here."""
     tensors = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
     with outputs.folder(folder, "config.json") as aside:
         write_tensors(aside / "model.safetensors", tensors)
         (aside / "config.json").write_text(model.config.to_json())
+        (aside / "embodiment.json").write_text(json.dumps(embodiment.to_dict(), indent=1, sort_keys=True))
         (aside / "tokenizer.json").write_bytes(tokenizer.raw)
         arrays.write(aside / "codebook.safetensors", {"codebook": codebook})
 
@@ -49,7 +57,7 @@ def save_checkpoint(folder: Path, model: VLA, codebook: np.ndarray, tokenizer: T
 def load_checkpoint(folder: Path) -> Loaded:
     """Read a checkpoint directory. Raises ValueError naming the missing or foreign file."""
     folder = Path(folder)
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "codebook.safetensors"):
+    for name in ("model.safetensors", "config.json", "embodiment.json", "tokenizer.json", "codebook.safetensors"):
         require(
             (folder / name).is_file(),
             f"{folder}: no {name}; not a checkpoint (`drivefoundry run --until train` trains one)",
@@ -71,4 +79,5 @@ def load_checkpoint(folder: Path) -> Loaded:
         f"{folder}/codebook.safetensors: has shape {codebook.shape}, must be ({config.codes}, 2)",
     )
     tokenizer = TextCodec((folder / "tokenizer.json").read_bytes(), config.text_shift)
-    return Loaded(model.eval(), codebook, tokenizer, config)
+    body = vehicles.from_json((folder / "embodiment.json").read_bytes(), folder / "embodiment.json")
+    return Loaded(model.eval(), codebook, tokenizer, config, body)

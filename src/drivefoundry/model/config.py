@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from drivefoundry.types import PLAN_POINTS, require
 from drivefoundry_car.documents import json_object
+from drivefoundry_car.vehicle.embodiment import FRONT, MAX_CAMERAS, Embodiment
 
 CELL = 8
 """Side of the vision stem's first, shared patches, px."""
 SPECIALS = 8
 """Ids kept after the action codes: task, think, act and room for later tasks."""
 LARGEST = {"layers": 1024, "vit_layers": 1024, "heads": 1024, "head_dim": 4096, "text_vocab": 1 << 24, "frames": 64,
-           "text_end": 1 << 24, "cameras": 64, "patch": 1024}  # fmt: skip
+           "text_end": 1 << 24, "patch": 1024}  # fmt: skip
 """Of a shape's numbers; of the others 2^20."""
-_MAY_BE_ZERO = ("cameras", "vit_dim", "vit_layers", "vit_heads", "vit_ffn", "text_shift", "text_end")
+_MAY_BE_ZERO = ("vit_dim", "vit_layers", "vit_heads", "vit_ffn", "text_shift", "text_end")
 Action = Literal["codes", "flow"]
 """How a plan leaves the model: as codes of the vocabulary, or by flow matching from the state at the act mark."""
 
@@ -37,11 +38,12 @@ class ModelConfig:
     """The embeddings are the output head too; else the head is a matrix of its own."""
     norm_eps: float = 1e-6
     image: tuple[int, int] = (64, 160)
-    """Height, width, px: a whole number of patches each."""
+    """Height and width of the front camera's picture, px: a whole number of patches each."""
+    others: tuple[tuple[str, int, int], ...] = ()
+    """Name, height and width of each further camera's."""
     patch: int = 16
     frames: int = 2
-    """Frames of each camera, 0.5 s apart, the last one now; image tokens come of each pair of neighbours."""
-    cameras: int = 1
+    """Frames of each camera, the last one now; image tokens come of each pair of neighbours."""
     vision: Literal["patch", "vit"] = "patch"
     """Image tokens straight from patches, or from a tower of `vit_layers` over them and a projector."""
     stem: int = 64
@@ -75,13 +77,19 @@ class ModelConfig:
     """Prefix tokens (image, ego, route) see each other both ways; text and actions are causal in any case."""
 
     @property
+    def cameras(self) -> dict[str, tuple[int, int]]:
+        """Camera -> height and width of its picture, the front one first."""
+        return {FRONT: self.image, **{name: (h, w) for name, h, w in self.others}}
+
+    @property
     def patches(self) -> int:
-        return (self.image[0] // self.patch) * (self.image[1] // self.patch)
+        """Of one moment of all cameras."""
+        return sum((h // self.patch) * (w // self.patch) for h, w in self.cameras.values())
 
     @property
     def prefix(self) -> int:
         """Prefix length in tokens: task, image patches of every camera and pair of frames, ego, route."""
-        return self.cameras * (self.frames - 1) * self.patches + 3
+        return (self.frames - 1) * self.patches + 3
 
     @property
     def plan(self) -> int:
@@ -113,24 +121,28 @@ class ModelConfig:
 
     def validate(self) -> ModelConfig:
         _require_sizes(self)
-        h, w = self.image
-        require(
-            h % self.patch == 0 and w % self.patch == 0,
-            f"ModelConfig.image: {h}x{w} is not whole {self.patch} px patches",
-        )
+        for name, (h, w) in self.cameras.items():
+            field = "image" if name == FRONT else f"others.{name}"
+            whole = h % self.patch == 0 and w % self.patch == 0
+            require(whole, f"ModelConfig.{field}: {h}x{w} is not whole {self.patch} px patches")
+        require(len(self.cameras) == 1 + len(self.others), "ModelConfig.others: a camera is given twice")
         require(self.patch % CELL == 0, f"ModelConfig.patch: must be a multiple of 8 px, got {self.patch}")
         require(
             self.heads % self.kv_heads == 0, f"ModelConfig.kv_heads: {self.kv_heads} does not divide {self.heads} heads"
         )
         require(self.head_dim % 2 == 0, f"ModelConfig.head_dim: must be even for RoPE, got {self.head_dim}")
-        require(self.frames >= 2, f"ModelConfig.frames: must be >= 2 (now and 0.5 s ago), got {self.frames}")
-        require(self.cameras >= 1, f"ModelConfig.cameras: must be >= 1, got {self.cameras}")
+        require(self.frames >= 2, f"ModelConfig.frames: must be >= 2 (now and before), got {self.frames}")
         require(self.vision in ("patch", "vit"), f"ModelConfig.vision: must be 'patch' or 'vit', got {self.vision!r}")
         require(self.action in ("codes", "flow"), f"ModelConfig.action: must be 'codes' or 'flow', got {self.action!r}")
         if self.vision == "vit":
             fits = self.vit_heads > 0 and self.vit_dim % self.vit_heads == 0 and self.vit_layers > 0
             require(fits, "ModelConfig.vit_dim: a tower wants vit_layers > 0 and vit_dim a multiple of vit_heads")
         return self
+
+    def seeing(self, embodiment: Embodiment) -> ModelConfig:
+        """The same shape with the eyes of an embodiment."""
+        image, *others = ((c.name, c.height, c.width) for c in embodiment.cameras)
+        return replace(self, image=image[1:], others=tuple(others), frames=embodiment.frames).validate()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
@@ -143,6 +155,8 @@ class ModelConfig:
         unknown = sorted(set(raw) - known)
         require(not unknown, f"{name}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         tuples = {k: tuple(raw[k]) for k in ("image", "rope_scaling") if isinstance(raw.get(k), list)}
+        if isinstance(raw.get("others"), list):
+            tuples["others"] = tuple(tuple(o) if isinstance(o, list) else o for o in raw["others"])
         try:
             return ModelConfig(**{**raw, **tuples}).validate()
         except ValueError as error:
@@ -170,6 +184,11 @@ def _require_sizes(c: ModelConfig) -> None:
         isinstance(c.image, tuple) and len(c.image) == 2 and all(type(n) is int and 1 <= n <= 1 << 14 for n in c.image)
     )
     require(pair, f"ModelConfig.image: must be height and width in px, got {str(c.image)[:40]!r}")
+    fits = isinstance(c.others, tuple) and len(c.others) < MAX_CAMERAS
+    for other in c.others if fits else ():
+        fits &= isinstance(other, tuple) and len(other) == 3 and type(other[0]) is str
+        fits = fits and all(type(n) is int and 1 <= n <= 1 << 14 for n in other[1:])
+    require(fits, f"ModelConfig.others: must be name, height and width of each camera, got {str(c.others)[:60]!r}")
     r = c.rope_scaling
     four = r is None or (
         isinstance(r, tuple) and len(r) == 4 and all(type(x) in (int, float) and 0 < x < 1e30 for x in r)

@@ -32,7 +32,7 @@ class TorchPolicy:
         self.reason, self.reason_every = reason, reason_every
         loaded = load_checkpoint(checkpoint)
         self.model = loaded.model.to(torch.bfloat16)
-        self.codebook, self.tokenizer = loaded.codebook, loaded.tokenizer
+        self.codebook, self.tokenizer, self.embodiment = loaded.codebook, loaded.tokenizer, loaded.embodiment
         self.vote = Vote.of(loaded.codebook, self.model.embed.device)
         self._decision = 0
         self._text: list[str] = []
@@ -50,7 +50,8 @@ class TorchPolicy:
         for first in range(0, n, ROWS):
             rows = np.minimum(np.arange(first, first + ROWS), n - 1)
             device = self.model.embed.device
-            frames, ego, route = (torch.from_numpy(a[rows]).to(device) for a in (o.frames, o.ego, o.route))
+            frames = {name: torch.from_numpy(f[rows]).to(device) for name, f in o.frames.items()}
+            ego, route = (torch.from_numpy(a[rows]).to(device) for a in (o.ego, o.route))
             codes, driven_by = (x.cpu().numpy() for x in self.model.plan(frames, ego, route, self.vote))
             found.append((codes, driven_by))
             if due:

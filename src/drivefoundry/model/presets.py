@@ -88,7 +88,7 @@ def _vision(c: ModelConfig) -> int:
     width = c.vit_dim if c.vision == "vit" else c.dim
     cells = (c.patch // CELL) ** 2
     count = (2 * 3 * CELL * CELL + 1) * c.stem + (cells * c.stem + 1) * width + c.patches * width
-    count += sum(n * c.dim for n in (c.cameras, c.frames - 1) if n > 1)
+    count += (c.frames - 1) * c.dim if c.frames > 2 else 0
     if c.vision == "vit":
         count += stack(c.tower) + (c.vit_dim + 1) * c.dim + (c.dim + 1) * c.dim
     return count

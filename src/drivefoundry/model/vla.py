@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from drivefoundry.model.blocks.attention import FAR, packed, pays
 from drivefoundry.model.blocks.decoder import Cache, Decoder, rope_table
 from drivefoundry.model.blocks.flow import FlowHead, nearest
-from drivefoundry.model.blocks.vision import Vision
+from drivefoundry.model.blocks.vision import Frames, Vision
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.text import EOS, PAD
 from drivefoundry_car.vehicle.codec import STEP_S, VOTE_SPEEDS, VOTE_STEP, votes
@@ -130,14 +130,14 @@ class VLA(nn.Module):
         """Tokens of one plan: the act mark and, of codes, all but the last."""
         return self.config.plan if self.flow is None else 1
 
-    def prefix(self, frames: Tensor, ego: Tensor, route: Tensor, light: Tensor | None = None) -> Tensor:
-        """frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12), light (B, 2) or None in; prefix embeddings (B,
-        P, D) out."""
+    def prefix(self, frames: Frames, ego: Tensor, route: Tensor, light: Tensor | None = None) -> Tensor:
+        """Prefix embeddings (B, P, D) of the frames of each camera, ego (B, history, state) and route (B, features);
+        light (B, 2) or None."""
         dtype = self.embed.dtype
         told = ego_changes(ego) if self.config.ego_changes else (ego * self.ego_scale).flatten(1)
         e = F.silu(self.ego_in(told.to(dtype)))
         r = F.silu(self.route_in(route.to(dtype)))
-        task = self.embed[self.config.task_id].expand(len(frames), 1, -1)
+        task = self.embed[self.config.task_id].expand(len(ego), 1, -1)
         return torch.cat([task, self.stem(frames, light), self.ego_out(e)[:, None], self.route_out(r)[:, None]], 1)
 
     def _mask(self, text: int, groups: int) -> Tensor:
@@ -168,7 +168,7 @@ class VLA(nn.Module):
 
     def forward(
         self,
-        frames: Tensor,
+        frames: Frames,
         ego: Tensor,
         route: Tensor,
         text: Tensor | None,
@@ -184,7 +184,7 @@ class VLA(nn.Module):
         c = self.config
         if text is not None and action.ndim == 2 and pays(text != PAD, c.prefix + self.slots):
             return self._packed(frames, ego, route, text, action, light)
-        b = len(frames)
+        b = len(ego)
         length = 0 if text is None else text.shape[1]
         groups = action.shape[1] if self.flow is None and action.ndim == 3 else 1
         parts = [self.prefix(frames, ego, route, light)]
@@ -204,7 +204,7 @@ class VLA(nn.Module):
         return Logits(act, None if text is None else self.text_logits(y[:, :length]))
 
     def _packed(
-        self, frames: Tensor, ego: Tensor, route: Tensor, text: Tensor, action: Tensor, light: Tensor | None
+        self, frames: Frames, ego: Tensor, route: Tensor, text: Tensor, action: Tensor, light: Tensor | None
     ) -> Logits:
         """The same as `forward`, without padding: text (B, L), action (B, 8)."""
         c, length = self.config, text.shape[1]
@@ -215,7 +215,8 @@ class VLA(nn.Module):
         said = text != PAD
         real = torch.cat([said, torch.ones_like(act, dtype=torch.bool)], 1)
         packing, order, at = packed(real, self._mask(length, 1)[0], c.prefix, c.bidirectional)
-        prefix = self.prefix(frames[order], ego[order], route[order], None if light is None else light[order])
+        shown = {name: f[order] for name, f in frames.items()}
+        prefix = self.prefix(shown, ego[order], route[order], None if light is None else light[order])
         x = torch.cat([prefix.flatten(0, 1), F.embedding(ids[at], self.embed)])
         table = self._rope(length, 1)
         rope = torch.cat([table[:, : c.prefix].repeat(1, len(ids), 1), table[:, c.prefix :][:, at[1]]], 1)
@@ -241,7 +242,7 @@ class VLA(nn.Module):
         return -(target.float() * F.log_softmax(logits.action.float(), -1)).sum(-1).mean(-1)
 
     @torch.no_grad()
-    def start(self, frames: Tensor, ego: Tensor, route: Tensor, room: int) -> Cache:
+    def start(self, frames: Frames, ego: Tensor, route: Tensor, room: int) -> Cache:
         """Read the prefix once. Returns its cache with room for `room` more tokens a sample."""
         c = self.config
         x = self.prefix(frames, ego, route)
@@ -280,7 +281,7 @@ class VLA(nn.Module):
     @torch.no_grad()
     def act(
         self,
-        frames: Tensor,
+        frames: Frames,
         ego: Tensor,
         route: Tensor,
         temperature: float = 0.0,
@@ -300,7 +301,7 @@ class VLA(nn.Module):
         return self._answer(frames, ego, route, n, text, lambda logits: drawn(logits, temperature, generator))
 
     @torch.no_grad()
-    def plan(self, frames: Tensor, ego: Tensor, route: Tensor, vote: Vote) -> tuple[Tensor, Tensor]:
+    def plan(self, frames: Frames, ego: Tensor, route: Tensor, vote: Vote) -> tuple[Tensor, Tensor]:
         """Driving output: selected codes (B, 8), and the controls (B, 8, 2) that they drive; see
         `drivefoundry_car.vehicle.codec.votes`. Of a flow head the controls and the codes nearest to them."""
         if self.flow is not None:
@@ -317,7 +318,7 @@ class VLA(nn.Module):
         codes = self._answer(frames, ego, route, 1, None, choose)[:, 0]
         return codes, torch.stack(driven, 1)
 
-    def _read(self, frames: Tensor, ego: Tensor, route: Tensor, text: Tensor | None, room: int) -> tuple[Cache, Tensor]:
+    def _read(self, frames: Frames, ego: Tensor, route: Tensor, text: Tensor | None, room: int) -> tuple[Cache, Tensor]:
         """Read prefix and reasoning once. The cache with room for `room` more, and who of it may be seen, (B or 1, 1,
         S)."""
         c = self.config
@@ -332,17 +333,17 @@ class VLA(nn.Module):
             seen[:, 0, c.prefix :].masked_fill_(~real, FAR)
         return cache, seen
 
-    def _state(self, frames: Tensor, ego: Tensor, route: Tensor, text: Tensor | None) -> Tensor:
+    def _state(self, frames: Frames, ego: Tensor, route: Tensor, text: Tensor | None) -> Tensor:
         """(B, D) at the act mark."""
         c = self.config
         cache, seen = self._read(frames, ego, route, text, 1)
-        mark = self.embed[c.act_id].expand(len(frames), 1, -1)
+        mark = self.embed[c.act_id].expand(len(ego), 1, -1)
         mask = torch.cat([seen, seen.new_zeros(len(seen), 1, 1)], -1)
         return self.decoder(mark, self._rope(0, 1)[:, c.prefix :], mask, keep=1, cache=cache)[:, 0]
 
     def _answer(
         self,
-        frames: Tensor,
+        frames: Frames,
         ego: Tensor,
         route: Tensor,
         n: int,
@@ -353,7 +354,7 @@ class VLA(nn.Module):
         c = self.config
         cache, seen = self._read(frames, ego, route, text, n * c.plan)
         own = torch.full((n, n), FAR, device=seen.device).fill_diagonal_(0.0)
-        token = torch.full((len(frames), n), c.act_id, device=self.embed.device)
+        token = torch.full((len(ego), n), c.act_id, device=self.embed.device)
         out = []
         for k in range(c.plan):
             rope = self.rope[:, c.prefix + c.max_text + k].unsqueeze(1).expand(-1, n, -1)

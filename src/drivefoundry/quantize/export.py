@@ -32,7 +32,7 @@ FINE = ("embed.codes",)
 """What keeps 11 bits: the action codes lie close together, and the smallest difference decides."""
 WIDTH = 16
 """The kernels' lanes: what dim, ffn and head_dim must be whole multiples of."""
-PLAIN = ("qkv_bias", "tied", "norm_eps", "frames", "cameras", "vision", "text_shift", "action", "rope_scaling")
+PLAIN = ("qkv_bias", "tied", "norm_eps", "frames", "vision", "text_shift", "action", "rope_scaling")
 """What the kernels know in one way only, that of the sizes that train from nothing."""
 LONGEST = 512
 """Most positions that the kernels attend to."""
@@ -40,12 +40,13 @@ FILES = (files.WEIGHTS, files.CODEBOOK, SELF_TEST, files.CONTRACT)
 
 
 def export_engine(
-    checkpoint: Path, out: Path, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, self_test: int = 16
+    checkpoint: Path, out: Path, frames: dict[str, np.ndarray], ego: np.ndarray, route: np.ndarray, self_test: int = 16
 ) -> dict[str, float]:
     """Write the engine files of a checkpoint directory to `out`, which may exist, and return a report.
 
-    frames (N, 2, H, W, 3) uint8, ego (N, 4, 3), route (N, 12): every other sample is one to round by, the rest are
-    those on which the engine is compared with the float student; the first `self_test` go along for the car to check.
+    frames of each camera (N, 2, H, W, 3) uint8, ego (N, history, state), route (N, features): every other sample is
+    one to round by, the rest are those on which the engine is compared with the float student; the first
+    `self_test` go along for the car to check.
     Report: token_agreement, share of the tokens that are the float student's; plan_agreement, share of whole plans;
     plan_error_m, mean distance of plan points; weight_error, relative RMS over all matrices, and worst_weight_error,
     that of the worst; bytes of the engine without its self test, and compression, the checkpoint's fp32 bytes to those.
@@ -53,21 +54,25 @@ def export_engine(
     """
     loaded, out = load_checkpoint(checkpoint), Path(out)
     check(loaded.config)
-    require(len(frames) > 0, "calibration samples: none given; label some clips first")
-    half = slice(0, None, 2) if len(frames) > 1 else slice(None)
-    moments = input_moments(loaded.model, frames[half], ego[half], route[half])
+    require(len(ego) > 0, "calibration samples: none given; label some clips first")
+    some = len(ego) > 1
+    half, other = (slice(0, None, 2), slice(1, None, 2)) if some else (slice(None), slice(None))
+    moments = input_moments(loaded.model, _of(frames, half), ego[half], route[half])
     tensors, errors = quantised(loaded.model.state_dict(), loaded.config, moments)
     with outputs.among(out, FILES, files.CONTRACT) as aside:  # the contract last: without it, none of this is an engine
         names = write(aside, loaded, tensors)
         size = sum((aside / name).stat().st_size for name in names)
         engine = Engine(aside)
-        record_self_test(engine, aside, frames[:self_test], ego[:self_test], route[:self_test])
+        record_self_test(engine, aside, _of(frames, slice(self_test)), ego[:self_test], route[:self_test])
         (aside / files.CONTRACT).write_bytes(files.seal(with_hashes(engine.contract, aside, [*names[1:], SELF_TEST])))
-        other = slice(1, None, 2) if len(frames) > 1 else slice(None)
-        report = {**compared(loaded, Engine(aside), frames[other], ego[other], route[other]), **errors}
+        report = {**compared(loaded, Engine(aside), _of(frames, other), ego[other], route[other]), **errors}
         report["compression"] = (Path(checkpoint) / "model.safetensors").stat().st_size / size
         report["bytes"] = float(size)
     return report
+
+
+def _of(frames: dict[str, np.ndarray], rows: slice) -> dict[str, np.ndarray]:
+    return {name: f[rows] for name, f in frames.items()}
 
 
 def check(config: ModelConfig) -> None:
@@ -114,27 +119,27 @@ def write(folder: Path, loaded: Loaded, tensors: dict[str, np.ndarray]) -> list[
         blob.write(np.ascontiguousarray(value, files.DTYPES[value.dtype.name]).tobytes())
     (folder / files.WEIGHTS).write_bytes(blob.getvalue())
     arrays.write(folder / files.CODEBOOK, {"codebook": loaded.codebook})
-    made = contract(loaded.config, loaded.tokenizer.pieces(), loaded.model.ego_scale.tolist(), table)
+    made = contract(loaded, table)
     names = [files.WEIGHTS, files.CODEBOOK]
     (folder / files.CONTRACT).write_bytes(files.seal(with_hashes(made, folder, names)))
     return [files.CONTRACT, *names]
 
 
-def contract(c: ModelConfig, pieces: list[str], ego_scale: list[float], table: dict) -> dict:
+def contract(loaded: Loaded, table: dict) -> dict:
     """What a car must know to feed this engine and to read its answer."""
-    h, w = c.image
+    c, body = loaded.config, loaded.embodiment
+    state = ", ".join(f"{feature.name} {feature.unit}" for feature in body.state)
     return {
         "format": files.FORMAT,
         "inputs": {
             "frames": {
-                "shape": ["B", c.frames, h, w, 3],
-                "dtype": "uint8",
-                "meaning": "front camera, RGB, at t - 0.5 s and t",
+                name: {"shape": ["B", c.frames, h, w, 3], "dtype": "uint8", "meaning": f"RGB, {body.frame_dt} s apart"}
+                for name, (h, w) in c.cameras.items()
             },
             "ego": {
                 "shape": ["B", c.history, c.ego_features],
                 "dtype": "float32",
-                "meaning": "speed m/s, yaw rate rad/s, valid; 1.5, 1.0, 0.5 and 0 s ago",
+                "meaning": f"{state}; {body.history_dt} s apart, the last now",
             },
             "route": {
                 "shape": ["B", c.route_features],
@@ -146,9 +151,10 @@ def contract(c: ModelConfig, pieces: list[str], ego_scale: list[float], table: d
             "points": {"shape": ["B", c.plan, 3], "meaning": "x m, y m, yaw rad in the ego frame at 0.5 .. 4.0 s"},
             "tokens": {"shape": ["B", c.plan], "meaning": "selected rows of codebook.safetensors, one for each 0.5 s"},
         },
+        "embodiment": body.to_dict(),
         "model": asdict(c),
         "plan": c.plan,
-        "ego_scale": ego_scale,
+        "ego_scale": loaded.model.ego_scale.tolist(),
         "vocabulary": {
             "text": [0, c.text_vocab],
             "codes": [c.text_vocab, c.task_id],
@@ -156,7 +162,7 @@ def contract(c: ModelConfig, pieces: list[str], ego_scale: list[float], table: d
             "think": c.think_id,
             "act": c.act_id,
         },
-        "text": pieces,
+        "text": loaded.tokenizer.pieces(),
         "tensors": table,
     }
 
@@ -167,13 +173,14 @@ def with_hashes(made: dict, folder: Path, names: list[str]) -> dict:
 
 
 def compared(
-    loaded: Loaded, engine: Engine, frames: np.ndarray, ego: np.ndarray, route: np.ndarray
+    loaded: Loaded, engine: Engine, frames: dict[str, np.ndarray], ego: np.ndarray, route: np.ndarray
 ) -> dict[str, float]:
     """How far the engine's greedy plans are from the float student's on N samples."""
     points, tokens = engine.plan(frames, ego, route)
     codes, controls, vote = [], [], Vote.of(loaded.codebook)
-    for i in range(0, len(frames), 128):
-        f, e, r = (torch.from_numpy(np.array(a[i : i + 128])) for a in (frames, ego, route))
+    for i in range(0, len(ego), 128):
+        f = {name: torch.from_numpy(np.array(a[i : i + 128])) for name, a in frames.items()}
+        e, r = (torch.from_numpy(np.array(a[i : i + 128])) for a in (ego, route))
         for kept, part in zip((codes, controls), loaded.model.plan(f, e, r, vote), strict=True):
             kept.append(part.numpy())
     want = np.concatenate(codes)

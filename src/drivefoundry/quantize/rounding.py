@@ -17,7 +17,9 @@ DAMP = 0.01
 """Added to the inputs' second moments, as a share of their mean, so that unseen inputs do not count as free."""
 
 
-def input_moments(model: VLA, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> dict[str, np.ndarray]:
+def input_moments(
+    model: VLA, frames: dict[str, np.ndarray], ego: np.ndarray, route: np.ndarray
+) -> dict[str, np.ndarray]:
     """Samples in; for every linear layer, by name, the (in, in) sum of x x^T over what it reads while acting out."""
     moments: dict[str, Tensor] = {}
 
@@ -30,8 +32,9 @@ def input_moments(model: VLA, frames: np.ndarray, ego: np.ndarray, route: np.nda
 
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     hooks = [m.register_forward_pre_hook(watch(name)) for name, m in layers]
-    for i in range(0, len(frames), 64):
-        f, e, r = (torch.from_numpy(np.array(a[i : i + 64])) for a in (frames, ego, route))
+    for i in range(0, len(ego), 64):
+        f = {name: torch.from_numpy(np.array(a[i : i + 64])) for name, a in frames.items()}
+        e, r = (torch.from_numpy(np.array(a[i : i + 64])) for a in (ego, route))
         model.act(f, e, r)
     for hook in hooks:
         hook.remove()

@@ -5,11 +5,13 @@ Letters: V views of a rig, H, W image rows and columns. Camera frame: x right, y
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from drivefoundry.types import require
+from drivefoundry_car.vehicle.embodiment import CameraSpec
 
 SIDE_LENS = 1.4281480067421144
 """Focal length over half the width for a field of view of 70 degrees, as of five of nuScenes' six cameras."""
@@ -18,46 +20,21 @@ REAR_LENS = 0.7002075382097097
 
 
 @dataclass(frozen=True)
-class View:
-    """One camera on the car.
+class View(CameraSpec):
+    """One camera on the car, as the simulator draws it; x, y, z are from the box centre on the ground.
 
-    width, height px; fx, fy, cx, cy px (pixel i, j spans i..i+1, j..j+1, so a centred axis has cx = width / 2); x, y,
-    z m ahead, left and above of the box centre on the ground; yaw rad, positive left; pitch rad, positive down; roll
-    rad about the optical axis, positive where the camera leans right. k1, k2: radial distortion (Brown-Conrady, as in
-    OpenCV): a ray at distance r from the axis, at depth 1, is seen at r (1 + k1 r^2 + k2 r^4).
+    k1, k2: a ray at distance r from the axis, at depth 1, is seen at r (1 + k1 r^2 + k2 r^4), as in OpenCV.
 
     samples: how often a pixel looks at what stands on the ground along each axis, 1 or 2. Two smooth its edges; one
     costs a quarter, and will do where the picture is fine: 256x128 by one looks as often a degree as 128x64 by two.
     """
 
-    width: int = 160
-    height: int = 64
-    fx: float = 95.3
-    fy: float = 95.3
-    cx: float = 80.0
-    cy: float = 28.0
-    x: float = 1.0
-    y: float = 0.0
-    z: float = 1.5
-    yaw: float = 0.0
-    pitch: float = 0.0
-    roll: float = 0.0
-    k1: float = 0.0
-    k2: float = 0.0
     samples: int = 2
 
-    def scaled(self, width: int, height: int) -> View:
-        """The same mount and horizontal field of view on another image; rows are added or cut evenly about the axis."""
-        k = width / self.width
-        return replace(
-            self,
-            width=width,
-            height=height,
-            fx=self.fx * k,
-            fy=self.fy * k,
-            cx=self.cx * k,
-            cy=self.cy / self.height * height,
-        )
+    @staticmethod
+    def of(camera: CameraSpec) -> View:
+        """A vehicle's camera."""
+        return View(**vars(camera))
 
     @property
     def warped(self) -> bool:
@@ -115,6 +92,11 @@ class Rig:
         for i, v in enumerate(self.views):
             require(v.samples in (1, 2), f"Rig: view {i} has {v.samples} samples; must be 1 or 2")
             require(v.fx > 0 and v.fy > 0, f"Rig: view {i} has fx {v.fx}, fy {v.fy}; both must be positive")
+
+    @staticmethod
+    def of(cameras: Iterable[CameraSpec]) -> Rig:
+        """Cameras of a vehicle, all of one picture size."""
+        return Rig(tuple(View.of(c) for c in cameras))
 
     @staticmethod
     def front() -> Rig:

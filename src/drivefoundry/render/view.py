@@ -44,11 +44,12 @@ def film(
     text: Sequence[str] | None = None,
     view: View = FILM_VIEW,
     every: int = 2,
+    decision_dt: float = PLAN_DT,
 ) -> list[np.ndarray]:
     """One drive in, frames (H, W, 3) uint8 out, one for each `every` steps (2: 5 frames a second).
 
-    plans (D, 8, 3) and text (D,) belong to the decisions, 0.5 s apart from step 0; both are drawn where given. Agents
-    beyond the scene's own (padding of a batch) are left out. Raises ValueError where shapes do not fit the scene.
+    plans (D, 8, 3) and text (D,) belong to the decisions, decision_dt s apart from step 0; both are drawn if given.
+    Agents beyond the scene's own (padding of a batch) are left out. ValueError where shapes do not fit the scene.
     """
     steps = len(ego)
     a = len(scene.kind)
@@ -75,8 +76,8 @@ def film(
     )[:, 0]
     frames = []
     for k, step in enumerate(at):
-        d = int(step * DT / PLAN_DT)
-        since = to_ego(ego[step, :3], ego[int(d * PLAN_DT / DT), :3])
+        d = int(step) // round(decision_dt / DT)
+        since = to_ego(ego[step, :3], ego[d * round(decision_dt / DT), :3])
         plan = None if plans is None or d >= len(plans) else to_ego(plans[d][:, :2], since)
         said = "" if text is None or d >= len(text) else text[d]
         camera = _caption(views[k], view, ego[step], plan, said)

@@ -13,7 +13,7 @@ from drivefoundry.ledger import Artefact
 from drivefoundry.render.view import film, mp4
 from drivefoundry.reports.content import Film
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, load_scores
-from drivefoundry.types import PLAN_DT, Scene, short_id
+from drivefoundry.types import DT, Scene, short_id
 from drivefoundry_car import arrays
 from drivefoundry_car.documents import read_json
 
@@ -65,8 +65,9 @@ def _film(path: Path, scene: Scene, turn: int, policy: str, how: str) -> Film:
     data = arrays.mapped(path / "film.safetensors")
     ego, agents, valid, plans = (data[f"{scene.id}/{k}"] for k in ("ego", "agents", "valid", "plans"))
     said = read_json(path / "film.json")[scene.id]
-    frames = film(scene, ego, agents, valid, plans, said)
-    lines = [(k * PLAN_DT, t) for k, t in enumerate(said) if t and (k == 0 or t != said[k - 1])]
+    decision_dt = (len(ego) - 1) // len(plans) * DT
+    frames = film(scene, ego, agents, valid, plans, said, decision_dt=decision_dt)
+    lines = [(k * decision_dt, t) for k, t in enumerate(said) if t and (k == 0 or t != said[k - 1])]
     who = f"release {turn}" if policy == WHOLE_CAR else f"release {turn}, guard off"
     title = f"{short_id(scene.id)}, {who}"
     return Film(title, f"{scene.place}: {how}", "video/mp4", mp4(frames), lines, film_id(scene.id, policy, turn))

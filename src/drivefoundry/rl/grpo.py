@@ -123,14 +123,14 @@ def grpo(
     after = _greedy(model, corpus, held_back, reward, loaded.codebook)
     weights.float_model(model)
     kept = after >= before
-    save_checkpoint(out, model if kept else untouched, loaded.codebook, loaded.tokenizer)
+    save_checkpoint(out, model if kept else untouched, loaded.codebook, loaded.tokenizer, loaded.embodiment)
     return GrpoReport(np.array(rewards), before, after, kept, time.perf_counter() - start)
 
 
-def _inputs(model: VLA, corpus: Corpus, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    arrays = (corpus.pictures(rows), corpus.ego[rows], corpus.route[rows])
-    frames, ego, route = (torch.from_numpy(a).to(model.embed.device) for a in arrays)
-    return frames, ego, route
+def _inputs(model: VLA, corpus: Corpus, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    device = model.embed.device
+    frames = {name: torch.from_numpy(f).to(device) for name, f in corpus.pictures(rows).items()}
+    return frames, torch.from_numpy(corpus.ego[rows]).to(device), torch.from_numpy(corpus.route[rows]).to(device)
 
 
 def _step(
@@ -155,9 +155,9 @@ def _step(
     # The label drives along: its progress is part of what the group is measured by, its reward is not.
     every = np.concatenate([plans.reshape(len(rows), n, *plans.shape[1:]), label[:, None]], 1)
     scored = reward(rows, every)
-    r = torch.from_numpy(scored[:, :n].astype(np.float32)).to(frames.device)
+    r = torch.from_numpy(scored[:, :n].astype(np.float32)).to(ego.device)
     advantage = r - r.mean(1, keepdim=True)
-    labels = torch.from_numpy(corpus.tokens[rows]).to(frames.device)
+    labels = torch.from_numpy(corpus.tokens[rows]).to(ego.device)
     groups = torch.cat([codes, labels[:, None]], 1)
     logp = F.log_softmax(model(frames, ego, route, None, groups).action.float(), -1)
     with torch.no_grad():

@@ -42,7 +42,7 @@ class Work:
     def reading(config: ModelConfig) -> Work:
         """The inputs of a model of this project; models with a vision tower read all cameras of a car."""
         h, w = config.image
-        cameras = config.cameras * (config.frames - 1) if config.vision == "patch" else Work.cameras
+        cameras = len(config.cameras) * (config.frames - 1) if config.vision == "patch" else Work.cameras
         return Work(cameras=cameras, image_height=h, image_width=w, patch=config.patch, text=config.max_text)
 
     @property

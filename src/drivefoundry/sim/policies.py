@@ -125,7 +125,7 @@ class CarPolicy:
     """The car's runtime (engine, guard) as a policy: what a release does in simulation is what the car would do."""
 
     def __init__(self, runtime: Runtime, name: str):
-        self.runtime, self.name = runtime, name
+        self.runtime, self.name, self.embodiment = runtime, name, runtime.embodiment
 
     def reset(self, scenes: list[Scene]) -> None:
         self.runtime.reset()

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drivefoundry import progress
+from drivefoundry import embodiments, progress
 from drivefoundry.ledger import Artefact, Ledger
 from drivefoundry.recipes import Recipe
 from drivefoundry.sources import code_hash
+from drivefoundry_car.vehicle.embodiment import Embodiment
 
 
 class StopAfterStage(Exception):
@@ -43,6 +44,11 @@ class RunContext:
     def store(self) -> str:
         """Where the clips are: a local directory."""
         return str(self.out / "clips")
+
+    @property
+    def body(self) -> Embodiment:
+        """The vehicle that this run is for."""
+        return embodiments.named(self.recipe.embodiment)
 
     def make(
         self,

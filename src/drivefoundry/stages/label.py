@@ -20,6 +20,7 @@ from drivefoundry.recipes import Curate
 from drivefoundry.roadmap import load_map
 from drivefoundry.stages.context import RunContext
 from drivefoundry.types import Episodes, RoadMap, Scene
+from drivefoundry_car.vehicle.embodiment import Embodiment
 
 CHUNK = 16
 """Clips that a worker takes at once."""
@@ -54,9 +55,10 @@ def curated_by_time(line: RunContext, clips: Artefact) -> Artefact:
 def shard(line: RunContext, turn: int | None, clips: Artefact, kept: Artefact, split: str = "train") -> Artefact:
     """Episodes of one split of these clips; those to be judged on at 2 Hz, which their intervals count on."""
     r = line.recipe.curate if split == "train" else replace(line.recipe.curate, phases=1)
+    body = line.body
     return line.make(
-        turn, "label", "label", {"curate": r, "split": split}, [clips, kept],
-        lambda d: label_clips(r, line.store, clips.path, kept.path, split, d),
+        turn, "label", "label", {"curate": r, "split": split, "embodiment": body.to_dict()}, [clips, kept],
+        lambda d: label_clips(r, body, line.store, clips.path, kept.path, split, d),
     )  # fmt: skip
 
 
@@ -105,13 +107,15 @@ def curate_clips(
     return {"clips": len(ids), "kept": sum(i in new for i in curated.kept), "dropped": reasons}
 
 
-def label_clips(recipe: Curate, store: str, ingest: Path, curated: Path, split: str, out: Path) -> dict:
+def label_clips(
+    recipe: Curate, body: Embodiment, store: str, ingest: Path, curated: Path, split: str, out: Path
+) -> dict:
     """This turn's kept clips of one split in; out/shard of Episodes: frames, histories, futures, reasoning."""
     fresh(out)
     kept = load_curated(curated / "curated")
     new = set(clip_ids(ingest))
     ids = [i for i in kept.of(split) if i in new]
-    chunks = [(store, ids[k : k + CHUNK], recipe.phases) for k in range(0, len(ids), CHUNK)]
+    chunks = [(store, ids[k : k + CHUNK], recipe.phases, body) for k in range(0, len(ids), CHUNK)]
     how = "serial" if len(chunks) < 4 else "processes"
     with bar("label", len(ids)) as advance:
         parts = pmap(_label_chunk, chunks, backend=how, on_done=lambda i, _: advance(len(chunks[i][1])))
@@ -131,13 +135,13 @@ def label_clips(recipe: Curate, store: str, ingest: Path, curated: Path, split: 
     }
 
 
-def _label_chunk(task: tuple[str, list[str], int]) -> Episodes:
-    url, ids, phases = task
+def _label_chunk(task: tuple[str, list[str], int, Embodiment]) -> Episodes:
+    url, ids, phases, body = task
     store, parts = _store(url), []
     for clip in ids:
         drive = store.drive(clip)
         scene = scene_from_clip(drive, _map(url, drive.meta["map"]), clip) if drive.meta.get("map") else None
-        parts.append(episodes_of(drive, scene, clip, phases=phases))
+        parts.append(episodes_of(drive, scene, clip, phases=phases, body=body))
     return concatenate(parts)
 
 

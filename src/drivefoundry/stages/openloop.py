@@ -103,8 +103,7 @@ def score(checkpoint: Path, shard: Path, out: Path) -> dict:
     with bar("open loop", len(episodes)) as advance:
         for first in range(0, len(episodes), BATCH):
             at = slice(first, first + BATCH)
-            frames = np.asarray(episodes.frames[episodes.frame_index[at]])
-            plans.append(policy.act(Observation(frames, episodes.ego[at], episodes.route[at])).points)
+            plans.append(policy.act(Observation(episodes.pictures(at), episodes.ego[at], episodes.route[at])).points)
             advance(len(plans[-1]))
     answers = {
         "constant velocity": constant_velocity_plan(episodes.ego),

@@ -31,6 +31,7 @@ from drivefoundry.stages.label import clip_ids, scenes_of
 from drivefoundry.stages.ship import engine_in
 from drivefoundry.types import Policy, Scene, require
 from drivefoundry_car.driving.runtime import Runtime
+from drivefoundry_car.vehicle.embodiment import Embodiment
 
 EGOS = 12
 """Recorded vehicles of one file that become the ego of a scene, at most."""
@@ -46,34 +47,37 @@ class _City:
     cars: int
     traffic: int
     pedestrians: int
+    body: Embodiment
 
 
 def _live(city: _City) -> CityLog:
-    return run_city(city.place, city.seed, city.seconds, city.cars, city.traffic, city.pedestrians)
+    return run_city(city.place, city.seed, city.seconds, city.cars, city.traffic, city.pedestrians, city.body.size)
 
 
-def _lives(fleet: Fleet, places: tuple[str, ...], seconds: float, turn: int) -> list[CityLog]:
+def _lives(fleet: Fleet, body: Embodiment, places: tuple[str, ...], seconds: float, turn: int) -> list[CityLog]:
     """One CityLog a place; SUMO runs in processes of its own, two at a time."""
     wanted = [
-        _City(p, fleet.seed + SEED_A_TURN * turn + i, seconds, fleet.cars, fleet.traffic, fleet.pedestrians)
+        _City(p, fleet.seed + SEED_A_TURN * turn + i, seconds, fleet.cars, fleet.traffic, fleet.pedestrians, body)
         for i, p in enumerate(places)
     ]
     with bar("cities", len(wanted)) as advance:
         return pmap(_live, wanted, backend="threads", workers=2, on_done=lambda *_: advance())
 
 
-def record_city(fleet: Fleet, places: tuple[str, ...], seconds: float, purpose: str, out: Path) -> dict:
+def record_city(
+    fleet: Fleet, body: Embodiment, places: tuple[str, ...], seconds: float, purpose: str, out: Path
+) -> dict:
     """People at the wheel: out/drives/*.mcap of every recording car of the places, out/maps/<id>.safetensors."""
     fresh(out)
     for sub in ("drives", "maps"):
         (out / sub).mkdir()
-    logs = _lives(fleet, places, seconds, 0 if purpose == "fleet" else 9)
+    logs = _lives(fleet, body, places, seconds, 0 if purpose == "fleet" else 9)
     written: list[Path] = []
     with bar("recordings", len(logs)) as advance:
         for log in logs:
             road_map = place_map(log.place)
             (out / "maps" / f"{road_map.id}.safetensors").write_bytes(save_map(road_map))
-            written += record_drives(log, road_map, out / "drives", purpose=purpose)
+            written += record_drives(log, road_map, out / "drives", body=body, purpose=purpose)
             advance()
     return {
         "drives": len(written),
@@ -82,14 +86,15 @@ def record_city(fleet: Fleet, places: tuple[str, ...], seconds: float, purpose: 
     }
 
 
-def record_outings(fleet: Fleet, turn: int, car: Path, out: Path) -> dict:
+def record_outings(fleet: Fleet, body: Embodiment, turn: int, car: Path, out: Path) -> dict:
     """The release at the wheel in cities with new demand: drives as by `record_scenes`."""
     seconds = 20.0 * max(1, -(-fleet.outings // (len(fleet.places) * fleet.cars)))
-    found = [s for log in _lives(fleet, fleet.places, seconds, turn) for s in situations(log, place_map(log.place))]
-    return record_scenes(fleet, found, car, out)
+    logs = _lives(fleet, body, fleet.places, seconds, turn)
+    found = [s for log in logs for s in situations(log, place_map(log.place))]
+    return record_scenes(fleet, body, found, car, out)
 
 
-def record_scenes(fleet: Fleet, scenes: list[Scene], car: Path | None, out: Path) -> dict:
+def record_scenes(fleet: Fleet, body: Embodiment, scenes: list[Scene], car: Path | None, out: Path) -> dict:
     """Situations in; out/drives/*.mcap of at most `fleet.outings` of them, out/maps.
 
     The car's release drives with a safety driver beside it; without a car, the person of the recording drives.
@@ -104,13 +109,14 @@ def record_scenes(fleet: Fleet, scenes: list[Scene], car: Path | None, out: Path
     release = ""
     if car is not None:
         engine, release = engine_in(car)
-        policy = CarPolicy(Runtime.load(engine, reason_every=0, patient=True), f"release {release[:12]}")
+        policy = CarPolicy(Runtime.load(engine, reason_every=0, vehicle=body, patient=True), f"release {release[:12]}")
     with bar("outings", len(chosen)) as advance:
         rows = record_supervised(
             policy,
             chosen,
             out / "drives",
             release,
+            body=body,
             seconds=fleet.outing_seconds,
             human=car is None,
             on_drive=lambda n: advance(n),
@@ -161,20 +167,21 @@ class EmbeddedCity:
 
     def exam(self, line: RunContext) -> Artefact:
         """Recordings of the held-out city, all of them at home."""
-        f = line.recipe.fleet
+        f, body = line.recipe.fleet, line.body
+        made_from = {"fleet": f, "embodiment": body.to_dict()}
         drives = line.make(
-            None, "fleet", "exam_drives", f, [],
-            lambda d: record_city(f, (f.held_out,), f.held_out_seconds, "evaluation", d),
+            None, "fleet", "exam_drives", made_from, [],
+            lambda d: record_city(f, body, (f.held_out,), f.held_out_seconds, "evaluation", d),
         )  # fmt: skip
         return ingest(line, None, drives)
 
     def validation(self, line: RunContext) -> Artefact | None:
         """Clips of the validation place."""
-        f = line.recipe.fleet
+        f, body = line.recipe.fleet, line.body
         fewer = replace(f, cars=f.val_cars)
         drives = line.make(
-            None, "fleet", "val_drives", f, [],
-            lambda d: record_city(fewer, (f.val,), f.val_seconds, "validation", d),
+            None, "fleet", "val_drives", {"fleet": f, "embodiment": body.to_dict()}, [],
+            lambda d: record_city(fewer, body, (f.val,), f.val_seconds, "validation", d),
         )  # fmt: skip
         return ingest(line, None, drives, "val")
 
@@ -185,10 +192,16 @@ class EmbeddedCity:
         return scenes_of(line.store, clip_ids(split.path))
 
     def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
-        f = line.recipe.fleet
+        f, body = line.recipe.fleet, line.body
+        made_from = {"fleet": f, "embodiment": body.to_dict()}
         if car is None:
-            return line.make(turn, "fleet", "fleet", f, [], lambda d: record_city(f, f.places, f.seconds, "fleet", d))
-        return line.make(turn, "fleet", "outings", f, [car], lambda d: record_outings(f, turn, car.path, d))
+            return line.make(
+                turn, "fleet", "fleet", made_from, [],
+                lambda d: record_city(f, body, f.places, f.seconds, "fleet", d),
+            )  # fmt: skip
+        return line.make(
+            turn, "fleet", "outings", made_from, [car], lambda d: record_outings(f, body, turn, car.path, d)
+        )
 
 
 class RecordedTraffic:
@@ -276,13 +289,13 @@ class RecordedTraffic:
         return sorted(self._scenes(held_out=True), key=lambda s: hashlib.sha256(s.id.encode()).hexdigest())
 
     def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
-        f = line.recipe.fleet
+        f, body = line.recipe.fleet, line.body
         kind, parents = ("outings", [car]) if car else ("fleet", [])
 
         def build(out: Path) -> dict:
-            return record_scenes(f, self._scenes(held_out=False), car.path if car else None, out)
+            return record_scenes(f, body, self._scenes(held_out=False), car.path if car else None, out)
 
-        made_from = {"fleet": f, "folder": self.fingerprint, "held_out": self.held_out}
+        made_from = {"fleet": f, "embodiment": body.to_dict(), "folder": self.fingerprint, "held_out": self.held_out}
         return line.make(turn, "fleet", kind, made_from, parents, build)
 
     def _scenes(self, held_out: bool) -> list[Scene]:

@@ -29,6 +29,7 @@ from drivefoundry.types import Policy, Rollout, Scene
 from drivefoundry_car import arrays
 from drivefoundry_car.driving.guard import Unguarded
 from drivefoundry_car.driving.runtime import Runtime
+from drivefoundry_car.vehicle.embodiment import Embodiment
 
 if TYPE_CHECKING:
     from drivefoundry.stages.record import Source
@@ -97,7 +98,9 @@ def car(line: RunContext, turn: int, split: Split, base: list[Artefact], built: 
     """The car's whole runtime: engine, guard, and the slow reasoner beside them."""
 
     def policy() -> Policy:
-        return CarPolicy(Runtime.load(built.path, reason_every=2, reason_cars=BATCH, patient=True), WHOLE_CAR)
+        return CarPolicy(
+            Runtime.load(built.path, reason_every=2, vehicle=line.body, reason_cars=BATCH, patient=True), WHOLE_CAR
+        )
 
     return _driven(line, turn, split, base, WHOLE_CAR, policy, [built])
 
@@ -139,12 +142,12 @@ def _driven(
 ) -> Artefact:
     """One policy's scores."""
     yard = base[0].path if base else None
-    r, source, scenes = line.recipe.judge, split.source, split.artefact
+    r, source, scenes, body = line.recipe.judge, split.source, split.artefact, line.body
     r = replace(r, scenes=min(r.scenes, split.most or r.scenes))
-    made_from = {"policy": name} | {k: getattr(r, k) for k in DRIVES}
+    made_from = {"policy": name, "embodiment": body.to_dict()} | {k: getattr(r, k) for k in DRIVES}
     return line.make(
         turn, "judge", split.kind, made_from, [scenes, *base[:1], *parents],
-        lambda d: score(policy(), source.scenes(line, scenes), r, yard, d),
+        lambda d: score(policy(), source.scenes(line, scenes), r, yard, d, body),
     )  # fmt: skip
 
 
@@ -206,7 +209,14 @@ def _known_mean(values: list[float]) -> tuple[float, float, float] | None:
     return mean_interval(known) if len(known) else None
 
 
-def score(policy: Policy, scenes: list[Scene], recipe: Judge, yardstick: Path | None, out: Path) -> dict:
+def score(
+    policy: Policy,
+    scenes: list[Scene],
+    recipe: Judge,
+    yardstick: Path | None,
+    out: Path,
+    body: Embodiment | None = None,
+) -> dict:
     """One policy on the held-out scenes: scores.safetensors (metric -> (S,)), policy.json (its name and the ids of the
     scenes), scenes.json (id -> content hash) and the rollouts of a few scenes as film.safetensors and film.json.
 
@@ -219,7 +229,7 @@ def score(policy: Policy, scenes: list[Scene], recipe: Judge, yardstick: Path | 
     if yardstick is not None:
         goal = arrays.read(yardstick / "progress.safetensors", ["progress"])["progress"][: len(scenes)]
     with bar(f"judge {policy.name}", len(scenes)) as advance:
-        judged = evaluate(policy, scenes, recipe.seconds, reference=goal, on_scenes=advance)
+        judged = evaluate(policy, scenes, recipe.seconds, reference=goal, body=body, on_scenes=advance)
     if goal is None:
         goal = judged.progress
         arrays.write(out / "progress.safetensors", {"progress": goal})

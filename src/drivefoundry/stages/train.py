@@ -316,5 +316,4 @@ def _quantise(student: Path, shard: Path, out: Path) -> dict:
     fresh(out)
     episodes = load_shard(shard / "shard")
     rows = np.sort(np.random.default_rng(0).permutation(len(episodes))[:CALIBRATION])
-    frames = np.asarray(episodes.frames)[episodes.frame_index[rows]]
-    return export_engine(student / "checkpoint", out, frames, episodes.ego[rows], episodes.route[rows])
+    return export_engine(student / "checkpoint", out, episodes.pictures(rows), episodes.ego[rows], episodes.route[rows])

@@ -5,6 +5,7 @@ Axes: N samples, B batch, H W pixels, L text tokens, K codes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,12 +51,12 @@ class Augment:
 class Corpus:
     """All samples of a training run in RAM; frames stay in their episodes' arrays (memory maps will do).
 
-    part (N,), index (N, 2): which of `frames` and which rows; tokens (N, 8); text, text_mirrored (N, L) ids, PAD where
-    there is no reasoning; mirror (K,) permutes codes; target (N, 8, K) float16: how right each code
-    is, summing to 1; of a flow head (N, 8, 2) float32: the controls, see model.flow.controls_of.
+    part (N,), index (N, cameras, 2): which of `frames` and which rows; mirrored: as of Embodiment; tokens (N, 8); text,
+    text_mirrored (N, L) ids, PAD where there is no reasoning; mirror (K,) permutes codes; target (N, 8, K) float16: how
+    right each code is, summing to 1; of a flow head (N, 8, 2) float32: the controls, see model.flow.controls_of.
     """
 
-    frames: list[np.ndarray]
+    frames: list[dict[str, np.ndarray]]
     part: np.ndarray
     index: np.ndarray
     ego: np.ndarray
@@ -68,6 +69,7 @@ class Corpus:
     target: np.ndarray
     future: np.ndarray
     """(N, 8, 3) the labels' plans."""
+    mirrored: dict[str, str] | None
 
     @staticmethod
     def of(
@@ -85,7 +87,11 @@ class Corpus:
         """
         episodes = [e.validate() for e in episodes if len(e)]
         require(bool(episodes), "training episodes: none given; curate and label some clips first")
-        shapes = {e.frames.shape[1:] for e in episodes}
+        body = episodes[0].embodiment
+        for e in episodes:
+            why = e.embodiment.differs(body)
+            require(not why, f"training episodes: of two embodiments ({why}); train on those of one")
+        shapes = {tuple((name, f.shape[1:]) for name, f in e.frames.items()) for e in episodes}
         require(
             len(shapes) == 1, f"training episodes: frames of different sizes {sorted(shapes)}; resample them to one"
         )
@@ -114,6 +120,7 @@ class Corpus:
             weight=joined["weight"].astype(np.float32),
             mirror=mirror(codebook),
             future=joined["future"],
+            mirrored=body.mirrored,
         )
 
     def __len__(self) -> int:
@@ -130,12 +137,13 @@ class Corpus:
         packs = len(real) > 0 and pays(torch.from_numpy(real), rest)
         return float(real.sum(1).mean()) if packs else self.text.shape[1]
 
-    def pictures(self, rows: np.ndarray) -> np.ndarray:
-        """(B, 2, H, W, 3) uint8 frames of these samples."""
-        out = np.empty((len(rows), 2, *self.frames[0].shape[1:]), np.uint8)
+    def pictures(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Camera -> (B, 2, H, W, 3) uint8 frames of these samples."""
+        out = {name: np.empty((len(rows), 2, *f.shape[1:]), np.uint8) for name, f in self.frames[0].items()}
         for part in np.unique(self.part[rows]):
             at = np.flatnonzero(self.part[rows] == part)
-            out[at] = self.frames[part][self.index[rows[at]]]
+            for i, (name, frames) in enumerate(self.frames[part].items()):
+                out[name][at] = frames[self.index[rows[at], i]]
         return out
 
 
@@ -144,7 +152,7 @@ class Batch:
     """One rank's share of a step, as tensors; `action_sum` and `text_sum` are the loss denominators of the whole
     step."""
 
-    frames: Tensor
+    frames: dict[str, Tensor]
     ego: Tensor
     route: Tensor
     tokens: Tensor
@@ -159,6 +167,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with every tensor, of each camera too, as `change` makes it."""
+        made: dict[str, Any] = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, frames={name: change(shown) for name, shown in self.frames.items()}, **made)
 
 
 class Order:
@@ -186,6 +199,16 @@ def shifted(frames: np.ndarray, down: int, right: int) -> np.ndarray:
     return frames[:, rows][:, :, cols]
 
 
+def flipped(frames: dict[str, np.ndarray], rows: np.ndarray, partner: dict[str, str] | None) -> dict[str, np.ndarray]:
+    """Camera -> pictures (B, 2, H, W, 3), of the rows (B,) bool those of the mirrored world."""
+    if partner is None or not rows.any():
+        return frames
+    out = {name: shown.copy() for name, shown in frames.items()}
+    for name, shown in out.items():
+        shown[rows] = frames[partner[name]][rows, :, :, ::-1]
+    return out
+
+
 def mirrored(target: np.ndarray, mirror: np.ndarray) -> np.ndarray:
     """Mirror targets (N, 8, K) or controls (N, 8, 2)."""
     return target[:, :, mirror] if target.shape[-1] == len(mirror) else target * np.array([1.0, -1.0], np.float32)
@@ -201,7 +224,7 @@ def batches(
     """
     rng = np.random.default_rng([order.seed, step, 1])
     rows = order.rows(step * size, size)
-    flip = rng.random(size) < augment.flip
+    flip = rng.random(size) < (augment.flip if corpus.mirrored else 0.0)  # one-sided cameras have no mirror image
     light = 1.0 + augment.brightness_jitter * rng.standard_normal((size, 2)).clip(-2, 2) - [0.0, 1.0]
     forget = rng.random(size) < augment.history_dropout
     blind = rng.random(size) < augment.image_dropout
@@ -225,16 +248,17 @@ def batches(
         turned[:, ROUTE_Y] *= -1.0
         turned[:, TURNS] = turned[:, TURNS[::-1]]
         route[f] = turned
-        frames = corpus.pictures(r)
-        frames[f] = frames[f, :, :, ::-1]
+        frames = flipped(corpus.pictures(r), f, corpus.mirrored)
         for i in np.flatnonzero(shift[at].any(1)):
-            frames[i] = shifted(frames[i], *shift[at[i]])
-        frames[blind[at]] = GREY
+            for shown in frames.values():
+                shown[i] = shifted(shown[i], *shift[at[i]])
+        for shown in frames.values():
+            shown[blind[at]] = GREY
         target[f] = mirrored(target[f], corpus.mirror)
         tokens = np.where(f[:, None], corpus.mirror[corpus.tokens[r]], corpus.tokens[r])
         out.append(
             Batch(
-                frames=torch.from_numpy(frames),
+                frames={name: torch.from_numpy(shown) for name, shown in frames.items()},
                 ego=torch.from_numpy(ego),
                 route=torch.from_numpy(route),
                 tokens=torch.from_numpy(tokens),
@@ -254,5 +278,4 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """The same batch with its tensors on `device`."""
     if device.type == "cpu":
         return batch
-    moved: dict[str, Any] = {k: v.to(device) for k, v in vars(batch).items() if isinstance(v, Tensor)}
-    return replace(batch, **moved)
+    return batch.each(lambda x: x.to(device))

@@ -36,8 +36,8 @@ def teacher_opinion(teacher: VLA, corpus: Corpus, codebook: np.ndarray, goal: Ob
     out = np.empty(corpus.target.shape, np.float16)
     for lo in range(0, len(corpus), batch):
         rows = np.arange(lo, min(lo + batch, len(corpus)))
-        arrays = (corpus.pictures(rows), corpus.ego[rows], corpus.route[rows])
-        frames, ego, route = (torch.from_numpy(a).to(device) for a in arrays)
+        frames = {name: torch.from_numpy(f).to(device) for name, f in corpus.pictures(rows).items()}
+        ego, route = (torch.from_numpy(a[rows]).to(device) for a in (corpus.ego, corpus.route))
         if teacher.flow is not None:
             speed, controls = corpus.ego[rows, -1, 0], teacher.act(frames, ego, route)[:, 0]
             out[rows] = soft_targets(driven(controls.cpu().numpy(), speed), codebook, speed, goal.tolerance)
@@ -82,7 +82,7 @@ def distil(
     trainer = Trainer(start.model, corpus, config, state, log, on_step, validator)
     report = trainer.run()
     if trainer.rank == 0:
-        save_checkpoint(out, start.model, start.codebook, start.tokenizer)
+        save_checkpoint(out, start.model, start.codebook, start.tokenizer, start.embodiment)
     trainer.forget()
     return report
 
@@ -90,7 +90,9 @@ def distil(
 def _student(master: Loaded, episodes: list[Episodes], size: str, seed: int) -> Loaded:
     """An untrained student of `size` that sees what the teacher sees and plans in its codes."""
     words = () if master.config.text_shift else ("text_vocab", "max_text")
-    shape = replace(preset(size), **{k: getattr(master.config, k) for k in ("image", "codes", *words)}).validate()
+    shape = replace(
+        preset(size), **{k: getattr(master.config, k) for k in ("image", "others", "frames", "codes", *words)}
+    ).validate()
     tokenizer = master.tokenizer if words else own_tokenizer(episodes, shape)
     torch.manual_seed(seed)
-    return Loaded(VLA(shape), master.codebook, tokenizer, shape)
+    return Loaded(VLA(shape), master.codebook, tokenizer, shape, master.embodiment)

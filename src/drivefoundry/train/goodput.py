@@ -111,7 +111,7 @@ def forward_flop(c: ModelConfig, text: float) -> float:
     """Matmul FLOP of one sample's forward pass with `text` reasoning tokens, counting only what is computed."""
     t, out = c.prefix + text + c.plan, text + c.plan
     width, kv = c.heads * c.head_dim, 2 * c.kv_heads * c.head_dim
-    pixels = c.image[0] * c.image[1] * 3 * c.frames
+    pixels = sum(h * w for h, w in c.cameras.values()) * 3 * c.frames
     stem = 2 * pixels * c.stem + 2 * c.patches * (c.patch // 8) ** 2 * c.stem * c.dim
     rows = (c.layers - 1) * t + out
     layer = rows * 2 * (2 * c.dim * width + 3 * c.dim * c.ffn) + c.layers * t * 2 * c.dim * kv + rows * 4 * t * width

@@ -37,7 +37,7 @@ def batch_loss(model: VLA, batch: Batch, objective: Objective) -> tuple[Tensor, 
     agree: the share of likeliest codes that are the label's; only where plans are codes.
     """
     logits = model(batch.frames, batch.ego, batch.route, batch.text, batch.tokens, batch.light)
-    dice = None if model.flow is None else torch.Generator(batch.frames.device).manual_seed(batch.dice)
+    dice = None if model.flow is None else torch.Generator(batch.ego.device).manual_seed(batch.dice)
     share = batch.weight / batch.action_sum
     loss = (model.action_loss(logits, batch.target, dice) * share).sum()
     parts = {"action": loss}

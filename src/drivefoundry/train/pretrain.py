@@ -28,10 +28,11 @@ SFT = TrainConfig(seconds=60.0, lr=1e-3, warmup=0.1, decay=0.6, augment=Augment(
 
 def fresh(episodes: list[Episodes], shape: ModelConfig, seed: int = 0) -> Loaded:
     """An untrained model of the given shape, with a codebook and a tokenizer fitted to these episodes."""
-    shape = replace(shape, image=_filled(episodes)[0].frames.shape[1:3]).validate()
+    body = _filled(episodes)[0].embodiment
+    shape = shape.seeing(body)
     codebook, tokenizer = fitted_codebook(episodes, shape.codes, seed), own_tokenizer(episodes, shape)
     torch.manual_seed(seed)
-    return Loaded(VLA(shape), codebook, tokenizer, shape)
+    return Loaded(VLA(shape), codebook, tokenizer, shape, body)
 
 
 def imported(backbone: str | Path, seed: int = 0, **changes: object) -> Loaded:
@@ -50,8 +51,10 @@ def around(
     if (Path(backbone) / "codebook.safetensors").is_file():
         start = load_checkpoint(Path(backbone))
     else:
-        image = _filled(episodes)[0].frames.shape[1:3]
-        start = imported(backbone, seed, image=image, ego_changes=ego_changes, action=action)
+        body = _filled(episodes)[0].embodiment
+        eyes = ModelConfig().seeing(body)
+        seen = {"image": eyes.image, "others": eyes.others}
+        start = replace(imported(backbone, seed, ego_changes=ego_changes, action=action, **seen), embodiment=body)
     return replace(start, codebook=fitted_codebook(episodes, start.config.codes, seed))
 
 
@@ -84,9 +87,9 @@ def fit(
     val: Validation | None = None,
 ) -> TrainReport:
     """Train `start` on the episodes and save it as the checkpoint directory `out`; `state` lets a killed run go on."""
-    sizes = {e.frames.shape[1:3] for e in episodes if len(e)}
-    image = start.config.image
-    require(sizes <= {image}, f"training episodes: frames must be {image[0]}x{image[1]} px, as the model was built for")
+    for e in episodes:
+        why = e.embodiment.differs(start.embodiment)
+        require(not why, f"training episodes: not of the embodiment that the model was built for ({why})")
     c, tolerance = start.config, config.objective.tolerance
     corpus = Corpus.of(episodes, start.codebook, start.tokenizer, c.max_text, tolerance, c.action)
     trainer = Trainer(
@@ -94,7 +97,7 @@ def fit(
     )
     report = trainer.run()
     if trainer.rank == 0:
-        save_checkpoint(out, start.model, start.codebook, start.tokenizer)
+        save_checkpoint(out, start.model, start.codebook, start.tokenizer, start.embodiment)
     trainer.forget()
     return report
 

@@ -17,6 +17,7 @@ from drivefoundry.judge.worst import SCORE
 from drivefoundry.recipes import Curate, Judge
 from drivefoundry.runs import named
 from drivefoundry.scenes import show
+from drivefoundry.sim.drive import body_of
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.stages import label, openloop
 from drivefoundry.stages.record import EGOS
@@ -49,19 +50,20 @@ def closed_loop(who: str, scenes: Path | None, recipe: Judge, guard: bool = Fals
     scenes: recorded traffic, or a run, for its exam; None: the run that `who` belongs to. ValueError if there are none,
     or no such candidate.
     """
-    driving = candidate(who, guard)
+    driving = candidate(who, guard)()
+    body = body_of(driving)
     exam = _scenes(who, scenes)
-    beside = [BASELINES[n] for n in ("constant-velocity", "rules") if n != who]
+    beside = [BASELINES[n]() for n in ("constant-velocity", "rules") if n != who]
     with tempfile.TemporaryDirectory(prefix="drivefoundry-judge-") as folder:
         yard = Path(folder) / "yard"  # everyone's progress is measured against the route follower's, so it drives first
         yard.mkdir()
-        score(RouteFollower(), exam, recipe, None, yard)
+        score(RouteFollower(), exam, recipe, None, yard, body)
         made = []
         for i, driver in enumerate([driving, *beside]):
-            out = yard if driver is RouteFollower else Path(folder) / str(i)
+            out = yard if isinstance(driver, RouteFollower) else Path(folder) / str(i)
             if out != yard:
                 out.mkdir()
-                score(driver(), exam, recipe, yard, out)
+                score(driver, exam, recipe, yard, out, body)
             made.append(load_scores(out))
         content = json.loads((yard / "scenes.json").read_text())
         suites = json.loads((yard / "suites.json").read_text())
@@ -149,7 +151,10 @@ def open_loop(who: str, drives: Path, recipe: Curate) -> dict[str, Any]:
         store = str(Path(folder) / "store")
         openloop.import_drives(drives, store, clips)
         label.curate_clips(recipe, store, clips, None, [], "time", curated)
-        label.label_clips(replace(recipe, phases=1), store, clips, curated, "held_out", shard)
+        from drivefoundry.model.checkpoint import load_checkpoint  # torch comes in here, and only then
+
+        body = load_checkpoint(checkpoint).embodiment
+        label.label_clips(replace(recipe, phases=1), body, store, clips, curated, "held_out", shard)
         own = checkpoint.parent if checkpoint.name == "checkpoint" else _as_artefact(checkpoint, folder)
         openloop.score(own, shard, scored)
         return json.loads((scored / "open_loop.json").read_text())

@@ -25,7 +25,7 @@ from drivefoundry.render.rig import View
 from drivefoundry.render.view import FILM_VIEW
 from drivefoundry.roadmap import arc_length
 from drivefoundry.runs import named
-from drivefoundry.sim.drive import DECISION_STEPS, drive
+from drivefoundry.sim.drive import drive
 from drivefoundry.sim.pack import crossings, resample
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, RouteFollower
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, SIGNAL_GREEN, Policy, Rollout, Scene
@@ -217,8 +217,8 @@ def film(
 ) -> list[np.ndarray]:
     """Pictures (H, W, 3) uint8 of one car's drive from `begin` s on, one per `every` steps; see `render.view.film`."""
     r, scene = made.rollout, made.scenes[car]
-    first = round(begin / PLAN_DT)
-    part = slice(first * DECISION_STEPS, 1 + first * DECISION_STEPS + round(seconds / DT))
+    first, steps = round(begin / r.decision_dt), round(r.decision_dt / DT)
+    part = slice(first * steps, 1 + first * steps + round(seconds / DT))
     ego, n = r.ego[car, part], len(scene.kind)
     # Only the nearby part, since a route may pass here again.
     s, at = arc_length(np.asarray(scene.route)), _on_route(scene, r.ego[car, : part.start + 1])[0]
@@ -226,4 +226,4 @@ def film(
     now = replace(scene, start=scene.start + part.start, route=scene.route[near], route_speed=scene.route_speed[near])
     text = r.text[car][first:] if r.text else None
     agents, valid = r.agents[car, :n, part], r.agents_valid[car, :n, part]
-    return pictures.film(now, ego, agents, valid, r.plans[car, first:], text, view, every)
+    return pictures.film(now, ego, agents, valid, r.plans[car, first:], text, view, every, r.decision_dt)

@@ -20,12 +20,10 @@ import numpy as np
 from drivefoundry.judge.gate import Gate, judge, save_verdict
 from drivefoundry.quantize.export import export_engine
 from drivefoundry.release import create_repository, publish
-from drivefoundry.render.rig import Rig
 from situation import EAST, situation, straight
-from student import TINY, samples
+from student import BODY, TINY, samples
 
 HEIGHT, WIDTH = TINY.image
-RIG = Rig.front().scaled(WIDTH, HEIGHT)
 CAMPAIGNS = """
 [moving]
 rule = "(engaged and speed > 2 m/s) for 0.5 s"
@@ -66,11 +64,13 @@ class Station:
 
     def configure(self, *, upload: str = "", form: str = "rgb", **driving: Any) -> Path:
         """Write the configuration; upload: the table [upload]; form: of the camera."""
-        view = RIG.views[0]
+        view = BODY.cameras[0]
         lens = [view.fx, view.fy, view.cx, view.cy]
         mount = [view.x, view.y, view.z, view.pitch]
-        driving = {"slots": "slots", "root": "root.json", "lockstep": True, "deadline_s": 20.0, **driving}
+        driving = {"lockstep": True, "deadline_s": 20.0, "embodiment": "vehicle.json", **driving}
+        driving = {"slots": "slots", "root": "root.json", **driving}
         settings = "\n".join(f"{name} = {json.dumps(value)}" for name, value in driving.items())
+        (self.folder / "vehicle.json").write_text(json.dumps(BODY.to_dict()))
         (self.folder / "campaigns.toml").write_text(CAMPAIGNS)
         shutil.copy(self.works / "repo" / "metadata" / "1.root.json", self.folder / "root.json")
         self.config.write_text(

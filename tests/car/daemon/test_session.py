@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from station import RIG, scene
+from station import scene
 
 from drivefoundry.sim.adapters.vehicle import SimulatedVehicle
 from drivefoundry.sim.drive import drive
@@ -19,6 +19,7 @@ from drivefoundry_car.log import channels, read_drive
 from drivefoundry_car.log.channels import FRONT
 from drivefoundry_car.triggers import load_campaigns
 from drivefoundry_car.upload.collector import Collector
+from student import BODY
 
 PICTURE = channels.camera(FRONT)
 
@@ -27,7 +28,7 @@ PICTURE = channels.camera(FRONT)
 def car(station):
     """A session with the station's engine, and the vehicle that it drives."""
     runtime = Runtime.load(station.engine, reason_every=0, deadline_s=20.0)
-    yield Session(load(station.configure()), runtime, None), SimulatedVehicle(scene(), RIG)
+    yield Session(load(station.configure()), runtime, None), SimulatedVehicle(scene(), BODY)
     runtime.close()
 
 
@@ -56,7 +57,7 @@ def test_the_car_drives_as_the_judge_saw_it_drive(car):
         driven(session, vehicle, 1)
         path.append(vehicle.world.ego[0].copy())
     policy = CarPolicy(Runtime(session.dog.runtime.engine, patient=True), "judged")
-    rollout = drive(policy, [scene()], 4.0, RIG)
+    rollout = drive(policy, [scene()], 4.0, body=BODY)
     np.testing.assert_allclose(np.stack(path), rollout.ego[0, :41], rtol=0, atol=1e-3)
     assert path[-1][0] > path[0][0] + 5.0
     assert session.dog.runtime.counts.decisions == 8
@@ -102,7 +103,7 @@ def test_an_engine_that_stops_answering_stops_the_car(station):
         return plan(*inputs)
 
     answers.set()
-    session, vehicle = Session(load(station.configure()), runtime, None), SimulatedVehicle(scene(), RIG)
+    session, vehicle = Session(load(station.configure()), runtime, None), SimulatedVehicle(scene(), BODY)
     runtime.deadline_s = 20.0
     assert not any(stops(driven(session, vehicle, 10)))
     assert session.driven_s == pytest.approx(2.4)
@@ -140,7 +141,7 @@ def test_clips_hold_what_the_car_saw_and_planned(station):
     runtime = Runtime.load(station.engine, reason_every=0, deadline_s=20.0)
     cameras = {name: c.camera() for name, c in config.cameras.items()}
     collector = Collector(station.folder / "spool", cameras, load_campaigns(config.recording.campaigns), {"drive": "d"})
-    session, vehicle = Session(config, runtime, collector), SimulatedVehicle(scene(), RIG)
+    session, vehicle = Session(config, runtime, collector), SimulatedVehicle(scene(), BODY)
     driven(session, vehicle, 20)
     session.close()
     runtime.close()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry_car.driving.runtime import Counts, Planned, Runtime
+from drivefoundry_car.driving.runtime import Counts, Frames, Planned, Runtime
 
 REASONS = [
     "frames_bad", "frames_blank", "frames_frozen", "frames_old", "clock_bad", "ego_bad", "route_bad", "objects_bad",
@@ -33,13 +33,13 @@ class Engine:
     def __init__(self, instead: Callable[[], Any] | None = None) -> None:
         self.instead = instead
 
-    def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> Any:
+    def plan(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> Any:
         assert np.isfinite(ego).all()
         if self.instead is not None:
             return self.instead()
         return straight(len(ego)), np.zeros((len(ego), 8), np.int64)
 
-    def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
+    def reason(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> list[str]:
         return [""] * len(ego)
 
 
@@ -47,12 +47,12 @@ RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 255, (40, 8, 16, 3), np.uint8)
 
 
-def seen(k: int = 0, cars: int = 1, speed: float = SPEED) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def seen(k: int = 0, cars: int = 1, speed: float = SPEED) -> tuple[Frames, np.ndarray, np.ndarray]:
     """What cars see at decision k: another picture each time."""
     ego = np.zeros((cars, 4, 3), np.float32)
     ego[..., 0], ego[..., 2] = speed, 1
     frames = np.repeat(np.stack([PICTURES[k % 40], PICTURES[(k + 1) % 40]])[None], cars, 0)
-    return frames, ego, np.zeros((cars, 12), np.float32)
+    return {"front": frames}, ego, np.zeros((cars, 12), np.float32)
 
 
 def reasons(counts: Counts) -> dict[str, int]:
@@ -136,7 +136,7 @@ def test_a_planner_that_is_late_gives_no_stale_plan_as_fresh():
 
     class Counted(Engine):
         def plan(self, frames, ego, route):
-            asked.append(int(frames[0, -1].sum()))
+            asked.append(int(frames["front"][0, -1].sum()))
             return super().plan(frames, ego, route)
 
     def held() -> Any:
@@ -156,7 +156,7 @@ def test_a_planner_that_is_late_gives_no_stale_plan_as_fresh():
     runtime.deadline_s = 30.0
     np.testing.assert_array_equal(runtime.plan(*seen(2)).points, straight())  # not the answer to what it saw first
     assert reasons(runtime.counts) == {"planner_late": 2}
-    assert asked == [int(seen(k)[0][0, -1].sum()) for k in (0, 2)]  # what it cannot answer in time it is not asked
+    assert asked == [int(seen(k)[0]["front"][0, -1].sum()) for k in (0, 2)]  # busy, it is not asked
 
 
 def test_a_late_planner_still_reads_what_it_was_shown():
@@ -165,14 +165,14 @@ def test_a_late_planner_still_reads_what_it_was_shown():
     class Late(Engine):
         def plan(self, frames, ego, route):
             go.wait(30)
-            read.append(int(frames.max()))
+            read.append(int(frames["front"].max()))
             return super().plan(frames, ego, route)
 
     runtime = Runtime(Late(), deadline_s=0.05)
     frames, ego, route = seen(0)
-    frames[:] = 7
+    frames["front"][:] = 7
     runtime.plan(frames, ego, route)
-    frames[:] = 9  # the camera writes on
+    frames["front"][:] = 9  # the camera writes on
     go.set()
     runtime.deadline_s = 30.0
     runtime.plan(*seen(1))
@@ -250,8 +250,8 @@ def test_a_stop_is_guarded_too():
 @pytest.mark.parametrize(
     ("frames", "reason"),
     [
-        (lambda k: np.zeros((1, 2, 8, 16, 3), np.uint8), "frames_blank"),
-        (lambda k: np.full((1, 2, 8, 16, 3), 200 + k % 3, np.uint8), "frames_blank"),
+        (lambda k: {"front": np.zeros((1, 2, 8, 16, 3), np.uint8)}, "frames_blank"),
+        (lambda k: {"front": np.full((1, 2, 8, 16, 3), 200 + k % 3, np.uint8)}, "frames_blank"),
         (lambda k: seen(0)[0], "frames_frozen"),
     ],
 )
@@ -273,12 +273,13 @@ def test_a_standing_car_may_see_the_same_picture_for_long():
     assert reasons(runtime.counts) == {}
 
 
-@pytest.mark.parametrize("frames", [None, np.zeros((1, 2, 8, 16, 3)), np.zeros((1, 2, 0, 16, 3), np.uint8), "black",
+@pytest.mark.parametrize("shown", [None, np.zeros((1, 2, 8, 16, 3)), np.zeros((1, 2, 0, 16, 3), np.uint8), "black",
                                     np.zeros((2, 2, 8, 16, 3), np.uint8), np.zeros((8, 16, 3), np.uint8)])  # fmt: skip
-def test_what_is_no_picture(frames):
-    runtime = Runtime(Engine())
-    is_a_stop(runtime.plan(frames, *seen(0)[1:]).points[0], SPEED)
-    assert reasons(runtime.counts) == {"frames_bad": 1}
+def test_what_is_no_picture(shown):
+    for frames in (shown, {"front": shown}, {"rear": seen(0)[0]["front"]}, {**seen(0)[0], "rear": shown}):
+        runtime = Runtime(Engine())
+        is_a_stop(runtime.plan(frames, *seen(0)[1:]).points[0], SPEED)
+        assert reasons(runtime.counts) == {"frames_bad": 1}
 
 
 LEAST = np.full((1, 12), np.iinfo(np.int64).min)
@@ -340,7 +341,7 @@ def test_a_simulated_drive_is_told_of_errors_and_waits():
     for instead in (dead, lambda: None):
         with pytest.raises((RuntimeError, ValueError), match=r"memory|does not fit"):
             Runtime(Engine(instead), patient=True).plan(*seen(0))
-    blank = np.zeros((1, 2, 8, 16, 3), np.uint8)
+    blank = {"front": np.zeros((1, 2, 8, 16, 3), np.uint8)}
     runtime = Runtime(Engine(), patient=True)
     for _ in range(10):
         assert not runtime.plan(blank, *seen(0)[1:]).stopped[0]

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from drivefoundry_car.driving.guard import Guard
-from drivefoundry_car.driving.runtime import Runtime
+from drivefoundry_car.driving.runtime import Frames, Runtime
 from drivefoundry_car.driving.worker import Worker
 
 
 class ConstantVelocity:
     """An engine that plans straight on and reasons that it does."""
 
-    def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def plan(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         out = np.zeros((len(ego), 8, 3), np.float32)
         out[..., 0] = ego[:, -1, :1] * np.arange(1, 9) * 0.5
         return out, np.zeros((len(ego), 8), np.int64)
 
-    def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
+    def reason(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> list[str]:
         return [f"keep {e[-1, 0]:.0f} m/s" for e in ego]
 
 
@@ -28,21 +28,21 @@ class Held(ConstantVelocity):
     def __init__(self) -> None:
         self.asked, self.go = threading.Semaphore(0), threading.Semaphore(0)
 
-    def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
+    def reason(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> list[str]:
         self.asked.release()
         assert self.go.acquire(timeout=60)
         return super().reason(frames, ego, route)
 
 
 class Broken(ConstantVelocity):
-    def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
+    def reason(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> list[str]:
         raise ValueError("no memory left for words")
 
 
-def seen(cars: int, speed: float = 5.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def seen(cars: int, speed: float = 5.0) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     ego = np.zeros((cars, 4, 3), np.float32)
     ego[..., 0], ego[..., 2] = speed, 1
-    return np.zeros((cars, 2, 64, 160, 3), np.uint8), ego, np.zeros((cars, 12), np.float32)
+    return {"front": np.zeros((cars, 2, 64, 160, 3), np.uint8)}, ego, np.zeros((cars, 12), np.float32)
 
 
 def settled(runtime: Runtime) -> None:
@@ -126,7 +126,7 @@ def test_a_failing_reasoner_does_not_stop_the_car(caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize("answer", [None, "text", ("text",), [1], [None], {}, np.array(["text"]), ["one", "two"]])
 def test_an_answer_that_is_no_list_of_texts_is_a_failed_hint(answer: Any) -> None:
     class Odd(ConstantVelocity):
-        def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> Any:
+        def reason(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> Any:
             return answer
 
     runtime = Runtime(ConstantVelocity(), reasoner=Odd(), reason_every=4)
@@ -164,15 +164,15 @@ def test_dropped_decisions_are_counted_and_logged(caplog: pytest.LogCaptureFixtu
 
 def test_the_reasoner_keeps_what_it_was_shown() -> None:
     class Late(Held):
-        def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
+        def reason(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> list[str]:
             super().reason(frames, ego, route)
-            return [f"{frames.max()}"]
+            return [f"{frames['front'].max()}"]
 
     reasoner = Late()
     runtime = Runtime(ConstantVelocity(), reasoner=reasoner, reason_every=100)
     frames, ego, route = seen(1)
     runtime.plan(frames, ego, route)
-    frames[:] = 9  # the camera writes on
+    frames["front"][:] = 9  # the camera writes on
     reasoner.go.release()
     settled(runtime)
     assert runtime.plan(frames, ego, route).text == ["0"]
@@ -181,7 +181,7 @@ def test_the_reasoner_keeps_what_it_was_shown() -> None:
 
 def test_a_patient_runtime_hears_every_answer_at_the_next_decision() -> None:
     class Slow(ConstantVelocity):
-        def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
+        def reason(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> list[str]:
             threading.Event().wait(0.02)
             return super().reason(frames, ego, route)
 

@@ -56,7 +56,13 @@ HUGE = 2**31 - 1
           "codes", "text_vocab", "max_text", "stem", "history", "ego_features", "route_features", "frames")
           for value in (0, -1, HUGE, 7_000, None, True)),
         *((f"model/{name}", 7) for name in ("patch", "layers", "dim", "head_dim")),
-        *(("model/image", value) for value in ([0, 0], [32], [32, 48, 3], "32", [HUGE, HUGE], [32.0, 48.0], [40, 48])),
+        *(("model/image", value) for value in ([0, 0], [32], [32, 48, 3], "32", [HUGE, HUGE], [32.0, 48.0], [40, 48],
+          [48, 48])),
+        *(("model/others", value) for value in (None, "rear", [["rear", 32]], [["rear", 30, 48]], [[1, 32, 48]],
+          [["rear", 32, 48]])),
+        *((f"embodiment/{key}", value) for key, value in (("cameras", []), ("length", -1.0), ("colour", "red"),
+          ("decision_dt", 0.25), ("name", ...))),
+        ("embodiment", ...), ("embodiment", []),
         *(("plan", value) for value in (0, -1, 9, HUGE, None)),
         *(("ego_scale", value) for value in ([], [0.1], [0.1, 2.0, "x"], [0.1, 2.0, float("nan")], [1e300] * 3)),
         *(("model/rope_theta", value) for value in (0, -1.0, float("inf"), float("nan"), "x", 10**400)),
@@ -112,12 +118,15 @@ def test_a_speed_beyond_any_integer_still_gives_a_plan(folder):
 
 def test_the_kernels_refuse_by_themselves(folder):
     good = dict.fromkeys(kernels.SHAPE, 16)
-    kernels.Kernels(good)
+    kernels.Kernels(good, [(16, 16)])
     for name, value in (("patch", 0), ("layers", -1), ("layers", HUGE), ("heads", 0), ("kv_heads", 3), ("max_text", 0),
-                        ("plan", HUGE), ("height", HUGE), ("head_dim", 8), ("dim", 24), ("ffn", -16)):  # fmt: skip
+                        ("plan", HUGE), ("head_dim", 8), ("dim", 24), ("ffn", -16)):  # fmt: skip
         with pytest.raises(ValueError, match="no model has the shape"):
-            kernels.Kernels(good | {name: value})
-    made = kernels.Kernels(good)
+            kernels.Kernels(good | {name: value}, [(16, 16)])
+    for pictures in ([], [(HUGE, 16)], [(16, 24)], [(16, 16), (0, 16)], [(16, 16)] * 17, [(256, 256), (256, 256)]):
+        with pytest.raises(ValueError, match="no model has the shape"):
+            kernels.Kernels(good, pictures)
+    made = kernels.Kernels(good, [(16, 16)])
     w, one = np.zeros((16, 16), np.int16), np.ones(16, np.float32)
     with pytest.raises(ValueError, match=r"matrix 900: \(16, 16\) is not of this model's shape"):
         made.matrix(900, w, one, None, 1.0)

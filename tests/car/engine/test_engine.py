@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,14 @@ from drivefoundry.quantize.export import export_engine
 from drivefoundry_car.engine import Engine, files, kernels
 from drivefoundry_car.update.selftest import self_test
 from drivefoundry_car.vehicle.codec import driven, fit_codebook
-from student import TEXTS, TINY, samples
+from drivefoundry_car.vehicle.embodiment import CAR
+from student import TEXTS, TINY, part, samples
 
 FRAMES, EGO, ROUTE, _ = samples(48, seed=7)
+
+
+def tensors(frames, ego, route):
+    return {name: torch.from_numpy(f) for name, f in frames.items()}, torch.from_numpy(ego), torch.from_numpy(route)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,7 @@ def copy(folder, tmp_path) -> Path:
 def test_plans_are_the_float_student_s(student, folder):
     loaded = load_checkpoint(student)
     points, tokens = Engine(folder).plan(FRAMES, EGO, ROUTE)
-    inputs = map(torch.from_numpy, (FRAMES, EGO, ROUTE))
+    inputs = tensors(FRAMES, EGO, ROUTE)
     want, controls = (x.numpy() for x in loaded.model.plan(*inputs, Vote.of(loaded.codebook)))
     assert (tokens == want).mean() > 0.93
     assert len(np.unique(want, axis=0)) > 8, "a student that says one thing only proves nothing"
@@ -48,7 +54,7 @@ def test_plans_are_the_float_student_s(student, folder):
 
 def test_reasoning_is_the_float_student_s(student, folder):
     loaded = load_checkpoint(student)
-    cache = loaded.model.start(*map(torch.from_numpy, (FRAMES, EGO, ROUTE)), TINY.max_text)
+    cache = loaded.model.start(*tensors(FRAMES, EGO, ROUTE), TINY.max_text)
     want = loaded.tokenizer.decode(loaded.model.generate_text(cache).numpy())
     got = Engine(folder).reason(FRAMES, EGO, ROUTE)
     assert sum(a == b for a, b in zip(got, want, strict=True)) >= 44
@@ -62,6 +68,8 @@ def test_reasoning_is_the_float_student_s(student, folder):
                     text_vocab=130),
         ModelConfig(dim=64, layers=3, heads=5, kv_heads=1, head_dim=32, ffn=64, image=(24, 40), patch=8, stem=20,
                     text_vocab=130, codes=48, max_text=20, bidirectional=False, rope_theta=500.0, ego_changes=True),
+        ModelConfig(dim=48, layers=1, heads=3, kv_heads=3, head_dim=16, ffn=80, image=(16, 48), stem=16,
+                    text_vocab=130, others=(("left", 32, 16), ("rear", 16, 64))),
     ],
 )  # fmt: skip
 def test_any_shape_runs_like_the_float_model(config, tmp_path):
@@ -69,16 +77,19 @@ def test_any_shape_runs_like_the_float_model(config, tmp_path):
     model = VLA(config.validate()).eval()
     model.embed.data *= 0.3  # so that the answer depends on the prefix and not on the last token alone
     rng = np.random.default_rng(0)
-    frames = np.repeat(np.repeat(rng.integers(0, 256, (40, 2, *(n // 8 for n in config.image), 3)), 8, 2), 8, 3)
-    frames, ego, route = frames.astype(np.uint8), rng.normal(0, 3, (40, 4, 3)), rng.normal(0, 1, (40, 12))
-    ego, route = ego.astype(np.float32), route.astype(np.float32)
+    frames = {}
+    for name, (high, wide) in config.cameras.items():
+        cells = rng.integers(0, 256, (40, 2, high // 8, wide // 8, 3), np.uint8)
+        frames[name] = np.repeat(np.repeat(cells, 8, 2), 8, 3)
+    ego, route = (rng.normal(0, *s).astype(np.float32) for s in ((3, (40, 4, 3)), (1, (40, 12))))
     tokenizer = TextCodec(train_tokenizer(TEXTS, config.text_vocab))
     codebook = fit_codebook(np.zeros((0, 8, 3)), np.zeros(0), config.codes)
-    save_checkpoint(tmp_path / "c", model, codebook, tokenizer)
+    cameras = (replace(CAR.cameras[0].scaled(wide, high), name=n) for n, (high, wide) in config.cameras.items())
+    save_checkpoint(tmp_path / "c", model, codebook, tokenizer, replace(CAR, cameras=tuple(cameras)))
     export_engine(tmp_path / "c", tmp_path / "e", frames, ego, route)
     rolling = ego.copy()
     rolling[:, -1, 0] = np.abs(rolling[:, -1, 0]) + 1  # at a stand all codes are one
-    inputs = [torch.from_numpy(a) for a in (frames, ego, route)]
+    inputs = tensors(frames, ego, route)
     moved = (inputs[0], torch.from_numpy(rolling), inputs[2])
     want, engine = model.plan(*moved, Vote.of(codebook))[0].numpy(), Engine(tmp_path / "e")
     assert len(np.unique(want, axis=0)) > 4
@@ -95,15 +106,15 @@ def test_a_scene_alone_is_the_same_as_in_a_batch(folder):
     texts = engine.reason(FRAMES, EGO, ROUTE)
     for i in range(0, 48, 5):
         row = slice(i, i + 1)
-        one = engine.plan(FRAMES[row], EGO[row], ROUTE[row])
+        one = engine.plan(part(FRAMES, row), EGO[row], ROUTE[row])
         assert np.array_equal(one[0][0], points[i])
         assert np.array_equal(one[1][0], tokens[i])
-        assert engine.reason(FRAMES[row], EGO[row], ROUTE[row]) == [texts[i]]
+        assert engine.reason(part(FRAMES, row), EGO[row], ROUTE[row]) == [texts[i]]
 
 
 def available(name: str) -> bool:
     try:
-        kernels.Kernels(dict.fromkeys(kernels.SHAPE, 16), name)
+        kernels.Kernels(dict.fromkeys(kernels.SHAPE, 16), [(16, 16)], name)
     except ValueError:
         return False
     return True
@@ -117,7 +128,9 @@ def test_neither_threads_nor_instructions_change_an_answer(folder, instructions)
     for threads in (1, 3):
         engine = Engine(folder, threads, instructions)
         assert np.array_equal(engine.plan(FRAMES, EGO, ROUTE)[1], want)
-        assert engine.reason(FRAMES[:9], EGO[:9], ROUTE[:9]) == Engine(folder).reason(FRAMES[:9], EGO[:9], ROUTE[:9])
+        assert engine.reason(part(FRAMES, slice(9)), EGO[:9], ROUTE[:9]) == Engine(folder).reason(
+            part(FRAMES, slice(9)), EGO[:9], ROUTE[:9]
+        )
 
 
 def test_unknown_instructions_are_refused(folder):
@@ -126,23 +139,30 @@ def test_unknown_instructions_are_refused(folder):
 
 
 def test_no_scenes_give_no_plans(folder):
-    points, tokens = Engine(folder).plan(FRAMES[:0], EGO[:0], ROUTE[:0])
+    points, tokens = Engine(folder).plan(part(FRAMES, slice(0)), EGO[:0], ROUTE[:0])
     assert points.shape == (0, 8, 3)
     assert tokens.shape == (0, 8)
 
 
 def test_any_layout_and_float_type_of_the_inputs(folder):
     engine = Engine(folder)
-    want = engine.plan(FRAMES[::2], EGO[::2], ROUTE[::2])[1]
-    turned = np.asfortranarray(FRAMES[::2]), EGO[::2].astype(np.float64), np.asfortranarray(ROUTE[::2])
+    want = engine.plan(part(FRAMES, slice(0, None, 2)), EGO[::2], ROUTE[::2])[1]
+    turned = (
+        {"front": np.asfortranarray(FRAMES["front"][::2])},
+        EGO[::2].astype(np.float64),
+        np.asfortranarray(ROUTE[::2]),
+    )
     assert np.array_equal(engine.plan(*turned)[1], want)
 
 
 @pytest.mark.parametrize(
     ("field", "frames", "ego", "route"),
     [
-        ("frames", FRAMES[:, :1], EGO, ROUTE),
-        ("frames", FRAMES.astype(np.float32), EGO, ROUTE),
+        ("frames", FRAMES["front"], EGO, ROUTE),
+        ("engine input frames: of cameras rear; must be of front", {"rear": FRAMES["front"]}, EGO, ROUTE),
+        ("of cameras front, rear", FRAMES | {"rear": FRAMES["front"]}, EGO, ROUTE),
+        (r"frames\['front'\]", {"front": FRAMES["front"][:, :1]}, EGO, ROUTE),
+        (r"frames\['front'\]: float32", {"front": FRAMES["front"].astype(np.float32)}, EGO, ROUTE),
         ("ego", FRAMES, EGO[:-1], ROUTE),
         ("ego", FRAMES, EGO[:, -1], ROUTE),
         ("route", FRAMES, EGO, ROUTE[:, :-1]),
@@ -206,7 +226,7 @@ def test_it_needs_neither_torch_nor_the_tokenizer(folder):
     code = (
         "import sys; sys.modules.update(torch=None, tokenizers=None, drivefoundry=None); import numpy as np;"
         "from drivefoundry_car.engine import Engine; e = Engine(sys.argv[1]);"
-        "i = (np.zeros((2, 2, 32, 48, 3), np.uint8), np.zeros((2, 4, 3)), np.zeros((2, 12)));"
+        "i = ({'front': np.zeros((2, 2, 32, 48, 3), np.uint8)}, np.zeros((2, 4, 3)), np.zeros((2, 12)));"
         "print(e.plan(*i)[0].shape, len(e.reason(*i)))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
@@ -231,7 +251,7 @@ def test_the_largest_activation_fits_its_sum():
 
 def test_the_contract_says_what_goes_in_and_out(folder):
     contract = files.read(folder).contract
-    assert contract["inputs"]["frames"]["shape"] == ["B", 2, 32, 48, 3]
+    assert contract["inputs"]["frames"]["front"]["shape"] == ["B", 2, 32, 48, 3]
     assert contract["vocabulary"]["codes"] == [TINY.text_vocab, TINY.text_vocab + TINY.codes]
     assert contract["model"]["dim"] == TINY.dim
     assert set(contract["files"]) == {"weights.bin", "codebook.safetensors", "selftest.safetensors"}

@@ -8,7 +8,7 @@ import pytest
 
 from drivefoundry_car.vehicle.embodiment import CAR, CameraSpec, Embodiment, Feature, from_json
 
-LEFT = CameraSpec("left", 96, 64, 60.0, 60.0, 40.0, 28.0, x=0.8, y=0.4, yaw=1.0)
+LEFT = CameraSpec(96, 64, 60.0, 60.0, 40.0, 28.0, x=0.8, y=0.4, yaw=1.0, name="left")
 RIGHT = replace(LEFT, name="right", y=-0.4, yaw=-1.0, cx=56.0)
 
 

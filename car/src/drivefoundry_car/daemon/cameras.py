@@ -12,9 +12,9 @@ from drivefoundry_car.driving.clocks import FrameClock
 from drivefoundry_car.log import channels
 from drivefoundry_car.log.channels import NS, Camera
 from drivefoundry_car.log.video import Decoder, Encoder, is_key
-from drivefoundry_car.vehicle.embodiment import CAR
+from drivefoundry_car.vehicle.embodiment import PLAN_DT
 
-HELD_S = CAR.frames * CAR.frame_dt + 0.2
+HELD_S = 2 * PLAN_DT + 0.2
 """Pictures are kept for so long, s."""
 RGB = "rgb"
 """Pictures that come as they are, and are encoded in the car."""

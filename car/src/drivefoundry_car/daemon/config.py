@@ -13,11 +13,12 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from drivefoundry_car.daemon.cameras import RGB
-from drivefoundry_car.documents import read_toml
+from drivefoundry_car.documents import read_bytes, read_toml
 from drivefoundry_car.log.channels import FORMATS, FRONT, Camera
 from drivefoundry_car.triggers.trigger import load_campaigns
 from drivefoundry_car.upload.endpoint import checked
 from drivefoundry_car.upload.link import UploadWindow
+from drivefoundry_car.vehicle.embodiment import CAR, Embodiment, from_json
 
 LONGEST_PATH = 100
 """Bytes of a Unix socket's path that every kernel takes."""
@@ -55,7 +56,7 @@ class DrivingConfig:
     """slots: folder of the releases; root: the root.json that the car was shipped with; lockstep: the vehicle (a
     simulator or a recording) waits for the controls of each state, and its times are the clock; deadline_s: the
     planner's; patience_s: a plan is followed for so long; reason_every: decisions between requests to the reasoner, 0
-    for never."""
+    for never; embodiment: JSON file that describes the vehicle (`vehicle.embodiment`), the fleet's car by default."""
 
     slots: Path
     root: Path
@@ -63,8 +64,15 @@ class DrivingConfig:
     deadline_s: float = 0.5
     patience_s: float = 1.25
     reason_every: int = 4
+    embodiment: Path | None = None
+
+    @property
+    def vehicle(self) -> Embodiment:
+        """The vehicle that the car is."""
+        return CAR if self.embodiment is None else from_json(read_bytes(self.embodiment), self.embodiment)
 
     def validate(self) -> DrivingConfig:
+        _ = self.vehicle
         _must(self.root.is_file(), "root", self.root, "be the root.json that the repository was created with")
         _must(self.deadline_s > 0, "deadline_s", self.deadline_s, "be > 0")
         _must(self.patience_s >= 0.5, "patience_s", self.patience_s, "be >= 0.5: decisions are 0.5 s apart")

@@ -26,7 +26,6 @@ from drivefoundry_car.triggers.trigger import load_campaigns
 from drivefoundry_car.update.slotfiles import Installed
 from drivefoundry_car.update.slots import Slots
 from drivefoundry_car.upload.collector import Collector
-from drivefoundry_car.vehicle.embodiment import CAR
 
 log = logging.getLogger(__name__)
 POLL_S = 0.1
@@ -89,21 +88,23 @@ class Daemon:
     def _boot(self) -> bool:
         """Choose the release to drive with and load it; waits for one where there is none. False at the end."""
         self._phase = "waiting for a release"
+        d, runtime = self.config.driving, None
         while not self._ending.is_set():
             self._look_after()
             try:
                 self._release = self.slots.boot()
+                options = {"reason_every": d.reason_every, "deadline_s": d.deadline_s, "vehicle": d.vehicle}
+                runtime = self._load(self._release.engine, **options)
                 break
             except ValueError as error:
                 self._tell(str(error))
                 self._ending.wait(AGAIN_S)
-        if self._release is None or self._ending.is_set():
+        if self._release is None or runtime is None or self._ending.is_set():
             return False
         log.info("driving with release %s", self._release.release)
         if self._runtime is not None:
             self._runtime.close()
-        d = self.config.driving
-        self._runtime = self._load(self._release.engine, reason_every=d.reason_every, deadline_s=d.deadline_s)
+        self._runtime = runtime
         self._ask_health()
         return True
 
@@ -181,8 +182,9 @@ class Daemon:
         """What records this drive; None where the disk does not take it: the car drives all the same."""
         r = self.config.recording
         cameras = {name: c.camera() for name, c in self.config.cameras.items()}
+        size = self.config.driving.vehicle.size
         try:
-            return Collector(r.spool, cameras, load_campaigns(r.campaigns or None), meta, ego_size=CAR.size)
+            return Collector(r.spool, cameras, load_campaigns(r.campaigns or None), meta, ego_size=size)
         except OSError as error:
             self._tell(f"{r.spool}: nothing is recorded in this drive: {error.strerror}; see to the disk")
             return None

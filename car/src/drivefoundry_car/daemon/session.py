@@ -25,17 +25,15 @@ from drivefoundry_car.driving.stopping import BRAKE
 from drivefoundry_car.driving.watchdog import Latest, Watchdog, notify
 from drivefoundry_car.driving.worker import Worker
 from drivefoundry_car.log import channels
-from drivefoundry_car.log.channels import CAMERA, FRONT, NS, PLAN, STATE, to_ns
+from drivefoundry_car.log.channels import CAMERA, NS, PLAN, STATE, to_ns
 from drivefoundry_car.log.clock import DT
 from drivefoundry_car.upload.collector import Collector
-from drivefoundry_car.vehicle.embodiment import CAR
 
 log = logging.getLogger(__name__)
 SILENT_S = 0.3
 """Without a state of the vehicle for so long, s, the car is braked along its last curvature."""
 EDGE_S = 0.01
 """Decisions and ticks may come early by this, s."""
-FRAME_NS = round(CAR.frame_dt * NS)
 RELEASE_FAULTS = ("planner_failed", "planner_late", "plan_bad", "guard_failed")
 """Counts of the runtime that are the release's own fault."""
 
@@ -57,6 +55,7 @@ class Session:
         self.driven_s = 0.0
         """Driven since the release's last fault, s."""
         runtime.reset()
+        self._body = runtime.embodiment
         self._now_ns = 0
         self.dog = Watchdog(runtime, patience_s=config.driving.patience_s, alive=notify, clock=self.now)
         self._controller, self._worker = Controller(), Worker("decisions")
@@ -129,21 +128,29 @@ class Session:
         if any(ns is None for ns in newest):
             return
         ns = min(n for n in newest if n is not None)
-        if self._decided_ns is not None and ns - self._decided_ns < (CAR.decision_dt - EDGE_S) * NS:
+        if self._decided_ns is not None and ns - self._decided_ns < (self._body.decision_dt - EDGE_S) * NS:
             return
-        pictures = self.eyes[FRONT].pictures([ns - k * FRAME_NS for k in reversed(range(CAR.frames))])
-        if pictures is None or self._deciding is not None:
+        frames = self._frames(ns)
+        if frames is None or self._deciding is not None:
             self.skipped += self._decided_ns is not None
             self._decided_ns = ns
             return
-        ego, route, objects = self.state.inputs(ns)
+        ego, route, objects = self.state.inputs(ns, self._body)
         job: dict[str, Any] = {"t": ns / NS, "now": self.now(), "seen": ns / NS}
-        inputs = pictures[None], ego[None], route[None], None if objects is None else [objects]
+        inputs = frames, ego[None], route[None], None if objects is None else [objects]
         self._decided_ns = ns
         self._deciding = ns, self._worker.submit(lambda: self.dog.plan(*inputs, **job))
         if self.lockstep:
             self._deciding[1].exception()
             self._collect()
+
+    def _frames(self, ns: int) -> dict[str, np.ndarray] | None:
+        """Camera -> (1, F, H, W, 3) what a decision at a time sees; None where a camera lacks a picture."""
+        back = reversed(range(self._body.frames))
+        times = [ns - round(k * self._body.frame_dt * NS) for k in back]
+        found = {name: eye.pictures(times) for name in self._body.pictures if (eye := self.eyes.get(name)) is not None}
+        shown = {name: pictures[None] for name, pictures in found.items() if pictures is not None}
+        return shown if shown.keys() == self._body.pictures.keys() else None
 
     def _collect(self) -> None:
         """Take the planner's answer if there is one."""

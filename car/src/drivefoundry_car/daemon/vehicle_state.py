@@ -13,7 +13,7 @@ from drivefoundry_car.log.channels import DRIVER, NS, OBJECTS, ROUTE, SIGNALS, S
 from drivefoundry_car.log.clock import DT
 from drivefoundry_car.log.drive import Objects
 from drivefoundry_car.recording.recent import Moment
-from drivefoundry_car.vehicle.embodiment import CAR
+from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 from drivefoundry_car.vehicle.inputs import ego_history, route_features, to_ego, to_map
 
 HELD_S = 3.0
@@ -21,8 +21,6 @@ HELD_S = 3.0
 OLD_S = 0.3
 """Perception older than this is ignored, s."""
 TOPICS = (STATE, ROUTE, OBJECTS, SIGNALS, DRIVER)
-GRID = np.arange(CAR.history_steps * (CAR.history - 1), -1, -1) * round(DT * NS)
-"""The model's history at 10 Hz, ns before now, oldest first."""
 
 
 class VehicleState:
@@ -82,11 +80,12 @@ class VehicleState:
         poses[:, 2] = np.unwrap(poses[:, 2])
         return np.array([np.interp(t, at, column) for column in poses.T])
 
-    def inputs(self, ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """What the model and the guard are given for a picture of time ns: ego history (4, 3), route (12,), and objects
+    def inputs(self, ns: int, body: Embodiment = CAR) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """What the model and the guard are given for a picture of time ns: ego history, route, and objects
         (n, 6) x, y, yaw, speed, length, width in the ego frame, None without perception."""
         times = np.array(self._ns, np.float64)
-        wanted = float(ns) - GRID
+        grid = np.arange(body.history_steps * (body.history - 1), -1, -1) * round(DT * NS)  # 10 Hz, oldest first
+        wanted = float(ns) - grid
         wanted = wanted[wanted >= times[0]]
         speed, rate = (np.interp(wanted, times, [e[k] for e in self._ego]) for k in (3, 5))
         pose = self.pose(ns / NS)
@@ -95,7 +94,7 @@ class VehicleState:
         if objects is not None:
             states = objects.states[:, 0].astype(np.float64)
             rows = np.column_stack([to_ego(states[:, :3], pose), states[:, 3], objects.size[:, :2]])
-        return ego_history(speed, rate), route_features(self._route, pose), rows
+        return ego_history(speed, rate, body), route_features(self._route, pose), rows
 
     def moment(self, plan: tuple[int, np.ndarray, str] | None = None) -> Moment:
         """What the car knows now, for the recorder and the triggers. plan: time ns, points (8, 3) and text of what was

@@ -34,7 +34,7 @@ except ModuleNotFoundError:
 from drivefoundry_car.driving.guard import FINE_DT, fine_path
 from drivefoundry_car.driving.runtime import Model, Runtime
 from drivefoundry_car.engine import Engine
-from drivefoundry_car.vehicle.embodiment import CAR
+from drivefoundry_car.vehicle.embodiment import CAR, FRONT
 from drivefoundry_car.vehicle.inputs import ego_history, route_features, shift
 
 FOCAL, HORIZON = 95.3 / 160, 28 / 64
@@ -129,7 +129,7 @@ class EngineDriver(BaseDriver):
             since = poses.poses[-1].inverse() @ then
             ahead = _route(since.transform_points(route)[:, :2], limit, self.axle)
         planned = mine.runtime.plan(
-            _pictures(mine, frames, now)[None],
+            {FRONT: _pictures(mine, frames, now)[None]},
             ego_history(*motion(poses, states, now))[None],
             route_features(ahead, np.zeros(3))[None],
             t=now / SECOND,

@@ -13,9 +13,8 @@ this loop and the actuators, covers the case that `plan` itself does not return.
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,26 +23,29 @@ from typing import Any, Protocol
 import numpy as np
 
 from drivefoundry_car.driving.guard import Guard
-from drivefoundry_car.driving.sanity import CameraMonitor, Seen, answer_of, inspect
+from drivefoundry_car.driving.sanity import CameraMonitor, Seen, answer_of, are_texts, copies, inspect, is_number
 from drivefoundry_car.driving.stopping import Stopping
 from drivefoundry_car.driving.worker import Worker, settle
-from drivefoundry_car.vehicle.embodiment import PLAN_DT
+from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 log = logging.getLogger(__name__)
-DEADLINE_S = PLAN_DT
-"""A plan that takes longer is of no use, s: the next decision is due."""
+STALE_S = 0.5
+"""A newest frame older than this is not planned on, s."""
 JUMP_S = 60.0
 """A clock that moves on by more than this between two decisions has been set, s."""
+
+Frames = Mapping[str, np.ndarray]
+"""Camera -> pictures (S, F, H, W, 3) uint8, oldest first."""
 
 
 class Model(Protocol):
     """What the runtime asks of an engine; `drivefoundry_car.engine.Engine` is one."""
 
-    def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """frames (S, 2, H, W, 3) uint8, ego (S, 4, 3), route (S, 12) -> points (S, 8, 3), tokens (S, 8)."""
+    def plan(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points (S, 8, 3) and tokens (S, 8) for ego (S, history, state) and route (S, features)."""
         ...
 
-    def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
+    def reason(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> list[str]:
         """The same inputs -> S texts."""
         ...
 
@@ -127,12 +129,15 @@ class Runtime:
         hint_life: int = 6,
         reason_cars: int = 1,
         patient: bool = False,
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float | None = None,
     ):
+        embodiment: Embodiment = getattr(engine, "embodiment", CAR)
+        deadline_s = embodiment.decision_dt if deadline_s is None else deadline_s
         if not deadline_s > 0:
             raise ValueError(f"Runtime.deadline_s: must be > 0, got {deadline_s}")
         self.engine = engine
-        self.guard = guard or Guard()
+        self.embodiment = embodiment
+        self.guard = guard or Guard.of(embodiment)
         self.reasoner = reasoner
         self.reason_every = reason_every if reasoner is not None else 0
         self.hint_life = hint_life
@@ -152,15 +157,25 @@ class Runtime:
 
     @classmethod
     def load(
-        cls, engine_dir: str | Path, guard: Guard | None = None, *, reason_every: int = 4, **options: Any
+        cls,
+        engine_dir: str | Path,
+        guard: Guard | None = None,
+        *,
+        reason_every: int = 4,
+        vehicle: Embodiment | None = None,
+        **options: Any,
     ) -> Runtime:
-        """Engine directory in, Runtime out. The reasoner gets an engine of its own, so that the two share no
-        buffers.
+        """The runtime of an engine directory; the reasoner gets an engine of its own, so that the two share no buffers.
+
+        vehicle: what it is to drive; ValueError where the engine was made for another embodiment.
         """
         from drivefoundry_car.engine import Engine
 
+        engine = Engine(engine_dir)
+        if vehicle is not None:
+            engine.embodiment.require_same(vehicle, engine_dir)
         reasoner = Engine(engine_dir) if reason_every else None
-        return cls(Engine(engine_dir), guard, reasoner, reason_every=reason_every, **options)
+        return cls(engine, guard, reasoner, reason_every=reason_every, **options)
 
     def reset(self) -> None:
         """Begin a new drive: hints, the clock and the last plan of the old one are forgotten. An answer under way is
@@ -174,11 +189,11 @@ class Runtime:
         self._step = 0
         self._last_t: float | None = None
         self._hint: tuple[int, list[str]] = (-1_000_000, [])
-        self._stopping, self._camera = Stopping(self._cars), CameraMonitor(self._cars)
+        self._watch(self._cars)
 
     def plan(
         self,
-        frames: np.ndarray,
+        frames: Frames,
         ego: np.ndarray,
         route: np.ndarray,
         objects: Sequence[np.ndarray | None] | None = None,
@@ -187,17 +202,17 @@ class Runtime:
     ) -> Planned:
         """One observation of S cars in, one guarded decision out; never waits for the reasoner unless it is patient.
 
-        frames (S, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (S, 4, 3) and route (S, 12) as `inputs` makes them;
+        frames: of each camera (S, F, H, W, 3) uint8, oldest first; ego and route as `vehicle.inputs` makes them;
         objects as `Guard.check` takes them, from the perception channel, None without one; t: time of the newest
         frame, s, by which decisions that fell out are counted; now: by the same clock, by which a frame's age is known.
         Whatever is given, there is an answer within the deadline; see `Counts` for what makes it a stop.
         """
         until = None if self.patient else time.monotonic() + self.deadline_s
         self._collect()
-        seen = inspect(frames, ego, route, objects, self._cars)
+        seen = inspect(frames, ego, route, objects, self._cars, self.embodiment.pictures)
         if seen.cars != self._cars:
             self._cars = seen.cars
-            self._stopping, self._camera = Stopping(seen.cars), CameraMonitor(seen.cars)
+            self._watch(seen.cars)
         seconds, timed = self._time(t, now)
         bad = {**seen.bad, **{name: np.full(seen.cars, yes) for name, yes in timed.items()}}
         if not self.patient and not seen.bad["frames_bad"].any():
@@ -205,7 +220,9 @@ class Runtime:
         points, tokens, failed = self._think(frames, ego, route, seen, until)
         bad |= failed
         stopped = np.logical_or.reduce([*bad.values()])
-        points, guarded, broken = self._guarded(points, stopped, seen, PLAN_DT if seconds is None else seconds)
+        points, guarded, broken = self._guarded(
+            points, stopped, seen, self.embodiment.decision_dt if seconds is None else seconds
+        )
         if broken:
             bad["guard_failed"], stopped = np.ones(seen.cars, bool), np.ones(seen.cars, bool)
         self._stopping.keep(points, ~stopped)
@@ -217,20 +234,28 @@ class Runtime:
         self._step += 1
         return Planned(points, tokens, guarded | stopped, alive + [""] * (seen.cars - len(alive)), stopped)
 
+    def _watch(self, cars: int) -> None:
+        """Watch the pictures and the plans of so many cars."""
+        self._stopping = Stopping(cars)
+        self._monitors = {name: CameraMonitor(cars) for name in self.embodiment.pictures}
+
     def close(self) -> None:
         """Let the threads end after what they are doing."""
         for worker in (self._worker, self._planner):
             if worker is not None:
                 worker.close()
 
-    def _look(self, frames: np.ndarray, seen: Seen, again: bool) -> dict[str, np.ndarray]:
+    def _look(self, frames: Frames, seen: Seen, again: bool) -> dict[str, np.ndarray]:
         """What is wrong with the pictures, from decision to decision; a reason to stop only after some in a row."""
-        blank, frozen, blind = self._camera.look(frames, seen.speed, again)
-        self._count(frames_blank=int((blank & ~blind).sum()), frames_frozen=int((frozen & ~blind).sum()))
-        return {"frames_blank": blind & blank, "frames_frozen": blind & ~blank}
+        looks = [monitor.look(frames[name], seen.speed, again) for name, monitor in self._monitors.items()]
+        dark = np.logical_or.reduce([blind & blank for blank, _, blind in looks])
+        still = np.logical_or.reduce([blind & ~blank for blank, _, blind in looks]) & ~dark
+        blank, frozen = (np.logical_or.reduce([look[k] for look in looks]) & ~dark & ~still for k in (0, 1))
+        self._count(frames_blank=int(blank.sum()), frames_frozen=int(frozen.sum()))
+        return {"frames_blank": dark, "frames_frozen": still}
 
     def _think(
-        self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, seen: Seen, until: float | None
+        self, frames: Frames, ego: np.ndarray, route: np.ndarray, seen: Seen, until: float | None
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """The reasoner's and the planner's turn: points and tokens, zeros where there are none, and why there are none
         (masks by reason)."""
@@ -261,7 +286,7 @@ class Runtime:
         return points, tokens, {"plan_bad": lost}
 
     def _planned(
-        self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, until: float | None
+        self, frames: Frames, ego: np.ndarray, route: np.ndarray, until: float | None
     ) -> tuple[Any, BaseException | None]:
         """The planner's answer, or its error, or _Late. While it is busy with an observation of before it is given no
         other, and what it says to that one is thrown away."""
@@ -271,7 +296,7 @@ class Runtime:
             if self._planning is not None:
                 self._planning.exception(max(0.0, until - time.monotonic()))
             # copies: the caller may reuse its buffers while a late planner still reads
-            self._planning = self._planner.submit(self.engine.plan, frames.copy(), ego.copy(), route.copy())
+            self._planning = self._planner.submit(self.engine.plan, copies(frames), ego.copy(), route.copy())
             error = self._planning.exception(max(0.0, until - time.monotonic()))
         except TimeoutError:
             return None, _Late()
@@ -324,15 +349,15 @@ class Runtime:
         if t is None:
             self._last_t = None
             return None, {}
-        if not _finite(t) or (now is not None and not _finite(now)):
+        if not is_number(t) or (now is not None and not is_number(now)):
             return None, {"clock_bad": True}
         last, self._last_t = self._last_t, t
-        old = {} if now is None else {"frames_old": not -PLAN_DT <= now - t <= PLAN_DT}
+        old = {} if now is None else {"frames_old": not -STALE_S <= now - t <= STALE_S}
         if last is None:
             return None, old
         if not 0 <= t - last <= JUMP_S:
             return None, {**old, "clock_bad": True}
-        missed = round((t - last) / PLAN_DT) - 1
+        missed = round((t - last) / self.embodiment.decision_dt) - 1
         if missed > 0:
             self._count(dropped=missed)
             log.warning("%d decision(s) dropped before t=%.2f s", missed, t)
@@ -344,7 +369,7 @@ class Runtime:
             return
         asked, self._asked = self._asked, None
         error = asked.exception()
-        if error is None and not _texts(asked.result(), self._cars):
+        if error is None and not are_texts(asked.result(), self._cars):
             error = TypeError(f"its answer is no list of at most {self._cars} texts")
         drive, step = self._asked_at
         if error is not None:
@@ -360,7 +385,7 @@ class Runtime:
         self._count(hints_failed=1)
         log.warning("reasoner failed: %s: %s", type(error).__name__, error)
 
-    def _ask(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> None:
+    def _ask(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> None:
         """Hand this observation to the reasoner, if it is time and it is free."""
         if self._worker is None or self.reasoner is None or self._step % self.reason_every:
             return
@@ -370,19 +395,8 @@ class Runtime:
         n = self.reason_cars
         self._asked_at = (self._drive, self._step)
         # copies: the caller may reuse its buffers while the reasoner still reads
-        self._asked = self._worker.submit(self.reasoner.reason, frames[:n].copy(), ego[:n].copy(), route[:n].copy())
+        self._asked = self._worker.submit(self.reasoner.reason, copies(frames, n), ego[:n].copy(), route[:n].copy())
 
 
 class _Late(Exception):
     """The planner has not answered in time."""
-
-
-def _finite(value: object) -> bool:
-    try:
-        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
-
-
-def _texts(answer: object, most: int) -> bool:
-    return isinstance(answer, list) and len(answer) <= most and all(isinstance(text, str) for text in answer)

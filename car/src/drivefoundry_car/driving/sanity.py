@@ -5,11 +5,14 @@ Masks are (S,) bool, true where the car S must not be driven by what was given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from drivefoundry_car.vehicle.embodiment import FRONT
 
 TOP_SPEED, REVERSE = 100.0, 3.0
 """A measured speed above, or backwards faster than this, is a fault of the sensor, m/s."""
@@ -37,13 +40,14 @@ class Seen:
     bad: dict[str, np.ndarray]
 
 
-def inspect(frames: Any, ego: Any, route: Any, objects: Any, cars: int) -> Seen:
+def inspect(frames: Any, ego: Any, route: Any, objects: Any, cars: int, cameras: Collection[str] = (FRONT,)) -> Seen:
     """Look at what `Runtime.plan` was given, whatever it is; cars: how many there are where it does not say."""
-    batches = ((ego, 3), (frames, 5), (route, 2))
+    shown = next(iter(frames.values()), None) if isinstance(frames, Mapping) else None
+    batches = ((ego, 3), (shown, 5), (route, 2))
     cars = next((len(a) for a, axes in batches if isinstance(a, np.ndarray) and a.ndim == axes and len(a)), cars)
     none = np.zeros(cars, bool)
-    frames_fit = _plain(frames) and frames.ndim == 5 and frames.dtype == np.uint8
-    frames_bad = none | (not frames_fit or len(frames) != cars or not frames.size)
+    frames_fit = isinstance(frames, Mapping) and frames.keys() == set(cameras)
+    frames_bad = none | (not frames_fit or not all(_pictures(f, cars) for f in frames.values()))
     ego_bad, speed, last = ~none, np.full(cars, np.nan), np.full(cars, np.nan)
     if _fits(ego, cars, 3):
         speeds = np.asarray(ego[..., 0], np.float64)
@@ -136,6 +140,10 @@ class CameraMonitor:
         return blank, frozen, (self._blank > BLANK_MOST) | (self._frozen > FROZEN_MOST)
 
 
+def _pictures(array: Any, cars: int) -> bool:
+    return _plain(array) and array.ndim == 5 and array.dtype == np.uint8 and len(array) == cars and array.size > 0
+
+
 def _fits(array: Any, cars: int, axes: int) -> bool:
     return _plain(array) and array.ndim == axes and len(array) == cars and array.size > 0 and array.dtype.kind in "fiu"
 
@@ -169,3 +177,18 @@ def _rows(given: Any) -> np.ndarray | None:
         return np.asarray(array, np.float64)
     except Exception:  # as above: __float__ of single elements
         return None
+
+
+def copies(frames: Mapping[str, np.ndarray], cars: int | None = None) -> dict[str, np.ndarray]:
+    return {name: f[:cars].copy() for name, f in frames.items()}
+
+
+def is_number(value: object) -> bool:
+    try:
+        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def are_texts(answer: object, most: int) -> bool:
+    return isinstance(answer, list) and len(answer) <= most and all(isinstance(text, str) for text in answer)

@@ -7,6 +7,7 @@ with the same numpy.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from drivefoundry_car.engine import files, kernels
 from drivefoundry_car.vehicle.codec import driven, votes
+from drivefoundry_car.vehicle.embodiment import Embodiment
 from drivefoundry_car.vehicle.inputs import ego_changes
 
 EOS = 1
@@ -38,23 +40,27 @@ class Engine:
         self.threads = threads or len(os.sched_getaffinity(0))
         self._pieces: list[str] = held.contract["text"]
         model = held.contract["model"]
-        self._frames = (model["frames"], *model["image"], 3)
+        self.embodiment = Embodiment.of(held.contract["embodiment"], self.path / files.CONTRACT)
+        self._frames = {name: (model["frames"], *size, 3) for name, size in self.embodiment.pictures.items()}
         self._ego = (model["history"], model["ego_features"])
         self._route = (model["route_features"],)
         self._ego_scale = np.tile(np.array(held.contract["ego_scale"], np.float32), model["history"])
         self._kernels = load(held, instructions)
 
-    def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def plan(
+        self, frames: Mapping[str, np.ndarray], ego: np.ndarray, route: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The planner's answer: points (B, 8, 3) float32 x m, y m, yaw rad in the ego frame 0.5 s apart, and tokens
         (B, 8) int64, the selected action codes; see `drivefoundry_car.vehicle.codec.votes`.
 
-        frames (B, 2, H, W, 3) uint8 at t - 0.5 s and t; ego (B, 4, 3) and route (B, 12) as
-        `drivefoundry_car.vehicle.inputs` makes them. ValueError for other shapes and for what is not finite.
+        frames: of each camera of `embodiment` (B, F, H, W, 3) uint8, oldest first; ego (B, history, state) and route
+        (B, features) as `drivefoundry_car.vehicle.inputs` makes them. ValueError for other shapes and for what is not
+        finite.
         """
         tokens, controls = self._run(frames, ego, route, reason=False)
         return driven(controls, np.asarray(ego)[:, -1, 0]), tokens.astype(np.int64)
 
-    def reason(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> list[str]:
+    def reason(self, frames: Mapping[str, np.ndarray], ego: np.ndarray, route: np.ndarray) -> list[str]:
         """Why the driver would do what it would do: B texts, greedy. Inputs and errors as for `plan`."""
         return [self.text(ids) for ids in self._run(frames, ego, route, reason=True)[0]]
 
@@ -65,26 +71,30 @@ class Engine:
         return "".join(p.replace(SPACE, " " if i else "") for i, p in enumerate(pieces))
 
     def _run(
-        self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, reason: bool
+        self, frames: Mapping[str, np.ndarray], ego: np.ndarray, route: np.ndarray, reason: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        frames, ego, route = np.asarray(frames), np.asarray(ego), np.asarray(route)
-        n = len(frames) if frames.ndim else 0
-        for name, array, shape in (
-            ("frames", frames, self._frames),
-            ("ego", ego, self._ego),
-            ("route", route, self._route),
-        ):
+        ego, route = np.asarray(ego), np.asarray(route)
+        if not isinstance(frames, Mapping) or frames.keys() != self._frames.keys():
+            got = ", ".join(map(str, frames)) if isinstance(frames, Mapping) else type(frames).__name__
+            raise ValueError(f"engine input frames: of cameras {got}; must be of {', '.join(self._frames)}")
+        pictures = {name: np.asarray(frames[name]) for name in self._frames}
+        first = next(iter(pictures.values()))
+        n = len(first) if first.ndim else 0
+        wanted = {f"frames[{k!r}]": (pictures[k], shape) for k, shape in self._frames.items()}
+        for name, (array, shape) in {**wanted, "ego": (ego, self._ego), "route": (route, self._route)}.items():
             if array.shape != (n, *shape):
                 raise ValueError(f"engine input {name}: shape {array.shape}, must be (B, {', '.join(map(str, shape))})")
-        if frames.dtype != np.uint8:
-            raise ValueError(f"engine input frames: {frames.dtype}, must be uint8")
+        for name, array in pictures.items():
+            if array.dtype != np.uint8:
+                raise ValueError(f"engine input frames[{name!r}]: {array.dtype}, must be uint8")
         if not (np.isfinite(ego).all() and np.isfinite(route).all()):
             raise ValueError("engine inputs ego and route: must be finite")
         told = ego.reshape(n, len(self._ego_scale)).astype(np.float32) * self._ego_scale
         if self.contract["model"]["ego_changes"]:
             told = ego_changes(ego)
         speed = np.ascontiguousarray(ego[:, -1, 0], np.float32)
-        return self._kernels.run(np.ascontiguousarray(frames), padded(told), padded(route), speed, reason, self.threads)
+        shown = [np.ascontiguousarray(p) for p in pictures.values()]
+        return self._kernels.run(shown, padded(told), padded(route), speed, reason, self.threads)
 
 
 def padded(x: np.ndarray, axis: int = 1) -> np.ndarray:
@@ -99,11 +109,10 @@ def load(held: files.Files, instructions: str) -> kernels.Kernels:
     out = kernels.Kernels(
         {
             **{k: v for k, v in model.items() if k in kernels.SHAPE},
-            "height": model["image"][0],
-            "width": model["image"][1],
             "plan": held.contract["plan"],
             **{k: ids[k] for k in ("task", "think", "act")},
         },
+        sizes(model),
         instructions,
     )
     names = [*kernels.MATRICES, *(f"blocks.{i}.{part}" for i in range(model["layers"]) for part in kernels.LAYER)]
@@ -131,7 +140,7 @@ def load(held: files.Files, instructions: str) -> kernels.Kernels:
 def _fit(tensors: dict[str, np.ndarray], model: dict[str, Any]) -> None:
     """ValueError where the tensors are not exactly those of a model of this shape."""
     wanted: dict[str, tuple[tuple[int, ...], str]] = {}
-    every, (height, width), d = shapes(model), model["image"], model["dim"]
+    every, d = shapes(model), model["dim"]
     blocks = [f"blocks.{i}." for i in range(model["layers"])]
     for name, (out, into) in every.items():
         for place in blocks if name in kernels.LAYER else [""]:
@@ -139,7 +148,7 @@ def _fit(tensors: dict[str, np.ndarray], model: dict[str, Any]) -> None:
     for name in ("stem.cell", "stem.patch", "ego_in", "ego_out", "route_in", "route_out"):
         wanted[f"{name}.bias"] = ((every[name][0],), "f")
     wanted |= {f"{place}{norm}": ((d,), "f") for place in blocks for norm in ("norm1", "norm2")} | {"norm": ((d,), "f")}
-    wanted["stem.position"] = ((height // model["patch"] * (width // model["patch"]), d), "f")
+    wanted["stem.position"] = ((patches(model), d), "f")
     wanted["embed.marks"] = ((len(tensors.get("embed.marks", ())), d), "f")
     for name in sorted(wanted.keys() ^ tensors.keys()):
         what = "is missing" if name in wanted else "belongs to no part of the model"
@@ -148,6 +157,16 @@ def _fit(tensors: dict[str, np.ndarray], model: dict[str, Any]) -> None:
         if tensors[name].shape != shape or tensors[name].dtype.kind != kind:
             got = f"{tensors[name].dtype} {tensors[name].shape}"
             raise ValueError(f"{files.WEIGHTS}: {name} is {got}, must have shape {shape}; quantize the engine again")
+
+
+def sizes(model: dict[str, Any]) -> list[tuple[int, int]]:
+    """Height and width of each camera's picture, px, the front one first."""
+    return [(h, w) for h, w in (model["image"], *(other[1:] for other in model["others"]))]
+
+
+def patches(model: dict[str, Any]) -> int:
+    """Image tokens of all cameras."""
+    return sum(h // model["patch"] * (w // model["patch"]) for h, w in sizes(model))
 
 
 def shapes(model: dict[str, Any]) -> dict[str, tuple[int, int]]:
@@ -174,7 +193,7 @@ def shapes(model: dict[str, Any]) -> dict[str, tuple[int, int]]:
 def rope(contract: dict[str, Any]) -> np.ndarray:
     """(2, positions, head_dim / 2) cosine and sine: the rotary positions of prefix, text and actions (RoFormer)."""
     model = contract["model"]
-    prefix = (model["image"][0] // model["patch"]) * (model["image"][1] // model["patch"]) + 3
+    prefix = patches(model) + 3
     rate = model["rope_theta"] ** (-np.arange(0, model["head_dim"], 2) / model["head_dim"])
     angle = np.arange(prefix + model["max_text"] + contract["plan"])[:, None] * rate
     return np.stack([np.cos(angle), np.sin(angle)])

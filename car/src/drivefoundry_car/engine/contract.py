@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from drivefoundry_car.vehicle.codec import STEPS
+from drivefoundry_car.vehicle.embodiment import FRONT, MAX_CAMERAS, Embodiment
 
 WIDTH = 16
 """The kernels' lanes."""
@@ -34,7 +35,7 @@ _SIZES: dict[str, tuple[int, int, int]] = {  # least, most, of what it is a mult
 _LONGEST_SIDE = 4096
 """Of an image, px."""
 _PLAIN: dict[str, Any] = {
-    "qkv_bias": False, "tied": True, "norm_eps": 1e-6, "cameras": 1, "vision": "patch", "text_shift": 0,
+    "qkv_bias": False, "tied": True, "norm_eps": 1e-6, "vision": "patch", "text_shift": 0,
     "action": "codes", "rope_scaling": None,
 }  # fmt: skip
 """What the kernels know in one way only; a contract may leave it out."""
@@ -57,18 +58,41 @@ def checked(contract: dict[str, Any], name: object) -> dict[str, Any]:
     _require(_finite(theta) and 1 <= theta <= 1e12, name, "model.rope_theta", theta, "1 to 1e12")
     heads, kv = model["heads"], model["kv_heads"]
     _require(heads % kv == 0, name, "model.kv_heads", kv, f"a divisor of {heads} heads")
-    image, patch = _part(model, "model.image", list, name), model["patch"]
-    sides = len(image) == 2 and all(type(n) is int and patch <= n <= _LONGEST_SIDE and n % patch == 0 for n in image)
-    _require(sides, name, "model.image", image, f"height and width in whole patches of {patch} px")
+    shown, patch = _pictures(model, name), model["patch"]
+    body = Embodiment.of(contract.get("embodiment"), name)
+    sizes = {c: list(size) for c, size in body.pictures.items()}
+    _require(shown == sizes, name, "model.image, model.others", shown, f"the embodiment's cameras, {sizes}")
     plan = contract.get("plan")
     _require(type(plan) is int and plan == STEPS, name, "plan", plan, str(STEPS))
-    longest = image[0] // patch * (image[1] // patch) + 3 + max(model["max_text"], plan)
-    _require(longest <= LONGEST, name, "model.image and model.max_text", longest, f"at most {LONGEST} positions")
+    longest = sum(h // patch * (w // patch) for h, w in shown.values()) + 3 + max(model["max_text"], plan)
+    _require(
+        longest <= LONGEST,
+        name,
+        "model.image, model.others and model.max_text",
+        longest,
+        f"at most {LONGEST} positions",
+    )
     _vocabulary(contract, model, name)
     scale = _part(contract, "ego_scale", list, name)
     fits = len(scale) == model["ego_features"] and all(_finite(x) and abs(x) <= 1e6 for x in scale)
     _require(fits, name, "ego_scale", scale, f"{model['ego_features']} finite numbers")
     return contract
+
+
+def _pictures(model: dict[str, Any], name: object) -> dict[str, list[int]]:
+    """Camera -> height and width of its picture, in whole patches."""
+    image, others, patch = (
+        _part(model, "model.image", list, name),
+        _part(model, "model.others", list, name),
+        model["patch"],
+    )
+    named = len(others) < MAX_CAMERAS and all(isinstance(o, list) and len(o) == 3 and type(o[0]) is str for o in others)
+    _require(named, name, "model.others", others, "lists of a camera's name, height and width")
+    shown = {FRONT: image, **{o[0]: o[1:] for o in others}}
+    for size in shown.values():
+        fits = len(size) == 2 and all(type(n) is int and patch <= n <= _LONGEST_SIDE and n % patch == 0 for n in size)
+        _require(fits, name, "model.image, model.others", size, f"height and width in whole patches of {patch} px")
+    return shown
 
 
 def _vocabulary(contract: dict[str, Any], model: dict[str, Any], name: object) -> None:

@@ -23,7 +23,7 @@ from drivefoundry_car import arrays
 from drivefoundry_car.documents import json_of
 from drivefoundry_car.engine.contract import checked
 
-FORMAT = 3
+FORMAT = 4
 CONTRACT, WEIGHTS, CODEBOOK = "engine.json", "weights.bin", "codebook.safetensors"
 DTYPES = {"int8": "<i1", "int16": "<i2", "float32": "<f4"}
 MOST_ACCELERATION = 100

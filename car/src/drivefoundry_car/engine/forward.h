@@ -141,19 +141,19 @@ static void single(const Linear &l, const float *x, float *y, Work &w) {
     linear(l, w.ints, &unit, 1, y, l.blocks * 16);
 }
 
-// Both frames of a scene, (2, height, width, 3), into the image's rows of the prefix (patches, dim): 8x8 px cells
-// (the frame now and its difference to the one before), GELU, then a patch of cells.
-static void look(const Model &m, const uint8_t *frames, float *x, Work &w) {
-    const int cells = m.patch / 8, columns = m.width / m.patch, in = 2 * CELL_BYTES, stem = m.linear[CELL].blocks * 16;
+// Both frames of one camera in a scene, (2, height, width, 3), into the image's rows of the prefix (patches, dim): 8x8 px
+// cells (the frame now and its difference to the one before), GELU, then a patch of cells. position: of its first patch.
+static void look(const Model &m, const Picture &p, const float *position, const uint8_t *frames, float *x, Work &w) {
+    const int cells = m.patch / 8, columns = p.width / m.patch, in = 2 * CELL_BYTES, stem = m.linear[CELL].blocks * 16;
     const int each = cells * cells, wide = each * stem;
-    const uint8_t *now = frames + (size_t)m.height * m.width * 3;
-    for (int row = 0; row < m.height / m.patch; row++) {
+    const uint8_t *now = frames + (size_t)p.height * p.width * 3;
+    for (int row = 0; row < p.height / m.patch; row++) {
         for (int column = 0; column < columns; column++)
             for (int c = 0; c < each; c++) {
                 const int line0 = row * m.patch + c / cells * 8, pixel0 = column * m.patch + c % cells * 8;
                 int16_t *q = w.ints + (size_t)(column * each + c) * in;
                 for (int line = 0; line < 8; line++) {
-                    const size_t corner = ((size_t)(line0 + line) * m.width + pixel0) * 3;
+                    const size_t corner = ((size_t)(line0 + line) * p.width + pixel0) * 3;
                     for (int i = 0; i < 24; i++) {
                         q[line * 24 + i] = now[corner + i] - 128;
                         q[CELL_BYTES + line * 24 + i] = 2 * (now[corner + i] - frames[corner + i]);
@@ -166,7 +166,7 @@ static void look(const Model &m, const uint8_t *frames, float *x, Work &w) {
         for (int i = 0; i < columns; i++)
             w.unit[i] = rounded(w.wide + (size_t)i * wide, wide, m.linear[PATCH].limit, w.ints + (size_t)i * wide);
         float *y = x + (size_t)row * columns * m.dim;
-        memcpy(y, m.position + (size_t)row * columns * m.dim, sizeof(float) * columns * m.dim);
+        memcpy(y, position + (size_t)row * columns * m.dim, sizeof(float) * columns * m.dim);
         linear(m.linear[PATCH], w.ints, w.unit, columns, y, m.dim, ADD);
     }
 }
@@ -179,10 +179,17 @@ static void told(const Model &m, int first, const float *in, float *y, Work &w) 
     single(m.linear[first + 1], w.wide, y, w);
 }
 
-// The prefix embeddings of one scene: task, image patches, ego, route.
+// The prefix embeddings of one scene: task, image patches of each camera, ego, route.
 static void prefix(const Model &m, const Inputs &in, int scene, float *x, Work &w) {
     memcpy(x, m.embed + (size_t)m.task * m.dim, sizeof(float) * m.dim);
-    look(m, in.frames + (size_t)scene * 2 * m.height * m.width * 3, x + m.dim, w);
+    const float *position = m.position;
+    float *to = x + m.dim;
+    for (size_t c = 0; c < m.pictures.size(); c++) {
+        const Picture &p = m.pictures[c];
+        look(m, p, position, in.frames[c] + (size_t)scene * 2 * p.height * p.width * 3, to, w);
+        const size_t taken = (size_t)(p.height / m.patch) * (p.width / m.patch) * m.dim;
+        position += taken, to += taken;
+    }
     float *after = x + (size_t)(m.prefix - 2) * m.dim;
     told(m, EGO, in.ego + (size_t)scene * m.linear[EGO].in, after, w);
     told(m, ROUTE, in.route + (size_t)scene * m.linear[ROUTE].in, after + m.dim, w);

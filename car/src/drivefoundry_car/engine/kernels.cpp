@@ -38,8 +38,12 @@ struct Linear {
     const float *scale = nullptr, *bias = nullptr;
 };
 
+struct Picture {
+    int height, width;
+};
+
 struct Inputs {
-    const uint8_t *frames;
+    const uint8_t *const *frames;  // of each camera
     const float *ego, *route, *speed;
 };
 
@@ -63,8 +67,9 @@ struct Work {
 };
 
 struct Model {
-    int height, width, patch, dim, layers, heads, kv_heads, head_dim, ffn, text_vocab, max_text, plan, task, think, act,
+    int patch, dim, layers, heads, kv_heads, head_dim, ffn, text_vocab, max_text, plan, task, think, act,
         bidirectional;
+    std::vector<Picture> pictures;
     int prefix = 0, positions = 0, room = 0;
     size_t rows = 0, codes = 0;  // of the embeddings, and of the codebook
     const float *embed = nullptr, *position = nullptr, *rope = nullptr, *votes = nullptr, *codebook = nullptr;
@@ -138,7 +143,9 @@ Work::Work(const Model &m) {
         most_out = std::max<size_t>(most_out, l.blocks * 16);
         most_in = std::max<size_t>(most_in, l.in);
     }
-    const size_t columns = m.width / m.patch, each = columns * (m.patch / 8) * (m.patch / 8);
+    size_t columns = 0;
+    for (const Picture &p : m.pictures) columns = std::max<size_t>(columns, p.width / m.patch);
+    const size_t each = columns * (m.patch / 8) * (m.patch / 8);
     const size_t strip = std::max<size_t>(std::max<size_t>(STRIP, CHUNK), each);
     const size_t sizes[] = {rows * m.dim, rows * m.heads * m.head_dim, strip * most_out + most_in, (size_t)m.dim, strip,
                             (size_t)m.layers * CHUNK * 2 * m.kv_heads * m.head_dim * m.room};
@@ -218,16 +225,25 @@ inline void add_pairs(Sum &sum, const int16_t *w, int32_t pair) {
 #pragma GCC pop_options
 #endif
 
-// Whether the kernels can work with a shape (the first 16 ints of Model).
-bool takes(const int32_t *s) {
-    const int height = s[0], width = s[1], patch = s[2], most = 1 << 20;
-    for (int i = 0; i < 12; i++)
+constexpr int SHAPE = 14;       // the first ints of Model
+constexpr int MOST_CAMERAS = 16;
+
+// Whether the kernels can work with a shape and so many pictures (height, width).
+bool takes(const int32_t *s, const int32_t *pictures, int cameras) {
+    const int most = 1 << 20;
+    for (int i = 0; i < 10; i++)
         if (s[i] < 1 || s[i] > most) return false;
-    const int dim = s[3], layers = s[4], heads = s[5], kv_heads = s[6], head_dim = s[7], ffn = s[8];
-    if (patch % 8 || height % patch || width % patch || dim % 16 || head_dim % 16 || ffn % 16 || heads % kv_heads)
-        return false;
-    if (layers > 1024 || heads > 1024 || head_dim > 1024 || patch > 1024 || s[10] > LONGEST || s[11] > LONGEST) return false;
-    return (int64_t)(height / patch) * (width / patch) + 3 + std::max(s[10], s[11]) <= LONGEST;
+    const int patch = s[0], dim = s[1], layers = s[2], heads = s[3], kv_heads = s[4], head_dim = s[5], ffn = s[6];
+    if (patch % 8 || dim % 16 || head_dim % 16 || ffn % 16 || heads % kv_heads) return false;
+    if (layers > 1024 || heads > 1024 || head_dim > 1024 || patch > 1024 || s[8] > LONGEST || s[9] > LONGEST) return false;
+    if (cameras < 1 || cameras > MOST_CAMERAS) return false;
+    int64_t tokens = 3 + std::max(s[8], s[9]);
+    for (int c = 0; c < cameras; c++) {
+        const int height = pictures[2 * c], width = pictures[2 * c + 1];
+        if (height < 1 || width < 1 || height > most || width > most || height % patch || width % patch) return false;
+        tokens += (int64_t)(height / patch) * (width / patch);
+    }
+    return tokens <= LONGEST;
 }
 
 bool choose(Model &m, const char *name) {
@@ -284,18 +300,22 @@ bool run(Model &m, const Inputs &in, int scenes, int threads, bool reason, const
 extern "C" {
 
 // Whether a model may have this shape: engine_new gives null where it may not.
-int engine_takes(const int32_t *shape) { return takes(shape) ? 1 : 0; }
+int engine_takes(const int32_t *shape, const int32_t *pictures, int cameras) { return takes(shape, pictures, cameras) ? 1 : 0; }
 
-// shape: the first 16 ints of Model in order. instructions: "" (the best), "avx512", "avx2" or "plain"; null if the CPU
-// lacks them.
-void *engine_new(const int32_t *shape, const char *instructions) {
-    if (!takes(shape)) return nullptr;
+// shape: the first SHAPE ints of Model in order; pictures (cameras, 2) height and width. instructions: "" (the best),
+// "avx512", "avx2" or "plain"; null if the CPU lacks them.
+void *engine_new(const int32_t *shape, const int32_t *pictures, int cameras, const char *instructions) {
+    if (!takes(shape, pictures, cameras)) return nullptr;
     auto m = std::make_unique<Model>();
-    int *const to[] = {&m->height,   &m->width,    &m->patch, &m->dim,        &m->layers,   &m->heads,
-                       &m->kv_heads, &m->head_dim, &m->ffn,   &m->text_vocab, &m->max_text, &m->plan,
-                       &m->task,     &m->think,    &m->act,   &m->bidirectional};
-    for (int i = 0; i < 16; i++) *to[i] = shape[i];
-    m->prefix = (m->height / m->patch) * (m->width / m->patch) + 3;
+    int *const to[SHAPE] = {&m->patch,    &m->dim, &m->layers,     &m->heads,    &m->kv_heads,
+                            &m->head_dim, &m->ffn, &m->text_vocab, &m->max_text, &m->plan,
+                            &m->task,     &m->think, &m->act,      &m->bidirectional};
+    for (int i = 0; i < SHAPE; i++) *to[i] = shape[i];
+    m->prefix = 3;
+    for (int c = 0; c < cameras; c++) {
+        m->pictures.push_back({pictures[2 * c], pictures[2 * c + 1]});
+        m->prefix += (m->pictures[c].height / m->patch) * (m->pictures[c].width / m->patch);
+    }
     m->positions = m->prefix + m->max_text + m->plan;
     m->room = (int)up16(m->prefix + std::max(m->max_text, m->plan));
     m->linears.resize(LAYERS + (size_t)m->layers * PER_LAYER);
@@ -339,10 +359,10 @@ int engine_floats(void *engine, int place, const float *values, int64_t n) {
     return 0;
 }
 
-// frames (scenes, 2, H, W, 3), ego and route (scenes, in of their layers), speed (scenes) m/s; out (scenes, plan) or
+// frames: of each camera (scenes, 2, H, W, 3); ego and route (scenes, in of their layers), speed (scenes) m/s; out (scenes, plan) or
 // (scenes, max_text) zeros; controls (scenes, plan, 2). Returns 0, 1 where memory ran out, 2 where the model is not whole.
-int engine_run(void *engine, const uint8_t *frames, const float *ego, const float *route, const float *speed, int scenes,
-               int threads, int reason, int32_t *out, float *controls) {
+int engine_run(void *engine, const uint8_t *const *frames, const float *ego, const float *route, const float *speed,
+               int scenes, int threads, int reason, int32_t *out, float *controls) {
     if (!static_cast<Model *>(engine)->whole()) return 2;
     return run(*static_cast<Model *>(engine), {frames, ego, route, speed}, scenes, threads, reason != 0, {out, controls})
                ? 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 HERE = Path(__file__).parent
 REBUILD = "build it with `pip install -e car`"
 SHAPE = (
-    "height", "width", "patch", "dim", "layers", "heads", "kv_heads", "head_dim", "ffn", "text_vocab", "max_text",
+    "patch", "dim", "layers", "heads", "kv_heads", "head_dim", "ffn", "text_vocab", "max_text",
     "plan", "task", "think", "act", "bidirectional",
 )  # fmt: skip
 MATRICES = ("stem.cell", "stem.patch", "ego_in", "ego_out", "route_in", "route_out", "embed.text", "embed.codes")
@@ -37,8 +37,8 @@ def library() -> ctypes.CDLL:
         if lib.engine_source().decode() != digest:
             raise ImportError(f"{path}: built from other sources than those beside it; {REBUILD}")
     p, i = ctypes.c_void_p, ctypes.c_int
-    lib.engine_new.restype, lib.engine_new.argtypes = p, [p, ctypes.c_char_p]
-    lib.engine_takes.restype, lib.engine_takes.argtypes = i, [p]
+    lib.engine_new.restype, lib.engine_new.argtypes = p, [p, p, i, ctypes.c_char_p]
+    lib.engine_takes.restype, lib.engine_takes.argtypes = i, [p, p, i]
     lib.engine_free.restype, lib.engine_free.argtypes = None, [p]
     lib.engine_linear.restype, lib.engine_linear.argtypes = i, [p, i, i, i, ctypes.c_float, p, p, p]
     lib.engine_floats.restype, lib.engine_floats.argtypes = i, [p, i, p, ctypes.c_int64]
@@ -47,16 +47,21 @@ def library() -> ctypes.CDLL:
 
 
 class Kernels:
-    """One loaded model. shape: values of SHAPE; instructions: "" for the best that this CPU has, or "avx512", "avx2",
-    "plain"; they differ in speed alone. ValueError where the CPU lacks them."""
+    """One loaded model.
 
-    def __init__(self, shape: Mapping[str, int], instructions: str = ""):
+    shape: values of SHAPE; pictures: height and width of each camera's, px; instructions: "" for the best that this CPU
+    has, or "avx512", "avx2", "plain"; they differ in speed alone. ValueError where the CPU lacks them.
+    """
+
+    def __init__(self, shape: Mapping[str, int], pictures: Sequence[tuple[int, int]], instructions: str = ""):
         self._lib = library()
         self.shape = dict(shape)
         values = np.array([shape[name] for name in SHAPE], np.int32)
-        self._engine = self._lib.engine_new(values.ctypes.data, instructions.encode())
+        px = np.array(pictures, np.int32)
+        self._engine = self._lib.engine_new(values.ctypes.data, px.ctypes.data, len(px), instructions.encode())
         if not self._engine:
-            _require(bool(self._lib.engine_takes(values.ctypes.data)), f"no model has the shape {self.shape}")
+            takes = bool(self._lib.engine_takes(values.ctypes.data, px.ctypes.data, len(px)))
+            _require(takes, f"no model has the shape {self.shape} for pictures of {px.tolist()}")
             raise ValueError(f"instructions {instructions!r}: unknown, or not had by this CPU; leave them out")
         weakref.finalize(self, self._lib.engine_free, self._engine)
 
@@ -80,20 +85,30 @@ class Kernels:
         _require(not failed, f"table {place}: {v.size} numbers are not of this model's shape")
 
     def run(
-        self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray, speed: np.ndarray, reason: bool, threads: int
+        self,
+        frames: Sequence[np.ndarray],
+        ego: np.ndarray,
+        route: np.ndarray,
+        speed: np.ndarray,
+        reason: bool,
+        threads: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """frames (B, 2, H, W, 3) uint8, ego and route (B, in of their layers) and speed (B,) m/s float32, all
-        contiguous, in; codes (B, plan) int32 and the controls (B, plan, 2) float32 that they drive, or reasoning ids
-        (B, max_text) and zeros, out. MemoryError where there is none left."""
-        out = np.zeros((len(frames), self.shape["max_text" if reason else "plan"]), np.int32)
-        controls = np.zeros((len(frames), self.shape["plan"], 2), np.float32)
+        """Codes (B, plan) int32 and the controls (B, plan, 2) float32 that they drive, or reasoning ids (B, max_text)
+        and zeros.
+
+        frames: of each camera (B, 2, H, W, 3) uint8; ego and route (B, in of their layers) and speed (B,) m/s float32;
+        all contiguous. MemoryError where there is none left.
+        """
+        out = np.zeros((len(ego), self.shape["max_text" if reason else "plan"]), np.int32)
+        views = np.array([f.ctypes.data for f in frames], np.uintp)
+        controls = np.zeros((len(ego), self.shape["plan"], 2), np.float32)
         failed = self._lib.engine_run(
-            self._engine, frames.ctypes.data, ego.ctypes.data, route.ctypes.data, speed.ctypes.data, len(frames),
+            self._engine, views.ctypes.data, ego.ctypes.data, route.ctypes.data, speed.ctypes.data, len(ego),
             threads, int(reason), out.ctypes.data, controls.ctypes.data,
         )  # fmt: skip
         _require(failed != 2, "a matrix or table is missing")
         if failed:
-            raise MemoryError(f"engine: no memory to work in for {len(frames)} scenes")
+            raise MemoryError(f"engine: no memory to work in for {len(ego)} scenes")
         return out, controls
 
 

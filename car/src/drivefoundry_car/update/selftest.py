@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from drivefoundry_car import arrays
 from drivefoundry_car.durable import PUBLIC, replacing
 
 SELF_TEST = "selftest.safetensors"
-"""Recorded inputs and outputs beside the engine's files: frames, ego, route, points."""
+"""Recorded inputs and outputs beside the engine's files: frames of each camera, ego, route, points."""
 SELF_TEST_M = 0.1
 """Tolerance between an output and the recorded one, m."""
 LIMIT_S = 120.0
@@ -29,6 +30,10 @@ STOPPED = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.
 """Signals from outside: from whoever stops the car's software, or from a kernel out of memory."""
 
 
+SHOWN = "frames."
+Frames = Mapping[str, np.ndarray]
+
+
 class Unfinished(Exception):
     """The self-test was not completed, which says nothing about the release."""
 
@@ -36,17 +41,18 @@ class Unfinished(Exception):
 class Testable(Protocol):
     """The part of an engine that the self-test needs; shapes as in `runtime.Model`."""
 
-    def plan(self, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def plan(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-def record_self_test(engine: Testable, path: Path, frames: np.ndarray, ego: np.ndarray, route: np.ndarray) -> None:
+def record_self_test(engine: Testable, path: Path, frames: Frames, ego: np.ndarray, route: np.ndarray) -> None:
     """Run the engine on a few fixed inputs and store its outputs in its directory, for the self-test in every car.
 
-    frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12); path is the engine's directory.
+    Inputs as for `Engine.plan`; path is the engine's directory.
     """
     points, _ = engine.plan(frames, ego, route)
     with replacing(path / SELF_TEST, mode=PUBLIC) as file:
-        file.write(arrays.to_bytes({"frames": frames, "ego": ego, "route": route, "points": points}))
+        shown = {f"{SHOWN}{name}": f for name, f in frames.items()}
+        file.write(arrays.to_bytes({**shown, "ego": ego, "route": route, "points": points}))
 
 
 def self_test(path: Path, limit_s: float = LIMIT_S) -> None:
@@ -82,9 +88,10 @@ def test_here(path: Path) -> None:
     engine = Engine(path)
     if not (path / SELF_TEST).exists():
         return
-    names = ("frames", "ego", "route", "points")
+    names = ("ego", "route", "points")
     kept = arrays.read(path / SELF_TEST, names, "record the self-test again")
-    frames, ego, route, want = (kept[name] for name in names)
+    ego, route, want = (kept[name] for name in names)
+    frames = {k.removeprefix(SHOWN): f for k, f in kept.items() if k.startswith(SHOWN)}
     points, _ = engine.plan(frames, ego, route)
     if points.shape != want.shape or not np.isfinite(points).all():
         raise ValueError(f"{path}: the answer to the recorded input has shape {points.shape} or is not finite")

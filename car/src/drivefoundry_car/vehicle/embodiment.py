@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
 
 from drivefoundry_car.documents import json_object
 
@@ -31,7 +31,6 @@ class CameraSpec:
     distortion (Brown-Conrady).
     """
 
-    name: str = FRONT
     width: int = 160
     height: int = 64
     fx: float = 95.3
@@ -46,6 +45,20 @@ class CameraSpec:
     roll: float = 0.0
     k1: float = 0.0
     k2: float = 0.0
+    name: str = FRONT
+
+    def scaled(self, width: int, height: int) -> Self:
+        """The same mount and horizontal field of view on another image; rows are added or cut evenly about the axis."""
+        k = width / self.width
+        return replace(
+            self,
+            width=width,
+            height=height,
+            fx=self.fx * k,
+            fy=self.fy * k,
+            cx=self.cx * k,
+            cy=self.cy / self.height * height,
+        )
 
     def mirrors(self, other: CameraSpec) -> bool:
         """Whether the other camera's picture, flipped, is this one's in a world mirrored left to right."""
@@ -175,7 +188,8 @@ class Embodiment:
             whole = _finite(value) and value > 0 and abs(value / STEP_S - round(value / STEP_S)) < 1e-6
             _require(whole, what, f"a multiple of {STEP_S} s, > 0", value)
         _require(self.decision_dt <= PLAN_DT, "decision_dt", f"at most {PLAN_DT} s", self.decision_dt)
-        _require(self.frame_dt <= PLAN_DT, "frame_dt", f"at most {PLAN_DT} s", self.frame_dt)
+        for what in ("frame_dt", "history_dt"):
+            _require(getattr(self, what) <= PLAN_DT, what, f"at most {PLAN_DT} s", getattr(self, what))
         grid = (self.plan_points, self.plan_dt)
         _require(grid == (PLAN_POINTS, PLAN_DT), "plan_points, plan_dt", f"{PLAN_POINTS}, {PLAN_DT}", grid)
         _require(self.frames == 2, "frames", "2, now and before", self.frames)
@@ -220,6 +234,14 @@ class Embodiment:
                     said = [str(mine), str(theirs)]
                 return f"{f.name} is {said[0]}, not {said[1]}"
         return ""
+
+    def require_same(self, vehicle: Embodiment, where: object) -> None:
+        """ValueError where what lies at `where` was made for this embodiment, and the vehicle is another."""
+        if why := self.differs(vehicle):
+            raise ValueError(
+                f"{where}: made for {self.name!r}, this vehicle is {vehicle.name!r} ({why}); "
+                "install a release for this vehicle"
+            )
 
 
 CAR = Embodiment()

@@ -16,6 +16,7 @@ import numpy as np
 from drivefoundry.fleet.places import net_bytes, place_net
 from drivefoundry.fleet.sumo.traffic import NEEDS_LIBRARY, Demand
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PSPEED, require
+from drivefoundry_car.vehicle.embodiment import CAR
 
 BLINK_LEFT, BLINK_RIGHT = 2, 1
 """Values of CityLog.indicator; 0 is neither."""
@@ -54,14 +55,21 @@ class CityLog:
 
 
 def run_city(
-    place: str, seed: int, seconds: float, n_cars: int = 24, n_traffic: int = 60, n_pedestrians: int = 80
+    place: str,
+    seed: int,
+    seconds: float,
+    n_cars: int = 24,
+    n_traffic: int = 60,
+    n_pedestrians: int = 80,
+    car: tuple[float, float, float] = CAR.size,
 ) -> CityLog:
     """Run SUMO in a separate process and log it for `seconds` after a minute of warm-up.
 
-    n_cars can record; n_traffic others drive and n_pedestrians walk; nobody leaves the city. Deterministic. ValueError:
-    unknown place, invalid numbers, or a system library that SUMO needs is missing (the message says how to install it).
+    n_cars of the size `car` (length, width, height, m) can record; n_traffic others drive, n_pedestrians walk; nobody
+    leaves the city. Deterministic. ValueError: unknown place, invalid numbers, or a system library that SUMO needs is
+    missing (the message says how to install it).
     """
-    return _as_log(place, seed, _sumo(place, seed, seconds, n_cars, n_traffic, n_pedestrians, 0.0))
+    return _as_log(place, seed, _sumo(place, seed, seconds, n_cars, n_traffic, n_pedestrians, 0.0, car))
 
 
 @dataclass(frozen=True)
@@ -89,14 +97,21 @@ def run_planted(
     per_hour: events scheduled per recording car and hour; fewer take place. Errors as `run_city`.
     """
     require(per_hour > 0, f"run_planted: per_hour must be > 0, got {per_hour}")
-    raw = _sumo(place, seed, seconds, n_cars, n_traffic, n_pedestrians, per_hour)
+    raw = _sumo(place, seed, seconds, n_cars, n_traffic, n_pedestrians, per_hour, CAR.size)
     rows = zip(raw["planted_kind"].tolist(), raw["planted"].tolist(), strict=True)
     events = [PlantedEvent(kind, step * DT, car, who) for kind, (step, car, who) in rows]
     return _as_log(place, seed, raw), events
 
 
 def _sumo(
-    place: str, seed: int, seconds: float, n_cars: int, n_traffic: int, n_pedestrians: int, planted: float
+    place: str,
+    seed: int,
+    seconds: float,
+    n_cars: int,
+    n_traffic: int,
+    n_pedestrians: int,
+    planted: float,
+    car: tuple[float, float, float],
 ) -> dict[str, np.ndarray]:
     """Arrays that SUMO's process writes."""
     require(seconds >= 1 and n_cars >= 1, f"run_city: {seconds} s with {n_cars} cars; must be at least 1 s and one car")
@@ -111,7 +126,17 @@ def _sumo(
         links = [(light, list(indices)) for light, indices in net.links]
         steps = round(seconds / DT)
         demand = Demand(
-            str(path), seed, steps, n_cars, n_traffic, n_pedestrians, links, net.road, net.lane, planted=planted
+            str(path),
+            seed,
+            steps,
+            n_cars,
+            n_traffic,
+            n_pedestrians,
+            links,
+            net.road,
+            net.lane,
+            car=car,
+            planted=planted,
         )
         _in_its_own_process(demand, out)
         with np.load(out) as raw:

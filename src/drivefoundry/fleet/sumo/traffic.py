@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from drivefoundry.fleet.sumo.events import NO_LANE_CHANGE, SUMO_LANE_CHANGE, Events
 from drivefoundry.fleet.sumo.planting import Planting
 from drivefoundry.types import AGENT_CAR, AGENT_CYCLIST, AGENT_PEDESTRIAN, AGENT_TRUCK, DT
+from drivefoundry_car.vehicle.embodiment import CAR
 
 WARM_UP = 60.0
 """Warm-up before the log begins, s: queues form and the cars spread out."""
@@ -57,7 +58,7 @@ class Kind:
 
 _CALM = 'carFollowModel="IDM" tau="1.4" minGap="3.5" emergencyDecel="8" speedFactor="normc(0.95,0.08,0.75,1.05)"'
 KINDS = (
-    Kind("fleet", AGENT_CAR, (4.6, 1.9, 1.6), 0.0, f'{_CALM} accel="2.0" decel="3.0"'),
+    Kind("fleet", AGENT_CAR, CAR.size, 0.0, f'{_CALM} accel="2.0" decel="3.0"'),
     Kind("small", AGENT_CAR, (4.1, 1.75, 1.5), 0.28, f'{_CALM} accel="2.0" decel="3.0"'),
     Kind("sedan", AGENT_CAR, (4.7, 1.85, 1.5), 0.38, f'{_CALM} accel="2.0" decel="3.0"'),
     Kind("van", AGENT_CAR, (5.3, 2.0, 2.2), 0.18, f'{_CALM} accel="1.8" decel="3.0"'),
@@ -85,6 +86,8 @@ class Demand:
     lane: dict[str, int]
     way: float = 0.0
     """Length of an externally driven car's route, m."""
+    car: tuple[float, float, float] = CAR.size
+    """Length, width, height of the recording cars, m."""
     planted: float = 0.0
     """Planted events per recording car and hour (fleet.sumo.planting), in place of the usual surprises."""
 
@@ -133,6 +136,7 @@ class SumoCity:
         self.edges = sorted(demand.road)
         self.routes: dict[str, list[str]] = {}
         self.kinds: dict[str, Kind] = {}
+        self.fleet = replace(KINDS[0], size=demand.car)
         self.walkers = 0
         self.driven: set[str] = set()
         """Vehicles driven from outside."""
@@ -145,7 +149,7 @@ class SumoCity:
         names += [f"other.{i}" for i in range(self.demand.n_traffic)]
         for name in names:
             kind = (
-                KINDS[0]
+                self.fleet
                 if name.startswith("fleet")
                 else KINDS[int(self.rng.choice(len(KINDS), p=shares / shares.sum()))]
             )
@@ -254,7 +258,7 @@ def begin(sumo: Any, demand: Demand) -> SumoCity:
     with tempfile.TemporaryDirectory() as scratch:
         types = os.path.join(scratch, "types.add.xml")
         with open(types, "w") as file:
-            file.write(_types())
+            file.write(_types(demand.car))
         options = (
             f"-n {demand.net} -a {types} --seed {demand.seed} --step-length {DT} --step-method.ballistic true "
             "--no-warnings --no-step-log --time-to-teleport -1 --collision.action none --lanechange.duration 3 "
@@ -328,9 +332,10 @@ def lamp(shown: str, links: list[int]) -> int:
     return 3 if letters & set("rsu") else 0
 
 
-def _types() -> str:
+def _types(car: tuple[float, float, float]) -> str:
+    kinds = replace(KINDS[0], size=car), *KINDS[1:]
     rows = [
-        f'<vType id="{k.name}" length="{k.size[0]}" width="{k.size[1]}" height="{k.size[2]}" {k.drive}/>' for k in KINDS
+        f'<vType id="{k.name}" length="{k.size[0]}" width="{k.size[1]}" height="{k.size[2]}" {k.drive}/>' for k in kinds
     ]
     rows.append('<vType id="walker" vClass="pedestrian" speedFactor="normc(1,0.12,0.7,1.4)"/>')
     return "<additional>" + "".join(rows) + "</additional>"

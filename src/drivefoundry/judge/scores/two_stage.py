@@ -27,8 +27,6 @@ SPREAD = (0.3, 0.3, 0.03)
 """Standard deviation of the second starts along, across (m) and in heading (rad), cut at twice that."""
 SIGMA_SQUARED = 0.1
 """Of the Gaussian over the distance of a second start, m^2."""
-DECISIONS = 2
-"""Plans 0.5 s apart that a stage looks at: the second one is there for the extended comfort."""
 
 
 def two_stage(
@@ -36,14 +34,21 @@ def two_stage(
 ) -> dict[str, np.ndarray]:
     """A policy's rollout, its scenes and how it drives others (at most `most` scenes at once, seconds -> Rollout) in;
     epdms_one, epdms_two and their product epdms (S,) out. ValueError where the rollout has fewer than two decisions."""
-    least = int((first.lengths.min() - 1) // STRIDE)
-    short = f"rollout: a scene has {least} decisions; {DECISIONS} are needed, drive at least {DECISIONS * PLAN_DT} s"
-    require(least >= DECISIONS, short)
+    every = round(first.decision_dt / DT)
+    needed = 2 + (STRIDE - 1) // every  # the last one is there for the extended comfort
+    least = int((first.lengths.min() - 1) // every)
+    short = (
+        f"rollout: a scene has {least} decisions; {needed} are needed, drive at least {needed * first.decision_dt} s"
+    )
+    require(least >= needed, short)
     one, motions = _stage(first, scenes)
-    starts = [second_starts(scene, motion, first.policy) for scene, motion in zip(scenes, motions, strict=True)]
+    starts = [
+        second_starts(scene, motion, first.policy, needed * every)
+        for scene, motion in zip(scenes, motions, strict=True)
+    ]
     seconds = [s for of_one in starts for s, _ in of_one]
     parts = [seconds[i : i + most] for i in range(0, len(seconds), most)]
-    scored = np.concatenate([_stage(again(part, DECISIONS * PLAN_DT), part)[0] for part in parts])
+    scored = np.concatenate([_stage(again(part, needed * first.decision_dt), part)[0] for part in parts])
     weights = np.array([kernel_weights(np.array([d for _, d in of_one])) for of_one in starts])
     two = (scored.reshape(weights.shape) * weights).sum(1)
     return {"epdms_one": one, "epdms_two": two, "epdms": one * two}
@@ -59,27 +64,32 @@ def kernel_weights(distance: np.ndarray) -> np.ndarray:
 def _stage(rollout: Rollout, scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
     """EPDMS (S,) of each first plan, progress beside PDM-Closed's as in NAVSIM, and its tracked motion (S, 41, 6).
 
-    The extended comfort compares it with the plan of 0.5 s later, as NAVSIM does for the earlier frame of each pair.
+    The extended comfort compares it with the plan of 0.5 s later (the first one from then on), as NAVSIM does for the
+    earlier frame of each pair.
     """
     situations = prepare(scenes, np.array([s.start for s in scenes]))
     reference = drive(PdmClosed(), scenes, PLAN_DT).plans[:, 0]
     _, terms = filtered_terms(situations, np.stack([rollout.plans[:, 0], reference], 1))
     motions = simulate(situations.start, rollout.plans[:, :1])
-    later = simulate(rollout.ego[:, STRIDE], rollout.plans[:, 1:2])
-    comfortable = extended_comfort(motions[:, :, STRIDE:], later[:, :, :-STRIDE])
+    every = round(rollout.decision_dt / DT)
+    second = 1 + (STRIDE - 1) // every
+    gap = second * every
+    later = simulate(rollout.ego[:, gap], rollout.plans[:, second : second + 1])
+    comfortable = extended_comfort(motions[:, :, gap:], later[:, :, :-gap])
     return epdms({**{name: value[:, :1] for name, value in terms.items()}, "EC": comfortable})[:, 0], motions[:, 0]
 
 
-def second_starts(scene: Scene, motion: np.ndarray, policy: str) -> list[tuple[Scene, float]]:
+def second_starts(scene: Scene, motion: np.ndarray, policy: str, steps: int = 2 * STRIDE) -> list[tuple[Scene, float]]:
     """A scene and the tracked motion (41, 6) of the first plan in; scenes that start 4 s later near its end, and how
     far from it, out.
 
     The ego's past up to there is what it drove, moved as a whole with the start; beyond, the log goes on. Tracks that
-    end too soon go on at constant velocity. The traffic is that of the log.
+    end too soon go on at constant velocity. The traffic is that of the log. steps: that are driven
+    from there.
     """
     rng = np.random.default_rng(int(hashlib.sha256(scene.id.encode()).hexdigest()[:12], 16))
     end = scene.start + SAMPLES - 1
-    tracks, valid, signals = _longer(scene, end + 1 + DECISIONS * STRIDE)
+    tracks, valid, signals = _longer(scene, end + 1 + steps)
     driven = np.concatenate([tracks[scene.ego, : scene.start], motion[:, :4]])
     out = []
     for k in range(STARTS):

@@ -5,6 +5,8 @@ Axes: B batch, M moments (a camera's pair of neighbouring frames), H W pixels, P
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,10 +14,13 @@ from torch import Tensor, nn
 from drivefoundry.model.blocks.decoder import Decoder, rope_table
 from drivefoundry.model.config import CELL, ModelConfig
 
+Frames = Mapping[str, Tensor]
+"""Camera -> pictures (B, F, H, W, 3) uint8, oldest first."""
+
 
 class PatchStem(nn.Module):
-    """Patch tokens from frames at t - 0.5 s and t, by two matmuls with a GELU between: 8x8 px cells, then a patch of
-    cells.
+    """Patch tokens from a frame and the one before, by two matmuls with a GELU between: 8x8 px cells, then a patch of
+    cells. All cameras share the weights; each has positions of its own.
 
     The first layer sees the frame now and its difference to the one before (a linear change of basis in which motion
     is not drowned by brightness). Matmuls over whole cells, not convolutions: several times faster on a CPU, where
@@ -24,16 +29,17 @@ class PatchStem(nn.Module):
 
     def __init__(self, config: ModelConfig, width: int):
         super().__init__()
-        self.grid = (config.image[0] // config.patch, config.image[1] // config.patch)
+        self.side = config.patch
         self.cells = config.patch // CELL
         self.cell = nn.Linear(2 * 3 * CELL * CELL, config.stem)
         self.patch = nn.Linear(self.cells * self.cells * config.stem, width)
         self.position = nn.Parameter(torch.zeros(config.patches, width))
 
-    def forward(self, frames: Tensor, light: Tensor | None = None) -> Tensor:
-        """frames (B, 2, H, W, 3) uint8; light (B, 2) gain and offset of brightness, or None. Returns (B, P, D)."""
+    def patches_of(self, frames: Tensor, light: Tensor | None, position: Tensor) -> Tensor:
+        """Tokens (B, P, D) of frames (B, 2, H, W, 3) uint8; light (B, 2) gain and offset of brightness, or None;
+        position (P, D)."""
         b, f, c = len(frames), frames.shape[1], frames.shape[-1]
-        (rows, cols), n = self.grid, self.cells
+        rows, cols, n = frames.shape[2] // self.side, frames.shape[3] // self.side, self.cells
         x = frames.view(b, f, rows, n, CELL, cols, n, CELL, c).permute(
             0, 2, 5, 3, 6, 1, 4, 7, 8
         )  # bytes move, not floats
@@ -45,7 +51,7 @@ class PatchStem(nn.Module):
         motion = (now - before) * (gain / 32)
         now = torch.addcmul(offset - 2.0 * gain, now, gain / 64)
         y = F.gelu(self.cell(torch.cat([now, motion], -1)), approximate="tanh")
-        return self.patch(y.flatten(2)) + self.position
+        return self.patch(y.flatten(2)) + position
 
 
 class Tower(nn.Module):
@@ -72,34 +78,34 @@ class Tower(nn.Module):
 
 
 class Vision(PatchStem):
-    """Every camera's every moment through the stem, and the tower if the shape has one; where there are several, a
-    learned mark says which camera and which moment a token is of."""
+    """Every camera's every moment through the stem, and the tower if the shape has one; where there are several
+    moments, a learned mark says which one a token is of."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config, config.vit_dim if config.vision == "vit" else config.dim)
         self.tower = Tower(config) if config.vision == "vit" else None
-        cameras, moments = config.cameras, config.frames - 1
-        self.camera = nn.Parameter(torch.zeros(cameras, config.dim)) if cameras > 1 else None
+        moments = config.frames - 1
         self.moment = nn.Parameter(torch.zeros(moments, config.dim)) if moments > 1 else None
-        self.shape = (cameras, config.frames, *config.image, 3)
+        self.tokens = {name: h // config.patch * (w // config.patch) for name, (h, w) in config.cameras.items()}
 
-    def forward(self, frames: Tensor, light: Tensor | None = None) -> Tensor:
-        """frames (B, F, H, W, 3) uint8, or (B, V, F, H, W, 3) of V cameras, oldest first; light as the stem takes it.
-        Returns (B, V * (F - 1) * P, D): all moments of the first camera, then of the next."""
-        b, (v, f, *picture) = len(frames), self.shape
+    def forward(self, frames: Frames, light: Tensor | None = None) -> Tensor:
+        """Tokens (B, cameras * (F - 1) * P, D): all moments of the first camera, then of the next.
+
+        frames: camera -> (B, F, H, W, 3) uint8, oldest first; light (B, 2) as the stem takes it.
+        """
+        positions = self.position.split([*self.tokens.values()])
+        seen = [self._camera(frames[name], light, p) for name, p in zip(self.tokens, positions, strict=True)]
+        return seen[0] if len(seen) == 1 else torch.cat(seen, 1)
+
+    def _camera(self, frames: Tensor, light: Tensor | None, position: Tensor) -> Tensor:
+        b, f = frames.shape[:2]
         moments = frames
-        if v > 1 or f > 2:
-            frames = frames.reshape(b * v, f, *picture)
+        if f > 2:
             moments = torch.stack([frames[:, :-1], frames[:, 1:]], 2).flatten(0, 1)
-            light = None if light is None else light.repeat_interleave(v * (f - 1), 0)
-        x = super().forward(moments, light)
+            light = None if light is None else light.repeat_interleave(f - 1, 0)
+        x = self.patches_of(moments, light, position)
         if self.tower is not None:
             x = self.tower(x)
-        if v == 1 and f == 2:
+        if self.moment is None:
             return x
-        x = x.view(b, v, f - 1, *x.shape[1:])
-        if self.camera is not None:
-            x = x + self.camera[:, None, None]
-        if self.moment is not None:
-            x = x + self.moment[:, None]
-        return x.flatten(1, 3)
+        return (x.view(b, f - 1, *x.shape[1:]) + self.moment[:, None]).flatten(1, 2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,10 @@ except ModuleNotFoundError:
         "drivefoundry.sim.adapters.alpasim needs AlpaSim's contract: pip install 'drivefoundry[alpasim]'"
     ) from None
 
-from drivefoundry.render.rig import Rig
-from drivefoundry.sim.drive import DECISION_STEPS, Eyes, routes_near
+from drivefoundry.sim.drive import Eyes, routes_near
 from drivefoundry.sim.world import PAST, World
-from drivefoundry.types import PLAN_DT, PLAN_POINTS, Observation, Plan, Scene, require
-from drivefoundry_car.vehicle.embodiment import CAR
+from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Observation, Plan, Scene, require
+from drivefoundry_car.vehicle.embodiment import CAR, FRONT, CameraSpec, Embodiment
 from drivefoundry_car.vehicle.inputs import along, shift, to_ego
 
 WAYPOINTS, ROUTE = 20, 80.0
@@ -46,16 +46,18 @@ STEP_US = 100_000
 class Egodriver:
     """The driver that answers at `address` (host:port or unix:path), one session a scene.
 
-    rig: the front camera that it is given, as PNG; axle: the rig's origin is so far behind the box centre, m; timeout:
-    s that a call may take. The speed limit travels as carla-driver-interface puts it into `renderer_data`; lights and
-    other road users do not: the driver has to see them. Ending a session, an empty plan and the time beyond a plan's
-    end mean standing. ValueError where nobody answers, and with what the driver says when it fails.
+    body: its front camera's pictures are sent, as PNG; axle: the rig's origin is so far behind the box centre, m, the
+    body's rear axle by default; timeout: s that a call may take. The speed limit travels as carla-driver-interface puts
+    it into `renderer_data`; lights and other road users do not: the driver has to see them. Ending a session, an empty
+    plan and the time beyond a plan's end mean standing. ValueError where nobody answers, and with what the driver says
+    when it fails.
     """
 
     world: World
 
-    def __init__(self, address: str, rig: Rig | None = None, *, axle: float = CAR.rear_axle, timeout: float = 60.0):
-        self.address, self.rig, self.axle, self.timeout = address, rig or Rig(), axle, timeout
+    def __init__(self, address: str, body: Embodiment = CAR, *, axle: float | None = None, timeout: float = 60.0):
+        self.address, self.body, self.timeout = address, body, timeout
+        self.axle = body.rear_axle if axle is None else axle
         self._channel = grpc.insecure_channel(address, options=wire.channel_options())
         self._stub = wire.EgodriverServiceStub(self._channel)
         try:
@@ -76,7 +78,7 @@ class Egodriver:
         """Close the sessions of the last scenes, open one for each of these."""
         self._end()
         self._sessions = [str(uuid.uuid4()) for _ in scenes]
-        camera = cameras_to_revision([declared(self.rig, self.axle)], CONTRACT_REVISION, self._revision)
+        camera = cameras_to_revision([declared(self.body.cameras[0], self.axle)], CONTRACT_REVISION, self._revision)
         requests = []
         for session, scene in zip(self._sessions, scenes, strict=True):
             request = wire.DriveSessionRequest(session_uuid=session)
@@ -91,10 +93,12 @@ class Egodriver:
         world = self.world
         now = (PAST + world.step) * STEP_US
         if self._eyes is None:
-            self._eyes, self._told = Eyes(world.packed, self.rig), world.step - PAST - 1
+            body = replace(self.body, cameras=self.body.cameras[:1])
+            self._eyes, self._told = Eyes(world.packed, body), world.step - PAST - 1
             self._origin = shift(world.ego[:, :3], -self.axle)
-            self._show(self._eyes.look_back(world), now - DECISION_STEPS * STEP_US)
-        self._show(self._eyes.look(world), now)
+            back = body.frame_steps
+            self._show(self._eyes.look_back(world, back)[FRONT], now - back * STEP_US)
+        self._show(self._eyes.look(world)[FRONT], now)
         self._tell_motion(world)
         limits = self._tell_route(world, now)
         answers = self._ask(
@@ -103,7 +107,7 @@ class Egodriver:
                 wire.DriveRequest(
                     session_uuid=session,
                     time_now_us=now,
-                    time_query_us=now + DECISION_STEPS * STEP_US,
+                    time_query_us=now + self.body.decision_steps * STEP_US,
                     renderer_data=wire.pack_renderer_data(wire.CarlaRendererData(speed_limit_mps=limit)),
                 )
                 for session, limit in zip(self._sessions, limits, strict=True)
@@ -185,7 +189,7 @@ class Egodriver:
         poses = answer.trajectory.poses
         if len(poses) < 2 or answer.terminate_session:
             return np.zeros((PLAN_POINTS, 3))
-        t = np.array([p.timestamp_us - now for p in poses]) / (DECISION_STEPS * STEP_US) * PLAN_DT
+        t = np.array([p.timestamp_us - now for p in poses]) / STEP_US * DT
         quats = [p.pose.quat for p in poses]
         yaw = [np.arctan2(2 * (q.w * q.z + q.x * q.y), 1 - 2 * (q.y * q.y + q.z * q.z)) for q in quats]
         local = np.column_stack([[p.pose.vec.x for p in poses], [p.pose.vec.y for p in poses], yaw])
@@ -197,9 +201,8 @@ class Egodriver:
         return np.column_stack([np.interp(wanted, t, column) for column in points.T])
 
 
-def declared(rig: Rig, axle: float) -> Any:
+def declared(view: CameraSpec, axle: float) -> Any:
     """The front camera as AlpaSim's runtime declares it: a pinhole, and its optical frame in the rig."""
-    view = rig.views[0]
     lens = wire.OpenCVPinholeCameraParam(
         principal_point_x=view.cx, principal_point_y=view.cy, focal_length_x=view.fx, focal_length_y=view.fy
     )

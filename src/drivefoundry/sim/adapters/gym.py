@@ -19,15 +19,14 @@ try:
 except ModuleNotFoundError:
     raise ImportError("drivefoundry.sim.adapters.gym needs Gymnasium: pip install 'drivefoundry[gym]'") from None
 
-from drivefoundry.render.rig import Rig
-from drivefoundry.sim.drive import DECISION_STEPS, PERCEPTION_RANGE, Eyes, told
+from drivefoundry.sim.drive import PERCEPTION_RANGE, Eyes, told
 from drivefoundry.sim.ego import ACCEL_MAX, ACCEL_MIN, CURVATURE_MAX
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.referee import CONTACT, OFF_ROAD, RED_LIGHT, Referee
 from drivefoundry.sim.world import Kind, TrafficOf, World
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Scene, require
 from drivefoundry_car.vehicle.codec import advance
-from drivefoundry_car.vehicle.embodiment import CAR
+from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 OBJECTS = 16
 """Nearest road users that an observation without camera holds."""
@@ -87,16 +86,17 @@ def _nearest(ego, agents, seen, size, reach, out, there):
 class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     """One environment a scene; `num_envs` is the number of scenes.
 
-    scenes: of any sources and lengths; traffic: see `sim.world`, but one that can be reset (a live city cannot); rig:
-    the camera, none where None; action: "controls", (2,) acceleration m/s^2 and curvature 1/m, held for the 0.5 s,
-    "normalised", the same in -1 .. 1 (full braking to full throttle, full lock right to left), or "plan", (8, 3) x, y,
-    yaw in the ego frame at 0.5 .. 4.0 s, which a tracker follows for 0.5 s; seconds: an episode lasts so long at most,
-    else as long as the scene's log; reward: infos in, (S,) out.
+    scenes: of any sources and lengths; traffic: see `sim.world`, but one that can be reset (a live city cannot);
+    body: the vehicle, with its cameras; None for the default one without; action: "controls", (2,) acceleration m/s^2
+    and curvature 1/m, held until the next decision, "normalised", the same in -1 .. 1 (full braking to full throttle,
+    full lock right to left), or "plan", (8, 3) x, y, yaw in the ego frame at 0.5 .. 4.0 s, followed by a tracker until
+    the next decision; seconds: an episode lasts so long at most, else as long as the scene's log; reward: infos in,
+    (S,) out.
 
-    Observations: ego (4, 3) and route (12,) as `types.Observation` has them. With a camera also frames (2, H, W, 3)
-    uint8, 0.5 s ago and now. Without one objects (16, 6), the nearest within 60 m: x, y, yaw in the ego frame, speed,
-    length, width; objects_valid (16,); stop (5,): m from the front to the next stop line along the route (60 where
-    there is none so near) and its signal, one-hot: off, green, yellow, red.
+    Observations: ego (4, 3) and route (12,) as `types.Observation` has them. With cameras also frames_NAME (2, H, W,
+    3) uint8 of each, `frame_dt` ago and now. Without one objects (16, 6), the nearest within 60 m: x, y, yaw in the ego
+    frame, speed, length, width; objects_valid (16,); stop (5,): m from the front to the next stop line along the route
+    (60 where there is none so near) and its signal, one-hot: off, green, yellow, red.
 
     Infos, of the step just made: progress m along the route; contact, off_road, red_light bool, as the judge counts
     them (`sim.referee`); seconds s since the episode's start. A contact or leaving the road terminates, the log's end
@@ -110,29 +110,36 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         scenes: Sequence[Scene],
         traffic: Kind | TrafficOf = "reactive",
         *,
-        rig: Rig | None = None,
+        body: Embodiment | None = None,
         action: Action = "controls",
         seconds: float | None = None,
         reward: Callable[[dict[str, np.ndarray]], np.ndarray] = route_reward,
     ):
         require(len(scenes) > 0, "scenes: none given; give at least one")
         require(action in ACTIONS, f"action {action!r}: choose from {', '.join(ACTIONS)}")
-        longest = np.inf if seconds is None else round(seconds / PLAN_DT)
-        require(longest >= 1, f"seconds {seconds}: an episode lasts one decision, {PLAN_DT} s, at least")
+        self.body = body or CAR
+        self._every = self.body.decision_steps
+        paired = self.body.frame_steps == self._every
+        require(paired, f"body {self.body.name}: frame_dt must be decision_dt, got {self.body.frame_dt}")
+        longest = np.inf if seconds is None else round(seconds / self.body.decision_dt)
+        require(longest >= 1, f"seconds {seconds}: an episode lasts one decision, {self.body.decision_dt} s, at least")
         steps = [s.valid.shape[1] - 1 - s.start for s in scenes]
         for scene, n in zip(scenes, steps, strict=True):
-            require(n >= DECISION_STEPS, f"scene {scene.id}: {n} steps after its start are too few, 5 are needed")
+            require(
+                n >= self._every, f"scene {scene.id}: {n} steps after its start are too few, {self._every} are needed"
+            )
         self.world = World(pack(list(scenes)), traffic)
         require(not self.world.traffic.endless, "traffic: a live city cannot be reset; use replay, reactive or free")
         self.referee = Referee(self.world)
         self.num_envs = len(scenes)
-        self._limit = np.minimum(np.array(steps) // DECISION_STEPS, longest) * DECISION_STEPS
+        self._limit = np.minimum(np.array(steps) // self._every, longest) * self._every
         self._over = np.zeros(self.num_envs, np.bool_)
         self._reward, self._action = reward, action
-        self._eyes = None if rig is None else Eyes(self.world.packed, rig)
+        self._eyes = None if body is None else Eyes(self.world.packed, body)
         if self._eyes is not None:
-            self._start = np.stack([self._eyes.look_back(self.world), self._eyes.look(self.world)], 1)
-            self._frames = self._start.copy()
+            self._eyes.watch(self.world)
+            self._start = self._eyes.frames(self.world)
+            self._frames = {name: shown.copy() for name, shown in self._start.items()}
         self.single_action_space = _action_space(action)
         self.single_observation_space = Dict(self._spaces())
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -140,11 +147,11 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     def _spaces(self) -> dict[str, Any]:
         spaces = {
-            "ego": Box(-FAR, FAR, (CAR.history, len(CAR.state)), np.float32),
-            "route": Box(-FAR, FAR, (len(CAR.route),), np.float32),
+            "ego": Box(-FAR, FAR, (self.body.history, len(self.body.state)), np.float32),
+            "route": Box(-FAR, FAR, (len(self.body.route),), np.float32),
         }
         if self._eyes is not None:
-            return spaces | {"frames": Box(0, 255, self._start.shape[1:], np.uint8)}
+            return spaces | {f"frames_{name}": Box(0, 255, s.shape[1:], np.uint8) for name, s in self._start.items()}
         return spaces | {
             "objects": Box(-FAR, FAR, (OBJECTS, 6), np.float32),
             "objects_valid": MultiBinary(OBJECTS),
@@ -178,11 +185,12 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         world.follow(actions if self._action == "plan" else held(actions, world.ego[:, 3]))
         before = referee.s.copy()
         referee.clear()
-        for _ in range(DECISION_STEPS):
+        for _ in range(self._every):
             world.advance()
             referee.watch()
         if self._eyes is not None:
-            self._frames = np.stack([self._frames[:, 1], self._eyes.look(world)], 1)
+            seen = self._eyes.look(world)
+            self._frames = {name: np.stack([f[:, 1], seen[name]], 1) for name, f in self._frames.items()}
         anew = np.flatnonzero(self._over)
         self._restart(anew)
         before[anew] = referee.s[anew]
@@ -197,13 +205,14 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         self.world.restart(rows)
         self.referee.restart(rows)
         if self._eyes is not None:
-            self._frames[rows] = self._start[rows]
+            for name, first in self._start.items():
+                self._frames[name][rows] = first[rows]
 
     def _observation(self) -> dict[str, np.ndarray]:
-        ego, route = told(self.world)
+        ego, route = told(self.world, self.body)
         out = {"ego": ego, "route": route}
         if self._eyes is not None:
-            return out | {"frames": self._frames.copy()}
+            return out | {f"frames_{name}": shown.copy() for name, shown in self._frames.items()}
         w, n = self.world, self.num_envs
         objects, there = np.zeros((n, OBJECTS, 6), np.float32), np.zeros((n, OBJECTS), np.int8)
         _nearest(w.ego, w.agents, w.seen, w.size, PERCEPTION_RANGE, objects, there)

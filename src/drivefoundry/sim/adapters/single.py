@@ -22,7 +22,7 @@ class DrivingOne(Env[dict[str, np.ndarray], np.ndarray]):
 
     `reset(seed=..)` restarts the order in which scenes are drawn; `reset(options={"scene": i})` takes the scene i.
     render_mode "rgb_array": `render` gives the map around the car from above, (400, 400, 3) uint8, also with a camera
-    (`rig`), whose pictures are observations. options: those of `Driving`; actions are normalised by default.
+    (`body`), whose pictures are observations. options: those of `Driving`; actions are normalised by default.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.render.rig import Rig
-from drivefoundry.sim.drive import DECISION_STEPS, PERCEPTION_RANGE, Eyes, routes_near
+from drivefoundry.sim.drive import PERCEPTION_RANGE, Eyes, routes_near
 from drivefoundry.sim.ego import bicycle_step
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.world import PAST, Kind, World
@@ -22,9 +21,10 @@ from drivefoundry_car.daemon.cameras import raw_picture
 from drivefoundry_car.daemon.playback import Teller, hello
 from drivefoundry_car.driving.stopping import BRAKE
 from drivefoundry_car.log import channels
-from drivefoundry_car.log.channels import FRONT, NS
+from drivefoundry_car.log.channels import NS
 from drivefoundry_car.log.drive import Objects
 from drivefoundry_car.recording.recent import Moment
+from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 STEP_NS = round(DT * NS)
 
@@ -40,21 +40,22 @@ class Driven:
 
 
 class SimulatedVehicle:
-    """One scene, from its start; times are the daemon's lockstep clock, 1.5 s at the start. rig: its first view is
-    the front camera."""
+    """One scene, from its start; times are the daemon's lockstep clock, 1.5 s at the start. body: the vehicle, with
+    its cameras."""
 
-    def __init__(self, scene: Scene, rig: Rig | None = None, traffic: Kind = "reactive"):
+    def __init__(self, scene: Scene, body: Embodiment = CAR, traffic: Kind = "reactive"):
         self.scene = scene
         self.world = World(pack([scene]), traffic)
-        self.eyes = Eyes(self.world.packed, rig or Rig.front())
+        self.eyes = Eyes(self.world.packed, body)
         self._teller = Teller()
 
     def past(self) -> list[Message]:
-        """What the bus said in the 1.5 s before the start: states, and the picture of half a second ago."""
+        """What the bus said in the 1.5 s before the start: states, and the pictures that decisions look back to."""
         out = []
         for step in range(PAST):
-            if step == PAST - DECISION_STEPS:
-                out.append(self._picture(step * STEP_NS, self.eyes.look_back(self.world)[0]))
+            back, body = PAST - step, self.eyes.body
+            if back <= body.frame_steps and (body.frame_steps - back) % body.decision_steps == 0:
+                out += self._pictures(step * STEP_NS, self.eyes.look_back(self.world, back))
             (data,) = channels.states(np.array([step * DT]), _seven(self.world.past[step][0]))
             out.append(Message(channels.STATE, step * STEP_NS, data))
         return out
@@ -73,7 +74,7 @@ class SimulatedVehicle:
         signals = (np.arange(len(lights)), lights) if len(lights) else None
         moment = Moment(t, _seven(ego)[0], routes_near(world)[0], objects, signals, engaged=True, takeover=False)
         messages = self._teller.messages(moment)
-        return [self._picture(messages[-1].ns, self.eyes.look(world)[0]), *messages]
+        return [*self._pictures(messages[-1].ns, self.eyes.look(world)), *messages]
 
     def step(self, acceleration: float, curvature: float) -> None:
         """Apply controls for 0.1 s."""
@@ -112,8 +113,8 @@ class SimulatedVehicle:
         meta = {"source": self.scene.source, "place": self.scene.place, "map": self.scene.map.id}
         vehicle.tell(hello(self.scene.id, meta), *(self.past() if self.world.step == 0 else []))
 
-    def _picture(self, ns: int, frame: np.ndarray) -> Message:
-        return Message(channels.camera(FRONT), ns, raw_picture(FRONT, frame, ns))
+    def _pictures(self, ns: int, frames: dict[str, np.ndarray]) -> list[Message]:
+        return [Message(channels.camera(n), ns, raw_picture(n, shown[0], ns)) for n, shown in frames.items()]
 
 
 def _controls(said: dict) -> tuple[float, float]:

@@ -136,9 +136,8 @@ def equalized(share: list[Batch], text: int, times: int = 1) -> list[Batch]:
     for talks in (True, False) if text else ():
         if talks not in there:
             other = there[not talks]
-            one = {k: v[:1] for k, v in vars(other).items() if isinstance(v, Tensor)}
             words = other.tokens.new_zeros(1, text) if talks else None
-            there[talks] = replace(other, **(one | {"text": words, "weight": torch.zeros(1)}))
+            there[talks] = replace(other.each(lambda x: x[:1]), text=words, weight=torch.zeros(1))
     return [_filled(there[talks], times) for talks in (True, False) if talks in there]
 
 
@@ -147,9 +146,9 @@ def _filled(batch: Batch, times: int) -> Batch:
     if n % times == 0:
         return batch
     rows = torch.arange(n + -n % times).clamp(max=n - 1)
-    held: dict[str, Any] = {k: v[rows] for k, v in vars(batch).items() if isinstance(v, Tensor)}
-    held["weight"][n:] = 0.0
-    return replace(batch, **held)
+    held = batch.each(lambda x: x[rows])
+    held.weight[n:] = 0.0
+    return held
 
 
 class StateShards:

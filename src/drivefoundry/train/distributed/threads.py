@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,7 @@ def split(batches: Sequence[Batch], count: int, rest: int) -> list[list[Batch]]:
         ends = [len(batch) if end > len(batch) - FEW else 0 if end < FEW else end for end in ends]
         for thread, (lo, hi) in enumerate(pairwise([0, *ends])):
             if hi > lo:
-                rows: dict[str, Any] = {k: v[lo:hi] for k, v in vars(batch).items() if isinstance(v, Tensor)}
-                out[thread].append(replace(batch, dice=batch.dice + thread, **rows))
+                out[thread].append(replace(batch.each(lambda x, lo=lo, hi=hi: x[lo:hi]), dice=batch.dice + thread))
         before += c * len(batch)
     return out
 
