@@ -61,10 +61,10 @@ def test_the_package_gives_scripts_these_names():
     with pytest.raises(AttributeError, match="no attribute 'nothing'; its names: Drive"):
         _ = drivefoundry.nothing
     assert [*inspect.signature(drivefoundry.drive).parameters] == [
-        "policy", "scenes", "seconds", "rig", "traffic", "on_decision",
+        "policy", "scenes", "seconds", "body", "traffic", "on_decision",
     ]  # fmt: skip
     assert [*inspect.signature(drivefoundry.evaluate).parameters] == [
-        "policy", "scenes", "seconds", "reference", "two_stages", "rig", "batch", "on_scenes",
+        "policy", "scenes", "seconds", "reference", "two_stages", "body", "batch", "on_scenes",
     ]  # fmt: skip
     assert [*inspect.signature(drivefoundry.scenes_in).parameters] == ["path", "egos", "on_file"]
 

@@ -29,8 +29,7 @@ from drivefoundry_car.driving.worker import Worker, settle
 from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 log = logging.getLogger(__name__)
-STALE_S = 0.5
-"""A newest frame older than this is not planned on, s."""
+STALE_S = 0.5  # a newest frame older than this is not planned on
 JUMP_S = 60.0
 """A clock that moves on by more than this between two decisions has been set, s."""
 
@@ -235,7 +234,6 @@ class Runtime:
         return Planned(points, tokens, guarded | stopped, alive + [""] * (seen.cars - len(alive)), stopped)
 
     def _watch(self, cars: int) -> None:
-        """Watch the pictures and the plans of so many cars."""
         self._stopping = Stopping(cars)
         self._monitors = {name: CameraMonitor(cars) for name in self.embodiment.pictures}
 
