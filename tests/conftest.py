@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from drivefoundry_car.log import Drive, Objects, Plans, Video, encode_video
 from loop import environment, run
+from station import Station, make_works
 
 # How long a test takes depends on the machine and what else runs there.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -93,3 +94,17 @@ def ran_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture(scope="session")
+def works(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release repository with the release 'turn-1', for the daemon's tests."""
+    made = make_works(tmp_path_factory.mktemp("works"), student)
+    Station(made, made).publish("turn-1")
+    return made
+
+
+@pytest.fixture
+def station(works: Path, tmp_path: Path) -> Station:
+    """A car without a release."""
+    return Station(tmp_path, works)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drivefoundry.tracking import KINDS, Track, wanted
+from drivefoundry.tracking import KINDS, Track, requested
 
 SCRIPT = """
 import os, signal, sys
@@ -58,7 +58,7 @@ def test_a_killed_run_goes_on_in_the_same_directory_of_tensorboard(tmp_path):
     assert [m.step for m in told] == list(range(1, 9))
 
 
-def test_nothing_is_written_where_no_tracker_is_wanted(tmp_path):
+def test_nothing_is_written_where_no_tracker_is_requested(tmp_path):
     with Track().run(tmp_path) as on_step:
         on_step(1, 2, {"loss": 1.0})
     assert list(tmp_path.iterdir()) == []
@@ -80,7 +80,7 @@ def test_ranks_behind_the_first_tell_nothing(tmp_path, monkeypatch):
 )
 def test_what_is_no_tracker_is_refused(where, line):
     with pytest.raises(ValueError) as caught:  # noqa: PT011  the whole text is compared
-        wanted(where)
+        requested(where)
     assert str(caught.value) == line
 
 
@@ -88,4 +88,4 @@ def test_what_is_no_tracker_is_refused(where, line):
 def test_a_tracker_that_is_not_installed_names_its_extra(kind, monkeypatch):
     monkeypatch.setattr("drivefoundry.tracking.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=rf"{kind} is not installed; pip install 'drivefoundry\[{kind}\]'$"):
-        wanted(f"{kind}:there")
+        requested(f"{kind}:there")

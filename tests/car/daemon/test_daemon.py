@@ -9,7 +9,6 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from station import RIG, alive, scene, stop
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest.access.tokens import issue_token
@@ -18,6 +17,8 @@ from drivefoundry.sim.adapters.vehicle import SimulatedVehicle
 from drivefoundry_car.daemon.playback import play
 from drivefoundry_car.log import Drive, encode_video, read_drive
 from drivefoundry_car.update.client import Updater
+from station import alive, scene, stop
+from student import BODY
 
 SECRET = "0123456789abcdef" * 4
 
@@ -26,7 +27,7 @@ class Acting(SimulatedVehicle):
     """A vehicle that does something at some of its steps: it is given its end of the bus."""
 
     def __init__(self, acts):
-        super().__init__(scene(), RIG)
+        super().__init__(scene(), BODY)
         self._acts = acts
 
     def _greet(self, vehicle):
@@ -70,7 +71,7 @@ def test_a_signed_release_is_fetched_and_driven_and_its_clip_comes_home_though_t
             said = station.until(lambda s: s.get("phase") == "waiting for the vehicle")
             first = said["processes"]["uploader"]["pid"]
             os.kill(first, signal.SIGKILL)
-            driven = SimulatedVehicle(scene(), RIG).drive(station.socket, 4.0)
+            driven = SimulatedVehicle(scene(), BODY).drive(station.socket, 4.0)
             assert driven.answered.all()
             assert not driven.stopped.any()
             said = station.until(lambda s: s.get("recording", {}).get("queued") == 1 and s["waiting"] == 0)
@@ -154,7 +155,7 @@ def test_a_damaged_release_gives_way_to_the_one_before(station, works):
     config = station.config.read_text()
     station.config.write_text(config[: config.index("[update]")])  # the updater would repair the slot
     with station.daemon("--once") as process:
-        driven = SimulatedVehicle(scene(), RIG).drive(station.socket, 1.0)
+        driven = SimulatedVehicle(scene(), BODY).drive(station.socket, 1.0)
         assert process.wait(60) == 0
     assert driven.answered.all()
     assert station.status()["release"] == first
@@ -167,8 +168,8 @@ def test_a_recording_is_driven_again_and_its_video_recorded_to_the_bit(station, 
     station.configure(form="h264", reason_every=0)
     source = make_drive(steps=60)
     rng = np.random.default_rng(0)
-    frames = np.cumsum(rng.integers(0, 9, (60, RIG.height, RIG.width, 3)), 0).astype(np.uint8)
-    view = RIG.views[0]
+    view = BODY.cameras[0]
+    frames = np.cumsum(rng.integers(0, 9, (60, view.height, view.width, 3)), 0).astype(np.uint8)
     lens, mount = (view.fx, view.fy, view.cx, view.cy), (view.x, view.y, view.z, view.pitch)
     source = Drive(**{**vars(source), "video": encode_video(frames, source.t, lens, mount)})
     with station.daemon("--once") as process:

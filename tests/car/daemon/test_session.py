@@ -7,7 +7,6 @@ import threading
 
 import numpy as np
 import pytest
-from station import scene
 
 from drivefoundry.sim.adapters.vehicle import SimulatedVehicle
 from drivefoundry.sim.drive import drive
@@ -19,6 +18,7 @@ from drivefoundry_car.log import channels, read_drive
 from drivefoundry_car.log.channels import FRONT
 from drivefoundry_car.triggers import load_campaigns
 from drivefoundry_car.upload.collector import Collector
+from station import scene
 from student import BODY
 
 PICTURE = channels.camera(FRONT)

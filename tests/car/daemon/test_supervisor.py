@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from station import alive
-
 from drivefoundry_car.daemon.supervisor import LONGEST_S, STEADY_S, Child
+from station import alive
 
 
 class Hand:
