@@ -24,13 +24,11 @@ from torch import Tensor
 
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
 from drivefoundry.model.vla import VLA, Vote
+from drivefoundry.rl.reward import PlanReward
 from drivefoundry.train.dataset import Corpus
 from drivefoundry.train.optim import MasterWeights
 from drivefoundry.types import Episodes, require
 from drivefoundry_car.vehicle.codec import decode, driven
-
-Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Rows (S,) of the episodes and plans (S, N, 8, 3) in, rewards (S, N) in 0 .. 1 out."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def grpo(
     episodes: list[Episodes],
     rows: np.ndarray,
     share: np.ndarray,
-    reward: Reward,
+    reward: PlanReward,
     init: Path,
     out: Path,
     config: GrpoConfig,
@@ -139,7 +137,7 @@ def _step(
     weights: MasterWeights,
     corpus: Corpus,
     rows: np.ndarray,
-    reward: Reward,
+    reward: PlanReward,
     codebook: np.ndarray,
     config: GrpoConfig,
     step: int,
@@ -176,7 +174,7 @@ def _step(
 
 
 @torch.no_grad()
-def _greedy(model: VLA, corpus: Corpus, rows: np.ndarray, reward: Reward, codebook: np.ndarray) -> float:
+def _greedy(model: VLA, corpus: Corpus, rows: np.ndarray, reward: PlanReward, codebook: np.ndarray) -> float:
     """Mean reward of the greedy plan, measured beside the label's progress."""
     vote = Vote.of(codebook, model.embed.device)
     controls = model.plan(*_inputs(model, corpus, rows), vote)[1].cpu().numpy()

@@ -9,6 +9,7 @@ it guards. Letters: S scenes, A agents, R route points, G signals.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
@@ -64,31 +65,72 @@ def _runs_red(before, ego, length, lines, facing, signals):
     return False
 
 
+class _Moment(NamedTuple):
+    """What a world shows at one step: egos before and now (S, 6), agents (S, A, 4), seen (S, A), signals (S, G)."""
+
+    before: np.ndarray
+    ego: np.ndarray
+    agents: np.ndarray
+    seen: np.ndarray
+    signals: np.ndarray
+
+
+class _Static(NamedTuple):
+    """What does not change: ego slots (S,), sizes (S, A, 3), the stacked roads and each scene's place in them, stop
+    lines (S, G, 4) and the yaw (S, G) of the traffic that they stop, routes (S, R, 2) with points 1 m apart."""
+
+    ego_slot: np.ndarray
+    size: np.ndarray
+    classes: np.ndarray
+    frames: np.ndarray
+    place: np.ndarray
+    lines: np.ndarray
+    facing: np.ndarray
+    route: np.ndarray
+    route_s: np.ndarray
+    route_n: np.ndarray
+
+
+class _Memory(NamedTuple):
+    """What the referee keeps: who overlapped at the start (S, A), who has been on the road (S,), where on its route
+    each ego is (segment and m), events (S, 3)."""
+
+    touched: np.ndarray
+    on_road: np.ndarray
+    foot: np.ndarray
+    s: np.ndarray
+    events: np.ndarray
+
+
+@njit(cache=True, nogil=True)
+def _watch_one(i, first, now, static, memory):
+    e, mine = now.ego[i], static.size[i, static.ego_slot[i]]
+    for a in range(now.seen.shape[1]):
+        o, its = now.agents[i, a], static.size[i, a]
+        if not now.seen[i, a] or not boxes_overlap(
+            e[0], e[1], e[2], mine[0], mine[1], o[0], o[1], o[2], its[0], its[1]
+        ):
+            continue
+        if first:
+            memory.touched[i, a] = True
+        elif not memory.touched[i, a]:
+            memory.events[i, CONTACT] = True
+    now_on = _on_road(static.classes, static.frames, static.place[i], e, mine)
+    if memory.on_road[i] and not now_on:
+        memory.events[i, OFF_ROAD] = True
+    memory.on_road[i] |= now_on
+    if not first and _runs_red(now.before[i], e, mine[0], static.lines[i], static.facing[i], now.signals[i]):
+        memory.events[i, RED_LIGHT] = True
+    n = static.route_n[i]
+    memory.s[i], _, memory.foot[i] = project_on_polyline(
+        static.route[i, :n], static.route_s[:n], e[0], e[1], memory.foot[i]
+    )
+
+
 @njit(cache=True, nogil=True, parallel=True)
-def _watch(
-    first, before, ego, ego_slot, agents, seen, size, touched, classes, frames, place, on_road, lines, facing, signals,
-    route, route_s, route_n, foot, s, events,
-):  # fmt: skip
-    for i in prange(len(ego)):
-        e, mine = ego[i], size[i, ego_slot[i]]
-        for a in range(seen.shape[1]):
-            o, its = agents[i, a], size[i, a]
-            if not seen[i, a] or not boxes_overlap(
-                e[0], e[1], e[2], mine[0], mine[1], o[0], o[1], o[2], its[0], its[1]
-            ):
-                continue
-            if first:
-                touched[i, a] = True
-            elif not touched[i, a]:
-                events[i, CONTACT] = True
-        now_on = _on_road(classes, frames, place[i], e, mine)
-        if on_road[i] and not now_on:
-            events[i, OFF_ROAD] = True
-        on_road[i] |= now_on
-        if not first and _runs_red(before[i], e, mine[0], lines[i], facing[i], signals[i]):
-            events[i, RED_LIGHT] = True
-        n = route_n[i]
-        s[i], _, foot[i] = project_on_polyline(route[i, :n], route_s[:n], e[0], e[1], foot[i])
+def _watch(first, now, static, memory):
+    for i in prange(len(now.ego)):
+        _watch_one(i, first, now, static, memory)
 
 
 class Referee:
@@ -103,19 +145,22 @@ class Referee:
         self.world = world
         maps = list({s.map.id: s.map for s in p.scenes}.values())
         index = {m.id: i for i, m in enumerate(maps)}
-        self._place, self._roads = np.array([index[s.map.id] for s in p.scenes]), stack_roads(maps)
+        place, roads = np.array([index[s.map.id] for s in p.scenes]), stack_roads(maps)
         signals = p.signals.shape[1]
-        self._lines, self._facing = np.full((n, signals, 4), np.nan), np.zeros((n, signals))
+        lines, facing = np.full((n, signals, 4), np.nan), np.zeros((n, signals))
         for i, scene in enumerate(p.scenes):
             g = len(scene.signals)
-            self._lines[i, :g] = scene.map.stop_lines[:g]
-            self._facing[i, :g] = scene.map.signal_heads[:g, 3] + np.pi  # a head looks at the traffic it stops
-        self._route, self._route_s = p.route[..., :2].copy(), np.arange(p.route.shape[1], dtype=np.float64)
-        self._touched, self._on_road = np.zeros(p.kind.shape, np.bool_), np.zeros(n, np.bool_)
-        self._foot, self.s = np.full(n, -1), np.zeros(n)
-        self.events = np.zeros((n, 3), np.bool_)
+            lines[i, :g] = scene.map.stop_lines[:g]
+            facing[i, :g] = scene.map.signal_heads[:g, 3] + np.pi  # a head looks at the traffic it stops
+        route, route_s = p.route[..., :2].copy(), np.arange(p.route.shape[1], dtype=np.float64)
+        self._static = _Static(
+            p.ego, p.size, roads.classes, roads.frames, place, lines, facing, route, route_s, p.route_n
+        )
+        touched, on_road = np.zeros(p.kind.shape, np.bool_), np.zeros(n, np.bool_)
+        self.s, self.events = np.zeros(n), np.zeros((n, 3), np.bool_)
+        self._memory = _Memory(touched, on_road, np.full(n, -1), self.s, self.events)
         self._look(True)
-        self._first = self._on_road.copy(), self._foot.copy(), self.s.copy()
+        self._first = on_road.copy(), self._memory.foot.copy(), self.s.copy()
 
     def watch(self) -> None:
         """Look at the step that the world has just made."""
@@ -127,14 +172,12 @@ class Referee:
 
     def restart(self, rows: np.ndarray) -> None:
         """The scenes `rows` have been set back to their start."""
-        for array, first in zip((self._on_road, self._foot, self.s), self._first, strict=True):
+        m = self._memory
+        for array, first in zip((m.on_road, m.foot, m.s), self._first, strict=True):
             array[rows] = first[rows]
         self.events[rows] = False
 
     def _look(self, first: bool) -> None:
-        w, p = self.world, self.world.packed
-        _watch(
-            first, w.past[-2], w.ego, p.ego, w.agents, w.seen, p.size, self._touched, self._roads.classes,
-            self._roads.frames, self._place, self._on_road, self._lines, self._facing, w.signals_now(), self._route,
-            self._route_s, p.route_n, self._foot, self.s, self.events,
-        )  # fmt: skip
+        w = self.world
+        now = _Moment(w.past[-2], w.ego, w.agents, w.seen, w.signals_now())
+        _watch(first, now, self._static, self._memory)

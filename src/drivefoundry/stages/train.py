@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from drivefoundry.judge.scores.pdm import pdm_scores
 from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.model.backbones.load import backbone_path
@@ -23,6 +22,7 @@ from drivefoundry.progress import bar
 from drivefoundry.quantize.export import export_engine
 from drivefoundry.recipes import Camera, Distil, Measure, Rl, Train, leaves
 from drivefoundry.rl.grpo import GrpoConfig, grpo
+from drivefoundry.rl.reward import PdmReward
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.label import scenes_of
 from drivefoundry.tracking import Track
@@ -294,9 +294,7 @@ def _polish(r: Rl, steps: int, store: str, model: Path, shards: list[Path], out:
     rows = np.flatnonzero(at >= HISTORY)
     share = np.concatenate([e.weight for e in episodes])[rows].astype(np.float64)
 
-    def reward(chosen: np.ndarray, plans: np.ndarray) -> np.ndarray:
-        return pdm_scores([scenes[clips[i]] for i in chosen], at[chosen], plans)[r.reward]
-
+    reward = PdmReward([scenes[clip] for clip in clips], at, r.reward)
     config = GrpoConfig(
         steps=steps, states=r.scenes, samples=r.samples, lr=r.rate, kl=r.kl, bc_weight=r.anchor,
         temperature=r.temperature, validation_states=min(r.trial, len(rows) // 4), seed=len(shards),
