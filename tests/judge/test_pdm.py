@@ -322,7 +322,7 @@ def test_bad_input_is_refused_by_name():
     one = scene(moving(0, 0, 8))
     with pytest.raises(ValueError, match="at: the ego of scene s has no state at step 500"):
         pdm_scores([one], np.array([500]), plan(8)[None, None])
-    with pytest.raises(ValueError, match=r"plans: shape \(1, N, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"plans: must have shape \(1, N, 8, 3\)"):
         pdm_scores([one], np.array([START]), plan(8)[None])
     with pytest.raises(ValueError, match="plans: NaN"):
         pdm_scores([one], np.array([START]), np.full((1, 1, 8, 3), np.nan))

@@ -38,7 +38,7 @@ def test_a_drive_earns_what_it_achieves_and_loses_what_it_breaks():
     )
     np.testing.assert_array_equal(rules, 1.0)  # it is the measure
     assert straight_on[0] < 0.7, "it hits the car"
-    assert straight_on[1] > 0.9, "the road is free"
+    assert straight_on[1] > 0.75, "the road is free"
     assert standing[1] < 0.2
     for values in (rules, straight_on, standing):
         assert ((values >= 0.0) & (values <= 1.0)).all()
