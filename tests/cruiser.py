@@ -32,13 +32,12 @@ def make_cruiser(folder: Path, steps: int = 40) -> Path:
     tokens = torch.full((32, 8), straight_code(book))
     optimiser = torch.optim.Adam(model.parameters(), lr=4e-3)
     for _ in range(steps):
-        frames = torch.from_numpy(rng.integers(0, 255, (32, 2, *SHAPE.image, 3)).astype(np.uint8))
+        seen = torch.from_numpy(rng.integers(0, 255, (32, 2, *SHAPE.image, 3)).astype(np.uint8))
         ego = np.ones((32, 4, 3), np.float32)
         ego[..., 0], ego[..., 1] = rng.uniform(0, 15, (32, 1)), rng.normal(0, 0.1, (32, 4))
         route = torch.from_numpy(rng.normal(0, 0.5, (32, 12)).astype(np.float32))
-        loss = F.cross_entropy(
-            model(frames, torch.from_numpy(ego), route, None, tokens).action.flatten(0, 1), tokens.flatten()
-        )
+        logits = model({"front": seen}, torch.from_numpy(ego), route, None, tokens)
+        loss = F.cross_entropy(logits.action.flatten(0, 1), tokens.flatten())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -236,7 +236,7 @@ def test_bad_files_do_not_stop_the_others(tmp_path):
     scenes, refused = scenes_in(tmp_path)
     assert len(scenes) == 2
     assert sorted(refused) == ["cut.json", "half.json.gz", "settings.json"]
-    assert refused["settings.json"].startswith("no CommonRoad, WOMD, ScenarioNet file")
+    assert refused["settings.json"].startswith("not a CommonRoad, WOMD, ScenarioNet file")
     assert refused["cut.json"].startswith("incomplete JSON")
     assert "get the file again" in refused["half.json.gz"]
 

@@ -165,7 +165,7 @@ def test_rollouts_judge_the_ego_as_it_drove():
 
 def test_bad_shapes_are_refused():
     one = scene(moving(0, 0, 8))
-    with pytest.raises(ValueError, match="simulated: shape"):
+    with pytest.raises(ValueError, match="simulated: must have shape"):
         realism(one, np.zeros((1, 2, T, 4)), np.zeros((1, 2, T), bool))
 
 

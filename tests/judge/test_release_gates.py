@@ -133,7 +133,7 @@ def cruiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def engine_of(checkpoint: Path, out: Path) -> Policy:
     rng = np.random.default_rng(0)
-    frames = rng.integers(0, 255, (64, 2, 64, 160, 3)).astype(np.uint8)
+    frames = {"front": rng.integers(0, 255, (64, 2, 64, 160, 3)).astype(np.uint8)}
     ego = np.ones((64, 4, 3), np.float32) * np.array([9.0, 0.0, 1.0], np.float32)
     export_engine(checkpoint, out, frames, ego, rng.normal(0, 0.3, (64, 12)).astype(np.float32))
     return CarPolicy(Runtime.load(out, Unguarded(), reason_every=0, patient=True), "engine")

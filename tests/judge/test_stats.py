@@ -95,7 +95,7 @@ def test_blocks_of_different_length_weigh_by_their_length():
 def test_bad_values_are_refused():
     with pytest.raises(ValueError, match="NaN"):
         mean_interval(np.array([1.0, np.nan]))
-    with pytest.raises(ValueError, match="one value a scene"):
+    with pytest.raises(ValueError, match="one value per scene"):
         mean_interval(np.zeros(0))
     with pytest.raises(ValueError, match="same scenes"):
         paired_difference(np.ones(3), np.ones(4))

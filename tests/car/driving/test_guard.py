@@ -219,7 +219,7 @@ def test_box_test_agrees_with_polygons(u: np.ndarray) -> None:
         (np.zeros((2, 8, 3)), np.zeros(3), None, r"speed \(S,\)"),
         (np.zeros((1, 8, 3)), np.array([np.nan]), None, "speed is not finite"),
         (np.zeros((2, 8, 3)), np.zeros(2), [None], "1 for 2 cars"),
-        (np.zeros((1, 8, 3)), np.zeros(1), [np.zeros((3, 5))], r"objects of car 0: \(n, 6\)"),
+        (np.zeros((1, 8, 3)), np.zeros(1), [np.zeros((3, 5))], r"objects of car 0: must be \(n, 6\)"),
         (np.zeros((1, 8, 3)), np.zeros(1), [np.full((1, 6), np.nan)], "NaN or infinite"),
     ],
 )

@@ -265,7 +265,7 @@ def test_each_burst_of_drops_is_told_once(tmp_path, monkeypatch, caplog):
 
 
 def test_what_a_car_cannot_record_is_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match=r"camera 'front/left', h264: a name of"):
+    with pytest.raises(ValueError, match=r"camera 'front/left', h264: must have a name of"):
         Recorder(tmp_path, {"front/left": WIDE}, {})
     with pytest.raises(ValueError, match=r"camera 'front', h265: .* a format of h264, jpeg"):
         Recorder(tmp_path, {"front": replace(WIDE, format="h265")}, {})
