@@ -128,7 +128,7 @@ def test_presets():
 def test_rigs_that_cannot_be_are_refused_by_name():
     with pytest.raises(ValueError, match="at least one view"):
         Rig(())
-    with pytest.raises(ValueError, match="views of one size"):
+    with pytest.raises(ValueError, match="all views must have one size"):
         Rig((View(), View(width=200)))
     with pytest.raises(ValueError, match="width and height"):
         Rig((View(width=0),))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import TOY, toy_book, toy_episodes
+from toys import BODY, TOY, toy_book, toy_episodes
 
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint
 from drivefoundry.model.text import TextCodec, train_tokenizer
@@ -27,7 +27,7 @@ UNSEEN = Validation(toy_episodes(40, seed=9), every=4)
 
 def start(seed: int = 0) -> Loaded:
     torch.manual_seed(seed)
-    return Loaded(VLA(TOY), toy_book(), TextCodec(train_tokenizer(["go"], TOY.text_vocab)), TOY)
+    return Loaded(VLA(TOY), toy_book(), TextCodec(train_tokenizer(["go"], TOY.text_vocab)), TOY, BODY)
 
 
 def trainer(val: Validation | None, config: TrainConfig = CONFIG, **files: Path) -> Trainer:
@@ -57,9 +57,10 @@ def test_the_figures_are_those_of_the_plan_that_is_taken(tmp_path):
     t = trainer(replace(UNSEEN, every=100), log=tmp_path / "log")
     report = t.run()
     model, unseen = t.model.to(torch.bfloat16), UNSEEN.episodes
-    arrays = (torch.from_numpy(a) for a in (unseen.frames[unseen.frame_index], unseen.ego, unseen.route))
+    frames = {name: torch.from_numpy(f) for name, f in unseen.pictures(np.arange(len(unseen))).items()}
+    ego, route = torch.from_numpy(unseen.ego), torch.from_numpy(unseen.route)
     with torch.no_grad():
-        controls = model.plan(*arrays, Vote.of(toy_book()))[1].float().numpy()
+        controls = model.plan(frames, ego, route, Vote.of(toy_book()))[1].float().numpy()
     off = driven(controls, unseen.ego[:, -1, 0])[..., :2] - unseen.future[..., :2]
     assert report.validation["val_ade"] == pytest.approx(np.hypot(off[..., 0], off[..., 1]).mean(), rel=0.01)
     assert measured(tmp_path / "log")[12]["val_ade"] == pytest.approx(report.validation["val_ade"], rel=1e-5)

@@ -96,10 +96,11 @@ def engine(line: RunContext, turn: int, split: Split, base: list[Artefact], buil
 
 def car(line: RunContext, turn: int, split: Split, base: list[Artefact], built: Artefact) -> Artefact:
     """The car's whole runtime: engine, guard, and the slow reasoner beside them."""
+    body = line.body
 
     def policy() -> Policy:
         return CarPolicy(
-            Runtime.load(built.path, reason_every=2, vehicle=line.body, reason_cars=BATCH, patient=True), WHOLE_CAR
+            Runtime.load(built.path, reason_every=2, vehicle=body, reason_cars=BATCH, patient=True), WHOLE_CAR
         )
 
     return _driven(line, turn, split, base, WHOLE_CAR, policy, [built])

@@ -29,10 +29,8 @@ BESIDE = (2.2, 5.0)
 """Distances of neighbouring centre lines, m."""
 SAME_WAY = 0.35
 """Largest angle between lanes of the same direction, rad."""
-JOINS_M = 1.0
-"""A lane's successors begin within this distance of its end, m."""
-STOREY = 3.0
-"""Height difference between a bridge and the road below it, m."""
+JOINS_M, STOREY = 1.0, 3.0
+"""Greatest distance from a lane's end to its successors' beginnings, and least height of a bridge over a road, m."""
 FINE = 0.05
 """Tolerance for thinning out lines, m."""
 AROUND = 100.0
