@@ -5,7 +5,7 @@ projection, Golub and Pereyra 1973), and polished by Levenberg-Marquardt on rewe
 log-sum-exp parameters log E, log A, log B, log alpha, log beta. Axes: P problems, S starts, R runs.
 
 Written out because it works on all problems at once: the 500 bootstraps of a law of 30 runs take 1.6 s on two cores,
-`scipy.optimize.least_squares` on one problem after the other from the same three starts 70 s.
+`scipy.optimize.least_squares` on one after the other from the same three starts some 70 s (20 of them took 2.8 s).
 """
 
 from __future__ import annotations
