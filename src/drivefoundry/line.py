@@ -31,7 +31,7 @@ def loop(line: RunContext, source: Source) -> None:
     from drivefoundry.stages import ingest, label, score, ship, train
 
     exam = source.exam(line)
-    scenes = score.Split("exam", source, exam)
+    scenes = score.Exam(source, exam)
     baselines: list[Artefact] = []
     kept: Artefact | None = None
     base: Artefact | None = None

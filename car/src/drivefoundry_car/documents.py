@@ -8,10 +8,14 @@ nesting, and code that walks a deep value fails in the same way later.
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 DEPTH = 64
 """Deepest nesting of lists and tables."""
@@ -91,6 +95,64 @@ def read_bytes(path: Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
+
+
+def typed(kind: Any, table: object, where: str = "", *, folder: Path | None = None, whole: bool = False) -> Any:
+    """Make a dataclass of a table, every field checked by its type, and validated if it has `validate`.
+
+    Fields may be text, numbers (finite), bools, paths (relative to `folder`), tuples (lists), mappings and dataclasses
+    (tables). where: the table's own name; whole: fields with a default must be given, too. ValueError names the field.
+    """
+    if not isinstance(table, dict):
+        raise ValueError(f"{where} must be a table, got {_called(table)}")
+    hints, known = get_type_hints(kind), {f.name: f for f in fields(kind)}
+    for name in table:
+        if name not in known:
+            raise ValueError(f"{_dotted(where, name)}: unknown; known are {', '.join(known)}")
+    values = {}
+    for name, f in known.items():
+        if name in table:
+            values[name] = _typed_value(hints[name], table[name], _dotted(where, name), folder, whole)
+        elif whole or (f.default is MISSING and f.default_factory is MISSING):
+            raise ValueError(f"{_dotted(where, name)} is missing; add it")
+    made = kind(**values)
+    try:
+        return made.validate() if hasattr(made, "validate") else made
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}" if where else str(error)) from None
+
+
+def _typed_value(hint: Any, value: object, where: str, folder: Path | None, whole: bool) -> Any:
+    """A value as a field's type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return _typed_value(next(a for a in args if a is not NoneType), value, where, folder, whole)
+    if origin is tuple:
+        kinds = args[:1] * len(value) if isinstance(value, list) and args[-1] is ... else args
+        if not isinstance(value, list) or len(value) != len(kinds):
+            raise ValueError(f"{where} must be a list" + ("" if args[-1] is ... else f" of {len(args)} numbers"))
+        items = enumerate(zip(kinds, value, strict=True))
+        return tuple(_typed_value(a, v, f"{where}[{i}]", folder, whole) for i, (a, v) in items)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must be a table, got {_called(value)}")
+        return {name: _typed_value(args[1], v, _dotted(where, name), folder, whole) for name, v in value.items()}
+    if is_dataclass(hint):
+        return typed(hint, value, where, folder=folder, whole=whole)
+    if hint is Path and isinstance(value, str):
+        return Path(value) if folder is None else folder / value
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{where} must be {_KINDS[hint]}, got {repr(value)[:42]}")
+    return value
+
+
+_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+
+
+def _dotted(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
 
 
 def _bounded(value: Any, name: object, after: str) -> None:

@@ -32,8 +32,6 @@ OPEN_LOOP = {
 BASELINES = ("constant velocity", "log replay", "PDM-Closed style", YARDSTICK)
 ORDER = (
     "constant velocity",
-    "pre-trained",
-    "SFT",
     TEACHER,
     STUDENT,
     ENGINE,

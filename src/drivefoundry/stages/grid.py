@@ -49,7 +49,7 @@ def grid(line: RunContext) -> list[Run]:
     shard = label.shard(line, 1, clips, kept)
     apart = label.curated(line, None, exam, None, None, source.exam_clips(exam))
     held_out = label.shard(line, None, exam, apart, "held_out")
-    yard = score.yardstick(line, score.Split("exam", source, exam))
+    yard = score.yardstick(line, score.Exam(source, exam))
     most = int(shard.info["samples"])
     require(max(r.samples) <= most, f"scale.samples: {max(r.samples)} requested of {most}; record more (fleet.seconds)")
     pairs = sorted(((s, n) for s in r.sizes for n in r.samples), key=lambda p: parameters(preset(p[0])) * p[1])

@@ -45,68 +45,62 @@ SHOWN = (
 DRIVES = ("scenes", "seconds", "films", "worst")
 """What a score depends on in the recipe."""
 ENGINE, WHOLE_CAR = "int8 engine", "car (engine and guard)"
-KINDS = {"exam": "score", "val": "val_score"}
-"""Split -> the kind of its scores' artefacts."""
 
 
 @dataclass(frozen=True)
-class Split:
-    """Scenes that policies are compared on: the exam, or those that choices are made on. artefact: the recordings that
-    the scores depend on. most: only the first so many scenes; 0: as many as the recipe says."""
+class Exam:
+    """The held-out scenes. artefact: the recordings that the scores depend on. most: only the first so many scenes; 0:
+    as many as the recipe says."""
 
-    name: str
     source: Source
     artefact: Artefact
     most: int = 0
 
-    @property
-    def kind(self) -> str:
-        return KINDS[self.name]
+
+def engine_policy(folder: Path) -> Policy:
+    """An engine without its guard."""
+    return CarPolicy(Runtime.load(folder, Unguarded(), reason_every=0, patient=True), ENGINE)
 
 
-def baselines(line: RunContext, split: Split) -> list[Artefact]:
+def car_policy(folder: Path, vehicle: Embodiment | None = None) -> Policy:
+    """The car's whole runtime: engine, guard, and the slow reasoner beside them. ValueError if the engine was made for
+    another vehicle."""
+    return CarPolicy(Runtime.load(folder, reason_every=2, vehicle=vehicle, reason_cars=BATCH, patient=True), WHOLE_CAR)
+
+
+def baselines(line: RunContext, exam: Exam) -> list[Artefact]:
     """The drivers that no turn changes; the first is the yardstick of everybody's progress."""
-    yard = yardstick(line, split)
+    yard = yardstick(line, exam)
     rest = (ConstantVelocity, LogReplay, PdmClosed)
-    return [yard, *(_driven(line, None, split, [yard], p.name, p, []) for p in rest)]
+    return [yard, *(_driven(line, None, exam, [yard], p.name, p, []) for p in rest)]
 
 
-def yardstick(line: RunContext, split: Split) -> Artefact:
+def yardstick(line: RunContext, exam: Exam) -> Artefact:
     """The route follower, whose progress is the measure of everybody's."""
-    return _driven(line, None, split, [], YARDSTICK, RouteFollower, [])
+    return _driven(line, None, exam, [], YARDSTICK, RouteFollower, [])
 
 
-def traffic(line: RunContext, split: Split) -> Artefact:
+def traffic(line: RunContext, exam: Exam) -> Artefact:
     """How real the simulated traffic is, beside the log itself and everyone straight on."""
-    r, source, exam = line.recipe.judge, split.source, split.artefact
+    r, source, recordings = line.recipe.judge, exam.source, exam.artefact
     return line.make(
-        None, "judge", "realism", {"scenes": r.scenes, "seconds": r.seconds}, [exam],
-        lambda d: judge_traffic(source.scenes(line, exam), r, d),
+        None, "judge", "realism", {"scenes": r.scenes, "seconds": r.seconds}, [recordings],
+        lambda d: judge_traffic(source.scenes(line, recordings), r, d),
     )  # fmt: skip
 
 
-def engine(line: RunContext, turn: int, split: Split, base: list[Artefact], built: Artefact) -> Artefact:
+def engine(line: RunContext, turn: int, exam: Exam, base: list[Artefact], built: Artefact) -> Artefact:
     """The int8 engine alone, without its guard: what the model itself is worth."""
-
-    def policy() -> Policy:
-        return CarPolicy(Runtime.load(built.path, Unguarded(), reason_every=0, patient=True), ENGINE)
-
-    return _driven(line, turn, split, base, ENGINE, policy, [built])
+    return _driven(line, turn, exam, base, ENGINE, lambda: engine_policy(built.path), [built])
 
 
-def car(line: RunContext, turn: int, split: Split, base: list[Artefact], built: Artefact) -> Artefact:
+def car(line: RunContext, turn: int, exam: Exam, base: list[Artefact], built: Artefact) -> Artefact:
     """The car's whole runtime: engine, guard, and the slow reasoner beside them."""
     body = line.body
-
-    def policy() -> Policy:
-        return CarPolicy(
-            Runtime.load(built.path, reason_every=2, vehicle=body, reason_cars=BATCH, patient=True), WHOLE_CAR
-        )
-
-    return _driven(line, turn, split, base, WHOLE_CAR, policy, [built])
+    return _driven(line, turn, exam, base, WHOLE_CAR, lambda: car_policy(built.path, body), [built])
 
 
-def model(line: RunContext, turn: int, split: Split, base: list[Artefact], name: str, trained: Artefact) -> Artefact:
+def model(line: RunContext, turn: int, exam: Exam, base: list[Artefact], name: str, trained: Artefact) -> Artefact:
     """A float checkpoint in torch, on the first of the scenes: it takes several times as long as the engine."""
 
     def policy() -> Policy:
@@ -114,7 +108,7 @@ def model(line: RunContext, turn: int, split: Split, base: list[Artefact], name:
 
         return TorchPolicy(trained.path / "checkpoint", name)
 
-    fewer = replace(split, most=line.recipe.judge.float_scenes)
+    fewer = replace(exam, most=line.recipe.judge.float_scenes)
     return _driven(line, turn, fewer, base, name, policy, [trained])
 
 
@@ -135,7 +129,7 @@ def verdict(
 def _driven(
     line: RunContext,
     turn: int | None,
-    split: Split,
+    exam: Exam,
     base: list[Artefact],
     name: str,
     policy: Callable[[], Policy],
@@ -143,11 +137,11 @@ def _driven(
 ) -> Artefact:
     """One policy's scores."""
     yard = base[0].path if base else None
-    r, source, scenes, body = line.recipe.judge, split.source, split.artefact, line.body
-    r = replace(r, scenes=min(r.scenes, split.most or r.scenes))
+    r, source, scenes, body = line.recipe.judge, exam.source, exam.artefact, line.body
+    r = replace(r, scenes=min(r.scenes, exam.most or r.scenes))
     made_from = {"policy": name, "embodiment": body.to_dict()} | {k: getattr(r, k) for k in DRIVES}
     return line.make(
-        turn, "judge", split.kind, made_from, [scenes, *base[:1], *parents],
+        turn, "judge", "score", made_from, [scenes, *base[:1], *parents],
         lambda d: score(policy(), source.scenes(line, scenes), r, yard, d, body),
     )  # fmt: skip
 

@@ -18,13 +18,11 @@ from drivefoundry.recipes import Curate, Judge
 from drivefoundry.runs import named
 from drivefoundry.scenes import show
 from drivefoundry.sim.drive import body_of
-from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
+from drivefoundry.sim.policies import ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.stages import label, openloop
 from drivefoundry.stages.record import EGOS
-from drivefoundry.stages.score import BATCH, ENGINE, WHOLE_CAR, load_scores, score
+from drivefoundry.stages.score import car_policy, engine_policy, load_scores, score
 from drivefoundry.types import Policy, Scene, require
-from drivefoundry_car.driving.guard import Unguarded
-from drivefoundry_car.driving.runtime import Runtime
 
 BASELINES: dict[str, Callable[[], Policy]] = {
     "constant-velocity": ConstantVelocity, "rules": RouteFollower, "pdm-closed": PdmClosed, "log-replay": LogReplay,
@@ -80,9 +78,7 @@ def candidate(who: str, guard: bool) -> Callable[[], Policy]:
         return BASELINES[who]
     kind, path = named.driver(who, BASELINES)
     if kind == "engine":
-        if guard:
-            return lambda: CarPolicy(Runtime.load(path, reason_every=2, reason_cars=BATCH, patient=True), WHOLE_CAR)
-        return lambda: CarPolicy(Runtime.load(path, Unguarded(), reason_every=0, patient=True), ENGINE)
+        return lambda: car_policy(path) if guard else engine_policy(path)
     from drivefoundry.model.policy import TorchPolicy
 
     return lambda: TorchPolicy(path, "model")

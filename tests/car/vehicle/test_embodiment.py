@@ -24,16 +24,16 @@ def test_json_keeps_every_field():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"decision_dt": 0.25}, "Embodiment.decision_dt: must be a multiple of 0.1 s, > 0, got 0.25"),
-        ({"decision_dt": 1.0}, "Embodiment.decision_dt: must be at most 0.5 s"),
-        ({"cameras": (replace(CameraSpec(), name="left"),)}, r"Embodiment.cameras\[0\].name: must be front"),
-        ({"cameras": (CameraSpec(), CameraSpec())}, "Embodiment.cameras: must be given once each"),
-        ({"cameras": (CameraSpec(fx=0.0),)}, "Embodiment.cameras.front.fx: must be > 0, got 0.0"),
-        ({"length": math.nan}, "Embodiment.length: must be > 0"),
-        ({"rear_axle": 4.7}, "Embodiment.rear_axle: must be within the vehicle"),
-        ({"plan_points": 10}, "Embodiment.plan_points, plan_dt: must be 8, 0.5"),
-        ({"state": (Feature("speed", "km/h"),)}, "Embodiment.state: must be speed, yaw_rate, valid"),
-        ({"limits": replace(CAR.limits, accel_min=3.0)}, "Embodiment.limits.accel_min: must be < 0"),
+        ({"decision_dt": 0.25}, "decision_dt must be a multiple of 0.1 s, > 0, got 0.25"),
+        ({"decision_dt": 1.0}, "decision_dt must be at most 0.5 s"),
+        ({"cameras": (replace(CameraSpec(), name="left"),)}, r"cameras\[0\].name must be front"),
+        ({"cameras": (CameraSpec(), CameraSpec())}, "cameras must be given once each"),
+        ({"cameras": (CameraSpec(fx=0.0),)}, "cameras.front.fx must be > 0, got 0.0"),
+        ({"length": math.nan}, "length must be > 0"),
+        ({"rear_axle": 4.7}, "rear_axle must be within the vehicle"),
+        ({"plan_points": 10}, "plan_points, plan_dt must be 8, 0.5"),
+        ({"state": (Feature("speed", "km/h"),)}, "state must be speed, yaw_rate, valid"),
+        ({"limits": replace(CAR.limits, accel_min=3.0)}, "limits.accel_min must be < 0"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(change, said):
@@ -44,10 +44,10 @@ def test_what_cannot_be_is_refused_by_name(change, said):
 def test_damaged_json_names_file_and_field():
     raw = CAR.to_dict()
     for change, said in (
-        ({"length": "long"}, "x.json: embodiment.length must be float, got 'long'"),
-        ({"colour": "red"}, "x.json: embodiment.colour is unknown"),
+        ({"length": "long"}, "x.json: embodiment.length must be a number, got 'long'"),
+        ({"colour": "red"}, "x.json: embodiment.colour: unknown"),
         ({"cameras": {}}, "x.json: embodiment.cameras must be a list"),
-        ({"length": -1.0}, "x.json: Embodiment.length: must be > 0"),
+        ({"length": -1.0}, "x.json: embodiment.length must be > 0"),
     ):
         with pytest.raises(ValueError, match=said):
             Embodiment.of({**raw, **change}, "x.json")

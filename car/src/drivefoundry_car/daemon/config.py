@@ -7,13 +7,11 @@ as a whole, and then no such process runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from drivefoundry_car.daemon.cameras import RGB
-from drivefoundry_car.documents import read_bytes, read_toml
+from drivefoundry_car.documents import read_bytes, read_toml, typed
 from drivefoundry_car.log.channels import FORMATS, FRONT, Camera
 from drivefoundry_car.triggers.trigger import load_campaigns
 from drivefoundry_car.upload.endpoint import checked
@@ -161,7 +159,7 @@ class Config:
 def load(path: Path) -> Config:
     """Read a configuration. ValueError is one line: file, field, fix."""
     try:
-        return _built(Config, read_toml(path), path.resolve().parent, "")
+        return typed(Config, read_toml(path), folder=path.resolve().parent)
     except ValueError as error:
         text = str(error)
         raise ValueError(text if text.startswith(str(path)) else f"{path}: {text}") from None
@@ -170,58 +168,3 @@ def load(path: Path) -> Config:
 def _must(holds: bool, name: str, got: object, what: str) -> None:
     if not holds:
         raise ValueError(f"{name} must {what}; got {got if isinstance(got, int | float | list) else repr(str(got))}")
-
-
-def _built(kind: Any, table: object, folder: Path, where: str) -> Any:
-    """A dataclass from a table; `where` is the table's own name."""
-    if not isinstance(table, dict):
-        raise ValueError(f"{where} must be a table; write [{where}]")
-    hints, known = get_type_hints(kind), {f.name: f for f in fields(kind)}
-    for name in table:
-        if name not in known:
-            raise ValueError(f"{_dotted(where, name)}: unknown; known are {', '.join(known)}")
-    values = {}
-    for name, f in known.items():
-        if name in table:
-            values[name] = _value(hints[name], table[name], folder, _dotted(where, name))
-        elif f.default is MISSING and f.default_factory is MISSING:
-            raise ValueError(f"{_dotted(where, name)} is missing; add it")
-    try:
-        return kind(**values).validate()
-    except ValueError as error:
-        raise ValueError(f"{where}.{error}" if where else str(error)) from None
-
-
-def _value(hint: Any, value: object, folder: Path, where: str) -> Any:
-    """A field's value as its type; a list for a tuple, a table for a mapping or a dataclass."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        hint = next(a for a in args if a is not NoneType)
-        return _value(hint, value, folder, where)
-    if origin is tuple:
-        kinds = args[:1] * len(value) if isinstance(value, list) and args[-1] is ... else args
-        if not isinstance(value, list) or len(value) != len(kinds):
-            raise ValueError(f"{where} must be a list" + ("" if args[-1] is ... else f" of {len(args)} numbers"))
-        return tuple(_value(a, v, folder, f"{where}[{i}]") for i, (a, v) in enumerate(zip(kinds, value, strict=True)))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} must be a table; write [{where}]")
-        return {name: _value(args[1], v, folder, _dotted(where, name)) for name, v in value.items()}
-    if hint is float and type(value) is int:
-        value = float(value)
-    if hint is Path and isinstance(value, str):
-        return folder / value
-    if hint in (str, int, float, bool):
-        if type(value) is not hint:
-            raise ValueError(f"{where} must be {_KINDS[hint]}, got {value!r}")
-        return value
-    if hint is Path:
-        raise ValueError(f"{where} must be a path, got {value!r}")
-    return _built(hint, value, folder, where)
-
-
-_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def _dotted(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name

@@ -74,8 +74,20 @@ class Child:
         return {"pid": pid, "restarts": self.restarts, "last_status": self.ended}
 
 
-def parent_gone() -> threading.Event:
-    """In a child: an event that is set when the parent asks to end, or has died."""
+def until_parent_ends(attempt: Callable[[threading.Event], str], every_s: float) -> None:
+    """In a child: attempt again every so many seconds until the parent ends. What an attempt says is logged once,
+    however often it says it; the event that it is given is set at the end."""
+    gone, reported = _parent_gone(), ""
+    while not gone.is_set():
+        said = attempt(gone)
+        if said and said != reported:
+            log.warning("%s", said)
+        reported = said
+        gone.wait(every_s)
+
+
+def _parent_gone() -> threading.Event:
+    """An event that is set when the parent asks to end, or has died."""
     gone = threading.Event()
 
     def wait() -> None:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from pathlib import Path
 
 from drivefoundry_car.daemon.config import Config, load
-from drivefoundry_car.daemon.supervisor import parent_gone
+from drivefoundry_car.daemon.supervisor import until_parent_ends
 from drivefoundry_car.update.client import Updater
-
-log = logging.getLogger(__name__)
 
 
 def updater_of(config: Config) -> Updater:
@@ -27,20 +26,19 @@ def updater_of(config: Config) -> Updater:
 
 
 def main(path: str) -> int:
-    """Check for updates periodically until the parent exits; each distinct failure is logged once and retried."""
+    """Check for updates until the parent ends; each distinct outcome is logged once."""
     config = load(Path(path))
     assert config.update is not None
-    updater, gone, reported = updater_of(config), parent_gone(), ""
-    while not gone.is_set():
+    updater = updater_of(config)
+
+    def attempt(_: threading.Event) -> str:
         try:
             now = updater.update()
-            said = f"release {now.release} is installed" if now is not None else "no release for this car"
         except ValueError as error:
-            said = str(error)
-        if said != reported:
-            log.info("%s", said)
-        reported = said
-        gone.wait(config.update.every_s)
+            return str(error)
+        return f"release {now.release} is installed" if now is not None else "no release for this car"
+
+    until_parent_ends(attempt, config.update.every_s)
     return 0
 
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from pathlib import Path
 
 from drivefoundry_car.daemon.config import Config, load
-from drivefoundry_car.daemon.supervisor import parent_gone
+from drivefoundry_car.daemon.supervisor import until_parent_ends
 from drivefoundry_car.upload.enrol import Credential
 from drivefoundry_car.upload.link import Link
 from drivefoundry_car.upload.uploader import Uploader
-
-log = logging.getLogger(__name__)
 
 
 def uploader_of(config: Config) -> Uploader:
@@ -30,20 +29,19 @@ def uploader_of(config: Config) -> Uploader:
 
 
 def main(path: str) -> int:
-    """Upload until the parent exits; each distinct failure is logged once and retried."""
+    """Upload until the parent ends; each distinct failure is logged once and retried."""
     config = load(Path(path))
     assert config.upload is not None
-    uploader, gone, reported = uploader_of(config), parent_gone(), ""
-    while not gone.is_set():
-        trouble = ""
+    uploader = uploader_of(config)
+
+    def attempt(gone: threading.Event) -> str:
         try:
             uploader.send_all(until=gone)
         except (ValueError, OSError) as error:
-            trouble = str(error)
-        if trouble and trouble != reported:
-            log.warning("%s", trouble)
-        reported = trouble
-        gone.wait(config.upload.every_s)
+            return str(error)
+        return ""
+
+    until_parent_ends(attempt, config.upload.every_s)
     return 0
 
 

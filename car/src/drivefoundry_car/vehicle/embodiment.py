@@ -11,7 +11,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
-from drivefoundry_car.documents import json_object
+from drivefoundry_car.documents import json_object, typed
 
 STEP_S = 0.1
 """Step of logs and of the simulator, s; every interval of an embodiment is a whole number of them."""
@@ -214,12 +214,8 @@ class Embodiment:
     @staticmethod
     def of(raw: object, where: object) -> Embodiment:
         """The reverse of `to_dict`. ValueError begins with `where` and names the field."""
-        return _built(Embodiment, raw, where, "embodiment").validate_at(where)
-
-    def validate_at(self, where: object) -> Embodiment:
-        """As `validate`, of an embodiment that was read from the file `where`."""
         try:
-            return self.validate()
+            return typed(Embodiment, raw, "embodiment", whole=True)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
@@ -255,36 +251,8 @@ def from_json(text: str | bytes, where: object) -> Embodiment:
 
 def _require(ok: bool, what: str, rule: str, got: object) -> None:
     if not ok:
-        raise ValueError(f"Embodiment.{what}: must be {rule}, got {str(got)[:60]}")
+        raise ValueError(f"{what} must be {rule}, got {str(got)[:60]}")
 
 
 def _finite(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-
-
-_ITEMS = {"cameras": CameraSpec, "state": Feature, "route": Feature, "action": Feature}
-
-
-def _built(kind: Any, raw: object, where: object, what: str) -> Any:
-    """A dataclass of plain values from a JSON table, every field given and of its type."""
-    if not isinstance(raw, dict):
-        raise ValueError(f"{where}: {what} must be a table, got {type(raw).__name__}")
-    known = {f.name: f for f in fields(kind)}
-    if odd := sorted(known.keys() ^ raw.keys()):
-        raise ValueError(f"{where}: {what}.{odd[0]} is {'missing' if odd[0] in known else 'unknown'}")
-    made: dict[str, Any] = {}
-    for name, value in raw.items():
-        at = f"{what}.{name}"
-        if name in _ITEMS:
-            if not isinstance(value, list):
-                raise ValueError(f"{where}: {at} must be a list, got {type(value).__name__}")
-            made[name] = tuple(_built(_ITEMS[name], v, where, f"{at}[{i}]") for i, v in enumerate(value))
-        elif name == "limits":
-            made[name] = _built(Limits, value, where, at)
-        else:
-            rule = known[name].type
-            fits = type(value) is str if rule == "str" else type(value) is int if rule == "int" else _finite(value)
-            if not fits:
-                raise ValueError(f"{where}: {at} must be {rule}, got {str(value)[:40]!r}")
-            made[name] = value
-    return kind(**made)
