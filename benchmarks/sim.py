@@ -39,7 +39,7 @@ from drivefoundry.fleet.sumo.city import run_city
 from drivefoundry.render.bev import Bev
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig, View
-from drivefoundry.sim.drive import Eyes
+from drivefoundry.sim.drive import CameraRig
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.pack import Packed, pack
 from drivefoundry.sim.world import Kind, World
@@ -169,7 +169,7 @@ def run(packed: Packed, traffic: Kind, steps: int, look: Look | None = None) -> 
 
 def front(packed: Packed, width: int, height: int, threads: int | None = None) -> Look:
     """Front cameras of that size, on so many threads."""
-    eyes = Eyes(packed, replace(CAR, cameras=(CameraSpec().scaled(width, height),)))
+    eyes = CameraRig(packed, replace(CAR, cameras=(CameraSpec().scaled(width, height),)))
     [(names, drawn)] = eyes.renderers
     eyes.renderers = [(names, Renderer(drawn.maps, Rig((view(width, height),)), threads))]
     return eyes.look

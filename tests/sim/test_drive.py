@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry.sim.drive import batches, drive, drive_supervised, told
+from drivefoundry.sim.drive import batches, drive, drive_supervised, policy_inputs
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.policies import ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.sim.world import World
@@ -148,5 +148,5 @@ def test_the_navigator_speaks_of_the_lane_that_the_car_is_in_though_the_route_tu
     for _ in range(20):
         world.advance()
     assert world.ego[0, 1] > 0.0, "it has strayed over the middle"
-    _, told_route = told(world)
+    _, told_route = policy_inputs(world)
     assert told_route[0, 0] > 0.9, "10 m ahead is ahead"

@@ -50,7 +50,7 @@ class Supervision:
     """(S, T) bool, the safety driver holds the wheel."""
 
 
-class Eyes:
+class CameraRig:
     """The cameras of S cars over one packed batch, and the pictures that decisions see.
 
     Call `watch` at every step, then `frames` at a decision.
@@ -74,7 +74,7 @@ class Eyes:
             self._seen = world.step, self._drawn(*seen)
         return self._seen[1]
 
-    def look_back(self, world: World, steps: int) -> dict[str, np.ndarray]:
+    def render_history(self, world: World, steps: int) -> dict[str, np.ndarray]:
         """What the cameras saw so many steps before the start, out of the logs."""
         p = self.packed
         n = np.arange(len(p.start))
@@ -96,7 +96,7 @@ class Eyes:
         """Keep this step's pictures if a decision will see them."""
         every, back = self.body.decision_steps, self.body.frame_steps
         if world.step == 0:
-            self._kept = {-n: self.look_back(world, n) for n in range(1, back + 1) if (back - n) % every == 0}
+            self._kept = {-n: self.render_history(world, n) for n in range(1, back + 1) if (back - n) % every == 0}
         if world.step % every == 0 or (world.step + back) % every == 0:
             self._kept[world.step] = self.look(world)
         for old in [step for step in self._kept if step < world.step - back]:
@@ -108,7 +108,7 @@ class Eyes:
         return {name: np.stack([before[name], now[name]], 1) for name in now}
 
 
-def told(world: World, body: Embodiment = CAR) -> tuple[np.ndarray, np.ndarray]:
+def policy_inputs(world: World, body: Embodiment = CAR) -> tuple[np.ndarray, np.ndarray]:
     """Policy inputs other than pixels: Observation.ego (S, history, state) and .route (S, features)."""
     past = np.stack(world.past, 1)
     ego = np.stack([ego_history(p[:, 3], p[:, 5], body) for p in past])
@@ -123,7 +123,7 @@ def observe(world: World, frames: dict[str, np.ndarray], body: Embodiment = CAR)
         near = world.seen[i] & (np.hypot(world.agents[i, :, 0] - e[0], world.agents[i, :, 1] - e[1]) < PERCEPTION_RANGE)
         a = world.agents[i, near]
         objects.append(np.column_stack([to_ego(a[:, :3], e[:3]), a[:, 3], world.size[i, near, :2]]))
-    return Observation(frames, *told(world, body), objects)
+    return Observation(frames, *policy_inputs(world, body), objects)
 
 
 def routes_near(world: World, on: float = ROUTE_ON) -> list[np.ndarray]:
@@ -171,7 +171,7 @@ def drive(
     """
     body = body or body_of(policy)
     world = World(pack(scenes), traffic or traffic_of(policy))
-    eyes = None if isinstance(policy, Privileged) else Eyes(world.packed, body)
+    eyes = None if isinstance(policy, Privileged) else CameraRig(world.packed, body)
     return _loop(policy, world, seconds, body, eyes, None, on_decision)
 
 
@@ -186,7 +186,7 @@ def drive_supervised(
     """As `drive`, with the safety driver and its record."""
     body = body or body_of(policy)
     world = World(pack(scenes), traffic_of(policy))
-    safety = _SafetyDriver(Eyes(world.packed, body))
+    safety = _SafetyDriver(CameraRig(world.packed, body))
     rollout = _loop(policy, world, seconds, body, safety.eyes, safety, on_decision)
     return rollout, safety.record()
 
@@ -204,7 +204,7 @@ def traffic_of(policy: Policy) -> Kind:
 class _SafetyDriver:
     """Sits beside the policy of S cars: decides who holds the wheel, scene by scene, and writes down why."""
 
-    def __init__(self, eyes: Eyes):
+    def __init__(self, eyes: CameraRig):
         n = len(eyes.packed.start)
         self.eyes, self.every = eyes, eyes.body.decision_steps
         self.manual = np.zeros(n, np.int64)
@@ -285,7 +285,7 @@ class _Log:
         )
 
 
-def _mind(policy: Policy, world: World, body: Embodiment, eyes: Eyes | None) -> Callable[[], Plan]:
+def _bind_policy(policy: Policy, world: World, body: Embodiment, eyes: CameraRig | None) -> Callable[[], Plan]:
     """The policy as a function that plans for this moment of the world; reset."""
     if isinstance(policy, Privileged):
         policy.bind(world)
@@ -301,14 +301,14 @@ def _loop(
     world: World,
     seconds: float,
     body: Embodiment,
-    eyes: Eyes | None,
+    eyes: CameraRig | None,
     safety: _SafetyDriver | None,
     on_decision: Callable[[int, int], None] | None,
 ) -> Rollout:
     scenes = world.packed.scenes
     of_each = np.minimum(round(seconds / DT), world.steps_left()) // body.decision_steps
     log = _Log(world, of_each, body)
-    decide = _mind(policy, world, body, eyes)
+    decide = _bind_policy(policy, world, body, eyes)
     decisions = int(of_each.max())
     require(decisions > 0, f"seconds: no scene has {body.decision_dt} s to drive; give longer scenes, or more seconds")
     sees = None if isinstance(policy, Privileged) else eyes

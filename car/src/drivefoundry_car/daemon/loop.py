@@ -52,7 +52,7 @@ class Daemon:
         self._status = status.StatusFile(config.status, time.monotonic)
         self._ending = threading.Event()
         self._worker = Worker("slots")
-        self._phase, self._told = "starting", ""
+        self._phase, self._trouble = "starting", ""
         self._release: Installed | None = None
         self._runtime: Runtime | None = None
         self._session: Session | None = None
@@ -97,7 +97,7 @@ class Daemon:
                 runtime = self._load(self._release.engine, **options)
                 break
             except ValueError as error:
-                self._tell(str(error))
+                self._warn_once(str(error))
                 self._ending.wait(AGAIN_S)
         if self._release is None or runtime is None or self._ending.is_set():
             return False
@@ -118,7 +118,7 @@ class Daemon:
                 notify("READY=1")
                 return connection
             except OSError as error:
-                self._tell(f"{self.config.socket}: no vehicle there yet ({error.strerror})")
+                self._warn_once(f"{self.config.socket}: no vehicle there yet ({error.strerror})")
             if self._session is None and self._newer():
                 return None
             self._ending.wait(AGAIN_S)
@@ -186,7 +186,7 @@ class Daemon:
         try:
             return Collector(r.spool, cameras, load_campaigns(r.campaigns or None), meta, ego_size=size)
         except OSError as error:
-            self._tell(f"{r.spool}: nothing is recorded in this drive: {error.strerror}; see to the disk")
+            self._warn_once(f"{r.spool}: nothing is recorded in this drive: {error.strerror}; see to the disk")
             return None
 
     def _ended(self) -> None:
@@ -244,11 +244,11 @@ class Daemon:
             **self._last,
             "waiting": sum(1 for _ in self.config.recording.queue.glob("*.mcap")),
             "processes": status.children(self.children),
-            "trouble": self._told,
+            "trouble": self._trouble,
         }
 
-    def _tell(self, trouble: str) -> None:
-        """One line a trouble, however long it lasts."""
-        if trouble != self._told:
+    def _warn_once(self, trouble: str) -> None:
+        """Log each distinct trouble once."""
+        if trouble != self._trouble:
             log.warning("%s", trouble)
-        self._told = trouble
+        self._trouble = trouble

@@ -89,7 +89,7 @@ class Session:
         if self.lockstep or time.monotonic() - self._heard < SILENT_S:
             return []
         if not self.silent % round(1 / DT):
-            log.error("the vehicle tells no state: braking")
+            log.error("no state from the vehicle: braking")
         self.silent += 1
         return [controls(self.now(), -BRAKE, self._curvature, stopped=True)]
 

@@ -31,7 +31,7 @@ except ModuleNotFoundError:
         "drivefoundry.sim.adapters.alpasim needs AlpaSim's contract: pip install 'drivefoundry[alpasim]'"
     ) from None
 
-from drivefoundry.sim.drive import Eyes, routes_near
+from drivefoundry.sim.drive import CameraRig, routes_near
 from drivefoundry.sim.world import PAST, World
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Observation, Plan, Scene, require
 from drivefoundry_car.vehicle.embodiment import CAR, FRONT, CameraSpec, Embodiment
@@ -68,7 +68,7 @@ class Egodriver:
             ) from None
         self.name = version.version_id
         self._sessions: list[str] = []
-        self._eyes: Eyes | None = None
+        self._eyes: CameraRig | None = None
 
     def bind(self, world: World) -> None:
         """The world; the driver receives what the contract contains."""
@@ -94,10 +94,10 @@ class Egodriver:
         now = (PAST + world.step) * STEP_US
         if self._eyes is None:
             body = replace(self.body, cameras=self.body.cameras[:1])
-            self._eyes, self._told = Eyes(world.packed, body), world.step - PAST - 1
+            self._eyes, self._told = CameraRig(world.packed, body), world.step - PAST - 1
             self._origin = shift(world.ego[:, :3], -self.axle)
             back = body.frame_steps
-            self._show(self._eyes.look_back(world, back)[FRONT], now - back * STEP_US)
+            self._show(self._eyes.render_history(world, back)[FRONT], now - back * STEP_US)
         self._show(self._eyes.look(world)[FRONT], now)
         self._tell_motion(world)
         limits = self._tell_route(world, now)

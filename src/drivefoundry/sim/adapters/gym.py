@@ -19,7 +19,7 @@ try:
 except ModuleNotFoundError:
     raise ImportError("drivefoundry.sim.adapters.gym needs Gymnasium: pip install 'drivefoundry[gym]'") from None
 
-from drivefoundry.sim.drive import PERCEPTION_RANGE, Eyes, told
+from drivefoundry.sim.drive import PERCEPTION_RANGE, CameraRig, policy_inputs
 from drivefoundry.sim.ego import ACCEL_MAX, ACCEL_MIN, CURVATURE_MAX
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.referee import CONTACT, OFF_ROAD, RED_LIGHT, Referee
@@ -135,7 +135,7 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         self._limit = np.minimum(np.array(steps) // self._every, longest) * self._every
         self._over = np.zeros(self.num_envs, np.bool_)
         self._reward, self._action = reward, action
-        self._eyes = None if body is None else Eyes(self.world.packed, body)
+        self._eyes = None if body is None else CameraRig(self.world.packed, body)
         if self._eyes is not None:
             self._eyes.watch(self.world)
             self._start = self._eyes.frames(self.world)
@@ -209,7 +209,7 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
                 self._frames[name][rows] = first[rows]
 
     def _observation(self) -> dict[str, np.ndarray]:
-        ego, route = told(self.world, self.body)
+        ego, route = policy_inputs(self.world, self.body)
         out = {"ego": ego, "route": route}
         if self._eyes is not None:
             return out | {f"frames_{name}": shown.copy() for name, shown in self._frames.items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.sim.drive import PERCEPTION_RANGE, Eyes, routes_near
+from drivefoundry.sim.drive import PERCEPTION_RANGE, CameraRig, routes_near
 from drivefoundry.sim.ego import bicycle_step
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.world import PAST, Kind, World
@@ -46,7 +46,7 @@ class SimulatedVehicle:
     def __init__(self, scene: Scene, body: Embodiment = CAR, traffic: Kind = "reactive"):
         self.scene = scene
         self.world = World(pack([scene]), traffic)
-        self.eyes = Eyes(self.world.packed, body)
+        self.eyes = CameraRig(self.world.packed, body)
         self._teller = Teller()
 
     def past(self) -> list[Message]:
@@ -55,7 +55,7 @@ class SimulatedVehicle:
         for step in range(PAST):
             back, body = PAST - step, self.eyes.body
             if back <= body.frame_steps and (body.frame_steps - back) % body.decision_steps == 0:
-                out += self._pictures(step * STEP_NS, self.eyes.look_back(self.world, back))
+                out += self._pictures(step * STEP_NS, self.eyes.render_history(self.world, back))
             (data,) = channels.states(np.array([step * DT]), _seven(self.world.past[step][0]))
             out.append(Message(channels.STATE, step * STEP_NS, data))
         return out
