@@ -21,9 +21,21 @@ from loop import SMALL
 
 OUTSIDE = (*BESIDE, "drivefoundry_car.moved")
 """What no closure holds; `moved` is a part of the import system."""
+REPORTS = "drivefoundry.progress"
+"""What it calls is outside as well: it reports by the clock, so a build enters it on a slow machine only."""
 ran: defaultdict[str, set[str]] = defaultdict(set)
 missing: defaultdict[str, set[str]] = defaultdict(set)
 make = Ledger.make
+PREFIXES = tuple(f"{root}." for root in ROOTS)
+
+
+def reports(frame: FrameType | None) -> bool:
+    """Whether a call comes from progress reporting."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == REPORTS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def watched(self: Ledger, kind: str, recipe: Any, parents: Any, code: str, build: Any) -> Any:
@@ -31,8 +43,11 @@ def watched(self: Ledger, kind: str, recipe: Any, parents: Any, code: str, build
     entered: set[tuple[str, str]] = set()
 
     def enter(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and not frame.f_code.co_filename.startswith("<"):  # what dataclasses write is no source
-            entered.add((frame.f_globals.get("__name__", ""), frame.f_code.co_qualname))
+        if event != "call" or frame.f_code.co_filename.startswith("<"):  # dataclasses' own methods have no source
+            return
+        found = frame.f_globals.get("__name__", ""), frame.f_code.co_qualname
+        if found not in entered and found[0].startswith(PREFIXES) and not reports(frame):
+            entered.add(found)
 
     def traced(out: Path) -> Any:
         sys.setprofile(enter)
@@ -47,7 +62,7 @@ def watched(self: Ledger, kind: str, recipe: Any, parents: Any, code: str, build
     names = {
         f"{module}:{name.partition('.')[0]}"
         for module, name in entered
-        if module.startswith(tuple(f"{root}." for root in ROOTS)) and module not in OUTSIDE and not name.startswith("<")
+        if module not in OUTSIDE and not name.startswith("<")
     }
     ran[kind] |= names
     missing[kind] |= names - set(closure(build))
