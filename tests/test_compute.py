@@ -1,5 +1,6 @@
 """One map, the same answers in the same order from every backend."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -173,3 +174,13 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
     assert "under if __name__ == '__main__':" in last
     assert "memory" not in ran.stderr
     assert "bootstrapping" not in ran.stderr
+
+
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_workers_have_ended_when_an_error_is_raised(kind):
+    before = {*threading.enumerate()}
+    with pytest.raises(ValueError, match="wheel missing") as error:
+        pmap(refuse_seven, [Job(f"car-{n}", n) for n in (7, *range(20, 28))], backend=kind, workers=2)
+    assert error.traceback  # it holds every frame that it came through
+    assert not multiprocessing.active_children()
+    assert {*threading.enumerate()} <= before

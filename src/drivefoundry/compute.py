@@ -8,10 +8,10 @@ import os
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
@@ -82,7 +82,7 @@ def pmap(
         # Never fork: numba, torch, lance and SUMO hold threads and locks.
         spawn = multiprocessing.get_context("spawn") if with_main else _SpawnWithoutMain()
         began = spawn.Event()
-    finished: Iterable[tuple[int, Callable[[], B]]]
+    finished: Generator[tuple[int, Callable[[], B]], None, None]
     if backend == "ray":
         finished = _on_ray(fn, items, workers)
     elif backend == "serial":
@@ -91,22 +91,23 @@ def pmap(
         executor = _processes(spawn, began, count) if spawn and began else ThreadPoolExecutor(count)
         finished = _on_executor(fn, items, executor)
     results: dict[int, B] = {}
-    for i, result in finished:
-        try:
-            results[i] = result()
-        except BrokenProcessPool as error:
-            waiting = [_name(item, k) for k, item in enumerate(items) if k not in results]
-            raise RuntimeError(_why_broken(began, waiting)) from error
-        except ValueError as error:
-            name = _name(items[i], i)
-            if str(error).startswith(name):
+    with closing(finished):  # the workers end here, not wherever the garbage collector finds them after an error
+        for i, result in finished:
+            try:
+                results[i] = result()
+            except BrokenProcessPool as error:
+                waiting = [_name(item, k) for k, item in enumerate(items) if k not in results]
+                raise RuntimeError(_why_broken(began, waiting)) from error
+            except ValueError as error:
+                name = _name(items[i], i)
+                if str(error).startswith(name):
+                    raise
+                raise ValueError(f"{name}: {error}") from error
+            except Exception as error:
+                error.add_note(f"while working on {_name(items[i], i)}")
                 raise
-            raise ValueError(f"{name}: {error}") from error
-        except Exception as error:
-            error.add_note(f"while working on {_name(items[i], i)}")
-            raise
-        if on_done is not None:
-            on_done(i, results[i])
+            if on_done is not None:
+                on_done(i, results[i])
     return [results[i] for i in range(len(items))]
 
 
@@ -122,7 +123,7 @@ def _why_broken(began: Event | None, waiting: list[str]) -> str:
 
 def _on_executor(
     fn: Callable[[A], B], items: list[A], executor: AbstractContextManager[Executor]
-) -> Iterator[tuple[int, Callable[[], B]]]:
+) -> Generator[tuple[int, Callable[[], B]], None, None]:
     with executor as started:
         order: dict[Future[B], int] = {}
         for i, item in enumerate(items):
@@ -218,7 +219,9 @@ def _begin(began: Event) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _on_ray(fn: Callable[[A], B], items: list[A], workers: int | None) -> Iterator[tuple[int, Callable[[], B]]]:
+def _on_ray(
+    fn: Callable[[A], B], items: list[A], workers: int | None
+) -> Generator[tuple[int, Callable[[], B]], None, None]:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # errors after the first one would be printed at length
     try:
         import ray  # pyright: ignore[reportMissingImports]
