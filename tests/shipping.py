@@ -19,7 +19,7 @@ class Line:
         self.folder, self.repo, self.keys = folder, folder / "repo", folder / "keys"
         self.root = create_repository(self.repo, self.keys)
         self.verdict = folder / "verdict.json"
-        gate = Gate("collision", at_most=0.1, least_scenes=1)
+        gate = Gate("collision", at_most=0.1)
         save_verdict(self.verdict, judge("int8", ["s1"], {"int8": {"collision": np.zeros(1)}}, (gate,)))
 
     def publish(self, name: str, *, cohort: str = "all", percent: int = 100, now: datetime | None = None) -> Release:

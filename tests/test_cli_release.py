@@ -23,7 +23,7 @@ def make_engine(folder: Path, weights: bytes) -> dict:
 
 def make_verdict(folder: Path, value: float = 0.0) -> dict:
     folder.mkdir(exist_ok=True)
-    gates = (Gate("collision", at_most=0.1, least_scenes=1),)
+    gates = (Gate("collision", at_most=0.1),)
     save_verdict(folder / "verdict.json", judge("int8", ["s"], {"int8": {"collision": np.array([value])}}, gates))
     return {}
 

@@ -98,17 +98,23 @@ def pmap(
             except BrokenProcessPool as error:
                 waiting = [_name(item, k) for k, item in enumerate(items) if k not in results]
                 raise RuntimeError(_why_broken(began, waiting)) from error
-            except ValueError as error:
-                name = _name(items[i], i)
-                if str(error).startswith(name):
-                    raise
-                raise ValueError(f"{name}: {error}") from error
             except Exception as error:
-                error.add_note(f"while working on {_name(items[i], i)}")
-                raise
+                raise _naming(error, _name(items[i], i))  # noqa: B904 - it is the same error, or has it as its cause
             if on_done is not None:
                 on_done(i, results[i])
     return [results[i] for i in range(len(items))]
+
+
+def _naming(error: Exception, name: str) -> Exception:
+    """The error with the name of the item: at the beginning of a ValueError's line, else as a note."""
+    if not isinstance(error, ValueError):
+        error.add_note(f"while working on {name}")
+        return error
+    if str(error).startswith(name):
+        return error
+    named = ValueError(f"{name}: {error}")
+    named.__cause__ = error
+    return named
 
 
 def _why_broken(began: Event | None, waiting: list[str]) -> str:

@@ -10,9 +10,7 @@ from drivefoundry.release.sign import LIFE, load_state
 from drivefoundry_car.update.client import in_rollout
 
 
-def verdict(
-    path: Path, value: float = 0.0, gates: tuple[Gate, ...] = (Gate("collision", at_most=0.1, least_scenes=1),)
-) -> Path:
+def verdict(path: Path, value: float = 0.0, gates: tuple[Gate, ...] = (Gate("collision", at_most=0.1),)) -> Path:
     """A verdict of one policy on two scenes that gives its collision rate."""
     save_verdict(path, judge("int8", ["s1", "s2"], {"int8": {"collision": np.array([value, value])}}, gates))
     return path

@@ -14,7 +14,7 @@ def test_the_page_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "weights.bin").write_bytes(b"w")
-    gate = Gate("collision", at_most=0.1, least_scenes=1)
+    gate = Gate("collision", at_most=0.1)
     save_verdict(tmp_path / "verdict.json", judge("int8", ["s"], {"int8": {"collision": np.zeros(1)}}, (gate,)))
     blocks = re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S)
     assert len(blocks) == 6

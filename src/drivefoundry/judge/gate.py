@@ -25,8 +25,6 @@ from drivefoundry_car.documents import read_json
 FORMAT = "drivefoundry verdict 2"
 MARGINS = {"driving_score_21": 0.02, "epdms": 0.02}
 """Metrics in which the candidate is compared with every other policy, and how much worse counts as no worse."""
-LEAST_SCENES = 30
-"""Fewer scenes decide nothing: with so few, a bootstrap interval says too little about other scenes."""
 NAMED = 6
 """Scenes that a gate names at most."""
 
@@ -112,7 +110,7 @@ class Gate:
     against: str | None = None
     subject: str | None = None
     suite: str | None = None
-    least_scenes: int = LEAST_SCENES
+    least_scenes: int = 1
     holds: bool = True
 
     def validate(self) -> Gate:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from drivefoundry.judge.gate import LEAST_SCENES, Gate
+from drivefoundry.judge.gate import Gate
 from drivefoundry.judge.suites import RULES
 from drivefoundry.judge.worst import SCORE
 from drivefoundry.types import require
@@ -40,8 +40,8 @@ class ReleaseGates:
     quantise: float = 0.03
     """Margin of the driving score of the int8 engine against the float student."""
     quantise_collisions: float = 0.04
-    least_scenes: int = LEAST_SCENES
-    """A gate with fewer scenes is not decided."""
+    least_scenes: int = 30
+    """A gate with fewer scenes is not decided: a bootstrap interval of so few says too little about other scenes."""
     undecided: Undecided = "hold"
     """What an undecided gate does to the release: "hold" (test cars only) or "report" (all cars; it is recorded)."""
     undecided_suites: Undecided = "report"
