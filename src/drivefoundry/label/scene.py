@@ -18,8 +18,6 @@ START = 15
 ROUTE_ON_M = 60.0
 """The route goes on at least this far beyond where the ego's recording ends, so that a faster driver has somewhere to
 go."""
-OTHER_MOVES_M = 20.0
-"""Another vehicle must move this far to be worth driving."""
 DEFAULT_SPEED = 13.9
 """Speed limit where neither route nor map says one, m/s (50 km/h)."""
 

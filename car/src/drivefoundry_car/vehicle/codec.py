@@ -155,15 +155,6 @@ def votes(codebook: np.ndarray, tolerance: float = VOTE_M) -> np.ndarray:
     return out
 
 
-def floor_error(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> float:
-    """The codec's own error: mean distance (m) between plans and their reconstructions, over all points of (N, 8,
-    3)."""
-    if not len(future):
-        return 0.0
-    back = decode(encode(future, codebook, speed), codebook, speed)
-    return float(np.hypot(*np.moveaxis(back[..., :2] - future[..., :2], -1, 0)).mean())
-
-
 def controls(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
     """The (N, 8, 2) acceleration m/s^2 and curvature 1/m that plans (N, 8, 3) from speed (N,) show; curvature 0 where
     standing."""

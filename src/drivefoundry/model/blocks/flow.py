@@ -21,9 +21,6 @@ from drivefoundry_car.vehicle.codec import (
     STEP_S,
     STEPS,
     advance,
-    decode,
-    driven,
-    encode,
     speeds,
 )
 
@@ -122,11 +119,3 @@ def controls_of(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
         out[:, k, 1] = np.clip(np.where(s > CREEP_M, turn / np.maximum(s, CREEP_M), 0.0), -SHARPEST, SHARPEST)
         state = advance(state, out[:, k])
     return out
-
-
-def floors(future: np.ndarray, speed: np.ndarray, codebook: np.ndarray) -> dict[str, float]:
-    """Plans (N, 8, 3), speed (N,) and codebook (K, 2) in; what each way of writing a plan down loses out: mean distance
-    of the plan points, m, of `codes` and of `flow`'s controls. No model can do better than its floor."""
-    ways = {"codes": decode(encode(future, codebook, speed), codebook, speed)}
-    ways["flow"] = driven(controls_of(future, speed), speed)
-    return {k: float(np.linalg.norm(way[..., :2] - future[..., :2], axis=-1).mean()) for k, way in ways.items()}
