@@ -39,12 +39,11 @@ from drivefoundry.fleet.sumo.city import run_city
 from drivefoundry.render.bev import Bev
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig, View
-from drivefoundry.sim.drive import CameraRig
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.pack import Packed, pack
 from drivefoundry.sim.world import Kind, World
 from drivefoundry.types import Scene
-from drivefoundry_car.vehicle.embodiment import CAR, CameraSpec
+from drivefoundry_car.vehicle.embodiment import CAR
 
 Look = Callable[[World], object]
 """Draws what the egos see."""
@@ -169,10 +168,13 @@ def run(packed: Packed, traffic: Kind, steps: int, look: Look | None = None) -> 
 
 def front(packed: Packed, width: int, height: int, threads: int | None = None) -> Look:
     """Front cameras of that size, on so many threads."""
-    eyes = CameraRig(packed, replace(CAR, cameras=(CameraSpec().scaled(width, height),)))
-    [(names, drawn)] = eyes.renderers
-    eyes.renderers = [(names, Renderer(drawn.maps, Rig((view(width, height),)), threads))]
-    return eyes.look
+    maps = list({s.map.id: s.map for s in packed.scenes}.values())
+    index = {m.id: i for i, m in enumerate(maps)}
+    where = np.array([index[s.map.id] for s in packed.scenes])
+    renderer = Renderer(maps, Rig((view(width, height),)), threads)
+    return lambda world: renderer.render(
+        where, world.ego[:, :3], world.agents, world.seen, packed.size, packed.kind, world.brake, world.signals_now()
+    )
 
 
 def above(packed: Packed) -> Look:

@@ -15,7 +15,8 @@ KERNELS = {"njit", "kernel", "inlined"}
 CALLS = {
     "upload/collector.py:Collector.__init__", "upload/uploader.py:Uploader.__init__",  # a car's limits, with defaults
     "render/camera.py:Renderer.render", "render/bev.py:Bev.render", "render/view.py:film",  # a scene, array by array
-    "curate/curated.py:curate", "fleet/supervised.py:record_supervised", "release/publish.py:publish",  # options
+    "curate/curated.py:curate", "judge/evaluate.py:evaluate", "fleet/supervised.py:record_supervised",
+    "release/publish.py:publish",  # options
     "rl/grpo.py:grpo", "train/distil.py:distil", "train/pretrain.py:pretrain",  # by keyword
     "rl/grpo.py:_step", "scaling/layout.py:_laid", "scaling/layout.py:_traffic",  # a step; a layout's figures
 }  # fmt: skip

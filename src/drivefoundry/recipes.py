@@ -14,6 +14,7 @@ from drivefoundry import embodiments
 from drivefoundry.judge.release_gates import ReleaseGates
 from drivefoundry.model.config import Action, ModelConfig
 from drivefoundry.model.presets import FROM_NOTHING
+from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.types import require
 
 MARGINS = tuple(f"judge.gates.{name}" for name in (
@@ -210,6 +211,8 @@ class Recipe:
     validation: Measure = field(default_factory=Measure)
     train: Train = field(default_factory=Train)
     rl: Rl = field(default_factory=Rl)
+    perception: Perception = field(default_factory=Perception)
+    """What simulated cars with a guard know of other road users."""
     distil: Distil = field(default_factory=Distil)
     judge: Judge = field(default_factory=Judge)
     camera: Camera = field(default_factory=Camera)
@@ -221,12 +224,13 @@ class Recipe:
             bool(self.name.strip()) and self.name.isprintable(), f"name: must be text on one line, got {self.name!r}"
         )
         for key, value in leaves(self):
-            if type(value) in (int, float):
+            if type(value) in (int, float) and not key.startswith("perception."):
                 _in_bounds(key, value)
             if key.endswith(".size"):
                 _one_of(key, value, FROM_NOTHING)
         self._fleet()
         self.judge.gates.validate()
+        self.perception.validate()
         _one_of("rl.reward", self.rl.reward, ("PDMS", "EPDMS"))
         _distinct("scale.sizes", self.scale.sizes)
         _distinct("scale.samples", self.scale.samples)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -256,6 +256,8 @@ class Observation:
     """(S, features) float32: see `drivefoundry_car.vehicle.inputs.route_features`."""
     objects: list[np.ndarray] | None = None
     """What the car's perception tracks, for its guard: S arrays (n, 6) x, y, yaw (ego frame), speed, length, width."""
+    readings: dict[str, Any] = field(default_factory=dict)
+    """Name -> reading of each sensor that a policy brings (its attribute `sensors`: name -> `simulator.SensorOf`)."""
 
 
 @dataclass(frozen=True)

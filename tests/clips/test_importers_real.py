@@ -16,6 +16,7 @@ from drivefoundry.label.episodes import episodes_of
 from drivefoundry.label.reason import plan_speeds
 from drivefoundry.sim.drive import drive
 from drivefoundry.sim.policies import LogReplay
+from drivefoundry.sim.world import with_traffic
 
 DATA = Path(os.environ.get("DRIVEFOUNDRY_DATA", Path(__file__).parents[3] / "shared" / "data"))
 CAMERA, SCENARIOS = DATA / "udacity_ch2_001", DATA / "commonroad_ngsim"
@@ -81,7 +82,7 @@ def test_other_recorded_traffic_loads_and_log_replay_stays_on_the_road(folder):
     assert len({s.meta["recording"] for s in scenes}) >= 3
     clean = 0
     for scene in scenes:
-        rollout = drive(LogReplay(), [scene], traffic="replay")
+        rollout = drive(LogReplay(), [scene], simulator=with_traffic("replay"))
         clean += score_rollout(rollout, [scene], np.ones(1))["off_road"][0] == 0.0
         steps = rollout.ego.shape[1]
         log = scene.tracks[scene.ego, scene.start : scene.start + steps, :2]

@@ -13,6 +13,7 @@ from drivefoundry.judge.scores.surroundings import surroundings
 from drivefoundry.raster import drivable_at
 from drivefoundry.sim.drive import drive
 from drivefoundry.sim.policies import LogReplay
+from drivefoundry.sim.world import with_traffic
 from drivefoundry.types import LINE_EDGE, LINE_WHITE_DASHED, SIGNAL_GREEN, SIGNAL_RED
 from handmade import ORIGIN, STEPS, changed, write
 from handmade import womd as scenario
@@ -63,7 +64,7 @@ def test_a_car_park_without_lanes_is_not_off_the_road_and_the_verge_behind_an_ed
     ]
     r = womd.read(write(tmp_path / "a.json", whole))
     scene = next(s for s in scenes_of(r) if s.id.endswith(":101"))
-    rollout = drive(LogReplay(), [scene], traffic="replay")
+    rollout = drive(LogReplay(), [scene], simulator=with_traffic("replay"))
     score = score_rollout(rollout, [scene], np.ones(1))
     assert score["off_road"][0] == 0.0
     assert score["unmapped_share"][0] > 0.2

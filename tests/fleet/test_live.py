@@ -9,7 +9,7 @@ from drivefoundry.sim.drive import drive
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.policies import RouteFollower
-from drivefoundry.sim.world import World
+from drivefoundry.sim.world import World, with_traffic
 from drivefoundry.types import PLAN_POINTS
 
 
@@ -24,7 +24,7 @@ def test_poses_go_to_sumo_and_come_back():
 
 def test_a_drive_through_a_live_city_can_be_judged_and_the_city_drives_once():
     with open_city("place_d", 3, cars=6, traffic=40, pedestrians=10) as (scenes, traffic):
-        rollout = drive(RouteFollower(), scenes, 15.0, traffic=traffic)
+        rollout = drive(RouteFollower(), scenes, 15.0, simulator=with_traffic(traffic))
         with pytest.raises(ValueError, match="open another"):
             World(pack(scenes), traffic)
         whole, rollout = with_driven_tracks(scenes, traffic, rollout)

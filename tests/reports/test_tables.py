@@ -21,6 +21,7 @@ from drivefoundry.reports.tables import (
     traffic_table,
     worst_table,
 )
+from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR
 from drivefoundry.types import short_id
 
@@ -74,7 +75,7 @@ def test_the_candidate_against_every_other_policy():
 def test_the_cars_of_all_turns_beside_the_baselines(tmp_path):
     save_verdict(tmp_path / "verdict.json", verdict())
     made = [Artefact(str(t), "k", "verdict", tmp_path, (), {}, True, 1.0, 1.0, 1, 0.0) for t in (1, 2)]
-    rows = car_table([(t, "verdict", a) for t, a in zip((1, 2), made, strict=True)]).rows
+    rows = car_table([(t, "verdict", a) for t, a in zip((1, 2), made, strict=True)], Perception()).rows
     assert [row[0] for row in rows] == ["turn 1", "turn 2", *BASELINES]
 
 

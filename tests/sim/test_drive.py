@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry.sim.drive import batches, drive, drive_supervised, policy_inputs
+from drivefoundry.sim.drive import batches, drive, drive_supervised
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.policies import ConstantVelocity, LogReplay, RouteFollower
+from drivefoundry.sim.sensors.config import Perception
+from drivefoundry.sim.sensors.suite import policy_inputs
 from drivefoundry.sim.world import World
 from drivefoundry.types import AGENT_CAR, Plan
 from situation import EAST, START, situation, straight
@@ -93,7 +95,7 @@ class Watcher:
 
 def test_a_policy_sees_the_past_the_present_and_its_route():
     watcher = Watcher()
-    rollout = drive(watcher, blocked(), 2.0)
+    rollout = drive(watcher, blocked(), 2.0, perception=Perception(perfect=True))
     assert len(watcher.seen) == 4
     for before, after in pairwise(watcher.seen):
         assert np.array_equal(before.frames["front"][:, 1], after.frames["front"][:, 0])

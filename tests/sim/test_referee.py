@@ -8,7 +8,7 @@ from drivefoundry.sim.adapters.gym import held
 from drivefoundry.sim.drive import drive
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.referee import CONTACT, OFF_ROAD, RED_LIGHT, Referee
-from drivefoundry.sim.world import World
+from drivefoundry.sim.world import World, with_traffic
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, DT, SIGNAL_GREEN, SIGNAL_RED, Plan
 from situation import EAST, situation, straight
 
@@ -48,7 +48,7 @@ def crowded(seed):
 @pytest.mark.parametrize("kind", ["replay", "reactive"])
 def test_events_are_the_judges(kind):
     scenes, weaver = [crowded(i) for i in range(40)], Weaver()
-    rollout = drive(weaver, scenes, 11.0, traffic=kind)
+    rollout = drive(weaver, scenes, 11.0, simulator=with_traffic(kind))
     scores = score_rollout(rollout, scenes, np.ones(40))
     world = World(pack(scenes), kind)
     referee = Referee(world)

@@ -14,6 +14,7 @@ import numpy as np
 
 from drivefoundry.fleet.logger import filmed, objects_near, signals_near, steering_wheel
 from drivefoundry.sim.drive import Supervision, batches, drive_supervised
+from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.types import DT, Policy, Rollout, Scene
 from drivefoundry_car.log import Drive, Plans, write_drive
 from drivefoundry_car.vehicle.embodiment import CAR, FRONT, Embodiment
@@ -26,6 +27,7 @@ def record_supervised(
     release: str,
     *,
     body: Embodiment = CAR,
+    perception: Perception | None = None,
     seconds: float = 18.0,
     batch: int = 96,
     human: bool = False,
@@ -39,7 +41,8 @@ def record_supervised(
     """
     rows: dict[int, dict] = {}
     for numbers in batches(scenes, batch):
-        rollout, supervision = drive_supervised(policy, [scenes[i] for i in numbers], seconds, body=body)
+        some = [scenes[i] for i in numbers]
+        rollout, supervision = drive_supervised(policy, some, seconds, body=body, perception=perception)
         for i, number in enumerate(numbers):
             scene, steps = scenes[number], int(rollout.lengths[i])
             drive = as_drive(scene, i, rollout, supervision, body, f"car-{number % 40:02d}", release, human)

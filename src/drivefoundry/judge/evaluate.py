@@ -15,6 +15,8 @@ from drivefoundry.judge.scores.closed_loop import route_progress, score_rollout
 from drivefoundry.judge.scores.two_stage import two_stage
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import LogReplay, RouteFollower
+from drivefoundry.sim.sensors.config import Perception
+from drivefoundry.sim.world import with_traffic
 from drivefoundry.types import DT, PLAN_DT, Policy, Rollout, Scene, require
 from drivefoundry_car.vehicle.embodiment import Embodiment
 
@@ -53,6 +55,7 @@ def evaluate(
     reference: np.ndarray | None = None,
     two_stages: bool = True,
     body: Embodiment | None = None,
+    perception: Perception | None = None,
     batch: int = BATCH,
     on_scenes: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -60,7 +63,7 @@ def evaluate(
 
     reference: (S,) m, the progress that counts as 1; by default that of the rule-based route follower in these scenes.
     two_stages: also score EPDMS, for which scenes must last 1 s. body: the vehicle that is driven, by default the
-    one that the policy was made for.
+    one that the policy was made for. perception: what the car knows of other road users, see `sim.drive.drive`.
     batch: scenes driven at once; only memory and time depend on it. on_scenes(n) is called when n more scenes have been
     driven.
 
@@ -76,7 +79,7 @@ def evaluate(
     )
     parts: list[tuple[list[int], Rollout]] = []
     for numbers in batches(scenes, batch):
-        parts.append((numbers, drive(policy, [scenes[i] for i in numbers], seconds, body=body)))
+        parts.append((numbers, drive(policy, [scenes[i] for i in numbers], seconds, body=body, perception=perception)))
         if on_scenes:
             on_scenes(len(numbers))
     progress = _joined([(n, {"m": route_progress(r, [scenes[i] for i in n])}) for n, r in parts])["m"]
@@ -85,11 +88,15 @@ def evaluate(
     goal = progress if reference is None else np.asarray(reference, np.float64)
     require(goal.shape == (len(scenes),), f"reference: shape ({len(scenes)},), one a scene; got {goal.shape}")
     scored = []
+
+    def again(others: list[Scene], s: float) -> Rollout:
+        return drive(_off_the_log(policy), others, s, body=body, perception=perception)
+
     for numbers, rollout in parts:
         some = [scenes[i] for i in numbers]
         one = score_rollout(rollout, some, goal[numbers])
         if two_stages:
-            one |= two_stage(rollout, some, lambda others, s: drive(_off_the_log(policy), others, s, body=body), batch)
+            one |= two_stage(rollout, some, again, batch)
         scored.append((numbers, one))
     scores = _joined(scored)
     if isinstance(policy, LogReplay) and policy.exact:
@@ -115,7 +122,8 @@ def tracking_error(scenes: list[Scene], seconds: float = SECONDS, *, batch: int 
     pieces = []
     for numbers in batches(scenes, batch):
         some = [scenes[i] for i in numbers]
-        logged, tracked = (drive(LogReplay(exact=e), some, seconds, traffic="replay") for e in (True, False))
+        replay = with_traffic("replay")
+        logged, tracked = (drive(LogReplay(exact=e), some, seconds, simulator=replay) for e in (True, False))
         off = np.hypot(*(logged.ego[..., :2] - tracked.ego[..., :2]).transpose(2, 0, 1))
         # Row by row: the sum of a padded row is rounded differently with the length of the padding.
         of_each = [row[:n] for row, n in zip(off, logged.lengths, strict=True)]

@@ -27,6 +27,8 @@ class TorchPolicy:
     reader, the plan does not wait for it.
     """
 
+    reads_objects = False
+
     def __init__(self, checkpoint: Path, name: str, reason: bool = False, reason_every: int = 4):
         self.name = name
         self.reason, self.reason_every = reason, reason_every

@@ -212,7 +212,7 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
         tables=[
             judge_table(verdict, ORDER),
             against_table(verdict, ORDER),
-            car_table(done),
+            car_table(done, recipe.perception),
             worst_table(verdict, recipe.judge.worst, links),
             *traffic_table(done),
         ],

@@ -15,6 +15,7 @@ from drivefoundry.judge.versions import VERSIONS, WOSAC
 from drivefoundry.judge.worst import SCORE, worst_scenes
 from drivefoundry.ledger import Artefact
 from drivefoundry.reports.content import Cell, SceneLink, Table
+from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, YARDSTICK
 
 Done = Sequence[tuple[int | None, str, Artefact]]
@@ -117,7 +118,7 @@ def worst_table(verdict: Verdict, most: int, links: Mapping[tuple[str, str], Sce
     return Table("Worst scenes", ["policy", "scene", "driving score", "what failed", "at, s"], rows, note)
 
 
-def car_table(done: Done) -> Table:
+def car_table(done: Done, perception: Perception) -> Table:
     """What the guard adds: the car's whole runtime, turn by turn, beside the drivers that no turn changes."""
     verdicts = [(turn, load_verdict(a.path / "verdict.json")) for turn, kind, a in done if kind == "verdict"]
     rows: list[list[Cell]] = []
@@ -126,8 +127,8 @@ def car_table(done: Done) -> Table:
     last = verdicts[-1][1].summary
     rows += [[name, *(last[name].get(m) for m in COLUMNS)] for name in BASELINES if name in last]
     note = (
-        "The releases as a car runs them. Releases are judged with the guard off: it brakes for what the car's "
-        "perception tracks, which in simulation is without error, and would hide what the model itself is worth."
+        "The releases as a car runs them. Releases are judged with the guard off, as it would hide what the model "
+        f"itself is worth. The guard brakes for what the car's perception reports, here {perception}."
     )
     return Table("In the car, guard on", ["release", *COLUMNS.values()], rows, note)
 

@@ -9,6 +9,7 @@ import numpy as np
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.world import World
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Observation, Plan, Policy, Scene
+from drivefoundry_car.driving.guard import Unguarded
 from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.vehicle.inputs import to_ego
 
@@ -34,6 +35,7 @@ class ConstantVelocity:
     """Straight on at the current speed: the floor of the NAVSIM tables."""
 
     name = "constant velocity"
+    reads_objects = False
 
     def reset(self, scenes: list[Scene]) -> None:
         pass
@@ -126,6 +128,7 @@ class CarPolicy:
 
     def __init__(self, runtime: Runtime, name: str):
         self.runtime, self.name, self.embodiment = runtime, name, runtime.embodiment
+        self.reads_objects = not isinstance(runtime.guard, Unguarded)
 
     def reset(self, scenes: list[Scene]) -> None:
         self.runtime.reset()

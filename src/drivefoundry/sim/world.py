@@ -1,4 +1,4 @@
-"""Packed scenes in, stepped worlds out: S scenes x A agents at 10 Hz, the ego by its plan, the others by their traffic.
+"""The true simulator: S scenes x A agents stepped at 10 Hz, the ego by its plan, the others by their traffic.
 
 A scene evolves depending only on the scene, the traffic and the plans, bit for bit, whatever else is in the batch
 and however many threads run.
@@ -7,6 +7,7 @@ and however many threads run.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,10 +15,12 @@ from numba import njit, prange
 
 from drivefoundry.geometry import first_pass, route_foot
 from drivefoundry.sim.ego import REF_COLUMNS, REF_POINTS, bicycle_step, plan_in_map, prepare_reference, track
-from drivefoundry.sim.pack import Packed, logged_ego
+from drivefoundry.sim.pack import Packed, logged_ego, pack
+from drivefoundry.sim.simulator import Cameras
 from drivefoundry.sim.traffic.free import FreeTraffic
 from drivefoundry.sim.traffic.logged import LoggedTraffic, ReactiveTraffic
-from drivefoundry.types import DT, PLAN_DT, require
+from drivefoundry.types import DT, PLAN_DT, Scene, require
+from drivefoundry_car.vehicle.embodiment import Embodiment
 
 BACK, ONWARD = 10, 40
 """How far back and on along its route an ego is looked for after a step, m."""
@@ -152,7 +155,18 @@ class World:
         self.traffic.advance(self.now, self.ego)
         self.past = [*self.past[1:], self.ego.copy()]  # a drive may last for millions of steps
 
+    def cameras(self, body: Embodiment) -> Cameras:
+        """Cameras that draw the scenes (`render`)."""
+        from drivefoundry.sim.sensors.cameras import CameraRig  # the renderer is compiled only where cameras are used
+
+        return CameraRig(self, body)
+
     def signals_now(self) -> np.ndarray:
         """(S, G) uint8."""
         t = np.minimum(self.now, self.packed.signals.shape[2] - 1)
         return self.packed.signals[np.arange(len(t)), :, t]
+
+
+def with_traffic(traffic: Kind | TrafficOf) -> Callable[[list[Scene]], World]:
+    """Return a maker of Worlds with this traffic, for `drive.drive`."""
+    return lambda scenes: World(pack(scenes), traffic)

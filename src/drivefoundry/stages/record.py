@@ -25,6 +25,7 @@ from drivefoundry.progress import bar
 from drivefoundry.recipes import Fleet
 from drivefoundry.roadmap import save_map
 from drivefoundry.sim.policies import CarPolicy, LogReplay
+from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import ingest, write_json
 from drivefoundry.stages.label import clip_ids, scenes_of
@@ -86,15 +87,22 @@ def record_city(
     }
 
 
-def record_outings(fleet: Fleet, body: Embodiment, turn: int, car: Path, out: Path) -> dict:
+def record_outings(fleet: Fleet, body: Embodiment, perception: Perception, turn: int, car: Path, out: Path) -> dict:
     """The release at the wheel in cities with new demand: drives as by `record_scenes`."""
     seconds = 20.0 * max(1, -(-fleet.outings // (len(fleet.places) * fleet.cars)))
     logs = _lives(fleet, body, fleet.places, seconds, turn)
     found = [s for log in logs for s in situations(log, place_map(log.place))]
-    return record_scenes(fleet, body, found, car, out)
+    return record_scenes(fleet, body, found, car, out, perception)
 
 
-def record_scenes(fleet: Fleet, body: Embodiment, scenes: list[Scene], car: Path | None, out: Path) -> dict:
+def record_scenes(
+    fleet: Fleet,
+    body: Embodiment,
+    scenes: list[Scene],
+    car: Path | None,
+    out: Path,
+    perception: Perception | None = None,
+) -> dict:
     """Situations in; out/drives/*.mcap of at most `fleet.outings` of them, out/maps.
 
     The car's release drives with a safety driver beside it; without a car, the person of the recording drives.
@@ -117,6 +125,7 @@ def record_scenes(fleet: Fleet, body: Embodiment, scenes: list[Scene], car: Path
             out / "drives",
             release,
             body=body,
+            perception=perception,
             seconds=fleet.outing_seconds,
             human=car is None,
             on_drive=lambda n: advance(n),
@@ -199,9 +208,11 @@ class EmbeddedCity:
                 turn, "fleet", "fleet", made_from, [],
                 lambda d: record_city(f, body, f.places, f.seconds, "fleet", d),
             )  # fmt: skip
+        perception = line.recipe.perception
         return line.make(
-            turn, "fleet", "outings", made_from, [car], lambda d: record_outings(f, body, turn, car.path, d)
-        )
+            turn, "fleet", "outings", made_from | {"perception": perception}, [car],
+            lambda d: record_outings(f, body, perception, turn, car.path, d),
+        )  # fmt: skip
 
 
 class RecordedTraffic:
@@ -291,11 +302,13 @@ class RecordedTraffic:
     def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
         f, body = line.recipe.fleet, line.body
         kind, parents = ("outings", [car]) if car else ("fleet", [])
+        perception = line.recipe.perception
 
         def build(out: Path) -> dict:
-            return record_scenes(f, body, self._scenes(held_out=False), car.path if car else None, out)
+            return record_scenes(f, body, self._scenes(held_out=False), car.path if car else None, out, perception)
 
         made_from = {"fleet": f, "embodiment": body.to_dict(), "folder": self.fingerprint, "held_out": self.held_out}
+        made_from |= {"perception": perception} if car else {}
         return line.make(turn, "fleet", kind, made_from, parents, build)
 
     def _scenes(self, held_out: bool) -> list[Scene]:

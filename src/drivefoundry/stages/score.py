@@ -23,6 +23,8 @@ from drivefoundry.progress import bar, say
 from drivefoundry.recipes import Judge
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
+from drivefoundry.sim.sensors.config import Perception
+from drivefoundry.sim.world import with_traffic
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import write_json
 from drivefoundry.types import Policy, Rollout, Scene
@@ -140,9 +142,11 @@ def _driven(
     r, source, scenes, body = line.recipe.judge, exam.source, exam.artefact, line.body
     r = replace(r, scenes=min(r.scenes, exam.most or r.scenes))
     made_from = {"policy": name, "embodiment": body.to_dict()} | {k: getattr(r, k) for k in DRIVES}
+    perception = line.recipe.perception if name == WHOLE_CAR else None
+    made_from |= {"perception": perception} if perception else {}
     return line.make(
         turn, "judge", "score", made_from, [scenes, *base[:1], *parents],
-        lambda d: score(policy(), source.scenes(line, scenes), r, yard, d, body),
+        lambda d: score(policy(), source.scenes(line, scenes), r, yard, d, body, perception),
     )  # fmt: skip
 
 
@@ -188,7 +192,7 @@ def judge_traffic(scenes: list[Scene], recipe: Judge, out: Path) -> dict:
     scenes = scenes[: min(recipe.scenes, TRAFFIC_SCENES)]
     for numbers in batches(scenes, BATCH):
         some = [scenes[i] for i in numbers]
-        driven = drive(LogReplay(), some, min(recipe.seconds, TRAFFIC_SECONDS), traffic="reactive")
+        driven = drive(LogReplay(), some, min(recipe.seconds, TRAFFIC_SECONDS), simulator=with_traffic("reactive"))
         for i, (scene, steps) in enumerate(zip(some, driven.lengths.tolist(), strict=True)):
             rows["constant velocity"].append(realism(scene, *straight_on(scene, steps)))
             rows["log replay"].append(realism(scene, *replayed(scene, steps)))
@@ -211,6 +215,7 @@ def score(
     yardstick: Path | None,
     out: Path,
     body: Embodiment | None = None,
+    perception: Perception | None = None,
 ) -> dict:
     """One policy on the held-out scenes: scores.safetensors (metric -> (S,)), policy.json (its name and the ids of the
     scenes), scenes.json (id -> content hash) and the rollouts of a few scenes as film.safetensors and film.json.
@@ -224,7 +229,9 @@ def score(
     if yardstick is not None:
         goal = arrays.read(yardstick / "progress.safetensors", ["progress"])["progress"][: len(scenes)]
     with bar(f"judge {policy.name}", len(scenes)) as advance:
-        judged = evaluate(policy, scenes, recipe.seconds, reference=goal, body=body, on_scenes=advance)
+        judged = evaluate(
+            policy, scenes, recipe.seconds, reference=goal, body=body, perception=perception, on_scenes=advance
+        )
     if goal is None:
         goal = judged.progress
         arrays.write(out / "progress.safetensors", {"progress": goal})

@@ -17,8 +17,9 @@ from drivefoundry.judge.worst import SCORE
 from drivefoundry.recipes import Curate, Judge
 from drivefoundry.runs import named
 from drivefoundry.scenes import show
-from drivefoundry.sim.drive import body_of
+from drivefoundry.sim.drive import body_of, reads_objects
 from drivefoundry.sim.policies import ConstantVelocity, LogReplay, RouteFollower
+from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.stages import label, openloop
 from drivefoundry.stages.record import EGOS
 from drivefoundry.stages.score import car_policy, engine_policy, load_scores, score
@@ -35,10 +36,12 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict on a candidate. gated: whether its gates apply; baselines need not pass any."""
+    """A verdict on a candidate. gated: whether its gates apply; baselines need not pass any. perception: what a
+    candidate with a guard knew of other road users, in words; "" for others."""
 
     verdict: Verdict
     gated: bool
+    perception: str
 
 
 def closed_loop(who: str, scenes: Path | None, recipe: Judge, guard: bool = False) -> Judged:
@@ -69,7 +72,8 @@ def closed_loop(who: str, scenes: Path | None, recipe: Judge, guard: bool = Fals
     gated = who not in BASELINES
     scored = {policy: metrics for policy, _, metrics in made}
     gates = tuple(release_gates(recipe.gates, name, scored, suites)) if gated else ()
-    return Judged(judge(name, ids, scored, gates, [content[i] for i in ids], suites), gated)
+    perception = str(Perception()) if gated and reads_objects(driving) else ""
+    return Judged(judge(name, ids, scored, gates, [content[i] for i in ids], suites), gated, perception)
 
 
 def candidate(who: str, guard: bool) -> Callable[[], Policy]:
@@ -115,6 +119,7 @@ def table(judged: Judged) -> str:
     wide = [max(len(row[c]) for row in cells) for c in range(len(cells[0]))]
     lines = [f"{len(verdict.scenes)} scenes"]
     lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in cells]
+    lines += [f"perception of the guard: {judged.perception}"] * bool(judged.perception)
     lines += [f"gate {gate_text(name, gate)}" for name, gate in verdict.gates.items()]
     return "\n".join(lines)
 
@@ -124,7 +129,11 @@ def data(judged: Judged) -> dict[str, Any]:
     v = judged.verdict
     gates = [{"gate": name, **asdict(gate)} for name, gate in v.gates.items()]
     told = {"candidate": v.candidate, "scenes": v.scenes, "suites": v.suites, "summary": v.summary, "gates": gates}
-    return told | {"state": v.state if judged.gated else None, "passed": v.passed if judged.gated else None}
+    return told | {
+        "perception": judged.perception or None,
+        "state": v.state if judged.gated else None,
+        "passed": v.passed if judged.gated else None,
+    }
 
 
 def write(judged: Judged, out: Path) -> Path:

@@ -28,6 +28,8 @@ from drivefoundry.runs import named
 from drivefoundry.sim.drive import drive
 from drivefoundry.sim.pack import crossings, resample
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, RouteFollower
+from drivefoundry.sim.sensors.config import Perception
+from drivefoundry.sim.world import with_traffic
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, SIGNAL_GREEN, Policy, Rollout, Scene
 from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.vehicle.inputs import to_ego
@@ -52,7 +54,7 @@ EVERY = 2
 class CityDrive:
     """scenes: one per car, with all that happened; rollout: the same cars; events: name -> (S,), see `drive_city`; why:
     why each stuck car is stuck, "" for the others, see `why_stuck`; first: (S,) s of each car's first fault, infinite
-    if there is none."""
+    if there is none; perception: what cars with a guard knew of other road users, in words, "" for others."""
 
     policy: str
     scenes: list[Scene]
@@ -60,6 +62,7 @@ class CityDrive:
     events: dict[str, np.ndarray]
     why: list[str]
     first: np.ndarray
+    perception: str
 
 
 def drive_city(
@@ -81,7 +84,7 @@ def drive_city(
     `fleet.sumo.live_city.open_city`.
     """
     with open_city(place, seed, cars, others, people, seconds) as (scenes, traffic):
-        rollout = drive(policy, scenes, seconds, traffic=traffic, on_decision=on_decision)
+        rollout = drive(policy, scenes, seconds, simulator=with_traffic(traffic), on_decision=on_decision)
         scenes, rollout = with_driven_tracks(scenes, traffic, rollout)
     m = measure(rollout, scenes, stop=False)
     last = rollout.ego[:, -round(STUCK_S / DT) :, PSPEED]
@@ -99,7 +102,8 @@ def drive_city(
         "faultless": (first == np.inf).astype(float),
     }
     why = [why_stuck(scene, rollout, i) if stuck[i] else "" for i, scene in enumerate(scenes)]
-    return CityDrive(policy.name, scenes, rollout, events, why, first)
+    guarded = isinstance(policy, CarPolicy) and policy.reads_objects
+    return CityDrive(policy.name, scenes, rollout, events, why, first, str(Perception()) if guarded else "")
 
 
 def why_stuck(scene: Scene, rollout: Rollout, car: int) -> str:
@@ -187,6 +191,7 @@ def table(made: CityDrive) -> str:
     hours = len(made.scenes) * (made.rollout.ego.shape[1] - 1) * DT / 3600
     lines = [f"{made.policy}: {len(made.scenes)} cars, {hours:.2f} h, {km:.1f} km, {route:.1f} km of their routes"]
     lines += [f"  {name:{wide}}  {m:6.3f} [{a:.3f}, {b:.3f}]" for name, (m, a, b) in rows.items()]
+    lines += [f"  perception of the guard: {made.perception}"] * bool(made.perception)
     why = [f"{n} {what}" for what, n in reasons(made).items()]
     return "\n".join(lines + ["  stuck: " + ", ".join(why)] * bool(why))
 
@@ -197,7 +202,13 @@ def write(made: CityDrive, out: Path) -> None:
     each = {
         s.id: {k: float(v[i]) for k, v in made.events.items()} | {"why": made.why[i]} for i, s in enumerate(made.scenes)
     }
-    told = {"policy": made.policy, "summary": summary(made), "stuck": reasons(made), "cars": each}
+    told = {
+        "policy": made.policy,
+        "perception": made.perception or None,
+        "summary": summary(made),
+        "stuck": reasons(made),
+        "cars": each,
+    }
     with outputs.among(out, FILES, FILES[-1]) as aside:
         (aside / "city.json").write_text(json.dumps(told, indent=1))
         (aside / "city.mp4").write_bytes(pictures.mp4(film(made, *worst(made)), round(1 / (EVERY * DT))))

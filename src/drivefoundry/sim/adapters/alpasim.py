@@ -31,7 +31,8 @@ except ModuleNotFoundError:
         "drivefoundry.sim.adapters.alpasim needs AlpaSim's contract: pip install 'drivefoundry[alpasim]'"
     ) from None
 
-from drivefoundry.sim.drive import CameraRig, routes_near
+from drivefoundry.sim.sensors.cameras import CameraRig
+from drivefoundry.sim.sensors.suite import routes_near
 from drivefoundry.sim.world import PAST, World
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Observation, Plan, Scene, require
 from drivefoundry_car.vehicle.embodiment import CAR, FRONT, CameraSpec, Embodiment
@@ -94,11 +95,11 @@ class Egodriver:
         now = (PAST + world.step) * STEP_US
         if self._eyes is None:
             body = replace(self.body, cameras=self.body.cameras[:1])
-            self._eyes, self._told = CameraRig(world.packed, body), world.step - PAST - 1
+            self._eyes, self._told = CameraRig(world, body), world.step - PAST - 1
             self._origin = shift(world.ego[:, :3], -self.axle)
             back = body.frame_steps
-            self._show(self._eyes.render_history(world, back)[FRONT], now - back * STEP_US)
-        self._show(self._eyes.look(world)[FRONT], now)
+            self._show(self._eyes.render_history(back)[FRONT], now - back * STEP_US)
+        self._show(self._eyes.look()[FRONT], now)
         self._tell_motion(world)
         limits = self._tell_route(world, now)
         answers = self._ask(

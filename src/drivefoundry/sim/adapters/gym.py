@@ -19,10 +19,12 @@ try:
 except ModuleNotFoundError:
     raise ImportError("drivefoundry.sim.adapters.gym needs Gymnasium: pip install 'drivefoundry[gym]'") from None
 
-from drivefoundry.sim.drive import PERCEPTION_RANGE, CameraRig, policy_inputs
 from drivefoundry.sim.ego import ACCEL_MAX, ACCEL_MIN, CURVATURE_MAX
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.referee import CONTACT, OFF_ROAD, RED_LIGHT, Referee
+from drivefoundry.sim.sensors.cameras import CameraRig
+from drivefoundry.sim.sensors.perception import PERFECT_RANGE
+from drivefoundry.sim.sensors.suite import policy_inputs
 from drivefoundry.sim.world import Kind, TrafficOf, World
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Scene, require
 from drivefoundry_car.vehicle.codec import advance
@@ -94,9 +96,9 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     (S,) out.
 
     Observations: ego (4, 3) and route (12,) as `types.Observation` has them. With cameras also frames_NAME (2, H, W,
-    3) uint8 of each, `frame_dt` ago and now. Without one objects (16, 6), the nearest within 60 m: x, y, yaw in the ego
-    frame, speed, length, width; objects_valid (16,); stop (5,): m from the front to the next stop line along the route
-    (60 where there is none so near) and its signal, one-hot: off, green, yellow, red.
+    3) uint8 of each, `frame_dt` ago and now. Without one objects (16, 6), the nearest within 60 m, hidden or not: x, y,
+    yaw in the ego frame, speed, length, width; objects_valid (16,); stop (5,): m from the front to the next stop line
+    along the route (60 where there is none so near) and its signal, one-hot: off, green, yellow, red.
 
     Infos, of the step just made: progress m along the route; contact, off_road, red_light bool, as the judge counts
     them (`sim.referee`); seconds s since the episode's start. A contact or leaving the road terminates, the log's end
@@ -135,10 +137,10 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         self._limit = np.minimum(np.array(steps) // self._every, longest) * self._every
         self._over = np.zeros(self.num_envs, np.bool_)
         self._reward, self._action = reward, action
-        self._eyes = None if body is None else CameraRig(self.world.packed, body)
+        self._eyes = None if body is None else CameraRig(self.world, body)
         if self._eyes is not None:
-            self._eyes.watch(self.world)
-            self._start = self._eyes.frames(self.world)
+            self._eyes.watch()
+            self._start = self._eyes.read()
             self._frames = {name: shown.copy() for name, shown in self._start.items()}
         self.single_action_space = _action_space(action)
         self.single_observation_space = Dict(self._spaces())
@@ -155,7 +157,7 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         return spaces | {
             "objects": Box(-FAR, FAR, (OBJECTS, 6), np.float32),
             "objects_valid": MultiBinary(OBJECTS),
-            "stop": Box(*np.array([[-1.0, 0, 0, 0, 0], [PERCEPTION_RANGE, 1, 1, 1, 1]], np.float32)),
+            "stop": Box(*np.array([[-1.0, 0, 0, 0, 0], [PERFECT_RANGE, 1, 1, 1, 1]], np.float32)),
         }
 
     def reset(
@@ -189,7 +191,7 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             world.advance()
             referee.watch()
         if self._eyes is not None:
-            seen = self._eyes.look(world)
+            seen = self._eyes.look()
             self._frames = {name: np.stack([f[:, 1], seen[name]], 1) for name, f in self._frames.items()}
         anew = np.flatnonzero(self._over)
         self._restart(anew)
@@ -215,19 +217,19 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             return out | {f"frames_{name}": shown.copy() for name, shown in self._frames.items()}
         w, n = self.world, self.num_envs
         objects, there = np.zeros((n, OBJECTS, 6), np.float32), np.zeros((n, OBJECTS), np.int8)
-        _nearest(w.ego, w.agents, w.seen, w.size, PERCEPTION_RANGE, objects, there)
+        _nearest(w.ego, w.agents, w.seen, w.size, PERFECT_RANGE, objects, there)
         return out | {"objects": objects, "objects_valid": there, "stop": self._next_stop()}
 
     def _next_stop(self) -> np.ndarray:
         """Observation "stop"; a line counts until the front is 1 m beyond it."""
         stops, rows = self.world.packed.route_stops, np.arange(self.num_envs)
         gap = stops[..., 0] - (self.referee.s + self.world.ego_size[:, 0] / 2)[:, None]
-        gap = np.where((gap > -1.0) & (gap < PERCEPTION_RANGE), gap, np.inf)
+        gap = np.where((gap > -1.0) & (gap < PERFECT_RANGE), gap, np.inf)
         first = gap.argmin(1)
         near = gap[rows, first] < np.inf
         signal = self.world.signals_now()[rows, stops[rows, first, 1].astype(int)]
         out = np.zeros((self.num_envs, 1 + SIGNALS), np.float32)
-        out[:, 0] = np.minimum(gap[rows, first], PERCEPTION_RANGE)
+        out[:, 0] = np.minimum(gap[rows, first], PERFECT_RANGE)
         out[rows, 1 + np.where(near, signal, 0)] = 1.0
         return out
 

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.sim.drive import PERCEPTION_RANGE, CameraRig, routes_near
 from drivefoundry.sim.ego import bicycle_step
 from drivefoundry.sim.pack import pack
+from drivefoundry.sim.sensors.cameras import CameraRig
+from drivefoundry.sim.sensors.config import Perception
+from drivefoundry.sim.sensors.perception import detector
+from drivefoundry.sim.sensors.suite import routes_near
 from drivefoundry.sim.world import PAST, Kind, World
-from drivefoundry.types import DT, PLAN_POINTS, Scene
+from drivefoundry.types import AGENT_CAR, DT, PLAN_POINTS, Scene
 from drivefoundry_car.daemon.bus import END, Message, Vehicle
 from drivefoundry_car.daemon.cameras import raw_picture
 from drivefoundry_car.daemon.playback import Teller, hello
@@ -27,6 +30,8 @@ from drivefoundry_car.recording.recent import Moment
 from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 STEP_NS = round(DT * NS)
+HEIGHT = 1.6
+"""Height reported of every object, which the detector does not estimate, m."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,13 @@ class SimulatedVehicle:
     """One scene, from its start; times are the daemon's lockstep clock, 1.5 s at the start. body: the vehicle, with
     its cameras."""
 
-    def __init__(self, scene: Scene, body: Embodiment = CAR, traffic: Kind = "reactive"):
+    def __init__(
+        self, scene: Scene, body: Embodiment = CAR, traffic: Kind = "reactive", perception: Perception | None = None
+    ):
         self.scene = scene
         self.world = World(pack([scene]), traffic)
-        self.eyes = CameraRig(self.world.packed, body)
+        self.eyes = CameraRig(self.world, body)
+        self._detector = detector(self.world, perception or Perception())
         self._teller = Teller()
 
     def past(self) -> list[Message]:
@@ -55,7 +63,7 @@ class SimulatedVehicle:
         for step in range(PAST):
             back, body = PAST - step, self.eyes.body
             if back <= body.frame_steps and (body.frame_steps - back) % body.decision_steps == 0:
-                out += self._pictures(step * STEP_NS, self.eyes.render_history(self.world, back))
+                out += self._pictures(step * STEP_NS, self.eyes.render_history(back))
             (data,) = channels.states(np.array([step * DT]), _seven(self.world.past[step][0]))
             out.append(Message(channels.STATE, step * STEP_NS, data))
         return out
@@ -63,18 +71,18 @@ class SimulatedVehicle:
     def now(self) -> list[Message]:
         """What cameras and bus say at this step; the state comes last."""
         world, t = self.world, (PAST + self.world.step) * DT
-        ego, agents = world.ego[0], world.agents[0]
-        near = world.seen[0] & (np.hypot(*(agents[:, :2] - ego[:2]).T) < PERCEPTION_RANGE)
-        rows = np.flatnonzero(near)
-        objects = Objects(
-            rows, self.scene.kind[rows].astype(np.int64), world.size[0, rows], agents[rows, None],
-            np.ones((len(rows), 1), np.bool_),
-        )  # fmt: skip
+        self._detector.watch()
+        numbers, rows = self._detector.tracks()[0]
+        known = np.append(self.scene.kind.astype(np.int64), AGENT_CAR)  # a false alarm looks like a car
+        kind = known[np.minimum(numbers, len(known) - 1)]
+        size = np.column_stack([rows[:, 4:], np.full(len(rows), HEIGHT)])
+        objects = Objects(numbers, kind, size, rows[:, None, :4], np.ones((len(rows), 1), np.bool_))
         lights = world.signals_now()[0]
         signals = (np.arange(len(lights)), lights) if len(lights) else None
-        moment = Moment(t, _seven(ego)[0], routes_near(world)[0], objects, signals, engaged=True, takeover=False)
+        state, (route,) = _seven(world.ego[0])[0], routes_near(world)
+        moment = Moment(t, state, route, objects, signals, engaged=True, takeover=False)
         messages = self._teller.messages(moment)
-        return [*self._pictures(messages[-1].ns, self.eyes.look(world)), *messages]
+        return [*self._pictures(messages[-1].ns, self.eyes.look()), *messages]
 
     def step(self, acceleration: float, curvature: float) -> None:
         """Apply controls for 0.1 s."""
