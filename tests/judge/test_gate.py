@@ -145,8 +145,8 @@ def test_file_and_back(tmp_path):
     [
         ((Gate("speed", at_least=1),), "no such metric"),
         ((Gate("score", at_least=1, against="nobody"),), "nobody was not scored"),
-        ((Gate("score", at_least=1, suite="rain"),), "no suite rain"),
-        ((Gate("score"),), "at_least or at_most"),
+        ((Gate("score", at_least=1, suite="rain"),), "suite rain does not exist"),
+        ((Gate("score"),), "exactly one of at_least and at_most"),
         ((Gate("score", at_least=0.1), Gate("score", at_least=0.2)), "two of them"),
     ],
 )
@@ -179,7 +179,7 @@ def test_bad_files_are_refused_by_name(tmp_path):
         spoilt = json.loads(json.dumps(body))
         spoilt["gates"]["collision <="][field] = value
         path.write_text(json.dumps(spoilt))
-        with pytest.raises(ValueError, match=r"field gates\.collision <= is not what a gate found"):
+        with pytest.raises(ValueError, match=r"field gates\.collision <= is not a gate.s result"):
             load_verdict(path)
     body["scores"]["ours"]["score"].pop()
     path.write_text(json.dumps(body))

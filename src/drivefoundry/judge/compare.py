@@ -1,4 +1,4 @@
-"""Two verdicts in, what changed between them out: paired differences on the scenes that both judged, as text."""
+"""Compare two verdicts: paired differences on the scenes that both judged, as rows and as text."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from drivefoundry.judge.worst import SCORE, failure
 from drivefoundry.types import require, short_id
 
 CHANGED = 8
-"""Scenes named, those that changed most."""
+"""Number of scenes listed: those whose scores changed most."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one policy in both verdicts: means, and the second against the first."""
+    """One metric of one policy in two verdicts: both means, and the paired comparison of the second with the first."""
 
     policy: str
     metric: str
@@ -29,8 +29,8 @@ class Row:
 
 
 def shared_scenes(a: Verdict, b: Verdict) -> tuple[np.ndarray, np.ndarray]:
-    """Where the scenes that both verdicts judged are in each of them: the same id and the same content. ValueError
-    where there are none."""
+    """Indices into each verdict of the scenes that both judged: same id and same content. ValueError if there are
+    none."""
     known = {(scene, a.content.get(scene)): i for i, scene in enumerate(a.scenes)}
     pairs = [(known[key], j) for j, scene in enumerate(b.scenes) if (key := (scene, b.content.get(scene))) in known]
     require(len(pairs) > 0, "judge compare: the verdicts share no scene; judge both on the same held-out scenes")
@@ -38,8 +38,8 @@ def shared_scenes(a: Verdict, b: Verdict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare_verdicts(a: Verdict, b: Verdict, metrics: Sequence[str] = tuple(MARGINS)) -> list[Row]:
-    """Compare the second verdict's scores with the first's on shared scenes: the candidates, then every policy that
-    both know, each on the scenes that it drove. Policies whose metric is missing or not finite are left out."""
+    """Compare the second verdict's scores with the first's on shared scenes: first the candidates, then every policy
+    that is in both, on the scenes that it drove in both. Skips metrics that are missing or not finite."""
     at_a, at_b = shared_scenes(a, b)
     pairs = [(a.candidate, b.candidate)] + [(p, p) for p in a.scores if p in b.scores and p != a.candidate]
     rows = []
@@ -59,14 +59,14 @@ def compare_verdicts(a: Verdict, b: Verdict, metrics: Sequence[str] = tuple(MARG
 
 
 def comparison_text(a: Verdict, b: Verdict) -> str:
-    """Verdicts in, the table that `drivefoundry judge compare` prints out: means, paired differences with 95 %
-    intervals and what they show, and the candidate's scenes that changed most, each with what went wrong in it."""
+    """The table that `drivefoundry judge compare` prints: means, paired differences with 95 % intervals and the
+    conclusion, then the candidate's scenes that changed most and what went wrong in each."""
     at_a, at_b = shared_scenes(a, b)
     lines = [f"{len(at_a)} scenes in both ({len(a.scenes)} in the first, {len(b.scenes)} in the second verdict)"]
     for name in MARGINS:
-        lines.append(f"{name}: {VERSIONS[name]}; no worse means by less than {MARGINS[name]:g}")
+        lines.append(f"{name}: {VERSIONS[name]}; 'no worse' means by less than {MARGINS[name]:g}")
     if a.versions != b.versions:
-        lines.append("the two follow different versions of the metrics: differences may come from that")
+        lines.append("the verdicts follow different versions of the metrics, which may explain differences")
     lines += ["", f"{'policy':<34}{'metric':<18}{'first':>7}{'second':>8}{'change':>9}  95 % interval       shown"]
     for row in compare_verdicts(a, b):
         c = row.change
@@ -86,7 +86,7 @@ def comparison_text(a: Verdict, b: Verdict) -> str:
 
 
 def shown(c: Comparison) -> str:
-    """What the one-sided tests at 5 % show."""
+    """Conclusion of the one-sided tests at 5 %."""
     return "superior" if c.superior else "no worse" if c.non_inferior else "worse" if c.high < 0.0 else "not decided"
 
 

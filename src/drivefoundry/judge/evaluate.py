@@ -1,7 +1,7 @@
-"""Judge a policy over scenes: every drive, every score, one value a scene.
+"""Judge a policy on scenes: drive each one and compute every metric.
 
-The one way in which policies are scored, for the loop, the benchmarks and the public API. A scene's scores depend on
-the scene and the policy alone: not on the other scenes, their order or how many are driven at once.
+The loop, the benchmarks and the public API all score policies through this module. A scene's scores depend only on the
+scene and the policy, not on the other scenes, their order or the batch size.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from drivefoundry.types import DT, PLAN_DT, Policy, Rollout, Scene, require
 from drivefoundry_car.vehicle.embodiment import Embodiment
 
 BATCH = 128
-"""Scenes driven at once: bounds the memory of a rollout."""
+"""Scenes driven at once; bounds the memory of a rollout."""
 SECONDS = 18.0
 LEAST_S = 1.0
-"""Two decisions, without which the two-stage score is not defined."""
+"""Two decisions; the two-stage score is undefined below that."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one policy on S scenes, in the order in which the scenes were given."""
+    """Scores of one policy on S scenes, in the order given."""
 
     policy: str
     scenes: list[str]
     """S ids."""
     scores: dict[str, np.ndarray]
-    """Metric -> (S,) values; what each means: `judge.scores.closed_loop.score_rollout` and `judge.scores.two_stage`."""
+    """Metric -> (S,) values, as defined in `judge.scores.closed_loop.score_rollout` and `judge.scores.two_stage`."""
     progress: np.ndarray
-    """(S,) m that each drive got along its route before its first collision at fault."""
+    """(S,) distance along the route before the first at-fault collision, m."""
     rollouts: list[Rollout]
-    """S drives of one scene each."""
+    """S rollouts of one scene each."""
 
     @property
     def mean(self) -> dict[str, float]:
-        """Metric -> mean over the scenes, of the metrics that are finite in all of them."""
+        """Metric -> mean over the scenes, for metrics that are finite in all of them."""
         return {name: float(v.mean()) for name, v in self.scores.items() if np.isfinite(v).all()}
 
 
@@ -59,23 +59,23 @@ def evaluate(
     batch: int = BATCH,
     on_scenes: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Drive every scene among reactive traffic, for `seconds` or as long as its log lasts, and score it.
+    """Drive every scene among reactive traffic for `seconds`, or until its log ends, and score it.
 
-    reference: (S,) m, the progress that counts as 1; by default that of the rule-based route follower in these scenes.
-    two_stages: also score EPDMS, for which scenes must last 1 s. body: the vehicle that is driven, by default the
-    one that the policy was made for. perception: what the car knows of other road users, see `sim.drive.drive`.
-    batch: scenes driven at once; only memory and time depend on it. on_scenes(n) is called when n more scenes have been
-    driven.
+    reference: (S,) progress that counts as 1, m; defaults to that of the rule-based route follower in these scenes.
+    two_stages: also compute EPDMS, which needs scenes of at least 1 s. body: the vehicle to drive; defaults to the one
+    that the policy was made for. perception: what the car knows of other road users, see `sim.drive.drive`. batch:
+    scenes driven at once; affects only memory and time. on_scenes(n): called after each batch with the number of scenes
+    that it drove.
 
-    An exact log replay drives among replayed traffic, and its scores have two more metrics, `tracking_max` and
-    `tracking_mean` (see `tracking_error`). ValueError where there is no scene, or one is too short.
+    An exact log replay drives among replayed traffic, and its scores include two more metrics, `tracking_max` and
+    `tracking_mean` (see `tracking_error`). ValueError if there are no scenes, or one is too short.
     """
     require(len(scenes) > 0, "scenes: none given; give at least one")
     shortest = min(scenes, key=_seconds)
     least = LEAST_S if two_stages else PLAN_DT
     require(
         min(seconds, _seconds(shortest)) >= least - 1e-9,
-        f"scene {shortest.id}: {min(seconds, _seconds(shortest)):.1f} s to drive; at least {least} s are needed",
+        f"scene {shortest.id}: {min(seconds, _seconds(shortest)):.1f} s to drive; must be at least {least} s",
     )
     parts: list[tuple[list[int], Rollout]] = []
     for numbers in batches(scenes, batch):
@@ -86,7 +86,7 @@ def evaluate(
     if reference is None and not isinstance(policy, RouteFollower):
         reference = yardstick(scenes, seconds, batch=batch)
     goal = progress if reference is None else np.asarray(reference, np.float64)
-    require(goal.shape == (len(scenes),), f"reference: shape ({len(scenes)},), one a scene; got {goal.shape}")
+    require(goal.shape == (len(scenes),), f"reference: must have shape ({len(scenes)},), got {goal.shape}")
     scored = []
 
     def again(others: list[Scene], s: float) -> Rollout:
@@ -106,7 +106,7 @@ def evaluate(
 
 
 def yardstick(scenes: list[Scene], seconds: float = SECONDS, *, batch: int = BATCH) -> np.ndarray:
-    """Metres (S,) that the rule-based route follower gets along each route: the progress that counts as 1."""
+    """(S,) distance that the rule-based route follower drives along each route, m: the progress that counts as 1."""
     pieces = []
     for numbers in batches(scenes, batch):
         some = [scenes[i] for i in numbers]
@@ -115,9 +115,9 @@ def yardstick(scenes: list[Scene], seconds: float = SECONDS, *, batch: int = BAT
 
 
 def tracking_error(scenes: list[Scene], seconds: float = SECONDS, *, batch: int = BATCH) -> dict[str, np.ndarray]:
-    """How far off its log the simulated car gets where it tracks it: what the dynamics cannot follow.
+    """Deviation of a simulated car from the log that it tracks: what the vehicle dynamics cannot follow.
 
-    "tracking_max" and "tracking_mean" (S,), m over the steps of a scene. Exact replay is not affected.
+    Returns "tracking_max" and "tracking_mean" (S,), m, over the steps of each scene. Exact replay is not affected.
     """
     pieces = []
     for numbers in batches(scenes, batch):
@@ -125,7 +125,7 @@ def tracking_error(scenes: list[Scene], seconds: float = SECONDS, *, batch: int 
         replay = with_traffic("replay")
         logged, tracked = (drive(LogReplay(exact=e), some, seconds, simulator=replay) for e in (True, False))
         off = np.hypot(*(logged.ego[..., :2] - tracked.ego[..., :2]).transpose(2, 0, 1))
-        # Row by row: the sum of a padded row is rounded differently with the length of the padding.
+        # Row by row: the rounding of a padded row's sum would depend on the length of the padding.
         of_each = [row[:n] for row, n in zip(off, logged.lengths, strict=True)]
         found = {"tracking_max": [o.max() for o in of_each], "tracking_mean": [o.mean() for o in of_each]}
         pieces.append((numbers, {name: np.array(values) for name, values in found.items()}))
@@ -133,7 +133,7 @@ def tracking_error(scenes: list[Scene], seconds: float = SECONDS, *, batch: int 
 
 
 def _off_the_log(policy: Policy) -> Policy:
-    """The driver of scenes that begin beside the log: who replays it has to get back to it."""
+    """The policy to drive scenes that begin away from the log: log replay must steer back to it."""
     return LogReplay(exact=False) if isinstance(policy, LogReplay) else policy
 
 
@@ -142,6 +142,6 @@ def _seconds(scene: Scene) -> float:
 
 
 def _joined(pieces: list[tuple[list[int], dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
-    """Batches' scene numbers and values (n,) by name in; the values (S,) in the order of the scenes out."""
+    """Concatenate batches of (scene indices, name -> values (n,)) into name -> values (S,) in scene order."""
     order = np.argsort(np.concatenate([numbers for numbers, _ in pieces]))
     return {name: np.concatenate([values[name] for _, values in pieces])[order] for name in pieces[0][1]}

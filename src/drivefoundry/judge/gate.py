@@ -1,7 +1,7 @@
-"""Judge a candidate by its gates, and read and write verdict files.
+"""Judge a candidate by its gates; read and write verdict files.
 
 A gate compares a mean with a bound, or two policies scene by scene. The unfavourable end of the 95 % interval decides,
-never the mean.
+not the mean.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from drivefoundry_car.documents import read_json
 
 FORMAT = "drivefoundry verdict 2"
 MARGINS = {"driving_score_21": 0.02, "epdms": 0.02}
-"""Metrics in which the candidate is compared with every other policy, and how much worse counts as no worse."""
+"""Metrics in which the candidate is compared with every other policy, each with its non-inferiority margin."""
 NAMED = 6
-"""Scenes that a gate names at most."""
+"""Maximum number of scenes that a gate lists."""
 
 
 GateState = Literal["passed", "failed", "not decided"]
@@ -34,58 +34,58 @@ GateState = Literal["passed", "failed", "not decided"]
 
 @dataclass(frozen=True)
 class GateResult:
-    """What one gate found: see `Gate`."""
+    """Result of one `Gate`."""
 
     state: GateState
     value: float
-    """Mean of the metric, or of its difference to the other policy, over the gate's scenes."""
+    """Mean over the gate's scenes of the metric, or of its difference from the other policy."""
     low: float
     high: float
-    """Its 95 % bootstrap interval; the end nearer to the bound decides."""
+    """The 95 % bootstrap interval; the end nearer to the bound decides."""
     bound: float
     at_least: bool
-    """The bound is a lower one."""
+    """Whether the bound is a lower one."""
     scenes: int
-    """How many scenes the gate compared."""
+    """Number of scenes compared."""
     deciding: list[str]
-    """Ids of the scenes that speak most against the candidate, the worst first."""
+    """Ids of the scenes that speak most strongly against the candidate, worst first."""
     holds: bool
-    """Undecided, the gate keeps a release from all cars; where False it is reported alone."""
+    """Whether the gate, while undecided, limits a release to test cars; if False it is only reported."""
 
     @property
     def blocks(self) -> bool:
-        """Whether the gate keeps a release from all cars."""
+        """Whether the gate limits a release to test cars."""
         return self.state == "failed" or (self.state == "not decided" and self.holds)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Scores of several policies on the same scenes, and which gates the candidate passed."""
+    """Scores of several policies on the same scenes, and the results of the candidate's gates."""
 
     candidate: str
     scenes: list[str]
     scores: dict[str, dict[str, np.ndarray]]
-    """Policy -> metric -> (n,) values of the first n scenes, the same n for all metrics of a policy."""
+    """Policy -> metric -> (n,) values on the first n scenes, with the same n for all metrics of a policy."""
     summary: dict[str, dict[str, tuple[float, float, float]]]
     """Policy -> metric -> (mean, low, high) with a 95 % bootstrap interval."""
     gates: dict[str, GateResult]
     content: dict[str, str] = field(default_factory=dict)
-    """Scene -> hash of what it holds: a scene of the same name and content is the same exam."""
+    """Scene -> hash of its content: a scene with the same name and content is the same exam."""
     versions: dict[str, str] = field(default_factory=dict)
     """Metric -> the version of the benchmark that it follows."""
     comparisons: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    """Other policy -> metric -> the candidate against it (fields of `judge.stats.Comparison`); not gated."""
+    """Other policy -> metric -> the candidate compared with it (fields of `judge.stats.Comparison`); not gated."""
     suites: dict[str, list[str]] = field(default_factory=dict)
     """Suite -> ids of its scenes, see `judge.suites`."""
 
     @property
     def passed(self) -> bool:
-        """No gate keeps the candidate from all cars."""
+        """Whether no gate limits the candidate to test cars."""
         return not any(gate.blocks for gate in self.gates.values())
 
     @property
     def state(self) -> GateState:
-        """ "failed" where a gate failed, else "not decided" where one that holds a release is, else "passed"."""
+        """ "failed" if a gate failed, "not decided" if an undecided gate holds the release, "passed" otherwise."""
         if any(gate.state == "failed" for gate in self.gates.values()):
             return "failed"
         return "passed" if self.passed else "not decided"
@@ -95,13 +95,13 @@ class Verdict:
 class Gate:
     """One condition on a policy.
 
-    metric: a key of the scores. subject: whose; the candidate where None. against: another policy, whose value is
-    subtracted scene by scene. at_least or at_most: the bound of the mean, just one of them; against another policy
-    `at_least=-margin` is a test of non-inferiority. suite: only the scenes of this suite.
+    metric: a key of the scores. subject: the policy to judge; None for the candidate. against: another policy, whose
+    value is subtracted scene by scene. at_least or at_most: bound on the mean; give exactly one. Against another policy
+    `at_least=-margin` is a test of non-inferiority. suite: restricts the gate to the scenes of this suite.
 
-    A gate is not decided on fewer than `least_scenes` scenes. Nor is a test of non-inferiority whose interval is wider
-    than the margin allows even for an equal policy, unless the whole interval lies on the worse side of no difference.
-    holds: undecided, it keeps a release from all cars.
+    A gate on fewer than `least_scenes` scenes is not decided. Nor is a test of non-inferiority whose interval is so
+    wide that even an equal policy would not pass, unless the whole interval lies below zero difference. holds: while
+    undecided, the gate limits a release to test cars.
     """
 
     metric: str
@@ -115,13 +115,13 @@ class Gate:
 
     def validate(self) -> Gate:
         one = (self.at_least is None) != (self.at_most is None)
-        require(one, f"Gate on {self.metric}: give at_least or at_most, one of them")
+        require(one, f"Gate on {self.metric}: give exactly one of at_least and at_most")
         require(self.least_scenes > 0, f"Gate on {self.metric}: least_scenes must be > 0, got {self.least_scenes}")
         return self
 
     @property
     def name(self) -> str:
-        """For people and as a key: "student: driving_score_21 vs RL in lights >="."""
+        """Readable key such as "student: driving_score_21 vs RL in lights >="."""
         whose = f"{self.subject}: " if self.subject else ""
         against = f" vs {self.against}" if self.against else ""
         suite = f" in {self.suite}" if self.suite else ""
@@ -138,12 +138,12 @@ def judge(
 ) -> Verdict:
     """Compare a candidate with its bounds and with the other policies.
 
-    scores: policy -> metric -> (n,), one value for each of the first n scenes; n may differ between policies, which are
-    compared on the scenes that both drove. content: hashes of the scenes (`scene_content`) where known. suites: name ->
-    ids of its scenes. Metrics that hold infinite values (times of events that never came) get no summary. ValueError
-    where a gate names a policy, metric or suite that is not there.
+    scores: policy -> metric -> (n,) values on the first n scenes; n may differ between policies, which are compared on
+    the scenes that both drove. content: hashes of the scenes (`scene_content`), if known. suites: name -> ids of its
+    scenes. Metrics with infinite values (times of events that never happened) get no summary. ValueError if a gate
+    names a policy, metric or suite that does not exist.
     """
-    require(candidate in scores, f"candidate: {candidate} was not scored; there are {', '.join(sorted(scores))}")
+    require(candidate in scores, f"candidate: {candidate} was not scored; scored are {', '.join(sorted(scores))}")
     for policy, metrics in scores.items():
         lengths = {np.shape(values) for values in metrics.values()}
         fits = len(lengths) == 1 and all(len(shape) == 1 and 0 < shape[0] <= len(scenes) for shape in lengths)
@@ -175,8 +175,8 @@ def _compared(ours: np.ndarray, theirs: np.ndarray, margin: float) -> Comparison
 
 
 def scene_content(scene: Scene) -> str:
-    """Hash (16 hex digits) of everything in a scene that a drive in it depends on: a copy of it under another id is the
-    same exam."""
+    """Hash (16 hex digits) of everything in a scene that driving it depends on: a copy under another id is the same
+    exam."""
     digest = hashlib.sha256(f"{scene.map.id} {scene.ego} {scene.start}".encode())
     for part in (scene.tracks, scene.valid, scene.size, scene.kind, scene.route, scene.route_speed, scene.signals):
         digest.update(f"{part.dtype.str} {part.shape}".encode())
@@ -202,7 +202,7 @@ def _apply(
         values = values[:both] - scores[gate.against][gate.metric][:both]
     rows = np.arange(len(values))
     if gate.suite is not None:
-        require(gate.suite in suites, f"Gate on {gate.metric}: there is no suite {gate.suite}")
+        require(gate.suite in suites, f"Gate on {gate.metric}: suite {gate.suite} does not exist")
         members = set(suites[gate.suite])
         rows = np.array([i for i in rows if scenes[i] in members], np.int64)
     at_least = gate.at_least is not None
@@ -219,7 +219,7 @@ def _apply(
 
 
 def _state(gate: Gate, scenes: int, mean: float, worst: float, best: float) -> GateState:
-    """mean, worst, best: of the gate's figure and the ends of its interval, signed so that more is better."""
+    """mean, worst, best: the gate's value and the ends of its interval, signed so that higher is better."""
     if scenes < gate.least_scenes:
         return "not decided"
     bound = gate.at_least if gate.at_least is not None else -(gate.at_most or 0.0)
@@ -231,7 +231,7 @@ def _state(gate: Gate, scenes: int, mean: float, worst: float, best: float) -> G
 
 
 def gate_text(name: str, gate: GateResult) -> str:
-    """One line on a gate: what was compared, bound, figure, interval, scenes, and those that decide."""
+    """One line about a gate: comparison, bound, value, interval, number of scenes and the deciding scenes."""
     return f"{name} {gate_figures(gate)}"
 
 
@@ -245,8 +245,8 @@ def gate_figures(gate: GateResult) -> str:
 
 
 def save_verdict(path: Path, verdict: Verdict) -> None:
-    """Verdict to a JSON file that another run can compare with: every policy's value on every scene. Written
-    atomically."""
+    """Write a verdict, with every policy's value on every scene, to a JSON file that other runs can be compared with.
+    The write is atomic."""
     body = {
         "format": FORMAT,
         "candidate": verdict.candidate,
@@ -269,14 +269,14 @@ def _number(x: float) -> float | None:
 
 
 def load_verdict(path: Path) -> Verdict:
-    """JSON file of `save_verdict` in, Verdict out; values that never came are infinite again. ValueError on another
-    file."""
+    """Read a verdict that `save_verdict` wrote; null becomes infinity again. ValueError if the file is not a
+    verdict."""
     require(path.exists(), f"{path}: no such verdict; judge the release first")
     body = read_json(path, "it is not a verdict; judge the release again")
     known = isinstance(body, dict) and body.get("format") == FORMAT
     require(known, f"{path}: field format is not '{FORMAT}'; judge the release again")
     for name, kind in (("candidate", str), ("scenes", list), ("scores", dict), ("summary", dict), ("gates", dict)):
-        require(isinstance(body.get(name), kind), f"{path}: field {name} is missing or no {kind.__name__}; judge again")
+        require(isinstance(body.get(name), kind), f"{path}: field {name} must be a {kind.__name__}; judge again")
     _require_numbers(path, body)
     scores = {
         p: {m: np.array([math.inf if x is None else x for x in v], np.float64) for m, v in ms.items()}
@@ -286,7 +286,7 @@ def load_verdict(path: Path) -> Verdict:
         driven = max((values.size for values in metrics.values()), default=0)
         for metric, values in metrics.items():
             fits = values.size == driven <= len(body["scenes"])
-            require(fits, f"{path}: field scores.{policy}.{metric} has {values.size} values, not one a scene")
+            require(fits, f"{path}: field scores.{policy}.{metric} has {values.size} values; must be one per scene")
     summary = {p: {m: (v[0], v[1], v[2]) for m, v in ms.items()} for p, ms in body["summary"].items()}
     gates = {name: GateResult(**gate) for name, gate in body["gates"].items()}
     more = [body.get(name, {}) for name in ("content", "versions", "comparisons", "suites")]
@@ -294,23 +294,23 @@ def load_verdict(path: Path) -> Verdict:
 
 
 def _require_numbers(path: Path, body: dict[str, Any]) -> None:
-    """ValueError where a verdict's tables do not hold what `save_verdict` writes."""
+    """Check that a verdict's tables hold what `save_verdict` writes. ValueError names the field."""
     names = all(isinstance(name, str) for name in body["scenes"])
-    require(names, f"{path}: field scenes holds what is no scene's name; judge the release again")
+    require(names, f"{path}: field scenes must hold the names of scenes; judge the release again")
     tables = [(f"scores.{p}", ms) for p, ms in body["scores"].items()]
     for part, metrics in tables:
         lists = isinstance(metrics, dict) and all(isinstance(v, list) for v in metrics.values())
         plain = lists and all(x is None or _is_number(x) for v in metrics.values() for x in v)
-        require(plain, f"{path}: field {part} is no table of numbers; judge the release again")
+        require(plain, f"{path}: field {part} must be a table of numbers; judge the release again")
     threes = [(f"summary.{p}", ms) for p, ms in body["summary"].items()]
     for part, values in threes:
         lists = isinstance(values, dict) and all(isinstance(v, list) and len(v) == 3 for v in values.values())
         plain = lists and all(_is_number(x) for v in values.values() for x in v)
-        require(plain, f"{path}: field {part} is no table of three values each; judge the release again")
+        require(plain, f"{path}: field {part} must be a table of three values each; judge the release again")
     for name, gate in body["gates"].items():
-        require(_is_gate(gate), f"{path}: field gates.{name} is not what a gate found; judge the release again")
+        require(_is_gate(gate), f"{path}: field gates.{name} is not a gate's result; judge the release again")
     for part in ("content", "versions", "comparisons", "suites"):
-        require(isinstance(body.get(part, {}), dict), f"{path}: field {part} is no table; judge the release again")
+        require(isinstance(body.get(part, {}), dict), f"{path}: field {part} must be a table; judge the release again")
 
 
 def _is_number(x: object) -> bool:
@@ -318,7 +318,7 @@ def _is_number(x: object) -> bool:
 
 
 def _is_gate(gate: object) -> bool:
-    """Whether a value has the fields of GateResult, each of its kind."""
+    """Whether a value has the fields of GateResult, each with its type."""
     if not isinstance(gate, dict) or set(gate) != set(GateResult.__dataclass_fields__):
         return False
     numbers = all(_is_number(gate[k]) for k in ("value", "low", "high", "bound", "scenes"))

@@ -1,4 +1,4 @@
-"""The gates of a release: what it must show on the exam, against which policies, and what an open question means."""
+"""The gates of a release: bounds on the exam, policies to compare with, and the effect of undecided gates."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Undecided = Literal["hold", "report"]
 
 @dataclass(frozen=True)
 class ReleaseGates:
-    """Bounds and margins of a release; the engine drives without its guard. Margins are how much worse is accepted."""
+    """Bounds of a release, whose engine drives without its guard. A margin is how much worse is still accepted."""
 
     collisions: float = 0.10
-    """Share of scenes with a collision, whoever is at fault, at most."""
+    """Maximum share of scenes with a collision, whoever is at fault."""
     over_baseline: float = 0.0
-    """The driving score exceeds constant velocity's by at least this much."""
+    """Minimum lead in driving score over constant velocity."""
     previous: float = 0.05
     """Margin of the driving score against the previous release."""
     previous_collisions: float = 0.05
-    """Margin of the share of scenes with a collision at fault against the previous release."""
+    """Margin of the share of scenes with an at-fault collision against the previous release."""
     suites: tuple[str, ...] = tuple(RULES)
-    """Suites of scenes (judge.suites) in which the driving score is compared with the previous release's too."""
+    """Suites of scenes (judge.suites) in which the driving score is also compared with the previous release."""
     suite: float = 0.08
     """Margin of the driving score in each suite."""
     distil: float = 0.05
@@ -41,11 +41,11 @@ class ReleaseGates:
     """Margin of the driving score of the int8 engine against the float student."""
     quantise_collisions: float = 0.04
     least_scenes: int = 30
-    """A gate with fewer scenes is not decided: a bootstrap interval of so few says too little about other scenes."""
+    """Minimum number of scenes for a decision: a bootstrap interval over fewer says too little about other scenes."""
     undecided: Undecided = "hold"
-    """What an undecided gate does to the release: "hold" (test cars only) or "report" (all cars; it is recorded)."""
+    """Effect of an undecided gate on the release: "hold" (test cars only) or "report" (all cars; it is recorded)."""
     undecided_suites: Undecided = "report"
-    """The same for the gates of suites, some of which an exam may hardly contain."""
+    """The same for the gates on suites, of which an exam may contain few scenes."""
 
     def validate(self) -> ReleaseGates:
         for suite in self.suites:
@@ -56,8 +56,8 @@ class ReleaseGates:
 def release_gates(
     bounds: ReleaseGates, candidate: str, scored: Collection[str], suites: Collection[str]
 ) -> Iterator[Gate]:
-    """The gates that exist among the policies that were scored: none against a previous release where there is none,
-    none of compression where student and teacher have not driven."""
+    """Yield the gates that apply to the scored policies: those against a previous release only if there is one, those
+    of compression only if student and teacher were scored."""
     make = partial(Gate, least_scenes=bounds.least_scenes, holds=bounds.undecided == "hold")
     yield make("collision", at_most=bounds.collisions)
     yield make(SCORE, at_least=bounds.over_baseline, against=FLOOR)

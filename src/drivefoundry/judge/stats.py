@@ -1,4 +1,4 @@
-"""Per-scene values in, means with intervals and paired tests out: seeded bootstraps over scenes or blocks of time."""
+"""Means with intervals and paired tests of per-scene values: seeded bootstraps over scenes or blocks of time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from drivefoundry.types import require
 
 RESAMPLES = 10_000
 LEVEL = 0.05
-"""Of the one-sided tests."""
+"""Significance level of the one-sided tests."""
 KEPT_DRAWS = 8_000_000
-"""Draws (resamples x scenes) up to which the resamples are kept for the next metric, and made at once."""
+"""Maximum number of draws (resamples x scenes) made at once and cached for the next metric."""
 
 
 def _draw(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
@@ -29,7 +29,7 @@ def _kept_draws(n: int, seed: int) -> np.ndarray:
 
 
 def _draws(n: int, seed: int) -> Iterator[np.ndarray]:
-    """The resamples of n entries, in one piece or several."""
+    """The resamples of n entries, in one or more chunks."""
     if RESAMPLES * n <= KEPT_DRAWS:
         yield _kept_draws(n, seed)
         return
@@ -60,7 +60,7 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def mean_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
-    """Values (S,), one a scene, in; mean and the low and high end of its bootstrap interval out. ValueError on NaN."""
+    """Mean of values (S,), one per scene, with the low and high end of its bootstrap interval. ValueError on NaN."""
     values = _checked(values, "values")
     return _bootstrap(values, np.ones(len(values)), confidence, seed)
 
@@ -68,7 +68,7 @@ def mean_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -
 def ratio_interval(
     counts: np.ndarray, amounts: np.ndarray, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Counts and amounts (S,), such as events and kilometres of each car, in; sum over sum and its interval out."""
+    """Ratio of the sums of counts and amounts (S,), such as events and kilometres of each car, with its interval."""
     counts, amounts = _checked(counts, "counts"), _checked(amounts, "amounts")
     require(counts.shape == amounts.shape, f"counts and amounts: got {len(counts)} and {len(amounts)} values")
     require(bool((amounts >= 0).all()) and amounts.sum() > 0, "amounts: must be >= 0, and some > 0")
@@ -79,7 +79,7 @@ def ratio_interval(
 def paired_difference(
     a: np.ndarray, b: np.ndarray, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Values of two policies on the same scenes (S,) each in; mean of a - b and its interval out."""
+    """Mean of a - b, values (S,) of two policies on the same scenes, with its interval."""
     a, b = _checked(a, "a"), _checked(b, "b")
     require(a.shape == b.shape, f"a and b: must have the same scenes, got {len(a)} and {len(b)} values")
     return mean_interval(a - b, confidence, seed)
@@ -87,9 +87,9 @@ def paired_difference(
 
 @dataclass(frozen=True)
 class Comparison:
-    """A policy against another on the same scenes. difference, low, high: mean of theirs taken from ours, with its 95 %
-    interval. p_superior, p_non_inferior: of the hypotheses that we are no better, and that we are worse by `margin` or
-    more. Higher values are better."""
+    """One policy compared with another on the same scenes; higher values are better. difference, low, high: mean of
+    ours - theirs with its 95 % interval. p_superior, p_non_inferior: p-values of the null hypotheses that ours is no
+    better, and that it is worse by `margin` or more."""
 
     difference: float
     low: float
@@ -110,15 +110,15 @@ class Comparison:
 def compare_paired(ours: np.ndarray, theirs: np.ndarray, margin: float, seed: int = 0) -> Comparison:
     """Compare two policies' values (S,) on the same scenes, with an acceptable margin.
 
-    One-sided bootstrap tests: p is the share of resampled mean differences at or below 0, or -margin, where none can
-    be below 1 / (resamples + 1). The same level of 5 % serves both; non-inferior is what Schuirmann (1987) tests.
-    ValueError on a negative margin or where the scenes do not fit.
+    One-sided bootstrap tests: p is the share of resampled mean differences at or below 0, or -margin, and never below
+    1 / (resamples + 1). Both use the 5 % level; the test of non-inferiority follows Schuirmann (1987). ValueError on a
+    negative margin or different numbers of scenes.
     """
     ours, theirs = _checked(ours, "ours"), _checked(theirs, "theirs")
     require(
         ours.shape == theirs.shape, f"ours and theirs: must have the same scenes, got {len(ours)} and {len(theirs)}"
     )
-    require(margin >= 0.0, f"margin: {margin} is negative; give how much worse is still acceptable")
+    require(margin >= 0.0, f"margin: must be >= 0, got {margin}; give how much worse is still acceptable")
     means = _resampled(ours - theirs, np.ones(len(ours)), seed)
     low, high = np.quantile(means, [0.025, 0.975])
     p_superior, p_non_inferior = ((1 + (means <= bound).sum()) / (1 + len(means)) for bound in (0.0, -margin))
@@ -130,10 +130,9 @@ def compare_paired(ours: np.ndarray, theirs: np.ndarray, margin: float, seed: in
 def block_interval(
     values: np.ndarray, block: np.ndarray, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of values (N,) and its interval, resampling whole blocks: block (N,) says to which stretch of time each
-    belongs.
+    """Mean of values (N,) and its interval, resampling whole blocks; block (N,): label of each value's stretch of time.
 
-    For values that follow each other in time and are alike for it: their own bootstrap would be far too sure.
+    For values that are correlated in time, whose plain bootstrap interval would be far too narrow.
     """
     values, block = _checked(values, "values"), np.asarray(block)
     require(block.shape == values.shape, f"block: must be one label per value, got {block.shape} for {values.shape}")

@@ -1,7 +1,7 @@
-"""Named suites of scenes: which situations a scene holds, by rules over its content alone.
+"""Named suites: classify the situations in a scene by rules over its content alone.
 
-Every rule looks at the part of the route that the recorded ego drives from the scene's start on, and at what the log
-says there; what a policy does has no influence. A scene may belong to several suites or to none.
+Every rule looks at the part of the route that the recorded ego drives after the scene's start, and at the log along it;
+what a policy does has no influence. A scene may belong to several suites or to none.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from drivefoundry.types import (
 )
 
 REACH_M = 20.0
-"""The stretch goes on this far beyond where the recorded ego ends."""
+"""The stretch continues this far beyond the recorded ego's last position."""
 STEP_M = 1.0
-"""The route is looked at in points this far apart."""
+"""Spacing of the route points that rules look at."""
 NEAR_M, AHEAD_M = 4.0, 30.0
-"""A pedestrian counts this close to the route while the ego is this close to the pedestrian."""
+"""A pedestrian counts within NEAR_M of the route while within AHEAD_M of the ego."""
 LANE_M, GAP_M = 2.0, 40.0
 """A lead vehicle is within LANE_M of the route and at most GAP_M ahead of the recorded ego along it."""
 BRAKES = 2.0
-"""A lead vehicle brakes where it loses this much speed within a second, m/s."""
+"""A lead vehicle brakes if it loses this much speed within a second, m/s."""
 
 
 @dataclass(frozen=True)
 class Stretch:
     """The route that the recorded ego covers. points (R, 2); along (R,) m; ego (T, 3): x, y and m along the stretch at
-    each step from the start on; valid (T,)."""
+    each step from the start; valid (T,)."""
 
     points: np.ndarray
     along: np.ndarray
@@ -48,7 +48,7 @@ class Stretch:
 
 
 def suites_of(scenes: list[Scene]) -> dict[str, list[str]]:
-    """Suite -> ids of its scenes, in the order given; every suite of RULES is named, also where no scene is in it."""
+    """Suite -> ids of its scenes, in the order given; includes every suite of RULES, even if it is empty."""
     out: dict[str, list[str]] = {name: [] for name in RULES}
     for scene in scenes:
         stretch = stretch_of(scene)
@@ -59,7 +59,7 @@ def suites_of(scenes: list[Scene]) -> dict[str, list[str]]:
 
 
 def stretch_of(scene: Scene) -> Stretch:
-    """Cut the route to what the recorded ego drives, and REACH_M more."""
+    """Cut the route to the part that the recorded ego drives, plus REACH_M."""
     route = scene.route.astype(np.float64)
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(route, axis=0).T))])
     even = np.append(np.arange(0.0, along[-1], STEP_M), along[-1])
@@ -73,14 +73,14 @@ def stretch_of(scene: Scene) -> Stretch:
 
 
 def _nearest(points: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each point (N, 2), the index of the nearest vertex of a line (R, 2) and the distance to it, m."""
+    """Index of the nearest vertex of a line (R, 2) to each point (N, 2), and the distance to it, m."""
     off = np.square(points[:, None, 0] - line[None, :, 0]) + np.square(points[:, None, 1] - line[None, :, 1])
     nearest = off.argmin(1)
     return nearest, np.sqrt(off[np.arange(len(points)), nearest])
 
 
 def _lights(scene: Scene, stretch: Stretch) -> bool:
-    """The recorded ego is within GAP_M before the stop line of a yellow or red light that its stretch crosses."""
+    """Whether the recorded ego comes within GAP_M of the stop line of a yellow or red light on its stretch."""
     if not len(scene.signals):
         return False
     lines = scene.map.stop_lines
@@ -102,7 +102,7 @@ def _left(a: np.ndarray, b: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def _pedestrians(scene: Scene, stretch: Stretch) -> bool:
-    """A pedestrian is within NEAR_M of the stretch and within AHEAD_M of the recorded ego at one step."""
+    """Whether a pedestrian is within NEAR_M of the stretch and within AHEAD_M of the recorded ego at any step."""
     who = scene.kind == AGENT_PEDESTRIAN
     at = scene.tracks[who][:, scene.start :, [PX, PY]].astype(np.float64)
     there = scene.valid[who][:, scene.start :] & stretch.valid
@@ -111,7 +111,7 @@ def _pedestrians(scene: Scene, stretch: Stretch) -> bool:
 
 
 def _junctions(scene: Scene, stretch: Stretch) -> bool:
-    """The stretch runs along a lane inside a junction, from its first to its last point."""
+    """Whether the stretch runs along a whole lane inside a junction."""
     lanes, inside = scene.map.lanes, np.flatnonzero(scene.map.lane_junction)
     first, last = lanes.offsets[inside], lanes.offsets[inside + 1] - 1
     if not len(inside):
@@ -122,7 +122,7 @@ def _junctions(scene: Scene, stretch: Stretch) -> bool:
 
 
 def _lead_braking(scene: Scene, stretch: Stretch) -> bool:
-    """A vehicle ahead on the stretch loses BRAKES m/s within a second."""
+    """Whether a vehicle ahead on the stretch loses BRAKES m/s within a second."""
     who = np.isin(scene.kind, (AGENT_CAR, AGENT_TRUCK))
     who[scene.ego] = False
     second = round(1.0 / DT)

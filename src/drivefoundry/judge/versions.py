@@ -1,4 +1,4 @@
-"""Which version of which benchmark each metric follows, for every table and verdict. Formulas: docs/metrics.md."""
+"""The benchmark version that each metric follows, for tables and verdicts. Formulas: docs/metrics.md."""
 
 NAVSIM_1, NAVSIM_2 = "NAVSIM v1", "NAVSIM v2.2"
 CARLA_20, CARLA_21 = "CARLA leaderboard 2.0", "CARLA leaderboard 2.1"

@@ -1,11 +1,11 @@
-"""A fine-tuned model, states and a reward in, a reinforced model out: Dr. GRPO.
+"""Dr. GRPO: reinforce a fine-tuned model with a reward on plans sampled in recorded situations.
 
 Group-relative policy optimisation without the divisions that bias it (Liu 2025, "Understanding R1-Zero-Like Training"):
-the advantage of a plan is its reward minus the mean of its group, not divided by the group's standard deviation, and a
-plan's log-probability is summed, not averaged over its length. Beside it stand a KL term to the model it began as, and
-behaviour cloning of the labels as an anchor. One update a batch of plans: on policy, so no ratio needs clipping.
+a plan's advantage is its reward minus its group's mean, not divided by the group's standard deviation, and a plan's
+log-probability is summed, not averaged over its length. The loss also has a KL term to the initial model and behaviour
+cloning of the labels as an anchor. Each batch of plans is used for one update, on policy, so no ratio needs clipping.
 
-Axes: S states, N plans sampled a state, K codes.
+Axes: S states, N plans sampled per state, K codes.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from drivefoundry_car.vehicle.codec import decode, driven
 
 @dataclass(frozen=True)
 class GrpoConfig:
-    """Hyper-parameters of one run."""
+    """Hyperparameters of one run."""
 
     steps: int = 24
     states: int = 32
-    """Situations a step, S."""
+    """States per step, S."""
     samples: int = 8
-    """Plans sampled for each, N."""
+    """Plans sampled per state, N."""
     lr: float = 5e-5
     kl: float = 0.05
     bc_weight: float = 0.5
@@ -47,27 +47,27 @@ class GrpoConfig:
     temperature: float = 1.0
     clip: float = 1.0
     validation_states: int = 256
-    """Situations, kept out of the training, on which the model must not have become worse; else the old one stays."""
+    """Held-out states. If the trained model's reward on them is lower than before, the initial model is kept."""
     seed: int = 0
 
     def validate(self) -> GrpoConfig:
         require(self.samples >= 2, f"rl: samples must be 2 or more (8 is usual), got {self.samples}")
         for name in ("steps", "states"):
-            require(getattr(self, name) > 0, f"rl: {name} must be positive, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, f"rl: {name} must be > 0, got {getattr(self, name)}")
         return self
 
 
 @dataclass(frozen=True)
 class GrpoReport:
-    """How a run went."""
+    """Result of a run."""
 
     reward: np.ndarray
-    """(steps,) mean over all sampled plans of each step."""
+    """(steps,) mean reward of all plans sampled in each step."""
     before: float
-    """Mean reward of the greedy plan on the validation states."""
+    """Mean reward of the greedy plan on the held-out states, before and after the run."""
     after: float
     kept: bool
-    """The reinforced model was at least as good there and is what was saved."""
+    """Whether the trained model was saved; False if its reward fell and the initial model was saved instead."""
     seconds: float
 
 
@@ -82,9 +82,11 @@ def grpo(
     log: Path | None = None,
     on_step: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> GrpoReport:
-    """Reinforce the checkpoint `init` into directory `out` on the situations `rows` (indices into the joined episodes).
+    """Reinforce checkpoint `init` on states `rows` (indices into the joined episodes), and save to directory `out`.
 
-    share (len(rows),): how often each is drawn, relative to the others.
+    share (len(rows),): relative frequency with which each is sampled. log: file to append each step's metrics to, as
+    JSON lines. on_step(step, steps, metrics) is called after each step. ValueError for a checkpoint with a flow head,
+    or if there are no more rows than validation states.
     """
     config.validate()
     start = time.perf_counter()
@@ -93,7 +95,7 @@ def grpo(
     corpus = Corpus.of(episodes, loaded.codebook, loaded.tokenizer, loaded.config.max_text)
     require(
         len(rows) > config.validation_states,
-        f"rl: {len(rows)} situations; there must be more than the {config.validation_states} validation states",
+        f"rl: {len(rows)} situations; must be more than the {config.validation_states} validation states",
     )
     rng = np.random.default_rng(config.seed)
     shuffled = rng.permutation(len(rows))
@@ -150,7 +152,7 @@ def _step(
     speed = np.repeat(corpus.ego[rows, -1, 0], n)
     plans = decode(codes.reshape(-1, codes.shape[-1]).cpu().numpy(), codebook, speed)
     label = decode(corpus.tokens[rows], codebook, corpus.ego[rows, -1, 0])
-    # The label drives along: its progress is part of what the group is measured by, its reward is not.
+    # The label is driven too: its progress is part of the group's reference, but its reward is not.
     every = np.concatenate([plans.reshape(len(rows), n, *plans.shape[1:]), label[:, None]], 1)
     scored = reward(rows, every)
     r = torch.from_numpy(scored[:, :n].astype(np.float32)).to(ego.device)
@@ -175,7 +177,7 @@ def _step(
 
 @torch.no_grad()
 def _greedy(model: VLA, corpus: Corpus, rows: np.ndarray, reward: PlanReward, codebook: np.ndarray) -> float:
-    """Mean reward of the greedy plan, measured beside the label's progress."""
+    """Mean reward of the greedy plan, with the label's progress in the group's reference."""
     vote = Vote.of(codebook, model.embed.device)
     controls = model.plan(*_inputs(model, corpus, rows), vote)[1].cpu().numpy()
     speed = corpus.ego[rows, -1, 0]

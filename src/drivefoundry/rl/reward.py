@@ -1,4 +1,4 @@
-"""Rewards: how good plans are where they were made (open loop), and how good whole drives were (closed loop).
+"""Rewards of plans in recorded situations (open loop), and of whole drives (closed loop).
 
 Axes: S situations or scenes, N plans each.
 """
@@ -17,25 +17,25 @@ from drivefoundry.types import Rollout, Scene, require
 
 
 class PlanReward(Protocol):
-    """Open loop: plans are scored in recorded situations."""
+    """Open loop: score plans in recorded situations."""
 
     def __call__(self, rows: np.ndarray, plans: np.ndarray, /) -> np.ndarray:
-        """Rows (S,) of the episodes and plans (S, N, 8, 3) in their ego frames; returns rewards (S, N) in 0 .. 1."""
+        """Rewards (S, N), 0 .. 1, of plans (S, N, 8, 3) in the ego frames of rows (S,) of the episodes."""
         ...
 
 
 class DriveReward(Protocol):
-    """Closed loop: a drive is scored by what happened in it, wherever it led."""
+    """Closed loop: score a whole drive by what happened in it."""
 
     def __call__(self, rollout: Rollout, scenes: list[Scene], /) -> np.ndarray:
-        """A rollout and its scenes in its order; returns rewards (S,) in 0 .. 1."""
+        """Rewards (S,), 0 .. 1, of a rollout and its scenes in the same order."""
         ...
 
 
 class PdmReward:
-    """The PDM score of a plan, driven among the recorded traffic.
+    """The PDM score of a plan among the recorded traffic.
 
-    scenes, at: the scene of each row of the episodes, and its step there; score: "PDMS" or "EPDMS".
+    scenes, at: scene of each row of the episodes, and the step in it; score: "PDMS" or "EPDMS".
     """
 
     def __init__(self, scenes: Sequence[Scene], at: np.ndarray, score: str = "EPDMS"):
@@ -49,7 +49,7 @@ class PdmReward:
 class ClosedLoopReward:
     """The judge's score of a whole drive.
 
-    progress: scene id -> metres that count as all of the way; score: a metric of `score_rollout` in 0 .. 1.
+    progress: scene id -> distance that counts as full completion, m; score: a metric of `score_rollout` in 0 .. 1.
     """
 
     def __init__(self, progress: Mapping[str, float], score: str = "driving_score_21"):
@@ -57,11 +57,11 @@ class ClosedLoopReward:
 
     @classmethod
     def of(cls, scenes: list[Scene], seconds: float = SECONDS, score: str = "driving_score_21") -> ClosedLoopReward:
-        """Measure progress by that of the rule-based route follower, which is driven once through each scene."""
+        """Use the progress of the rule-based route follower, which drives each scene once."""
         return cls(dict(zip((s.id for s in scenes), yardstick(scenes, seconds).tolist(), strict=True)), score)
 
     def __call__(self, rollout: Rollout, scenes: list[Scene]) -> np.ndarray:
         unknown = [s.id for s in scenes if s.id not in self.progress]
-        require(not unknown, f"ClosedLoopReward: scene {unknown[:1]} has no progress to compare with; add it to `of`")
+        require(not unknown, f"ClosedLoopReward: no reference progress for scene {unknown[:1]}; add it to `of`")
         goal = np.array([self.progress[s.id] for s in scenes])
         return score_rollout(rollout, scenes, goal)[self.score]

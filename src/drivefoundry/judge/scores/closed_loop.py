@@ -1,8 +1,7 @@
-"""A rollout in, per-scene scores of whole closed-loop drives out: collisions, rules, comfort, PDMS and CARLA driving
-scores.
+"""Score whole closed-loop drives: collisions, rules, comfort, PDMS and CARLA driving scores of each scene.
 
-A drive ends with its first collision at fault: progress and distance freeze there and nothing after it counts, as a
-real drive would end. Everything is judged from what was simulated, with the terms of the PDM score taken over the whole
+A drive ends with its first at-fault collision, as a real drive would: progress and distance stop there, and nothing
+after it counts. Everything is computed from the simulated motion, with the terms of the PDM score taken over the whole
 drive.
 """
 
@@ -18,28 +17,28 @@ from drivefoundry.types import DT, Rollout, Scene, require
 
 TIMES = ("collision_at", "at_fault_at", "off_road_at", "red_light_at")
 COMFORT_EVERY = 10
-"""Comfort is judged over 4 s windows that start every second."""
+"""Comfort is judged over 4 s windows; one starts every second."""
 FACTOR_20 = {"hit_pedestrians": 0.5, "hit_vehicles": 0.6, "hit_static": 0.65, "red_lights": 0.7}
 COST_21 = {"hit_pedestrians": 1.0, "hit_vehicles": 0.7, "hit_static": 0.6, "red_lights": 0.4}
-"""CARLA's penalties, leaderboard 2.0 (each infraction multiplies) and 2.1 (costs add up). Stop signs are not in our
-maps."""
+"""CARLA's penalties: in leaderboard 2.0 each infraction multiplies, in 2.1 costs add up. Our maps have no stop
+signs."""
 
 
 def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics (S,) float64 of a rollout, given its scenes in order and the expert's progress (S,) m (see
-    `route_progress`).
+    """Metrics (S,) float64 of a rollout of `scenes` (in its order), by name.
+
+    reference_progress: (S,) the expert's progress, m (see `route_progress`).
 
     collision: any contact with an agent that did not overlap at the start; at_fault_collision: by nuPlan's rules;
-    off_road: a corner left the drivable area (by over 0.2 m) for ground that is known to be no road; red_light; ttc_ok:
-    no time to collision below 1 s; comfort: share of 4 s windows within bounds; progress: route completion in shares of
-    the expert's, at most 1 (1 where the expert makes 5 m or less); pdms: PDM score of NAVSIM v1 with NC, DAC, TTC, EP =
-    progress and C = comfort over the whole drive; driving_score_20 and driving_score_21: route completion x penalty of
-    CARLA's leaderboards (only 2.1 takes off what was driven off the road), where a collision counts once per agent and
-    those in which the ego stands or is hit from behind do not;
-    off_road_share: by distance; unmapped_share: by distance, on ground of which the map does not say whether it is
-    road; stalled: share of time standing; collision_at, at_fault_at, off_road_at, red_light_at: s until the first of
-    each, infinite if none; first_infraction: the earliest of the last three; progress_m and distance: m; end: s that
-    counted.
+    off_road: a corner was more than 0.2 m off the drivable area, on ground known not to be road; red_light: ran one;
+    ttc_ok: time to collision never below 1 s; comfort: share of 4 s windows within bounds; progress: route completion
+    as a share of the expert's, at most 1 (and 1 if the expert makes 5 m or less); pdms: PDM score of NAVSIM v1 with NC,
+    DAC, TTC, EP = progress and C = comfort over the whole drive; driving_score_20 and driving_score_21: route
+    completion x penalty of CARLA's leaderboards (only 2.1 subtracts off-road distance), where collisions count once per
+    agent, and not at all if the ego is standing or hit from behind; off_road_share: by distance; unmapped_share: by
+    distance, on ground that the map does not classify; stalled: share of time standing; collision_at, at_fault_at,
+    off_road_at, red_light_at: time of the first one, s, infinite if none; first_infraction: the earliest of the last
+    three; progress_m and distance: m; end: time until the drive ended, s.
     """
     m = measure(rollout, scenes)
     require(
@@ -73,7 +72,7 @@ def score_rollout(rollout: Rollout, scenes: list[Scene], reference_progress: np.
 
 
 def route_progress(rollout: Rollout, scenes: list[Scene]) -> np.ndarray:
-    """Metres (S,) that each drive got along its route before its first collision at fault."""
+    """(S,) distance of each drive along its route before its first at-fault collision, m."""
     return measure(rollout, scenes)["progress"]
 
 
@@ -92,7 +91,7 @@ def driving_score_21(completion: np.ndarray, counts: dict[str, np.ndarray], off_
 
 
 def measure(rollout: Rollout, scenes: list[Scene], stop: bool = True) -> dict[str, np.ndarray]:
-    """Events by name (FIELDS of `.motion`), (S,) each; with `stop` a drive ends at its first collision at fault."""
+    """Events by name (FIELDS of `.motion`), (S,) each; with `stop`, a drive ends at its first at-fault collision."""
     require(
         rollout.scenes == [s.id for s in scenes],
         "scenes: not the rollout's scenes in the rollout's order; pass the list that was driven",
@@ -116,7 +115,7 @@ def measure(rollout: Rollout, scenes: list[Scene], stop: bool = True) -> dict[st
 
 
 def _comfort_share(ego: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Drives (S, T, 6) and when they ended (S,) s in, share of comfortable windows (S,) out; 1 where none is whole."""
+    """(S,) share of comfortable windows of drives (S, T, 6) that ended at `end` (S,) s; 1 if no window is complete."""
     if ego.shape[1] < SAMPLES:
         return np.ones(len(ego))
     first = np.arange(0, ego.shape[1] - SAMPLES + 1, COMFORT_EVERY)

@@ -1,8 +1,8 @@
-"""Motion in, comfortable or not out: nuPlan's bounds as NAVSIM applies them.
+"""Comfort of motions: nuPlan's bounds as NAVSIM applies them.
 
-NAVSIM smooths before it compares: accelerations and jerk by one quadratic over the whole window, yaw rate and yaw
-acceleration by polynomials over 5 samples (Savitzky and Golay 1964). The filters are linear, so they are small matrices
-made once.
+NAVSIM smooths before comparing: accelerations and jerk with one quadratic over the whole window, yaw rate and yaw
+acceleration with polynomials over 5 samples (Savitzky and Golay 1964). The filters are linear, so they are small
+matrices computed once.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ JERK_MAX, LON_JERK_MAX = 8.37, 4.13
 YAW_RATE_MAX, YAW_ACCEL_MAX = 0.95, 1.93
 """rad/s and rad/s^2."""
 EXTENDED = {"acceleration": 0.7, "jerk": 0.5, "yaw rate": 0.1, "yaw acceleration": 0.1}
-"""Root mean square by which two successive plans may differ (EPDMS)."""
+"""Maximum root mean square difference between successive plans (EPDMS)."""
 SAMPLES = 41
-"""4 s at 10 Hz with both ends."""
+"""4 s at 10 Hz, both ends included."""
 PAST = 15
-"""Steps of history that the history comfort looks at, at most."""
+"""Maximum number of history steps that history comfort uses."""
 
 
 @cache
 def savgol(n: int, window: int, order: int, deriv: int) -> np.ndarray:
-    """(n, n) matrix of a Savitzky-Golay filter over n samples DT apart, its ends by the fit of the first and last
-    window.
+    """(n, n) matrix of a Savitzky-Golay filter over n samples DT apart; the fits of the first and last window extend to
+    the ends.
 
     An even window is centred half a sample late, as in SciPy, which NAVSIM uses.
     """
@@ -58,10 +58,8 @@ def savgol(n: int, window: int, order: int, deriv: int) -> np.ndarray:
 
 
 def _operators() -> tuple[np.ndarray, np.ndarray]:
-    """For each length 41 .. 56: the quadratic fit (3, n) over time in [-1, 1], and jerk (2, n) at the first and last
-    sample.
-
-    The derivative of a quadratic is linear: its extremes are at the ends.
+    """For each length 41 .. 56: the quadratic fit (3, n) over time in [-1, 1], and the jerk (2, n) at the first and
+    last sample. The derivative of a quadratic is linear, so its extremes are at the ends.
     """
     fit = np.zeros((PAST + 1, 3, SAMPLES + PAST))
     jerk = np.zeros((PAST + 1, 2, SAMPLES + PAST))
@@ -116,7 +114,7 @@ def _yaw_within(yaw, n, rate, accel):
 
 @njit(cache=True, nogil=True)
 def _comfortable(past, h, states, fit, jerk, rate, accel):
-    """past (H, 6), its last h rows count; states (41, 6): all six bounds hold over both together."""
+    """Whether all six bounds hold over the last h rows of past (H, 6) followed by states (41, 6)."""
     n = h + len(states)
     lon, lat, size, yaw = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     for i in range(n):
@@ -148,9 +146,9 @@ def _comfort(past, past_n, states, fit, jerk, rate, accel, out):
 
 
 def comfort(states: np.ndarray, past: np.ndarray | None = None, past_n: np.ndarray | None = None) -> np.ndarray:
-    """Motions (S, N, 41, 6) in, (S, N, 2) 0 or 1 out: comfortable by itself (C), and with its history before it (HC).
+    """Comfort (S, N, 2), 0 or 1, of motions (S, N, 41, 6): of the motion alone (C), and with its history (HC).
 
-    States are x, y, yaw, speed, acceleration, yaw rate at 10 Hz; past (S, 15, 6) holds the steps before them, oldest
+    States are x, y, yaw, speed, acceleration, yaw rate at 10 Hz; past (S, 15, 6) holds the preceding steps, oldest
     first, of which the last past_n (S,) are known.
     """
     assert states.shape[2:] == (SAMPLES, 6), "comfort is defined over 4 s at 10 Hz"
@@ -162,8 +160,8 @@ def comfort(states: np.ndarray, past: np.ndarray | None = None, past_n: np.ndarr
 
 
 def extended_comfort(before: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """Extended comfort (S, N), 0 or 1, of motions (S, N, T, 6) against the previous plan's (S, 1, T, 6) over the same
-    time."""
+    """Extended comfort (S, N), 0 or 1, of motions (S, N, T, 6) compared with the previous plan's (S, 1, T, 6) over the
+    same period."""
     n = states.shape[2]
 
     def features(m: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -183,8 +181,8 @@ def extended_comfort(before: np.ndarray, states: np.ndarray) -> np.ndarray:
 
 
 def savgol_apply(values: np.ndarray, n: int, window: int, order: int, deriv: int) -> np.ndarray:
-    """`savgol` over the last axis of values (..., n)."""
-    # Row by row, not as one matrix product: BLAS rounds a motion differently with the number of motions beside it.
+    """Apply `savgol` along the last axis of values (..., n)."""
+    # Row by row, not as one matrix product: the rounding of BLAS depends on the number of motions in the batch.
     out = np.empty((*values.shape[:-1], n))
     for i, row in enumerate(savgol(n, window, order, deriv)):
         part = slice(max(0, i - window), i + window)

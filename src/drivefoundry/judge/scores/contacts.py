@@ -1,7 +1,7 @@
-"""Contacts of one ego motion with one agent: the first overlap and whose fault it is, and time to collision.
+"""Contacts between one ego motion and one agent: first overlap, fault, and time to collision.
 
-Collision types and faults follow nuPlan: with a stopped other or at the own front the ego is at fault; from the side
-only if it straddles lanes or leaves the road; standing or hit from behind never.
+Collision types and faults follow nuPlan: the ego is at fault if the other agent stands or is hit by the ego's front; in
+a side collision, only if the ego straddles lanes or leaves the road; never if the ego stands or is hit from behind.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from drivefoundry.types import DT
 from drivefoundry_car.vehicle.embodiment import CAR
 
 STANDING = 0.05
-"""Speed up to which a car counts as standing when it is hit, m/s."""
+"""A car at most this fast, m/s, is standing when it is hit."""
 TTC_STANDING = 0.005
 AHEAD_COS = math.cos(math.radians(30.0))
-"""Within 30 degrees of the nose is ahead, within 30 of the tail is behind."""
+"""Within 30 degrees of the heading is ahead; within 30 degrees of its opposite is behind."""
 REAR_AXLE = CAR.rear_axle / CAR.length
-"""Rear axle behind the box centre, in lengths: angles to others are taken from there."""
+"""Distance of the rear axle behind the box centre, in vehicle lengths: bearings are measured from the rear axle."""
 OFF_ROAD, STRADDLING, IN_JUNCTION, ONCOMING, UNMAPPED = 1, 2, 4, 8, 16
-"""Flags of where the ego is at a step."""
+"""Flags for the ego's location at a step."""
 
 
 class Motion(NamedTuple):
-    """One motion of the ego: states (T, 6), size (2,), cosine and sine of the heading (T, 2), area flags (T,), spans
+    """One ego motion: states (T, 6), size (2,), cosine and sine of the heading (T, 2), area flags (T,), spans
     (B + 1, 5)."""
 
     states: np.ndarray
@@ -40,8 +40,8 @@ class Motion(NamedTuple):
 
 
 class Other(NamedTuple):
-    """One agent: states (T, 4), seen (T,), size (2,), spans (B + 1, 4); reach: boxes whose centres are further apart
-    do not touch, m."""
+    """One agent: states (T, 4), seen (T,), size (2,), spans (B + 1, 4); reach: distance between centres beyond which
+    its box cannot touch the ego's, m."""
 
     states: np.ndarray
     seen: np.ndarray
@@ -52,7 +52,7 @@ class Other(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _bearing(state, length, x, y):
-    """Cosine of the angle between the ego's heading and the way from its rear axle to x, y."""
+    """Cosine of the angle between the ego's heading and the direction from its rear axle to x, y."""
     c, s = math.cos(state[2]), math.sin(state[2])
     dx, dy = x - (state[0] - REAR_AXLE * length * c), y - (state[1] - REAR_AXLE * length * s)
     return (dx * c + dy * s) / max(math.hypot(dx, dy), 1e-9)
@@ -60,8 +60,8 @@ def _bearing(state, length, x, y):
 
 @njit(cache=True, nogil=True)
 def first_hit(ego, other, out):
-    """Step of the first overlap with one agent, -1 where there is none, -2 where the two overlap at the start; out (2,)
-    = at fault, ego active."""
+    """Step of the first overlap with one agent, -1 if there is none, -2 if they overlap at the start; writes (at fault,
+    ego active) to out (2,)."""
     states, trig, size, its = ego.states, ego.trig, ego.size, other.states
     for block in range(len(ego.spans) - 1):
         if not near(ego.spans, other.spans, block, other.reach):
@@ -83,7 +83,7 @@ def first_hit(ego, other, out):
 
 @njit(cache=True, nogil=True)
 def _fault(e, size, area, o, other_size, out):
-    """Ego and agent at first contact in; out (2,) = at fault, ego active (neither standing nor hit from behind)."""
+    """Write (at fault, ego active) of a first contact to out (2,); active: neither standing nor hit from behind."""
     out[0], out[1] = 0.0, 0.0
     if e[3] <= STANDING:
         return
@@ -99,8 +99,8 @@ def _fault(e, size, area, o, other_size, out):
 
 @njit(cache=True, nogil=True)
 def keeps_clear(ego, other, end):
-    """Time to collision with one agent stays within bounds up to step `end`: the ego moved on for up to 0.9 s hits
-    nothing."""
+    """Whether time to collision with one agent stays within bounds up to step `end`: no collision when the ego is
+    extrapolated by up to 0.9 s."""
     states, trig, size, areas, its = ego.states, ego.trig, ego.size, ego.areas, other.states
     for block in range(len(ego.spans) - 1):
         if not near(ego.spans, other.spans, block, other.reach):
@@ -123,7 +123,7 @@ def keeps_clear(ego, other, end):
                 ahead = _bearing(states[k], size[0], ox, oy)
                 if ahead > AHEAD_COS:
                     return False
-                # From the side it is the ego's doing only where it is not simply in its lane. An agent whose doing it
-                # is stays out of the count from here on.
+                # A conflict from the side is the ego's fault only if it is not simply in its lane. If it is the other
+                # agent's fault, that agent does not count from here on.
                 return not (areas[k] & (OFF_ROAD | STRADDLING | IN_JUNCTION) and ahead >= -AHEAD_COS)
     return True

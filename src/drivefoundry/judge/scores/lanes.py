@@ -1,6 +1,6 @@
-"""RoadMaps in, lane rasters out: which lane a point lies in, and whether it lies in a junction.
+"""Lane rasters of maps: which lane a point is in, and whether it is in a junction.
 
-The driving-direction, lane-keeping and fault rules ask this for every ego step, so it is a table of 0.5 m cells.
+The driving-direction, lane-keeping and fault rules need this at every ego step, so it is a table of 0.5 m cells.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from drivefoundry.types import RoadMap, Scene
 
 CELL = 0.5
 NO_LANE, JUNCTION = -1, -2
-"""Cell values beside lane indices. Cells in which lanes of different directions cross count as junction."""
+"""Cell values other than lane indices. Cells where lanes of different directions cross count as junction."""
 CROSSING_ANGLE = 0.35
-"""Lanes that meet at more than this angle, rad, cross each other."""
+"""Lanes whose directions differ by more than this, rad, cross each other."""
 SIDE, JUNCTION_SIDE = 1.0, 1.5
-"""A lane reaches over 1 half width to each side; junctions over 1.5, to cover the ground between their lanes."""
+"""Half widths that a lane extends to each side; 1.5 in junctions, to cover the ground between their lanes."""
 KEPT = 64
 
 
 @dataclass(frozen=True)
 class LaneGrid:
-    """cells (H, W) int16: lane index, NO_LANE or JUNCTION, of the cell whose corner is origin + CELL * (column,
-    row)."""
+    """cells (H, W) int16: lane index, NO_LANE or JUNCTION of the cell whose corner is origin + CELL * (column, row)."""
 
     origin: tuple[float, float]
     cells: np.ndarray
@@ -37,7 +36,8 @@ class LaneGrid:
 
 @dataclass(frozen=True)
 class LaneStack:
-    """Grids of M maps, flat for kernels. cells (sum of H*W,) int16; frames (M, 5): offset, H, W, origin x, origin y."""
+    """Grids of M maps in one flat array for kernels. cells (sum of H*W,) int16; frames (M, 5): offset, H, W, origin x,
+    origin y."""
 
     cells: np.ndarray
     frames: np.ndarray
@@ -47,7 +47,7 @@ _kept: OrderedDict[str, LaneGrid] = OrderedDict()
 
 
 def lane_grid(road_map: RoadMap) -> LaneGrid:
-    """Map in, grid out; kept by map id."""
+    """The lane grid of a map; cached by map id."""
     if road_map.id in _kept:
         _kept.move_to_end(road_map.id)
         return _kept[road_map.id]
@@ -58,7 +58,7 @@ def lane_grid(road_map: RoadMap) -> LaneGrid:
     high = points.max(0) + margin if len(points) else np.ones(2)
     shape = tuple(int(n) for n in np.ceil((high - low) / CELL)[::-1])
     cells = np.full(shape, NO_LANE, np.int16)
-    assert len(width) < 32767, "lane indices are kept in 16 bits"
+    assert len(width) < 32767, "lane indices are 16-bit"
     junction = np.asarray(road_map.lane_junction, np.bool_)
     _paint_lanes(points - low, road_map.lanes.offsets, width, junction, cells)
     grid = LaneGrid((float(low[0]), float(low[1])), cells)
@@ -69,7 +69,7 @@ def lane_grid(road_map: RoadMap) -> LaneGrid:
 
 
 def stack_lanes(maps: list[RoadMap]) -> LaneStack:
-    """Maps in, one flat stack out, in the order given (index m of `lane_at`)."""
+    """Stack the lane grids of maps, in the order given (index m of `lane_at`)."""
     grids = [lane_grid(m) for m in maps]
     sizes = [g.cells.size for g in grids]
     frames = np.zeros((len(grids), 5))
@@ -81,7 +81,7 @@ def stack_lanes(maps: list[RoadMap]) -> LaneStack:
 
 @njit(cache=True, nogil=True)
 def lane_at(cells, frames, m, x, y):
-    """Point x, y m of map m in; lane index, NO_LANE or JUNCTION out. Arrays as in LaneStack."""
+    """Lane index, NO_LANE or JUNCTION at point x, y (m) of map m. Arrays as in LaneStack."""
     col = (x - frames[m, 3]) / CELL
     row = (y - frames[m, 4]) / CELL
     if row >= 0.0 and col >= 0.0 and row < frames[m, 1] and col < frames[m, 2]:
@@ -91,7 +91,7 @@ def lane_at(cells, frames, m, x, y):
 
 @njit(cache=True, nogil=True)
 def _paint_lanes(points, offsets, width, junction, cells):
-    """Lane centre lines (in metres from the grid's origin) in, cells painted in place."""
+    """Paint lane centre lines (m from the grid's origin) into cells, in place."""
     rows, cols = cells.shape
     share = np.full((rows, cols), np.inf, np.float32)  # lateral offset of the cell's lane, in half widths
     heading = np.zeros((rows, cols), np.float32)
@@ -114,7 +114,7 @@ def _paint_lanes(points, offsets, width, junction, cells):
                 for c in range(max(0, int(c0)), min(cols, int(c1) + 1)):
                     rx, ry = (c + 0.5) * CELL - ax, (r + 0.5) * CELL - ay
                     u = (rx * ex + ry * ey) / length
-                    # Round joints inside a lane, square ends: a lane does not reach into its successor.
+                    # Round joints inside a lane, square ends: a lane does not extend into its successor.
                     if (u < 0.0 and i == first) or (u > length and i == last - 1):
                         continue
                     u = min(length, max(0.0, u))
@@ -125,7 +125,7 @@ def _paint_lanes(points, offsets, width, junction, cells):
                     turned = abs(wrap(yaw - heading[r, c])) > CROSSING_ANGLE
                     if old < 0.8 and off < 0.8 and turned and cells[r, c] != lane:
                         crossed[r, c] = True
-                    # What lies beyond a junction lane's own width yields to any other lane, as its share is above 1.
+                    # Ground beyond a junction lane's own width goes to any other lane, since its share is above 1.
                     if off < old:
                         share[r, c], heading[r, c], cells[r, c] = off, yaw, lane
     for r in range(rows):
@@ -136,8 +136,7 @@ def _paint_lanes(points, offsets, width, junction, cells):
 
 
 def route_lanes(scene: Scene) -> np.ndarray:
-    """Scene in, (L,) bool out: lanes on its route, and their neighbours in the same direction, as NAVSIM's
-    roadblocks."""
+    """(L,) bool: lanes on a scene's route and their neighbours in the same direction, as NAVSIM's roadblocks."""
     road_map = scene.map
     grid = lane_grid(road_map)
     at = np.floor((resample(np.asarray(scene.route[:, :2]), CELL) - grid.origin) / CELL).astype(int)

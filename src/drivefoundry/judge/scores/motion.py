@@ -1,6 +1,6 @@
-"""Ego motions among moving agents in, what they did out: the terms of NAVSIM's scores and the events of CARLA's.
+"""Judge ego motions among moving agents: the terms of NAVSIM's scores and the events of CARLA's.
 
-One kernel serves proposals of 4 s and whole drives.
+One kernel serves both 4 s proposals and whole drives.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from drivefoundry.judge.scores.surroundings import Surroundings, route_feet
 from drivefoundry.types import AGENT_CYCLIST, AGENT_PEDESTRIAN, DT, SIGNAL_RED
 
 DDC_STEPS, DDC_FINE, DDC_BAD = 10, 2.0, 6.0
-"""Metres against the driving direction within 1 s: below 2 fine, from 6 on bad."""
+"""Metres against the driving direction within 1 s: below 2 scores 1, from 6 on 0."""
 LK_OFFSET, LK_STEPS = 0.5, 20
 
 SLACK = 0.2
-"""A corner this near to the road, m, is on it: one texel, no better is the edge known (nuPlan grants 0.3 m)."""
+"""A corner within this distance of the road, m, is on it: one texel, the accuracy of the edge (nuPlan allows 0.3 m)."""
 
 FIELDS = (
     "NC",
@@ -70,10 +70,10 @@ FIELDS = (
 
 
 class Traffic(NamedTuple):
-    """Everyone but the ego, on the clock of the motions.
+    """All agents except the ego, on the clock of the motions.
 
-    states (S, A, T, 4) x, y, yaw, speed; seen (S, A, T) bool; size (S, A, 2) length, width; kind (S, A), codes past the
-    agents' are static things; signals (S, G, T).
+    states (S, A, T, 4) x, y, yaw, speed; seen (S, A, T) bool; size (S, A, 2) length, width; kind (S, A), codes beyond
+    the agent kinds are static objects; signals (S, G, T).
     """
 
     states: np.ndarray
@@ -84,8 +84,8 @@ class Traffic(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """What does not move in one scene, see `Surroundings`: m is its map's row in the stacks, foot where its route is
-    first looked at."""
+    """The static surroundings of one scene, see `Surroundings`: m is its map's row in the stacks, foot the route
+    segment where the search for the ego starts."""
 
     cells: np.ndarray
     frames: np.ndarray
@@ -102,7 +102,7 @@ class _Place(NamedTuple):
 
 
 class _Static(NamedTuple):
-    """`Surroundings` of all scenes as the compiled code takes it; foot (S,)."""
+    """`Surroundings` of all scenes in the form that the compiled code takes; foot (S,)."""
 
     cells: np.ndarray
     frames: np.ndarray
@@ -121,7 +121,7 @@ class _Static(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _ground(cells, frames, m, x, y):
-    """The best of the ground here and one texel away, as `ground_at` tells it."""
+    """The best ground class here and one texel away; see `ground_at`."""
     best = ground_at(cells, frames, m, x, y)
     if best == MAPPED_ROAD:
         return best
@@ -131,8 +131,8 @@ def _ground(cells, frames, m, x, y):
 
 @njit(cache=True, nogil=True)
 def _areas(states, size, place, trig, out):
-    """Where the ego is at each step: OFF_ROAD | STRADDLING | IN_JUNCTION | ONCOMING | UNMAPPED flags into out (T,);
-    cosine and sine of its heading into trig (T, 2). Who has left the road is off it until it is back on a road."""
+    """Write the flags OFF_ROAD | STRADDLING | IN_JUNCTION | ONCOMING | UNMAPPED of each step to out (T,), cosine and
+    sine of the heading to trig (T, 2). An ego that has left the road counts as off it until it is back on a road."""
     m = place.m
     beside = np.empty(4, np.int64)
     for k in range(len(states)):
@@ -148,7 +148,7 @@ def _areas(states, size, place, trig, out):
             beside[j] = lane_at(place.lanes, place.lane_frames, m, x, y)
         if flags & UNMAPPED and k > 0 and out[k - 1] & OFF_ROAD:
             flags = OFF_ROAD
-        # Left and right corner of one end in two lanes. Front and rear in two lanes is just driving on.
+        # Left and right corner of one end in two lanes. Front and rear in different lanes is normal driving.
         front = beside[0] >= 0 and beside[3] >= 0 and beside[0] != beside[3]
         rear = beside[1] >= 0 and beside[2] >= 0 and beside[1] != beside[2]
         if front or rear:
@@ -163,8 +163,8 @@ def _areas(states, size, place, trig, out):
 
 @njit(cache=True, nogil=True)
 def crosses(before, now, half, line, facing):
-    """Does a point `half` m ahead of a car's centre cross a stop line (x0, y0, x1, y1), in the direction that it stops,
-    between two states?"""
+    """Whether a point `half` m ahead of a car's centre crosses a stop line (x0, y0, x1, y1) between two states, in the
+    direction that the line stops."""
     if math.cos(now[2] - facing) < 0.3:
         return False
     x0, y0, x1, y1 = line
@@ -182,8 +182,8 @@ def crosses(before, now, half, line, facing):
 
 @njit(cache=True, nogil=True)
 def _red_crossings(states, size, span, end, lines, facing, signals, out):
-    """Stop lines that the front of the ego crosses, in their direction, on red: every time counted into out, with the
-    first step. span: of the ego over all steps."""
+    """Count red-light crossings of stop lines by the ego's front, in their direction, and write the count and the first
+    step to out. span: of the ego over all steps."""
     half = 0.5 * size[0]
     for g in range(len(lines)):
         x0, y0, x1, y1 = lines[g]
@@ -200,7 +200,8 @@ def _red_crossings(states, size, span, end, lines, facing, signals, out):
 
 @njit(cache=True, nogil=True)
 def _along_route(states, areas, end, route, route_s, foot, out):
-    """Progress along the route, lane keeping, driving direction, distances and standing up to step `end`, into out."""
+    """Write progress along the route, lane keeping, driving direction, distances and standing up to step `end` to
+    out."""
     first, last, beyond, worst = 0.0, 0.0, 0, 0.0
     out[LK] = 1.0
     for k in range(end):
@@ -208,7 +209,7 @@ def _along_route(states, areas, end, route, route_s, foot, out):
         if k == 0:
             first = s
         last = s
-        if not areas[k] & IN_JUNCTION:  # inside a junction the count neither grows nor ends
+        if not areas[k] & IN_JUNCTION:  # inside a junction the count neither grows nor resets
             beyond = beyond + 1 if abs(lateral) > LK_OFFSET else 0
             if beyond >= LK_STEPS:
                 out[LK] = 0.0
@@ -237,8 +238,8 @@ def _along_route(states, areas, end, route, route_s, foot, out):
 
 @njit(cache=True, nogil=True)
 def _judge_one(states, size, traffic, spans, place, stop, out):
-    """One motion (T, 6) among the traffic of its scene (`Traffic` without its first axis; its spans (A, B + 1, 4)):
-    FIELDS into out. stop: the drive ends with the first collision at fault."""
+    """Judge one motion (T, 6) among its scene's traffic (`Traffic` without its first axis; its spans (A, B + 1, 4)) and
+    write FIELDS to out. stop: the drive ends with the first at-fault collision."""
     steps, agents, whole = len(states), len(traffic.states), spans.shape[1] - 1
     out[:] = 0.0
     out[NC], out[TTC] = 1.0, 1.0
@@ -249,7 +250,7 @@ def _judge_one(states, size, traffic, spans, place, stop, out):
     ego_spans(states, mine)
     ego = Motion(states, size, trig, areas, mine)
     close = np.empty(agents, np.int64)
-    hit_at = np.empty(agents, np.int64)  # -2 overlaps at the start, -1 never hit
+    hit_at = np.empty(agents, np.int64)  # -2: overlaps at the start, -1: never hit
     fault = np.zeros((agents, 2))
     count, end = 0, steps
     for a in range(agents):
@@ -279,7 +280,7 @@ def _judge_one(states, size, traffic, spans, place, stop, out):
 
 @njit(cache=True, nogil=True)
 def _count_hit(at, fault, kind, out):
-    """A first contact at `at` s with an agent of this kind, into out; fault (2,) as `_fault` fills it."""
+    """Add a first contact at `at` s with an agent of this kind to out; fault (2,) as filled in by `_fault`."""
     out[CONTACTS] += 1.0
     out[AT_FAULT_CONTACTS] += fault[0]
     out[COLLISION_AT] = min(out[COLLISION_AT], at)
@@ -327,10 +328,10 @@ def judge_motions(
 ) -> np.ndarray:
     """Judge motions (S, N, T, 6) of egos of size (S, 2); returns (S, N, len(FIELDS)).
 
-    The N motions of a scene start at the same place; of each only the first `lengths` (S,) states count, all of them
-    where None. With `stop` a drive ends at its first collision at fault: nothing after it counts. Times are s from the
-    motion's start, infinite where a thing never happened; the result of each motion depends on nothing but itself,
-    whatever the batch or the number of threads.
+    The N motions of a scene start at the same place; of each only the first `lengths` (S,) states count, or all of them
+    if None. With `stop`, a drive ends at its first at-fault collision, and nothing after it counts. Times are s from
+    the motion's start, infinite for events that never happened. The result of each motion does not depend on the other
+    motions, the batch or the number of threads.
     """
     out = np.zeros((*states.shape[:2], len(FIELDS)))
     blocks = -(-states.shape[2] // BLOCK)

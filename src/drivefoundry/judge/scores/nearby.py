@@ -1,7 +1,7 @@
-"""Ego motions and agents in, who may meet whom and when out: cheap bounds before exact tests.
+"""Cheap bounds on which agents the ego may meet, and when, before exact tests.
 
-Time is cut into blocks, and ego and agents are boxed in over each; a pair is looked at only in blocks in which its
-boxes come near. Spans of agents are shared by all motions of a scene.
+Time is divided into blocks, with a bounding box of the ego and of each agent in each; a pair is tested only in blocks
+where its boxes come close. All motions of a scene share the spans of its agents.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from drivefoundry.geometry import boxes_overlap
 from drivefoundry.types import DT
 
 BLOCK = 8
-"""Steps of a block."""
+"""Steps per block."""
 TTC_STEPS = (0, 3, 6, 9)
-"""Steps of 0.1 s ahead at which the ego, moved on at constant velocity, must not overlap the others."""
+"""Steps of 0.1 s ahead at which the ego, extrapolated at constant velocity, must not overlap other agents."""
 
 
 @njit(cache=True, nogil=True)
 def _span(states, seen, first, last, out):
-    """Where an agent is seen in steps first .. last - 1: low x, high x, low y, high y into out; nowhere is (inf, -inf,
-    ..)."""
+    """Write the extent of an agent seen in steps first .. last - 1 to out: min x, max x, min y, max y; (inf, -inf, ..)
+    if it is not seen."""
     out[0], out[1], out[2], out[3] = math.inf, -math.inf, math.inf, -math.inf
     for k in range(first, last):
         if seen[k]:
@@ -32,7 +32,7 @@ def _span(states, seen, first, last, out):
 
 @njit(cache=True, nogil=True, parallel=True)
 def agent_spans(traffic, seen, out):
-    """Spans of every agent over each block of steps and the second after it, and over all steps (last), into out (S, A,
+    """Write the span of every agent over each block plus the second after it, and over all steps (last), to out (S, A,
     B + 1, 4)."""
     steps, blocks = traffic.shape[2], out.shape[2] - 1
     for s in prange(len(traffic)):
@@ -45,7 +45,7 @@ def agent_spans(traffic, seen, out):
 
 @njit(cache=True, nogil=True)
 def ego_spans(states, out):
-    """Span and highest speed of the ego in each block, and over all steps (last), into out (B + 1, 5)."""
+    """Write the span and top speed of the ego in each block, and over all steps (last), to out (B + 1, 5)."""
     blocks = len(out) - 1
     out[:, 0], out[:, 1], out[:, 2], out[:, 3], out[:, 4] = math.inf, -math.inf, math.inf, -math.inf, 0.0
     for k in range(len(states)):
@@ -57,7 +57,7 @@ def ego_spans(states, out):
 
 @njit(cache=True, nogil=True)
 def touch(x, y, yaw, c, s, length, width, ox, oy, o_yaw, o_length, o_width, reach):
-    """`boxes_overlap` of a box whose heading has cosine c and sine s with an agent: cheap where they are apart."""
+    """`boxes_overlap` of a box whose heading has cosine c and sine s with an agent; fast when they are apart."""
     dx, dy = ox - x, oy - y
     if dx * dx + dy * dy > reach * reach:
         return False
@@ -69,13 +69,14 @@ def touch(x, y, yaw, c, s, length, width, ox, oy, o_yaw, o_length, o_width, reac
 
 @njit(cache=True, nogil=True)
 def reach_of(size, other_size):
-    """Boxes whose centres are further apart than this do not touch, m."""
+    """Distance between centres beyond which two boxes cannot touch, m."""
     return 0.5 * (math.hypot(size[0], size[1]) + math.hypot(other_size[0], other_size[1])) + 1e-6
 
 
 @njit(cache=True, nogil=True)
 def near(ego, other, i, reach):
-    """Could boxes that touch within `reach` meet in block i, where the ego may move on for 0.9 s? Spans in."""
+    """Whether boxes that touch within `reach` could meet in block i, if the ego may continue for 0.9 s; ego and other
+    are spans."""
     pad = reach + ego[i, 4] * TTC_STEPS[-1] * DT
     return (
         ego[i, 0] - pad <= other[i, 1]

@@ -1,8 +1,8 @@
-"""Scenes and proposed plans in, PDM scores out: 4 s of tracked driving among replayed agents (NAVSIM).
+"""PDM scores of proposed plans: 4 s of tracked driving among replayed agents (NAVSIM).
 
 Versions: PDMS as in NAVSIM v1 (Dauner et al., NeurIPS 2024), EPDMS as in v2.2 with its human filter (Cao et al., CoRL
 2025); both use v2's ego progress, whose numerator keeps the progress of a plan that breaks a rule. Formulas, sources
-and what differs: docs/metrics.md. Letters: S scenes, N plans a scene, A agents.
+and differences: docs/metrics.md. Letters: S scenes, N plans per scene, A agents.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Scene, require
 from drivefoundry_car.vehicle.inputs import to_ego
 
 NEAR = 40.0
-"""Agents that come this close to where the ego may get are kept, m."""
+"""Margin around the area that the ego can reach; agents within it are kept, m."""
 PROGRESS_COUNTS = 5.0
-"""Where nobody could get further than this, m, progress is not judged."""
+"""Progress is not judged if no plan could exceed this, m."""
 STRIDE = round(PLAN_DT / DT)
 
 
 @dataclass(frozen=True)
 class Situations:
-    """S moments, ready for scoring: make them once where the same ones are scored again.
+    """S moments, prepared for scoring; reuse them to score the same moments again.
 
-    start (S, 6) ego state; past (S, 15, 6) the states before it, of which the last past_n (S,) are known; human (S, 8,
-    3) the logged drive as a plan, where human_known (S,), which a drive by a release is not; before (S, 6) the state
+    start (S, 6) ego state; past (S, 15, 6) the preceding states, of which the last past_n (S,) are known; human (S, 8,
+    3) the logged drive as a plan, if human_known (S,), which is False for a drive by a release; before (S, 6) the state
     one decision (0.5 s) earlier, human_before (S, 8, 3) the logged drive from there.
     """
 
@@ -62,15 +62,15 @@ def _history(scene: Scene, at: int) -> tuple[np.ndarray, int]:
     turn = np.diff(track[:, 2])
     out[:, 4] = np.clip(np.diff(track[:, 3]) / DT, ACCEL_MIN, ACCEL_MAX)
     out[:, 5] = np.arctan2(np.sin(turn), np.cos(turn)) / DT
-    # A state's rates need the state before it.
+    # The rates of a state need the state before it.
     out[: len(out) - max(known - 1, 0), 4:] = 0.0
     return out, max(0, known - 2)
 
 
 @njit(cache=True, nogil=True)
 def _near(tracks, valid, at, ego, reach, out):
-    """Agents that are seen within `reach` of the ego's place at step `at` during 4 s: indices into out, their
-    number back."""
+    """Write the indices of agents seen within `reach` of the ego's position at step `at` during 4 s to out; return
+    their number."""
     steps, count = valid.shape[1], 0
     x, y = tracks[ego, at, 0], tracks[ego, at, 1]
     for a in range(len(valid)):
@@ -84,8 +84,8 @@ def _near(tracks, valid, at, ego, reach, out):
 
 @njit(cache=True, nogil=True)
 def _future(tracks, valid, at, which, states, seen):
-    """Tracks of some agents from step `at` on into states (A, 41, 4) and seen (A, 41); at constant velocity past
-    the log."""
+    """Write the tracks of some agents from step `at` to states (A, 41, 4) and seen (A, 41), continued at constant
+    velocity beyond the log."""
     last = valid.shape[1] - 1
     for i in range(len(which)):
         a = which[i]
@@ -100,7 +100,7 @@ def _future(tracks, valid, at, which, states, seen):
 
 
 def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
-    """Scenes and the step of each (S,) in, Situations out. ValueError where the ego has no state at that step."""
+    """Situations of scenes at one step (S,) each. ValueError if the ego has no state at that step."""
     n, steps = len(scenes), np.asarray(at, np.int64)
     require(steps.shape == (n,), f"at: must be one step per scene, got shape {steps.shape} for {n} scenes")
     require(n > 0, "scenes: none given; give at least one")
@@ -158,7 +158,7 @@ def pdm_scores(
 ) -> dict[str, np.ndarray]:
     """Scores (S, N) by name of plans (S, N, 8, 3), in the ego frame, at one step (S,) of each scene.
 
-    See `score`. ValueError where the ego has no state at the step, or a plan is of another shape or not finite.
+    See `score`. ValueError if the ego has no state at the step, or plans have a wrong shape or are not finite.
     """
     return score(prepare(scenes, at), plans, reference_progress, previous)
 
@@ -169,14 +169,14 @@ def score(
     reference_progress: np.ndarray | None = None,
     previous: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Scores (S, N) float64 by name of plans (S, N, 8, 3), x, y, yaw in the ego frame, in situations.
+    """Scores (S, N) float64 by name of plans (S, N, 8, 3) of x, y, yaw in the ego frame.
 
-    NC no collision at fault, DAC drivable area, DDC driving direction, TLC traffic lights, TTC time to collision, EP
+    NC no at-fault collision, DAC drivable area, DDC driving direction, TLC traffic lights, TTC time to collision, EP
     progress, C comfort, LK lane keeping, HC comfort with the history, PDMS, EPDMS, and progress along the route in m.
-    EP compares with the furthest of the scene's plans, counting those that break rules by their multipliers, and with
-    reference_progress (S,) m, what a rule-based planner achieves. previous (S, 8, 3), the plan made 0.5 s earlier in
-    the ego frame of then, adds EC, the comfort of changing one's mind; without it EPDMS leaves EC out (weights sum to
-    14). EPDMS does not hold against a plan what the logged driver broke too, unless a release drove (meta).
+    EP is relative to the furthest of the scene's plans, weighted by their rule multipliers, and to reference_progress
+    (S,) m, that of a rule-based planner. previous (S, 8, 3), the plan made 0.5 s earlier in the ego frame of that time,
+    adds EC, the comfort of changing plans; without it EPDMS omits EC (weights sum to 14). EPDMS does not penalise a
+    plan for what the logged driver failed too, unless the logged driver was a release (meta).
     """
     terms, filtered = filtered_terms(situations, plans, reference_progress, previous)
     return {**terms, "PDMS": pdms(terms), "EPDMS": epdms(filtered)}
@@ -188,14 +188,14 @@ def filtered_terms(
     reference_progress: np.ndarray | None = None,
     previous: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """As `score`: the terms (S, N) as they are, and those of EPDMS, 1 where the logged driver's is 0.
+    """Terms (S, N) of `score`: unfiltered, and as EPDMS uses them, set to 1 where the logged driver's is 0.
 
-    The driver is judged alone, as in NAVSIM: there is nobody whose progress could make theirs 0.
+    The logged driver is scored alone, as in NAVSIM, so no other plan's progress can make its EP 0.
     """
     n = len(situations)
     shaped = plans.ndim == 4 and plans.shape[0] == n and plans.shape[2:] == (PLAN_POINTS, 3)
     require(shaped, f"plans: must have shape ({n}, N, {PLAN_POINTS}, 3), got {plans.shape}")
-    require(bool(np.isfinite(plans).all()), "plans: NaN or infinite point; the planner must give numbers")
+    require(bool(np.isfinite(plans).all()), "plans: NaN or infinite point; plans must be finite")
     every = np.concatenate([plans, situations.human[:, None]], 1)
     states = simulate(situations.start, every)
     raw = judge_motions(states, situations.size, situations.traffic, situations.where, False)
@@ -221,7 +221,7 @@ def filtered_terms(
 
 
 def progress_ratio(progress: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """Progress in shares of the best possible, 0 .. 1; 1 where the best is 5 m or less (both m)."""
+    """Progress as a share of the best possible, 0 .. 1; 1 if the best is 5 m or less (both m)."""
     return np.where(best > PROGRESS_COUNTS, np.clip(progress / np.maximum(best, PROGRESS_COUNTS), 0.0, 1.0), 1.0)
 
 
@@ -231,7 +231,7 @@ def pdms(terms: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def epdms(terms: dict[str, np.ndarray]) -> np.ndarray:
-    """NAVSIM v2 of filtered terms: NC DAC DDC TLC (5 TTC + 5 EP + 2 LK + 2 HC + 2 EC) / 16; / 14 without an EC."""
+    """NAVSIM v2, from filtered terms: NC DAC DDC TLC (5 TTC + 5 EP + 2 LK + 2 HC + 2 EC) / 16; / 14 without EC."""
     gate = terms["NC"] * terms["DAC"] * terms["DDC"] * terms["TLC"]
     kept = 5 * terms["TTC"] + 5 * terms["EP"] + 2 * terms["LK"] + 2 * terms["HC"]
     return gate * (kept + 2 * terms["EC"]) / 16 if "EC" in terms else gate * kept / 14

@@ -1,9 +1,10 @@
-"""Worlds in, plans out: a planner of the PDM-Closed kind, a privileged baseline (Dauner et al., CoRL 2023).
+"""A planner in the style of PDM-Closed, a privileged baseline (Dauner et al., CoRL 2023).
 
-At every decision 15 proposals, three lateral offsets to the route times five target speeds, each behind its leads by
-the intelligent driver model (Treiber 2000), are simulated among the others at constant velocity and scored with the
-judge's own terms; the best is driven. As the original it knows the state of the world and no future. It labels nothing,
-so it may look all around, where the expert (`sim.expert`) sees what a front camera sees.
+At every decision it makes 15 proposals, three lateral offsets from the route times five target speeds, each following
+its leads by the intelligent driver model (Treiber 2000). They are simulated among agents at constant velocity and
+scored with the judge's own terms; the best is driven. Like the original it knows the state of the world but not the
+future. It produces no labels, so it may look all around, unlike the expert (`sim.expert`), which sees only what a front
+camera sees.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from drivefoundry.sim.world import World
 from drivefoundry.types import DT, PLAN_POINTS, SIGNAL_RED, Observation, Plan, Scene
 
 OFFSETS = np.array([0.0, 1.0, -1.0])
-"""To the left of the route, m. Among equals the first of offsets and speeds is driven."""
+"""To the left of the route, m. Ties go to the first offset and speed."""
 SPEEDS = np.array([1.0, 0.8, 0.6, 0.4, 0.2])
-"""Shares of the comfortable speed along the route."""
+"""Fractions of the comfortable speed along the route."""
 RANGE = 80.0
 CHANGE_S = 2.0
-"""Time in which a proposal reaches its offset, s."""
+"""Time for a proposal to reach its offset, s."""
 ACCEL, BRAKE, BRAKE_MAX, HEADWAY, STANDSTILL, ASIDE = 1.5, 3.0, 6.0, 1.5, 2.0, 0.2
-"""IDM: m/s^2 three times, s, m; and what must be free beside the own box, m."""
+"""IDM parameters (m/s^2 three times, s, m), and the clearance required beside the ego's box, m."""
 STEPS = SAMPLES - 1
 
 
 class PdmClosed:
-    """See the module."""
+    """Policy that drives the best-scored proposal; see the module."""
 
     name = "PDM-Closed style"
     world: World
@@ -53,12 +54,12 @@ class PdmClosed:
         assert self._where is not None, "reset comes first"
         plans = proposals(self.world)
         merit = score(_situations(self.world, self._where), plans[:, :-1])["EPDMS"]
-        best = np.where(merit.max(1) > 0.0, merit.argmax(1), -1)  # where all break a rule: brake
+        best = np.where(merit.max(1) > 0.0, merit.argmax(1), -1)  # if all break a rule: brake
         return Plan(plans[np.arange(len(plans)), best])
 
 
 def proposals(world: World) -> np.ndarray:
-    """World in, plans (S, 16, 8, 3) in the ego frame out: offsets x speeds, and last full braking along the route."""
+    """Plans (S, 16, 8, 3) in the ego frame: offsets x speeds, then full braking along the route."""
     p = world.packed
     out = np.zeros((len(world.ego), len(OFFSETS) * len(SPEEDS) + 1, PLAN_POINTS, 3))
     _propose_all(
@@ -69,7 +70,7 @@ def proposals(world: World) -> np.ndarray:
 
 
 def _situations(world: World, where: Surroundings) -> Situations:
-    """The world as it stands, everyone else going on as now."""
+    """The world's current state, with every agent continuing at constant velocity."""
     n = len(world.ego)
     t = np.arange(SAMPLES) * DT
     states = np.repeat(world.agents[:, :, None], SAMPLES, 2)
@@ -90,8 +91,8 @@ def _situations(world: World, where: Surroundings) -> Situations:
 
 @njit(cache=True, nogil=True)
 def _corridor(agent, size, route, at, foot, out):
-    """One agent at constant velocity, seen along the route, into out (STEPS, 4): near edge m, lateral offset m, half
-    its extent across m, speed along m/s."""
+    """Project one agent at constant velocity onto the route; write near edge m, lateral offset m, half its lateral
+    extent m and speed along the route m/s to out (STEPS, 4)."""
     for k in range(STEPS):
         x = agent[0] + agent[3] * math.cos(agent[2]) * k * DT
         y = agent[1] + agent[3] * math.sin(agent[2]) * k * DT
@@ -104,7 +105,7 @@ def _corridor(agent, size, route, at, foot, out):
 
 @njit(cache=True, nogil=True)
 def _lead(k, s, half, room, offset, others, count, stop):
-    """Gap to what is ahead at step k, m, and its speed along the route; (inf, 0) where the way is free."""
+    """Gap to the obstacle ahead at step k, m, and its speed along the route; (inf, 0) if the way is free."""
     gap, speed = stop - s - half, 0.0
     for a in range(count):
         near, lateral, across, along = others[a, k]
@@ -115,7 +116,8 @@ def _lead(k, s, half, room, offset, others, count, stop):
 
 @njit(cache=True, nogil=True)
 def _point(route, n, s, lateral, slope, ego, out):
-    """Place at arc length s and lateral offset of the route (1 m apart), x, y, yaw in the ego frame, into out (3,)."""
+    """Write the pose at arc length s and lateral offset of the route (points 1 m apart), x, y, yaw in the ego frame, to
+    out (3,)."""
     i = min(n - 2, int(s))
     u = min(1.0, s - i)
     yaw = route[i, 2] + u * math.atan2(math.sin(route[i + 1, 2] - route[i, 2]), math.cos(route[i + 1, 2] - route[i, 2]))
@@ -128,7 +130,7 @@ def _point(route, n, s, lateral, slope, ego, out):
 
 @njit(cache=True, nogil=True)
 def _propose(ego, ego_size, agents, seen, size, route, n, wish, stops, signals, at, out):
-    """All proposals of one car, into out (16, 8, 3)."""
+    """Write all proposals of one car to out (16, 8, 3)."""
     way, at = route[:n], at[:n]
     s0, lateral0, foot0 = project_on_polyline(way, at, ego[0], ego[1], -1)
     others, count = np.empty((len(agents), STEPS, 4)), 0

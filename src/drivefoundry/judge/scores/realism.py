@@ -1,9 +1,9 @@
-"""Simulated road users and their log in, realism out: the Waymo Open Sim Agents Challenge 2025 (WOSAC).
+"""Realism of simulated road users, measured against their log: the Waymo Open Sim Agents Challenge 2025 (WOSAC).
 
-The likelihood of what was logged under what was simulated, feature by feature: for every agent a histogram over all
-rollouts and steps, the mean log probability of the logged values in it, its exponential; the realism is their weighted
-mean (Montali et al., "The Waymo Open Sim Agents Challenge", NeurIPS 2023). Bins, smoothing and weights are those of
-Waymo's `challenge_2025_sim_agents_config.textproto`. Where this differs from Waymo's: docs/metrics.md.
+The likelihood of the logged motion under the simulated one, feature by feature: for every agent a histogram over all
+rollouts and steps, then the exponential of the mean log probability of the logged values in it; realism is the weighted
+mean over features (Montali et al., "The Waymo Open Sim Agents Challenge", NeurIPS 2023). Bins, smoothing and weights
+are those of Waymo's `challenge_2025_sim_agents_config.textproto`. Differences from Waymo's: docs/metrics.md.
 Letters: R rollouts, A agents, T steps.
 """
 
@@ -26,7 +26,7 @@ from drivefoundry.types import AGENT_CAR, AGENT_TRUCK, DT, SIGNAL_RED, RoadMap, 
 
 @dataclass(frozen=True)
 class Feature:
-    """Histogram of `bins` bins between low and high (values beyond are clipped); smoothing: added to every count."""
+    """Histogram of `bins` bins between low and high (values outside are clipped); smoothing: added to every count."""
 
     weight: float
     low: float
@@ -36,7 +36,7 @@ class Feature:
 
 
 def _whether(weight: float) -> Feature:
-    """A yes or no of a whole drive: the Bernoulli estimate, two bins around 0 and 1."""
+    """A yes-or-no feature of a whole drive: the Bernoulli estimate, with two bins around 0 and 1."""
     return Feature(weight, -0.5, 1.5, 2, 0.001)
 
 
@@ -59,22 +59,23 @@ GROUPS = {
     "map_based": ("distance_to_road_edge", "off_road", "red_light"),
 }
 HISTORY = 2
-"""Logged steps before the start that the central differences of the first simulated steps look at."""
+"""Logged steps before the start that the central differences of the first simulated steps use."""
 TTC_MAX = 5.0
 FOLLOWS, FOLLOWS_NARROW, NARROW = math.radians(75.0), math.radians(10.0), 0.5
-"""Who drives ahead within 75 degrees of one's own heading is followed; where the overlap across is below 0.5 m, 10."""
+"""A vehicle ahead within 75 degrees of an agent's heading is being followed; within 10 degrees if they overlap less
+than 0.5 m across."""
 KEPT = 8
-"""Maps whose distances to the road's edge are kept."""
+"""Number of maps whose distances to the road's edge are cached."""
 
 
 def realism(scene: Scene, simulated: np.ndarray, valid: np.ndarray) -> dict[str, float]:
-    """A scene, its agents as simulated (R, A, T, 4) from its start on and when they were there (R, A, T) in; the
-    likelihood 0 .. 1 of each feature, of the groups kinematic, interactive and map_based, and "realism" out.
+    """Likelihood 0 .. 1 of each feature, of the groups kinematic, interactive and map_based, and "realism" of a scene.
 
-    Agents and their states are those of `Scene.tracks`, the ego among them; step 0 is the start itself and not judged.
-    Agents that the log has at the start are judged, where it has them; time to collision and red lights of vehicles
-    only. A feature of which the log holds no value is left out of the weighted means. ValueError on other shapes, or
-    where there is nobody to judge.
+    simulated (R, A, T, 4): states of its agents from its start on; valid (R, A, T): whether they were present. Agents
+    and states are those of `Scene.tracks`, including the ego; step 0 is the start itself and is not judged. Judged are
+    the agents that the log has at the start, at the steps where it has them; time to collision and red lights only for
+    vehicles. A feature without logged values is left out of the weighted means. ValueError on wrong shapes, or if there
+    is no agent to judge.
     """
     agents, steps = len(scene.kind), simulated.shape[2] if simulated.ndim == 4 else 0
     last = scene.valid.shape[1] - scene.start
@@ -84,7 +85,7 @@ def realism(scene: Scene, simulated: np.ndarray, valid: np.ndarray) -> dict[str,
     window = slice(scene.start - HISTORY, scene.start + steps)
     logged, seen = scene.tracks[:, window].astype(np.float64), scene.valid[:, window]
     judged = seen[:, HISTORY]
-    require(bool(judged.any()), f"scene {scene.id}: nobody is there at the start; choose another")
+    require(bool(judged.any()), f"scene {scene.id}: no agent is present at the start; choose another scene")
     log = _features(scene, logged, seen)
     before = logged[:, :HISTORY]
     sims = [
@@ -105,7 +106,7 @@ def realism(scene: Scene, simulated: np.ndarray, valid: np.ndarray) -> dict[str,
 
 
 def rollout_realism(scenes: Sequence[Scene], rollouts: Sequence[Rollout]) -> dict[str, np.ndarray]:
-    """Scenes and rollouts of all of them in, `realism` of each scene (S,) by name out; the ego is judged too."""
+    """`realism` of each scene by name (S,), from rollouts of all of them; the ego is judged too."""
     rows = []
     for i, scene in enumerate(scenes):
         simulated, valid = zip(*(_as_driven(r, i, scene) for r in rollouts), strict=True)
@@ -122,7 +123,7 @@ def _as_driven(rollout: Rollout, i: int, scene: Scene) -> tuple[np.ndarray, np.n
 
 
 def straight_on(scene: Scene, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Everyone at constant velocity from the start on, the floor of realism: as `realism` takes it, one rollout."""
+    """All agents at constant velocity from the start, a lower bound of realism; one rollout, as `realism` takes it."""
     states = np.repeat(scene.tracks[:, scene.start, None].astype(np.float64), steps, 1)
     way = states[..., 3] * DT * np.arange(steps)
     states[..., 0] += np.cos(states[..., 2]) * way
@@ -131,14 +132,14 @@ def straight_on(scene: Scene, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def replayed(scene: Scene, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The log itself from the start on: as `realism` takes it, one rollout."""
+    """The log itself from the start; one rollout, as `realism` takes it."""
     window = slice(scene.start, scene.start + steps)
     return scene.tracks[None, :, window].astype(np.float64), scene.valid[None, :, window]
 
 
 def likelihood(feature: Feature, log: np.ndarray, simulated: np.ndarray) -> float:
-    """Logged values (A, T) and simulated ones (R, A, T) in, NaN where there is none; exp of the mean log probability of
-    the logged values, each under its own agent's histogram of all rollouts and steps, out. NaN where nothing is logged.
+    """exp of the mean log probability of logged values (A, T), each under its own agent's histogram of simulated values
+    (R, A, T) over all rollouts and steps. NaN marks missing values, and is returned if nothing is logged.
     """
     total, count = 0.0, 0
     for a in range(len(log)):
@@ -158,8 +159,8 @@ def _bin(feature: Feature, values: np.ndarray) -> np.ndarray:
 
 
 def _features(scene: Scene, states: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
-    """States (A, 2 + T, 4) from two steps before the start in; each feature (A, T - 1), or (A, 1) of a whole drive, NaN
-    where there is none."""
+    """Each feature (A, T - 1), or (A, 1) for a whole drive, of states (A, 2 + T, 4) that begin two steps before the
+    start; NaN marks missing values."""
     speed, accel, turn, spin = _kinematics(states, seen)
     states, seen, speed = states[:, HISTORY:], seen[:, HISTORY:], speed[:, HISTORY:]
     size = np.asarray(scene.size[:, :2], np.float64)
@@ -190,14 +191,14 @@ def _features(scene: Scene, states: np.ndarray, seen: np.ndarray) -> dict[str, n
 
 
 def _central(values: np.ndarray) -> np.ndarray:
-    """Half the difference of the two neighbours in time, NaN at both ends."""
+    """Half the difference between the two neighbours in time, NaN at both ends."""
     out = np.full(values.shape, np.nan)
     out[..., 1:-1] = (values[..., 2:] - values[..., :-2]) / 2
     return out
 
 
 def _kinematics(states: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Speed, its change, yaw rate, its change (A, T) of positions and headings by central differences."""
+    """Speed, acceleration, yaw rate and yaw acceleration (A, T) from positions and headings by central differences."""
     there = np.where(seen[..., None], states, np.nan)
 
     def turned(angle: np.ndarray) -> np.ndarray:
@@ -211,7 +212,7 @@ def _kinematics(states: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, ...]:
 
 @njit(cache=True, nogil=True)
 def _corner_distance(x, y, c, s, a, b, ox, oy, oc, os, oa, ob):
-    """Least distance from a corner of the first box (half sides a, b) to the second."""
+    """Smallest distance from a corner of the first box (half sides a, b) to the second."""
     best = math.inf
     for i in range(4):
         u, v = (a if i < 2 else -a), (b if i % 2 == 0 else -b)
@@ -223,7 +224,7 @@ def _corner_distance(x, y, c, s, a, b, ox, oy, oc, os, oa, ob):
 
 @njit(cache=True, nogil=True)
 def box_distance(x1, y1, yaw1, l1, w1, x2, y2, yaw2, l2, w2):
-    """Two boxes in, metres between them out; negative: how far they must be moved to part."""
+    """Distance between two boxes, m; if they overlap, minus the distance that would separate them."""
     dx, dy = x2 - x1, y2 - y1
     c1, s1, c2, s2 = math.cos(yaw1), math.sin(yaw1), math.cos(yaw2), math.sin(yaw2)
     c, s = abs(c1 * c2 + s1 * s2), abs(c1 * s2 - s1 * c2)
@@ -239,7 +240,8 @@ def box_distance(x1, y1, yaw1, l1, w1, x2, y2, yaw2, l2, w2):
 
 @njit(cache=True, nogil=True)
 def _neighbours(states, speed, seen, size, distance, ttc):
-    """Distance to the nearest object and time to collision with the one that is followed, into (A, T) each."""
+    """Write the distance to the nearest object and the time to collision with the vehicle that is followed, (A, T)
+    each."""
     agents, steps = seen.shape
     for t in range(steps):
         for a in range(agents):
@@ -266,13 +268,13 @@ def _neighbours(states, speed, seen, size, distance, ttc):
                 if follows and (apart < -NARROW or turn <= FOLLOWS_NARROW) and gap < ahead:
                     ahead, ahead_speed = gap, speed[b, t]
             distance[a, t] = nearest
-            closing = speed[a, t] - ahead_speed  # NaN where a speed is not known: not above 0
+            closing = speed[a, t] - ahead_speed  # NaN if a speed is unknown, and NaN > 0 is False
             ttc[a, t] = min(ahead / closing, TTC_MAX) if closing > 0.0 else TTC_MAX
 
 
 @njit(cache=True, nogil=True)
 def squared_distance(marked):
-    """Cells (H, W) bool in; squared distance to the nearest marked cell, in cells, out (Felzenszwalb and Huttenlocher
+    """Squared distance to the nearest marked cell of cells (H, W) bool, in cells (Felzenszwalb and Huttenlocher
     2012)."""
     rows, cols = marked.shape
     far = float(rows + cols) ** 2
@@ -310,7 +312,7 @@ _kept: OrderedDict[str, tuple[np.ndarray, float, float, float]] = OrderedDict()
 
 
 def _ground(road_map: RoadMap) -> tuple[np.ndarray, float, float, float]:
-    """Signed distance to the road's edge (H, W) float32, m, over a map's raster; origin x, y and resolution of its
+    """Signed distance to the road's edge (H, W) float32, m, over a map's raster, with origin x, y and resolution of its
     cells."""
     if road_map.id not in _kept:
         raster = ground_raster(road_map)
@@ -328,7 +330,7 @@ def _ground(road_map: RoadMap) -> tuple[np.ndarray, float, float, float]:
 
 @njit(cache=True, nogil=True)
 def _edges(states, seen, size, signed, x0, y0, step, out):
-    """Distance of the corner that is furthest out to the road's edge, into out (A, T)."""
+    """Write the distance of each agent's outermost corner to the road's edge to out (A, T)."""
     corners = np.empty((4, 2))
     rows, cols = signed.shape
     for a in range(seen.shape[0]):
@@ -347,7 +349,8 @@ def _edges(states, seen, size, signed, x0, y0, step, out):
 
 @njit(cache=True, nogil=True)
 def _reds(states, seen, lines, facing, signals, out):
-    """1 at each step (A, T) in which an agent's centre crosses a stop line on red, 0 at the others that it is there."""
+    """Write 1 to out (A, T) at steps where an agent's centre crosses a stop line on red, 0 at the others where it is
+    present."""
     for a in range(seen.shape[0]):
         for t in range(1, seen.shape[1]):
             if not (seen[a, t] and seen[a, t - 1]):

@@ -1,4 +1,4 @@
-"""Scenes in, the static world that the scoring kernels read out: roads, lanes, routes, lights, as padded arrays.
+"""The static world of scenes as padded arrays for the scoring kernels: roads, lanes, routes, lights.
 
 Letters: S scenes, M maps, L lanes, R route points, G signals.
 """
@@ -21,12 +21,12 @@ BANK_CELLS = 1_000_000_000
 """Road cells (bytes) kept stacked between calls, so that scenes drawn at random from many maps need no restacking."""
 
 ROUTES = 4096
-"""Routes remembered."""
+"""Number of routes cached."""
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What does not move. Rows of scenes with fewer lanes, points or signals are padded."""
+    """The static parts of scenes. Rows of scenes with fewer lanes, points or signals are padded."""
 
     place: np.ndarray
     """(S,) index of each scene's map in the stacks."""
@@ -41,11 +41,11 @@ class Surroundings:
     route_s: np.ndarray
     """(S, R) arc length, m."""
     route_n: np.ndarray
-    """(S,) points in use."""
+    """(S,) number of valid points."""
     lines: np.ndarray
-    """(S, G, 4) stop lines x0, y0, x1, y1; NaN where there is none."""
+    """(S, G, 4) stop lines x0, y0, x1, y1; NaN if there is none."""
     facing: np.ndarray
-    """(S, G) yaw of the traffic that each stop line stops."""
+    """(S, G) heading of the traffic that each stop line stops, rad."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ _bank: _Bank | None = None
 
 
 def _stacks(maps: dict[str, RoadMap]) -> _Bank:
-    """Stacks that hold at least these maps; grown, and rebuilt when they get too big."""
+    """Stacks that hold at least these maps; they grow, and are rebuilt when they get too large."""
     global _bank
     if _bank is not None and maps.keys() <= _bank.maps.keys():
         return _bank
@@ -74,7 +74,7 @@ _routes: OrderedDict[tuple[str, bytes], tuple[np.ndarray, np.ndarray]] = Ordered
 
 
 def _known_route(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Arc length (R,) and lanes (L,) of a scene's route, remembered by content: training asks for the same ones
+    """Arc length (R,) and lanes (L,) of a scene's route, cached by content because training asks for the same ones
     again."""
     key = (scene.map.id, scene.route.tobytes())
     if key not in _routes:
@@ -85,7 +85,7 @@ def _known_route(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def surroundings(scenes: list[Scene]) -> Surroundings:
-    """Scenes in, their static world out."""
+    """Collect the static world of scenes."""
     bank = _stacks({s.map.id: s.map for s in scenes})
     index = {name: i for i, name in enumerate(bank.maps)}
     n = len(scenes)
@@ -112,12 +112,12 @@ def surroundings(scenes: list[Scene]) -> Surroundings:
         count = len(scene.signals)
         if count:
             out.lines[i, :count] = scene.map.stop_lines[:count]
-            out.facing[i, :count] = scene.map.signal_heads[:count, 3] + np.pi  # a head looks at the traffic it stops
+            out.facing[i, :count] = scene.map.signal_heads[:count, 3] + np.pi  # a head faces the traffic it stops
     return out
 
 
 def signal_states(scenes: list[Scene], first: np.ndarray, steps: int) -> np.ndarray:
-    """(S, G, steps) uint8 of each scene's lights from step `first` (S,) on; the last state holds beyond the log."""
+    """States (S, G, steps) uint8 of each scene's lights from step `first` (S,); the last one holds beyond the log."""
     out = np.zeros((len(scenes), max(1, max(len(s.signals) for s in scenes)), steps), np.uint8)
     for i, scene in enumerate(scenes):
         if len(scene.signals):
@@ -127,7 +127,7 @@ def signal_states(scenes: list[Scene], first: np.ndarray, steps: int) -> np.ndar
 
 
 def route_feet(where: Surroundings, xy: np.ndarray) -> np.ndarray:
-    """(S,) route segment nearest to each point (S, 2)."""
+    """(S,) index of the route segment nearest to each point (S, 2)."""
     return np.array(
         [
             project_on_polyline(where.route[i, :k], where.route_s[i, :k], xy[i, 0], xy[i, 1], -1)[2]

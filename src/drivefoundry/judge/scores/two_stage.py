@@ -1,10 +1,10 @@
-"""A policy and its drives in, two-stage EPDMS out: NAVSIM v2's pseudo closed loop (Cao et al., CoRL 2025).
+"""Two-stage EPDMS of a policy: NAVSIM v2's pseudo closed loop (Cao et al., CoRL 2025).
 
-Stage one scores the policy's plan at the scene's start. Stage two scores its plans at starts near where the tracked
-first plan ends, 4 s later; their mean is weighted by a Gaussian of the distance of each start from that end, and the
+Stage one scores the policy's plan at the scene's start. Stage two scores its plans at starts near the end of the
+tracked first plan, 4 s later; their mean is weighted by a Gaussian of each start's distance from that end, and the
 score is the product of both stages (`SceneAggregator` and `run_pdm_score.py` of the navsim devkit v2.2: sigma^2 = 0.1
-m^2, equal weights where all vanish). NAVSIM renders its second starts beforehand from the log; here they are drawn
-around the simulated end, seeded by the scene's id, the same offsets for every policy.
+m^2, equal weights if all vanish). NAVSIM renders its second starts beforehand from the log; here they are sampled
+around the simulated end, seeded by the scene's id, with the same offsets for every policy.
 """
 
 from __future__ import annotations
@@ -22,23 +22,26 @@ from drivefoundry.sim.drive import drive
 from drivefoundry.types import DT, PLAN_DT, PSPEED, PYAW, Rollout, Scene, require
 
 STARTS = 3
-"""Second starts of each scene."""
+"""Second starts per scene."""
 SPREAD = (0.3, 0.3, 0.03)
-"""Standard deviation of the second starts along, across (m) and in heading (rad), cut at twice that."""
+"""Standard deviations of the second starts: longitudinal and lateral (m), heading (rad); clipped at twice that."""
 SIGMA_SQUARED = 0.1
-"""Of the Gaussian over the distance of a second start, m^2."""
+"""Variance of the Gaussian over the distance of a second start, m^2."""
 
 
 def two_stage(
     first: Rollout, scenes: list[Scene], again: Callable[[list[Scene], float], Rollout], most: int = 128
 ) -> dict[str, np.ndarray]:
-    """A policy's rollout, its scenes and how it drives others (at most `most` scenes at once, seconds -> Rollout) in;
-    epdms_one, epdms_two and their product epdms (S,) out. ValueError where the rollout has fewer than two decisions."""
+    """epdms_one, epdms_two and their product epdms (S,) of a policy's rollout.
+
+    again(scenes, seconds): drives the same policy in other scenes, at most `most` at once. ValueError if the rollout
+    has too few decisions.
+    """
     every = round(first.decision_dt / DT)
-    needed = 2 + (STRIDE - 1) // every  # the last one is there for the extended comfort
+    needed = 2 + (STRIDE - 1) // every  # the extended comfort needs the last one
     least = int((first.lengths.min() - 1) // every)
     short = (
-        f"rollout: a scene has {least} decisions; {needed} are needed, drive at least {needed * first.decision_dt} s"
+        f"rollout: a scene has {least} decisions; must be >= {needed}, drive at least {needed * first.decision_dt} s"
     )
     require(least >= needed, short)
     one, motions = _stage(first, scenes)
@@ -55,17 +58,18 @@ def two_stage(
 
 
 def kernel_weights(distance: np.ndarray) -> np.ndarray:
-    """Distances of the second starts from where the first stage ended (K,), m, in; weights that sum to 1 out."""
+    """Weights (K,), summing to 1, of second starts at these distances (K,) from the end of the first stage, m."""
     weight = np.exp(-(distance**2) / (2.0 * SIGMA_SQUARED))
     vanish = np.isclose(weight.sum(), 0.0)
     return np.full(len(distance), 1.0 / len(distance)) if vanish else weight / weight.sum()
 
 
 def _stage(rollout: Rollout, scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
-    """EPDMS (S,) of each first plan, progress beside PDM-Closed's as in NAVSIM, and its tracked motion (S, 41, 6).
+    """EPDMS (S,) of each first plan, with progress relative to PDM-Closed's as in NAVSIM, and its tracked motion (S,
+    41, 6).
 
-    The extended comfort compares it with the plan of 0.5 s later (the first one from then on), as NAVSIM does for the
-    earlier frame of each pair.
+    The extended comfort compares it with the first plan made at least 0.5 s later, as NAVSIM does for the earlier frame
+    of each pair.
     """
     situations = prepare(scenes, np.array([s.start for s in scenes]))
     reference = drive(PdmClosed(), scenes, PLAN_DT).plans[:, 0]
@@ -80,12 +84,12 @@ def _stage(rollout: Rollout, scenes: list[Scene]) -> tuple[np.ndarray, np.ndarra
 
 
 def second_starts(scene: Scene, motion: np.ndarray, policy: str, steps: int = 2 * STRIDE) -> list[tuple[Scene, float]]:
-    """A scene and the tracked motion (41, 6) of the first plan in; scenes that start 4 s later near its end, and how
-    far from it, out.
+    """Scenes that start 4 s later, near the end of the first plan's tracked motion (41, 6), each with its distance from
+    that end, m.
 
-    The ego's past up to there is what it drove, moved as a whole with the start; beyond, the log goes on. Tracks that
-    end too soon go on at constant velocity. The traffic is that of the log. steps: that are driven
-    from there.
+    The ego's past is what it drove, moved rigidly with the start; after the start its log continues. Tracks that end
+    too soon continue at constant velocity. Other road users follow the log. steps: number of steps that will be driven
+    from the second start.
     """
     rng = np.random.default_rng(int(hashlib.sha256(scene.id.encode()).hexdigest()[:12], 16))
     end = scene.start + SAMPLES - 1
@@ -112,7 +116,7 @@ def second_starts(scene: Scene, motion: np.ndarray, policy: str, steps: int = 2 
 
 
 def _longer(scene: Scene, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tracks, valid and signals of at least `steps` steps."""
+    """Tracks, valid and signals, extended to at least `steps` steps."""
     more = max(0, steps - scene.valid.shape[1])
     if not more:
         return scene.tracks, scene.valid, scene.signals
