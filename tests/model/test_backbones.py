@@ -78,18 +78,18 @@ def test_refusals_name_the_file_and_what_is_wrong(tmp_path):
     save_hf(hf, LLAMA)
     told = json.loads((hf / "config.json").read_text())
     for change, message in (
-        ({"model_type": "mamba"}, r"config\.json: model_type 'mamba'; 'llama' and 'qwen2' can be read"),
+        ({"model_type": "mamba"}, r"config\.json: model_type 'mamba'; must be 'llama' or 'qwen2'"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"hidden_size": None}, "no hidden_size"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type 'yarn'"),
-        ({"intermediate_size": 96}, r"gate_proj\.weight has shape \(64, 48\), must be \(96, 48\)"),
+        ({"intermediate_size": 96}, r"gate_proj\.weight must have shape \(96, 48\), got \(64, 48\)"),
         ({"num_hidden_layers": 3}, r"no tensor model\.layers\.2"),
     ):
         (hf / "config.json").write_text(json.dumps(told | change))
         with pytest.raises(ValueError, match=message):
             load_backbone(hf)
     (hf / "config.json").write_text(json.dumps(told | {"vocab_size": 299}))
-    with pytest.raises(ValueError, match=r"embed_tokens\.weight has shape \(304, 48\), must be \(299, 48\)"):
+    with pytest.raises(ValueError, match=r"embed_tokens\.weight must have shape \(299, 48\), got \(304, 48\)"):
         load_backbone(hf)
     (hf / "config.json").write_text(json.dumps(told))
     weights, tensors = hf / "model.safetensors", read_tensors(hf / "model.safetensors")
@@ -99,7 +99,7 @@ def test_refusals_name_the_file_and_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="the tokenizer has 300 ids, the embedding 299 rows"):
         load_backbone(hf)
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"model\.safetensors: tensor .* is cut short"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: tensor .* is truncated"):
         load_backbone(hf)
     (hf / "model.safetensors.index.json").write_text('{"weight_map": {"model.embed_tokens.weight": "x.safetensors"}}')
     with pytest.raises(ValueError, match=r"x\.safetensors: no such file"):
@@ -117,7 +117,7 @@ def test_refusals_name_the_file_and_what_is_wrong(tmp_path):
     held = read_gguf(gguf)
     for fields, tensors, message in (
         (held.fields | {"general.architecture": "rwkv7"}, held.tensors, "architecture 'rwkv7'"),
-        (held.fields | {"tokenizer.ggml.model": "llama"}, held.tensors, "only byte-level BPE"),
+        (held.fields | {"tokenizer.ggml.model": "llama"}, held.tensors, "must be a byte-level BPE"),
         (held.fields | {"tokenizer.ggml.pre": "falcon"}, held.tensors, "pre 'falcon'; known are"),
         (held.fields, {k: v for k, v in held.tensors.items() if k != "blk.1.ffn_up.weight"}, "no tensor blk.1.ffn_up"),
         (held.fields, held.tensors | {"rope_freqs.weight": np.full(8, 3.0)}, "rope_freqs.weight is not Llama 3's"),

@@ -103,10 +103,10 @@ def test_damage_is_named(tmp_path):
         (b"", "not a GGUF file"),
         (b"GGML" + whole[4:], "not a GGUF file"),
         (whole[:4] + b"\x09" + whole[5:], "GGUF version 9"),
-        (whole[:40], "the header is cut short"),
-        (whole[:-20], "tensor w is cut short; fetch the file again"),
-        (whole[:16] + b"\xff" * 8 + whole[24:], "damaged|cut short"),
-        (whole.replace(b"w\x02\x00\x00\x00", b"w\xff\xff\xff\xff"), "damaged|cut short"),
+        (whole[:40], "the header is truncated"),
+        (whole[:-20], "tensor w is truncated; fetch the file again"),
+        (whole[:16] + b"\xff" * 8 + whole[24:], "damaged|truncated"),
+        (whole.replace(b"w\x02\x00\x00\x00", b"w\xff\xff\xff\xff"), "damaged|truncated"),
     ):
         path.write_bytes(raw)
         with pytest.raises(ValueError, match=rf"x\.gguf: .*({message})"):
@@ -138,7 +138,7 @@ def test_tensors_of_a_gguf_file_share_no_bytes(tmp_path):
         with pytest.raises(ValueError, match=r"x\.gguf: tensor w begins at (0|64), must be at 32"):
             read_gguf(path)
     path.write_bytes(whole.replace(b"w\x01\x00\x00\x00", b"v\x01\x00\x00\x00"))
-    with pytest.raises(ValueError, match="tensor v is there twice"):
+    with pytest.raises(ValueError, match="tensor v appears twice"):
         read_gguf(path)
 
 
@@ -154,8 +154,8 @@ FOUR = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
         ),
         ({"a": FOUR}, "4 bytes belong to no tensor"),
         ({"a": FOUR | {"data_offsets": [4, 8]}}, "tensor a begins at byte 4"),
-        ({"a": FOUR, "b": FOUR | {"data_offsets": [4, 12]}}, "tensor b is cut short"),
-        ({"a": FOUR | {"shape": [2], "data_offsets": [0, 8]}, "b": FOUR | {"data_offsets": [8, 4]}}, "b is cut short"),
+        ({"a": FOUR, "b": FOUR | {"data_offsets": [4, 12]}}, "tensor b is truncated"),
+        ({"a": FOUR | {"shape": [2], "data_offsets": [0, 8]}, "b": FOUR | {"data_offsets": [8, 4]}}, "b is truncated"),
         ({"a": FOUR | {"shape": [1.0]}}, "tensor 'a' has no type, shape and data_offsets"),
         ({"a": FOUR | {"shape": [-1, -1]}}, "tensor 'a' has no type, shape"),
         ({"a": FOUR | {"shape": [True]}}, "tensor 'a' has no type, shape"),
@@ -185,5 +185,5 @@ def test_a_header_has_bounds(tmp_path):
     with path.open("wb") as sparse:
         sparse.write((1 << 27).to_bytes(8, "little") + b"{}")
         sparse.truncate(1 << 28)
-    with pytest.raises(ValueError, match="a header of 134,217,736 bytes"):
+    with pytest.raises(ValueError, match="the header has 134,217,736 bytes"):
         read_tensors(path)

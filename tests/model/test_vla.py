@@ -140,11 +140,11 @@ def test_config_round_trip_and_refusals():
     assert ModelConfig.from_json(scaled.to_json()) == scaled
     for change, message in (
         ({"vision": "cnn"}, "ModelConfig.vision: must be 'patch' or 'vit'"),
-        ({"vision": "vit"}, "a tower wants vit_layers"),
+        ({"vision": "vit"}, "a tower needs vit_layers"),
         ({"action": "words"}, "ModelConfig.action: must be 'codes' or 'flow'"),
         ({"frames": 1}, "ModelConfig.frames: must be >= 2"),
-        ({"others": (("front", 32, 48),)}, "ModelConfig.others: a camera is given twice"),
-        ({"others": (("rear", 30, 48),)}, "ModelConfig.others.rear: 30x48 is not whole 16 px patches"),
+        ({"others": (("front", 32, 48),)}, "ModelConfig.others: two cameras have the same name"),
+        ({"others": (("rear", 30, 48),)}, "ModelConfig.others.rear: must be a multiple of .* got 30x48"),
         ({"others": (("rear", 32),)}, "ModelConfig.others: must be name, height and width"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -153,7 +153,7 @@ def test_config_round_trip_and_refusals():
         ModelConfig.from_json('{"colour": 1}')
     with pytest.raises(ValueError, match="known sizes are"):
         preset("5M")
-    with pytest.raises(ValueError, match="whole 16 px patches"):
+    with pytest.raises(ValueError, match="multiple of the 16 px patches"):
         preset("0.3M", image=(60, 160))
 
 
@@ -163,10 +163,10 @@ def test_changes_of_a_tensor_are_those_of_the_car():
     assert np.allclose(ego_changes(torch.from_numpy(history)).numpy(), car_inputs.ego_changes(history), atol=1e-5)
 
 
-def test_what_is_driven_is_the_mean_of_those_who_speak_for_the_elected_code():
+def test_what_is_driven_is_the_mean_of_those_who_speak_for_the_selected_code():
     book = np.array([[0.0, 0.0], [0.2, 0.0], [2.0, 0.0], [0.0, 0.1]], np.float32)
     logits = torch.log(torch.tensor([[0.3, 0.3, 0.39, 0.01]]))
-    code, control, speed = Vote.of(book).elect(logits, torch.tensor([10.0]))
+    code, control, speed = Vote.of(book).select(logits, torch.tensor([10.0]))
     assert code.item() in (0, 1), "two that nearly agree outvote the likeliest"
     assert control[0, 0].item() == pytest.approx(0.1, abs=0.02)
     assert speed.item() == pytest.approx(10.05, abs=0.01)

@@ -1,1 +1,1 @@
-"""The VLA: reasoning text and action codes from frames, ego history and route."""
+"""The VLA: from frames, ego history and route to reasoning text and action codes."""

@@ -1,4 +1,4 @@
-"""A trained model and what it needs, as a directory, and back.
+"""Save a trained model, and everything needed to use it, as a directory; load it again.
 
 model.safetensors (fp32, the Hugging Face tensor layout), config.json, embodiment.json, tokenizer.json,
 codebook.safetensors.
@@ -43,8 +43,8 @@ class Loaded:
 def save_checkpoint(
     folder: Path, model: VLA, codebook: np.ndarray, tokenizer: TextCodec, embodiment: Embodiment = CAR
 ) -> None:
-    """Write the checkpoint aside and move it into place; an older one of that name is replaced. ValueError, and nothing
-    is touched, where the folder holds anything that was not written here."""
+    """Write a checkpoint to a temporary directory and move it into place, replacing an older one. ValueError, with
+    nothing touched, if the folder holds any other files."""
     tensors = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
     with outputs.folder(folder, "config.json") as aside:
         write_tensors(aside / "model.safetensors", tensors)
@@ -55,7 +55,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Loaded:
-    """Read a checkpoint directory. Raises ValueError naming the missing or foreign file."""
+    """Read a checkpoint directory. ValueError names a missing or foreign file."""
     folder = Path(folder)
     for name in ("model.safetensors", "config.json", "embodiment.json", "tokenizer.json", "codebook.safetensors"):
         require(
@@ -66,7 +66,7 @@ def load_checkpoint(folder: Path) -> Loaded:
     tensors = read_tensors(folder / "model.safetensors")
     model = VLA(config)
     configured = model.state_dict()
-    require(set(tensors) == set(configured), f"{folder}/model.safetensors: tensors do not fit config.json")
+    require(set(tensors) == set(configured), f"{folder}/model.safetensors: tensors do not match config.json")
     for name, value in configured.items():
         require(
             tensors[name].shape == tuple(value.shape),
@@ -76,7 +76,7 @@ def load_checkpoint(folder: Path) -> Loaded:
     codebook = arrays.read(folder / "codebook.safetensors", ["codebook"])["codebook"]
     require(
         codebook.shape == (config.codes, 2),
-        f"{folder}/codebook.safetensors: has shape {codebook.shape}, must be ({config.codes}, 2)",
+        f"{folder}/codebook.safetensors: must have shape ({config.codes}, 2), got {codebook.shape}",
     )
     tokenizer = TextCodec((folder / "tokenizer.json").read_bytes(), config.text_shift)
     body = vehicles.from_json((folder / "embodiment.json").read_bytes(), folder / "embodiment.json")

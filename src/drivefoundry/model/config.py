@@ -1,4 +1,4 @@
-"""ModelConfig: every number that shapes a VLA. Named sizes are in `presets`."""
+"""ModelConfig: all parameters of a VLA's shape. `presets` has named sizes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from drivefoundry_car.documents import json_object
 from drivefoundry_car.vehicle.embodiment import FRONT, MAX_CAMERAS, Embodiment
 
 CELL = 8
-"""Side of the vision stem's first, shared patches, px."""
+"""Side of the cells that the vision stem's first layer reads, px."""
 SPECIALS = 8
-"""Ids kept after the action codes: task, think, act and room for later tasks."""
+"""Ids reserved after the action codes: task, think, act and room for later tasks."""
 LARGEST = {"layers": 1024, "vit_layers": 1024, "heads": 1024, "head_dim": 4096, "text_vocab": 1 << 24, "frames": 64,
            "text_end": 1 << 24, "patch": 1024}  # fmt: skip
-"""Of a shape's numbers; of the others 2^20."""
+"""Upper bounds of fields; 2^20 for all others."""
 _MAY_BE_ZERO = ("vit_dim", "vit_layers", "vit_heads", "vit_ffn", "text_shift", "text_end")
 Action = Literal["codes", "flow"]
-"""How a plan leaves the model: as codes of the vocabulary, or by flow matching from the state at the act mark."""
+"""How plans leave the model: as codes of the vocabulary, or by flow matching from the state at the act mark."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class ModelConfig:
     qkv_bias: bool = False
     """Biases on queries, keys and values, as in Qwen2."""
     tied: bool = True
-    """The embeddings are the output head too; else the head is a matrix of its own."""
+    """Whether the embeddings are also the output head; otherwise the head is a matrix of its own."""
     norm_eps: float = 1e-6
     image: tuple[int, int] = (64, 160)
-    """Height and width of the front camera's picture, px: a whole number of patches each."""
+    """Height and width of the front camera's picture, px; multiples of the patch size."""
     others: tuple[tuple[str, int, int], ...] = ()
-    """Name, height and width of each further camera's."""
+    """Name, height and width of each further camera."""
     patch: int = 16
     frames: int = 2
-    """Frames of each camera, the last one now; image tokens come of each pair of neighbours."""
+    """Frames per camera, the last one current; each pair of successive frames becomes image tokens."""
     vision: Literal["patch", "vit"] = "patch"
-    """Image tokens straight from patches, or from a tower of `vit_layers` over them and a projector."""
+    """Whether image tokens come straight from patches, or from a tower of `vit_layers` over them and a projector."""
     stem: int = 64
     """Width of the patch stem's first layer."""
     vit_dim: int = 0
@@ -55,35 +55,35 @@ class ModelConfig:
     history: int = 4
     ego_features: int = 3
     ego_changes: bool = False
-    """The ego's history is read as changes from the present, all of comparable size
-    (`drivefoundry_car.vehicle.inputs.ego_changes`): sharper where a plan is judged by what the driver did, but in
-    closed loop the model then leans on its own motion."""
+    """Whether the ego history is read as changes from the present, all of comparable scale
+    (`drivefoundry_car.vehicle.inputs.ego_changes`): more accurate in open loop, but in closed loop the model then
+    relies too much on its own motion."""
     route_features: int = 12
     text_vocab: int = 512
     text_shift: int = 0
-    """Of a backbone's tokenizer: how many ids of ours (PAD, EOS, UNK) come before its own; 0 for the own small BPE."""
+    """For a backbone's tokenizer: number of our ids (PAD, EOS, UNK) that precede its own; 0 for our small BPE."""
     text_end: int = 0
-    """Of a backbone's tokenizer: the id, among its own, whose place EOS takes."""
+    """For a backbone's tokenizer: the id, among its own, that EOS replaces."""
     max_text: int = 40
-    """Longest reasoning, tokens, its end mark included."""
+    """Maximum reasoning length, tokens, including the end mark."""
     codes: int = 128
     action: Action = "codes"
     flow: int = 256
-    """Width of the flow head, where there is one."""
+    """Width of the flow head, if there is one."""
     rope_theta: float = 10_000.0
     rope_scaling: tuple[float, float, float, int] | None = None
     """Llama 3.1: factor, low and high frequency factor, original context; None as in the RoFormer paper."""
     bidirectional: bool = True
-    """Prefix tokens (image, ego, route) see each other both ways; text and actions are causal in any case."""
+    """Whether prefix tokens (image, ego, route) see each other both ways; text and actions are always causal."""
 
     @property
     def cameras(self) -> dict[str, tuple[int, int]]:
-        """Camera -> height and width of its picture, the front one first."""
+        """Camera -> height and width of its picture, front camera first."""
         return {FRONT: self.image, **{name: (h, w) for name, h, w in self.others}}
 
     @property
     def patches(self) -> int:
-        """Of one moment of all cameras."""
+        """Patches of one moment of all cameras."""
         return sum((h // self.patch) * (w // self.patch) for h, w in self.cameras.values())
 
     @property
@@ -97,7 +97,7 @@ class ModelConfig:
 
     @property
     def tower(self) -> ModelConfig:
-        """The vision tower's blocks, which are a decoder's."""
+        """Shape of the vision tower's blocks, which are decoder blocks."""
         heads, width = self.vit_heads, self.vit_dim // self.vit_heads
         return ModelConfig(
             dim=self.vit_dim, layers=self.vit_layers, heads=heads, kv_heads=heads, head_dim=width, ffn=self.vit_ffn
@@ -124,8 +124,8 @@ class ModelConfig:
         for name, (h, w) in self.cameras.items():
             field = "image" if name == FRONT else f"others.{name}"
             whole = h % self.patch == 0 and w % self.patch == 0
-            require(whole, f"ModelConfig.{field}: {h}x{w} is not whole {self.patch} px patches")
-        require(len(self.cameras) == 1 + len(self.others), "ModelConfig.others: a camera is given twice")
+            require(whole, f"ModelConfig.{field}: must be a multiple of the {self.patch} px patches, got {h}x{w}")
+        require(len(self.cameras) == 1 + len(self.others), "ModelConfig.others: two cameras have the same name")
         require(self.patch % CELL == 0, f"ModelConfig.patch: must be a multiple of 8 px, got {self.patch}")
         require(
             self.heads % self.kv_heads == 0, f"ModelConfig.kv_heads: {self.kv_heads} does not divide {self.heads} heads"
@@ -136,11 +136,11 @@ class ModelConfig:
         require(self.action in ("codes", "flow"), f"ModelConfig.action: must be 'codes' or 'flow', got {self.action!r}")
         if self.vision == "vit":
             fits = self.vit_heads > 0 and self.vit_dim % self.vit_heads == 0 and self.vit_layers > 0
-            require(fits, "ModelConfig.vit_dim: a tower wants vit_layers > 0 and vit_dim a multiple of vit_heads")
+            require(fits, "ModelConfig.vit_dim: a tower needs vit_layers > 0 and vit_dim a multiple of vit_heads")
         return self
 
     def seeing(self, embodiment: Embodiment) -> ModelConfig:
-        """The same shape with the eyes of an embodiment."""
+        """The same shape with the cameras of an embodiment."""
         image, *others = ((c.name, c.height, c.width) for c in embodiment.cameras)
         return replace(self, image=image[1:], others=tuple(others), frames=embodiment.frames).validate()
 
@@ -149,7 +149,7 @@ class ModelConfig:
 
     @staticmethod
     def from_json(text: str | bytes, name: object = "model config") -> ModelConfig:
-        """Raises ValueError, which begins with `name`, where a key is unknown or a value is none of its kind."""
+        """Parse a configuration. ValueError, starting with `name`, for unknown keys or values of a wrong type."""
         raw = json_object(text, name)
         known = {f.name for f in fields(ModelConfig)}
         unknown = sorted(set(raw) - known)
@@ -164,7 +164,7 @@ class ModelConfig:
 
 
 def _require_sizes(c: ModelConfig) -> None:
-    """ValueError names a field that is not of its kind, or of a size that no model has."""
+    """Check types and sizes of all fields. ValueError names the field."""
     for field in fields(ModelConfig):
         value, default = getattr(c, field.name), field.default
         what = f"ModelConfig.{field.name}"

@@ -1,4 +1,4 @@
-"""GGUF files in and out: metadata and named arrays, with numpy alone.
+"""Read and write GGUF files: metadata and named arrays, with numpy only.
 
 The container is GGUF v2/v3 (ggml's docs/gguf.md); the block formats are those of ggml-quants. A block holds 32 numbers
 (256 in the K formats) as small integers with scales; axes: N blocks of one tensor.
@@ -19,14 +19,14 @@ from drivefoundry.types import require
 
 ALIGN = 32
 DEPTH = 8
-"""Most levels of arrays of arrays."""
+"""Maximum nesting of arrays."""
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 Value = int | float | bool | str | list
 
 
 class Gguf(NamedTuple):
-    """A file's metadata and its tensors, float32, shaped as torch has them (rows, columns)."""
+    """A file's metadata and its tensors, float32, in torch's shapes (rows, columns)."""
 
     fields: dict[str, Value]
     tensors: dict[str, np.ndarray]
@@ -38,7 +38,7 @@ def _halves(block: np.ndarray, at: int) -> np.ndarray:
 
 
 def _nibbles(packed: np.ndarray) -> np.ndarray:
-    """(N, B) bytes in, (N, 2B) out: all low halves, then all high ones."""
+    """Unpack (N, B) bytes to (N, 2B): all low nibbles, then all high ones."""
     return np.concatenate([packed & 15, packed >> 4], -1).astype(np.float32)
 
 
@@ -51,7 +51,7 @@ def _q4_1(b: np.ndarray) -> np.ndarray:
 
 
 def _fifths(b: np.ndarray, at: int) -> np.ndarray:
-    """The 32 fifth bits stored in the four bytes at `at`, (N, 32) of 0 or 16."""
+    """The 32 fifth bits in the four bytes at `at`, (N, 32) of 0 or 16."""
     bits = b[:, at : at + 4].copy().view("<u4") >> np.arange(32, dtype=np.uint32) & 1
     return bits.astype(np.float32) * 16
 
@@ -69,7 +69,7 @@ def _q8_0(b: np.ndarray) -> np.ndarray:
 
 
 def _k_scales(b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """12 bytes in, the 8 scales and 8 minima of 6 bits that they hold, (N, 8, 1) each, out."""
+    """Unpack 12 bytes to 8 scales and 8 minima of 6 bits, (N, 8, 1) each."""
     low, mid, high = b[:, 0:4], b[:, 4:8], b[:, 8:12]
     scale = np.concatenate([low & 63, (high & 15) | (low >> 6 << 4)], 1)
     least = np.concatenate([mid & 63, (high >> 4) | (mid >> 6 << 4)], 1)
@@ -92,7 +92,8 @@ def _q6_k(b: np.ndarray) -> np.ndarray:
 
 
 class _Kind(NamedTuple):
-    """A block format: its name, numbers and bytes a block, and how (N, bytes) uint8 become (N, numbers) float32."""
+    """A block format: its name, numbers and bytes per block, and a function from (N, bytes) uint8 to (N, numbers)
+    float32."""
 
     name: str
     numbers: int
@@ -116,13 +117,13 @@ _IDS = {kind.name: number for number, kind in _KINDS.items()}
 
 
 class _Cursor:
-    """Reads the header on from where it stands; ValueError where the file ends too early."""
+    """Sequential reader of the header. ValueError if the file ends too early."""
 
     def __init__(self, path: Path, raw: np.ndarray):
         self.path, self.raw, self.at = path, raw, 0
 
     def take(self, size: int) -> bytes:
-        require(self.at + size <= len(self.raw), f"{self.path}: the header is cut short; fetch the file again")
+        require(self.at + size <= len(self.raw), f"{self.path}: the header is truncated; fetch the file again")
         self.at += size
         return self.raw[self.at - size : self.at].tobytes()
 
@@ -140,7 +141,7 @@ class _Cursor:
             return self.number(_SCALARS[kind])
         of, count = self.number("<I"), self.number("<Q")
         require(deep < DEPTH, f"{self.path}: arrays nested more than {DEPTH} deep; the file is damaged")
-        require(count <= len(self.raw) - self.at, f"{self.path}: the header is cut short; fetch the file again")
+        require(count <= len(self.raw) - self.at, f"{self.path}: the header is truncated; fetch the file again")
         if of in _SCALARS:
             form = np.dtype(_SCALARS[of].replace("B", "u1").replace("b", "i1"))
             return np.frombuffer(self.take(count * form.itemsize), form).tolist()
@@ -150,8 +151,8 @@ class _Cursor:
 def read_gguf(path: Path) -> Gguf:
     """Read a .gguf file's metadata and dequantised tensors.
 
-    Raises ValueError where it is no GGUF file, is cut short, or holds a block format that is not among F32, F16, BF16,
-    Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K and Q6_K.
+    ValueError if it is not a GGUF file, is truncated, or has a block format other than F32, F16, BF16, Q4_0, Q4_1,
+    Q5_0, Q5_1, Q8_0, Q4_K and Q6_K.
     """
     raw = np.memmap(path, np.uint8, "r") if Path(path).stat().st_size else np.zeros(0, np.uint8)
     head = _Cursor(Path(path), raw)
@@ -162,12 +163,12 @@ def read_gguf(path: Path) -> Gguf:
     fields: dict[str, Value] = {}
     for _ in range(keys):
         key = head.text()
-        require(key not in fields, f"{path}: {key[:80]} is there twice; the file is damaged")
+        require(key not in fields, f"{path}: {key[:80]} appears twice; the file is damaged")
         fields[key] = head.value(head.number("<I"))
     table: dict[str, tuple[tuple[int, ...], int, int]] = {}
     for _ in range(count):
         name, dims = head.text(), head.number("<I")
-        require(name not in table, f"{path}: tensor {name[:80]} is there twice; the file is damaged")
+        require(name not in table, f"{path}: tensor {name[:80]} appears twice; the file is damaged")
         require(1 <= dims <= 4, f"{path}: tensor {name[:80]} has {dims} axes, must be 1 to 4; the file is damaged")
         shape = tuple(head.number("<Q") for _ in range(dims))[::-1]
         table[name] = shape, head.number("<I"), head.number("<Q")
@@ -181,17 +182,17 @@ def read_gguf(path: Path) -> Gguf:
     for name, (begin, stop) in sorted(spans.items(), key=lambda entry: entry[1]):
         begins = -(-end // align) * align
         require(begin == begins, f"{path}: tensor {name} begins at {begin}, must be at {begins}; the file is damaged")
-        require(start + stop <= len(raw), f"{path}: tensor {name} is cut short; fetch the file again")
+        require(start + stop <= len(raw), f"{path}: tensor {name} is truncated; fetch the file again")
         end = stop
     read = {name: raw[start + begin : start + stop] for name, (begin, stop) in spans.items()}
     return Gguf(fields, {name: _tensor(read[name], *entry) for name, entry in table.items()})
 
 
 def _bytes(path: Path, name: str, shape: tuple[int, ...], kind: int) -> int:
-    """What a tensor takes in the file."""
-    require(kind in _KINDS, f"{path}: tensor {name[:80]} has block format {kind}; readable are {', '.join(_IDS)}")
+    """Number of bytes of a tensor in the file."""
+    require(kind in _KINDS, f"{path}: tensor {name[:80]} has block format {kind}; must be one of {', '.join(_IDS)}")
     form = _KINDS[kind]
-    require(shape[-1] % form.numbers == 0, f"{path}: tensor {name[:80]} is no whole number of {form.name} blocks")
+    require(shape[-1] % form.numbers == 0, f"{path}: tensor {name[:80]} is not a multiple of {form.name} blocks")
     return math.prod(shape) // form.numbers * form.bytes
 
 
@@ -208,7 +209,7 @@ def _to_q8_0(x: np.ndarray) -> bytes:
 
 
 def _packed(x: np.ndarray, form: str) -> tuple[str, bytes]:
-    """Vectors stay F32 whatever the format, and so does what does not split into whole blocks."""
+    """Encode a tensor; vectors, and tensors that do not split into whole blocks, stay F32."""
     x = np.ascontiguousarray(x, "<f4")
     if form == "F32" or x.ndim == 1 or (form == "Q8_0" and x.shape[-1] % 32):
         return "F32", x.tobytes()
@@ -221,7 +222,7 @@ def _string(text: str) -> bytes:
 
 
 def _typed(value: Value) -> tuple[int, bytes]:
-    """A metadata value's type number and bytes; ints are stored as uint32 (in arrays int32), floats as float32."""
+    """Type number and bytes of a metadata value; ints are stored as uint32 (in arrays int32), floats as float32."""
     if isinstance(value, bool):
         return 7, struct.pack("<?", value)
     if isinstance(value, int):
@@ -239,8 +240,8 @@ def _typed(value: Value) -> tuple[int, bytes]:
 
 
 def write_gguf(path: Path, fields: Mapping[str, Value], tensors: Mapping[str, np.ndarray], form: str = "F32") -> None:
-    """Metadata and named arrays in, a GGUF v3 file out; matrices as `form`: F32, F16 or Q8_0, vectors always F32."""
-    require(form in ("F32", "F16", "Q8_0"), f"GGUF format {form!r}: F32, F16 or Q8_0 can be written")
+    """Write metadata and named arrays as a GGUF v3 file; matrices as `form` (F32, F16 or Q8_0), vectors always F32."""
+    require(form in ("F32", "F16", "Q8_0"), f"GGUF format {form!r}: must be F32, F16 or Q8_0")
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(fields))
     for key, value in fields.items():
         kind, body = _typed(value)

@@ -18,7 +18,8 @@ from drivefoundry.model.vla import drawn
 
 
 class Language(nn.Module):
-    """Embeddings, decoder and head over the tokenizer's own ids, without PAD, EOS and UNK of ours; to be loaded."""
+    """Embeddings, decoder and head over the tokenizer's own ids, without our PAD, EOS and UNK; weights are loaded
+    later."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -29,9 +30,9 @@ class Language(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(self, ids: Tensor, cache: Cache | None = None, hidden: Tensor | None = None) -> Tensor:
-        """ids (B, T) in, which go on from the cache if there is one; logits (B, T, V) out.
+        """Logits (B, T, V) of ids (B, T), which continue the cache if there is one.
 
-        hidden (B, S): positions, counted from the first, that nobody may see."""
+        hidden (B, S): positions, counted from the first, that are masked out."""
         t, at = ids.shape[1], 0 if cache is None else cache.filled
         rope = rope_table(self.config, at + t)[:, at:].to(ids.device)
         late = torch.arange(at + t, device=ids.device) > torch.arange(at, at + t, device=ids.device)[:, None]
@@ -49,10 +50,10 @@ class Language(nn.Module):
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> list[list[int]]:
-        """Prompts of any lengths in, what follows each, up to `limit` ids, out; greedy at temperature 0. A text stops
-        behind `end`, which it keeps.
+        """Continue prompts of any lengths by up to `limit` ids each; greedy at temperature 0. A text stops after `end`,
+        which is included.
 
-        Shorter prompts are padded in front: only distances matter to RoPE, so all of them end at the same place.
+        Shorter prompts are padded in front, so that all end at the same position: only distances matter to RoPE.
         """
         device, longest = self.embed.device, max(map(len, prompts))
         ids = torch.tensor([[0] * (longest - len(p)) + [*p] for p in prompts], device=device)

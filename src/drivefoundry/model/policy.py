@@ -13,18 +13,18 @@ from drivefoundry.types import Observation, Plan, Scene
 from drivefoundry_car.vehicle.codec import driven
 
 ROWS = 32
-"""Cars planned for together: every matrix product has one shape, whatever the batch."""
+"""Cars per group: every matrix product has one shape, whatever the batch."""
 
 
 class TorchPolicy:
     """Drives greedily with a checkpoint (bf16).
 
-    A matrix product rounds a row differently with the number of rows, so cars are planned for in groups of ROWS, the
-    last one filled up: what a car does then does not depend on how many drive at once. Within one shape the libraries
-    sum all rows in the same order; between machines, or numbers of threads, they may not.
+    The rounding of a row of a matrix product depends on the number of rows, so cars are processed in groups of ROWS,
+    with the last one padded: what a car does then does not depend on the number of cars. For a given shape the
+    libraries sum all rows in the same order, but not across machines or numbers of threads.
 
-    reason: also write reasoning at every `reason_every`-th decision, which stands until the next; it is for the
-    reader, the plan does not wait for it.
+    reason: also generate reasoning at every `reason_every`-th decision, and keep it until the next one. It is for
+    people; the plan does not depend on it.
     """
 
     reads_objects = False

@@ -1,8 +1,8 @@
-"""The size dial: named shapes from 0.1M to 72B parameters, and what each of them weighs.
+"""Named model sizes from 0.1M to 72B parameters, and their memory.
 
-Up to 64M the shapes are our own, trained from nothing with a small BPE. Above, the decoder has the shape of a public
-model, so that its weights can be read in (`backbones`): 135M SmolLM2-135M, 2B Qwen2.5-1.5B, 8B Llama-3.1-8B, 32B and
-72B Qwen2.5 of that size. From 2B on a vision tower of 0.4B parameters stands before it.
+Up to 64M the shapes are our own, trained from scratch with a small BPE. Above that, the decoder has the shape of a
+public model, so that its weights can be loaded (`backbones`): 135M SmolLM2-135M, 2B Qwen2.5-1.5B, 8B Llama-3.1-8B, 32B
+and 72B Qwen2.5 of that size. From 2B on, a vision tower of 0.4B parameters precedes it.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ FROM_NOTHING = tuple(name for name, shape in PRESETS.items() if not shape.text_s
 
 
 def preset(name: str, **changes: object) -> ModelConfig:
-    """A size's shape by name (SIZES), with any fields changed. Raises ValueError for an unknown name."""
+    """A size's shape by name (SIZES), with any fields changed. ValueError for an unknown name."""
     require(name in PRESETS, f"model size {name!r}: known sizes are {', '.join(SIZES)}")
     return replace(PRESETS[name], **changes).validate()  # type: ignore[arg-type]
 
 
 def parameters(config: ModelConfig) -> int:
-    """How many weights a VLA of this shape has, without making one."""
+    """Number of weights of a VLA of this shape, without building one."""
     c, d = config, config.dim
     inputs = (c.history * c.ego_features + 1 + c.route_features + 1) * d + 2 * (d + 1) * d
     vocabulary = (1 if c.tied else 2) * c.vocab * d
@@ -77,7 +77,7 @@ def parameters(config: ModelConfig) -> int:
 
 
 def stack(config: ModelConfig) -> int:
-    """The weights of the decoder: its blocks and the last norm."""
+    """Number of weights of the decoder: its blocks and the final norm."""
     c, d = config, config.dim
     q, kv = c.heads * c.head_dim, 2 * c.kv_heads * c.head_dim
     block = 2 * d * q + d * kv + 3 * d * c.ffn + 2 * d + (q + kv if c.qkv_bias else 0)
@@ -95,25 +95,26 @@ def _vision(c: ModelConfig) -> int:
 
 
 class ShapeMemory(NamedTuple):
-    """Bytes that a shape asks for in all, however many devices share them."""
+    """Memory of a shape in bytes, in total over all devices that share it."""
 
     weights: int
-    """bf16: what inference holds."""
+    """bf16 weights for inference."""
     training: int
-    """Mixed precision with AdamW, 16 a weight: bf16 weights and gradients, fp32 master weights and two moments."""
+    """Mixed precision with AdamW, 16 bytes per weight: bf16 weights and gradients, fp32 master weights and two
+    moments."""
     activations: int
-    """A token of training: what the backward pass keeps in bf16 of the decoder, attention scores not counted."""
+    """Per training token: what the decoder keeps in bf16 for the backward pass, without attention scores."""
     recomputed: int
-    """The same where every block is recomputed in the backward pass and only its input kept."""
+    """The same with activation checkpointing of every block, which keeps only the block's input."""
     cache: int
-    """A token of generation: bf16 keys and values."""
+    """Per generated token: bf16 keys and values."""
 
 
 def memory(config: ModelConfig) -> ShapeMemory:
-    """A shape in, what it asks of memory out, in bytes.
+    """Memory of a shape.
 
-    Activations are counted by what each block's backward reads: its input and that of both norms, queries, keys and
-    values, the attended values, the gate, the up and their product.
+    Activations are what each block's backward pass reads: the inputs of the block and of both norms, queries, keys and
+    values, the attention output, the gate, the up projection and their product.
     """
     c, count = config, parameters(config)
     q, kv = c.heads * c.head_dim, 2 * c.kv_heads * c.head_dim

@@ -1,4 +1,4 @@
-"""Named arrays in, one .safetensors file out, and back (the Hugging Face format: a JSON table, then the bytes)."""
+"""Read and write named arrays as .safetensors files (the Hugging Face format: a JSON table, then the bytes)."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 class TensorFile:
-    """A .safetensors file of F32, F16 or BF16: its table of tensors, checked, and each of them as float32 on demand.
+    """A .safetensors file of F32, F16 or BF16: a checked table of tensors, each read as float32 on demand.
 
-    Raises ValueError where the file is cut short, and where tensors share bytes or leave some to nobody.
+    ValueError if the file is truncated, or its tensors overlap or leave bytes unused.
     """
 
     def __init__(self, path: Path):
@@ -48,7 +48,7 @@ class TensorFile:
         self._start = 8 + int.from_bytes(self._raw[:8].tobytes(), "little")
         require(10 <= self._start <= len(self._raw), f"{path}: truncated header; {_AGAIN}")
         fits = self._start <= LARGEST_HEADER
-        require(fits, f"{path}: a header of {self._start:,} bytes, at most {LARGEST_HEADER:,} are read")
+        require(fits, f"{path}: the header has {self._start:,} bytes; must be at most {LARGEST_HEADER:,}")
         self._table = _table(path, self._raw[8 : self._start].tobytes(), len(self._raw) - self._start)
 
     @property
@@ -56,7 +56,7 @@ class TensorFile:
         return list(self._table)
 
     def read(self, name: str) -> np.ndarray:
-        """One of its tensors; ValueError where it has none of that name, or of another type than the three."""
+        """Read one tensor. ValueError if the name is unknown, or its type is not one of the three."""
         require(name in self._table, f"{self.path}: no tensor {name}")
         kind, shape, lo, hi = self._table[name]
         require(kind in WIDTHS, f"{self.path}: tensor {name} is {kind}, must be one of {', '.join(WIDTHS)}")
@@ -66,25 +66,25 @@ class TensorFile:
 
 
 def read_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """A .safetensors file in; its arrays, or those of the given names, as float32 out. Raises as `TensorFile` does."""
+    """Read a .safetensors file's arrays, or those with the given names, as float32. Errors as `TensorFile`."""
     held = TensorFile(path)
     return {name: held.read(name) for name in (held.names if names is None else names)}
 
 
 def _table(path: Path, header: bytes, size: int) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
-    """A header and the bytes behind it in; name -> type, shape, begin and end, one tensor behind the other, out."""
-    told, table = json_object(header, path, _AGAIN), {}
-    told.pop("__metadata__", None)
+    """Parse a header into name -> type, shape, begin and end; the tensors must fill `size` bytes without gaps."""
+    entries, table = json_object(header, path, _AGAIN), {}
+    entries.pop("__metadata__", None)
     shape: Any
     span: Any
-    for name, entry in told.items():
+    for name, entry in entries.items():
         entry = entry if isinstance(entry, dict) else {}
         kind, shape, span = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
         lists = isinstance(kind, str) and isinstance(shape, list) and isinstance(span, list) and len(span) == 2
         plain = lists and all(type(n) is int and n >= 0 for n in (*shape, *span))
         require(plain, f"{path}: tensor {name[:80]!r} has no type, shape and data_offsets; {_AGAIN}")
         lo, hi = span
-        require(lo <= hi <= size, f"{path}: tensor {name} is cut short; make the file again")
+        require(lo <= hi <= size, f"{path}: tensor {name} is truncated; make the file again")
         table[name] = (kind, tuple(shape), lo, hi)
     at = 0
     for name, (_, _, lo, hi) in sorted(table.items(), key=lambda entry: entry[1][2:]):
@@ -95,7 +95,7 @@ def _table(path: Path, header: bytes, size: int) -> dict[str, tuple[str, tuple[i
 
 
 def _float32(raw: np.ndarray, kind: str) -> np.ndarray:
-    """Bytes of one tensor in, a copy of its numbers out; bfloat16 is the upper half of a float32."""
+    """Decode the bytes of one tensor into a new array; bfloat16 is the upper half of a float32."""
     raw = np.array(raw)
     if kind == "BF16":
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)

@@ -1,10 +1,10 @@
-"""VLA: frames, ego history and route in; logits of reasoning text and action codes out.
+"""VLA: logits of reasoning text and action codes from frames, ego history and route.
 
-One sequence: [task][image patches][ego][route] [think, text ...]? [act, 7 action codes], the text only where there is
-reasoning. With a flow head (`ModelConfig.action`) it ends at the act mark, whose state is all that the head reads.
-Axes: B batch, T tokens, D model width, L text tokens, G action groups a sample, V text vocabulary, C codes.
-Action tokens have rotary positions of their own, behind the longest possible text, so that they stand at the same
-distance from the image with and without reasoning.
+One sequence: [task][image patches][ego][route] [think, text ...]? [act, 7 action codes], with text only if there is
+reasoning. With a flow head (`ModelConfig.action`) it ends at the act mark, whose state is the head's only input.
+Axes: B batch, T tokens, D model width, L text tokens, G action groups per sample, V text vocabulary, C codes.
+Action tokens have their own rotary positions, after the longest possible text, so that they are at the same distance
+from the image with and without reasoning.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from drivefoundry_car.vehicle.inputs import LATERAL_GAIN, RATE_CHANGE, RATE_GAIN
 
 
 class Logits(NamedTuple):
-    """action (B, 8, C), or (B, G, 8, C) where the actions had groups; of a flow head the state (B, D) or (B, G, D) at
-    the act mark; text (B, L, V), position i predicting text id i, or, of a packed batch, (n, V) for the n ids that are
-    not PAD, row by row; or None."""
+    """action (B, 8, C), or (B, G, 8, C) if the actions had groups; for a flow head the state (B, D) or (B, G, D) at the
+    act mark. text (B, L, V), position i predicting text id i; for a packed batch (n, V) of the n ids that are not PAD,
+    row by row; or None."""
 
     action: Tensor
     text: Tensor | None
 
 
 class Vote(NamedTuple):
-    """How greedy action codes are chosen: see `drivefoundry_car.vehicle.codec.votes`."""
+    """Tables for choosing greedy action codes: see `drivefoundry_car.vehicle.codec.votes`."""
 
     table: Tensor
     """(V, C, C)."""
@@ -46,12 +46,13 @@ class Vote(NamedTuple):
 
     @staticmethod
     def of(codebook: np.ndarray, device: torch.device | None = None) -> Vote:
-        """For a codebook (C, 2)."""
+        """Build the tables for a codebook (C, 2)."""
         table, book = torch.from_numpy(votes(codebook)), torch.from_numpy(codebook.astype(np.float32))
         return Vote(table.to(device), book.to(device))
 
-    def elect(self, logits: Tensor, speed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """logits (B, C) and speed (B,) m/s in; codes (B,), what they drive (B, 2) and the speed 0.5 s on out."""
+    def select(self, logits: Tensor, speed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Select codes (B,) from logits (B, C) at speeds (B,) m/s; returns also their controls (B, 2) and the speed
+        0.5 s later (B,)."""
         table = self.table[(speed / VOTE_STEP + 0.5).clamp(max=VOTE_SPEEDS - 1).long()]
         p = torch.softmax(logits, -1)
         code = (table @ p[..., None])[..., 0].argmax(-1)
@@ -61,7 +62,7 @@ class Vote(NamedTuple):
 
 
 def ego_changes(ego: Tensor) -> Tensor:
-    """`drivefoundry_car.vehicle.inputs.ego_changes` of a tensor: (B, 4, 3) in, (B, 12) out."""
+    """`drivefoundry_car.vehicle.inputs.ego_changes` for tensors: from (B, 4, 3) to (B, 12)."""
     speed, rate, known = ego[:, -1, 0], ego[:, -1, 1], ego[:, :-1, 2]
     now = torch.stack([SPEED_GAIN * (speed - SPEED_MIDDLE), RATE_GAIN * rate, LATERAL_GAIN * speed * rate], 1)
     change = (ego[:, :-1, :2] - ego[:, -1:, :2]) * known[..., None]
@@ -69,7 +70,7 @@ def ego_changes(ego: Tensor) -> Tensor:
 
 
 def drawn(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """Logits (..., V) in, ids (...) out: the likeliest at temperature 0, else by their probabilities."""
+    """Sample ids (...) from logits (..., V); the most likely at temperature 0."""
     if temperature == 0:
         return logits.argmax(-1)
     p = torch.softmax(logits / temperature, -1)
@@ -102,8 +103,8 @@ class VLA(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Fresh weights and tables, also after `to_empty` from the meta device. Normal(0, 1/sqrt(fan in)); what adds to
-        the residual stream starts smaller with depth (GPT-2)."""
+        """Initialise weights and tables, also after `to_empty` from the meta device. Normal(0, 1/sqrt(fan in)); layers
+        that add to the residual stream start smaller with depth (GPT-2)."""
         self.rope.copy_(rope_table(self.config, self.rope.shape[1]))
         self.ego_scale.copy_(torch.tensor([0.1, 2.0, 1.0]))
         for name, p in self.named_parameters():
@@ -116,33 +117,33 @@ class VLA(nn.Module):
             if name.endswith(("o.weight", "down.weight")):
                 p.data.mul_((2 * self.config.layers) ** -0.5)
         nn.init.normal_(self.stem.position, std=0.5)
-        nn.init.normal_(self.embed, std=0.5 * self.config.dim**-0.5)  # it is the head too: logits start small
+        nn.init.normal_(self.embed, std=0.5 * self.config.dim**-0.5)  # also the head: logits start small
         if self.own_head is not None:
             nn.init.normal_(self.own_head, std=0.5 * self.config.dim**-0.5)
 
     @property
     def head(self) -> Tensor:
-        """(vocab, D): what turns states into logits of the one vocabulary."""
+        """(vocab, D) matrix from states to logits of the whole vocabulary."""
         return self.embed if self.own_head is None else self.own_head
 
     @property
     def slots(self) -> int:
-        """Tokens of one plan: the act mark and, of codes, all but the last."""
+        """Tokens per plan: the act mark and, with codes, all codes but the last."""
         return self.config.plan if self.flow is None else 1
 
     def prefix(self, frames: Frames, ego: Tensor, route: Tensor, light: Tensor | None = None) -> Tensor:
-        """Prefix embeddings (B, P, D) of the frames of each camera, ego (B, history, state) and route (B, features);
+        """Prefix embeddings (B, P, D) of each camera's frames, ego (B, history, state) and route (B, features);
         light (B, 2) or None."""
         dtype = self.embed.dtype
-        told = ego_changes(ego) if self.config.ego_changes else (ego * self.ego_scale).flatten(1)
-        e = F.silu(self.ego_in(told.to(dtype)))
+        state = ego_changes(ego) if self.config.ego_changes else (ego * self.ego_scale).flatten(1)
+        e = F.silu(self.ego_in(state.to(dtype)))
         r = F.silu(self.route_in(route.to(dtype)))
         task = self.embed[self.config.task_id].expand(len(ego), 1, -1)
         return torch.cat([task, self.stem(frames, light), self.ego_out(e)[:, None], self.route_out(r)[:, None]], 1)
 
     def _mask(self, text: int, groups: int) -> Tensor:
-        """(1, T, T): who sees whom: prefix itself, text the past, each action group the prefix, the text and its own
-        past."""
+        """(1, T, T) attention mask: the prefix sees itself, text its past, each action group the prefix, the text and
+        its own past."""
         c = self.config
         kind = torch.arange(c.prefix + text + groups * self.slots, device=self.rope.device)
         after = kind - c.prefix
@@ -159,8 +160,7 @@ class VLA(nn.Module):
         return torch.cat([head, tail.repeat(1, groups, 1)], 1) if groups else head
 
     def _text_in(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """text (B, L) ids in; input ids (B, L), shifted behind the think mark, and which of them are real (B, L)
-        out."""
+        """Input ids (B, L), the text ids shifted after the think mark, and which of them are not padding (B, L)."""
         start = torch.full_like(text[:, :1], self.config.think_id)
         ids = torch.cat([start, text[:, :-1]], 1)
         real = (ids != PAD) & (ids != EOS)
@@ -175,11 +175,11 @@ class VLA(nn.Module):
         action: Tensor,
         light: Tensor | None = None,
     ) -> Logits:
-        """Teacher forcing. text (B, L) ids ended by EOS and padded with PAD, or None; action (B, 8) or (B, G, 8) codes,
-        which a flow head ignores: its plans go to `action_loss` alone.
+        """Teacher forcing. text (B, L): ids ending with EOS and padded with PAD, or None; action (B, 8) or (B, G, 8):
+        codes, which a flow head ignores, since its plans only enter `action_loss`.
 
         Groups share one prefix: G answers to the same situation in one pass. A row of `text` that is all PAD has none.
-        A batch with much padding is packed, see `attention`: the same but for rounding.
+        A batch with much padding is packed, see `attention`; the result differs only by rounding.
         """
         c = self.config
         if text is not None and action.ndim == 2 and pays(text != PAD, c.prefix + self.slots):
@@ -206,7 +206,7 @@ class VLA(nn.Module):
     def _packed(
         self, frames: Frames, ego: Tensor, route: Tensor, text: Tensor, action: Tensor, light: Tensor | None
     ) -> Logits:
-        """The same as `forward`, without padding: text (B, L), action (B, 8)."""
+        """`forward` without padding: text (B, L), action (B, 8)."""
         c, length = self.config, text.shape[1]
         act = torch.full((len(text), 1), c.act_id, device=text.device)
         if self.flow is None:
@@ -227,23 +227,23 @@ class VLA(nn.Module):
         return Logits(state, self.text_logits(y[row[:, :length][said]]))
 
     def action_logits(self, y: Tensor) -> Tensor:
-        """(B, T, D) in, (B, T, C) out: the rows of the one vocabulary that are action codes."""
+        """Map (B, T, D) to (B, T, C): the rows of the vocabulary that are action codes."""
         return y @ self.head[self.config.text_vocab : self.config.text_vocab + self.config.codes].T
 
     def text_logits(self, y: Tensor) -> Tensor:
-        """(..., D) in, (..., V) out: the rows of the one vocabulary that are text."""
+        """Map (..., D) to (..., V): the rows of the vocabulary that are text."""
         return y @ self.head[: self.config.text_vocab].T
 
     def action_loss(self, logits: Logits, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What the plans lose: cross entropy against target (..., 8, C), shares of the codes, or of a flow head the
-        velocity's error towards target (B, 8, 2), controls. (...) out."""
+        """Loss (...) of the plans: cross entropy against target (..., 8, C), shares of the codes; for a flow head the
+        error of the velocity towards target (B, 8, 2), controls."""
         if self.flow is not None:
             return self.flow.loss(logits.action, target, generator)
         return -(target.float() * F.log_softmax(logits.action.float(), -1)).sum(-1).mean(-1)
 
     @torch.no_grad()
     def start(self, frames: Frames, ego: Tensor, route: Tensor, room: int) -> Cache:
-        """Read the prefix once. Returns its cache with room for `room` more tokens a sample."""
+        """Read the prefix once. Returns its cache with room for `room` more tokens per sample."""
         c = self.config
         x = self.prefix(frames, ego, route)
         cache = Cache.empty(c, len(x), c.prefix + room, x)
@@ -258,8 +258,8 @@ class VLA(nn.Module):
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Reasoning from a cache that `start` made with room for max_text more, greedy at temperature 0; ids (B,
-        max_text) ended by EOS, then PAD."""
+        """Generate reasoning from a cache of `start` with room for max_text more; greedy at temperature 0. Returns ids
+        (B, max_text): text, EOS, then PAD."""
         c = self.config
         limit = min(limit or c.max_text, c.max_text)
         batch = len(cache.keys[0])
@@ -289,8 +289,8 @@ class VLA(nn.Module):
         text: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """n action sequences for each sample, (B, n, 8) codes; greedy at temperature 0, after the reasoning `text` if
-        given. Of a flow head (B, n, 8, 2) controls, from noise of the temperature's size.
+        """n action sequences per sample, (B, n, 8) codes; greedy at temperature 0; after the reasoning `text` if given.
+        For a flow head (B, n, 8, 2) controls, from noise scaled by the temperature.
 
         The prefix is read once; the n sequences of a sample are n query rows against the same keys.
         """
@@ -302,8 +302,8 @@ class VLA(nn.Module):
 
     @torch.no_grad()
     def plan(self, frames: Frames, ego: Tensor, route: Tensor, vote: Vote) -> tuple[Tensor, Tensor]:
-        """Driving output: selected codes (B, 8), and the controls (B, 8, 2) that they drive; see
-        `drivefoundry_car.vehicle.codec.votes`. Of a flow head the controls and the codes nearest to them."""
+        """Driving output: selected codes (B, 8) and their controls (B, 8, 2), see
+        `drivefoundry_car.vehicle.codec.votes`. For a flow head, the controls and the codes nearest to them."""
         if self.flow is not None:
             controls = self.flow.plan(self._state(frames, ego, route, None))
             return nearest(controls, vote.codebook), controls
@@ -311,7 +311,7 @@ class VLA(nn.Module):
 
         def choose(logits: Tensor) -> Tensor:
             nonlocal speed
-            code, control, speed = vote.elect(logits[:, 0], speed)
+            code, control, speed = vote.select(logits[:, 0], speed)
             driven.append(control)
             return code[:, None]
 
@@ -319,8 +319,8 @@ class VLA(nn.Module):
         return codes, torch.stack(driven, 1)
 
     def _read(self, frames: Frames, ego: Tensor, route: Tensor, text: Tensor | None, room: int) -> tuple[Cache, Tensor]:
-        """Read prefix and reasoning once. The cache with room for `room` more, and who of it may be seen, (B or 1, 1,
-        S)."""
+        """Read prefix and reasoning once. Returns the cache with room for `room` more, and which of it is visible, (B
+        or 1, 1, S)."""
         c = self.config
         length = 0 if text is None else text.shape[1]
         cache = self.start(frames, ego, route, length + room)
@@ -334,7 +334,7 @@ class VLA(nn.Module):
         return cache, seen
 
     def _state(self, frames: Frames, ego: Tensor, route: Tensor, text: Tensor | None) -> Tensor:
-        """(B, D) at the act mark."""
+        """State (B, D) at the act mark."""
         c = self.config
         cache, seen = self._read(frames, ego, route, text, 1)
         mark = self.embed[c.act_id].expand(len(ego), 1, -1)
@@ -350,7 +350,7 @@ class VLA(nn.Module):
         text: Tensor | None,
         choose: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """Codes (B, n, 8), each chosen from its logits (B, n, C)."""
+        """Generate codes (B, n, 8), each chosen from its logits (B, n, C)."""
         c = self.config
         cache, seen = self._read(frames, ego, route, text, n * c.plan)
         own = torch.full((n, n), FAR, device=seen.device).fill_diagonal_(0.0)

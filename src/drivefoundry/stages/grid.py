@@ -96,10 +96,10 @@ def train_one(
     config = replace(
         PRETRAIN, seconds=0.0, steps=steps, batch=r.batch, seed=r.seed, lr=r.rate * (WIDTH / start.config.dim) ** 0.5
     )
-    with bar(f"{size} on {samples:,}", steps) as advance, track.run(out) as told:
+    with bar(f"{size} on {samples:,}", steps) as advance, track.run(out) as sink:
         report = train(
             start, [select_samples(episodes, rows)], out / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            progress_callback(advance, told),
+            progress_callback(advance, sink),
         )  # fmt: skip
     trained = load_checkpoint(out / "checkpoint")
     c = trained.config

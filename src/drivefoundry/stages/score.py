@@ -200,7 +200,7 @@ def judge_traffic(scenes: list[Scene], recipe: Judge, out: Path) -> dict:
             rows["reactive traffic"].append({k: float(v[0]) for k, v in alone.items()})
     table = {name: {k: _known_mean([row[k] for row in of_one]) for k in of_one[0]} for name, of_one in rows.items()}
     write_json(out / "realism.json", table)
-    return {name: told["realism"][0] for name, told in table.items() if told["realism"]}
+    return {name: entry["realism"][0] for name, entry in table.items() if entry["realism"]}
 
 
 def _known_mean(values: list[float]) -> tuple[float, float, float] | None:

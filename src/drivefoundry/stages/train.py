@@ -203,10 +203,10 @@ def _pretrain(r: Train, action: Action, shards: list[Path], out: Path, track: Tr
         weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, history_dropout=r.forget),
     )  # fmt: skip
     config = _gently(config, r)
-    with bar("pre-train", r.pretrain_steps) as advance, track.run(out) as told:
+    with bar("pre-train", r.pretrain_steps) as advance, track.run(out) as sink:
         report = pretrain(
             _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
-            on_step=progress_callback(advance, told), ego_changes=r.ego_changes, backbone=r.backbone, action=action,
+            on_step=progress_callback(advance, sink), ego_changes=r.ego_changes, backbone=r.backbone, action=action,
             val=validation(on, r.pretrain_steps),
         )  # fmt: skip
     return summary(report)
@@ -223,10 +223,10 @@ def _adapt(r: Camera, base: Path, shard: Path, out: Path, track: Track) -> dict:
         PRETRAIN, seconds=0.0, steps=r.steps, batch=r.batch, lr=r.rate, seed=r.seed, weight_decay=r.weight_decay,
         augment=augment,
     )  # fmt: skip
-    with bar("adapt", r.steps) as advance, track.run(out) as told:
+    with bar("adapt", r.steps) as advance, track.run(out) as sink:
         report = pretrain(
             _shards([shard]), out / "checkpoint", config, init=base / "checkpoint", state=out / STATE,
-            log=out / "metrics.jsonl", on_step=progress_callback(advance, told),
+            log=out / "metrics.jsonl", on_step=progress_callback(advance, sink),
         )  # fmt: skip
     return summary(report)
 
@@ -239,10 +239,10 @@ def _sft(r: Train, base: Path, shards: list[Path], out: Path, track: Track, on: 
     )
     config = _gently(config, r)
     episodes = mixed(shards, r.new_share, r.seed)
-    with bar("fine-tune", steps) as advance, track.run(out) as told:
+    with bar("fine-tune", steps) as advance, track.run(out) as sink:
         report = sft(
             episodes, out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            progress_callback(advance, told), validation(on, steps),
+            progress_callback(advance, sink), validation(on, steps),
         )  # fmt: skip
     return summary(report)
 
@@ -264,25 +264,25 @@ def _distil(
     config = replace(DISTIL, seconds=0.0, steps=steps, batch=r.batch, lr=r.rate, seed=len(shards), objective=objective)
     init = before / "checkpoint" if before else None
     with bar("distil", steps + r.polish_steps) as advance:
-        with track.run(out) as told:
+        with track.run(out) as sink:
             report = distil(
                 mixed(shards, r.new_share, 0), out / "distilled.tmp", teacher / "checkpoint", config, r.size, init,
-                out / STATE, out / "metrics.jsonl", progress_callback(advance, told), validation(on, steps),
+                out / STATE, out / "metrics.jsonl", progress_callback(advance, sink), validation(on, steps),
             )  # fmt: skip
         if not r.polish_steps:
             os.replace(out / "distilled.tmp", out / "checkpoint")
             return summary(report)
         polish = replace(rl, rate=r.polish_rate)
-        with track.run(out, "polish") as told:
-            on_step = progress_callback(advance, told)
+        with track.run(out, "polish") as sink:
+            on_step = progress_callback(advance, sink)
             return summary(report) | _polish(polish, r.polish_steps, store, out / "distilled.tmp", shards, out, on_step)
 
 
 def _reinforce(r: Rl, store: str, model: Path, shards: list[Path], out: Path, track: Track) -> dict:
     """Dr. GRPO on situations of all clips, from the start after a kill."""
     (out / "metrics.jsonl").unlink(missing_ok=True)
-    with bar("reinforce", r.steps) as advance, track.run(out) as told:
-        return _polish(r, r.steps, store, model / "checkpoint", shards, out, progress_callback(advance, told))
+    with bar("reinforce", r.steps) as advance, track.run(out) as sink:
+        return _polish(r, r.steps, store, model / "checkpoint", shards, out, progress_callback(advance, sink))
 
 
 def _polish(r: Rl, steps: int, store: str, model: Path, shards: list[Path], out: Path, on_step: OnStep) -> dict:

@@ -1,4 +1,4 @@
-"""Open language models as the decoder of a VLA: GGUF files and Hugging Face directories, read and written."""
+"""Open language models as a VLA's decoder, read from and written to GGUF files and Hugging Face directories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The language model of a VLA, or any backbone, out: as a Hugging Face directory and as a GGUF file."""
+"""Export a VLA's language model, or any backbone, as a Hugging Face directory or a GGUF file."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MARKS = ("task", "think", "act", *(f"spare_{i}" for i in range(SPECIALS - 3)))
 
 
 def extract(model: VLA, tokenizer: TextCodec, chat: str = "") -> Backbone:
-    """A VLA and its tokenizer in; its language model out, whose vocabulary is the tokenizer's and behind it the action
-    codes `<|code_0|>` ... and the marks `<|task|>`, `<|think|>`, `<|act|>`, so that a plan is text too."""
+    """Extract a VLA's language model. Its vocabulary is the tokenizer's, followed by the action codes `<|code_0|>` ...
+    and the marks `<|task|>`, `<|think|>`, `<|act|>`, so that a plan is text, too."""
     c, state = model.config, model.state_dict()
     weights = {k: v.float() for k, v in state.items() if k.startswith("decoder.")}
     for name in ("embed",) if c.tied else ("embed", "own_head"):
@@ -40,16 +40,16 @@ def extract(model: VLA, tokenizer: TextCodec, chat: str = "") -> Backbone:
 
 
 def _parts(backbone: Backbone, of: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor by its name there."""
+    """Yield every tensor under its name in format `of`."""
     for ours, theirs in names(backbone.config, of).items():
         parts = backbone.weights[ours].detach().float().cpu().numpy()
         yield from zip(theirs, np.split(parts, len(theirs)), strict=True)
 
 
 def save_hf(folder: Path, backbone: Backbone) -> None:
-    """Write a directory that `transformers` loads: config.json, model.safetensors (fp32), tokenizer.json and its
-    tokenizer_config.json. An older one of that name is replaced. ValueError, and nothing is touched, where the folder
-    holds anything that was not written here."""
+    """Write a directory that `transformers` loads: config.json, model.safetensors (fp32), tokenizer.json and
+    tokenizer_config.json. Replaces an older export. ValueError, with nothing touched, if the folder holds any other
+    files."""
     token = Tokenizer.from_str(backbone.tokenizer.decode()).id_to_token
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": token(backbone.end)}
     about |= {} if backbone.begin is None else {"bos_token": token(backbone.begin)}
@@ -62,7 +62,7 @@ def save_hf(folder: Path, backbone: Backbone) -> None:
 
 
 def hf_config(backbone: Backbone) -> dict:
-    """config.json of the Llama or Qwen2 model that this is."""
+    """The config.json of this Llama or Qwen2 model."""
     c = backbone.config
     rope: dict[str, object] = {"rope_theta": c.rope_theta, "rope_type": "default"}
     if c.rope_scaling is not None:
@@ -92,7 +92,7 @@ def hf_config(backbone: Backbone) -> dict:
 
 
 def save_gguf(path: Path, backbone: Backbone, form: str = "F32") -> None:
-    """Write a file that llama.cpp loads, its matrices as F32, F16 or Q8_0. Raises ValueError where the tokenizer is no
+    """Write a file that llama.cpp loads, with matrices as F32, F16 or Q8_0. ValueError unless the tokenizer is a
     byte-level BPE."""
     c, family = backbone.config, backbone.family
     shape: dict[str, Value] = {
@@ -126,7 +126,7 @@ def save_gguf(path: Path, backbone: Backbone, form: str = "F32") -> None:
 
 
 def _interleaved(name: str, x: np.ndarray, backbone: Backbone) -> np.ndarray:
-    """Llama's queries and keys as GGUF has them: the two halves that a rotation mixes lie side by side."""
+    """Reorder Llama's queries and keys as GGUF stores them: the two halves that a rotation mixes are interleaved."""
     heads = {"attn_q": backbone.config.heads, "attn_k": backbone.config.kv_heads}.get(name.split(".")[-2])
     if heads is None or backbone.family != "llama":
         return x

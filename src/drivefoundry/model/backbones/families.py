@@ -1,7 +1,7 @@
-"""The decoder's shape from config.json or a GGUF file's metadata of a Llama or Qwen2 model.
+"""Derive the decoder's shape from config.json or the GGUF metadata of a Llama or Qwen2 model.
 
-Nothing that is said is passed over: each key is read, or must have the one value that the decoder knows, or is known to
-have no part in the mathematics; with any other key the file is refused.
+No key is silently ignored: each one is used, or must have the one value that the decoder supports, or is known not to
+affect the computation. A file with any other key is refused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ONE_VALUE: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,), "tie_encoder_decoder": (False,), "alibi": (False,), "parallel_attn": (False,),
     "use_parallel_residual": (False,), "no_bias": (True,), "pruned_heads": ({},),
 }  # fmt: skip
-"""Beside none at all, the values with which a key says nothing new."""
+"""Values that, like a missing key, change nothing."""
 _APART = {
     "torch_dtype", "dtype", "transformers_version", "use_cache", "initializer_range", "pad_token_id",
     "_name_or_path", "name_or_path", "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop",
@@ -54,7 +54,7 @@ _APART = {
     "num_beam_groups", "diversity_penalty", "attn_implementation", "_attn_implementation",
     "_attn_implementation_autoset", "model_max_length", "original_max_position_embeddings",
 }  # fmt: skip
-"""Training, generation and bookkeeping: no part of what the model computes."""
+"""Keys for training, generation and bookkeeping, which do not affect the computation."""
 _GGUF_READ = {
     "context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
     "attention.head_count_kv", "attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.dimension_count",
@@ -69,52 +69,50 @@ _GGUF_ONE_VALUE: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
-def hf_shape(path: Path, told: Mapping[str, Any], end: int) -> ModelConfig:
-    """config.json, and the id of the end mark, in; the shape out. ValueError names the file and the key."""
-    kind = told.get("model_type")
-    require(kind in FAMILIES, f"{path}: model_type {kind!r}; 'llama' and 'qwen2' can be read")
-    for key, value in told.items():
+def hf_shape(path: Path, fields: Mapping[str, Any], end: int) -> ModelConfig:
+    """Shape of a model from its config.json; end: id of its end mark. ValueError names the file and the key."""
+    kind = fields.get("model_type")
+    require(kind in FAMILIES, f"{path}: model_type {kind!r}; must be 'llama' or 'qwen2'")
+    for key, value in fields.items():
         if value is None or key in _READ or key in _APART:
             continue
-        require(
-            key in _ONE_VALUE, f"{path}: {key} is {_short(value)}: not known here; remove it if it changes no result"
-        )
+        require(key in _ONE_VALUE, f"{path}: {key} is {_short(value)}: unknown key; remove it if it changes no result")
         _require_one(path, key, value, _ONE_VALUE[key])
-    made = said(told, "architectures", [])
+    made = value_or(fields, "architectures", [])
     fits = isinstance(made, list) and all(a in ("LlamaForCausalLM", "Qwen2ForCausalLM") for a in made)
     require(fits, f"{path}: architectures is {_short(made)}; must be a language model (ForCausalLM)")
-    layers = said(told, "layer_types", [])
+    layers = value_or(fields, "layer_types", [])
     fits = isinstance(layers, list) and all(layer == "full_attention" for layer in layers)
-    require(fits, f"{path}: layer_types: must be full attention ('full_attention') in each layer")
-    window = said(told, "sliding_window", 0)
-    windowed = (type(window) is not int or window != 0) and told.get("use_sliding_window") is not False
+    require(fits, f"{path}: layer_types: must be 'full_attention' in each layer")
+    window = value_or(fields, "sliding_window", 0)
+    windowed = (type(window) is not int or window != 0) and fields.get("use_sliding_window") is not False
     require(
         not windowed,
         f"{path}: sliding_window is {_short(window)}; must be full attention",
     )
     required = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-    dim, depth, heads, ffn, vocab = (_whole(path, key, told.get(key)) for key in required)
-    kv = _whole(path, "num_key_value_heads", said(told, "num_key_value_heads", heads))
-    head_dim = _whole(path, "head_dim", said(told, "head_dim", dim // heads))
-    tied = said(told, "tie_word_embeddings", False)
+    dim, depth, heads, ffn, vocab = (_whole(path, key, fields.get(key)) for key in required)
+    kv = _whole(path, "num_key_value_heads", value_or(fields, "num_key_value_heads", heads))
+    head_dim = _whole(path, "head_dim", value_or(fields, "head_dim", dim // heads))
+    tied = value_or(fields, "tie_word_embeddings", False)
     require(isinstance(tied, bool), f"{path}: tie_word_embeddings is {_short(tied)}, must be true or false")
-    theta, scaling = _rope(path, told)
+    theta, scaling = _rope(path, fields)
     return _valid(
         path, dim=dim, layers=depth, heads=heads, kv_heads=kv, head_dim=head_dim, ffn=ffn, qkv_bias=kind == "qwen2",
-        tied=tied, norm_eps=_number(path, "rms_norm_eps", said(told, "rms_norm_eps", 1e-6)), rope_theta=theta,
+        tied=tied, norm_eps=_number(path, "rms_norm_eps", value_or(fields, "rms_norm_eps", 1e-6)), rope_theta=theta,
         rope_scaling=scaling, text_vocab=OWN + vocab, text_shift=OWN, text_end=end,
     )  # fmt: skip
 
 
-def _rope(path: Path, told: Mapping[str, Any]) -> tuple[float, tuple[float, float, float, int] | None]:
-    """The base and the scaling of positions, which config.json has in one of two places, old and new."""
+def _rope(path: Path, fields: Mapping[str, Any]) -> tuple[float, tuple[float, float, float, int] | None]:
+    """Base and scaling of rotary positions, which config.json stores in an old or a new place."""
     rope: dict[str, Any] = {}
     for place in ("rope_scaling", "rope_parameters"):
-        held = said(told, place, {})
+        held = value_or(fields, place, {})
         require(isinstance(held, dict), f"{path}: {place} is {_short(held)}, must be a table")
         for kind in (held.get("rope_type"), held.get("type")):
             known = kind in (None, "default", "llama3")
-            require(known, f"{path}: rope_type {_short(kind)}; 'default' and 'llama3' can be read")
+            require(known, f"{path}: rope_type {_short(kind)}; must be 'default' or 'llama3'")
         for key, value in held.items():
             key = "rope_type" if key == "type" else key
             same = rope.get(key) in (None, value)
@@ -123,7 +121,7 @@ def _rope(path: Path, told: Mapping[str, Any]) -> tuple[float, tuple[float, floa
             )
             rope[key] = value
     theta = rope.pop("rope_theta", None)
-    own = said(told, "rope_theta", theta)
+    own = value_or(fields, "rope_theta", theta)
     require(theta is None or own == theta, f"{path}: rope_theta is {_short(own)} and {_short(theta)}; make them one")
     kind = rope.pop("rope_type", None)
     kind = "default" if kind is None else kind
@@ -131,14 +129,14 @@ def _rope(path: Path, told: Mapping[str, Any]) -> tuple[float, tuple[float, floa
         if key not in LLAMA3 or kind == "default":
             alone = {"partial_rotary_factor": (1,), "attention_factor": (1,), "factor": (1,)}
             known = value is None or key in alone or key == "original_max_position_embeddings"
-            require(known, f"{path}: rope_scaling.{key} is {_short(value)}: not known here")
+            require(known, f"{path}: rope_scaling.{key} is {_short(value)}: unknown key")
             if value is not None and key in alone:
                 _require_one(path, f"rope_scaling.{key}", value, alone[key])
     base = _number(path, "rope_theta", 1e4 if own is None else own)
     if kind == "default":
         return base, None
     for key in LLAMA3:
-        require(rope.get(key) is not None, f"{path}: rope_scaling.{key} is missing; rope_type 'llama3' has it")
+        require(rope.get(key) is not None, f"{path}: rope_scaling.{key} is missing; rope_type 'llama3' needs it")
     factor, low, high = (_number(path, f"rope_scaling.{key}", rope[key]) for key in LLAMA3[:3])
     context = _whole(path, f"rope_scaling.{LLAMA3[3]}", rope[LLAMA3[3]])
     fits = factor >= 1 and low < high
@@ -147,9 +145,9 @@ def _rope(path: Path, told: Mapping[str, Any]) -> tuple[float, tuple[float, floa
 
 
 def gguf_shape(path: Path, held: Gguf) -> ModelConfig:
-    """A GGUF file's metadata in, the shape out. ValueError names the file and the key."""
+    """Shape of a model from its GGUF metadata. ValueError names the file and the key."""
     fields, family = held.fields, held.fields.get("general.architecture")
-    require(family in FAMILIES, f"{path}: architecture {family!r}; 'llama' and 'qwen2' can be read")
+    require(family in FAMILIES, f"{path}: architecture {family!r}; must be 'llama' or 'qwen2'")
     for key, required in (("general.type", ("model",)), ("split.count", (0, 1))):
         if key in fields:
             _require_one(path, key, fields[key], required)
@@ -158,7 +156,7 @@ def gguf_shape(path: Path, held: Gguf) -> ModelConfig:
         if prefix == family and key not in _GGUF_READ:
             unscaled = key.startswith("rope.scaling.") and fields.get(f"{family}.rope.scaling.type", "none") == "none"
             known = key in _GGUF_ONE_VALUE or (unscaled and key == "rope.scaling.original_context_length")
-            require(known, f"{path}: {name} is {_short(value)}: not known here")
+            require(known, f"{path}: {name} is {_short(value)}: unknown key")
             if key in _GGUF_ONE_VALUE:
                 _require_one(path, name, value, _GGUF_ONE_VALUE[key])
 
@@ -170,7 +168,7 @@ def gguf_shape(path: Path, held: Gguf) -> ModelConfig:
 
     require("token_embd.weight" in held.tensors, f"{path}: no tensor token_embd.weight")
     rows, ends = len(held.tensors["token_embd.weight"]), fields.get("tokenizer.ggml.eos_token_id")
-    require(type(ends) is int, f"{path}: no tokenizer.ggml.eos_token_id; which mark ends a text must be said")
+    require(type(ends) is int, f"{path}: no tokenizer.ggml.eos_token_id; the file must name the end mark")
     assert isinstance(ends, int)
     dim, heads = whole("embedding_length"), whole("attention.head_count")
     head_dim = whole("attention.key_length", dim // heads)
@@ -201,17 +199,17 @@ def gguf_shape(path: Path, held: Gguf) -> ModelConfig:
 
 
 def redundant(config: ModelConfig, name: str, value: np.ndarray, embed: torch.Tensor) -> bool:
-    """Whether a tensor that no part of the decoder reads repeats what is known: the rates of the rotary positions, as
-    old Llamas were saved with, or the embeddings once more as the head of a model whose head they are."""
+    """Whether a tensor that the decoder does not read repeats known values: the rotary frequencies that old Llamas were
+    saved with, or the embeddings as the head of a model with tied embeddings."""
     if name.endswith("rotary_emb.inv_freq"):
         rate = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim) / rope_stretch(config).numpy()
         return value.shape == rate.shape and np.allclose(value, rate, rtol=1e-2)
     return name == "lm_head.weight" and config.tied and np.array_equal(value, embed.numpy())
 
 
-def said(told: Mapping[str, Any], key: str, default: Any) -> Any:
-    """A key's value; the default where it is absent or null, never for 0, false or ""."""
-    value = told.get(key)
+def value_or(fields: Mapping[str, Any], key: str, default: Any) -> Any:
+    """A key's value; the default if it is absent or null, but not for 0, false or ""."""
+    value = fields.get(key)
     return default if value is None else value
 
 

@@ -1,6 +1,6 @@
-"""Load an open language model, from a GGUF file or a Hugging Face directory, as the decoder of a VLA.
+"""Load an open language model, from a GGUF file or a Hugging Face directory, as a VLA's decoder.
 
-`load_backbone` reads it, `adopt` builds a VLA around it; the way back is in `exports`. Families: Llama and Qwen2.
+`load_backbone` reads it, `adopt` builds a VLA around it; `exports` writes it out again. Families: Llama and Qwen2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from drivefoundry.model.backbones.families import gguf_shape, hf_shape, redundant, said
+from drivefoundry.model.backbones.families import gguf_shape, hf_shape, redundant, value_or
 from drivefoundry.model.backbones.vocabulary import from_gguf
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.gguf import read_gguf
@@ -29,7 +29,7 @@ from drivefoundry.types import require
 from drivefoundry_car.documents import decoded, json_object, read_bytes
 
 SMOLLM2 = "smollm2"
-"""Name of SmolLM2-135M-Instruct, which the extra `backbones` brings as a GGUF file."""
+"""Name of SmolLM2-135M-Instruct, which the extra `backbones` installs as a GGUF file."""
 _LAYER = {
     "norm1": (("input_layernorm.weight",), ("attn_norm.weight",)),
     "norm2": (("post_attention_layernorm.weight",), ("ffn_norm.weight",)),
@@ -46,14 +46,14 @@ _WHOLE = {
     "own_head": ("lm_head.weight", "output.weight"),
     "decoder.norm": ("model.norm.weight", "output_norm.weight"),
 }
-"""Our names, and those of Hugging Face and of GGUF, whose matrices lie on top of each other in ours."""
+"""Our names of tensors that concatenate several of Hugging Face's and GGUF's, by rows, and the names of those."""
 HF, GGUF = 0, 1
 _AGAIN = "the file is damaged, fetch it again"
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A language model: its shape as a VLA's decoder, its weights by the names of `Language`, its tokenizer."""
+    """A language model: its shape as a VLA's decoder, its weights under the names of `Language`, its tokenizer."""
 
     config: ModelConfig
     weights: dict[str, Tensor]
@@ -62,7 +62,7 @@ class Backbone:
     begin: int | None = None
     """Id of the mark that starts a text, if the tokenizer has one."""
     context: int = 2048
-    """Most tokens that it was made for."""
+    """Maximum number of tokens it was trained for."""
     chat: str = ""
     """Its chat template (Jinja)."""
 
@@ -76,7 +76,7 @@ class Backbone:
         return "qwen2" if self.config.qkv_bias else "llama"
 
     def language(self) -> Language:
-        """The language model itself, fp32, in eval mode; it shares these weights."""
+        """The language model, fp32, in eval mode; shares these weights."""
         with torch.device("meta"):
             out = Language(self.config)
         out.load_state_dict(self.weights, assign=True)
@@ -84,7 +84,7 @@ class Backbone:
 
 
 def names(config: ModelConfig, of: int) -> dict[str, tuple[str, ...]]:
-    """Our name of each tensor of `Language` -> the names of what it is made of, of HF or of GGUF."""
+    """Our name of each tensor of `Language` -> the names in format `of` (HF or GGUF) that it is made of."""
     out = {ours: (theirs[of],) for ours, theirs in _WHOLE.items() if ours != "own_head" or not config.tied}
     for i in range(config.layers):
         layer = (f"model.layers.{i}.", f"blk.{i}.")[of]
@@ -97,17 +97,17 @@ def names(config: ModelConfig, of: int) -> dict[str, tuple[str, ...]]:
 def load_backbone(where: str | Path) -> Backbone:
     """Load a Backbone from a .gguf file, a Hugging Face directory, or by the name "smollm2".
 
-    Raises ValueError, naming the file, where it is damaged or of a family or tokenizer that cannot be read.
+    ValueError names the file if it is damaged, or its family or tokenizer is not supported.
     """
     path = backbone_path(where)
     out = _from_hf(path) if path.is_dir() else _from_gguf(path)
     ids, rows = len(TextCodec(out.tokenizer, OWN)), out.config.text_vocab
-    require(ids <= rows, f"{path}: the tokenizer has {ids - OWN} ids, the embedding {rows - OWN} rows")
+    require(ids <= rows, f"{path}: the tokenizer has {ids - OWN} ids, the embedding only {rows - OWN} rows")
     return out
 
 
 def backbone_path(where: str | Path) -> Path:
-    """The file or directory that a backbone's name or path means. Raises ValueError where there is none."""
+    """The file or directory of a backbone, given its name or path. ValueError if there is none."""
     path = _smollm2() if where == SMOLLM2 else Path(where)
     require(
         os.path.exists(path), f"{path}: no such backbone; give a .gguf file, a Hugging Face directory or '{SMOLLM2}'"
@@ -124,7 +124,7 @@ def _smollm2() -> Path:
 
 
 def _checked(path: Path, config: ModelConfig, of: int, fetch: Callable[[str], np.ndarray]) -> dict[str, Tensor]:
-    """Every tensor of `Language`, of the right shape."""
+    """Every tensor of `Language`, checked for its shape."""
     with torch.device("meta"):
         wanted = Language(config).state_dict()
     out = {}
@@ -132,7 +132,7 @@ def _checked(path: Path, config: ModelConfig, of: int, fetch: Callable[[str], np
         parts = [fetch(name) for name in theirs]
         shape = (wanted[ours].shape[0] // len(parts), *wanted[ours].shape[1:])
         for name, part in zip(theirs, parts, strict=True):
-            require(part.shape == shape, f"{path}: tensor {name} has shape {part.shape}, must be {shape}")
+            require(part.shape == shape, f"{path}: tensor {name} must have shape {shape}, got {part.shape}")
         out[ours] = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
     return out
 
@@ -141,18 +141,18 @@ def _from_hf(folder: Path) -> Backbone:
     for name in ("config.json", "tokenizer.json"):
         require((folder / name).is_file(), f"{folder}: no {name}; not a Hugging Face model directory")
     adapter = folder / "adapter_config.json"
-    require(not adapter.exists(), f"{adapter}: adapters are not read; merge it into the model, or remove it")
-    told = json_object(read_bytes(folder / "config.json"), folder / "config.json", _AGAIN)
+    require(not adapter.exists(), f"{adapter}: adapters are not supported; merge it into the model, or remove it")
+    fields = json_object(read_bytes(folder / "config.json"), folder / "config.json", _AGAIN)
     raw = read_bytes(folder / "tokenizer.json")
     wanted = "model" in json_object(raw, folder / "tokenizer.json", _AGAIN)
     require(wanted, f"{folder / 'tokenizer.json'}: no model; fetch it again")
     tokenizer = tokenizer_of(raw, folder / "tokenizer.json")
     more = {name: _beside(folder, name) for name in ("generation_config.json", "tokenizer_config.json")}
-    end = _mark(folder, "eos", told, more, tokenizer)
+    end = _mark(folder, "eos", fields, more, tokenizer)
     where = "generation_config.json and tokenizer_config.json"
-    require(end is not None, f"{folder / 'config.json'}: no eos_token_id, nor in {where}; the end mark must be said")
+    require(end is not None, f"{folder / 'config.json'}: no eos_token_id, nor in {where}; add the id of the end mark")
     assert end is not None
-    config = hf_shape(folder / "config.json", told, end)
+    config = hf_shape(folder / "config.json", fields, end)
     files = _shards(folder)
     of = {name: held for held in files.values() for name in held.names}
 
@@ -163,26 +163,26 @@ def _from_hf(folder: Path) -> Backbone:
     weights = _checked(folder, config, HF, fetch)
     for name in sorted(of.keys() - {n for parts in names(config, HF).values() for n in parts}):
         known = redundant(config, name, of[name].read(name), weights["embed"])
-        require(known, f"{of[name].path}: tensor {name} is of no part of the model that is read; it would be lost")
-    context = said(told, "max_position_embeddings", 2048)
+        require(known, f"{of[name].path}: tensor {name} belongs to no supported part of the model and would be lost")
+    context = value_or(fields, "max_position_embeddings", 2048)
     fits = type(context) is int and context > 0
     require(fits, f"{folder / 'config.json'}: max_position_embeddings is {str(context)[:60]}, must be an integer")
-    begin = _mark(folder, "bos", told, more, tokenizer)
+    begin = _mark(folder, "bos", fields, more, tokenizer)
     return Backbone(config, weights, raw, begin, context, _chat(folder, more["tokenizer_config.json"]))
 
 
 def _shards(folder: Path) -> dict[str, TensorFile]:
-    """The files of the tensors, by name: those that the index names, or the single one."""
+    """Tensor name -> its file: those that the index lists, or the single one."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     require(index.is_file() or single.is_file(), f"{folder}: no model.safetensors; save the model as safetensors")
     if not index.is_file():
         return {single.name: TensorFile(single)}
     places = json_object(read_bytes(index), index, _AGAIN).get("weight_map")
     plain = isinstance(places, dict) and all(isinstance(p, str) and Path(p).name == p for p in places.values())
-    require(plain, f"{index}: no weight_map of tensors and files; fetch it again")
+    require(plain, f"{index}: no weight_map from tensors to files; fetch it again")
     assert isinstance(places, dict)
     for place in sorted(set(places.values())):
-        require((folder / place).is_file(), f"{folder / place}: no such file; {index.name} wants it")
+        require((folder / place).is_file(), f"{folder / place}: no such file, but {index.name} lists it")
     files = {place: TensorFile(folder / place) for place in sorted(set(places.values()))}
     held = {name: place for place, file in files.items() for name in file.names}
     for name in sorted(held.keys() ^ places.keys()):
@@ -190,29 +190,29 @@ def _shards(folder: Path) -> dict[str, TensorFile]:
         require(name in places, f"{folder / held.get(name, '')}: tensor {name} is not in {index.name}")
     twice = sum(len(file.names) for file in files.values()) - len(held)
     require(twice == 0, f"{index}: {twice} tensors are in two files; fetch them again")
-    require(single.name in files or not single.exists(), f"{single}: is not in {index.name}; remove one of the two")
+    require(single.name in files or not single.exists(), f"{single}: not listed in {index.name}; remove one of the two")
     return files
 
 
 def _beside(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of the directory that need not be there."""
+    """An optional JSON file of the directory; empty if missing."""
     path = folder / name
     return json_object(read_bytes(path), path, _AGAIN) if path.is_file() else {}
 
 
 def _mark(
-    folder: Path, kind: str, told: Mapping[str, Any], more: Mapping[str, Mapping[str, Any]], tokenizer: Tokenizer
+    folder: Path, kind: str, fields: Mapping[str, Any], more: Mapping[str, Mapping[str, Any]], tokenizer: Tokenizer
 ) -> int | None:
-    """The id of the mark that ends ("eos") or begins ("bos") a text, the first where there are several: of config.json,
-    else of generation_config.json, else that of the word in tokenizer_config.json; None where all are silent."""
+    """Id of the mark that ends ("eos") or begins ("bos") a text, the first if there are several: from config.json, else
+    generation_config.json, else that of the word in tokenizer_config.json; None if none of them has it."""
     rows, key = tokenizer.get_vocab_size(), f"{kind}_token_id"
-    for name, about in (("config.json", told), ("generation_config.json", more["generation_config.json"])):
+    for name, about in (("config.json", fields), ("generation_config.json", more["generation_config.json"])):
         ids = about.get(key)
-        require(ids != [], f"{folder / name}: {key} is [], must have at least one id")
+        require(ids != [], f"{folder / name}: {key} is []; must have at least one id")
         ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
         for one in ids:
             known = type(one) is int and one >= 0 and tokenizer.id_to_token(min(one, 2**31)) is not None
-            require(known, f"{folder / name}: {key} is {str(one)[:40]}, which is none of the tokenizer's {rows} ids")
+            require(known, f"{folder / name}: {key} is {str(one)[:40]}; must be one of the tokenizer's {rows} ids")
         if ids:
             return ids[0]
     word = more["tokenizer_config.json"].get(f"{kind}_token")
@@ -220,22 +220,22 @@ def _mark(
     if word is None:
         return None
     known = isinstance(word, str) and tokenizer.token_to_id(word) is not None
-    require(known, f"{folder / 'tokenizer_config.json'}: {kind}_token {str(word)[:40]!r} is no word of tokenizer.json")
+    require(known, f"{folder / 'tokenizer_config.json'}: {kind}_token {str(word)[:40]!r} is not in tokenizer.json")
     return tokenizer.token_to_id(word)
 
 
 def _chat(folder: Path, about: Mapping[str, Any]) -> str:
-    """The chat template: of the file that newer directories have, else of tokenizer_config.json; of several the default
-    one."""
+    """The chat template: from the file that newer directories have, else tokenizer_config.json; the default one if
+    there are several."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return decoded(read_bytes(path), path)
-    held, path = said(about, "chat_template", ""), folder / "tokenizer_config.json"
+    held, path = value_or(about, "chat_template", ""), folder / "tokenizer_config.json"
     if isinstance(held, list):
         named = all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in held)
-        require(named, f"{path}: chat_template has an entry without a name that is text; fetch it again")
+        require(named, f"{path}: chat_template has an entry without a name; fetch it again")
         held = next((t.get("template") for t in reversed(held) if t["name"] == "default"), "")
-    require(isinstance(held, str), f"{path}: chat_template is no text; fetch it again")
+    require(isinstance(held, str), f"{path}: chat_template is not text; fetch it again")
     return held
 
 
@@ -256,26 +256,26 @@ def _from_gguf(path: Path) -> Backbone:
     assert isinstance(words, list)
     for key, one in (("eos", config.text_end), ("bos", begin)):
         known = one is None or (type(one) is int and 0 <= one < len(words))
-        require(known, f"{path}: tokenizer.ggml.{key}_token_id is {str(one)[:40]}, there are {len(words)} tokens")
-    require(type(context) is int and context > 0, f"{path}: {family}.context_length is {str(context)[:40]}")
+        require(known, f"{path}: tokenizer.ggml.{key}_token_id must be < {len(words)} tokens, got {str(one)[:40]}")
+    require(type(context) is int and context > 0, f"{path}: {family}.context_length must be > 0, got {context!s:.40}")
     assert isinstance(context, int)
     assert begin is None or isinstance(begin, int)
     weights = _checked(path, config, GGUF, fetch)
     for name in sorted(held.tensors.keys() - {n for parts in names(config, GGUF).values() for n in parts}):
-        known = name == "rope_freqs.weight"  # which `gguf_shape` has read
-        require(known, f"{path}: tensor {name} is of no part of the model that is read; it would be lost")
+        known = name == "rope_freqs.weight"  # read by `gguf_shape`
+        require(known, f"{path}: tensor {name} belongs to no supported part of the model and would be lost")
     chat = held.fields.get("tokenizer.chat_template", "")
-    require(isinstance(chat, str), f"{path}: tokenizer.chat_template is no text; fetch the file again")
+    require(isinstance(chat, str), f"{path}: tokenizer.chat_template is not text; fetch the file again")
     return Backbone(config, weights, raw, begin, context, str(chat))
 
 
 def adopt(backbone: Backbone, seed: int = 0, **changes: object) -> tuple[VLA, TextCodec]:
-    """Build a VLA around a backbone, and its tokenizer; changes: fields of the configuration that are not the
-    backbone's (image, vision, action, max_text, ...).
+    """Build a VLA around a backbone, with its tokenizer; changes: configuration fields that do not come from the
+    backbone (image, vision, action, max_text, ...).
 
-    The vocabulary is PAD, EOS and UNK, then the backbone's words, then action codes and marks. EOS begins as the
-    backbone's own end mark, the other new rows near the mean of the words (Hewitt 2021), and what enters the sequence
-    beside words (image, ego, route) begins at the size of words.
+    The vocabulary is PAD, EOS and UNK, then the backbone's tokens, then action codes and marks. EOS is initialised as
+    the backbone's own end mark, the other new rows near the mean of its tokens (Hewitt 2021), and the other inputs
+    (image, ego, route) at the scale of its tokens.
     """
     config = replace(backbone.config, **changes).validate()  # type: ignore[arg-type]
     torch.manual_seed(seed)

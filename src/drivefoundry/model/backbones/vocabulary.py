@@ -1,6 +1,6 @@
-"""A byte-level BPE as tokenizer.json and as GGUF metadata, each from the other.
+"""Convert a byte-level BPE between tokenizer.json and GGUF metadata.
 
-Both hold the same pieces and merges; how text is cut into words before the merges is spelt out in tokenizer.json, and
+Both hold the same pieces and merges; how text is split into words before merging is spelt out in tokenizer.json but
 only named in GGUF (`tokenizer.ggml.pre`).
 """
 
@@ -15,7 +15,7 @@ from drivefoundry.model.gguf import Value
 from drivefoundry.types import require
 
 NORMAL, CONTROL, GIVEN, UNUSED = 1, 3, 4, 5
-"""ggml's kinds of tokens: pieces, marks that are never text, whole words added by hand, rows without a token."""
+"""ggml's token types: pieces, marks that are never text, whole words added by hand, rows without a token."""
 _PROBE = "It's 12 345 o'CLOCK —  l'été, x_1=+7;\n\n  naïve\t日本 ''d\r\n end "
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -34,24 +34,23 @@ CUTS: dict[str, pre_tokenizers.PreTokenizer] = {
     "qwen2": _split(""),
     "gpt-2": _GPT2,
 }
-"""GGUF's names of the ways to cut text into words."""
+"""GGUF's names of the ways to split text into words."""
 
 
 def from_gguf(fields: Mapping[str, Value], path: object) -> bytes:
-    """A GGUF file's metadata in, tokenizer.json bytes out. Raises ValueError for tokenizers other than byte-level
-    BPE."""
+    """Build tokenizer.json from a GGUF file's metadata. ValueError for tokenizers other than byte-level BPE."""
     for key in ("model", "tokens", "merges", "token_type"):
         require(f"tokenizer.ggml.{key}" in fields, f"{path}: no tokenizer.ggml.{key}; must be a byte-level BPE")
     model, pre = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "gpt-2")
-    require(model == "gpt2", f"{path}: tokenizer {model!r}; only byte-level BPE ('gpt2') can be read")
+    require(model == "gpt2", f"{path}: tokenizer {model!r}; must be a byte-level BPE ('gpt2')")
     require(pre in CUTS, f"{path}: tokenizer.ggml.pre {pre!r}; known are {', '.join(CUTS)}")
     tokens, kinds = _list(fields, "tokens", str, path), _list(fields, "token_type", int, path)
     merges, vocab = _list(fields, "merges", str, path), {token: i for i, token in enumerate(tokens)}
     whole = len(tokens) == len(kinds) == len(vocab)
-    require(whole, f"{path}: {len(vocab)} different tokens of {len(tokens)}, and {len(kinds)} token types; damaged")
+    require(whole, f"{path}: {len(vocab)} distinct tokens of {len(tokens)}, and {len(kinds)} token types; damaged")
     pairs = [(left, right) for left, _, right in (m.partition(" ") for m in merges)]
     lost = next((m for m, (a, b) in zip(merges, pairs, strict=True) if not {a, b, a + b} <= vocab.keys()), None)
-    require(lost is None, f"{path}: tokenizer.ggml.merges: {lost!r} is of no tokens; the file is damaged")
+    require(lost is None, f"{path}: tokenizer.ggml.merges: {lost!r} does not join known tokens; the file is damaged")
     out = Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=pre == "llama-bpe"))
     if pre == "qwen2":
         out.normalizer = normalizers.NFC()  # type: ignore[assignment]
@@ -62,31 +61,31 @@ def from_gguf(fields: Mapping[str, Value], path: object) -> bytes:
     begin = fields.get("tokenizer.ggml.bos_token_id")
     if fields.get("tokenizer.ggml.add_bos_token") and isinstance(begin, int):
         within = 0 <= begin < len(tokens)
-        require(within, f"{path}: tokenizer.ggml.bos_token_id is {begin}, there are {len(tokens)} tokens")
+        require(within, f"{path}: tokenizer.ggml.bos_token_id must be < {len(tokens)} tokens, got {begin}")
         mark = tokens[begin]
         out.post_processor = processors.TemplateProcessing(f"{mark} $A", None, [(mark, begin)])  # type: ignore[assignment]
     return out.to_str().encode()
 
 
 def _list(fields: Mapping[str, Value], key: str, kind: type, path: object) -> list:
-    """A list of the metadata, all of one type."""
+    """A list from the metadata, with elements of one type."""
     value = fields[f"tokenizer.ggml.{key}"]
     plain = isinstance(value, list) and all(type(item) is kind for item in value)
-    require(plain, f"{path}: tokenizer.ggml.{key} is no list of {kind.__name__}; the file is damaged")
+    require(plain, f"{path}: tokenizer.ggml.{key} is not a list of {kind.__name__}; the file is damaged")
     assert isinstance(value, list)
     return value
 
 
 def to_gguf(raw: bytes, rows: int) -> dict[str, Value]:
-    """tokenizer.json bytes and the rows of the embedding in, GGUF metadata out. Raises ValueError where the tokenizer
-    is no byte-level BPE, or cuts text into words in a way that GGUF has no name for."""
+    """GGUF metadata of a tokenizer.json for an embedding of `rows` rows. ValueError unless it is a byte-level BPE that
+    splits text in a way that GGUF has a name for."""
     told, tokenizer = json.loads(raw), Tokenizer.from_str(raw.decode())
     bpe = told["model"]["type"] == "BPE" and "ByteLevel" in json.dumps(told["pre_tokenizer"])
     require(bpe, "tokenizer.json: GGUF takes a byte-level BPE; export this one as a Hugging Face directory")
     assert tokenizer.pre_tokenizer is not None
     pieces = tokenizer.pre_tokenizer.pre_tokenize_str(_PROBE)
     name = next((k for k, cut in CUTS.items() if cut.pre_tokenize_str(_PROBE) == pieces), None)
-    require(name is not None, f"tokenizer.json: its pre_tokenizer cuts text otherwise than {', '.join(CUTS)}")
+    require(name is not None, f"tokenizer.json: pre_tokenizer must split text as one of {', '.join(CUTS)}")
     given = {t["id"]: CONTROL if t["special"] else GIVEN for t in told["added_tokens"]}
     words = [tokenizer.id_to_token(i) for i in range(rows)]
     kinds = [given.get(i, UNUSED if word is None else NORMAL) for i, word in enumerate(words)]
@@ -101,12 +100,12 @@ def to_gguf(raw: bytes, rows: int) -> dict[str, Value]:
 
 
 def unused(row: int) -> str:
-    """What stands for a row of the embedding that has no token."""
+    """Placeholder for an embedding row that has no token."""
     return f"[PAD{row}]"
 
 
 def extended(raw: bytes, rows: int, marks: Sequence[str]) -> bytes:
-    """tokenizer.json bytes in; with `rows` ids, and the marks behind them, out."""
+    """Extend a tokenizer.json to `rows` ids, followed by the marks."""
     tokenizer = Tokenizer.from_str(raw.decode())
     fill = [unused(i) for i in range(tokenizer.get_vocab_size(), rows)]
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in [*fill, *marks]])

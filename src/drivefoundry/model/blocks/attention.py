@@ -1,9 +1,9 @@
-"""Queries, keys and values in, what each token sees of the others out: of samples of one length, or packed ones.
+"""Attention between queries, keys and values, of samples of equal length or of a packed batch.
 
-A packed batch has next to no padding: what treats tokens one by one runs on real ones alone (unpadded training as in
-ModernBERT, Warner 2024; samples do not see each other, as with FlashAttention's variable lengths, Dao 2023). It holds
-the samples' prefixes, which are of one length, then their tails, longest first.
-Axes: B samples, P prefix tokens, N rows: all tokens of a packed batch, T tokens, S keys, H heads, G key-value heads, K
+A packed batch has almost no padding, so token-wise layers run on real tokens only (unpadded training as in ModernBERT,
+Warner 2024; samples do not see each other, as with FlashAttention's variable lengths, Dao 2023). It holds the samples'
+prefixes, which have equal length, then their tails, longest first.
+Axes: B samples, P prefix tokens, N rows (all tokens of a packed batch), T tokens, S keys, H heads, G key-value heads, K
 head width.
 """
 
@@ -18,30 +18,30 @@ from torch import Tensor
 from torch.nn.attention import varlen
 
 FAR = -30_000.0
-"""Added to the score of a key that may not be seen (finite, so that a row without any key stays finite)."""
+"""Added to the score of a masked key (finite, so that a row without any visible key stays finite)."""
 PADDING = 0.125
-"""Share of padding from which a batch is packed. On a CPU core, 4M: at 7 % compiled blocks lose 2 % by it and others
-win 2 %; at 14 % others win 12 %."""
+"""Share of padding from which a batch is packed. On a CPU core at size 4M: at 7 %, packing slows compiled blocks by 2 %
+and speeds others up by 2 %; at 14 % it speeds others up by 12 %."""
 GROUP_TOKENS = 8
-"""A group of tails costs as much time as so many tokens: that many may be padding to make two groups one."""
+"""Cost of one more group of tails, in tokens: up to this much padding is accepted to merge two groups."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How samples lie in a packed batch: B prefixes, then groups of tails of one length each, longest first.
+    """Layout of a packed batch: B prefixes, then groups of tails of equal length, longest first.
 
-    Prefixes see themselves as `mask` says, tails the own prefix and the own past, so that what pads a tail, at its end,
-    is not seen.
+    Prefixes see themselves as `mask` says; tails see their own prefix and their own past, so padding at the end of a
+    tail is not seen.
     """
 
     prefix: int
     groups: tuple[tuple[int, int], ...]
     """(samples, tokens of each one's tail)."""
     mask: Tensor
-    """(P + T, P + T), T at least the longest tail, of one sample: a tail sees the prefix and its own past."""
+    """(P + T, P + T) of one sample, with T at least the longest tail: a tail sees the prefix and its own past."""
 
     both_ways: bool
-    """Whether prefixes see themselves whole, as `mask` then says, too."""
+    """Whether all prefix tokens see each other, as `mask` then says, too."""
 
     @property
     def samples(self) -> int:
@@ -49,8 +49,8 @@ class Packing:
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """For FlashAttention: where prefixes, tails and whole samples end, (B + 1,) int32 each from 0 on, and the row
-        of each token, sample by sample, (N,)."""
+        """For FlashAttention: ends of prefixes, tails and whole samples, (B + 1,) int32 each, starting at 0, and the
+        row of each token, sample by sample, (N,)."""
         device, b = self.mask.device, self.samples
         tails = torch.tensor([0, *(t for n, t in self.groups for _ in range(n))], device=device).cumsum(0)
         prefixes = self.prefix * torch.arange(b + 1, device=device)
@@ -62,7 +62,7 @@ class Packing:
 
 
 def grouped(lengths: list[int]) -> tuple[tuple[int, int], ...]:
-    """Tail lengths, falling, in; groups (samples, tokens) out, of equal lengths as far as GROUP_TOKENS allows."""
+    """Group tail lengths (descending) into (samples, tokens), of equal lengths up to GROUP_TOKENS of padding."""
     groups: list[tuple[int, int]] = []
     padding = 0
     for length in lengths:
@@ -76,16 +76,17 @@ def grouped(lengths: list[int]) -> tuple[tuple[int, int], ...]:
 
 
 def pays(real: Tensor, rest: int) -> bool:
-    """Which places of a batch's texts (B, L) are real, and how many more tokens each sample has, in; whether so many
-    are padding that packing takes less time."""
+    """Whether packing saves time. real: (B, L) which text positions are not padding; rest: number of further tokens per
+    sample."""
     b, length = real.shape
     return b * length - int(real.sum()) > PADDING * b * (rest + length)
 
 
 def packed(real: Tensor, mask: Tensor, prefix: int, both_ways: bool) -> tuple[Packing, Tensor, tuple[Tensor, Tensor]]:
-    """Which tokens behind the prefix are real, (B, T), and who sees whom in a sample without padding, (P + T, P + T).
+    """Pack a batch. real (B, T): which tokens after the prefix are not padding; mask (P + T, P + T): that of a sample
+    without padding.
 
-    Returns how they lie, the order of the samples (B,), and which tokens the rows of all tails are: sample and place,
+    Returns the layout, the order of the samples (B,), and the tokens in the rows of all tails as (sample, position),
     (R,) each."""
     count = real.sum(1)
     order = count.argsort(dim=0, stable=True, descending=True)
@@ -100,7 +101,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """q (B, T, H, K) over sqrt(K); k, v (B, S, G, K); mask (B or 1, T or more, S), whose last T rows are added to the
     scores. Returns (B, T, H*K).
 
-    On CPU two plain batched matmuls: at these lengths six times faster than torch's fused kernel there.
+    On CPU this is two plain batched matmuls: six times faster at these lengths than torch's fused kernel.
     """
     b, t, h, d = q.shape
     s, n = k.shape[1:3]
@@ -123,7 +124,7 @@ def attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     """`attend` of a packed batch: k, v (1, N, G, K); q (1, N, H, K), or the tails' alone. Returns (1, N, H*K), or the
     tails' alone.
 
-    Not compiled: how many groups there are differs from batch to batch.
+    Not compiled, because the number of groups differs from batch to batch.
     """
     if q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16):
         return attend_flash(q, k, v, packing)
@@ -140,12 +141,12 @@ def attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
         seen = packing.mask[None, p : p + shape[1], : p + shape[1]]
         out.append(attend(q_tail.unflatten(0, shape), keys, values, seen))
     y = torch.cat([x.flatten(0, 1) for x in out])[None]
-    torch._dynamo.maybe_mark_dynamic(y, 1)  # what is compiled goes on from here
+    torch._dynamo.maybe_mark_dynamic(y, 1)  # compiled code continues here
     return y
 
 
 def attend_flash(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
-    """`attend_packed` by FlashAttention with variable lengths, which knows 16 bits on a GPU alone."""
+    """`attend_packed` with variable-length FlashAttention, which needs a GPU and 16-bit floats."""
     prefixes, tails, wholes, row = packing.ends
     p, b, longest = packing.prefix, packing.samples, packing.groups[0][1]
     k, v = (x[0].repeat_interleave(q.shape[2] // x.shape[2], 1) for x in (k, v))

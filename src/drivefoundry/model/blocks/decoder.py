@@ -19,7 +19,7 @@ from drivefoundry.model.config import ModelConfig
 
 @dataclass
 class Cache:
-    """Keys and values of every layer, (B, S, N, K) each, of which the first `filled` positions are written."""
+    """Keys and values of every layer, (B, S, N, K) each; the first `filled` positions are written."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -33,8 +33,8 @@ class Cache:
         )
 
     def add(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, T, N, K) keys and values after the filled ones; returns all so far. The caller moves `filled`
-        on."""
+        """Write keys and values (B, T, N, K) after the filled positions; return all so far. The caller advances
+        `filled`."""
         end = self.filled + k.shape[1]
         self.keys[layer][:, self.filled : end] = k
         self.values[layer][:, self.filled : end] = v
@@ -50,8 +50,8 @@ def rope_table(config: ModelConfig, length: int) -> Tensor:
 
 
 def rope_stretch(config: ModelConfig) -> Tensor:
-    """(K/2,) by how much each rotation is slowed to reach beyond the original context: slow ones by the whole factor,
-    fast ones not at all, those between smoothly (Llama 3.1)."""
+    """(K/2,) factor by which each rotation is slowed to extend the context: low frequencies by the whole factor, high
+    ones not at all, smoothly in between (Llama 3.1)."""
     if config.rope_scaling is None:
         return torch.ones(config.head_dim // 2)
     factor, low, high, context = config.rope_scaling
@@ -68,7 +68,7 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """One decoder layer. Query, key and value in one matmul, gate and up in one."""
+    """One decoder layer, with one matmul for query, key and value and one for gate and up."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
@@ -87,10 +87,11 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rope: Tensor, mask: Tensor | Packing, read: Tensor, cache: Cache | None = None
     ) -> Tensor:
-        """x (B, T, D); rope (2, T, K/2); mask (B or 1, T, S), or how the samples of a packed batch lie, whose x is (1,
-        N, D); read (2, R, K/2): the end of rope. Returns the last R positions, (B, R, D).
+        """x (B, T, D); rope (2, T, K/2); mask (B or 1, T, S), or the layout of a packed batch, whose x is (1, N, D);
+        read (2, R, K/2): the end of rope. Returns the last R positions, (B, R, D).
 
-        The last layer keeps only what is read off (actions and text): its other rows serve as keys and values alone.
+        The last layer computes only the positions that are read (actions and text); the others serve only as keys and
+        values.
         """
         b, t, d = x.shape
         keep = read.shape[1]
@@ -111,7 +112,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The stack of blocks and the last norm."""
+    """The stack of blocks and the final norm."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -121,16 +122,16 @@ class Decoder(nn.Module):
         self._compiled: list[Callable[..., Tensor]] = []
 
     def compile_blocks(self) -> None:
-        """Compile each block for training (cached decoding stays eager): one small graph that all layers share. On CPU
-        its calls are in C++ too, so that it runs without the interpreter's lock."""
+        """Compile each block for training (cached decoding stays eager) into one small graph that all layers share. On
+        CPU the wrapper is C++ too, so that it runs without the GIL."""
         kind = torch.compile
         if self.norm.device.type == "cpu":
             kind = partial(torch.compile, options={"cpp_wrapper": True})
         self._compiled = [kind(block.forward, dynamic=False) for block in self.blocks]
 
     def forward(self, x: Tensor, rope: Tensor, mask: Tensor | Packing, keep: int, cache: Cache | None = None) -> Tensor:
-        """x (B, T, D), or (1, N, D) of a packed batch, in, the last `keep` positions normed, (B, keep, D), out; with a
-        cache, x continues what is in it."""
+        """Normed last `keep` positions, (B, keep, D), of x (B, T, D), or (1, N, D) for a packed batch; with a cache, x
+        continues it."""
         t, last = x.shape[1], len(self.blocks) - 1
         read = rope if keep == t else rope[:, t - keep :]
         if isinstance(mask, Packing):  # one graph for any number of tokens
@@ -138,7 +139,7 @@ class Decoder(nn.Module):
                 torch._dynamo.maybe_mark_dynamic(rows, 1)
         fast = self._compiled if cache is None and torch.is_grad_enabled() else self.blocks
         for i, block in enumerate(fast or self.blocks):
-            if fast is self._compiled and x.shape[0] > 1:  # one graph for any batch: how many samples talk varies
+            if fast is self._compiled and x.shape[0] > 1:  # one graph for any batch: how many have text varies
                 for rows in (x, mask) if isinstance(mask, Tensor) and mask.shape[0] > 1 else (x,):
                     torch._dynamo.mark_dynamic(rows, 0)
             x = block(x, rope, mask, read if i == last else rope, cache)

@@ -1,8 +1,8 @@
 """Plans by flow matching: from noise and the decoder's state to (acceleration, curvature) of each half second.
 
-The second way a plan leaves the model, beside codes of the vocabulary. A velocity field carries noise at time 0 to
-controls at time 1 along straight lines (Flow Matching, Lipman 2023; rectified flow, Liu 2023; as the action head of
-pi-0, Black 2024). Axes: B batch, D model width, N controls of a plan (8 times 2), in units in which they are about 1.
+An alternative to action codes from the vocabulary. A velocity field carries noise at time 0 to controls at time 1 along
+straight lines (Flow Matching, Lipman 2023; rectified flow, Liu 2023; as in the action head of pi-0, Black 2024).
+Axes: B batch, D model width, N controls of a plan (8 times 2), scaled to about 1.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from drivefoundry_car.vehicle.codec import (
 )
 
 ACCELERATION = 2.0
-"""m/s^2 that count as 1; curvatures count on the codebook's asinh scale."""
+"""Acceleration that is scaled to 1, m/s^2; curvatures use the codebook's asinh scale."""
 EULER_STEPS = 10
 DRAWS = 8
-"""Times and noises that a plan is learnt from at once: the head costs little beside the state that it reads."""
+"""Times and noises sampled per plan in training: the head costs little beside the state that it reads."""
 SHARPEST = 0.2
-"""Greatest curvature, 1/m: a circle of 5 m."""
+"""Largest curvature, 1/m: a circle with a radius of 5 m."""
 CREEP_M = 0.05
-"""A shorter way in half a second says nothing of its curvature."""
+"""Distance in half a second, m, below which curvature is undefined."""
 
 
 def to_units(controls: Tensor) -> Tensor:
-    """(..., 2) m/s^2 and 1/m in, of size about 1 out."""
+    """Scale controls (..., 2) in m/s^2 and 1/m to about 1."""
     return torch.stack([controls[..., 0] / ACCELERATION, torch.asinh(controls[..., 1] / CURVATURE_SCALE)], -1)
 
 
 def nearest(controls: Tensor, codebook: Tensor) -> Tensor:
-    """Controls (..., 2) and codebook (K, 2) in; the code nearest to each, (...), in units of the codebook's making."""
+    """The code of codebook (K, 2) nearest to each of controls (..., 2), in the units that the codebook was built in."""
     scale = controls.new_tensor([ACCELERATION / A_SCALE, 1.0])
     return (
         torch.cdist((to_units(controls) * scale).flatten(0, -2), to_units(codebook) * scale)
@@ -51,12 +51,12 @@ def nearest(controls: Tensor, codebook: Tensor) -> Tensor:
 
 
 def from_units(x: Tensor) -> Tensor:
-    """The inverse of `to_units`."""
+    """Inverse of `to_units`."""
     return torch.stack([x[..., 0] * ACCELERATION, torch.sinh(x[..., 1].clamp(-4, 4)) * CURVATURE_SCALE], -1)
 
 
 class FlowHead(nn.Module):
-    """A velocity field over whole plans: two residual layers, conditioned on the decoder's state and the time."""
+    """A velocity field over whole plans: two residual layers, conditioned on the decoder's state and on time."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -68,15 +68,15 @@ class FlowHead(nn.Module):
         self.out = nn.Linear(width, n)
 
     def velocity(self, x: Tensor, time: Tensor, state: Tensor) -> Tensor:
-        """x (B, N) where the plans are, time (B, 1) in 0 .. 1, state (B, D); where they go, (B, N), out."""
+        """Velocity (B, N) at x (B, N) and time (B, 1) in 0 .. 1, given the state (B, D)."""
         y = self.read(torch.cat([x, time], -1)) + self.given(state)
         y = y + F.silu(self.first(F.silu(y)))
         y = y + F.silu(self.second(y))
         return self.out(y)
 
     def loss(self, state: Tensor, controls: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """state (B, D), controls (B, 8, 2) m/s^2 and 1/m in; (B,) mean squared error of the velocity out, over DRAWS
-        random times and noises of each plan."""
+        """Mean squared error (B,) of the velocity, over DRAWS random times and noises per plan; state (B, D), controls
+        (B, 8, 2) in m/s^2 and 1/m."""
         goal = to_units(controls.float()).flatten(1).repeat_interleave(DRAWS, 0)
         noise = torch.randn(goal.shape, generator=generator, device=goal.device)
         time = torch.rand(len(goal), 1, generator=generator, device=goal.device)
@@ -85,8 +85,8 @@ class FlowHead(nn.Module):
         return (way - (goal - noise)).square().mean(-1).view(-1, DRAWS).mean(-1)
 
     def plan(self, state: Tensor, noise: Tensor | None = None, steps: int = EULER_STEPS) -> Tensor:
-        """state (B, D) and where to start, noise (B, N) or None for its middle; controls (B, 8, 2) float32 after Euler
-        steps out."""
+        """Controls (B, 8, 2) float32 after Euler integration from noise (B, N), or from the noise's mean if None; state
+        (B, D)."""
         x = torch.zeros(len(state), self.out.out_features, device=state.device) if noise is None else noise
         for k in range(steps):
             time = torch.full((len(state), 1), k / steps, dtype=state.dtype, device=state.device)
@@ -95,11 +95,11 @@ class FlowHead(nn.Module):
 
 
 def controls_of(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Plans (N, 8, 3) and speed (N,) m/s now in; the controls (N, 8, 2) that drive them best out.
+    """The controls (N, 8, 2) that best follow plans (N, 8, 3) from current speeds (N,) m/s.
 
-    Closed loop, as `drivefoundry_car.vehicle.codec.encode`, but not from a codebook: at each step the turn that ends
-    closest in position and heading, then the speed that ends closest along the way and to the plan's own speed; both
-    least squares have a closed form.
+    In closed loop, like `drivefoundry_car.vehicle.codec.encode` but without a codebook: each step takes the turn that
+    ends closest in position and heading, then the speed that ends closest along the path and to the plan's own speed;
+    both least-squares problems have a closed form.
     """
     aim = speeds(future, speed)
     state = np.zeros((len(future), 4))

@@ -1,6 +1,6 @@
-"""Camera frames in, image tokens out.
+"""Image tokens from camera frames.
 
-Axes: B batch, M moments (a camera's pair of neighbouring frames), H W pixels, P patches, D model width.
+Axes: B batch, M moments (pairs of successive frames of a camera), H W pixels, P patches, D model width.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Frames = Mapping[str, Tensor]
 
 
 class PatchStem(nn.Module):
-    """Patch tokens from a frame and the one before, by two matmuls with a GELU between: 8x8 px cells, then a patch of
-    cells. All cameras share the weights; each has positions of its own.
+    """Patch tokens of a frame and the one before it, by two matmuls with a GELU in between: 8x8 px cells, then a patch
+    of cells. All cameras share the weights; each has its own positions.
 
-    The first layer sees the frame now and its difference to the one before (a linear change of basis in which motion
-    is not drowned by brightness). Matmuls over whole cells, not convolutions: several times faster on a CPU, where
-    narrow convolutions are bound by memory.
+    The first layer sees the current frame and its difference from the one before (a linear change of basis in which
+    brightness does not drown out motion). Matmuls over whole cells, not convolutions, are several times faster on a
+    CPU, where narrow convolutions are limited by memory bandwidth.
     """
 
     def __init__(self, config: ModelConfig, width: int):
@@ -36,13 +36,13 @@ class PatchStem(nn.Module):
         self.position = nn.Parameter(torch.zeros(config.patches, width))
 
     def patches_of(self, frames: Tensor, light: Tensor | None, position: Tensor) -> Tensor:
-        """Tokens (B, P, D) of frames (B, 2, H, W, 3) uint8; light (B, 2) gain and offset of brightness, or None;
+        """Tokens (B, P, D) of frames (B, 2, H, W, 3) uint8; light (B, 2): gain and offset of brightness, or None;
         position (P, D)."""
         b, f, c = len(frames), frames.shape[1], frames.shape[-1]
         rows, cols, n = frames.shape[2] // self.side, frames.shape[3] // self.side, self.cells
         x = frames.view(b, f, rows, n, CELL, cols, n, CELL, c).permute(
             0, 2, 5, 3, 6, 1, 4, 7, 8
-        )  # bytes move, not floats
+        )  # moves bytes, not floats
         x = x.reshape(b, rows * cols, n * n, f, CELL * CELL * c).to(self.cell.weight.dtype)
         before, now = x.unbind(3)
         gain, offset = now.new_ones(1), now.new_zeros(1)
@@ -55,11 +55,11 @@ class PatchStem(nn.Module):
 
 
 class Tower(nn.Module):
-    """A vision transformer and its projector: patch tokens of one moment, which all see each other, to the decoder's
-    width.
+    """A vision transformer and its projector: patch tokens of one moment, which all see each other, mapped to the
+    decoder's width.
 
     ViT (Dosovitskiy 2021) with the decoder's own blocks (RMSNorm, SwiGLU; the stem's learned positions, no rotation),
-    and a projector of two layers as in LLaVA-1.5 (Liu 2024).
+    and a two-layer projector as in LLaVA-1.5 (Liu 2024).
     """
 
     def __init__(self, config: ModelConfig):
@@ -70,7 +70,7 @@ class Tower(nn.Module):
         self.project_out = nn.Linear(config.dim, config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, P, vit_dim) in, (B, P, D) out."""
+        """Map (B, P, vit_dim) to (B, P, D)."""
         p = x.shape[1]
         still = rope_table(self.config, 1).to(x.device).expand(-1, p, -1)
         y = self.blocks(x, still, still.new_zeros(1, p, p), keep=p)
@@ -78,8 +78,8 @@ class Tower(nn.Module):
 
 
 class Vision(PatchStem):
-    """Every camera's every moment through the stem, and the tower if the shape has one; where there are several
-    moments, a learned mark says which one a token is of."""
+    """The stem, and the tower if the shape has one, applied to every moment of every camera; with several moments, a
+    learned embedding marks the moment of each token."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config, config.vit_dim if config.vision == "vit" else config.dim)
@@ -91,7 +91,7 @@ class Vision(PatchStem):
     def forward(self, frames: Frames, light: Tensor | None = None) -> Tensor:
         """Tokens (B, cameras * (F - 1) * P, D): all moments of the first camera, then of the next.
 
-        frames: camera -> (B, F, H, W, 3) uint8, oldest first; light (B, 2) as the stem takes it.
+        frames: camera -> (B, F, H, W, 3) uint8, oldest first; light (B, 2) as in `patches_of`.
         """
         positions = self.position.split([*self.tokens.values()])
         seen = [self._camera(frames[name], light, p) for name, p in zip(self.tokens, positions, strict=True)]
