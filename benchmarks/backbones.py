@@ -15,7 +15,6 @@ import argparse
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +27,8 @@ from drivefoundry.model.backbones.exports import extract, save_gguf, save_hf
 from drivefoundry.model.backbones.load import SMOLLM2, Backbone, adopt, load_backbone
 from drivefoundry.model.backbones.vocabulary import CUTS
 from drivefoundry.model.checkpoint import load_checkpoint
-from drivefoundry.train.pretrain import SFT, around, fit
+from drivefoundry.train.config import SftConfig
+from drivefoundry.train.pretrain import around, fit
 
 try:
     from benchmarks.peers.language import llama_cpp_greedy, random_model, transformers_greedy, transformers_model
@@ -97,7 +97,7 @@ def fine_tuned(shard: Path, folder: Path) -> dict[str, float]:
     """Fine-tune a VLA around SmolLM2 in bf16, as the line does; loss before and after, time, and the trained exports'
     figures as of `measure`."""
     episodes, out = [load_shard(shard)], folder / "tuned"
-    config = replace(SFT, seconds=0.0, steps=STEPS, batch=BATCH, lr=RATE, optimiser="adamw", compile=False)
+    config = SftConfig(steps=STEPS, batch=BATCH, lr=RATE, optimiser="adamw", compile=False)
     parts: list[dict[str, float]] = []
     begun = time.process_time()
     done = fit(

@@ -33,9 +33,10 @@ from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.recipes import Recipe, default, tiny
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.train import select_samples
-from drivefoundry.train.dataset import Augment, Corpus, Order, batches
-from drivefoundry.train.pretrain import PRETRAIN, fitted_codebook
-from drivefoundry.train.trainer import TrainConfig, learning_rate
+from drivefoundry.train.config import Augment, TrainConfig
+from drivefoundry.train.dataset import Corpus, Order, batches
+from drivefoundry.train.pretrain import fitted_codebook
+from drivefoundry.train.trainer import learning_rate
 from drivefoundry.types import Episodes, Observation
 from drivefoundry_car.vehicle.embodiment import FRONT
 
@@ -71,7 +72,7 @@ def main() -> int:
 
 def short() -> Recipe:
     r = tiny()
-    return replace(r, train=replace(r.train, pretrain_steps=4), camera=replace(r.camera, steps=3, phases=1))
+    return replace(r, pretrain=replace(r.pretrain, steps=4), camera=replace(r.camera, steps=3, phases=1))
 
 
 def made(data: Path, out: Path, recipe: Recipe) -> tuple[list[Path], list[Path]]:
@@ -98,7 +99,7 @@ def measure(
     }
     size = load_checkpoint(models[0]).model.parameter_count()
     for name, ego_inputs in (("pilotnet", True), ("pilotnet_pictures_alone", False)):
-        torch.manual_seed(recipe.train.seed)
+        torch.manual_seed(recipe.pretrain.seed)
         net = of_size(train.frames[FRONT].shape[1:3], size, ego_inputs)
         print(f"{name}: {sum(p.numel() for p in net.parameters()):,} weights, the VLA {size:,}", file=sys.stderr)
         plans[name] = pilots(net, fleet, train, held_out, recipe)
@@ -114,25 +115,23 @@ def driven_by(model: Path, episodes: Episodes) -> np.ndarray:
 
 def pilots(net: PilotNet, fleet: Episodes, train: Episodes, held_out: Episodes, recipe: Recipe) -> list[np.ndarray]:
     """A PilotNet's plans (N, 8, 3) for the held-out part, one a seed, after the schooling that the VLA had."""
-    t, c = recipe.train, recipe.camera
-    augment = replace(PRETRAIN.augment, history_dropout=t.forget)
-    learn(net, [fleet], t.pretrain_steps, t.batch, FIRST_RATE, augment, t.seed)
+    p, c = recipe.pretrain, recipe.camera
+    learn(net, [fleet], p.steps, p.batch, FIRST_RATE, p.augment, p.seed)
     start = {k: v.clone() for k, v in net.state_dict().items()}
-    augment = replace(PRETRAIN.augment, history_dropout=c.forget, image_dropout=c.blind, max_shift_px=c.shake)
     cut = sorted(set(train.clip), key=train.clip.index)[-(len(set(train.clip)) // 5 or 1) :]
     late = np.isin(train.clip, cut)
     early, trial = select_samples(train, np.flatnonzero(~late)), select_samples(train, np.flatnonzero(late))
     missed = {}
     for rate in RATES:
         net.load_state_dict(start)
-        learn(net, [early], c.steps, c.batch, rate, augment, c.seed)
+        learn(net, [early], c.steps, c.batch, rate, c.augment, c.seed)
         missed[rate] = float(open_loop_errors(asked(net, trial), trial.future)["ade_4s"].mean())
     rate = min(missed, key=lambda r: missed[r])
     print(f"PilotNet, ego inputs {net.ego_inputs}: {missed} m in validation", file=sys.stderr)
     out = []
     for seed in SEEDS:
         net.load_state_dict(start)
-        learn(net, [train], c.steps, c.batch, rate, augment, seed)
+        learn(net, [train], c.steps, c.batch, rate, c.augment, seed)
         out.append(asked(net, held_out))
     return out
 

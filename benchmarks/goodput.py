@@ -148,10 +148,11 @@ def newest(file: Path) -> int | None:
 def work(folder: Path) -> int:
     """One life of a run."""
     from drivefoundry.model.presets import preset
+    from drivefoundry.train.config import TrainConfig
     from drivefoundry.train.dataset import Corpus
     from drivefoundry.train.goodput import process_start
     from drivefoundry.train.pretrain import fresh
-    from drivefoundry.train.trainer import TrainConfig, Trainer
+    from drivefoundry.train.trainer import Trainer
 
     settings = json.loads((folder / "settings.json").read_text())
     (folder / f"pid{os.environ.get('RANK', '0')}").write_text(str(os.getpid()))

@@ -83,8 +83,8 @@ def _recipe(folder: Path) -> Reader:
 
 def _settings(folder: Path) -> Reader:
     import drivefoundry.model.backbones.load  # noqa: F401  what a backbone's check brings in takes seconds
-    from drivefoundry.recipes import default, leaves
-    from drivefoundry.settings import canonical, with_settings
+    from drivefoundry.recipes import default
+    from drivefoundry.settings import canonical, leaves, with_settings
 
     keys = [key for key, _ in leaves(default())]
 

@@ -39,10 +39,11 @@ from drivefoundry.compute import cores
 from drivefoundry.model.checkpoint import Loaded
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.presets import preset
-from drivefoundry.train.dataset import Augment, Corpus, Order, batches
+from drivefoundry.train.config import Augment, TrainConfig
+from drivefoundry.train.dataset import Corpus, Order, batches
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.pretrain import fresh
-from drivefoundry.train.trainer import TrainConfig, Trainer, forward_flop
+from drivefoundry.train.trainer import Trainer, forward_flop
 from drivefoundry.types import Episodes
 from drivefoundry_car.vehicle.codec import decode
 from drivefoundry_car.vehicle.embodiment import CAR

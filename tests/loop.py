@@ -9,8 +9,8 @@ from pathlib import Path
 
 SETTINGS = (
     "fleet.cars=3 fleet.seconds=40 fleet.held_out_seconds=40 fleet.traffic=20 fleet.pedestrians=8 fleet.outings=4 "
-    "fleet.outing_seconds=8 train.pretrain_steps=6 train.sft_steps=3 train.turn_steps=3 train.batch=16 rl.steps=1 "
-    "rl.scenes=4 rl.samples=4 distil.steps=4 distil.turn_steps=3 distil.batch=16 judge.scenes=4 judge.seconds=8"
+    "fleet.outing_seconds=8 pretrain.steps=6 pretrain.batch=16 sft.steps=3 sft.turn_steps=3 sft.batch=16 rl.steps=1 "
+    "rl.states=4 rl.samples=4 distil.steps=4 distil.turn_steps=3 distil.batch=16 judge.scenes=4 judge.seconds=8"
 )
 SMALL = ["--recipe", "tiny", *(word for setting in SETTINGS.split() for word in ("--set", setting))]
 

@@ -27,7 +27,7 @@ def test_in_looked_at_and_out_again(tmp_path, capsys):
     table = said(capsys, "import", given, "--out", made)
     loaded = load_checkpoint(made)
     assert count(table) == loaded.model.parameter_count()
-    assert f"--set train.backbone={made}" in table
+    assert f"--set pretrain.backbone={made}" in table
     assert table.startswith(said(capsys, "show", made))
     assert said(capsys, "export", made, "--hf", hf, "--gguf", gguf).split() == [str(hf), str(gguf)]
     told = load_backbone(hf)

@@ -150,7 +150,7 @@ def test_other_gates_judge_anew_and_drive_nothing_again(copy, gates, state, coho
 
 def test_longer_training_redoes_what_learns_from_it(copy):
     before = history(copy)
-    argv = ["run", "--until", "train", "--loops", "1", "--out", str(copy), *SMALL, "--set", "train.pretrain_steps=7"]
+    argv = ["run", "--until", "train", "--loops", "1", "--out", str(copy), *SMALL, "--set", "pretrain.steps=7"]
     assert cli.main(argv) == 0
     assert set(made_after(copy, before)) == {"pretrain", "sft", "report"}
 
@@ -264,8 +264,8 @@ def test_full_disk(copy, full_disk, kind, room):
 
 
 def test_unknown_key(tmp_path, capsys):
-    said = refused(capsys, "run", "--out", str(tmp_path / "out"), "--set", "train.pretrain_step=4")
-    assert "unknown key 'train.pretrain_step': did you mean 'train.pretrain_steps'?" in said
+    said = refused(capsys, "run", "--out", str(tmp_path / "out"), "--set", "pretrain.step=4")
+    assert "unknown key 'pretrain.step': did you mean 'pretrain.steps'?" in said
     assert not (tmp_path / "out").exists()
 
 

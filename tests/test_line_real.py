@@ -18,9 +18,9 @@ from drivefoundry.model.checkpoint import load_checkpoint
 DATA = Path(os.environ.get("DRIVEFOUNDRY_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CAMERA, SCENARIOS = DATA / "udacity_ch2_001", DATA / "commonroad_ngsim"
 SETTINGS = (
-    "fleet.outings=6 fleet.outing_seconds=8 train.pretrain_steps=8 train.sft_steps=3 train.turn_steps=3 train.batch=16 "
-    "rl.steps=1 rl.scenes=4 rl.samples=4 distil.steps=4 distil.turn_steps=3 distil.batch=16 judge.scenes=4 "
-    "judge.seconds=8 camera.steps=8 camera.batch=16"
+    "fleet.outings=6 fleet.outing_seconds=8 pretrain.steps=8 pretrain.batch=16 sft.steps=3 sft.turn_steps=3 "
+    "sft.batch=16 rl.steps=1 rl.states=4 rl.samples=4 distil.steps=4 distil.turn_steps=3 distil.batch=16 "
+    "judge.scenes=4 judge.seconds=8 camera.steps=8 camera.batch=16"
 )
 SMALL = ["--recipe", "tiny", *(word for setting in SETTINGS.split() for word in ("--set", setting))]
 

@@ -14,8 +14,9 @@ from drivefoundry.reports import content
 from drivefoundry.reports import html as report
 
 API = {
-    "Drive", "Evaluation", "Observation", "Plan", "Policy", "RoadMap", "Rollout", "Scene", "__version__", "drive",
-    "drives_in", "evaluate", "load_policy", "read_drive", "recipe", "run", "scenes_in", "write_drive",
+    "Drive", "Embodiment", "Evaluation", "Gate", "Observation", "Perception", "Plan", "Policy", "RoadMap", "Rollout",
+    "Scene", "Sensor", "Simulator", "Verdict", "__version__", "drive", "drives_in", "evaluate", "load_engine",
+    "load_policy", "load_scenes", "read_drive", "recipe", "run", "verdict", "write_drive",
 }  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def test_names():
         "under_way",
         "warn",
     ]
-    assert public(settings) == ["canonical", "nearest", "with_file", "with_settings", "with_values"]
+    assert public(settings) == ["canonical", "leaves", "nearest", "with_file", "with_settings", "with_values"]
     assert public(cli) == ["main"]
     assert public(report) == ["render_report"]
     assert "ReportContent" in public(content)
@@ -61,12 +62,13 @@ def test_the_package_gives_scripts_these_names():
     with pytest.raises(AttributeError, match="no attribute 'nothing'; its names: Drive"):
         _ = drivefoundry.nothing
     assert [*inspect.signature(drivefoundry.drive).parameters] == [
-        "policy", "scenes", "seconds", "body", "traffic", "on_decision",
+        "policy", "scenes", "seconds", "body", "perception", "simulator", "on_decision",
     ]  # fmt: skip
     assert [*inspect.signature(drivefoundry.evaluate).parameters] == [
-        "policy", "scenes", "seconds", "reference", "two_stages", "body", "batch", "on_scenes",
+        "policy", "scenes", "seconds", "reference", "two_stages", "body", "perception", "batch", "on_scenes",
     ]  # fmt: skip
-    assert [*inspect.signature(drivefoundry.scenes_in).parameters] == ["path", "egos", "on_file"]
+    assert [*inspect.signature(drivefoundry.load_scenes).parameters] == ["path", "egos"]
+    assert [*inspect.signature(drivefoundry.load_engine).parameters] == ["folder", "guard"]
 
 
 def test_importing_the_package_imports_nothing_heavy():

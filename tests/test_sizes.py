@@ -17,7 +17,7 @@ CALLS = {
     "render/camera.py:Renderer.render", "render/bev.py:Bev.render", "render/view.py:film",  # a scene, array by array
     "curate/curated.py:curate", "judge/evaluate.py:evaluate", "fleet/supervised.py:record_supervised",
     "release/publish.py:publish",  # options
-    "rl/grpo.py:grpo", "train/distil.py:distil", "train/pretrain.py:pretrain",  # by keyword
+    "rl/grpo.py:grpo", "train/distil.py:distil",  # by keyword
     "rl/grpo.py:_step", "scaling/layout.py:_laid", "scaling/layout.py:_traffic",  # a step; a layout's figures
 }  # fmt: skip
 """Functions outside kernels with more parameters."""

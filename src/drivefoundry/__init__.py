@@ -12,56 +12,78 @@ from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drivefoundry.clips.importers.folder import drives_in, scenes_in
+    from drivefoundry.clips.importers.folder import drives_in, load_scenes
     from drivefoundry.judge.evaluate import Evaluation, evaluate
+    from drivefoundry.judge.gate import Gate, Verdict
+    from drivefoundry.judge.gate import judge as verdict
     from drivefoundry.line import run
     from drivefoundry.recipes import named as recipe
     from drivefoundry.sim.drive import drive
+    from drivefoundry.sim.policies import load_engine
+    from drivefoundry.sim.sensors.config import Perception
+    from drivefoundry.sim.simulator import Sensor, Simulator
     from drivefoundry.trials.live_city import driver as load_policy
     from drivefoundry.types import Observation, Plan, Policy, RoadMap, Rollout, Scene
     from drivefoundry_car.log import Drive, read_drive, write_drive
+    from drivefoundry_car.vehicle.embodiment import Embodiment
 
     __version__: str
 
 _HOME = {
     "Drive": "drivefoundry_car.log:Drive",
+    "Embodiment": "drivefoundry_car.vehicle.embodiment:Embodiment",
     "Evaluation": "drivefoundry.judge.evaluate:Evaluation",
+    "Gate": "drivefoundry.judge.gate:Gate",
     "Observation": "drivefoundry.types:Observation",
+    "Perception": "drivefoundry.sim.sensors.config:Perception",
     "Plan": "drivefoundry.types:Plan",
     "Policy": "drivefoundry.types:Policy",
     "RoadMap": "drivefoundry.types:RoadMap",
     "Rollout": "drivefoundry.types:Rollout",
     "Scene": "drivefoundry.types:Scene",
+    "Sensor": "drivefoundry.sim.simulator:Sensor",
+    "Simulator": "drivefoundry.sim.simulator:Simulator",
+    "Verdict": "drivefoundry.judge.gate:Verdict",
     "drive": "drivefoundry.sim.drive:drive",
     "drives_in": "drivefoundry.clips.importers.folder:drives_in",
     "evaluate": "drivefoundry.judge.evaluate:evaluate",
+    "load_engine": "drivefoundry.sim.policies:load_engine",
     "load_policy": "drivefoundry.trials.live_city:driver",
+    "load_scenes": "drivefoundry.clips.importers.folder:load_scenes",
     "read_drive": "drivefoundry_car.log:read_drive",
     "recipe": "drivefoundry.recipes:named",
     "run": "drivefoundry.line:run",
-    "scenes_in": "drivefoundry.clips.importers.folder:scenes_in",
+    "verdict": "drivefoundry.judge.gate:judge",
     "write_drive": "drivefoundry_car.log:write_drive",
 }
 """Public name -> where it lives."""
 
 __all__ = [
     "Drive",
+    "Embodiment",
     "Evaluation",
+    "Gate",
     "Observation",
+    "Perception",
     "Plan",
     "Policy",
     "RoadMap",
     "Rollout",
     "Scene",
+    "Sensor",
+    "Simulator",
+    "Verdict",
     "__version__",
     "drive",
     "drives_in",
     "evaluate",
+    "load_engine",
     "load_policy",
+    "load_scenes",
     "read_drive",
     "recipe",
     "run",
-    "scenes_in",
+    "verdict",
     "write_drive",
 ]
 

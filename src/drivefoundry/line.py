@@ -88,10 +88,10 @@ def fleet_base(line: RunContext) -> Artefact:
     from drivefoundry.stages import ingest, label, record, train
 
     r = line.recipe
-    line = replace(line, recipe=replace(r, train=replace(r.train, ego_changes=True)))
     clips = ingest.ingest(line, 1, record.EmbeddedCity().drives(line, 1, None))
+    line = replace(line, recipe=replace(r, pretrain=replace(r.pretrain, ego_changes=True, action=r.camera.action)))
     shard = label.shard(line, 1, clips, label.curated(line, 1, clips, None, None, []))
-    return train.pretrained(line, [shard], r.camera.action)
+    return train.pretrained(line, [shard])
 
 
 CAMERA_STAGES = ("import", "curate", "label", "train", "judge")

@@ -1,4 +1,8 @@
-"""Recipes as text: a stable JSON of frozen dataclasses, and changes by "key=value" that refuse unknown keys."""
+"""Configurations as text: canonical JSON of frozen dataclasses, and changes by "key=value" or a TOML file.
+
+tyro reads each value in the type of its field. The keys, which nest like the dataclasses, are looked up here, so that
+an unknown one is answered with the nearest that exists.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,19 @@ import dataclasses
 import difflib
 import json
 import math
-import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from drivefoundry_car.documents import read_toml
 
 R = TypeVar("R")
+_WORDS = {"true": "True", "false": "False", "none": "None"}
 
 
 def canonical(value: Any) -> str:
-    """Plain values in, one JSON text out: the same for equal values on every machine.
+    """Serialise plain values to one JSON text, the same for equal values on every machine.
 
     Dataclasses become objects of their fields, tuples lists, paths POSIX text; whole floats keep their point.
     ValueError for NaN and infinity, and for what is no plain value.
@@ -50,8 +54,18 @@ def _plain(value: Any, where: str) -> Any:
     raise ValueError(f"{where}: {type(value).__name__} is no plain value (text, number, bool, list, dataclass)")
 
 
-def with_settings(recipe: R, settings: Iterable[str]) -> R:
-    """Recipe and "key=value" texts in, the changed recipe out. Keys reach into nested dataclasses: "train.steps=200".
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key of a configuration, as `--set` takes it, with its value."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+def with_settings(config: R, settings: Iterable[str]) -> R:
+    """Apply "key=value" texts. Keys reach into nested dataclasses ("pretrain.steps=200"), commas separate a list.
 
     ValueError names an unknown key and the nearest valid one, or the value that does not fit the field's type.
     """
@@ -59,27 +73,24 @@ def with_settings(recipe: R, settings: Iterable[str]) -> R:
         key, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting}: must be key=value")
-        recipe = _put(recipe, key.strip().split("."), text.strip(), key.strip(), is_text=True)
-    return recipe
+        config = _put(config, key.strip(), key.strip().split("."), lambda hint, whole, t=text: _read(t, hint, whole))
+    return config
 
 
-def with_file(recipe: R, path: Path) -> R:
-    """Recipe and a TOML file of changes in, the changed recipe out; tables reach into nested dataclasses.
-
-    ValueError as `with_settings`, with the file named.
-    """
+def with_file(config: R, path: Path) -> R:
+    """Apply a TOML file, whose tables reach into nested dataclasses. ValueError as `with_settings`, naming the file."""
     changes = read_toml(path)
     try:
-        return with_values(recipe, changes)
+        return with_values(config, changes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def with_values(recipe: R, values: Mapping[str, Any]) -> R:
-    """Recipe and plain values as `canonical` writes them in, the recipe with these values out. ValueError as above."""
-    for key, value in _leaves(values):
-        recipe = _put(recipe, key.split("."), value, key, is_text=False)
-    return recipe
+def with_values(config: R, values: Mapping[str, Any]) -> R:
+    """Apply plain values, nested as `canonical` writes them. ValueError as `with_settings`."""
+    for key, value in _flat(values):
+        config = _put(config, key, key.split("."), lambda hint, whole, v=value: _checked(v, hint, whole))
+    return config
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
@@ -89,63 +100,70 @@ def nearest(word: str, names: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 
 
-def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in table.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def _put(recipe: Any, keys: list[str], value: Any, whole: str, *, is_text: bool) -> Any:
-    names = [f.name for f in dataclasses.fields(recipe)]
-    first, rest = keys[0], keys[1:]
+def _put(config: Any, whole: str, keys: list[str], value_of: typing.Callable[[Any, str], Any]) -> Any:
+    first, *rest = keys
     prefix = whole[: len(whole) - len(".".join(keys))]
+    names = [f.name for f in dataclasses.fields(config)]
     if first not in names:
         raise ValueError(f"unknown key {whole!r}: {nearest(whole, [prefix + name for name in names])}")
-    old = getattr(recipe, first)
+    old = getattr(config, first)
     if dataclasses.is_dataclass(old):
         if not rest:
             inner = ", ".join(f"{whole}.{f.name}" for f in dataclasses.fields(old))
             raise ValueError(f"key {whole!r} is a group: {inner}")
-        return dataclasses.replace(recipe, **{first: _put(old, rest, value, whole, is_text=is_text)})
+        return dataclasses.replace(config, **{first: _put(old, whole, rest, value_of)})
     if rest:
         raise ValueError(f"unknown key {whole!r}: {prefix + first!r} has no parts")
-    hint = typing.get_type_hints(type(recipe))[first]
-    return dataclasses.replace(recipe, **{first: _typed(value, hint, whole, is_text)})
+    return dataclasses.replace(config, **{first: value_of(typing.get_type_hints(type(config))[first], whole)})
 
 
-def _typed(value: Any, hint: Any, key: str, is_text: bool) -> Any:
-    """A value of the field's type, from a TOML value or (is_text) from the command line."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if str(value) in ("none", "None") and type(None) in args:
-            return None
-        args = tuple(a for a in args if a is not type(None))
-        origin, hint, args = typing.get_origin(args[0]), args[0], typing.get_args(args[0])
-    if origin is typing.Literal:
-        if value not in args:
-            raise ValueError(f"key {key!r}: {value!r} is not one of {', '.join(map(str, args))}")
-        return value
-    if origin in (tuple, list):
-        parts = [p for p in value.split(",") if p] if is_text else value
-        if not isinstance(parts, list):
-            raise ValueError(f"key {key!r}: must be a list, got {value!r}")
-        return (origin or tuple)(_typed(p.strip() if is_text else p, args[0], key, is_text) for p in parts)
-    if hint is bool and is_text and str(value).lower() in ("true", "false", "yes", "no", "1", "0"):
-        return str(value).lower() in ("true", "yes", "1")
+def _read(text: str, hint: Any, key: str) -> Any:
+    """A value of type `hint` from the command line."""
+    words = [w.strip() for w in text.split(",") if w.strip()] if _is_list(hint) else [text.strip()]
+    if hint is bool or type(None) in typing.get_args(hint):
+        words = [_WORDS.get(word.lower(), word) for word in words]
+    return _parsed(words, hint, key, text.strip())
+
+
+def _checked(value: Any, hint: Any, key: str) -> Any:
+    """A plain value, if it is one of type `hint` already; a whole number serves for a float."""
+    if _is_list(hint) != isinstance(value, list):
+        raise ValueError(f"key {key!r}: must be {_name(hint)}, got {str(value)[:40]!r}")
+    words = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+    parsed = _parsed(words, hint, key, value)
+    same = list(parsed) == value if isinstance(value, list) else parsed == value
+    if not same:
+        raise ValueError(f"key {key!r}: must be {_name(hint)}, got {str(value)[:40]!r}")
+    return parsed
+
+
+def _parsed(words: list[str], hint: Any, key: str, given: Any) -> Any:
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(hint, set()))
+    assert isinstance(spec, PrimitiveConstructorSpec), f"{key}: {hint} is no type of a plain value"
+    if spec.choices and words[0] not in spec.choices:
+        raise ValueError(f"key {key!r}: {given!r} is not one of {', '.join(spec.choices)}")
     try:
-        if hint in (int, float) and (is_text or (isinstance(value, (int, float)) and not isinstance(value, bool))):
-            number = hint(value)
-            if not is_text and number != value:
-                raise ValueError
-            if math.isfinite(number):
-                return number
+        value = spec.instance_from_str(words)
+        if not all(math.isfinite(v) for v in (value if _is_list(hint) else [value]) if isinstance(v, float)):
             raise ValueError
     except (ValueError, OverflowError):
-        raise ValueError(f"key {key!r}: must be {hint.__name__}, got {str(value)[:40]!r}") from None
-    if hint in (str, Path) and isinstance(value, str):
-        return hint(value)
-    if hint is bool and isinstance(value, bool):
-        return value
-    raise ValueError(f"key {key!r}: must be {getattr(hint, '__name__', hint)}, got {value!r}")
+        raise ValueError(f"key {key!r}: must be {_name(hint)}, got {str(given)[:40]!r}") from None
+    return value
+
+
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) in (tuple, list)
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)

@@ -59,5 +59,5 @@ def test_numbers_that_no_field_holds_name_the_key(text, tmp_path):
     (tmp_path / "r.toml").write_text(f"[fleet]\ncars = {text}\n")
     with pytest.raises(ValueError, match=r"r\.toml: (key 'fleet.cars'|an integer of)"):
         with_file(recipes.default(), tmp_path / "r.toml")
-    with pytest.raises(ValueError, match=r"'rl\.rate'"):
-        with_settings(recipes.default(), ["rl.rate=" + text * 200])
+    with pytest.raises(ValueError, match=r"'rl\.lr'"):
+        with_settings(recipes.default(), ["rl.lr=" + text * 200])

@@ -9,9 +9,9 @@ from test_vla import TINY, model, situation
 
 from drivefoundry.model.blocks import attention
 from drivefoundry.model.blocks.attention import GROUP_TOKENS, grouped, packed, pays
+from drivefoundry.model.blocks.wrapping import checkpoint_activations
 from drivefoundry.model.text import EOS, PAD
 from drivefoundry.model.vla import VLA
-from drivefoundry.train.blocks import checkpoint_activations
 
 LONG = replace(TINY, max_text=70)
 SHAPES = {

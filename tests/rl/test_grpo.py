@@ -13,7 +13,8 @@ from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
 from drivefoundry.recipes import named
-from drivefoundry.rl.grpo import GrpoConfig, grpo
+from drivefoundry.rl.config import GrpoConfig
+from drivefoundry.rl.grpo import grpo
 from drivefoundry.settings import with_settings
 from drivefoundry.types import Episodes
 from drivefoundry_car.vehicle.codec import fit_codebook
@@ -105,7 +106,7 @@ def test_a_flow_head_is_refused(tmp_path):
     save_checkpoint(tmp_path / "flow", model, book, TextCodec(train_tokenizer([])))
     with pytest.raises(ValueError, match=r"flow: plans come from a flow head; rl samples codes"):
         grpo(straight_on(), np.arange(64), np.ones(64), leftward, tmp_path / "flow", tmp_path / "out", CONFIG)
-    recipe = with_settings(named("tiny"), [f"train.backbone={tmp_path / 'flow'}"])
-    with pytest.raises(ValueError, match=r"^train\.backbone: plans of .*flow come from a flow head, .* --action codes"):
+    recipe = with_settings(named("tiny"), [f"pretrain.backbone={tmp_path / 'flow'}"])
+    with pytest.raises(ValueError, match=r"^pretrain\.backbone: .*flow: rl cannot sample .* --action codes"):
         line.run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -18,11 +18,11 @@ def artefact(id: str) -> Artefact:
 @pytest.mark.parametrize("name", ["default", "tiny"])
 def test_a_recipe_comes_back_as_it_was(tmp_path, name):
     assert remembered(tmp_path) is None
-    recipe = with_settings(named(name), ["train.size=1M", "scale.samples=64,128", "train.ego_changes=true"])
+    recipe = with_settings(named(name), ["pretrain.size=1M", "scale.samples=64,128", "pretrain.ego_changes=true"])
     asked = Asked(recipe, scenes=tmp_path)
     remember(tmp_path, asked)
     assert remembered(tmp_path) == asked
-    backbone = replace(recipe, train=replace(recipe.train, backbone="smollm2"))
+    backbone = replace(recipe, pretrain=replace(recipe.pretrain, backbone="smollm2"))
     remember(tmp_path, Asked(backbone))
     assert remembered(tmp_path) == Asked(backbone)
     assert [p.name for p in tmp_path.iterdir()] == [FILE]

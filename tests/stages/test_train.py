@@ -62,7 +62,7 @@ def test_samples_that_are_taken_keep_what_is_theirs():
 def test_a_backbone_is_begun_with_and_hung_on_by_its_bytes(tmp_path):
     given = tmp_path / "given"
     save_hf(given, tiny_backbone())
-    few = ["train.pretrain_steps=1", "train.sft_steps=1", "train.batch=4", f"train.backbone={given}"]
+    few = ["pretrain.steps=1", "sft.steps=1", "pretrain.batch=4", "sft.batch=4", f"pretrain.backbone={given}"]
     recipe = with_settings(tiny(), few).validate()
     with Ledger(tmp_path / "run") as ledger:
         line = RunContext(ledger, recipe, tmp_path / "run")
@@ -79,5 +79,5 @@ def test_a_backbone_is_begun_with_and_hung_on_by_its_bytes(tmp_path):
 
 
 def test_a_backbone_that_is_not_there_is_refused_before_anything_is_made():
-    with pytest.raises(ValueError, match=r"^train\.backbone: no/such\.gguf: no such backbone; give a \.gguf file"):
-        with_settings(tiny(), ["train.backbone=no/such.gguf"]).validate()
+    with pytest.raises(ValueError, match=r"^pretrain\.backbone: no/such\.gguf: no such backbone; give a \.gguf file"):
+        with_settings(tiny(), ["pretrain.backbone=no/such.gguf"]).validate()

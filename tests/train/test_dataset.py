@@ -8,7 +8,8 @@ import torch
 from toys import BODY, toy_book, toy_episodes
 
 from drivefoundry.model.text import PAD, TextCodec, train_tokenizer
-from drivefoundry.train.dataset import GREY, Augment, Corpus, Order, batches, shifted
+from drivefoundry.train.config import Augment
+from drivefoundry.train.dataset import GREY, Corpus, Order, batches, shifted
 from drivefoundry_car.vehicle.codec import decode, driven
 
 EPISODES = [toy_episodes(50, 1), toy_episodes(30, 2, text=False)]

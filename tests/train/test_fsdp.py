@@ -12,7 +12,8 @@ import pytest
 import torch
 from test_trainer import QUICK, lines, made
 
-from drivefoundry.train.dataset import Augment, Order, batches
+from drivefoundry.train.config import Augment
+from drivefoundry.train.dataset import Order, batches
 from drivefoundry.train.distributed.fsdp import equalized
 from drivefoundry.train.trainer import Trainer
 

@@ -10,10 +10,10 @@ from toys import TOY, toy_episodes
 from drivefoundry.model import presets as shapes
 from drivefoundry.model.backbones.exports import save_hf
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
-from drivefoundry.train.dataset import Augment, Corpus
-from drivefoundry.train.distil import DISTIL, distil, teacher_opinion
-from drivefoundry.train.losses import Objective
-from drivefoundry.train.pretrain import PRETRAIN, SFT, around, fresh, imported, pretrain, sft
+from drivefoundry.train.config import Augment, DistilConfig, Objective, PretrainConfig, SftConfig
+from drivefoundry.train.dataset import Corpus
+from drivefoundry.train.distil import distil, teacher_opinion
+from drivefoundry.train.pretrain import around, fine_tune, fresh, imported, pretrain
 from drivefoundry_car.vehicle.codec import decode, driven, fit_codebook
 from tinybackbone import tiny_backbone
 
@@ -25,14 +25,14 @@ def test_from_nothing_to_a_student_that_talks(tmp_path, monkeypatch):
     monkeypatch.setitem(shapes.PRESETS, "0.3M", small)
     monkeypatch.setitem(shapes.PRESETS, "0.1M", replace(small, layers=1))
     base, tuned, student = tmp_path / "base", tmp_path / "tuned", tmp_path / "student"
-    brief = {"seconds": 0.0, "steps": 80, "batch": 32, "lr": 4e-3}
-    first = pretrain(EPISODES, base, replace(PRETRAIN, **brief), "0.3M", state=tmp_path / "s", log=tmp_path / "log")
+    brief = {"steps": 80, "batch": 32, "lr": 4e-3}
+    first = pretrain(EPISODES, base, PretrainConfig(**brief, size="0.3M"), state=tmp_path / "s", log=tmp_path / "log")
     assert first.losses[-5:].mean() < 0.7 * first.losses[0]
     assert not (tmp_path / "s").exists()
     assert "grad_norm" in (tmp_path / "log").read_text()
     assert load_checkpoint(base).config.image == (32, 48)
 
-    sft(EPISODES, tuned, base, replace(SFT, **brief, augment=Augment(text=1.0)))
+    fine_tune(EPISODES, tuned, base, SftConfig(**brief, augment=Augment(text=1.0)))
     loaded = load_checkpoint(tuned)
     assert np.array_equal(loaded.codebook, load_checkpoint(base).codebook)
     from drivefoundry.model.policy import TorchPolicy
@@ -44,13 +44,13 @@ def test_from_nothing_to_a_student_that_talks(tmp_path, monkeypatch):
     assert plan.text is not None
     assert np.mean([a == b for a, b in zip(plan.text, e.text, strict=True)]) > 0.5
 
-    report = distil(EPISODES, student, tuned, replace(DISTIL, **brief), "0.1M")
+    report = distil(EPISODES, student, tuned, DistilConfig(**brief, size="0.1M"))
     assert report.losses[-5:].mean() < 0.7 * report.losses[0]
     assert np.array_equal(load_checkpoint(student).codebook, loaded.codebook)
     other = tmp_path / "other"
-    pretrain([toy_episodes(64, seed=5)], other, replace(PRETRAIN, **(brief | {"steps": 1})), "0.1M")
+    pretrain([toy_episodes(64, seed=5)], other, PretrainConfig(**brief | {"steps": 1}, size="0.1M"))
     with pytest.raises(ValueError, match="codebook is not the teacher's"):
-        distil(EPISODES, student, tuned, replace(DISTIL, **brief), init=other)
+        distil(EPISODES, student, tuned, DistilConfig(**brief), init=other)
 
 
 def test_frames_of_another_size_are_refused(tmp_path):
@@ -64,8 +64,8 @@ def test_around_a_backbone_and_from_it_to_a_student_with_words_of_its_own(tmp_pa
     monkeypatch.setitem(shapes.PRESETS, "0.1M", replace(TOY, layers=1, text_vocab=200, max_text=16))
     given, base, tuned, student = (tmp_path / name for name in ("given", "base", "tuned", "student"))
     save_hf(given, tiny_backbone())
-    brief = {"seconds": 0.0, "steps": 24, "batch": 32, "lr": 2e-3}
-    first = pretrain(EPISODES, base, replace(PRETRAIN, **brief), backbone=str(given))
+    brief = {"steps": 24, "batch": 32, "lr": 2e-3, "seed": 0}
+    first = pretrain(EPISODES, base, PretrainConfig(**brief, backbone=str(given)))
     assert first.losses[-5:].mean() < 0.8 * first.losses[0]
     told = load_checkpoint(base)
     assert told.config.image == (32, 48)
@@ -73,12 +73,12 @@ def test_around_a_backbone_and_from_it_to_a_student_with_words_of_its_own(tmp_pa
     e = EPISODES[0]
     assert np.array_equal(told.codebook, fit_codebook(e.future, e.ego[:, -1, 0], told.config.codes))
 
-    talk = sft(EPISODES, tuned, base, replace(SFT, **brief, augment=Augment(text=1.0)))
+    talk = fine_tune(EPISODES, tuned, base, SftConfig(**brief, augment=Augment(text=1.0)))
     assert talk.losses[-5:].mean() < talk.losses[0]
     for part in range(2):
         brief = {**brief, "steps": 6 + part}
         ago = student if part else None
-        report = distil(EPISODES, student, tuned, replace(DISTIL, **brief), "0.1M", init=ago)
+        report = distil(EPISODES, student, tuned, DistilConfig(**brief, size="0.1M"), init=ago)
         small = load_checkpoint(student)
         assert small.config.text_shift == 0
         assert small.config.layers == 1
@@ -102,12 +102,12 @@ def test_a_flow_head_learns_repeats_itself_and_teaches_codes(tmp_path, monkeypat
     monkeypatch.setitem(shapes.PRESETS, "0.1M", replace(TOY, layers=1))
     monkeypatch.setitem(shapes.PRESETS, "0.3M", replace(TOY, flow=64))
     teacher = tmp_path / "teacher"
-    brief = {"seconds": 0.0, "steps": 100, "batch": 32, "lr": 4e-3, "precision": "fp32"}
-    plain = replace(PRETRAIN, **brief, augment=Augment(text=0.0, brightness_jitter=0.05))
-    first = pretrain(EPISODES, teacher, plain, "0.3M", action="flow")
+    brief = {"steps": 100, "batch": 32, "lr": 4e-3, "precision": "fp32"}
+    plain = PretrainConfig(**brief, augment=Augment(text=0.0, brightness_jitter=0.05), size="0.3M", action="flow")
+    first = pretrain(EPISODES, teacher, plain)
     assert first.losses[-10:].mean() < 0.6 * first.losses[:3].mean()
     short = replace(plain, steps=3)
-    once, again = (pretrain(EPISODES, tmp_path / "again", short, "0.3M", action="flow").losses for _ in range(2))
+    once, again = (pretrain(EPISODES, tmp_path / "again", short).losses for _ in range(2))
     assert np.array_equal(once, again)
 
     e = EPISODES[0]
@@ -126,6 +126,6 @@ def test_a_flow_head_learns_repeats_itself_and_teaches_codes(tmp_path, monkeypat
     assert np.allclose(opinion.astype(np.float64).sum(-1), 1.0, atol=1e-2)
     told = decode(opinion.argmax(-1), loaded.codebook, e.ego[:, -1, 0])
     assert np.linalg.norm((told - plan)[..., :2], axis=-1).mean() < 0.3
-    student = distil(EPISODES, tmp_path / "student", teacher, replace(DISTIL, **brief | {"steps": 30}), "0.1M")
+    student = distil(EPISODES, tmp_path / "student", teacher, DistilConfig(**brief | {"steps": 30}, size="0.1M"))
     assert student.losses[-5:].mean() < student.losses[0]
     assert load_checkpoint(tmp_path / "student").config.action == "codes"

@@ -117,7 +117,7 @@ def test_packed_batches_of_a_cut_model_are_one_graph(alone, monkeypatch):
 
 
 def test_what_cannot_share_a_matmul_is_refused(alone):
-    with pytest.raises(ValueError, match="tensor above 1 wants shard=True"):
+    with pytest.raises(ValueError, match="tensor: above 1 it needs shard=true"):
         replace(CONFIG, tensor=2).validate()
     with pytest.raises(ValueError, match="tensor 2 does not divide 1 ranks"):
         Trainer(*made(), replace(CONFIG, shard=True, tensor=2))

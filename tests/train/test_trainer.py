@@ -17,11 +17,12 @@ from toys import TOY, toy_book, toy_episodes
 
 from drivefoundry.model.text import PAD
 from drivefoundry.model.vla import VLA
-from drivefoundry.train.dataset import Augment, Batch, Corpus, Order, batches
+from drivefoundry.train.config import Augment, TrainConfig
+from drivefoundry.train.dataset import Batch, Corpus, Order, batches
 from drivefoundry.train.distributed.threads import split
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.optim import MasterWeights, polar
-from drivefoundry.train.trainer import TrainConfig, Trainer, learning_rate
+from drivefoundry.train.trainer import Trainer, learning_rate
 from drivefoundry_car.vehicle.codec import decode
 
 QUICK = TrainConfig(steps=12, batch=16, lr=4e-3, compile=False, seed=3, precision="fp32")
@@ -204,7 +205,7 @@ def test_the_running_mean_is_what_training_leaves():
         mean = [0.75 * a + 0.25 * m.detach() for a, m in zip(mean, trainer.weights.masters, strict=True)]
     trainer.run()
     assert all(torch.allclose(p, a, atol=1e-6) for p, a in zip(model.parameters(), mean, strict=True))
-    with pytest.raises(ValueError, match="ema must be"):
+    with pytest.raises(ValueError, match="ema: must be"):
         replace(QUICK, ema=1.0).validate()
 
 

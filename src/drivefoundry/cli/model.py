@@ -28,7 +28,7 @@ class ImportOptions(Creates):
     what: Annotated[tyro.conf.Positional[str], arg(metavar="BACKBONE")]
     """smollm2, a .gguf file, or a Hugging Face directory of the Llama or Qwen2 family."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("model")
-    """Directory for the checkpoint; `run --set train.backbone=DIR` trains it."""
+    """Directory for the checkpoint; `run --set pretrain.backbone=DIR` trains it."""
     action: Literal["codes", "flow"] = "codes"
     """Output of plans: codes of the vocabulary, or flow matching."""
 
@@ -69,7 +69,7 @@ def imported(options: ImportOptions) -> Outcome:
     outputs.check_folder(options.out)
     made = built(options.what, action=options.action)
     save_checkpoint(options.out, made.model, made.codebook, made.tokenizer)
-    use = f"{PROG} run --until train --set train.backbone={options.out}"
+    use = f"{PROG} run --until train --set pretrain.backbone={options.out}"
     text = f"{table(made.config)}\n{options.out}: its codebook is fitted when it is trained: {use}"
     return Outcome(text, {"checkpoint": options.out, **sizes(made.config)})
 

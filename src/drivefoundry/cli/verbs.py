@@ -66,7 +66,7 @@ _LOOP = (
             ("run --recipe tiny --out try", "the same loop in 1 to 3 minutes"),
             ("run --until train --loops 1", "up to the first turn's fine-tuned model"),
             ("run --drives my-drive/", "train on your own road-camera drives"),
-            ("run --set train.sft_steps=300", "change any key of the recipe"),
+            ("run --set sft.steps=300", "change any key of the recipe"),
             ("run --dry-run", "what is up to date and what would be made"),
         ),
         resumes=True,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from drivefoundry.judge.gate import MARGINS, Verdict
+from drivefoundry.judge.scores import VERSIONS
 from drivefoundry.judge.stats import Comparison, compare_paired
-from drivefoundry.judge.versions import VERSIONS
 from drivefoundry.judge.worst import SCORE, failure
 from drivefoundry.types import require, short_id
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from drivefoundry.judge.scores.closed_loop import route_progress, score_rollout
 from drivefoundry.judge.scores.two_stage import two_stage
+from drivefoundry.judge.stats import mean_interval
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import LogReplay, RouteFollower
 from drivefoundry.sim.sensors.config import Perception
@@ -45,6 +46,10 @@ class Evaluation:
     def mean(self) -> dict[str, float]:
         """Metric -> mean over the scenes, for metrics that are finite in all of them."""
         return {name: float(v.mean()) for name, v in self.scores.items() if np.isfinite(v).all()}
+
+    def interval(self, metric: str) -> tuple[float, float, float]:
+        """Mean of a metric over the scenes, and the ends of its 95 % bootstrap interval."""
+        return mean_interval(self.scores[metric])
 
 
 def evaluate(

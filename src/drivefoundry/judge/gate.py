@@ -17,8 +17,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from drivefoundry import outputs
+from drivefoundry.judge.scores import VERSIONS
 from drivefoundry.judge.stats import Comparison, compare_paired, mean_interval
-from drivefoundry.judge.versions import VERSIONS
 from drivefoundry.types import Scene, require, short_id
 from drivefoundry_car.documents import read_json
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from drivefoundry.bounds import in_range
 from drivefoundry.judge.gate import Gate
 from drivefoundry.judge.suites import RULES
 from drivefoundry.judge.worst import SCORE
@@ -48,8 +49,13 @@ class ReleaseGates:
     """The same for the gates on suites, of which an exam may contain few scenes."""
 
     def validate(self) -> ReleaseGates:
+        margins = ("previous", "previous_collisions", "suite", "distil", "distil_collisions", "quantise",
+                   "quantise_collisions")  # fmt: skip
+        in_range(self, 0, 1, "collisions", *margins)
+        in_range(self, -1, 1, "over_baseline")
+        in_range(self, 1, 1_000_000, "least_scenes")
         for suite in self.suites:
-            require(suite in RULES, f"judge.gates.suites: {suite!r} is not one of {', '.join(RULES)}")
+            require(suite in RULES, f"suites: {suite!r} is not one of {', '.join(RULES)}")
         return self
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from drivefoundry.judge.gate import MARGINS, Verdict, load_verdict
 from drivefoundry.judge.release_gates import PREVIOUS, STUDENT, TEACHER
+from drivefoundry.judge.scores import VERSIONS, WOSAC
 from drivefoundry.judge.stats import Comparison
-from drivefoundry.judge.versions import VERSIONS, WOSAC
 from drivefoundry.judge.worst import SCORE, worst_scenes
 from drivefoundry.ledger import Artefact
 from drivefoundry.reports.content import Cell, SceneLink, Table

@@ -24,37 +24,12 @@ from torch import Tensor
 
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
 from drivefoundry.model.vla import VLA, Vote
+from drivefoundry.rl.config import GrpoConfig
 from drivefoundry.rl.reward import PlanReward
 from drivefoundry.train.dataset import Corpus
 from drivefoundry.train.optim import MasterWeights
 from drivefoundry.types import Episodes, require
 from drivefoundry_car.vehicle.codec import decode, driven
-
-
-@dataclass(frozen=True)
-class GrpoConfig:
-    """Hyperparameters of one run."""
-
-    steps: int = 24
-    states: int = 32
-    """States per step, S."""
-    samples: int = 8
-    """Plans sampled per state, N."""
-    lr: float = 5e-5
-    kl: float = 0.05
-    bc_weight: float = 0.5
-    """Weight of the behaviour-cloning loss beside the policy gradient."""
-    temperature: float = 1.0
-    clip: float = 1.0
-    validation_states: int = 256
-    """Held-out states. If the trained model's reward on them is lower than before, the initial model is kept."""
-    seed: int = 0
-
-    def validate(self) -> GrpoConfig:
-        require(self.samples >= 2, f"rl: samples must be 2 or more (8 is usual), got {self.samples}")
-        for name in ("steps", "states"):
-            require(getattr(self, name) > 0, f"rl: {name} must be > 0, got {getattr(self, name)}")
-        return self
 
 
 @dataclass(frozen=True)

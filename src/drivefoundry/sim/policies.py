@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.world import World
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Observation, Plan, Policy, Scene
-from drivefoundry_car.driving.guard import Unguarded
+from drivefoundry_car.driving.guard import Guard, Unguarded
 from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.vehicle.inputs import to_ego
 
@@ -138,3 +139,10 @@ class CarPolicy:
         planned = self.runtime.plan(o.frames, o.ego, o.route, o.objects)
         text = planned.text if self.runtime.reason_every else None
         return Plan(planned.points, planned.tokens, text, planned.guarded)
+
+
+def load_engine(folder: Path | str, *, guard: bool = True) -> CarPolicy:
+    """A car that drives with the engine in `folder`: its runtime, with its guard unless guard=False. ValueError if
+    there is no engine."""
+    runtime = Runtime.load(folder, Guard() if guard else Unguarded(), reason_every=0, patient=True)
+    return CarPolicy(runtime, f"engine {Path(folder).name}" + ("" if guard else ", guard off"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from drivefoundry import embodiments, progress
 from drivefoundry.ledger import Artefact, Ledger
 from drivefoundry.recipes import Recipe
+from drivefoundry.seeds import derive
+from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.sources import code_hash
 from drivefoundry_car.vehicle.embodiment import Embodiment
 
@@ -49,6 +51,16 @@ class RunContext:
     def body(self) -> Embodiment:
         """The vehicle that this run is for."""
         return embodiments.named(self.recipe.embodiment)
+
+    @property
+    def perception(self) -> Perception:
+        """Of the recipe, with the seed of this run."""
+        p = self.recipe.perception
+        return replace(p, seed=self.seed("perception", p.seed))
+
+    def seed(self, purpose: str, *index: int) -> int:
+        """The seed of one purpose in this run, see `seeds.derive`."""
+        return derive(self.recipe.seed, purpose, *index)
 
     def make(
         self,

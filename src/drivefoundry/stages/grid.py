@@ -21,7 +21,7 @@ from drivefoundry.model.checkpoint import Loaded, load_checkpoint
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.model.presets import parameters, preset
 from drivefoundry.progress import bar
-from drivefoundry.recipes import Scale
+from drivefoundry.scaling.config import GridConfig
 from drivefoundry.scaling.law import Run
 from drivefoundry.stages import ingest, label, score
 from drivefoundry.stages.context import RunContext
@@ -29,20 +29,22 @@ from drivefoundry.stages.ingest import write_json
 from drivefoundry.stages.record import EmbeddedCity
 from drivefoundry.stages.train import STATE, progress_callback, select_samples, tracked
 from drivefoundry.tracking import Track
-from drivefoundry.train.dataset import Augment, Corpus, Order, batches
+from drivefoundry.train.config import Augment, Objective, PretrainConfig
+from drivefoundry.train.dataset import Corpus, Order, batches
 from drivefoundry.train.losses import batch_loss
-from drivefoundry.train.pretrain import PRETRAIN, fresh
 from drivefoundry.train.pretrain import fit as train
+from drivefoundry.train.pretrain import fresh
 from drivefoundry.types import Episodes, Scene, require
 from drivefoundry_car import arrays
 
 WIDTH = 320
-"""Width of the model at which `Scale.rate` is meant."""
+"""Width of the model at which `GridConfig.lr` is meant."""
 
 
 def grid(line: RunContext) -> list[Run]:
     """Train and judge all pairs of the recipe on the embedded fleet's drives, the cheapest first."""
     r, source = line.recipe.scale, EmbeddedCity()
+    r = replace(r, seed=line.seed("scale", r.seed))
     exam = source.exam(line)
     clips = ingest.ingest(line, 1, source.drives(line, 1, None))
     kept = label.curated(line, 1, clips, exam, None, source.exam_clips(exam))
@@ -62,7 +64,7 @@ def grid(line: RunContext) -> list[Run]:
 
 def _made(
     line: RunContext,
-    r: Scale,
+    r: GridConfig,
     size: str,
     samples: int,
     shard: Artefact,
@@ -85,7 +87,7 @@ def _made(
 
 
 def train_one(
-    r: Scale, shard: Path, held_out: Path, scenes: list[Scene], yard: Path, seconds: float, out: Path, track: Track
+    r: GridConfig, shard: Path, held_out: Path, scenes: list[Scene], yard: Path, seconds: float, out: Path, track: Track
 ) -> dict:
     """A recipe of one size and one amount in; out/checkpoint and out/run.json, what became of it."""
     (size,), (samples,) = r.sizes, r.samples
@@ -93,9 +95,8 @@ def train_one(
     start = fresh([episodes], preset(size), r.seed)  # the codebook is that of all samples, the same for every pair
     rows = np.sort(np.random.default_rng(r.seed).permutation(len(episodes))[:samples])
     steps = max(1, samples // r.batch)
-    config = replace(
-        PRETRAIN, seconds=0.0, steps=steps, batch=r.batch, seed=r.seed, lr=r.rate * (WIDTH / start.config.dim) ** 0.5
-    )
+    lr = r.lr * (WIDTH / start.config.dim) ** 0.5
+    config = PretrainConfig(size=size, steps=steps, batch=r.batch, seed=r.seed, lr=lr)
     with bar(f"{size} on {samples:,}", steps) as advance, track.run(out) as sink:
         report = train(
             start, [select_samples(episodes, rows)], out / "checkpoint", config, out / STATE, out / "metrics.jsonl",
@@ -114,13 +115,13 @@ def train_one(
 @torch.no_grad()
 def held_out_loss(trained: Loaded, episodes: Episodes, size: int = 256) -> float:
     """Mean loss of the action codes on episodes nobody learnt from, nothing hidden or changed in them; nats a code."""
-    corpus = Corpus.of([episodes], trained.codebook, None, trained.config.max_text, PRETRAIN.objective.tolerance)
+    corpus = Corpus.of([episodes], trained.codebook, None, trained.config.max_text, Objective().tolerance)
     model = trained.model.eval().to(torch.bfloat16)
     plain, size = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=0.0), min(size, len(corpus))
     losses = []
     for step in range(len(corpus) // size):
         for batch in batches(corpus, Order(len(corpus), 0), step, size, plain):
-            losses.append(batch_loss(model, batch, PRETRAIN.objective)[1]["action"])
+            losses.append(batch_loss(model, batch, Objective())[1]["action"])
     return float(np.mean(losses))
 
 

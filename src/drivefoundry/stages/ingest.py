@@ -31,7 +31,7 @@ CARS_AT_ONCE = 4
 
 def ingest(line: RunContext, turn: int | None, drives: Artefact, apart: str = "exam") -> Artefact:
     """The drives' clips, at home; those of the exam by the campaigns that ship."""
-    seed, own = line.recipe.fleet.seed, line.recipe.campaigns if turn else ""
+    seed, own = line.seed("campaigns", line.recipe.fleet.seed), line.recipe.campaigns if turn else ""
     name = "ingest" if turn else apart
     recipe = {"seed": seed} | ({"campaigns": decoded(read_bytes(Path(own)), own)} if own else {})
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.compute import pmap
+from drivefoundry.curate.config import CurateConfig
 from drivefoundry.curate.curated import curate, load_curated, save_curated
 from drivefoundry.label.episodes import concatenate, episodes_of, save_shard
 from drivefoundry.label.scene import scene_from_clip
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
-from drivefoundry.recipes import Curate
 from drivefoundry.roadmap import load_map
 from drivefoundry.stages.context import RunContext
 from drivefoundry.types import Episodes, RoadMap, Scene
@@ -82,7 +82,7 @@ def clip_ids(ingest: Path) -> list[str]:
 
 
 def curate_clips(
-    recipe: Curate, store: str, ingest: Path, before: Path | None, exam: list[str], apart: str, out: Path
+    recipe: CurateConfig, store: str, ingest: Path, before: Path | None, exam: list[str], apart: str, out: Path
 ) -> dict:
     """This turn's clips and the last turn's curation in; out/curated: what is kept, why the rest is not, the splits.
 
@@ -108,7 +108,7 @@ def curate_clips(
 
 
 def label_clips(
-    recipe: Curate, body: Embodiment, store: str, ingest: Path, curated: Path, split: str, out: Path
+    recipe: CurateConfig, body: Embodiment, store: str, ingest: Path, curated: Path, split: str, out: Path
 ) -> dict:
     """This turn's kept clips of one split in; out/shard of Episodes: frames, histories, futures, reasoning."""
     fresh(out)

@@ -14,6 +14,7 @@ from drivefoundry.clips.importers.folder import fingerprint, kind_for, scenes_in
 from drivefoundry.clips.importers.traffic.recording import AHEAD_S, is_short, left_of, not_read
 from drivefoundry.compute import pmap
 from drivefoundry.curate.split import hold_out
+from drivefoundry.fleet.config import FleetConfig
 from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import record_drives, situations
 from drivefoundry.fleet.sumo.city import CityLog, run_city
@@ -22,8 +23,8 @@ from drivefoundry.judge.difficulty import Difficulty, difficulty
 from drivefoundry.judge.gate import scene_content
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
-from drivefoundry.recipes import Fleet
 from drivefoundry.roadmap import save_map
+from drivefoundry.seeds import derive
 from drivefoundry.sim.policies import CarPolicy, LogReplay
 from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.stages.context import RunContext
@@ -36,8 +37,6 @@ from drivefoundry_car.vehicle.embodiment import Embodiment
 
 EGOS = 12
 """Recorded vehicles of one file that become the ego of a scene, at most."""
-SEED_A_TURN = 1000
-"""Seeds of one turn and the next never meet."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +54,26 @@ def _live(city: _City) -> CityLog:
     return run_city(city.place, city.seed, city.seconds, city.cars, city.traffic, city.pedestrians, city.body.size)
 
 
-def _lives(fleet: Fleet, body: Embodiment, places: tuple[str, ...], seconds: float, turn: int) -> list[CityLog]:
-    """One CityLog a place; SUMO runs in processes of its own, two at a time."""
+def _lives(
+    fleet: FleetConfig, body: Embodiment, places: tuple[str, ...], seconds: float, purpose: str, turn: int = 1
+) -> list[CityLog]:
+    """One CityLog per place; SUMO runs in processes of its own, two at a time."""
     wanted = [
-        _City(p, fleet.seed + SEED_A_TURN * turn + i, seconds, fleet.cars, fleet.traffic, fleet.pedestrians, body)
-        for i, p in enumerate(places)
+        _City(p, derive(fleet.seed, purpose, turn, p), seconds, fleet.cars, fleet.traffic, fleet.pedestrians, body)
+        for p in places
     ]
     with bar("cities", len(wanted)) as advance:
         return pmap(_live, wanted, backend="threads", workers=2, on_done=lambda *_: advance())
 
 
 def record_city(
-    fleet: Fleet, body: Embodiment, places: tuple[str, ...], seconds: float, purpose: str, out: Path
+    fleet: FleetConfig, body: Embodiment, places: tuple[str, ...], seconds: float, purpose: str, out: Path
 ) -> dict:
     """People at the wheel: out/drives/*.mcap of every recording car of the places, out/maps/<id>.safetensors."""
     fresh(out)
     for sub in ("drives", "maps"):
         (out / sub).mkdir()
-    logs = _lives(fleet, body, places, seconds, 0 if purpose == "fleet" else 9)
+    logs = _lives(fleet, body, places, seconds, purpose)
     written: list[Path] = []
     with bar("recordings", len(logs)) as advance:
         for log in logs:
@@ -87,16 +88,18 @@ def record_city(
     }
 
 
-def record_outings(fleet: Fleet, body: Embodiment, perception: Perception, turn: int, car: Path, out: Path) -> dict:
+def record_outings(
+    fleet: FleetConfig, body: Embodiment, perception: Perception, turn: int, car: Path, out: Path
+) -> dict:
     """The release at the wheel in cities with new demand: drives as by `record_scenes`."""
     seconds = 20.0 * max(1, -(-fleet.outings // (len(fleet.places) * fleet.cars)))
-    logs = _lives(fleet, body, fleet.places, seconds, turn)
+    logs = _lives(fleet, body, fleet.places, seconds, "outings", turn)
     found = [s for log in logs for s in situations(log, place_map(log.place))]
     return record_scenes(fleet, body, found, car, out, perception)
 
 
 def record_scenes(
-    fleet: Fleet,
+    fleet: FleetConfig,
     body: Embodiment,
     scenes: list[Scene],
     car: Path | None,
@@ -135,6 +138,12 @@ def record_scenes(
     write_json(out / "outings.json", {"rows": rows, "km": km, "takeovers": takeovers})
     said = {"drives": len(rows), "km": km}
     return said if car is None else said | {"takeovers": takeovers, "takeovers_per_km": takeovers / max(km, 1e-6)}
+
+
+def fleet_of(line: RunContext) -> FleetConfig:
+    """The fleet of a run, with the seed of this run."""
+    f = line.recipe.fleet
+    return replace(f, seed=line.seed("fleet", f.seed))
 
 
 class Source(Protocol):
@@ -176,7 +185,7 @@ class EmbeddedCity:
 
     def exam(self, line: RunContext) -> Artefact:
         """Recordings of the held-out city, all of them at home."""
-        f, body = line.recipe.fleet, line.body
+        f, body = fleet_of(line), line.body
         made_from = {"fleet": f, "embodiment": body.to_dict()}
         drives = line.make(
             None, "fleet", "exam_drives", made_from, [],
@@ -186,7 +195,7 @@ class EmbeddedCity:
 
     def validation(self, line: RunContext) -> Artefact | None:
         """Clips of the validation place."""
-        f, body = line.recipe.fleet, line.body
+        f, body = fleet_of(line), line.body
         fewer = replace(f, cars=f.val_cars)
         drives = line.make(
             None, "fleet", "val_drives", {"fleet": f, "embodiment": body.to_dict()}, [],
@@ -201,14 +210,14 @@ class EmbeddedCity:
         return scenes_of(line.store, clip_ids(split.path))
 
     def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
-        f, body = line.recipe.fleet, line.body
+        f, body = fleet_of(line), line.body
         made_from = {"fleet": f, "embodiment": body.to_dict()}
         if car is None:
             return line.make(
                 turn, "fleet", "fleet", made_from, [],
                 lambda d: record_city(f, body, f.places, f.seconds, "fleet", d),
             )  # fmt: skip
-        perception = line.recipe.perception
+        perception = line.perception
         return line.make(
             turn, "fleet", "outings", made_from | {"perception": perception}, [car],
             lambda d: record_outings(f, body, perception, turn, car.path, d),
@@ -300,9 +309,9 @@ class RecordedTraffic:
         return sorted(self._scenes(held_out=True), key=lambda s: hashlib.sha256(s.id.encode()).hexdigest())
 
     def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
-        f, body = line.recipe.fleet, line.body
+        f, body = fleet_of(line), line.body
         kind, parents = ("outings", [car]) if car else ("fleet", [])
-        perception = line.recipe.perception
+        perception = line.perception
 
         def build(out: Path) -> dict:
             return record_scenes(f, body, self._scenes(held_out=False), car.path if car else None, out, perception)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from drivefoundry.judge.config import JudgeConfig
 from drivefoundry.judge.evaluate import BATCH, evaluate
 from drivefoundry.judge.gate import gate_text, judge, load_verdict, save_verdict, scene_content
 from drivefoundry.judge.release_gates import PREVIOUS, release_gates
@@ -20,7 +21,6 @@ from drivefoundry.judge.suites import suites_of
 from drivefoundry.judge.worst import SCORE, listed
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar, say
-from drivefoundry.recipes import Judge
 from drivefoundry.sim.drive import batches, drive
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, LogReplay, RouteFollower
 from drivefoundry.sim.sensors.config import Perception
@@ -142,7 +142,7 @@ def _driven(
     r, source, scenes, body = line.recipe.judge, exam.source, exam.artefact, line.body
     r = replace(r, scenes=min(r.scenes, exam.most or r.scenes))
     made_from = {"policy": name, "embodiment": body.to_dict()} | {k: getattr(r, k) for k in DRIVES}
-    perception = line.recipe.perception if name == WHOLE_CAR else None
+    perception = line.perception if name == WHOLE_CAR else None
     made_from |= {"perception": perception} if perception else {}
     return line.make(
         turn, "judge", "score", made_from, [scenes, *base[:1], *parents],
@@ -150,7 +150,9 @@ def _driven(
     )  # fmt: skip
 
 
-def compare(recipe: Judge, scored: list[Path], yard: Path, earlier: Sequence[tuple[Path, Path]], out: Path) -> dict:
+def compare(
+    recipe: JudgeConfig, scored: list[Path], yard: Path, earlier: Sequence[tuple[Path, Path]], out: Path
+) -> dict:
     """Judge the candidate, the first of `scored`; write out/verdict.json with intervals and gates.
 
     yard: the route follower's scores, which hold the suites. earlier: scores and verdict of each release before.
@@ -186,7 +188,7 @@ def predecessor(earlier: Sequence[tuple[Path, Path]]) -> Path | None:
     return [*(scores for scores, _ in earlier[-1:]), *passed][-1] if earlier else None
 
 
-def judge_traffic(scenes: list[Scene], recipe: Judge, out: Path) -> dict:
+def judge_traffic(scenes: list[Scene], recipe: JudgeConfig, out: Path) -> dict:
     """Held-out scenes in; out/realism.json, traffic -> feature -> mean and interval over scenes."""
     rows: dict[str, list[dict[str, float]]] = {"constant velocity": [], "reactive traffic": [], "log replay": []}
     scenes = scenes[: min(recipe.scenes, TRAFFIC_SCENES)]
@@ -211,7 +213,7 @@ def _known_mean(values: list[float]) -> tuple[float, float, float] | None:
 def score(
     policy: Policy,
     scenes: list[Scene],
-    recipe: Judge,
+    recipe: JudgeConfig,
     yardstick: Path | None,
     out: Path,
     body: Embodiment | None = None,

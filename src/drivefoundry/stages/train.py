@@ -10,25 +10,26 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from drivefoundry.label.episodes import load_shard
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.model.backbones.load import backbone_path
-from drivefoundry.model.config import Action
 from drivefoundry.progress import bar
 from drivefoundry.quantize.export import export_engine
-from drivefoundry.recipes import Camera, Distil, Measure, Rl, Train, leaves
-from drivefoundry.rl.grpo import GrpoConfig, grpo
+from drivefoundry.rl.config import GrpoConfig
+from drivefoundry.rl.grpo import grpo
 from drivefoundry.rl.reward import PdmReward
+from drivefoundry.settings import leaves
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.label import scenes_of
 from drivefoundry.tracking import Track
-from drivefoundry.train.distil import DISTIL, distil
-from drivefoundry.train.pretrain import PRETRAIN, SFT, pretrain, sft
-from drivefoundry.train.trainer import OnStep, TrainConfig, TrainReport
+from drivefoundry.train.config import AdaptConfig, DistilConfig, PretrainConfig, SftConfig, ValidationConfig
+from drivefoundry.train.distil import distil
+from drivefoundry.train.pretrain import fine_tune, pretrain
+from drivefoundry.train.trainer import OnStep, TrainReport
 from drivefoundry.train.validation import Validation
 from drivefoundry.types import DT, Episodes
 
@@ -40,47 +41,47 @@ CALIBRATION = 512
 """Samples on which the engine is compared with the float student."""
 
 
-def pretrained(
-    line: RunContext, shards: list[Artefact], action: Action = "codes", val: Artefact | None = None
-) -> Artefact:
+def pretrained(line: RunContext, shards: list[Artefact], val: Artefact | None = None) -> Artefact:
     """The base model, from scratch or around a language model, on the first shard."""
-    r, paths = line.recipe.train, [s.path for s in shards]
-    made_from: dict[str, Any] = {"train": r, "action": action, "validation": line.recipe.validation}
-    on = measured_on(line, val)
-    if r.backbone is not None:
-        made_from["backbone"] = fingerprint(backbone_path(r.backbone))
-    track = tracked(line, None, "pretrain", r)
-    return line.make(
-        None, "train", "pretrain", made_from, [*shards, val], lambda d: _pretrain(r, action, paths, d, track, on)
-    )
+    c, paths = line.recipe.pretrain, [s.path for s in shards]
+    c = replace(c.around_backbone(c), seed=line.seed("pretrain", c.seed))
+    made_from: dict[str, Any] = {"pretrain": c, "validation": line.recipe.validation}
+    if c.backbone is not None:
+        made_from["backbone"] = fingerprint(backbone_path(c.backbone))
+    track, on = tracked(line, None, "pretrain", c), measured_on(line, val)
+    return line.make(None, "train", "pretrain", made_from, [*shards, val], lambda d: _pretrain(c, paths, d, track, on))
 
 
 def adapted(line: RunContext, base: Artefact, shard: Artefact) -> Artefact:
     """The base model, trained on with another camera's clips."""
-    r = line.recipe.camera
-    track = tracked(line, None, "adapt", r)
-    return line.make(None, "train", "adapt", r, [base, shard], lambda d: _adapt(r, base.path, shard.path, d, track))
+    c = line.recipe.camera
+    c = replace(c, seed=line.seed("adapt", c.seed))
+    track = tracked(line, None, "adapt", c)
+    return line.make(None, "train", "adapt", c, [base, shard], lambda d: _adapt(c, base.path, shard.path, d, track))
 
 
 def fine_tuned(
     line: RunContext, turn: int, base: Artefact, shards: list[Artefact], val: Artefact | None = None
 ) -> Artefact:
     """The last model, taught this turn's clips and to give its reasons."""
-    r, paths = line.recipe.train, [s.path for s in shards]
-    track = tracked(line, turn, "sft", r)
-    on, made_from = measured_on(line, val), {"train": r, "validation": line.recipe.validation}
+    r, paths = line.recipe, [s.path for s in shards]
+    c = replace(r.pretrain.around_backbone(r.sft.of_turn(turn)), seed=line.seed("sft", turn, r.sft.seed))
+    mix = line.seed("mix", r.sft.seed)
+    track, on = tracked(line, turn, "sft", c), measured_on(line, val)
     return line.make(
-        turn, "train", "sft", made_from, [base, *shards, val], lambda d: _sft(r, base.path, paths, d, track, on)
-    )
+        turn, "train", "sft", {"sft": c, "mix": mix, "validation": r.validation}, [base, *shards, val],
+        lambda d: _sft(c, mix, base.path, paths, d, track, on),
+    )  # fmt: skip
 
 
 def reinforced(line: RunContext, turn: int, sft_model: Artefact, shards: list[Artefact]) -> Artefact:
     """The fine-tuned model after reinforcement on scenes cut from this turn's clips."""
-    r, paths = line.recipe.rl, [s.path for s in shards]
-    track = tracked(line, turn, "rl", r)
+    c, paths = line.recipe.rl, [s.path for s in shards]
+    c = replace(c, seed=line.seed("rl", turn, c.seed))
+    track = tracked(line, turn, "rl", c)
     return line.make(
-        turn, "rl", "rl", r, [sft_model, *shards],
-        lambda d: _reinforce(r, line.store, sft_model.path, paths, d, track),
+        turn, "rl", "rl", c, [sft_model, *shards],
+        lambda d: _reinforce(c, line.store, sft_model.path, paths, d, track),
     )  # fmt: skip
 
 
@@ -93,13 +94,16 @@ def distilled(
     val: Artefact | None = None,
 ) -> Artefact:
     """A much smaller student of the reinforced model, on from the last student."""
-    r, rl, paths = line.recipe.distil, line.recipe.rl, [s.path for s in shards]
+    r, paths = line.recipe, [s.path for s in shards]
+    c = replace(r.distil.of_turn(turn), seed=line.seed("distil", turn, r.distil.seed))
+    polish = replace(r.rl, lr=c.polish_lr, steps=c.polish_steps, seed=line.seed("polish", turn, r.distil.seed))
+    mix = line.seed("mix", r.distil.seed)
     ago = before.path if before else None
-    track, on = tracked(line, turn, "distil", r), measured_on(line, val)
+    track, on = tracked(line, turn, "distil", c), measured_on(line, val)
     return line.make(
-        turn, "distil", "distil", {"distil": r, "rl": rl, "validation": line.recipe.validation},
+        turn, "distil", "distil", {"distil": c, "polish": polish, "mix": mix, "validation": r.validation},
         [teacher, before, *shards, val],
-        lambda d: _distil(r, rl, line.store, teacher.path, ago, paths, d, (track, on)),
+        lambda d: _distil(Distillation(c, polish, mix), line.store, teacher.path, ago, paths, d, (track, on)),
     )  # fmt: skip
 
 
@@ -111,7 +115,7 @@ def quantised(line: RunContext, turn: int, student: Artefact, shards: list[Artef
     )
 
 
-MeasuredOn = tuple[Measure, Path] | None
+MeasuredOn = tuple[ValidationConfig, Path] | None
 """How to measure, and the shard to measure on."""
 
 
@@ -130,7 +134,7 @@ def validation(on: MeasuredOn, steps: int) -> Validation | None:
 
 
 def fingerprint(backbone: Path) -> str:
-    """Hash all bytes of a file or of a directory of files."""
+    """Hash all bytes of a file or of a directory's files."""
     files = sorted(p for p in backbone.iterdir() if p.is_file()) if backbone.is_dir() else [backbone]
     digest = hashlib.sha256()
     for file in files:
@@ -156,7 +160,7 @@ def mixed(paths: list[Path], driven_share: float, seed: int) -> list[Episodes]:
 
 
 def select_samples(episodes: Episodes, rows: np.ndarray) -> Episodes:
-    """Some samples of an Episodes, which share its frames."""
+    """Select samples of an Episodes, which share its frames."""
     arrays = ("frame_index", "ego", "route", "future", "t", "weight", "correction")
     texts = {name: [getattr(episodes, name)[i] for i in rows] for name in ("text", "clip")}
     return replace(episodes, **{name: getattr(episodes, name)[rows] for name in arrays}, **texts)
@@ -168,7 +172,7 @@ def tracked(line: RunContext, turn: int | None, kind: str, r: Any) -> Track:
 
 
 def progress_callback(advance: Callable[..., None], log: OnStep) -> OnStep:
-    """A trainer's callback, which comes every few steps, as one that moves a bar and tells a tracker."""
+    """Make a trainer's callback, which comes every few steps, that moves a bar and logs to a tracker."""
     last = 0
 
     def on_step(step: int, total: int, metrics: dict[str, float]) -> None:
@@ -197,59 +201,47 @@ def summary(report: TrainReport) -> dict:
     )
 
 
-def _pretrain(r: Train, action: Action, shards: list[Path], out: Path, track: Track, on: MeasuredOn = None) -> dict:
-    config = replace(
-        PRETRAIN, seconds=0.0, steps=r.pretrain_steps, batch=r.batch, lr=r.pretrain_rate, seed=r.seed,
-        weight_decay=r.weight_decay, augment=replace(PRETRAIN.augment, history_dropout=r.forget),
-    )  # fmt: skip
-    config = _gently(config, r)
-    with bar("pre-train", r.pretrain_steps) as advance, track.run(out) as sink:
+def _pretrain(config: PretrainConfig, shards: list[Path], out: Path, track: Track, on: MeasuredOn = None) -> dict:
+    with bar("pre-train", config.steps) as advance, track.run(out) as sink:
         report = pretrain(
-            _shards(shards), out / "checkpoint", config, r.size, state=out / STATE, log=out / "metrics.jsonl",
-            on_step=progress_callback(advance, sink), ego_changes=r.ego_changes, backbone=r.backbone, action=action,
-            val=validation(on, r.pretrain_steps),
+            _shards(shards), out / "checkpoint", config, out / STATE, out / "metrics.jsonl",
+            progress_callback(advance, sink), validation(on, config.steps),
         )  # fmt: skip
     return summary(report)
 
 
-def _gently(config: TrainConfig, r: Train) -> TrainConfig:
-    """A backbone is trained on as it was made, by AdamW: Muon's steps would cost more than reading the samples."""
-    return config if r.backbone is None else replace(config, optimiser="adamw", lr=r.backbone_rate)
-
-
-def _adapt(r: Camera, base: Path, shard: Path, out: Path, track: Track) -> dict:
-    augment = replace(PRETRAIN.augment, history_dropout=r.forget, image_dropout=r.blind, max_shift_px=r.shake)
-    config = replace(
-        PRETRAIN, seconds=0.0, steps=r.steps, batch=r.batch, lr=r.rate, seed=r.seed, weight_decay=r.weight_decay,
-        augment=augment,
-    )  # fmt: skip
-    with bar("adapt", r.steps) as advance, track.run(out) as sink:
-        report = pretrain(
-            _shards([shard]), out / "checkpoint", config, init=base / "checkpoint", state=out / STATE,
-            log=out / "metrics.jsonl", on_step=progress_callback(advance, sink),
+def _adapt(config: AdaptConfig, base: Path, shard: Path, out: Path, track: Track) -> dict:
+    with bar("adapt", config.steps) as advance, track.run(out) as sink:
+        report = fine_tune(
+            _shards([shard]), out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
+            progress_callback(advance, sink),
         )  # fmt: skip
     return summary(report)
 
 
-def _sft(r: Train, base: Path, shards: list[Path], out: Path, track: Track, on: MeasuredOn = None) -> dict:
-    steps = r.sft_steps if len(shards) == 1 else r.turn_steps
-    augment = replace(SFT.augment, text=r.reasoned if len(shards) == 1 else r.turn_reasoned)
-    config = replace(
-        SFT, seconds=0.0, steps=steps, batch=r.batch, lr=r.sft_rate, seed=r.seed + len(shards), augment=augment
-    )
-    config = _gently(config, r)
-    episodes = mixed(shards, r.new_share, r.seed)
-    with bar("fine-tune", steps) as advance, track.run(out) as sink:
-        report = sft(
+def _sft(
+    config: SftConfig, mix: int, base: Path, shards: list[Path], out: Path, track: Track, on: MeasuredOn = None
+) -> dict:
+    episodes = mixed(shards, config.new_share, mix)
+    with bar("fine-tune", config.steps) as advance, track.run(out) as sink:
+        report = fine_tune(
             episodes, out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            progress_callback(advance, sink), validation(on, steps),
+            progress_callback(advance, sink), validation(on, config.steps),
         )  # fmt: skip
     return summary(report)
+
+
+class Distillation(NamedTuple):
+    """learn: from the teacher; polish: reinforcement on the student's own plans after that; mix: seed of the choice of
+    samples."""
+
+    learn: DistilConfig
+    polish: GrpoConfig
+    mix: int
 
 
 def _distil(
-    r: Distil,
-    rl: Rl,
+    config: Distillation,
     store: str,
     teacher: Path,
     before: Path | None,
@@ -257,35 +249,32 @@ def _distil(
     out: Path,
     logs: tuple[Track, MeasuredOn],
 ) -> dict:
-    """The teacher's opinion on every clip first, then the reward on the student's own plans."""
+    """Learn from the teacher on every clip first, then from the reward of the student's own plans."""
+    c, polish, mix = config
     track, on = logs
-    steps = r.steps if before is None else r.turn_steps
-    objective = replace(DISTIL.objective, teacher=r.teacher)
-    config = replace(DISTIL, seconds=0.0, steps=steps, batch=r.batch, lr=r.rate, seed=len(shards), objective=objective)
     init = before / "checkpoint" if before else None
-    with bar("distil", steps + r.polish_steps) as advance:
+    with bar("distil", c.steps + polish.steps) as advance:
         with track.run(out) as sink:
             report = distil(
-                mixed(shards, r.new_share, 0), out / "distilled.tmp", teacher / "checkpoint", config, r.size, init,
-                out / STATE, out / "metrics.jsonl", progress_callback(advance, sink), validation(on, steps),
+                mixed(shards, c.new_share, mix), out / "distilled.tmp", teacher / "checkpoint", c, init,
+                out / STATE, out / "metrics.jsonl", progress_callback(advance, sink), validation(on, c.steps),
             )  # fmt: skip
-        if not r.polish_steps:
+        if not polish.steps:
             os.replace(out / "distilled.tmp", out / "checkpoint")
             return summary(report)
-        polish = replace(rl, rate=r.polish_rate)
         with track.run(out, "polish") as sink:
             on_step = progress_callback(advance, sink)
-            return summary(report) | _polish(polish, r.polish_steps, store, out / "distilled.tmp", shards, out, on_step)
+            return summary(report) | _polish(polish, store, out / "distilled.tmp", shards, out, on_step)
 
 
-def _reinforce(r: Rl, store: str, model: Path, shards: list[Path], out: Path, track: Track) -> dict:
+def _reinforce(config: GrpoConfig, store: str, model: Path, shards: list[Path], out: Path, track: Track) -> dict:
     """Dr. GRPO on situations of all clips, from the start after a kill."""
     (out / "metrics.jsonl").unlink(missing_ok=True)
-    with bar("reinforce", r.steps) as advance, track.run(out) as sink:
-        return _polish(r, r.steps, store, model / "checkpoint", shards, out, progress_callback(advance, sink))
+    with bar("reinforce", config.steps) as advance, track.run(out) as sink:
+        return _polish(config, store, model / "checkpoint", shards, out, progress_callback(advance, sink))
 
 
-def _polish(r: Rl, steps: int, store: str, model: Path, shards: list[Path], out: Path, on_step: OnStep) -> dict:
+def _polish(config: GrpoConfig, store: str, model: Path, shards: list[Path], out: Path, on_step: OnStep) -> dict:
     """Reward: the PDM score of the plan, driven among the recorded traffic of the clip's scene."""
     episodes = _shards(shards)
     clips = [c for e in episodes for c in e.clip]
@@ -294,18 +283,15 @@ def _polish(r: Rl, steps: int, store: str, model: Path, shards: list[Path], out:
     rows = np.flatnonzero(at >= HISTORY)
     share = np.concatenate([e.weight for e in episodes])[rows].astype(np.float64)
 
-    reward = PdmReward([scenes[clip] for clip in clips], at, r.reward)
-    config = GrpoConfig(
-        steps=steps, states=r.scenes, samples=r.samples, lr=r.rate, kl=r.kl, bc_weight=r.anchor,
-        temperature=r.temperature, validation_states=min(r.trial, len(rows) // 4), seed=len(shards),
-    )  # fmt: skip
+    reward = PdmReward([scenes[clip] for clip in clips], at, config.reward)
+    config = replace(config, validation_states=min(config.validation_states, len(rows) // 4))
     report = grpo(episodes, rows, share, reward, model, out / "checkpoint", config, out / "metrics.jsonl", on_step)
     return {
         "reward_before": report.before,
         "reward_after": report.after,
         "model": "reinforced" if report.kept else "unchanged: reinforcement did not help on situations kept apart",
         "scenes": len(scenes),
-        "plans": steps * r.scenes * r.samples,
+        "plans": config.steps * config.states * config.samples,
     }
 
 

@@ -1,1 +1,1 @@
-"""Training: one Trainer; pretrain, sft and distil are recipes of it. They turn Episodes into Checkpoints."""
+"""Training: one Trainer, which pre-training, fine-tuning and distillation use to make Checkpoints from Episodes."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from drivefoundry.model.blocks.attention import pays
 from drivefoundry.model.blocks.flow import controls_of
 from drivefoundry.model.text import PAD, TextCodec, mirror_text
+from drivefoundry.train.config import Augment
 from drivefoundry.types import Episodes, require
 from drivefoundry_car.vehicle.codec import encode, mirror, soft_targets
 from drivefoundry_car.vehicle.embodiment import ROUTE
@@ -26,25 +27,6 @@ ROUTE_Y = [i for name, i in _PLACE.items() if name.startswith("y_")]
 TURNS = [_PLACE["command_left"], _PLACE["command_right"]]
 """Route features that change places in it."""
 GREY = 110
-
-
-@dataclass(frozen=True)
-class Augment:
-    """What training does to its samples."""
-
-    flip: float = 0.5
-    """Share of samples that are mirrored left to right: image, yaw rate, route, plan and text."""
-    brightness_jitter: float = 0.15
-    """Spread of brightness gain and offset."""
-    history_dropout: float = 0.5
-    """Share of samples that see only the present ego state, not its history, so that the model does not copy its own
-    past."""
-    image_dropout: float = 0.0
-    """Share of samples whose pictures are grey: where pictures are few, the model must not lean on having seen them."""
-    max_shift_px: int = 0
-    """Pixels by which both pictures of a sample are shifted at most, sideways, and half as many up or down."""
-    text: float = 0.5
-    """Share of samples that carry their reasoning text; the rest learn to act without."""
 
 
 @dataclass(frozen=True)

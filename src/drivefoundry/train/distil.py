@@ -16,15 +16,13 @@ import torch
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint, save_checkpoint
 from drivefoundry.model.presets import preset
 from drivefoundry.model.vla import VLA
-from drivefoundry.train.dataset import Augment, Corpus
-from drivefoundry.train.losses import Objective
+from drivefoundry.train.config import DistilConfig, Objective
+from drivefoundry.train.dataset import Corpus
 from drivefoundry.train.pretrain import own_tokenizer
-from drivefoundry.train.trainer import OnStep, TrainConfig, Trainer, TrainReport
+from drivefoundry.train.trainer import OnStep, Trainer, TrainReport
 from drivefoundry.train.validation import Validation
 from drivefoundry.types import Episodes, require
 from drivefoundry_car.vehicle.codec import driven, soft_targets
-
-DISTIL = TrainConfig(seconds=60.0, lr=4e-3, augment=Augment(text=0.25))
 
 
 @torch.no_grad()
@@ -52,15 +50,14 @@ def distil(
     episodes: list[Episodes],
     out: Path,
     teacher: Path,
-    config: TrainConfig = DISTIL,
-    size: str = "0.3M",
+    config: DistilConfig,
     init: Path | None = None,
     state: Path | None = None,
     log: Path | None = None,
     on_step: OnStep | None = None,
     val: Validation | None = None,
 ) -> TrainReport:
-    """Train a student of `size`, or the earlier student `init`, on the opinion of the checkpoint `teacher` into `out`.
+    """Train a student of `config.size`, or the earlier student `init`, on the outputs of the checkpoint `teacher`.
 
     The student takes over the teacher's codebook and tokenizer; of a backbone's not the tokenizer, which is fitted to
     the episodes instead. Raises ValueError where `init` has another codebook.
@@ -68,7 +65,7 @@ def distil(
     master = load_checkpoint(teacher)
     goal = config.objective
     if init is None:
-        start = _student(master, episodes, size, config.seed)
+        start = _student(master, episodes, config.size, config.seed)
     else:
         start = load_checkpoint(init)
         require(

@@ -5,30 +5,14 @@ Axes: B batch, L text tokens, K codes, V text vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from drivefoundry.model.text import PAD
 from drivefoundry.model.vla import VLA
+from drivefoundry.train.config import Objective
 from drivefoundry.train.dataset import Batch
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised: the plan's loss (`VLA.action_loss`) and the cross entropy of the reasoning tokens."""
-
-    text: float = 0.2
-    """Weight of the reasoning tokens beside the plan."""
-    tolerance: float = 0.15
-    """How far from the plan a code may end, m, and still be almost right; see
-    drivefoundry_car.vehicle.codec.soft_targets."""
-    teacher: float = 0.7
-    """Distillation: share of the target that is the teacher's distribution; the rest is the labels'."""
-    temperature: float = 1.0
-    """Softening of the teacher."""
 
 
 def batch_loss(model: VLA, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, float]]:

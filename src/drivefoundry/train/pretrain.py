@@ -1,4 +1,4 @@
-"""Episodes in, base model out: behaviour cloning from scratch, around a language model, or on from a checkpoint."""
+"""Behaviour cloning: from scratch, around a language model, or on from a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ from drivefoundry.model.config import Action, ModelConfig
 from drivefoundry.model.presets import preset
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
-from drivefoundry.train.dataset import Augment, Corpus
-from drivefoundry.train.trainer import OnStep, TrainConfig, Trainer, TrainReport
+from drivefoundry.train.config import PretrainConfig, TrainConfig
+from drivefoundry.train.dataset import Corpus
+from drivefoundry.train.trainer import OnStep, Trainer, TrainReport
 from drivefoundry.train.validation import Validation
 from drivefoundry.types import PLAN_POINTS, Episodes, require
 from drivefoundry_car.vehicle.codec import fit_codebook
-
-PRETRAIN = TrainConfig(seconds=120.0, augment=Augment(text=0.0))
-"""Actions alone: reasoning comes with SFT, when the eyes are trained."""
-SFT = TrainConfig(seconds=60.0, lr=1e-3, warmup=0.1, decay=0.6, augment=Augment(text=0.5))
-"""Half of the samples carry their reasoning, half do not: one model serves the fast mode and the slow one."""
 
 
 def fresh(episodes: list[Episodes], shape: ModelConfig, seed: int = 0) -> Loaded:
@@ -105,38 +101,31 @@ def fit(
 def pretrain(
     episodes: list[Episodes],
     out: Path,
-    config: TrainConfig = PRETRAIN,
-    size: str = "4M",
-    init: Path | None = None,
+    config: PretrainConfig,
     state: Path | None = None,
     log: Path | None = None,
     on_step: OnStep | None = None,
-    ego_changes: bool = False,
-    backbone: str | None = None,
-    action: Action = "codes",
     val: Validation | None = None,
 ) -> TrainReport:
-    """Train a model of `size`, or one around `backbone` (see `around`), that reads its ego's history and plans so (see
-    ModelConfig), or go on from the checkpoint `init` (its shape, codebook and tokenizer stay), into directory `out`."""
-    if init is not None:
-        start = load_checkpoint(init)
-    elif backbone is not None:
-        start = around(episodes, backbone, ego_changes, config.seed, action)
+    """Train a model of `config.size`, or one around `config.backbone` (see `around`), into directory `out`."""
+    c = config
+    if c.backbone is not None:
+        start = around(episodes, c.backbone, c.ego_changes, c.seed, c.action)
     else:
-        start = fresh(episodes, replace(preset(size), ego_changes=ego_changes, action=action), config.seed)
+        start = fresh(episodes, replace(preset(c.size), ego_changes=c.ego_changes, action=c.action), c.seed)
     return fit(start, episodes, out, config, state, log, on_step, val)
 
 
-def sft(
+def fine_tune(
     episodes: list[Episodes],
     out: Path,
     init: Path,
-    config: TrainConfig = SFT,
+    config: TrainConfig,
     state: Path | None = None,
     log: Path | None = None,
     on_step: OnStep | None = None,
     val: Validation | None = None,
 ) -> TrainReport:
-    """Fine-tune the checkpoint `init` on episodes with reasoning (those without train actions alone) into directory
-    `out`."""
+    """Train on from the checkpoint `init`, whose shape, codebook and tokenizer stay, into directory `out`. Episodes
+    without reasoning train actions alone."""
     return fit(load_checkpoint(init), episodes, out, config, state, log, on_step, val)

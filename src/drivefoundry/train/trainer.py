@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -26,13 +26,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from drivefoundry.compute import keep_memory
+from drivefoundry.model.blocks.wrapping import checkpoint_activations, compiled, restore_forward
 from drivefoundry.model.vla import VLA
-from drivefoundry.train.blocks import checkpoint_activations, compiled, restore_forward
-from drivefoundry.train.dataset import Augment, Batch, Corpus, Order, batches, to_device
+from drivefoundry.train.config import TrainConfig
+from drivefoundry.train.dataset import Batch, Corpus, Order, batches, to_device
 from drivefoundry.train.distributed.ranks import rank_and_world
 from drivefoundry.train.distributed.threads import ThreadedBackward, threads_for
 from drivefoundry.train.goodput import Goodput, RunLog, forward_flop, share_of_peak
-from drivefoundry.train.losses import Objective, batch_loss
+from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.optim import MasterWeights
 from drivefoundry.train.state import StateFile, StateStore, copied, save_interval
 from drivefoundry.train.validation import Validator
@@ -40,67 +41,6 @@ from drivefoundry.types import require
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called as on_step(step, total steps as far as known, metrics)."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Hyper-parameters of one run. Boxed by `seconds`, by `steps`, or by whichever comes first."""
-
-    seconds: float = 0.0
-    steps: int = 0
-    batch: int = 64
-    accumulate: int = 1
-    """Micro-batches that a step's samples are cut into, whose gradients add up."""
-    lr: float = 4e-3
-    warmup: float = 0.04
-    """Share of the run over which the learning rate rises."""
-    decay: float = 0.4
-    """Share of the run over which it falls again (WSD); 1.0 - warmup is a plain decay."""
-    schedule: str = "wsd"
-    """'wsd' (linear fall) or 'cosine' (falls from the end of warm-up)."""
-    final_lr: float = 0.02
-    """Learning rate at the end, as a share of `lr`."""
-    optimiser: str = "muon"
-    """'muon' (AdamW beside it for all but the linear layers) or 'adamw'."""
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    ema: float = 0.0
-    """What training leaves: the running mean of the weights that keeps this share of itself each step; 0: the last."""
-    precision: str = "bf16"
-    """'bf16' or 'fp32'."""
-    seed: int = 0
-    compile: bool | None = None
-    """Compile the blocks; None: where the run is long enough to pay for it and a C++ compiler is there."""
-    recompute: bool = False
-    """Keep only each block's input for the backward pass and compute the rest again."""
-    shard: bool = False
-    """Each rank holds a part of the weights and of the optimiser's state (FSDP2); state is then a directory."""
-    tensor: int = 1
-    """With `shard`: ranks that share each matmul of the decoder's blocks (tensor parallelism) and see the same samples.
-    A state that other numbers of them saved can be gone on with."""
-    save_every_s: float = 30.0
-    faults_every_s: float = 0.0
-    """Mean time between failures, s: the state is then saved as often as loses least, not every save_every_s."""
-    log_every: int = 10
-    spike: float = 4.0
-    """A step whose loss exceeds the running mean this many-fold, or is not finite, is skipped."""
-    patience: int = 10
-    """After so many bad steps in a row, go back to the last good weights at half the learning rate."""
-    augment: Augment = field(default_factory=Augment)
-    objective: Objective = field(default_factory=Objective)
-
-    def validate(self) -> TrainConfig:
-        require(self.seconds > 0 or self.steps > 0, "train config: set seconds or steps, else the run would never end")
-        require(self.batch > 0, f"train config: batch must be positive, got {self.batch}")
-        require(self.tensor > 0, f"train config: tensor must be positive, got {self.tensor}")
-        require(self.tensor == 1 or self.shard, "train config: tensor above 1 wants shard=True, which it is a part of")
-        require(self.accumulate > 0, f"train config: accumulate must be positive, got {self.accumulate}")
-        require(0 <= self.ema < 1, f"train config: ema must be at least 0 and below 1, got {self.ema:g}")
-        require(self.precision in ("bf16", "fp32"), f"train config: precision {self.precision!r} is not bf16 or fp32")
-        require(self.optimiser in ("muon", "adamw"), f"train config: optimiser {self.optimiser!r} is not muon or adamw")
-        require(self.schedule in ("wsd", "cosine"), f"train config: schedule {self.schedule!r} is not wsd or cosine")
-        return self
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from drivefoundry.clips.importers.folder import kind_for, scenes_in
+from drivefoundry.clips.importers.folder import kind_for, load_scenes
+from drivefoundry.curate.config import CurateConfig
+from drivefoundry.judge.config import JudgeConfig
 from drivefoundry.judge.gate import Verdict, gate_text, judge, save_verdict
 from drivefoundry.judge.release_gates import release_gates
 from drivefoundry.judge.scores.pdm_closed import PdmClosed
 from drivefoundry.judge.worst import SCORE
-from drivefoundry.recipes import Curate, Judge
 from drivefoundry.runs import named
 from drivefoundry.scenes import show
 from drivefoundry.sim.drive import body_of, reads_objects
@@ -44,7 +45,7 @@ class Judged:
     perception: str
 
 
-def closed_loop(who: str, scenes: Path | None, recipe: Judge, guard: bool = False) -> Judged:
+def closed_loop(who: str, scenes: Path | None, recipe: JudgeConfig, guard: bool = False) -> Judged:
     """Drive scenes in closed loop with the candidate, constant velocity and the rule-based route follower.
 
     who: a name of BASELINES, an engine (driven without its guard unless `guard`) or a model, see `runs.named`.
@@ -99,10 +100,7 @@ def _scenes(who: str, scenes: Path | None) -> list[Scene]:
         return show.exam_scenes(found.run)
     if not scenes.is_file():
         kind_for(scenes, "scenes")
-    read, refused = scenes_in(scenes, egos=EGOS)
-    why = "; ".join(f"{file}: {reason}" for file, reason in list(refused.items())[:3])
-    require(len(read) > 0, f"{scenes}: contains no scene ({why})")
-    return read
+    return load_scenes(scenes, egos=EGOS)
 
 
 def table(judged: Judged) -> str:
@@ -143,7 +141,7 @@ def write(judged: Judged, out: Path) -> Path:
     return out / "verdict.json"
 
 
-def open_loop(who: str, drives: Path, recipe: Curate) -> dict[str, Any]:
+def open_loop(who: str, drives: Path, recipe: CurateConfig) -> dict[str, Any]:
     """A model's errors, beside constant velocity's and constant yaw rate's, on the last part of camera drives: the part
     that `run --drives` holds out. {"samples", "table": policy -> metric -> (mean, low, high)}."""
     require(who not in BASELINES, f"judge {who}: --drives is for a model; the open-loop baselines are always included")

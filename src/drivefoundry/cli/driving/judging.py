@@ -44,7 +44,8 @@ def run(options: JudgeOptions) -> Outcome:
     if options.most < 1 or not 4.0 <= options.seconds <= 600.0:
         raise ValueError("judge: --most must be at least 1, --seconds from 4 to 600")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from drivefoundry.recipes import Curate, Judge
+    from drivefoundry.curate.config import CurateConfig
+    from drivefoundry.judge.config import JudgeConfig
     from drivefoundry.trials import existing
 
     existing.candidate(options.who, options.guard)
@@ -57,12 +58,12 @@ def run(options: JudgeOptions) -> Outcome:
         where = f" and write {file}" if file else ""
         return Outcome(f"would judge {options.who}{where}", {"would_write": file})
     if options.drives is not None:
-        told = existing.open_loop(options.who, options.drives, Curate())
+        told = existing.open_loop(options.who, options.drives, CurateConfig())
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(told, indent=1))
         return Outcome(existing.open_loop_table(told) + (f"\n{file}" if file else ""), told)
-    recipe = Judge(scenes=options.most, seconds=options.seconds, films=0)
+    recipe = JudgeConfig(scenes=options.most, seconds=options.seconds, films=0)
     judged = existing.closed_loop(options.who, options.scenes, recipe, options.guard)
     text = existing.table(judged)
     if options.out is not None:

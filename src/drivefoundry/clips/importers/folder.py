@@ -292,6 +292,19 @@ def scenes_in(
     return scenes, refused | (_strangers(path) if path.is_dir() else {})
 
 
+def load_scenes(path: Path | str, *, egos: int = 4) -> list[Scene]:
+    """Scenes of a folder, or one file, of recorded traffic, up to `egos` of each file.
+
+    Files that give none are named in a warning. ValueError if no file gives one.
+    """
+    scenes, refused = scenes_in(path, egos=egos)
+    why = "; ".join(f"{file}: {reason}" for file, reason in list(refused.items())[:3])
+    require(len(scenes) > 0, f"{path}: contains no scene ({why})")
+    if refused:
+        warn(f"{path}: {len(refused)} files gave no scene ({why}{'; ...' if len(refused) > 3 else ''})")
+    return scenes
+
+
 def _read_scenes(task: tuple[Path, int]) -> tuple[list[Scene], str, frozenset[tuple[int, int]]]:
     """Scenes, or why there are none, and the landmarks of the place."""
     path, egos = task

@@ -1,0 +1,36 @@
+"""The grid of trainings from which the scaling law is fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drivefoundry.bounds import distinct, in_range, positive
+from drivefoundry.types import require
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Every size with every amount of data, each sample seen once."""
+
+    sizes: tuple[str, ...] = ("0.1M", "0.3M", "1M", "4M", "16M")
+    samples: tuple[int, ...] = (1_250, 2_500, 5_000, 10_000, 20_000)
+    batch: int = 64
+    lr: float = 4e-3
+    """Of the 4M model; others take it times the square root of 320 / width."""
+    scenes: int = 64
+    """Held-out scenes that each model drives."""
+    seed: int = 0
+
+    def validate(self) -> GridConfig:
+        from drivefoundry.model.presets import FROM_NOTHING
+
+        distinct(self, FROM_NOTHING, "sizes")
+        distinct(self, None, "samples")
+        in_range(self, 1, 65_536, "batch")
+        positive(self, 1, "lr")
+        in_range(self, 1, 1_000_000, "scenes")
+        in_range(self, 0, 2_000_000_000, "seed")
+        least, most = self.batch, 1_000_000_000
+        for n in self.samples:
+            require(least <= n <= most, f"samples: each must be from batch ({least}) to {most:,}, got {n:,}")
+        return self
