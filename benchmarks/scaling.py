@@ -57,7 +57,7 @@ def main() -> int:
         figures |= {f"{name}": values[0], f"{name}_low": values[1], f"{name}_high": values[2]}
     if score is not None:
         figures |= {"score_law_holds": float(score.holds), "score_law_p": score.p, "score_explained": score.explained}
-        print(score.said())
+        print(score.finding())
     targets = {
         "held_out_error_share": (figures["held_out_error_share"], ERROR, figures["held_out_error_share"] <= ERROR),
         "sizes": (figures["sizes"], SIZES, figures["sizes"] >= SIZES),

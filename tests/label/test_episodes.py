@@ -153,9 +153,9 @@ def test_concatenated_and_stored_episodes_are_the_same(tmp_path):
 def test_damaged_shard_is_refused(tmp_path):
     save_shard(tmp_path / "shard", label(drive(size=(64, 160))))
     (tmp_path / "shard" / "arrays.safetensors").write_bytes(b"PK")
-    with pytest.raises(ValueError, match="not a whole episode shard"):
+    with pytest.raises(ValueError, match="incomplete episode shard"):
         load_shard(tmp_path / "shard")
-    with pytest.raises(ValueError, match="not a whole episode shard"):
+    with pytest.raises(ValueError, match="incomplete episode shard"):
         load_shard(tmp_path / "none")
     with pytest.raises(ValueError, match="no episodes"):
         concatenate([])

@@ -162,7 +162,7 @@ def test_page_says_what_it_was_given(html):
         "turn 2",
         "2.5 MB",
         "3 min 20 s",
-        "was there",
+        "existing",
         "12,345",
         "no speed",
         "missed",
@@ -242,7 +242,7 @@ def test_failed_render_keeps_the_old_page(tmp_path):
         ({"films": [Film("f", "", "video/mp4", b"", [(1, "b"), (0, "a")])]}, "sorted by time"),
         ({"notes": [Remark("rumour", "x")]}, "rumour"),
         ({"notes": [Remark("failed", "x", scenes=[SceneLink("a", "film-9")])]}, "no film 'film-9'"),
-        ({"films": [Film("f", "", "video/mp4", b"", id="film-1")] * 2}, "two films of the same id"),
+        ({"films": [Film("f", "", "video/mp4", b"", id="film-1")] * 2}, "two films have the same id"),
     ],
 )
 def test_content_is_checked(change, line):

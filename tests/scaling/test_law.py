@@ -95,7 +95,7 @@ def test_a_score_that_follows_size_has_a_law():
     found = fit_score(grid(0.01, scores=lambda n, d, rng: 0.9 - 300 * n**-0.35 + 0.02 * rng.standard_normal()))
     assert found.holds
     assert found.explained > 0.7
-    assert found.said().startswith("A law holds")
+    assert found.finding().startswith("A law holds")
     held = found.law.held_out
     assert held is not None
     assert held.predicted[0] == pytest.approx(held.measured, abs=0.08)
@@ -113,7 +113,7 @@ def test_a_score_that_follows_size_has_a_law():
 def test_where_no_law_holds_it_says_so(scores):
     found = fit_score(grid(0.01, scores=scores))
     assert not found.holds
-    assert found.said().startswith("No law holds")
+    assert found.finding().startswith("No law holds")
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Clip in, Scene and Episodes out: what happened, what was decided, and why."""
+"""Scenes and Episodes from clips: what happened, what was decided, and why."""

@@ -1,7 +1,7 @@
-"""Drive in, Episodes out: what the camera and the route said at each decision, and where the car should have gone.
+"""Episodes from drives: camera frames and route at each decision, and the motion that the car should have followed.
 
-A decision is labelled with the safety driver's correction where one exists, else with what the car did in the next 4
-s, unless the model drove then: its own motion is no label.
+A decision is labelled with the safety driver's correction if there is one, otherwise with the car's own motion over the
+next 4 s, unless the model was driving then: its own motion is not a label.
 """
 
 from __future__ import annotations
@@ -24,25 +24,24 @@ from drivefoundry_car.vehicle.inputs import ego_history, route_features, to_ego,
 STRIDE = round(PLAN_DT / DT)
 """Log steps between plan points."""
 AHEAD = STRIDE * PLAN_POINTS
-"""Log steps that a label reaches ahead."""
+"""Log steps that a label spans."""
 MAX_SPEED, MAX_ACCEL, MAX_TURN = 60.0, 12.0, 0.8
-"""Kinematic bounds of a label: m/s, m/s^2 between half seconds, rad of heading in half a second."""
+"""Kinematic bounds of a label: m/s, m/s^2 between half seconds, rad of heading per half second."""
 WEIGHT = {"takeover": 3.0, "brake": 2.0, "stop": 2.0, "turn": 2.0, "start": 1.5, "correction": 1.5, "stand": 0.5}
-"""Loss weight of a decision: the largest of those that apply, 1 where none does. takeover: correction from 3 s before
-to 1 s after the safety driver took over; brake, stop, start, stand as in `reason.manoeuvres`; turn: over 0.35 rad in 4
-s."""
+"""Loss weight of a decision: the largest that applies, 1 if none does. takeover: correction from 3 s before to 1 s
+after the safety driver took over; brake, stop, start, stand as in `reason.manoeuvres`; turn: over 0.35 rad in 4 s."""
 ARRAYS = ("frame_index", "ego", "route", "future", "t", "weight", "correction")
 
 
 def episodes_of(
     drive: Drive, scene: Scene | None, clip_id: str, *, phases: int = 1, body: Embodiment = CAR
 ) -> Episodes:
-    """Label a drive (its Scene is for the reasoning text); no decisions where the drive lacks a camera of the body or
-    is too short.
+    """Label a drive; its Scene is used for the reasoning text. No decisions if the drive lacks one of the body's
+    cameras or is too short.
 
-    phases: decisions start at this many offsets within the half second (1: 2 Hz, 5: every step). With corrections, the
-    2 Hz grid is laid on their times. Steps are counted for time, so a decision whose history or label crosses steps
-    that are not on the 10 Hz clock is left out.
+    phases: number of offsets within the half second at which decisions start (1: 2 Hz, 5: every step). If there are
+    corrections, the 2 Hz grid is aligned with their times. Steps are assumed to be 0.1 s apart, so decisions whose
+    history or label includes steps off the 10 Hz clock are left out. ValueError if phases is out of range.
     """
     require(1 <= phases <= STRIDE, f"phases: must be 1 to {STRIDE}, got {phases}")
     corrected, points = _corrections(drive)
@@ -90,13 +89,13 @@ def episodes_of(
 
 
 def videos_of(drive: Drive, body: Embodiment) -> list[Video] | None:
-    """What the cameras of a body gave in a drive, in the body's order; None where one is missing."""
+    """The videos of a body's cameras in a drive, in the body's order; None if one is missing."""
     found = {**drive.others, **({} if drive.video is None else {FRONT: drive.video})}
     return [found[name] for name in body.pictures] if body.pictures.keys() <= found.keys() else None
 
 
 def empty(body: Embodiment = CAR) -> Episodes:
-    """No decisions at all."""
+    """Episodes without any decisions."""
     return Episodes(
         frames={name: np.zeros((0, *size, 3), np.uint8) for name, size in body.pictures.items()},
         frame_index=np.zeros((0, len(body.cameras), 2), np.int64),
@@ -119,8 +118,7 @@ def track_ahead(drive: Drive, step: int) -> np.ndarray:
 
 
 def sane(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Plans (N, 8, 3) and speed now (N,) in, (N,) bool out: a car could have driven so, without jumps and not
-    backwards."""
+    """(N,) bool: whether plans (N, 8, 3) from current speeds (N,) are feasible for a car: no jumps, no reversing."""
     p = np.concatenate([np.zeros_like(future[:, :1]), future], 1)
     step = np.hypot(*np.diff(p[..., :2], axis=1).transpose(2, 0, 1)) / PLAN_DT
     accel = np.diff(np.concatenate([speed[:, None], step], 1), axis=1) / PLAN_DT
@@ -157,12 +155,12 @@ def _near_takeover(drive: Drive, steps: np.ndarray) -> np.ndarray:
 
 
 def _corrections(drive: Drive) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (C,) ascending at which the safety driver's own plan is known, and those plans (C, 8, 3)."""
+    """Steps (C,), ascending, for which the safety driver's plan is known, and those plans (C, 8, 3)."""
     if drive.correction is None or not len(drive.correction.t):
         return np.zeros(0, int), np.zeros((0, PLAN_POINTS, 3))
     t = drive.correction.t
     step = np.searchsorted(drive.t, t + clock.JITTER_S, side="right") - 1
-    # The first half second has no earlier frame; a plan made in a gap, or after the end, has no step of its own.
+    # The first half second has no earlier frame; a plan made in a gap, or after the end, has no step.
     inside = np.flatnonzero((step >= STRIDE) & (t - drive.t[np.maximum(step, 0)] < DT))
     steps, first = np.unique(step[inside], return_index=True)
     points = np.array(drive.correction.points)[inside][first]
@@ -173,9 +171,9 @@ def _corrections(drive: Drive) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _earlier(points: np.ndarray, poses: np.ndarray, late: float) -> np.ndarray:
-    """A plan (8, 3) made `late` s after a step, less than one step, in; the same way seen from the step out.
+    """Transform a plan (8, 3) made `late` s after a step, less than one step, to the ego frame of the step.
 
-    poses (1 or 2, 3): the ego at that step and the next, between which it is interpolated.
+    poses (1 or 2, 3): the ego at that step and the next, between which its pose is interpolated.
     """
     turn = poses[-1, 2] - poses[0, 2]
     change = np.append(poses[-1, :2] - poses[0, :2], np.arctan2(np.sin(turn), np.cos(turn)))
@@ -196,7 +194,7 @@ def _steps(n: int, corrected: np.ndarray, phases: int) -> np.ndarray:
 
 
 def _model_drives(drive: Drive, steps: np.ndarray) -> np.ndarray:
-    """(N,) bool: the model was in control at some moment from a decision to the end of its label."""
+    """(N,) bool: whether the model was in control at any time from a decision to the end of its label."""
     if drive.engaged is None:
         return np.zeros(len(steps), bool)
     before = np.concatenate([[0], np.cumsum(np.asarray(drive.engaged, int))])
@@ -204,8 +202,8 @@ def _model_drives(drive: Drive, steps: np.ndarray) -> np.ndarray:
 
 
 def concatenate(parts: list[Episodes]) -> Episodes:
-    """Episodes of several clips in, one Episodes out, in the same order."""
-    require(len(parts) > 0, "concatenate: no episodes to put together; label at least one clip")
+    """Concatenate the Episodes of several clips, in the order given. ValueError if there are none."""
+    require(len(parts) > 0, "concatenate: no episodes given; label at least one clip")
     body = parts[0].embodiment
     counts = np.array([[len(f) for f in p.frames.values()] for p in parts])
     offsets = np.concatenate([np.zeros_like(counts[:1]), np.cumsum(counts, 0)[:-1]])[..., None]
@@ -221,8 +219,8 @@ def concatenate(parts: list[Episodes]) -> Episodes:
 
 
 def save_shard(folder: Path | str, episodes: Episodes) -> None:
-    """Write frames.safetensors, arrays.safetensors and text.json to a folder that appears whole or not at all.
-    ValueError where it holds anything that was not written here."""
+    """Write frames.safetensors, arrays.safetensors and text.json to a folder, atomically. ValueError if the folder
+    holds any other files."""
     with outputs.folder(Path(folder), "text.json") as aside:
         arrays.write(aside / "frames.safetensors", episodes.frames)
         arrays.write(aside / "arrays.safetensors", {name: getattr(episodes, name) for name in ARRAYS})
@@ -231,8 +229,7 @@ def save_shard(folder: Path | str, episodes: Episodes) -> None:
 
 
 def load_shard(folder: Path | str, *, mapped: bool = True) -> Episodes:
-    """Read a folder of `save_shard`; frames stay on disk (mapped) by default. ValueError if
-    damaged."""
+    """Read a folder written by `save_shard`; frames stay on disk (memory-mapped) by default. ValueError if damaged."""
     folder = Path(folder)
     try:
         take = arrays.mapped if mapped else arrays.read
@@ -243,5 +240,5 @@ def load_shard(folder: Path | str, *, mapped: bool = True) -> Episodes:
         shown = take(folder / "frames.safetensors", body.pictures)
         frames = {name: shown[name] for name in body.pictures}
     except (OSError, KeyError, ValueError, EOFError) as error:
-        raise ValueError(f"{folder}: not a whole episode shard ({error}); label the clips again") from None
+        raise ValueError(f"{folder}: incomplete episode shard ({error}); label the clips again") from None
     return Episodes(frames=frames, text=words["text"], clip=words["clip"], embodiment=body, **fields).validate()

@@ -1,4 +1,4 @@
-"""Scene and steps in, Facts out: what the front camera could see at each step, and nothing that happens later.
+"""Facts at steps of a scene: what the front camera could see at each step, and nothing that happens later.
 
 Axes: D decisions, A agents, M visible (decision, agent) pairs, R route points, G signals.
 """
@@ -20,19 +20,19 @@ from drivefoundry.types import (
 )
 
 SEES_M = 60.0
-"""How far facts reach, m: beyond it a car is two pixels wide in the embedded camera."""
+"""Range of facts, m: beyond it, a car is two pixels wide in the embedded camera."""
 PATH_HALF = 1.7
 """Half width of the path that the ego will sweep along its route, m."""
 NEAR_PATH = 4.5
-"""A pedestrian this close to the route who will be on the path within 3 s counts as near it, m."""
+"""A pedestrian within this distance of the route who will be on the path within 3 s counts as near it, m."""
 TURN, CURVE = 0.6, 0.2
-"""Heading change within 40 m of route that makes a turn or a curve, rad."""
+"""Minimum heading change over the next 40 m of route for a turn and for a curve, rad."""
 
 
 @dataclass(frozen=True)
 class FieldOfView:
-    """What bounds the view: mount x, z m (ahead of the box centre, above ground), half the horizontal field of view,
-    rad, and the elevation of the picture's upper edge, rad."""
+    """Bounds of the view: mount x, z m (ahead of the box centre, above ground), half the horizontal field of view, rad,
+    and elevation of the picture's upper edge, rad."""
 
     x: float = 1.0
     z: float = 1.5
@@ -41,19 +41,19 @@ class FieldOfView:
 
     @staticmethod
     def of(width: int, intrinsics: tuple[float, ...], mount: tuple[float, ...]) -> FieldOfView:
-        """FieldOfView of a log's Video: width px, intrinsics fx, fy, cx, cy and mount x, y, z, pitch."""
+        """Field of view of a logged Video: width px, intrinsics fx, fy, cx, cy and mount x, y, z, pitch."""
         fx, fy, _, cy = intrinsics
         return FieldOfView(mount[0], mount[2], float(np.arctan(width / 2 / fx)), float(np.arctan(cy / fy)) - mount[3])
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One entry a decision, all (D,). Distances along the route, m, inf where there is no such thing in view.
+    """One entry per decision, all (D,). Distances are along the route, m; inf if there is no such thing in view.
 
-    speed, limit m/s; lead_gap bumper to bumper, lead_closing m/s (positive: getting nearer); person_gap, person_on (on
-    the path itself, not only near it); light SIGNAL_* (0: none in view), light_gap to its stop line; crossing_gap: a
-    vehicle about to cross the path; turn COMMAND_*, turn_gap to where it begins; curve rad of heading change over the
-    next 40 m (positive left).
+    speed, limit m/s; lead_gap bumper to bumper, lead_closing m/s (positive: approaching); person_gap, person_on (on the
+    path itself, not only near it); light SIGNAL_* (0: none in view), light_gap to its stop line; crossing_gap: to a
+    vehicle about to cross the path; turn COMMAND_*, turn_gap to its start; curve: heading change over the next 40 m,
+    rad (positive left).
     """
 
     speed: np.ndarray
@@ -71,7 +71,7 @@ class Facts:
 
 
 def facts_at(scene: Scene, steps: np.ndarray, camera: FieldOfView = FieldOfView()) -> Facts:
-    """Scene and steps (D,) in, Facts out. Reads tracks and signals of those very steps only."""
+    """Facts of a scene at steps (D,). Reads tracks and signals of exactly those steps."""
     steps = np.asarray(steps, int)
     pose = scene.tracks[scene.ego, steps].astype(np.float64)
     route, s = np.asarray(scene.route, np.float64), arc_length(np.asarray(scene.route, np.float64))
@@ -86,7 +86,7 @@ def facts_at(scene: Scene, steps: np.ndarray, camera: FieldOfView = FieldOfView(
     person = scene.kind[a] == AGENT_PEDESTRIAN
     half = scene.size[a, 1] / 2
     on_path = np.abs(lateral) < PATH_HALF - 0.7 + half
-    # Speed towards the path: positive when the lateral offset shrinks.
+    # Speed towards the path: positive if the lateral offset shrinks.
     toward = -np.sign(lateral) * other[:, 3] * np.sin(turned)
 
     lead = before & ~person & on_path & (np.abs(turned) < 0.8)
@@ -121,8 +121,8 @@ def facts_at(scene: Scene, steps: np.ndarray, camera: FieldOfView = FieldOfView(
 
 
 def project(route: np.ndarray, s: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Route (R, 2), its arc lengths and positions (M, 2) in; arc length, signed offset (left positive), tangent yaw
-    (M,) out."""
+    """Project positions (M, 2) onto a route (R, 2) with arc lengths s: arc length, signed offset (left positive),
+    tangent yaw (M,)."""
     seg = np.diff(route, axis=0)
     length = np.maximum(np.hypot(seg[:, 0], seg[:, 1]), 1e-9)
     unit = seg / length[:, None]
@@ -136,7 +136,7 @@ def project(route: np.ndarray, s: np.ndarray, xy: np.ndarray) -> tuple[np.ndarra
 
 
 def visible(scene: Scene, steps: np.ndarray, camera: FieldOfView = FieldOfView()) -> np.ndarray:
-    """(D, A) bool: agents within SEES_M and the camera's view whose box is not wholly behind one nearer, as tall box.
+    """(D, A) bool: agents within SEES_M and the camera's view that are not hidden by a nearer one at least as tall.
 
     Occlusion is angular: an agent is hidden when one nearer agent or building covers its whole bearing interval and
     reaches at least as high in the picture.
@@ -163,10 +163,10 @@ def visible(scene: Scene, steps: np.ndarray, camera: FieldOfView = FieldOfView()
 
 
 def _bearings(box: np.ndarray, pose: np.ndarray, camera: FieldOfView) -> tuple[np.ndarray, ...]:
-    """Boxes (B, 6) x, y, yaw, length, width, height in; bearing interval, distance and elevation of the top from the
-    camera out.
+    """Bearing interval, distance and elevation of the top, from the camera, of boxes (B, 6) x, y, yaw, length, width,
+    height.
 
-    Boxes behind the camera get an empty view: their interval is (9, 9).
+    Boxes behind the camera get the empty interval (9, 9).
     """
     c, s = np.cos(pose[2]), np.sin(pose[2])
     dx, dy = box[:, 0] - pose[0], box[:, 1] - pose[1]
@@ -192,7 +192,7 @@ def _lights(
     at: np.ndarray,
     camera: FieldOfView,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """State and distance of the next stop line along the route whose lamp is in the picture."""
+    """State of the next light along the route whose lamp is in the picture, and distance to its stop line."""
     light, gap = np.full(len(steps), SIGNAL_OFF, np.uint8), np.full(len(steps), np.inf)
     line_s = stop_lines_along(scene.map.stop_lines, route, s)
     for g in np.flatnonzero(np.isfinite(line_s))[::-1] if len(scene.signals) else ():
@@ -210,8 +210,7 @@ def _lights(
 
 
 def stop_lines_along(lines: np.ndarray, route: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """Stop lines (G, 4) and route (R, 2) with arc lengths in; (G,) arc length where the route first crosses each, inf
-    if never."""
+    """(G,) arc length at which a route (R, 2) with arc lengths s first crosses each stop line (G, 4), inf if never."""
     out = np.full(len(lines), np.inf)
     if not len(lines):
         return out
@@ -228,12 +227,12 @@ def stop_lines_along(lines: np.ndarray, route: np.ndarray, s: np.ndarray) -> np.
 
 
 def _turns(route: np.ndarray, s: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The next turn along the route: command, distance to its begin; and the heading change over the next 40 m."""
+    """The next turn along the route: its command and the distance to its start; heading change over the next 40 m."""
     ahead = np.arange(0.0, SEES_M + 8.0, 4.0)
     where = np.minimum(at[:, None] + ahead, s[-1])
     x, y = np.interp(where, s, route[:, 0]), np.interp(where, s, route[:, 1])
     heading = np.unwrap(np.arctan2(np.diff(y, axis=1), np.diff(x, axis=1)), axis=1)
-    # Past the route's end there is no direction: it goes on as it ended.
+    # Beyond its end, the route continues straight.
     known = np.hypot(np.diff(y, axis=1), np.diff(x, axis=1)) > 0.5
     last = np.maximum.accumulate(np.where(known, np.arange(heading.shape[1]), 0), axis=1)
     heading = np.take_along_axis(heading, last, 1)
@@ -249,7 +248,7 @@ def _turns(route: np.ndarray, s: np.ndarray, at: np.ndarray) -> tuple[np.ndarray
 
 
 def _nearest(n: int, d: np.ndarray, gap: np.ndarray, take: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest gap of each of n decisions among the pairs to take, and its pair index (-1 where none)."""
+    """Smallest gap of each of n decisions among the pairs in `take`, and the index of that pair (-1 if none)."""
     best, pair = np.full(n, np.inf), np.full(n, -1)
     for m in np.flatnonzero(take):
         if gap[m] < best[d[m]]:

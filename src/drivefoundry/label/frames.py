@@ -1,8 +1,8 @@
-"""Video in, model-sized frames out.
+"""Model-sized frames from video.
 
-A camera whose picture has another shape than the model's is cropped first: full width (or full height, if it is
-wider), and the rows so that the optical horizon cy comes to lie where the embedded rig has it, 28/64 from the top.
-Cropping keeps what the model needs, the road from the bonnet to the horizon, and keeps pixels square.
+A picture whose aspect differs from the model's is cropped first: full width (or full height, if it is wider), with rows
+chosen so that the optical horizon cy ends up where the embedded rig has it, 28/64 from the top. Cropping keeps what the
+model needs, the road from the bonnet to the horizon, and keeps pixels square.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from PIL import Image
 from drivefoundry_car.log import Video, decode_video
 
 HORIZON = 28 / 64
-"""Height of the horizon in the model's picture, share from the top (the embedded rig: cy = 28 of 64 rows)."""
+"""Height of the horizon in the model's picture, as a share from the top (the embedded rig: cy = 28 of 64 rows)."""
 OLDEST_S = 0.1
-"""A decision sees the last frame taken before it, if it is at most this old, s: one period of a 10 Hz camera."""
+"""Maximum age of the last frame before a decision, s: one period of a 10 Hz camera."""
 EDGE_S = 1e-3
-"""What clocks of camera and car may differ by, and rounding, s."""
+"""Tolerance for rounding and for differences between the clocks of camera and car, s."""
 
 
 def latest(video: Video, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the frame that a car has at each time: the last one taken by then, never one of the future.
+    """Find the frame available at each time: the last one taken by then, never a future one.
 
-    t (N,) s in; index (N,) and (N,) bool, whether there is one and it is no older than OLDEST_S, out.
+    Returns, for times t (N,) s, its index (N,) and whether there is one no older than OLDEST_S, (N,) bool.
     """
     if not len(video.t):
         return np.zeros(len(t), int), np.zeros(len(t), bool)
@@ -33,7 +33,8 @@ def latest(video: Video, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crop_box(width: int, height: int, cx: float, cy: float, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Source size and optical centre px, model size (H, W) in; (left, upper, right, lower) px of the crop out."""
+    """Crop (left, upper, right, lower) px of a picture with the given size and optical centre px, for a model picture
+    of size (H, W)."""
     h, w = size
     aspect = w / h
     crop_w, crop_h = (width, width / aspect) if width / height <= aspect else (height * aspect, height)
@@ -43,8 +44,7 @@ def crop_box(width: int, height: int, cx: float, cy: float, size: tuple[int, int
 
 
 def frames_at(video: Video, indices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Frame numbers (F,) in, (F, H, W, 3) uint8 RGB out, cropped and area-resized where the camera differs from
-    `size`."""
+    """Decode frames (F,) as (F, H, W, 3) uint8 RGB, cropped and area-resized if the camera differs from `size`."""
     h, w = size
     if not len(indices):
         return np.zeros((0, h, w, 3), np.uint8)

@@ -1,8 +1,8 @@
-"""Facts and label in, one short reasoning line out: `critical object, relation | rule | decision`.
+"""One short line of reasoning from facts and label: `critical object, relation | rule | decision`.
 
-Numbers fall into few bins and words are few, so that a small BPE makes 8-14 tokens of a line. The object and its
-relation come from facts at or before t; only the decision comes from the label. Without a Scene the line speaks of the
-ego's own motion alone.
+Numbers are binned and the vocabulary is small, so that a small BPE encodes a line in 8-14 tokens. The object and its
+relation come from facts at or before t; only the decision comes from the label. Without a Scene, the line describes
+only the ego's own motion.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ CLOSING_BINS = np.array([2, 4, 8])
 MANOEUVRES = ("stand", "start", "stop", "brake", "slow", "keep", "accelerate")
 SLOWING = ("stand", "stop", "brake", "slow")
 TURNED = 0.35
-"""Heading change within the plan's 4 s that makes it a turn, rad."""
+"""Heading change over the plan's 4 s that makes it a turn, rad."""
 
 
 def plan_speeds(future: np.ndarray) -> np.ndarray:
-    """Plans (N, 8, 3) in, mean speed (N, 8) m/s of each half second out; backwards is negative."""
+    """Mean speed (N, 8) m/s of each half second of plans (N, 8, 3); negative in reverse."""
     start = np.zeros_like(future[:, :1])
     p = np.concatenate([start, future], 1)
     step = np.diff(p[..., :2], axis=1)
@@ -39,10 +39,10 @@ def plan_speeds(future: np.ndarray) -> np.ndarray:
 
 
 def manoeuvres(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Index (N,) into MANOEUVRES of plans (N, 8, 3) at present speeds (N,).
+    """Index (N,) into MANOEUVRES of plans (N, 8, 3) at current speeds (N,).
 
-    stand: no faster than 0.5 m/s and under 1 m in 4 s; start: from standing; stop: standing at the end; else by the
-    mean acceleration over 2 s: brake < -1.2, slow < -0.4, accelerate > 0.4 m/s^2, keep between.
+    stand: no faster than 0.5 m/s and under 1 m in 4 s; start: from standing; stop: standing at the end; otherwise by
+    the mean acceleration over 2 s: brake < -1.2, slow < -0.4, accelerate > 0.4 m/s^2, keep in between.
     """
     v = plan_speeds(future)
     gain = ((v[:, 3] + v[:, 4]) / 2 - speed) / 2.0
@@ -78,8 +78,7 @@ def reasons(drive: Drive, scene: Scene | None, steps: np.ndarray, future: np.nda
 
 
 def critical(facts: Facts, i: int, move: str) -> str:
-    """Facts of decision i and the manoeuvre chosen in, `object relation | rule` out: the nearest fact that explains
-    it."""
+    """`object relation | rule` for decision i with the given manoeuvre: the nearest fact that explains it."""
     slowing = move in SLOWING
     candidates = _reasons_to_slow(facts, i) if slowing else _reasons_to_go(facts, i, move)
     if candidates:
@@ -94,7 +93,7 @@ def critical(facts: Facts, i: int, move: str) -> str:
 
 
 def _reasons_to_slow(facts: Facts, i: int) -> list[tuple[float, str]]:
-    """Facts that ask for less speed, with their distance: the nearest one decides."""
+    """Facts that call for slowing down, with their distance; the nearest one decides."""
     out: list[tuple[float, str]] = []
     v = facts.speed[i]
     if facts.person_gap[i] < 15.0 + 2.0 * v:
@@ -107,18 +106,18 @@ def _reasons_to_slow(facts: Facts, i: int) -> list[tuple[float, str]]:
     if facts.crossing_gap[i] < 10.0 + 2.0 * v:
         out.append((facts.crossing_gap[i], f"crossing car {_metres(facts.crossing_gap[i])} | give way"))
     if facts.turn[i] != COMMAND_STRAIGHT and facts.turn_gap[i] < 35.0 and v > 1.0:
-        # A turn explains slowing only where nothing stands in the way.
+        # A turn explains slowing only if no obstacle does.
         out.append((facts.turn_gap[i] + 100.0, f"{_turn(facts, i)} | slow for turn"))
     return out
 
 
 def _reasons_to_go(facts: Facts, i: int, move: str) -> list[tuple[float, str]]:
-    """Facts that shape driving on, with their distance."""
+    """Facts that explain driving on, with their distance."""
     out: list[tuple[float, str]] = []
     if _lead_matters(facts, i):
         out.append((facts.lead_gap[i], f"{_lead(facts, i)} | keep gap"))
     if move == "start" and facts.light[i] in (SIGNAL_RED, SIGNAL_YELLOW) and facts.light_gap[i] < 10.0:
-        # It will change within the label's 4 s, which nobody sees now.
+        # It will change within the label's 4 s, which cannot be seen yet.
         out.append((facts.light_gap[i], f"{_light(facts, i)} | wait for green"))
     if facts.light[i] == SIGNAL_GREEN and facts.light_gap[i] < 40.0:
         out.append((facts.light_gap[i], f"{_light(facts, i)} | go"))
@@ -128,7 +127,7 @@ def _reasons_to_go(facts: Facts, i: int, move: str) -> list[tuple[float, str]]:
 
 
 def _lead_matters(facts: Facts, i: int) -> bool:
-    """A lead counts within 8 m + 2 s, or when it would be reached within 6 s."""
+    """A lead counts if it is within 8 m + 2 s, or will be reached within 6 s."""
     gap, closing = facts.lead_gap[i], facts.lead_closing[i]
     return bool(gap < 8.0 + 2.0 * facts.speed[i] or (closing > 0.5 and gap < 6.0 * closing))
 
@@ -149,7 +148,7 @@ def _turn(facts: Facts, i: int) -> str:
 
 
 def _motion(drive: Drive, i: int) -> str:
-    """Ego motion up to step i in words: the bend it is in, and its speed over the last second."""
+    """Ego motion up to step i in words: curvature, and speed trend over the last second."""
     v, rate = drive.ego[i, 3], drive.ego[i, 5]
     past = drive.ego[max(0, i - 10), 3]
     curvature = rate / max(v, 2.0)

@@ -14,27 +14,24 @@ from drivefoundry.types import AGENT_CAR, SIGNAL_OFF, RoadMap, Scene, require
 from drivefoundry_car.log import Drive, clock
 
 START = 15
-"""Steps of history before simulation starts: 1.5 s, as far back as the model's ego history reaches."""
+"""Steps of history before simulation starts: 1.5 s, the length of the model's ego history."""
 ROUTE_ON_M = 60.0
-"""The route goes on at least this far beyond where the ego's recording ends, so that a faster driver has somewhere to
-go."""
+"""The route continues at least this far beyond the end of the ego's recording, for drivers who are faster."""
 DEFAULT_SPEED = 13.9
-"""Speed limit where neither route nor map says one, m/s (50 km/h)."""
+"""Speed limit if neither route nor map has one, m/s (50 km/h)."""
 
 
 def scene_from_clip(drive: Drive, map: RoadMap, clip_id: str) -> Scene:
-    """Drive with objects in, the Scene of its own car out; the ego is agent 0.
+    """The Scene of the recording car, from a drive with objects; the ego is agent 0.
 
-    Raises ValueError where the drive is too short, not on the 10 Hz clock, or names another map than the one given.
+    ValueError if the drive is too short, not on the 10 Hz clock, or names a map other than the one given.
     """
     steps = len(drive.t)
-    require(
-        steps > START + 5, f"clip {clip_id}: {steps} steps are too few for a scene, at least {START + 6} are needed"
-    )
+    require(steps > START + 5, f"clip {clip_id}: {steps} steps are too few for a scene; must be at least {START + 6}")
     steady = bool(clock.spans(drive.t, np.array([0]), 0, steps - 1)[0])
-    require(steady, f"clip {clip_id}: its states are not {clock.DT} s apart; import the drive again")
+    require(steady, f"clip {clip_id}: states must be {clock.DT} s apart; import the drive again")
     named = drive.meta.get("map", map.id)
-    require(named == map.id, f"clip {clip_id}: recorded on map {named}, given map {map.id}")
+    require(named == map.id, f"clip {clip_id}: recorded on map {named}, but given map {map.id}")
     tracks, valid, size, kind = _agents(drive)
     route = drive.route if drive.route is not None and len(drive.route) > 1 else None
     if route is None:
@@ -59,7 +56,7 @@ def scene_from_clip(drive: Drive, map: RoadMap, clip_id: str) -> Scene:
 
 
 def _agents(drive: Drive) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The ego first, then the objects: tracks (A, T, 4), valid (A, T), size (A, 3), kind (A,)."""
+    """Tracks (A, T, 4), valid (A, T), size (A, 3) and kind (A,) of the ego, then the objects."""
     ego = drive.ego[None, :, :4].astype(np.float32)
     ego_valid = np.asarray(np.isfinite(ego).all(2))
     size = np.array([drive.ego_size], np.float32)
@@ -78,7 +75,7 @@ def _agents(drive: Drive) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 
 def _signals(drive: Drive, map: RoadMap) -> np.ndarray:
-    """(G, T) states of all signals of the map; those the drive did not log are off."""
+    """(G, T) states of all signals of the map; those that the drive did not log are off."""
     out = np.full((len(map.signal_heads), len(drive.t)), SIGNAL_OFF, np.uint8)
     if drive.signal_id is not None and drive.signal_state is not None and len(drive.signal_id):
         ids = np.asarray(drive.signal_id, int)

@@ -1,1 +1,1 @@
-"""A float student in, an int8 engine directory out: `export.export_engine(checkpoint_dir, out_dir, calibration)`."""
+"""Export a float student as an int8 engine directory: `export.export_engine(checkpoint_dir, out_dir, ...)`."""

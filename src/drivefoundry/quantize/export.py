@@ -1,8 +1,8 @@
 """Export a float student's checkpoint as an int8 engine directory, with a report of the loss in accuracy.
 
-Weights are int8 with a scale per output channel, rounded so that the layer's outputs change least (see `rounding`).
-Norms, biases and positions stay fp32. Activations are no part of the export: the engine rounds them row by row as it
-goes.
+Weights are int8 with one scale per output channel, rounded so that the layer's outputs change least (see `rounding`).
+Norms, biases and positions stay fp32. Activations are not part of the export: the engine quantises them row by row at
+run time.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from drivefoundry_car.vehicle.codec import driven
 
 INT8, INT11 = 127, 1023
 FINE = ("embed.codes",)
-"""What keeps 11 bits: the action codes lie close together, and the smallest difference decides."""
+"""Tensors with 11 bits: action codes are similar to each other, and the smallest difference decides."""
 WIDTH = 16
-"""The kernels' lanes: what dim, ffn and head_dim must be whole multiples of."""
+"""SIMD width of the kernels: dim, ffn and head_dim must be multiples of it."""
 PLAIN = ("qkv_bias", "tied", "norm_eps", "frames", "vision", "text_shift", "action", "rope_scaling")
-"""What the kernels know in one way only, that of the sizes that train from nothing."""
+"""Fields for which the kernels support only one value, that of the sizes trained from scratch."""
 LONGEST = 512
-"""Most positions that the kernels attend to."""
+"""Maximum number of positions that the kernels attend to."""
 FILES = (files.WEIGHTS, files.CODEBOOK, SELF_TEST, files.CONTRACT)
 
 
@@ -44,13 +44,14 @@ def export_engine(
 ) -> dict[str, float]:
     """Write the engine files of a checkpoint directory to `out`, which may exist, and return a report.
 
-    frames of each camera (N, 2, H, W, 3) uint8, ego (N, history, state), route (N, features): every other sample is
-    one to round by, the rest are those on which the engine is compared with the float student; the first
-    `self_test` go along for the car to check.
-    Report: token_agreement, share of the tokens that are the float student's; plan_agreement, share of whole plans;
+    frames of each camera (N, 2, H, W, 3) uint8, ego (N, history, state), route (N, features): calibration samples.
+    Every other one is used for rounding, the rest for comparing the engine with the float student; the first
+    `self_test` samples are shipped for the car's self-test.
+
+    Report: token_agreement, share of tokens equal to the float student's; plan_agreement, share of whole plans equal;
     plan_error_m, mean distance of plan points; weight_error, relative RMS over all matrices, and worst_weight_error,
-    that of the worst; bytes of the engine without its self test, and compression, the checkpoint's fp32 bytes to those.
-    ValueError names what cannot be exported, and a file of `out` in an engine file's place that was not written here.
+    that of the worst one; bytes of the engine without its self-test, and compression, the checkpoint's fp32 bytes
+    divided by that. ValueError for shapes that cannot be exported, and for unrelated files in place of engine files.
     """
     loaded, out = load_checkpoint(checkpoint), Path(out)
     check(loaded.config)
@@ -59,7 +60,7 @@ def export_engine(
     half, other = (slice(0, None, 2), slice(1, None, 2)) if some else (slice(None), slice(None))
     moments = input_moments(loaded.model, _of(frames, half), ego[half], route[half])
     tensors, errors = quantised(loaded.model.state_dict(), loaded.config, moments)
-    with outputs.among(out, FILES, files.CONTRACT) as aside:  # the contract last: without it, none of this is an engine
+    with outputs.among(out, FILES, files.CONTRACT) as aside:  # contract last: without it, the files are not an engine
         names = write(aside, loaded, tensors)
         size = sum((aside / name).stat().st_size for name in names)
         engine = Engine(aside)
@@ -76,25 +77,23 @@ def _of(frames: dict[str, np.ndarray], rows: slice) -> dict[str, np.ndarray]:
 
 
 def check(config: ModelConfig) -> None:
-    """ValueError where the engine's kernels cannot run this shape."""
+    """Raise ValueError if the engine's kernels cannot run this shape."""
     for name in ("dim", "ffn", "head_dim", "codes"):
         value = getattr(config, name)
-        require(value % WIDTH == 0, f"ModelConfig.{name}: the engine wants a multiple of {WIDTH}, got {value}")
+        require(value % WIDTH == 0, f"ModelConfig.{name}: must be a multiple of {WIDTH}, got {value}")
     for name in PLAIN:
         value, required = getattr(config, name), getattr(ModelConfig, name)
         require(
             value == required, f"ModelConfig.{name}: the engine only runs {required!r}, got {value!r}; distil a student"
         )
     longest = config.prefix + max(config.max_text, config.plan)
-    require(
-        longest <= LONGEST, f"ModelConfig: {longest} positions, the engine has room for {LONGEST}; use larger patches"
-    )
+    require(longest <= LONGEST, f"ModelConfig: {longest} positions, the engine has {LONGEST}; use larger patches")
 
 
 def quantised(
     state: Mapping[str, torch.Tensor], config: ModelConfig, moments: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The model's tensors and what its linear layers read in; the engine's tensors and their errors out."""
+    """Quantise the model's tensors, given the input moments of its linear layers; returns tensors and errors."""
     state = dict(state)
     parts = torch.split(state.pop("embed"), [config.text_vocab, config.codes, config.vocab - config.task_id])
     floats = {k.removeprefix("decoder."): v.numpy() for k, v in state.items()}
@@ -112,7 +111,7 @@ def quantised(
 
 
 def write(folder: Path, loaded: Loaded, tensors: dict[str, np.ndarray]) -> list[str]:
-    """The engine's files but for the self test; the contract's name first."""
+    """Write the engine's files except the self-test; returns their names, the contract's first."""
     table, blob = {}, io.BytesIO()
     for name, value in sorted(tensors.items()):
         table[name] = (value.dtype.name, list(value.shape), blob.tell())
@@ -126,7 +125,7 @@ def write(folder: Path, loaded: Loaded, tensors: dict[str, np.ndarray]) -> list[
 
 
 def contract(loaded: Loaded, table: dict) -> dict:
-    """What a car must know to feed this engine and to read its answer."""
+    """Everything a car must know to feed this engine and read its outputs."""
     c, body = loaded.config, loaded.embodiment
     state = ", ".join(f"{feature.name} {feature.unit}" for feature in body.state)
     return {
@@ -168,14 +167,14 @@ def contract(loaded: Loaded, table: dict) -> dict:
 
 
 def with_hashes(made: dict, folder: Path, names: list[str]) -> dict:
-    """The contract with the SHA-256 of the other files."""
+    """Add the SHA-256 of the other files to the contract."""
     return {**made, "files": {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}}
 
 
 def compared(
     loaded: Loaded, engine: Engine, frames: dict[str, np.ndarray], ego: np.ndarray, route: np.ndarray
 ) -> dict[str, float]:
-    """How far the engine's greedy plans are from the float student's on N samples."""
+    """Deviation of the engine's greedy plans from the float student's on N samples."""
     points, tokens = engine.plan(frames, ego, route)
     codes, controls, vote = [], [], Vote.of(loaded.codebook)
     for i in range(0, len(ego), 128):

@@ -1,8 +1,8 @@
-"""Round float matrices to integers with little loss in their outputs, given samples of their inputs.
+"""Round float matrices to integers with little change in their outputs, given samples of their inputs.
 
-Rounding each weight to its nearest step keeps the weights; GPTQ (Frantar et al. 2023) keeps the outputs: columns are
-rounded one after the other, and each one's error is made good by those still to come, as far as the inputs go together
-(neighbouring pixels do).
+Rounding each weight to the nearest step preserves weights; GPTQ (Frantar et al. 2023) preserves outputs: columns are
+rounded one after the other, and each one's error is compensated by the remaining ones, as far as their inputs are
+correlated (as those of neighbouring pixels are).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from drivefoundry.model.vla import VLA
 
 DAMP = 0.01
-"""Added to the inputs' second moments, as a share of their mean, so that unseen inputs do not count as free."""
+"""Added to the inputs' second moments, as a share of their mean, so that errors on unseen inputs are not free."""
 
 
 def input_moments(
     model: VLA, frames: dict[str, np.ndarray], ego: np.ndarray, route: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Samples in; for every linear layer, by name, the (in, in) sum of x x^T over what it reads while acting out."""
+    """For every linear layer, by name, the (in, in) sum of x x^T over its inputs while the model acts on samples."""
     moments: dict[str, Tensor] = {}
 
     def watch(name: str):
@@ -42,8 +42,8 @@ def input_moments(
 
 
 def rounded(w: np.ndarray, most: int, moments: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(out, in) float in; (out, in) integers within +-most, int8 where they fit and else int16, and (out,) float32
-    scales out. With moments (in, in) the outputs are kept, without them the weights."""
+    """Round a matrix (out, in) to integers within +-most, int8 if they fit, else int16, with scales (out,) float32.
+    With moments (in, in) the outputs are preserved, without them the weights."""
     scale = (np.maximum(np.abs(w).max(1), 1e-12) / most).astype(np.float32)
     if moments is None:
         q = np.round(w / scale[:, None])
@@ -53,7 +53,7 @@ def rounded(w: np.ndarray, most: int, moments: np.ndarray | None = None) -> tupl
 
 
 def _outputs_kept(w: np.ndarray, scale: np.ndarray, most: int, moments: np.ndarray) -> np.ndarray:
-    order = np.argsort(-np.diag(moments), kind="stable")  # what carries most is rounded while all others can still give
+    order = np.argsort(-np.diag(moments), kind="stable")  # largest inputs first, while all others can still compensate
     h = moments[np.ix_(order, order)]
     h = h + np.eye(len(h)) * max(DAMP * float(np.diag(h).mean()), 1e-9)
     give = np.linalg.cholesky(np.linalg.inv(h)).T

@@ -1,4 +1,4 @@
-"""Numbers in, inline SVG out. All text is escaped; colours come from the page's style sheet by class."""
+"""Charts as inline SVG. All text is escaped; colours come from the page's style sheet, by class."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from drivefoundry.reports.content import Interval
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 28, 34
 MOST_POINTS = 400
-"""A line shows no more points than it has pixels."""
+"""Maximum number of points in a line: about one per pixel."""
 
 
 def plain(value: float) -> str:
-    """A number as short as it can be read: three digits that count."""
+    """Format a number with three significant digits, as short as possible."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "n/a"
     if abs(value) >= 1000:
@@ -34,7 +34,7 @@ def percent(value: float) -> str:
 
 
 def show_bytes(value: float) -> str:
-    """Bytes in a decimal unit."""
+    """Format bytes with a decimal unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
@@ -43,7 +43,7 @@ def show_bytes(value: float) -> str:
 
 
 def show_seconds(value: float) -> str:
-    """Seconds as s, min or h."""
+    """Format seconds as s, min or h."""
     if value < 9.95:
         return f"{value:.1f} s"
     if value < 119.5:
@@ -60,7 +60,8 @@ def turn_chart(
     as_percent: bool,
     label: str,
 ) -> Markup:
-    """A point with its interval for each turn, joined; baselines dashed. look: CSS class of the series: good or bad."""
+    """Points with intervals, one per turn, joined by a line; baselines dashed. look: CSS class of the series: good or
+    bad."""
     show: Callable[[float], str] = percent if as_percent else (lambda v: f"{v:.2f}")
     top = max([high for _, _, high in values] + [v for _, v in baselines] + [1e-9])
     ticks = round_numbers(0.0, min(1.0, top * 1.15) if top <= 1 else top * 1.15)
@@ -84,9 +85,9 @@ def turn_chart(
     parts.append(f'<polyline class="line {look}" points="{path}"/>')
     for n, (mean, low, high) in zip(turns, values, strict=True):
         x = at_x(n)
-        said = f"turn {n}: {show(mean)}, 95 % interval {show(low)} to {show(high)}"
+        tip = f"turn {n}: {show(mean)}, 95 % interval {show(low)} to {show(high)}"
         parts.append(
-            f'<g class="{look}"><title>{said}</title>'
+            f'<g class="{look}"><title>{tip}</title>'
             f'<line class="bar" x1="{x:.1f}" x2="{x:.1f}" y1="{at_y(low):.1f}" y2="{at_y(high):.1f}"/>'
             f'<circle cx="{x:.1f}" cy="{at_y(mean):.1f}" r="5.5"/>'
             f'<text class="value" x="{x:.1f}" y="{at_y(high) - 10:.1f}" text-anchor="middle">{show(mean)}</text></g>'
@@ -98,7 +99,7 @@ def line_chart(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str, label: str
 ) -> Markup:
     """Lines of several series over one x axis; points that are not finite are left out. Long series are drawn as their
-    running mean, with what was measured faint behind it."""
+    running mean, with the raw values faint behind it."""
     kept = {name: _thin(x, y) for name, (x, y) in series.items()}
     kept = {name: points for name, points in kept.items() if points}
     if not kept:
@@ -107,7 +108,7 @@ def line_chart(
     ys = sorted(y for points in kept.values() for _, y in points)
     highest = (
         ys[-1] if len(ys) < 40 else max(ys[int(0.985 * len(ys))], ys[len(ys) // 2])
-    )  # one spike must not flatten the rest
+    )  # a single spike must not flatten the rest
     ticks = round_numbers(min(ys[0], 0.0) if ys[0] < 0.4 * highest else ys[0], highest)
     marks = [t for t in round_numbers(min(xs), max(xs)) if min(xs) <= t <= max(xs)]
     at_x = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
@@ -133,7 +134,7 @@ def line_chart(
 
 
 def interval_bar(value: Interval, low: float, high: float) -> Markup:
-    """A value's interval on the scale of its column, small enough for a table cell."""
+    """A value's interval on its column's scale, small enough for a table cell."""
     at = _scale(low, high, 2, 88)
     mean, start, end = (at(v) for v in value)
     return Markup(
@@ -161,10 +162,10 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def round_numbers(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers that span low to high."""
+def round_numbers(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers that span low to high, about `count` of them."""
     span = (high - low) or abs(high) or 1.0
-    raw = span / wanted
+    raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -172,7 +173,7 @@ def round_numbers(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def _same_digits(ticks: Sequence[float]) -> Callable[[float], str]:
-    """All labels of an axis with as many decimals as its step needs."""
+    """Format all labels of an axis with as many decimals as its step needs."""
     step = ticks[1] - ticks[0]
     if step >= 1 and ticks[-1] >= 1000:
         return plain
@@ -180,18 +181,17 @@ def _same_digits(ticks: Sequence[float]) -> Callable[[float], str]:
     return lambda value: f"{value:.{digits}f}"
 
 
-def _apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Label heights moved down until none touches the next, in the order given."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    out, last = list(wanted), -math.inf
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Move label heights down until no two overlap, keeping their order."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    out, last = list(heights), -math.inf
     for i in order:
-        out[i] = last = max(wanted[i], last + gap)
+        out[i] = last = max(heights[i], last + gap)
     return out
 
 
 def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Running mean over a twentieth of the points to either side, no wider than what is there on both; short series
-    as they are."""
+    """Running mean over a twentieth of the points to each side, narrower near the ends; short series are unchanged."""
     half = len(points) // 20
     if half < 2:
         return points
@@ -206,7 +206,7 @@ def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _thin(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
-    """Means of equal runs of points, at most MOST_POINTS of them."""
+    """Average equal runs of points, so that at most MOST_POINTS remain."""
     points = [(float(a), float(b)) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
     run = math.ceil(len(points) / MOST_POINTS) if points else 1
     groups = [points[i : i + run] for i in range(0, len(points), run)]

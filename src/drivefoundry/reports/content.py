@@ -1,4 +1,4 @@
-"""What a report says, before it has a look: dataclasses that a run fills and `render_report` shows."""
+"""Content of a report, independent of its look: dataclasses that a run fills in and `render_report` shows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from drivefoundry.types import require
 
 Interval = tuple[float, float, float]
-"""Mean, low and high end of its 95 % interval."""
+"""Mean, and low and high end of its 95 % interval."""
 
 
 @dataclass(frozen=True)
 class SceneLink:
-    """A scene by its short id. film: id of its film on the page, "" where there is none; command: what shows the scene
-    itself, "" for none."""
+    """A scene by its short id. film: id of its film on the page, "" if there is none; command: shell command that shows
+    the scene, "" if there is none."""
 
     id: str
     film: str = ""
@@ -23,12 +23,12 @@ class SceneLink:
 
 
 Cell = str | int | float | bool | Interval | SceneLink | None
-"""What a table holds: None shows as a dash, an Interval with a small bar on its column's scale."""
+"""Contents of a table cell: None is shown as a dash, an Interval with a small bar on its column's scale."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One figure of the headline."""
+    """One headline figure."""
 
     label: str
     value: str
@@ -46,15 +46,15 @@ class Turn:
     """Share of scenes with a collision, 0 .. 1."""
     pdms: Interval | None
     takeovers_per_km: float | None
-    """Of the cars that recorded this turn's clips; None where no model drove them."""
+    """Of the cars that recorded this turn's clips; None if no model drove them."""
     clips: int
-    """Clips that this turn's cars sent home."""
+    """Clips that this turn's cars uploaded."""
     release_id: str
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A driver that no turn changes: a dashed line in the charts of the turns."""
+    """A driver that does not change from turn to turn: a dashed line in the charts of the turns."""
 
     name: str
     driving_score: float
@@ -63,26 +63,26 @@ class Baseline:
 
 @dataclass(frozen=True)
 class StageRow:
-    """What one stage did."""
+    """Time and results of one stage."""
 
     turn: int | None
-    """None for what belongs to no turn."""
+    """None for stages outside the turns."""
     name: str
     seconds: float
-    """Wall time of the run that made it."""
+    """Wall time of the run that built it."""
     cpu_share: float
     """CPU seconds / (wall seconds x cores), 0 .. 1."""
     results: Sequence[tuple[str, str]]
-    """What came out: name and value with its unit, ("clips", "412")."""
+    """Names and values with units: ("clips", "412")."""
     bytes: int
     made: bool
-    """False: it was there already and nothing was done."""
+    """False: it existed already and nothing was done."""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under columns. marked: index of the row that the reader should see first, if any."""
+    """Rows of cells under columns. marked: index of the row to highlight, if any."""
 
     title: str
     columns: Sequence[str]
@@ -103,7 +103,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Film:
-    """A drive to look at. data: an H.264 MP4 (mime "video/mp4"), or an image; text: (second, sentence), sorted."""
+    """Film of a drive. data: an H.264 MP4 (mime "video/mp4"), or an image; text: (second, sentence), sorted."""
 
     title: str
     caption: str
@@ -111,24 +111,24 @@ class Film:
     data: bytes
     text: Sequence[tuple[float, str]] = ()
     id: str = ""
-    """What a SceneLink names, unique on the page; "" where nothing does."""
+    """Target of a SceneLink, unique on the page; "" if nothing links to it."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """A sentence for the reader. kind: "failed" (and why), "lacks" (what the source does not hold) or "target"."""
+    """A sentence for the reader. kind: "failed" (and why), "lacks" (missing in the source) or "target"."""
 
     kind: str
     text: str
     ok: bool | None = None
-    """Of a target: met or missed."""
+    """For a target: whether it was met."""
     scenes: Sequence[SceneLink] = ()
-    """Of a failure: where it happened."""
+    """For a failure: where it happened."""
 
 
 @dataclass(frozen=True)
 class GateRow:
-    """One bound that a release had to keep. state: passed, failed or not decided; text: bound, figure, scenes."""
+    """Result of one gate. state: passed, failed or not decided; text: bound, value, scenes."""
 
     name: str
     state: str
@@ -148,7 +148,7 @@ class Made:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """The whole report, in the order in which it is read. Everything but the first five fields may be empty."""
+    """The whole report, in reading order. Everything but the first five fields may be empty."""
 
     title: str
     subtitle: str
@@ -157,7 +157,7 @@ class ReportContent:
     """For display: "2031-05-02 14:03 UTC"."""
     recipe: str
     scenes: str = ""
-    """On what the turns were judged: "240 held-out scenes of 8 s, cities unseen in training"."""
+    """What the turns were judged on: "240 held-out scenes of 8 s, cities unseen in training"."""
     facts: Sequence[Fact] = ()
     turns: Sequence[Turn] = ()
     baselines: Sequence[Baseline] = ()
@@ -170,7 +170,7 @@ class ReportContent:
     lineage: Sequence[Made] = field(default_factory=tuple)
 
     def validate(self) -> ReportContent:
-        """Itself, or ValueError that names the field."""
+        """Check all fields; return self. ValueError names the offending field."""
         for turn in self.turns:
             for name in ("driving_score", "collisions", "pdms"):
                 value = getattr(turn, name)
@@ -189,7 +189,7 @@ class ReportContent:
             times = [t for t, _ in film.text]
             require(times == sorted(times), f"Film {film.title!r}: text must be sorted by time")
         films = [film.id for film in self.films if film.id]
-        require(len(films) == len(set(films)), "Film.id: two films of the same id")
+        require(len(films) == len(set(films)), "Film.id: two films have the same id")
         cells = [cell for table in self.tables for row in table.rows for cell in row if isinstance(cell, SceneLink)]
         for link in [*cells, *(link for note in self.notes for link in note.scenes)]:
             require(not link.film or link.film in films, f"SceneLink {link.id!r}: no film {link.film!r}")

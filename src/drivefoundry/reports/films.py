@@ -1,4 +1,4 @@
-"""Rollouts kept by the judge in, films for the report out: the last release, where it failed worst and elsewhere, and
+"""Films for the report, from rollouts that the judge kept: the last release where it failed worst and elsewhere, and
 the first release on the same scenes."""
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ FINE = "no infraction"
 
 
 def film_id(scene: str, policy: str, turn: int) -> str:
-    """What a film of this drive is called on the page."""
+    """Id of a drive's film on the page."""
     return f"film-{short_id(scene)}-{'car' if policy == WHOLE_CAR else 'engine'}-{turn}"
 
 
 def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Artefact]], worst: int) -> list[Film]:
-    """Films of the last car, of its engine alone where the report lists it, and of the first car where it failed."""
+    """Films of the last car, of its engine alone in scenes that the report lists, and of the first car where it
+    failed."""
     scored = [(turn, a) for turn, kind, a in done if kind == "score" and turn is not None]
     if not scored:
         return []
     last = max(turn for turn, _ in scored)
     by_id = {s.id: s for s in scenes}
     found = [(turn, load_scores(a.path), a.path) for turn, a in scored]
-    kept: list[tuple[str, str, int, str, Path]] = []  # scene, how it ended, turn, policy, artefact
+    kept: list[tuple[str, str, int, str, Path]] = []  # scene, outcome, turn, policy, artefact
     for turn, (policy, ids, metrics), path in found:
         fates = _fates(path, ids, metrics)
         if policy == WHOLE_CAR and turn == last:
@@ -51,7 +52,7 @@ def films_of(scenes: Sequence[Scene], done: Sequence[tuple[int | None, str, Arte
 
 
 def _fates(path: Path, ids: Sequence[str], metrics: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Filmed scene -> how it ended."""
+    """Filmed scene -> outcome of its drive."""
     filmed = read_json(path / "film.json").keys()
     out = {}
     for i, scene in enumerate(ids):
@@ -64,10 +65,10 @@ def _fates(path: Path, ids: Sequence[str], metrics: Mapping[str, np.ndarray]) ->
 def _film(path: Path, scene: Scene, turn: int, policy: str, how: str) -> Film:
     data = arrays.mapped(path / "film.safetensors")
     ego, agents, valid, plans = (data[f"{scene.id}/{k}"] for k in ("ego", "agents", "valid", "plans"))
-    said = read_json(path / "film.json")[scene.id]
+    text = read_json(path / "film.json")[scene.id]
     decision_dt = (len(ego) - 1) // len(plans) * DT
-    frames = film(scene, ego, agents, valid, plans, said, decision_dt=decision_dt)
-    lines = [(k * decision_dt, t) for k, t in enumerate(said) if t and (k == 0 or t != said[k - 1])]
+    frames = film(scene, ego, agents, valid, plans, text, decision_dt=decision_dt)
+    lines = [(k * decision_dt, t) for k, t in enumerate(text) if t and (k == 0 or t != text[k - 1])]
     who = f"release {turn}" if policy == WHOLE_CAR else f"release {turn}, guard off"
     title = f"{short_id(scene.id)}, {who}"
     return Film(title, f"{scene.place}: {how}", "video/mp4", mp4(frames), lines, film_id(scene.id, policy, turn))

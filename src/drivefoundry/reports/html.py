@@ -16,9 +16,9 @@ from drivefoundry.reports.content import Cell, Curve, Film, ReportContent, Scene
 
 
 def render_report(content: ReportContent, path: Path) -> Path:
-    """Content in, path of the finished page out: written aside and renamed, so that a reader never sees half of one.
+    """Write a report to `path`, atomically, and return the path.
 
-    The page needs nothing but itself: style, script, charts and films are inside. ValueError if content is not valid.
+    The page is self-contained: style, script, charts and films are embedded. ValueError if the content is invalid.
     """
     content.validate()
     loader = PackageLoader("drivefoundry.reports", "templates")
@@ -41,7 +41,7 @@ def render_report(content: ReportContent, path: Path) -> Path:
 
 
 def _turn_charts(content: ReportContent) -> list[tuple[str, str, Markup]]:
-    """Title, what to read in it, and drawing of the two charts that come first."""
+    """Title, reading hint and drawing of the two charts at the top."""
     if not content.turns:
         return []
     numbers = [t.number for t in content.turns]
@@ -70,7 +70,7 @@ def _turn_charts(content: ReportContent) -> list[tuple[str, str, Markup]]:
 
 
 def _stage_groups(stages: Sequence[StageRow]) -> list[tuple[str, list[tuple[StageRow, float, float]], float]]:
-    """Per turn: heading, rows with bar lengths (whole and computing, % of the longest), seconds in all."""
+    """Per turn: heading, rows with bar lengths (wall and CPU time, % of the longest), total seconds."""
     longest = max((s.seconds for s in stages), default=0.0) or 1.0
     turns = list(dict.fromkeys(s.turn for s in stages))
     groups = []
@@ -83,7 +83,7 @@ def _stage_groups(stages: Sequence[StageRow]) -> list[tuple[str, list[tuple[Stag
 
 
 def _shares(stages: Sequence[StageRow]) -> list[tuple[str, float, float]]:
-    """Stage name, seconds over all turns, per cent of the whole; the longest first, crumbs joined."""
+    """Stage name, seconds over all turns, percentage of the total; longest first, small ones combined."""
     total = sum(s.seconds for s in stages)
     sums: dict[str, float] = {}
     for s in stages:
@@ -99,13 +99,13 @@ def _shares(stages: Sequence[StageRow]) -> list[tuple[str, float, float]]:
 
 
 def _cells(table: Table) -> list[list[tuple[Markup, str]]]:
-    """Every cell as (what it shows, its CSS class)."""
+    """Every cell as (contents, CSS class)."""
     ends = [_ends([row[i] for row in table.rows]) for i in range(len(table.columns))]
     return [[_cell(cell, *ends[i]) for i, cell in enumerate(row)] for row in table.rows]
 
 
 def _looks(table: Table) -> list[str]:
-    """CSS class of each column: numbers stand at the right, also where the first row has none."""
+    """CSS class of each column: numbers are right-aligned, also if the first row has none."""
     numbers = [
         any(isinstance(row[i], (int, float)) and not isinstance(row[i], bool) for row in table.rows)
         for i in range(len(table.columns))
@@ -114,7 +114,7 @@ def _looks(table: Table) -> list[str]:
 
 
 def _ends(column: Sequence[Cell]) -> tuple[float, float]:
-    """Scale of a column's small bars."""
+    """Scale of a column's interval bars."""
     intervals = [c for c in column if isinstance(c, tuple) and math.isfinite(sum(c))]
     low, high = min((c[1] for c in intervals), default=0.0), max((c[2] for c in intervals), default=1.0)
     return (0.0, 1.0) if low >= 0 and 0.3 <= high <= 1 else (min(0.0, low), high)
@@ -139,7 +139,7 @@ def _cell(cell: Cell, low: float, high: float) -> tuple[Markup, str]:
 
 
 def _scene(link: SceneLink) -> Markup:
-    """A scene's id, as a link to its film where there is one, and the command that shows the scene."""
+    """A scene's id, linked to its film if there is one, and the command that shows the scene."""
     name = Markup('<a class="id" href="#{}">{}</a>').format(link.film, link.id) if link.film else None
     shown = name or Markup('<span class="id">{}</span>').format(link.id)
     if not link.command:
@@ -158,11 +158,11 @@ def _data_uri(film: Film) -> Markup:
 
 
 def _merged(text: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Sentences that repeat the one before are one sentence that lasts longer."""
+    """Merge repeated consecutive sentences into one that lasts longer."""
     return [(t, s) for i, (t, s) in enumerate(text) if i == 0 or text[i - 1][1] != s]
 
 
 def _parents(content: ReportContent) -> dict[str, list[str]]:
-    """Artefact id -> "kind id" of what it was made from, as shown."""
+    """Artefact id -> "kind id" of its parents, as shown."""
     names = {a.id: f"{a.kind} {a.id[:8]}" for a in content.lineage}
     return {a.id: [names.get(p, p[:8]) for p in a.parents] for a in content.lineage}

@@ -1,4 +1,4 @@
-"""Figures in, one self-contained HTML page out, for what is no report of a run."""
+"""Self-contained HTML pages of figures, other than the report of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drivefoundry import outputs
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawing of a page. legend: (name, colour of the style sheet's eight)."""
+    """One drawing of a page. legend: (name, index of one of the style sheet's eight colours)."""
 
     title: str
     note: str
@@ -30,8 +30,8 @@ def write_page(
     figures: Sequence[Figure],
     text: str = "",
 ) -> Path:
-    """Facts (name, figure, what it is), figures and plain text in, the path of the page out; missing folders are made,
-    and the page is written aside and renamed. ValueError where a page is there that was not written here."""
+    """Write facts (name, value, description), figures and plain text as a page, atomically; missing folders are
+    created. Returns the path. ValueError if there is a file at that path that was not written here."""
     loader = PackageLoader("drivefoundry.reports", "templates")
     look = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = look.get_template("figures.html").render(

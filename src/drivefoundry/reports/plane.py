@@ -1,4 +1,4 @@
-"""Series on two axes, linear or logarithmic, in; inline SVG in the style of `reports.charts` out."""
+"""Series on two linear or logarithmic axes as inline SVG, in the style of `reports.charts`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: what it shows, from where to where."""
+    """One axis: its label and range."""
 
     label: str
     low: float
@@ -25,7 +25,7 @@ class Axis:
     percent: bool = False
 
     def place(self, start: float, end: float) -> Callable[[float], float]:
-        """Value -> px."""
+        """Function from values to px."""
         f = math.log10 if self.log else float
         span = (f(self.high) - f(self.low)) or 1.0
         return lambda value: start + (f(value) - f(self.low)) / span * (end - start)
@@ -34,11 +34,11 @@ class Axis:
         slack = 1e-9 * abs(self.high - self.low)
         return math.isfinite(value) and self.low - slack <= value <= self.high + slack
 
-    def ticks(self, wanted: int) -> list[float]:
+    def ticks(self, count: int) -> list[float]:
         if not self.log:
-            return [t for t in round_numbers(self.low, self.high, wanted) if self.holds(t)]
+            return [t for t in round_numbers(self.low, self.high, count) if self.holds(t)]
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-        every = max(1, round((last - first) / wanted))
+        every = max(1, round((last - first) / count))
         tens = [10.0**k for k in range(first, last + 1, every) if self.holds(10.0**k)]
         fine = [m * 10.0**k for k in range(first, last + 1) for m in (1, 2, 5) if self.holds(m * 10.0**k)]
         return tens if len(tens) >= 3 else fine
@@ -53,18 +53,19 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """Points drawn one way. colour: of the style sheet's eight; name: at the end of a line, or in a dot's tip."""
+    """Points drawn in one style. colour: one of the style sheet's eight; name: label at the end of a line, or in a
+    dot's tooltip."""
 
     points: Points
     look: Literal["line", "dashed", "dots", "rings"] = "line"
     colour: int = 0
     name: str = ""
     bars: Sequence[tuple[float, float]] = ()
-    """Low and high x of each point, where it has an interval."""
+    """Low and high x of each point, if it has an interval."""
 
 
 def plane(series: Sequence[Series], x: Axis, y: Axis, label: str, right: float = RIGHT) -> Markup:
-    """A drawing of all series; what lies outside the axes is left out. right: px kept free for names of lines."""
+    """Draw all series; anything outside the axes is left out. right: space for names of lines, px."""
     at_x, at_y = x.place(LEFT, WIDTH - right), y.place(HEIGHT - BOTTOM, TOP)
     parts = [
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - right}" y1="{at_y(t):.1f}" y2="{at_y(t):.1f}"/>'
@@ -86,8 +87,8 @@ def plane(series: Sequence[Series], x: Axis, y: Axis, label: str, right: float =
             parts.append(_line(one, places, WIDTH - right))
             continue
         for i, (a, b) in zip(kept, places, strict=True):
-            said = f"{one.name} {x.label} {x.show(one.points[i][0])}, {y.label} {y.show(one.points[i][1])}"
-            parts.append(_dot(one, a, b, said))
+            tip = f"{one.name} {x.label} {x.show(one.points[i][0])}, {y.label} {y.show(one.points[i][1])}"
+            parts.append(_dot(one, a, b, tip))
             if one.bars:
                 low, high = (at_x(min(max(v, x.low), x.high)) for v in one.bars[i])
                 bar = f'x1="{low:.1f}" x2="{high:.1f}" y1="{b:.1f}" y2="{b:.1f}"'
@@ -97,18 +98,18 @@ def plane(series: Sequence[Series], x: Axis, y: Axis, label: str, right: float =
 
 
 def _line(one: Series, places: Points, edge: float) -> str:
-    """A line with its name where it leaves the drawing at the right, or else beside its beginning."""
+    """A line, labelled where it leaves the drawing on the right, otherwise at its start."""
     if not places:
         return ""
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
     dash = ' stroke-dasharray="5 5"' if one.look == "dashed" else ""
     (a, b), down = (places[-1], 4) if places[-1][0] > edge - 8 else (places[0], 13)
-    said = f'<text class="tick" x="{a + 6:.1f}" y="{b + down:.1f}">{escape(one.name)}</text>' if one.name else ""
-    return f'<polyline class="line s{one.colour}"{dash} points="{path}"/>{said}'
+    name = f'<text class="tick" x="{a + 6:.1f}" y="{b + down:.1f}">{escape(one.name)}</text>' if one.name else ""
+    return f'<polyline class="line s{one.colour}"{dash} points="{path}"/>{name}'
 
 
-def _dot(one: Series, a: float, b: float, said: str) -> str:
+def _dot(one: Series, a: float, b: float, tip: str) -> str:
     ring = one.look == "rings"
     fill = f'style="fill: var(--{"card" if ring else f"s{one.colour}"})" r="{6 if ring else 4}"'
     look = f' class="line s{one.colour}"' if ring else ""
-    return f'<circle{look} {fill} cx="{a:.1f}" cy="{b:.1f}"><title>{escape(said.strip())}</title></circle>'
+    return f'<circle{look} {fill} cx="{a:.1f}" cy="{b:.1f}"><title>{escape(tip.strip())}</title></circle>'

@@ -1,4 +1,4 @@
-"""Names and units of what stages say about themselves, for people."""
+"""Readable names and units of the figures that stages report."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ NAMES: dict[str, tuple[str, Show]] = {
     "weight_error": ("weight error", percent),
     "worst_weight_error": ("worst weight error", percent),
 }
-"""Key of an artefact's info -> its name and how its value is shown."""
+"""Key of an artefact's info -> its name and the format of its value."""
 ENDINGS: tuple[tuple[str, Show], ...] = (
     ("_bytes", show_bytes), ("_per_s", _with("/ s")), ("_seconds", show_seconds), ("_s", show_seconds),
     (" ADE m", _with("m")), ("_m", _with("m")), ("_share", percent),
 )  # fmt: skip
-"""Units of keys that are not in NAMES, by how they end."""
+"""Formats of keys that are not in NAMES, by suffix."""
 LEFT_OUT = {"policy", "sent_bytes", "recorded_bytes", "bytes"}
-"""The stage's name and its column of bytes say these."""
+"""Keys shown elsewhere: in the stage's name and its column of bytes."""
 
 
 def quantities(info: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What an artefact says about itself: (name, value with its unit), in its own order."""
+    """An artefact's figures as (name, value with unit), in the order of its info."""
     return tuple(
         pair for key, value in info.items() if key not in LEFT_OUT and (pair := quantity(key, value)) is not None
     )
 
 
 def quantity(key: str, value: Any) -> tuple[str, str] | None:
-    """Name and value with its unit; None for an empty value and for what is neither text, number nor counts."""
+    """Name and value with unit; None for empty values and types other than text, number or counts."""
     words = key.replace("_", " ")
     if isinstance(value, dict):
         counts = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in value.items())

@@ -1,4 +1,4 @@
-"""What the run has made in, the report's content out: nothing is computed here that an artefact does not hold."""
+"""The report of a run, from its artefacts; everything shown is stored in one of them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ TRAININGS = {"pretrain": "pre-training", "sft": "SFT", "rl": "RL", "distil": "di
 
 
 def machine() -> str:
-    """This machine in a line."""
+    """One line about this machine."""
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -69,12 +69,12 @@ def machine() -> str:
 
 
 def finished(done: Done) -> str:
-    """When the last artefact was made."""
+    """When the last artefact was finished."""
     return datetime.fromtimestamp(max((a.finished for *_, a in done), default=0.0), UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def stage_rows(done: Done) -> list[StageRow]:
-    """One row an artefact, in the order made."""
+    """One row per artefact, in build order."""
     rows = []
     for turn, kind, a in done:
         policy = a.info.get("policy", "")
@@ -85,12 +85,12 @@ def stage_rows(done: Done) -> list[StageRow]:
 
 
 def size_of(a: Artefact) -> int:
-    """Bytes that the stage made: for clips what was sent home, which lies in the store."""
+    """Bytes that a stage produced; for clips, the bytes uploaded, which are in the store."""
     return int(a.info.get("sent_bytes", a.bytes))
 
 
 def turns_of(done: Done) -> list[Turn]:
-    """One Turn a verdict."""
+    """One Turn per verdict."""
     out = []
     by = {(turn, kind): a for turn, kind, a in done}
     for (turn, kind), a in by.items():
@@ -115,7 +115,7 @@ def turns_of(done: Done) -> list[Turn]:
 
 
 def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Remark]:
-    """What the run set out to reach beyond the gates, and whether it did."""
+    """Targets of the run beyond the gates, and whether they were met."""
     out: list[Remark] = []
     s = {name: m[SCORE] for name, m in verdict.summary.items()}
 
@@ -138,7 +138,7 @@ def targets(turns: Sequence[Turn], verdict: Verdict) -> list[Remark]:
 
 
 def failures(verdict: Verdict, scenes: Mapping[tuple[str, str], SceneLink], most: int) -> list[Remark]:
-    """How the candidate's failed scenes failed, and those of the car with its guard; the `most` worst of each kind."""
+    """How the candidate, and the car with its guard, failed in scenes; the `most` worst scenes of each kind."""
     out = []
     for policy in (verdict.candidate, WHOLE_CAR):
         m = verdict.scores[policy]
@@ -149,7 +149,7 @@ def failures(verdict: Verdict, scenes: Mapping[tuple[str, str], SceneLink], most
 
 
 def scene_links(verdict: Verdict, turn: int, films: Sequence[Film]) -> dict[tuple[str, str], SceneLink]:
-    """(policy, scene id) -> its short id, its film of this turn if there is one, and the command that shows it if given
+    """(policy, scene id) -> short id, this turn's film if there is one, and the command that shows the scene when run
     in the run directory."""
     filmed = {film.id for film in films}
     out = {}
@@ -162,7 +162,7 @@ def scene_links(verdict: Verdict, turn: int, films: Sequence[Film]) -> dict[tupl
 
 
 def curves_of(done: Done, reward_name: str) -> list[Curve]:
-    """Loss and reward over steps, from the metrics that the stages wrote."""
+    """Loss and reward over steps, from the stages' metrics."""
     loss: dict[str, tuple[list[float], list[float]]] = {}
     reward: dict[str, tuple[list[float], list[float]]] = {}
     for turn, kind, a in done:
@@ -189,13 +189,13 @@ def curves_of(done: Done, reward_name: str) -> list[Curve]:
 
 
 def baselines(verdict: Verdict) -> list[Baseline]:
-    """Drivers that no turn changes."""
+    """Drivers that do not change from turn to turn."""
     names = [n for n in ("constant velocity", YARDSTICK) if n in verdict.summary]
     return [Baseline(n, verdict.summary[n][SCORE][0], verdict.summary[n]["collision"][0]) for n in names]
 
 
 def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], films: Sequence[Film]) -> ReportContent:
-    """The report of a run of the loop. lacks: sentences on what the source does not hold."""
+    """The report of a run of the loop. lacks: sentences about what the source does not contain."""
     plain = replace(_plain(recipe, done, source, [Remark("lacks", text) for text in lacks]), films=films)
     verdicts = [a for _, kind, a in done if kind == "verdict"]
     if not verdicts:
@@ -205,7 +205,7 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
     links = scene_links(verdict, turns[-1].number, films)
     return replace(
         plain,
-        scenes=f"{len(verdict.scenes)} held-out scenes, {recipe.judge.seconds:g} s each at most",
+        scenes=f"{len(verdict.scenes)} held-out scenes, up to {recipe.judge.seconds:g} s each",
         facts=[*headline(turns), *plain.facts],
         turns=turns,
         baselines=baselines(verdict),
@@ -222,7 +222,7 @@ def loop_report(recipe: Recipe, done: Done, source: str, lacks: Sequence[str], f
 
 
 def gate_words(name: str) -> str:
-    """A gate's name in a verdict, "student: driving_score_21 vs RL >=", in words."""
+    """The name of a verdict's gate in words, for example of "student: driving_score_21 vs RL >="."""
     words = " ".join(COLUMNS.get(word, word) for word in name.split(" "))
     for sign, word in ((" vs ", " minus that of "), (" <=", " at most"), (" >=", " at least")):
         words = words.replace(sign, word)
@@ -230,7 +230,7 @@ def gate_words(name: str) -> str:
 
 
 def headline(turns: Sequence[Turn]) -> list[Fact]:
-    """What the last release is worth, beside the first."""
+    """Results of the last release, beside the first."""
     first, last = turns[0], turns[-1]
     return [
         Fact("driving score", f"{last.driving_score[0]:.2f}", f"first release {first.driving_score[0]:.2f}"),
@@ -240,7 +240,7 @@ def headline(turns: Sequence[Turn]) -> list[Fact]:
 
 
 def _plain(recipe: Recipe, done: Done, source: str, notes: Sequence[Remark]) -> ReportContent:
-    """What every report says: the machine, the stages with their time, curves, lineage."""
+    """Contents of every report: machine, stages with their time, curves, lineage."""
     seconds = sum(a.seconds for _, _, a in done)
     busy = sum(a.cpu_seconds for _, _, a in done) / max(seconds * cores(), 1e-9)
     return ReportContent(
@@ -249,7 +249,7 @@ def _plain(recipe: Recipe, done: Done, source: str, notes: Sequence[Remark]) -> 
         machine=machine(),
         made_at=finished(done),
         recipe=recipe.name,
-        facts=[Fact("time to make all of it", f"{seconds / 60:.1f} min", f"{100 * busy:.0f} % of it computing")],
+        facts=[Fact("total build time", f"{seconds / 60:.1f} min", f"{100 * busy:.0f} % of it computing")],
         stages=stage_rows(done),
         curves=curves_of(done, recipe.rl.reward),
         notes=notes,
@@ -267,26 +267,26 @@ def camera_report(recipe: Recipe, done: Done, source: str) -> ReportContent:
     tables: list[Table] = []
     notes: list[Remark] = []
     if "open_loop" in by:
-        said = json.loads((by["open_loop"].path / "open_loop.json").read_text())
-        tables.append(open_loop_table(said["samples"], said["table"]))
-        errors = {name: metrics["ade_4s"][0] for name, metrics in said["table"].items()}
+        open_loop = json.loads((by["open_loop"].path / "open_loop.json").read_text())
+        tables.append(open_loop_table(open_loop["samples"], open_loop["table"]))
+        errors = {name: metrics["ade_4s"][0] for name, metrics in open_loop["table"].items()}
         mine = errors["model"]
         for name in ("constant velocity", "constant yaw rate"):
             text = f"Mean trajectory error below {name}: {mine:.3f} m against {errors[name]:.3f} m."
             notes.append(Remark("target", text, mine < errors[name]))
     if "import" in by:
-        told = json.loads((by["import"].path / "notes.json").read_text())
-        tables.append(source_table(told))
-        notes += [Remark("lacks", f"{field}: {what}.") for field, what in told.items() if what.startswith("absent")]
+        fields = json.loads((by["import"].path / "notes.json").read_text())
+        tables.append(source_table(fields))
+        notes += [Remark("lacks", f"{field}: {what}.") for field, what in fields.items() if what.startswith("absent")]
     return replace(_plain(recipe, done, source, notes), tables=tables).validate()
 
 
 def report(line: RunContext, source: Source | None, folder: Path | None) -> Path:
-    """Write out/report.html of a run and return its path; it is rendered only if one of its artefacts has changed.
+    """Write out/report.html of a run and return its path; it is rendered only if one of the run's artefacts changed.
 
-    A line that only looks gets its page without an entry in the ledger, so that it needs no lock.
+    A read-only line gets its page without a ledger entry, so that it needs no lock.
 
-    source: where the loop's situations came from; None for a camera run on `folder`.
+    source: origin of the loop's situations; None for a camera run on `folder`.
     """
     done, path = list(line.done), line.out / PAGE
 

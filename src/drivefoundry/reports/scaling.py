@@ -1,4 +1,4 @@
-"""Pages with figures of scaling laws and simulated clusters."""
+"""Pages with figures of scaling laws and of simulated clusters."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from drivefoundry.scaling.goodput.sweep import BOUND, NEVER, Point, Turned, brok
 from drivefoundry.scaling.law import FLOP_PER_PARAMETER_AND_TOKEN, Interval, Law, Run, ScoreLaw
 
 BUDGETS = 6
-"""Curves of equal compute."""
+"""Number of iso-compute curves."""
 LEVELS = 8
-"""Curves of equal loss."""
+"""Number of iso-loss curves."""
 STEPS = 120
 FACTORS = (("goodput", 0), ("scheduling", 1), ("runtime", 2), ("program", 3))
 
 
 def write_scaling(path: Path, law: Law, score: ScoreLaw | None = None) -> Path:
-    """A law of losses, and of scores where runs drove, in; the path of their page out."""
+    """Write the page of a law of losses and, if the runs were judged in closed loop, of scores; returns its path."""
     figures = [isoflop(law), isoloss(law), against(law)]
     facts = [(name, plain(v[0]), f"{plain(v[1])} to {plain(v[2])}") for name, v in law.coefficients().items()]
     grows = law.exponents()
     facts += [(f"best {k}", f"C^{v[0]:.2f}", f"{v[1]:.2f} to {v[2]:.2f}") for k, v in grows.items()]
-    said = "L = E + A / N^alpha + B / D^beta, 95 % intervals from a bootstrap over runs."
+    subtitle = "L = E + A / N^alpha + B / D^beta, 95 % intervals from a bootstrap over runs."
     if law.held_out is not None:
-        said += f" {prediction(law)}"
+        subtitle += f" {prediction(law)}"
     if score is not None:
         figures.append(scores(score))
-        said += f" {score.said()}"
-    return write_page(path, f"Scaling law of {len(law.runs)} runs", said, facts, figures)
+        subtitle += f" {score.finding()}"
+    return write_page(path, f"Scaling law of {len(law.runs)} runs", subtitle, facts, figures)
 
 
 def prediction(law: Law) -> str:
-    """What the law said of the largest run, and what it came to, in a sentence."""
+    """A sentence that compares the law's prediction for the largest run with the measured loss."""
     held = law.held_out
     assert held is not None
     mean, low, high = held.predicted
@@ -51,17 +51,17 @@ def prediction(law: Law) -> str:
 
 
 def write_cluster(path: Path, base: Cluster, at: Point, rows: Sequence[Turned], course: np.ndarray) -> Path:
-    """A cluster, its point, the sweep and one course over time in; the path of their page out."""
+    """Write the page of a cluster: its point, the sweep and one simulated course over time; returns its path."""
     facts = [(name, f"{100 * getattr(at, name):.1f} %", "") for name, _ in FACTORS]
     figures = [_causes(at), _course(course), *(_knob(row) for row in rows)]
-    said = f"goodput = scheduling x runtime x program; a job of all cards but the spares, {base.days:g} days simulated"
+    subtitle = f"goodput = scheduling x runtime x program; one job on all but spare cards, {base.days:g} simulated days"
     return write_page(
-        path, f"{base.cards:,} cards: what keeps them useful", said, facts, figures, sweep_text(base, at, rows)
+        path, f"{base.cards:,} cards: what reduces goodput", subtitle, facts, figures, sweep_text(base, at, rows)
     )
 
 
 def isoflop(law: Law) -> Figure:
-    """Loss over size for equal compute: lines are the law, dots the runs near the budget, rings its best."""
+    """Loss over size at equal compute: lines are the law, dots the runs near the budget, rings the law's optima."""
     everything = _everything(law)
     flop = np.array([run.flop for run in everything])
     budgets = np.geomspace(flop.min() * 1.2, flop.max(), BUDGETS)
@@ -80,11 +80,11 @@ def isoflop(law: Law) -> Figure:
         best = law.optimum(budget)
         series.append(Series([(best["parameters"][0], best["loss"][0])], "rings", i, "best:"))
         legend.append((f"{budget:.1e} FLOP".replace("e+", "e"), i))
-    return Figure("IsoFLOP", "loss over size for equal compute", plane(series, x, y, "IsoFLOP curves"), legend)
+    return Figure("IsoFLOP", "loss over size at equal compute", plane(series, x, y, "IsoFLOP curves"), legend)
 
 
 def isoloss(law: Law) -> Figure:
-    """Sizes and data of equal loss, D = (B / (L - E - A / N^alpha))^(1 / beta); and the best for each budget."""
+    """Sizes and data of equal loss, D = (B / (L - E - A / N^alpha))^(1 / beta), and the optimum for each budget."""
     everything = _everything(law)
     n, d = (np.array([getattr(r, k) for r in everything]) for k in ("parameters", "tokens"))
     x, y = (Axis(k, v.min() / 2, v.max() * 2, log=True) for k, v in (("parameters", n), ("tokens", d)))
@@ -107,7 +107,7 @@ def isoloss(law: Law) -> Figure:
 
 
 def against(law: Law) -> Figure:
-    """The law's losses against the measured ones; the held-out run with its interval."""
+    """Predicted against measured losses; the held-out run with its interval."""
     points = [(float(law.at(r.parameters, r.tokens)), r.loss) for r in law.runs]
     held = law.held_out
     every = [v for p in points for v in p] + ([held.measured, held.predicted[0]] if held else [])
@@ -124,7 +124,7 @@ def against(law: Law) -> Figure:
 
 
 def scores(score: ScoreLaw) -> Figure:
-    """Closed-loop scores over compute, with the law's best where a law holds, else their median."""
+    """Closed-loop scores over compute, with the law's optimum if a law fits, otherwise their median."""
     runs = list(score.law.runs) + ([score.law.held_out.run] if score.law.held_out else [])
     flop = [run.flop for run in runs]
     values = [run.score or 0.0 for run in runs]
@@ -135,7 +135,7 @@ def scores(score: ScoreLaw) -> Figure:
         line, name = Series(best, "line", 1), "law: best for its compute"
     else:
         middle = float(np.median(values))
-        line, name = Series([(x.low, middle), (x.high, middle)], "dashed", 1), "median: no law holds"
+        line, name = Series([(x.low, middle), (x.high, middle)], "dashed", 1), "median: no law fits"
     drawing = plane([line, Series(list(zip(flop, values, strict=True)), "dots", 0)], x, y, "Scores over compute")
     return Figure("Closed-loop score", f"p = {score.p:.3f}", drawing, [("runs", 0), (name, 1)])
 
@@ -145,7 +145,7 @@ def _everything(law: Law) -> list[Run]:
 
 
 def _knob(row: Turned) -> Figure:
-    """The three factors and their product over one knob; dashed: what makers keep above."""
+    """The three factors and their product as one knob varies; dashed: what operators keep above."""
     kept = [p for p in row.points if p.value != NEVER]
     values = [p.value for p in kept]
     log = min(values) > 0 and max(values) / min(values) > 20
@@ -162,7 +162,7 @@ def _knob(row: Turned) -> Figure:
 
 
 def _course(course: np.ndarray) -> Figure:
-    """One simulation's factors over time."""
+    """The factors of one simulation over time."""
     days = course[:, 0]
     y = Axis("share", max(0.0, min(0.8, float(course[:, 1:].min()))), 1.0, percent=True)
     x = Axis("days", 0.0, float(days[-1]))
@@ -179,7 +179,7 @@ def _course(course: np.ndarray) -> Figure:
 
 
 def _causes(at: Point) -> Figure:
-    """Where the rest goes, as bars."""
+    """Causes of lost card-time, as bars."""
     rows = sorted(at.causes.items(), key=lambda kv: -kv[1])
     top = max(share for _, share in rows) or 1.0
     bars = "".join(
@@ -190,9 +190,9 @@ def _causes(at: Point) -> Figure:
         for i, (name, share) in enumerate(rows)
     )
     drawing = Markup(f'<svg class="chart" viewBox="0 0 560 300" role="img" aria-label="Losses by cause">{bars}</svg>')
-    return Figure("Where the rest goes", "share of all card-time", drawing)
+    return Figure("Where the rest goes", "share of total card-time", drawing)
 
 
 def interval_text(v: Interval) -> str:
-    """A value and its interval, short."""
+    """A value and its interval, in short form."""
     return f"{plain(v[0])} ({plain(v[1])} to {plain(v[2])})"

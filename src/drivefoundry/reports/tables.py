@@ -29,7 +29,7 @@ OPEN_LOOP = {
     **{f"{key}_{n}s": f"{key.upper()} at {n} s, m" for key in ("ade", "fde") for n in (1, 2, 3, 4)},
     "yaw_rate": "yaw rate error, rad/s",
 }
-"""Heads of open-loop errors: average and final displacement error, and yaw rate."""
+"""Column heads of open-loop errors: average and final displacement error, and yaw rate."""
 BASELINES = ("constant velocity", "log replay", "PDM-Closed style", YARDSTICK)
 ORDER = (
     "constant velocity",
@@ -45,15 +45,15 @@ ORDER = (
 
 
 def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
-    """All policies of the last verdict, side by side on the same scenes."""
+    """All policies of the last verdict side by side, on the same scenes."""
     names = [n for n in order if n in verdict.summary]
     rows = [[n, *(verdict.summary[n].get(m) for m in COLUMNS)] for n in names]
     note = (
         (
             "Every policy drives the same held-out scenes; mean and 95 % bootstrap interval over scenes. The route "
-            "follower reads the simulator's state (privileged) and sets the progress that counts as 1; log replay is "
-            f"what the recorded person did, in replayed traffic{_tracking(verdict)}; PDM-Closed style picks the best "
-            "of 15 scored proposals, with the state all around. A collision counts whoever is at fault. Formulas and "
+            "follower reads the simulator's state (privileged), and its progress counts as 1; log replay is what the "
+            f"recorded person did, in replayed traffic{_tracking(verdict)}; PDM-Closed style picks the best of 15 "
+            "scored proposals, knowing the state all around. A collision counts whoever is at fault. Formulas and "
             "sources: docs/metrics.md."
         )
         + _fewer(verdict, names)
@@ -64,62 +64,62 @@ def judge_table(verdict: Verdict, order: Sequence[str]) -> Table:
 
 
 def _fewer(verdict: Verdict, names: Sequence[str]) -> str:
-    """A sentence on the policies that drove only the first of the scenes."""
+    """A sentence about policies that drove only the first scenes."""
     driven = {n: len(verdict.scores[n][SCORE]) for n in names}
     some = ", ".join(f"{n} {count}" for n, count in driven.items() if count < len(verdict.scenes))
     return f" Only the first scenes were driven by: {some}." if some else ""
 
 
 def _unmapped(verdict: Verdict, names: Sequence[str]) -> str:
-    """A sentence on how much was driven where the map knows neither road nor its end; none where nothing was."""
+    """A sentence about distances driven on ground that the map does not classify; "" if there are none."""
     shares = {n: verdict.summary[n].get("unmapped_share", (0.0, 0.0, 0.0))[0] for n in names}
     some = ", ".join(f"{n} {100 * share:.1f} %" for n, share in shares.items() if share > 0.0)
-    return f" Driven on ground that the map does not know, not counted as off the road: {some}." if some else ""
+    return f" Driven on ground that the map does not classify, not counted as off the road: {some}." if some else ""
 
 
 def _tracking(verdict: Verdict) -> str:
-    """How far the simulated car gets off the log where it tracks it, for a sentence."""
+    """A clause about the simulated car's deviation from the log that it tracks."""
     found = verdict.summary.get("log replay", {})
     if "tracking_max" not in found:
         return ""
     return (
-        f" (the simulated car, tracking it, is off by {found['tracking_mean'][0]:.2f} m in the mean, and by "
+        f" (the simulated car, tracking it, deviates by {found['tracking_mean'][0]:.2f} m on average, and by "
         f"{found['tracking_max'][0]:.2f} m at the worst step of a scene)"
     )
 
 
 def against_table(verdict: Verdict, order: Sequence[str]) -> Table:
-    """The candidate against every other policy, scene by scene."""
+    """The candidate compared with every other policy, scene by scene."""
     rows: list[list[Cell]] = []
     for name in (n for n in order if n in verdict.comparisons):
-        for metric, told in verdict.comparisons[name].items():
-            c = Comparison(**told)
+        for metric, fields in verdict.comparisons[name].items():
+            c = Comparison(**fields)
             apart = (c.difference, c.low, c.high)
             rows.append([name, COLUMNS[metric], apart, c.p_superior, c.superior, c.p_non_inferior, c.non_inferior])
     margin = " and ".join(f"{m:g} in {COLUMNS[name]}" for name, m in MARGINS.items())
     note = (
-        "Differences scene by scene with 95 % bootstrap intervals; one-sided paired bootstrap tests at 5 %. No worse: "
-        f"by less than {margin}. The gates have margins of their own, in the recipe."
+        "Paired differences with 95 % bootstrap intervals; one-sided paired bootstrap tests at 5 %. No worse: by less "
+        f"than {margin}. The gates have their own margins, in the recipe."
     )
     heads = ["policy", "metric", "difference", "p (better)", "better", "p (no worse)", "no worse"]
     return Table(f"{verdict.candidate} against the others", heads, rows, note)
 
 
 def worst_table(verdict: Verdict, most: int, links: Mapping[tuple[str, str], SceneLink]) -> Table:
-    """The scenes in which the candidate and the car did worst: what failed, when, and where to see it."""
+    """The scenes in which the candidate and the car did worst: what failed, when, and how to see it."""
     rows: list[list[Cell]] = []
     for policy in dict.fromkeys((verdict.candidate, WHOLE_CAR)):
         for f in worst_scenes(verdict.scenes, verdict.scores[policy], most):
             rows.append([policy, links[policy, f.scene], f.score, f.term, f.at if np.isfinite(f.at) else None])
     note = (
-        f"What went wrong first in the scenes of the lowest {VERSIONS[SCORE]}. A scene's id leads to the film of that "
-        "drive; the command, given in the run directory, shows what was recorded there."
+        f"What went wrong first in the scenes with the lowest {VERSIONS[SCORE]}. A scene's id links to the film of "
+        "that drive; the command, run in the run directory, shows what was recorded there."
     )
     return Table("Worst scenes", ["policy", "scene", "driving score", "what failed", "at, s"], rows, note)
 
 
 def car_table(done: Done, perception: Perception) -> Table:
-    """What the guard adds: the car's whole runtime, turn by turn, beside the drivers that no turn changes."""
+    """Effect of the guard: the car's whole runtime, turn by turn, beside drivers that do not change."""
     verdicts = [(turn, load_verdict(a.path / "verdict.json")) for turn, kind, a in done if kind == "verdict"]
     rows: list[list[Cell]] = []
     for turn, verdict in verdicts:
@@ -127,41 +127,41 @@ def car_table(done: Done, perception: Perception) -> Table:
     last = verdicts[-1][1].summary
     rows += [[name, *(last[name].get(m) for m in COLUMNS)] for name in BASELINES if name in last]
     note = (
-        "The releases as a car runs them. Releases are judged with the guard off, as it would hide what the model "
-        f"itself is worth. The guard brakes for what the car's perception reports, here {perception}."
+        "The releases as a car runs them. Releases are judged with the guard off, as it would hide the quality of the "
+        f"model itself. The guard brakes for what the car's perception reports, here {perception}."
     )
     return Table("In the car, guard on", ["release", *COLUMNS.values()], rows, note)
 
 
 def open_loop_table(samples: int, table: dict[str, dict[str, list[float]]]) -> Table:
-    """Errors of the model (last) and of the baselines: policy -> metric -> mean, low, high."""
+    """Errors of the model (last row) and of the baselines. table: policy -> metric -> mean, low, high."""
     metrics = list(table["model"])
     heads = [OPEN_LOOP.get(m, m.replace("_", " ")) for m in metrics]
     rows: list[list[Cell]] = []
     for name, values in table.items():
         spans = [(mean, low, high) for mean, low, high in (values[m] for m in metrics)]
         rows.append([name, *spans])
-    note = f"{samples} decisions of the last part of the drive, held out by time; 95 % intervals over blocks of time."
+    note = f"{samples} decisions from the last part of the drive, held out by time; 95 % intervals over blocks of time."
     return Table("Open loop, held-out part of the drive", ["policy", *heads], rows, note, len(rows) - 1)
 
 
-def source_table(told: dict[str, str]) -> Table:
-    """Where each field of the source's drives comes from."""
-    rows: list[list[Cell]] = [[field, re.sub(r"^true \((.*?)\)", r"\1", what)] for field, what in told.items()]
+def source_table(fields: dict[str, str]) -> Table:
+    """The origin of each field of the source's drives."""
+    rows: list[list[Cell]] = [[field, re.sub(r"^true \((.*?)\)", r"\1", what)] for field, what in fields.items()]
     return Table("What the source holds", ["field", "from"], rows)
 
 
 def traffic_table(done: Done) -> list[Table]:
-    """How real the simulated traffic is; empty where it was not judged."""
+    """Realism of the simulated traffic; empty if it was not judged."""
     found = [a for _, kind, a in done if kind == "realism"]
     if not found:
         return []
-    told = json.loads((found[-1].path / "realism.json").read_text())
+    fields = json.loads((found[-1].path / "realism.json").read_text())
     metrics = ("realism", "kinematic", "interactive", "map_based")
-    rows: list[list[Cell]] = [[name, *(_span_of(of_one[m]) for m in metrics)] for name, of_one in told.items()]
+    rows: list[list[Cell]] = [[name, *(_span_of(of_one[m]) for m in metrics)] for name, of_one in fields.items()]
     note = (
-        "Likelihood of the log under what was simulated, mean over held-out scenes with 95 % intervals; one rollout. "
-        "Reactive traffic: what all policies above drive in, here around log replay. Log replay is the ceiling."
+        "Likelihood of the log under the simulated motion, mean over held-out scenes with 95 % intervals; one rollout. "
+        "Reactive traffic is what all policies above drive in, here around log replay. Log replay is the upper bound."
     )
     heads = ["traffic", f"realism ({WOSAC})", "kinematic", "interactive", "map-based"]
     return [Table("How real the traffic is", heads, rows, note)]

@@ -137,7 +137,7 @@ class ScoreLaw:
     def holds(self) -> bool:
         return self.p < LEVEL
 
-    def said(self) -> str:
+    def finding(self) -> str:
         """The finding in one sentence."""
         share = f"{100 * self.explained:.0f} % of the scores' spread, p = {self.p:.3f} by {PERMUTATIONS} permutations"
         if self.holds:

@@ -1,5 +1,4 @@
-"""One function per stage of the line: from a recipe and the folders of earlier artefacts to files in a given folder.
+"""The stages of the line: each builds the files of one artefact from a recipe and the folders of earlier artefacts.
 
-Each is the `build` of a ledger entry (`line.py` strings them together): it may be killed at any moment and called
-again.
+Each is the `build` of a ledger entry (`line.py` connects them), so it may be killed at any moment and called again.
 """

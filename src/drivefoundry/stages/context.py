@@ -1,4 +1,4 @@
-"""A stage's recipe, parents and code in, its artefact out: how every stage of the line enters the ledger."""
+"""The context in which stages enter the ledger: a stage's recipe, parents and code determine its artefact."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from drivefoundry_car.vehicle.embodiment import Embodiment
 
 
 class StopAfterStage(Exception):
-    """The last stage that the user asked for is made, or an artefact is missing and must not be made."""
+    """Raised once the last requested stage is built, or if an artefact is missing and may not be built."""
 
 
 @dataclass
 class RunContext:
-    """What one run has at hand, and what it has made so far: (turn, kind, artefact) in order."""
+    """State of one run, including the artefacts so far: (turn, kind, artefact) in order."""
 
     ledger: Ledger
     recipe: Recipe
     out: Path
     until: str | None = None
-    """The last stage to run, by its name on the command line; None for all."""
+    """The last stage to run, by its command-line name; None for all."""
     last: int | None = None
-    """The turn in which that stage is the last; None where it belongs to no turn."""
+    """The turn in which that stage is the last; None if it is outside the turns."""
     look: bool = False
-    """Make nothing: go on as far as everything is there."""
+    """Build nothing: continue as long as artefacts exist."""
     dry: bool = False
-    """Make nothing: an artefact that is not there gets one without an id in its place, and so do its children."""
+    """Build nothing: a missing artefact, and each of its children, is replaced by one without an id."""
     track: str = ""
     """Tracker that also receives training metrics, see `tracking`; artefacts do not depend on it."""
     done: list[tuple[int | None, str, Artefact]] = field(default_factory=list)
     on_done: Callable[[RunContext], None] | None = None
-    """Called after each artefact that was made or found, the last of `done`."""
+    """Called after each artefact that was built or found, which is then the last one in `done`."""
     reached: bool = False
 
     @property
     def store(self) -> str:
-        """Where the clips are: a local directory."""
+        """The clip store: a local directory."""
         return str(self.out / "clips")
 
     @property
     def body(self) -> Embodiment:
-        """The vehicle that this run is for."""
+        """The vehicle of this run."""
         return embodiments.named(self.recipe.embodiment)
 
     @property
@@ -71,11 +71,11 @@ class RunContext:
         parents: Sequence[Artefact | None],
         build: Callable[[Path], dict[str, Any] | None],
     ) -> Artefact:
-        """Make one ledger entry and report it to the user; `verb` is its name on the command line. Parents may be None.
+        """Build one ledger entry and report it to the user; `verb` is its command-line name. Parents may be None.
 
-        What `build` can run is part of what the entry is made from (`sources.code_hash`): change it, and it is redone.
+        The key includes the code that `build` can reach (`sources.code_hash`), so a change there rebuilds the entry.
 
-        Raises StopAfterStage where the entry lies beyond the last stage to make, or is missing and must not be made.
+        Raises StopAfterStage if the entry is beyond the last stage to run, or is missing and may not be built.
         """
         if self.reached and verb != self.until:
             raise StopAfterStage
@@ -97,12 +97,12 @@ class RunContext:
         if artefact.made and not self.dry:
             name = f"{kind.replace('_', ' ')} {artefact.info.get('policy', '')}"
             when = f"turn {turn}" if turn else ""
-            progress.say(f"{when:7}{name:<34}{artefact.seconds:6.1f} s   {_told(artefact.info)}")
+            progress.say(f"{when:7}{name:<34}{artefact.seconds:6.1f} s   {_figures(artefact.info)}")
         self.reached |= verb == self.until and turn == self.last
         return artefact
 
     def _expected(self, kind: str, made_from: dict[str, Any], there: list[Artefact], code: str) -> Artefact:
-        """The artefact that is there, or one without an id in place of what would be made."""
+        """The existing artefact, or one without an id in place of what would be built."""
         found = self.ledger.find(kind, made_from, there, code) if all(p.id for p in there) else None
         if found is not None:
             return found
@@ -112,7 +112,7 @@ class RunContext:
         return Artefact("", "", kind, path, (), info, made=True, seconds=0.0, cpu_seconds=0.0, bytes=0, finished=0.0)
 
 
-def _told(info: dict[str, Any]) -> str:
-    """The first plain figures that an artefact gives."""
+def _figures(info: dict[str, Any]) -> str:
+    """The first few scalar figures of an artefact, as text."""
     plain = {k.replace("_", " "): v for k, v in info.items() if type(v) in (int, float, str) and k != "policy"}
     return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in list(plain.items())[:6])

@@ -1,7 +1,7 @@
-"""Sizes and amounts of data in, a trained and judged model of each pair out, and the scaling law of them all.
+"""A grid of model sizes and amounts of data: train and judge each pair, and fit the scaling law to all of them.
 
-Every pair is an artefact of its own: a grid may be killed, gone on with, or made larger, in any order. All pairs share
-one codebook and one held-out city, and none sees a sample twice, so that their losses can be compared.
+Every pair is its own artefact: a grid may be killed, continued or extended, in any order. All pairs share one codebook
+and one held-out city, and none sees a sample twice, so that their losses are comparable.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from drivefoundry.types import Episodes, Scene, require
 from drivefoundry_car import arrays
 
 WIDTH = 320
-"""Width of the model at which `GridConfig.lr` is meant."""
+"""Model width for which `GridConfig.lr` is specified."""
 
 
 def grid(line: RunContext) -> list[Run]:
-    """Train and judge all pairs of the recipe on the embedded fleet's drives, the cheapest first."""
+    """Train and judge all pairs of the recipe on the embedded fleet's drives, cheapest first."""
     r, source = line.recipe.scale, EmbeddedCity()
     r = replace(r, seed=line.seed("scale", r.seed))
     exam = source.exam(line)
@@ -72,7 +72,7 @@ def _made(
     exam: Artefact,
     yard: Artefact,
 ) -> Artefact:
-    """One pair."""
+    """Train and judge one pair."""
     one = replace(r, sizes=(size,), samples=(samples,))
     scenes: list[Scene] = []
 
@@ -89,10 +89,10 @@ def _made(
 def train_one(
     r: GridConfig, shard: Path, held_out: Path, scenes: list[Scene], yard: Path, seconds: float, out: Path, track: Track
 ) -> dict:
-    """A recipe of one size and one amount in; out/checkpoint and out/run.json, what became of it."""
+    """Train one size on one amount of data; write out/checkpoint and the results, out/run.json."""
     (size,), (samples,) = r.sizes, r.samples
     episodes = load_shard(shard / "shard")
-    start = fresh([episodes], preset(size), r.seed)  # the codebook is that of all samples, the same for every pair
+    start = fresh([episodes], preset(size), r.seed)  # the codebook of all samples, the same for every pair
     rows = np.sort(np.random.default_rng(r.seed).permutation(len(episodes))[:samples])
     steps = max(1, samples // r.batch)
     lr = r.lr * (WIDTH / start.config.dim) ** 0.5
@@ -114,7 +114,7 @@ def train_one(
 
 @torch.no_grad()
 def held_out_loss(trained: Loaded, episodes: Episodes, size: int = 256) -> float:
-    """Mean loss of the action codes on episodes nobody learnt from, nothing hidden or changed in them; nats a code."""
+    """Mean loss of the action codes on held-out episodes, without augmentation or dropout; nats per code."""
     corpus = Corpus.of([episodes], trained.codebook, None, trained.config.max_text, Objective().tolerance)
     model = trained.model.eval().to(torch.bfloat16)
     plain, size = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=0.0), min(size, len(corpus))
@@ -126,5 +126,5 @@ def held_out_loss(trained: Loaded, episodes: Episodes, size: int = 256) -> float
 
 
 def driving_score(policy: TorchPolicy, scenes: list[Scene], seconds: float, goal: np.ndarray) -> float:
-    """Mean driving score in closed loop, 0..1; goal (S,): how far the rules came, m."""
+    """Mean closed-loop driving score, 0 .. 1; goal (S,): the route follower's progress, m."""
     return evaluate(policy, scenes, seconds, reference=goal, two_stages=False).mean[SCORE]

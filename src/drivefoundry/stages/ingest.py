@@ -1,4 +1,4 @@
-"""Drives in, clips in the store out: each car picks clips by its campaigns and uploads them to the ingest service."""
+"""Clips from drives: each car selects clips by its campaigns and uploads them to the ingest service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CARS_AT_ONCE = 4
 
 
 def ingest(line: RunContext, turn: int | None, drives: Artefact, apart: str = "exam") -> Artefact:
-    """The drives' clips, at home; those of the exam by the campaigns that ship."""
+    """Upload the drives' clips; those of the exam by the campaigns that ship."""
     seed, own = line.seed("campaigns", line.recipe.fleet.seed), line.recipe.campaigns if turn else ""
     name = "ingest" if turn else apart
     recipe = {"seed": seed} | ({"campaigns": decoded(read_bytes(Path(own)), own)} if own else {})
@@ -42,7 +42,7 @@ def ingest(line: RunContext, turn: int | None, drives: Artefact, apart: str = "e
 
 
 def campaigns_of(own: str) -> list[Campaign]:
-    """A campaigns file ('' for none) in; its campaigns and those that ship out, of two with one name the file's."""
+    """The campaigns of a file ('' for none) plus those that ship; on equal names, the file's replace them."""
     named = {c.name: c for c in load_campaigns()}
     return [*(named | {c.name: c for c in load_campaigns(own)}).values()] if own else [*named.values()]
 
@@ -50,11 +50,11 @@ def campaigns_of(own: str) -> list[Campaign]:
 def send_home(
     drives: Path, store_url: str, seed: int, out: Path, campaigns: list[Campaign], *, mixed: bool = False
 ) -> dict:
-    """Folder of drives (with maps/) in; clips.json (ids by drive and time, and what each campaign brought) out, the
-    bytes in the store.
+    """Upload the clips of a folder of drives (with maps/); writes clips.json (ids by drive and time, and how many each
+    campaign collected) to out. The bytes go to the store.
 
-    Each recording is a day of its car: what a campaign's bytes_per_day leaves no room for stays out, the least valuable
-    first. mixed: list the clips in an order drawn by the seed, as a judgement may take the first so many of them.
+    Each recording is one day of its car: clips beyond a campaign's bytes_per_day are dropped, least valuable first.
+    mixed: list the clips in a random order drawn from the seed, since a judgement may use only the first ones.
     """
     fresh(out)
     store = ClipStore(store_url)
@@ -73,13 +73,13 @@ def send_home(
             context[file.stem] = SignalContext(load_map(file.read_bytes()).stop_lines)
 
         def one_car(path: Path) -> tuple[list[str], int]:
-            """All that one recording has to send, the most valuable first, from a queue of its own; the campaigns of
-            what came home, and how many clips were over a budget, out."""
+            """Upload all clips of one recording, most valuable first, from its own queue. Returns the campaigns of the
+            clips that arrived, and the number of clips over budget."""
             drive = read_drive(path)
             clips = clips_of(drive, campaigns, seed, context=context.get(drive.meta.get("map", "")))
             if not clips:
                 return [], 0
-            # One clip at a time, on a day that does not end: what a budget allows depends on the clips alone.
+            # One clip at a time, on an endless day, so that what a budget allows depends on the clips alone.
             token = issue_token(secret, drive.meta["vehicle"])
             car = Uploader(service.url, token, queues / path.stem, connections=1, clock=lambda: 0.0)
             of = {}
@@ -115,15 +115,15 @@ def send_home(
 
 
 def in_order(store_url: str, ids: list[str]) -> list[str]:
-    """Clips by drive and time.
+    """Sort clips by drive and time.
 
-    Ids are no order to learn in: they hash every byte, the name of the release that drove included, and the order of
-    samples decides how a training comes out.
+    Training must not follow the order of ids: they hash every byte, including the name of the release that drove, and
+    the order of samples affects the result of a training.
     """
     origins = origins_in(store_url, ids)
     return sorted(ids, key=lambda i: (origins[i].drive, origins[i].t0, origins[i].t1, i))
 
 
 def write_json(path: Path, value: object) -> None:
-    """Value in, file out, whole or not at all."""
+    """Write a value as JSON, atomically."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True))

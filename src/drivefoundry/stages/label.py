@@ -1,4 +1,4 @@
-"""Stages from clips to curated clips, and from curated clips to a shard of training episodes."""
+"""Stages that curate clips, and that turn curated clips into shards of training episodes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from drivefoundry.types import Episodes, RoadMap, Scene
 from drivefoundry_car.vehicle.embodiment import Embodiment
 
 CHUNK = 16
-"""Clips that a worker takes at once."""
+"""Clips per task of a worker."""
 
 
 def curated(
@@ -34,7 +34,7 @@ def curated(
     before: Artefact | None,
     exam_clips: list[str],
 ) -> Artefact:
-    """This turn's clips, looked through; the exam's clips stay apart by place, drive and route."""
+    """Curate this turn's clips; the exam's clips stay apart by place, drive and route."""
     r = line.recipe.curate
     earlier = before.path if before else None
     return line.make(
@@ -44,7 +44,7 @@ def curated(
 
 
 def curated_by_time(line: RunContext, clips: Artefact) -> Artefact:
-    """Clips of one recording, the last part of it held out."""
+    """Curate clips of one recording, with its last part held out."""
     r = line.recipe.curate
     return line.make(
         None, "curate", "curate", r, [clips],
@@ -53,7 +53,7 @@ def curated_by_time(line: RunContext, clips: Artefact) -> Artefact:
 
 
 def shard(line: RunContext, turn: int | None, clips: Artefact, kept: Artefact, split: str = "train") -> Artefact:
-    """Episodes of one split of these clips; those to be judged on at 2 Hz, which their intervals count on."""
+    """Episodes of one split of these clips; for evaluation at 2 Hz, as the intervals assume."""
     r = line.recipe.curate if split == "train" else replace(line.recipe.curate, phases=1)
     body = line.body
     return line.make(
@@ -63,7 +63,7 @@ def shard(line: RunContext, turn: int | None, clips: Artefact, kept: Artefact, s
 
 
 def scenes_of(store_url: str, clip_ids: list[str]) -> list[Scene]:
-    """Clips in, their scenes out, in the same order; maps are shared between scenes."""
+    """Scenes of clips, in the order given; they share maps."""
     store = ClipStore(store_url)
     maps: dict[str, RoadMap] = {}
     scenes = []
@@ -84,10 +84,11 @@ def clip_ids(ingest: Path) -> list[str]:
 def curate_clips(
     recipe: CurateConfig, store: str, ingest: Path, before: Path | None, exam: list[str], apart: str, out: Path
 ) -> dict:
-    """This turn's clips and the last turn's curation in; out/curated: what is kept, why the rest is not, the splits.
+    """Curate this turn's clips, given the last turn's curation; write out/curated: which are kept, why others are not,
+    the splits.
 
-    exam: clips that judge; nothing of their places, drives or routes may be learnt from. apart "time" holds the last
-    part of one recording out instead.
+    exam: clips used for judging; training must not use their places, drives or routes. apart: "time" holds out the last
+    part of one recording instead.
     """
     fresh(out)
     ids = clip_ids(ingest)
@@ -110,7 +111,7 @@ def curate_clips(
 def label_clips(
     recipe: CurateConfig, body: Embodiment, store: str, ingest: Path, curated: Path, split: str, out: Path
 ) -> dict:
-    """This turn's kept clips of one split in; out/shard of Episodes: frames, histories, futures, reasoning."""
+    """Write out/shard, the Episodes of this turn's kept clips of one split: frames, histories, futures, reasoning."""
     fresh(out)
     kept = load_curated(curated / "curated")
     new = set(clip_ids(ingest))
@@ -120,7 +121,7 @@ def label_clips(
     with bar("label", len(ids)) as advance:
         parts = pmap(_label_chunk, chunks, backend=how, on_done=lambda i, _: advance(len(chunks[i][1])))
     if not ids:
-        raise ValueError(f"{split}: none of the {len(new)} clips is left for it; give longer or more drives")
+        raise ValueError(f"{split}: none of the {len(new)} clips is left for it; provide longer or more drives")
     if not any(len(p) for p in parts):
         raise ValueError(f"none of {len(ids)} clips gives a training sample; they lack video or 4 s of driving ahead")
     episodes = concatenate(parts)

@@ -1,4 +1,4 @@
-"""Import of real drives, and open-loop errors of a model and the baselines on held-out episodes."""
+"""Import of real drives, and open-loop errors of a model and of baselines on held-out episodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BATCH = 256
 
 
 def imported(line: RunContext, folder: Path) -> Artefact:
-    """The clips of a folder of real drives, in the store."""
+    """Import a folder of real drives into the store as clips."""
     source = {"folder": fingerprint(folder)}
     return line.make(None, "import", "import", source, [], lambda d: import_drives(folder, line.store, d))
 
@@ -38,8 +38,8 @@ def scored(line: RunContext, model: Artefact, held_out: Artefact) -> Artefact:
 
 
 def import_drives(folder: Path, store_url: str, out: Path) -> dict:
-    """Import a folder of real drives, or one file: the clips into the store, their ids into clips.json, what the source
-    lacks and which of its files are left out into notes.json."""
+    """Import a folder of real drives, or one file: clips go to the store, their ids to clips.json; fields missing in
+    the source and files left out go to notes.json."""
     fresh(out)
     store = ClipStore(store_url)
     lacks: list[str] = []
@@ -52,17 +52,17 @@ def import_drives(folder: Path, store_url: str, out: Path) -> dict:
     for name, data in maps.items():
         store.put_map(name, data)
     files = clips_in(folder, out / ".clips", maps=maps, left_out=left_out)
-    said: dict[str, dict[str, list[str]]] = {}
+    noted: dict[str, dict[str, list[str]]] = {}
     truth = False
     for file in files:
         drive = read_drive(file, video=False)
         for field, what in drive.notes.items():
-            said.setdefault(field, {}).setdefault(what, []).append(drive.meta.get("drive", file.stem))
+            noted.setdefault(field, {}).setdefault(what, []).append(drive.meta.get("drive", file.stem))
         truth |= drive.objects is not None and bool(drive.meta.get("map"))
-    notes = _notes(said)
+    notes = _notes(noted)
     if not truth:
         notes["scene truth"] = "absent: no closed-loop score, no reinforcement, no collisions to count"
-    # A clip whose pictures cannot be kept is left out as well.
+    # Clips whose pictures cannot be kept are also left out.
     clips = [(file, lambda file=file: store.prepare(file)) for file in files]
     prepared = [clip for _, clip in sound(out / ".clips", clips, left_out)]
     store.append(prepared)
@@ -76,11 +76,11 @@ def import_drives(folder: Path, store_url: str, out: Path) -> dict:
     return {"clips": len({p.id for p in prepared}), "bytes": size} | ({"left_out": len(lacks)} if lacks else {})
 
 
-def _notes(said: dict[str, dict[str, list[str]]]) -> dict[str, str]:
-    """Field -> note -> the drives that say so in; one note a field out, and where drives differ one for each that does,
-    with the first drive's name."""
+def _notes(noted: dict[str, dict[str, list[str]]]) -> dict[str, str]:
+    """Invert field -> note -> drives: one note per field or, if drives differ, one for each note with its first drive's
+    name."""
     notes: dict[str, str] = {}
-    for field, whats in said.items():
+    for field, whats in noted.items():
         for what, names in whats.items():
             drives = list(dict.fromkeys(names))
             more = f" and {len(drives) - 1} more" if len(drives) > 1 else ""
@@ -92,9 +92,9 @@ POLICIES = ("constant velocity", "constant yaw rate", "model")
 
 
 def score(checkpoint: Path, shard: Path, out: Path) -> dict:
-    """Model and held-out episodes in; out/open_loop.json: errors of the model and of the baselines with intervals.
+    """Write out/open_loop.json: errors, with intervals, of the model and the baselines on held-out episodes.
 
-    Intervals are over blocks of time (clips), since neighbouring decisions share most of their 4 s.
+    Intervals are over blocks of time (clips), since successive decisions share most of their 4 s.
     """
     episodes = load_shard(shard / "shard")
     policy = TorchPolicy(checkpoint / "checkpoint", "model")

@@ -1,4 +1,4 @@
-"""Where situations come from, turn by turn: the embedded SUMO city, or recorded traffic scenes. Drives out."""
+"""Sources of situations, turn by turn: the embedded SUMO city, or recorded traffic scenes. Both produce drives."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.vehicle.embodiment import Embodiment
 
 EGOS = 12
-"""Recorded vehicles of one file that become the ego of a scene, at most."""
+"""Maximum number of recorded vehicles per file that become the ego of a scene."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,19 @@ def _live(city: _City) -> CityLog:
 def _lives(
     fleet: FleetConfig, body: Embodiment, places: tuple[str, ...], seconds: float, purpose: str, turn: int = 1
 ) -> list[CityLog]:
-    """One CityLog per place; SUMO runs in processes of its own, two at a time."""
-    wanted = [
+    """One CityLog per place; SUMO runs in separate processes, two at a time."""
+    cities = [
         _City(p, derive(fleet.seed, purpose, turn, p), seconds, fleet.cars, fleet.traffic, fleet.pedestrians, body)
         for p in places
     ]
-    with bar("cities", len(wanted)) as advance:
-        return pmap(_live, wanted, backend="threads", workers=2, on_done=lambda *_: advance())
+    with bar("cities", len(cities)) as advance:
+        return pmap(_live, cities, backend="threads", workers=2, on_done=lambda *_: advance())
 
 
 def record_city(
     fleet: FleetConfig, body: Embodiment, places: tuple[str, ...], seconds: float, purpose: str, out: Path
 ) -> dict:
-    """People at the wheel: out/drives/*.mcap of every recording car of the places, out/maps/<id>.safetensors."""
+    """Human drivers: write out/drives/*.mcap of every recording car of the places, and out/maps/<id>.safetensors."""
     fresh(out)
     for sub in ("drives", "maps"):
         (out / sub).mkdir()
@@ -91,7 +91,7 @@ def record_city(
 def record_outings(
     fleet: FleetConfig, body: Embodiment, perception: Perception, turn: int, car: Path, out: Path
 ) -> dict:
-    """The release at the wheel in cities with new demand: drives as by `record_scenes`."""
+    """The release drives in cities with new demand; writes drives as `record_scenes` does."""
     seconds = 20.0 * max(1, -(-fleet.outings // (len(fleet.places) * fleet.cars)))
     logs = _lives(fleet, body, fleet.places, seconds, "outings", turn)
     found = [s for log in logs for s in situations(log, place_map(log.place))]
@@ -106,9 +106,9 @@ def record_scenes(
     out: Path,
     perception: Perception | None = None,
 ) -> dict:
-    """Situations in; out/drives/*.mcap of at most `fleet.outings` of them, out/maps.
+    """Drive at most `fleet.outings` of the scenes; write out/drives/*.mcap and out/maps.
 
-    The car's release drives with a safety driver beside it; without a car, the person of the recording drives.
+    The car's release drives, with a safety driver; without a car, the human driver of the recording does.
     """
     fresh(out)
     for sub in ("drives", "maps"):
@@ -136,8 +136,8 @@ def record_scenes(
     km = sum(r["km"] for r in rows)
     takeovers = sum(r["takeovers"] for r in rows)
     write_json(out / "outings.json", {"rows": rows, "km": km, "takeovers": takeovers})
-    said = {"drives": len(rows), "km": km}
-    return said if car is None else said | {"takeovers": takeovers, "takeovers_per_km": takeovers / max(km, 1e-6)}
+    figures = {"drives": len(rows), "km": km}
+    return figures if car is None else figures | {"takeovers": takeovers, "takeovers_per_km": takeovers / max(km, 1e-6)}
 
 
 def fleet_of(line: RunContext) -> FleetConfig:
@@ -147,30 +147,30 @@ def fleet_of(line: RunContext) -> FleetConfig:
 
 
 class Source(Protocol):
-    """Where the loop gets its situations and its exam from."""
+    """Where the loop gets its situations and its exam."""
 
     name: str
 
     def lacks(self) -> list[str]:
-        """Sentences for the report on what the source does not hold."""
+        """Sentences for the report about what the source does not contain."""
         ...
 
     def exam(self, line: RunContext) -> Artefact: ...
 
     def validation(self, line: RunContext) -> Artefact | None:
-        """Clips that trainings are measured on; None where the source has none apart."""
+        """Clips for validation during training; None if the source has no separate ones."""
         ...
 
     def exam_clips(self, exam: Artefact) -> list[str]:
-        """Clips of the exam, which nothing may learn from."""
+        """Clips of the exam, which must not be used for training."""
         ...
 
     def scenes(self, line: RunContext, split: Artefact) -> list[Scene]:
-        """Those of the exam, or of another split of the same kind of artefact."""
+        """Scenes of the exam, or of another split of the same kind."""
         ...
 
     def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
-        """Recordings of one turn; people drive where there is no car yet."""
+        """Recordings of one turn; people drive as long as there is no car."""
         ...
 
 
@@ -180,11 +180,11 @@ class EmbeddedCity:
     name = "embedded fleet in SUMO cities"
 
     def lacks(self) -> list[str]:
-        """Nothing: the simulator knows all."""
+        """Nothing: the simulator knows everything."""
         return []
 
     def exam(self, line: RunContext) -> Artefact:
-        """Recordings of the held-out city, all of them at home."""
+        """Recordings of the held-out city, all uploaded."""
         f, body = fleet_of(line), line.body
         made_from = {"fleet": f, "embodiment": body.to_dict()}
         drives = line.make(
@@ -204,7 +204,7 @@ class EmbeddedCity:
         return ingest(line, None, drives, "val")
 
     def exam_clips(self, exam: Artefact) -> list[str]:
-        return clip_ids(exam.path) if exam.id else []  # a dry run's exam may be still to be made
+        return clip_ids(exam.path) if exam.id else []  # in a dry run, the exam may not be built yet
 
     def scenes(self, line: RunContext, split: Artefact) -> list[Scene]:
         return scenes_of(line.store, clip_ids(split.path))
@@ -231,15 +231,15 @@ class RecordedTraffic:
         kind_for(folder, "scenes")
         self.folder = folder
         self.likeness = ""
-        """A sentence on how the exam compares with the source; known once there is an exam."""
+        """A sentence that compares the exam with the source; known once there is an exam."""
         self.name = f"recorded traffic: {folder.resolve().name}"
 
     @cached_property
     def read(self) -> tuple[list[Scene], dict[str, str], int]:
-        """All scenes with time to drive, each once; why some files gave none; how many scenes came again.
+        """All scenes that are long enough to drive, without duplicates; why some files gave none; number of duplicates.
 
-        It takes seconds: nothing that is made already asks for it. Files that differ only in their planning problem
-        hold the same traffic: as two scenes it would count twice.
+        Takes seconds, but is not needed for artefacts that exist. Files that differ only in their planning problem hold
+        the same traffic, which would count twice.
         """
         every, refused = scenes_in(self.folder, egos=EGOS)
         scenes = [s for s in every if not is_short(s)]
@@ -251,12 +251,13 @@ class RecordedTraffic:
 
     @cached_property
     def difficulty(self) -> Difficulty:
-        """Of all scenes that were read; they are driven for it, so only who makes the exam asks."""
+        """Difficulty of all scenes; it requires driving them, so it is computed only to build the exam."""
         return difficulty(self.read[0])
 
     @cached_property
     def held_out(self) -> list[str]:
-        """The places of the exam, as like the whole source as whole places allow; known once there is an exam."""
+        """Places of the exam, chosen to resemble the whole source as closely as possible; known once there is an
+        exam."""
         return hold_out([s.place for s in self.read[0]], self.difficulty.stratum, self.difficulty.score)
 
     @cached_property
@@ -264,7 +265,7 @@ class RecordedTraffic:
         return fingerprint(self.folder)
 
     def lacks(self) -> list[str]:
-        """What these recordings do not hold."""
+        """What these recordings do not contain."""
         out = ["No camera was recorded: what the model sees is rendered from the map and the tracks."]
         scenes, refused, again = self.read
         if not any(len(s.signals) for s in scenes):
@@ -278,7 +279,7 @@ class RecordedTraffic:
         return out + not_read(map(left_of, scenes)) + [f"{file}: {why}" for file, why in refused.items() if why]
 
     def exam(self, line: RunContext) -> Artefact:
-        """Ids and hashes of the held-out scenes, an artefact so that scores depend on them, and how they compare with
+        """The held-out scenes' ids and hashes, as an artefact so that scores depend on them, and how they compare with
         the whole source."""
 
         def build(out: Path) -> dict:
@@ -305,7 +306,7 @@ class RecordedTraffic:
         return []
 
     def scenes(self, line: RunContext, split: Artefact) -> list[Scene]:
-        """In an order that mixes recordings, as a judgement may take the first so many of them."""
+        """The held-out scenes in an order that mixes recordings, since a judgement may use only the first ones."""
         return sorted(self._scenes(held_out=True), key=lambda s: hashlib.sha256(s.id.encode()).hexdigest())
 
     def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
@@ -325,10 +326,10 @@ class RecordedTraffic:
 
 
 def compared(scenes: list[Scene], hard: Difficulty, held_out: list[str]) -> dict[str, dict]:
-    """How an exam, the scenes of the places `held_out`, compares with its source: row -> {"exam": .., "source": ..}.
+    """Compare an exam, the scenes of the places `held_out`, with its source: row -> {"exam": .., "source": ..}.
 
-    Counts of scenes, places and recordings, the mean driving score of constant velocity, and the share of each stratum
-    of `judge.difficulty`.
+    Rows: number of scenes, places and recordings, the mean driving score of constant velocity, and the share of each
+    stratum of `judge.difficulty`.
     """
     out: dict[str, dict] = {}
     for side, rows in (
@@ -349,7 +350,7 @@ def compared(scenes: list[Scene], hard: Difficulty, held_out: list[str]) -> dict
 
 
 def likeness(table: dict[str, dict]) -> str:
-    """What `compared` found, in a sentence."""
+    """The result of `compared` in a sentence."""
     scenes, recordings, score = (table[k] for k in ("scenes", "recordings", "constant_velocity_score"))
     return (
         f"The exam has {scenes['exam']} of {scenes['source']} scenes, from {recordings['exam']} of "

@@ -1,4 +1,4 @@
-"""Per-scene scores of policies on held-out clips, and the verdict from several of them."""
+"""Per-scene scores of policies on held-out clips, and the verdict over several policies."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 
 YARDSTICK = RouteFollower.name
 TRAFFIC_SCENES, TRAFFIC_SECONDS = 32, 8.0
-"""Of the judgement of the traffic; Waymo simulates 8 s."""
+"""Number and length of the scenes for judging traffic; Waymo simulates 8 s."""
 SHOWN = (
     "driving_score_21", "epdms", "collision", "off_road", "red_light", "pdms", "progress", "tracking_max",
     "tracking_mean",
 )  # fmt: skip
-"""Means that a score's artefact tells, of those that the policy has."""
+"""Mean scores to include in an artefact's info, if the policy has them."""
 DRIVES = ("scenes", "seconds", "films", "worst")
-"""What a score depends on in the recipe."""
+"""Recipe fields that a score depends on."""
 ENGINE, WHOLE_CAR = "int8 engine", "car (engine and guard)"
 
 
 @dataclass(frozen=True)
 class Exam:
-    """The held-out scenes. artefact: the recordings that the scores depend on. most: only the first so many scenes; 0:
-    as many as the recipe says."""
+    """The held-out scenes. artefact: the recordings that the scores depend on. most: use only the first ones; 0: as
+    many as the recipe says."""
 
     source: Source
     artefact: Artefact
@@ -60,30 +60,30 @@ class Exam:
 
 
 def engine_policy(folder: Path) -> Policy:
-    """An engine without its guard."""
+    """An engine without the guard."""
     return CarPolicy(Runtime.load(folder, Unguarded(), reason_every=0, patient=True), ENGINE)
 
 
 def car_policy(folder: Path, vehicle: Embodiment | None = None) -> Policy:
-    """The car's whole runtime: engine, guard, and the slow reasoner beside them. ValueError if the engine was made for
+    """The car's whole runtime: engine, guard and the slow reasoner beside them. ValueError if the engine was made for
     another vehicle."""
     return CarPolicy(Runtime.load(folder, reason_every=2, vehicle=vehicle, reason_cars=BATCH, patient=True), WHOLE_CAR)
 
 
 def baselines(line: RunContext, exam: Exam) -> list[Artefact]:
-    """The drivers that no turn changes; the first is the yardstick of everybody's progress."""
+    """Drivers that do not change from turn to turn; the first is the yardstick of progress."""
     yard = yardstick(line, exam)
     rest = (ConstantVelocity, LogReplay, PdmClosed)
     return [yard, *(_driven(line, None, exam, [yard], p.name, p, []) for p in rest)]
 
 
 def yardstick(line: RunContext, exam: Exam) -> Artefact:
-    """The route follower, whose progress is the measure of everybody's."""
+    """The route follower, whose progress counts as 1 for every policy."""
     return _driven(line, None, exam, [], YARDSTICK, RouteFollower, [])
 
 
 def traffic(line: RunContext, exam: Exam) -> Artefact:
-    """How real the simulated traffic is, beside the log itself and everyone straight on."""
+    """Realism of the simulated traffic, beside the log itself and constant velocity."""
     r, source, recordings = line.recipe.judge, exam.source, exam.artefact
     return line.make(
         None, "judge", "realism", {"scenes": r.scenes, "seconds": r.seconds}, [recordings],
@@ -92,18 +92,18 @@ def traffic(line: RunContext, exam: Exam) -> Artefact:
 
 
 def engine(line: RunContext, turn: int, exam: Exam, base: list[Artefact], built: Artefact) -> Artefact:
-    """The int8 engine alone, without its guard: what the model itself is worth."""
+    """The int8 engine alone, without the guard: the quality of the model itself."""
     return _driven(line, turn, exam, base, ENGINE, lambda: engine_policy(built.path), [built])
 
 
 def car(line: RunContext, turn: int, exam: Exam, base: list[Artefact], built: Artefact) -> Artefact:
-    """The car's whole runtime: engine, guard, and the slow reasoner beside them."""
+    """The car's whole runtime: engine, guard and the slow reasoner beside them."""
     body = line.body
     return _driven(line, turn, exam, base, WHOLE_CAR, lambda: car_policy(built.path, body), [built])
 
 
 def model(line: RunContext, turn: int, exam: Exam, base: list[Artefact], name: str, trained: Artefact) -> Artefact:
-    """A float checkpoint in torch, on the first of the scenes: it takes several times as long as the engine."""
+    """A float checkpoint in torch, on the first scenes only: it takes several times as long as the engine."""
 
     def policy() -> Policy:
         from drivefoundry.model.policy import TorchPolicy
@@ -121,7 +121,7 @@ Earlier = tuple[Artefact, Artefact]
 def verdict(
     line: RunContext, turn: int, scored: list[Artefact], base: list[Artefact], earlier: Sequence[Earlier]
 ) -> Artefact:
-    """The first of `scored` is the candidate. earlier: the releases of the turns before, oldest first."""
+    """Judge the first of `scored`, the candidate. earlier: the releases of previous turns, oldest first."""
     r = line.recipe.judge
     paths, before = [a.path for a in (*scored, *base)], [(s.path, v.path) for s, v in earlier]
     parents = [*scored, *base, *(a for pair in earlier for a in pair)]
@@ -137,7 +137,7 @@ def _driven(
     policy: Callable[[], Policy],
     parents: list[Artefact],
 ) -> Artefact:
-    """One policy's scores."""
+    """Scores of one policy."""
     yard = base[0].path if base else None
     r, source, scenes, body = line.recipe.judge, exam.source, exam.artefact, line.body
     r = replace(r, scenes=min(r.scenes, exam.most or r.scenes))
@@ -155,7 +155,7 @@ def compare(
 ) -> dict:
     """Judge the candidate, the first of `scored`; write out/verdict.json with intervals and gates.
 
-    yard: the route follower's scores, which hold the suites. earlier: scores and verdict of each release before.
+    yard: the route follower's scores, which include the suites. earlier: scores and verdict of each previous release.
     """
     loaded = [load_scores(path) for path in scored]
     candidate, scenes, _ = loaded[0]
@@ -182,14 +182,14 @@ def compare(
 
 
 def predecessor(earlier: Sequence[tuple[Path, Path]]) -> Path | None:
-    """Scores of the release that a new one is compared with: the newest that all cars got; where none passed, the
-    newest of the test cars; None where there is none."""
+    """Scores of the release that a new one is compared with: the newest that all cars received; if none passed, the
+    newest of the test cars; None if there is none."""
     passed = [scores for scores, judged in earlier if load_verdict(judged / "verdict.json").passed]
     return [*(scores for scores, _ in earlier[-1:]), *passed][-1] if earlier else None
 
 
 def judge_traffic(scenes: list[Scene], recipe: JudgeConfig, out: Path) -> dict:
-    """Held-out scenes in; out/realism.json, traffic -> feature -> mean and interval over scenes."""
+    """Judge traffic in held-out scenes; write out/realism.json: traffic -> feature -> mean and interval over scenes."""
     rows: dict[str, list[dict[str, float]]] = {"constant velocity": [], "reactive traffic": [], "log replay": []}
     scenes = scenes[: min(recipe.scenes, TRAFFIC_SCENES)]
     for numbers in batches(scenes, BATCH):
@@ -219,11 +219,12 @@ def score(
     body: Embodiment | None = None,
     perception: Perception | None = None,
 ) -> dict:
-    """One policy on the held-out scenes: scores.safetensors (metric -> (S,)), policy.json (its name and the ids of the
-    scenes), scenes.json (id -> content hash) and the rollouts of a few scenes as film.safetensors and film.json.
+    """Score one policy on the held-out scenes; write scores.safetensors (metric -> (S,)), policy.json (its name and the
+    ids of the scenes), scenes.json (id -> content hash) and the rollouts of a few scenes, film.safetensors and
+    film.json.
 
-    yardstick: the artefact of the rule-based route follower, whose progress is the measure; None for itself, which also
-    gets progress.safetensors and suites.json (suite -> ids).
+    yardstick: the artefact of the rule-based route follower, whose progress is the reference; None for the route
+    follower itself, which also gets progress.safetensors and suites.json (suite -> ids).
     """
     fresh(out)
     scenes = scenes[: recipe.scenes]
@@ -247,15 +248,15 @@ def score(
 
 
 def _save_films(rollouts: list[Rollout], goal: np.ndarray, films: int, failed: set[int], out: Path) -> None:
-    """What a film needs, of `films` scenes in which there is a way to go, alike for every policy, and of `failed`.
+    """Save what films need: the same `films` scenes with a way to go for every policy, and those in `failed`.
 
-    rollouts: one a scene.
+    rollouts: one per scene.
     """
     moving = np.flatnonzero(goal >= np.median(goal))
     alike = moving[np.linspace(0, len(moving) - 1, min(films, len(moving))).round().astype(int)]
     chosen = {*alike.tolist(), *failed}
     kept: dict[str, np.ndarray] = {}
-    said: dict[str, list[str]] = {}
+    text: dict[str, list[str]] = {}
     for i in sorted(chosen):
         r = rollouts[i]
         (name,) = r.scenes
@@ -265,12 +266,12 @@ def _save_films(rollouts: list[Rollout], goal: np.ndarray, films: int, failed: s
             f"{name}/valid": r.agents_valid[0],
             f"{name}/plans": r.plans[0].astype(np.float32),
         }
-        said[name] = list(r.text[0]) if r.text else [""] * len(r.plans[0])
+        text[name] = list(r.text[0]) if r.text else [""] * len(r.plans[0])
     arrays.write(out / "film.safetensors", kept)
-    write_json(out / "film.json", said)
+    write_json(out / "film.json", text)
 
 
 def load_scores(artefact: Path) -> tuple[str, list[str], dict[str, np.ndarray]]:
-    """Artefact of `score` in; policy name, scene ids, metric -> (S,) out."""
+    """Read an artefact of `score`: policy name, scene ids, metric -> (S,)."""
     about = json.loads((artefact / "policy.json").read_text())
     return about["policy"], about["scenes"], arrays.read(artefact / "scores.safetensors")

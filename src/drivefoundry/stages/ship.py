@@ -1,4 +1,4 @@
-"""Sign an engine and its verdict as a release, and update a car that verifies and activates it."""
+"""Sign an engine and its verdict as a release, and update a car, which verifies and activates it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from drivefoundry.stages.ingest import write_json
 from drivefoundry_car.update.client import EVERYONE, Updater
 
 TEST_CARS = "safety-driver"
-"""Cohort of cars with a safety driver: they get every release, so that the next one can learn from it."""
+"""Cohort of cars with a safety driver. They get every release, so that the next one can learn from it."""
 
 
 def release(line: RunContext, turn: int, engine: Artefact, verdict: Artefact, before: Artefact | None) -> Artefact:
-    """The engine as a signed release in the repository of all releases."""
+    """Sign the engine as a release in the repository of all releases."""
     keys, ago = Keys.apart(line.out / "keys"), before.path if before else None
     return line.make(
         turn, "release", "release", {}, [engine, verdict, before],
@@ -27,7 +27,7 @@ def release(line: RunContext, turn: int, engine: Artefact, verdict: Artefact, be
 
 
 def car(line: RunContext, turn: int, released: Artefact, parked: Artefact | None) -> Artefact:
-    """A car of the test fleet after its update to the release, whose every signature and byte is checked each time."""
+    """A car of the test fleet after its update to the release; every signature and byte is checked each time."""
     try:
         if not line.dry:
             verify(released.path / "repo")
@@ -40,11 +40,11 @@ def car(line: RunContext, turn: int, released: Artefact, parked: Artefact | None
 
 
 def sign_release(engine: Path, verdict: Path, before: Path | None, keys: Keys, name: str, out: Path) -> dict:
-    """Engine and verdict artefacts, the former release's artefact, the keys' folders in; out/repo (a TUF repository
-    that holds all releases so far), root.json and release.json out.
+    """Sign an engine and its verdict; write out/repo (a TUF repository of all releases so far), root.json and
+    release.json. before: artefact of the previous release; keys: folders of the signing keys.
 
-    The release goes to the cars with a safety driver in any case, to all cars only if no gate blocks it: none failed,
-    and none that holds a release was left undecided (`judge.gates.undecided`).
+    Cars with a safety driver always get the release; all cars get it only if no gate blocks it: none failed, and none
+    that holds a release was left undecided (`judge.gates.undecided`).
     """
     fresh(out)
     if before is not None:
@@ -66,7 +66,7 @@ def sign_release(engine: Path, verdict: Path, before: Path | None, keys: Keys, n
 
 
 def update_car(released: Path, before: Path | None, out: Path) -> dict:
-    """Release artefact and the car as it was in; the car's metadata and A/B slots after a verified update out."""
+    """Update a car (`before`, or a new one) to a release; write its metadata and A/B slots after verification."""
     fresh(out)
     if before is not None:
         for part in ("metadata", "slots"):
@@ -83,6 +83,6 @@ def update_car(released: Path, before: Path | None, out: Path) -> dict:
 
 
 def engine_in(car: Path) -> tuple[Path, str]:
-    """Car artefact in; the engine directory that it runs, and the release's id, out."""
+    """The engine directory that a car artefact runs, and the release's id."""
     state = json.loads((car / "car.json").read_text())
     return car / state["engine"], state["release"]

@@ -1,4 +1,4 @@
-"""Shards in, checkpoints out: pre-training, fine-tuning with reasoning, reinforcement, distillation, quantisation.
+"""Train checkpoints from shards: pre-training, fine-tuning with reasoning, reinforcement, distillation, quantisation.
 
 Each artefact holds checkpoint/ (model, codec, tokenizer) and metrics.jsonl; that of an engine holds the engine's files.
 """
@@ -34,15 +34,15 @@ from drivefoundry.train.validation import Validation
 from drivefoundry.types import DT, Episodes
 
 STATE = "state.tmp"
-"""A killed training goes on from here; the ledger keeps no *.tmp."""
+"""A killed training resumes from here; the ledger does not keep *.tmp."""
 HISTORY = 15
-"""Steps of log that the PDM score wants before a situation."""
+"""Steps of log before a situation that the PDM score needs."""
 CALIBRATION = 512
-"""Samples on which the engine is compared with the float student."""
+"""Number of samples on which the engine is compared with the float student."""
 
 
 def pretrained(line: RunContext, shards: list[Artefact], val: Artefact | None = None) -> Artefact:
-    """The base model, from scratch or around a language model, on the first shard."""
+    """The base model, from scratch or around a language model, trained on the first shard."""
     c, paths = line.recipe.pretrain, [s.path for s in shards]
     c = replace(c.around_backbone(c), seed=line.seed("pretrain", c.seed))
     made_from: dict[str, Any] = {"pretrain": c, "validation": line.recipe.validation}
@@ -53,7 +53,7 @@ def pretrained(line: RunContext, shards: list[Artefact], val: Artefact | None = 
 
 
 def adapted(line: RunContext, base: Artefact, shard: Artefact) -> Artefact:
-    """The base model, trained on with another camera's clips."""
+    """The base model, further trained on another camera's clips."""
     c = line.recipe.camera
     c = replace(c, seed=line.seed("adapt", c.seed))
     track = tracked(line, None, "adapt", c)
@@ -63,7 +63,7 @@ def adapted(line: RunContext, base: Artefact, shard: Artefact) -> Artefact:
 def fine_tuned(
     line: RunContext, turn: int, base: Artefact, shards: list[Artefact], val: Artefact | None = None
 ) -> Artefact:
-    """The last model, taught this turn's clips and to give its reasons."""
+    """The last model, fine-tuned on this turn's clips and their reasoning."""
     r, paths = line.recipe, [s.path for s in shards]
     c = replace(r.pretrain.around_backbone(r.sft.of_turn(turn)), seed=line.seed("sft", turn, r.sft.seed))
     mix = line.seed("mix", r.sft.seed)
@@ -75,7 +75,7 @@ def fine_tuned(
 
 
 def reinforced(line: RunContext, turn: int, sft_model: Artefact, shards: list[Artefact]) -> Artefact:
-    """The fine-tuned model after reinforcement on scenes cut from this turn's clips."""
+    """The fine-tuned model, reinforced on scenes of this turn's clips."""
     c, paths = line.recipe.rl, [s.path for s in shards]
     c = replace(c, seed=line.seed("rl", turn, c.seed))
     track = tracked(line, turn, "rl", c)
@@ -93,7 +93,7 @@ def distilled(
     shards: list[Artefact],
     val: Artefact | None = None,
 ) -> Artefact:
-    """A much smaller student of the reinforced model, on from the last student."""
+    """A much smaller student of the reinforced model, initialised from the last student."""
     r, paths = line.recipe, [s.path for s in shards]
     c = replace(r.distil.of_turn(turn), seed=line.seed("distil", turn, r.distil.seed))
     polish = replace(r.rl, lr=c.polish_lr, steps=c.polish_steps, seed=line.seed("polish", turn, r.distil.seed))
@@ -124,7 +124,7 @@ def measured_on(line: RunContext, val: Artefact | None) -> MeasuredOn:
 
 
 def validation(on: MeasuredOn, steps: int) -> Validation | None:
-    """Evenly spaced samples of the validation shard, measured a few times within so many steps."""
+    """Evenly spaced samples of the validation shard, measured a few times over `steps` steps."""
     if on is None:
         return None
     r, shard = on
@@ -148,8 +148,8 @@ def _shards(paths: list[Path]) -> list[Episodes]:
 
 
 def mixed(paths: list[Path], driven_share: float, seed: int) -> list[Episodes]:
-    """Shards of all turns in; all samples of the turns in which a model drove, and as many of the first turn as leave
-    those the share `driven_share` of all."""
+    """Mix the shards of all turns: all samples of the turns in which a model drove, plus as many of the first turn as
+    leave the others a share of `driven_share`."""
     first, *driven = _shards(paths)
     if not driven:
         return [first]
@@ -160,19 +160,19 @@ def mixed(paths: list[Path], driven_share: float, seed: int) -> list[Episodes]:
 
 
 def select_samples(episodes: Episodes, rows: np.ndarray) -> Episodes:
-    """Select samples of an Episodes, which share its frames."""
+    """Select samples of an Episodes; frames are shared."""
     arrays = ("frame_index", "ego", "route", "future", "t", "weight", "correction")
     texts = {name: [getattr(episodes, name)[i] for i in rows] for name in ("text", "clip")}
     return replace(episodes, **{name: getattr(episodes, name)[rows] for name in arrays}, **texts)
 
 
 def tracked(line: RunContext, turn: int | None, kind: str, r: Any) -> Track:
-    """Where a stage's metrics go besides, and its recipe with them."""
+    """The run's tracker for a stage's metrics and recipe."""
     return Track(line.track, f"{line.recipe.name} {kind}{f' turn {turn}' if turn else ''}", dict(leaves(r)))
 
 
 def progress_callback(advance: Callable[..., None], log: OnStep) -> OnStep:
-    """Make a trainer's callback, which comes every few steps, that moves a bar and logs to a tracker."""
+    """A trainer's callback, called every few steps, that advances a bar and logs to a tracker."""
     last = 0
 
     def on_step(step: int, total: int, metrics: dict[str, float]) -> None:
@@ -185,12 +185,12 @@ def progress_callback(advance: Callable[..., None], log: OnStep) -> OnStep:
 
 
 def note(metrics: dict[str, float]) -> str:
-    """What a bar says of a training, in some 40 characters: loss or reward, samples a second, MFU, goodput."""
-    said = [f"{name} {metrics[name]:.3f}" for name in ("loss", "reward") if name in metrics]
+    """A progress bar's note of about 40 characters: loss or reward, samples per second, MFU, goodput."""
+    parts = [f"{name} {metrics[name]:.3f}" for name in ("loss", "reward") if name in metrics]
     if (rate := metrics.get("samples_per_s")) is not None:
-        said.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+        parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
     names = (("mfu", "MFU"), ("goodput", "goodput"))
-    return " ".join(said + [f"{label} {100 * metrics[name]:.0f}%" for name, label in names if name in metrics])
+    return " ".join(parts + [f"{label} {100 * metrics[name]:.0f}%" for name, label in names if name in metrics])
 
 
 def summary(report: TrainReport) -> dict:
@@ -249,7 +249,7 @@ def _distil(
     out: Path,
     logs: tuple[Track, MeasuredOn],
 ) -> dict:
-    """Learn from the teacher on every clip first, then from the reward of the student's own plans."""
+    """First imitate the teacher's outputs on every clip, then optimise the reward of the student's own plans."""
     c, polish, mix = config
     track, on = logs
     init = before / "checkpoint" if before else None
@@ -268,14 +268,14 @@ def _distil(
 
 
 def _reinforce(config: GrpoConfig, store: str, model: Path, shards: list[Path], out: Path, track: Track) -> dict:
-    """Dr. GRPO on situations of all clips, from the start after a kill."""
+    """Dr. GRPO on situations of all clips; restarts from the beginning after a kill."""
     (out / "metrics.jsonl").unlink(missing_ok=True)
     with bar("reinforce", config.steps) as advance, track.run(out) as sink:
         return _polish(config, store, model / "checkpoint", shards, out, progress_callback(advance, sink))
 
 
 def _polish(config: GrpoConfig, store: str, model: Path, shards: list[Path], out: Path, on_step: OnStep) -> dict:
-    """Reward: the PDM score of the plan, driven among the recorded traffic of the clip's scene."""
+    """Optimise the PDM score of plans among the recorded traffic of the clips' scenes."""
     episodes = _shards(shards)
     clips = [c for e in episodes for c in e.clip]
     scenes = {s.id: s for s in scenes_of(store, sorted(set(clips)))}
@@ -296,7 +296,7 @@ def _polish(config: GrpoConfig, store: str, model: Path, shards: list[Path], out
 
 
 def _quantise(student: Path, shard: Path, out: Path) -> dict:
-    """Export, compare with the float student on clips, record the self test."""
+    """Export, compare with the float student on clips, record the self-test."""
     fresh(out)
     episodes = load_shard(shard / "shard")
     rows = np.sort(np.random.default_rng(0).permutation(len(episodes))[:CALIBRATION])

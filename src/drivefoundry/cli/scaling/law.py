@@ -55,7 +55,7 @@ def fit_and_write(runs: Sequence[Run], out: Path) -> Outcome:
     lines.append(scaling.prediction(found))
     drove = sum(run.score is not None for run in runs)
     lines.append(
-        f"No score law: {drove} runs drove, at least {law.FEWEST} are needed." if score is None else score.said()
+        f"No score law: {drove} runs drove, at least {law.FEWEST} are needed." if score is None else score.finding()
     )
     page = scaling.write_scaling(out / "scaling.html", found, score)
     with outputs.among(out, ["law.json"], "law.json") as aside:

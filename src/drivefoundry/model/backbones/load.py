@@ -102,7 +102,7 @@ def load_backbone(where: str | Path) -> Backbone:
     path = backbone_path(where)
     out = _from_hf(path) if path.is_dir() else _from_gguf(path)
     ids, rows = len(TextCodec(out.tokenizer, OWN)), out.config.text_vocab
-    require(ids <= rows, f"{path}: the tokenizer has {ids - OWN} ids, the embedding only {rows - OWN} rows")
+    require(ids <= rows, f"{path}: the tokenizer has {ids - OWN} ids, the embedding {rows - OWN} rows")
     return out
 
 
