@@ -79,7 +79,7 @@ def test_what_is_far_off_draws_nothing_and_breaks_nothing():
 def test_bad_input_is_refused_by_name():
     with pytest.raises(ValueError, match="at least one map"):
         Bev([])
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="must be > 0"):
         Bev([TOWN], 0)
     with pytest.raises(ValueError, match="past the last map"):
         above((0.0, 0.0, 0.0), index=1)

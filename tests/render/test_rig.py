@@ -132,7 +132,7 @@ def test_rigs_that_cannot_be_are_refused_by_name():
         Rig((View(), View(width=200)))
     with pytest.raises(ValueError, match="width and height"):
         Rig((View(width=0),))
-    with pytest.raises(ValueError, match="view 0 has fx"):
+    with pytest.raises(ValueError, match="view 0: fx"):
         Rig((View(fx=0.0),))
     with pytest.raises(ValueError, match="view 0 has 3 samples"):
         Rig((View(samples=3),))

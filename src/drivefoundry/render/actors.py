@@ -1,4 +1,4 @@
-"""Road users and signals in, hulls drawn: what cars, trucks, people, cyclists and lamps look like to the camera, and
+"""Road users and signals: the hulls of cars, trucks, people, cyclists and signal heads as the camera sees them, and
 which of their lamps are lit. Replayed tracks have axes (A, T, ...), at 10 Hz, as in Scene."""
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from drivefoundry.types import (
 )
 
 AHEAD_S, HOLD_S = 4.0, 0.5
-"""An indicator blinks for a turn that lies within so many seconds ahead, or behind."""
+"""An indicator blinks from AHEAD_S before a turn to HOLD_S after it."""
 TURN = np.deg2rad(25.0)
-"""Change of heading over that time that counts as a turn; bends of a road stay below it."""
+"""Minimum heading change over that time for a turn; bends of a road stay below it."""
 SHADE = 0.12
-"""How far a shadow reaches beyond what casts it, m."""
+"""How far a shadow extends beyond the object that casts it, m."""
 LAMP_RADIUS = 0.3
-"""m, larger than life so that its state is a few pixels across at 60 m."""
+"""m, larger than life so that a lamp is a few pixels across at 60 m."""
 LEAST_RADIUS = 1.4
-"""Pixels a lamp's radius never falls below."""
+"""Minimum radius of a lamp, pixels."""
 LAMPS = np.array([[0, 0, 0], [40, 255, 130], [255, 196, 30], [255, 38, 28]], np.float64)
 """Colour by SIGNAL_* state."""
 AMBER, BEAM, GLARE = np.array([255 | 150 << 8 | 12 << 16, 255 | 250 << 8 | 228 << 16, 255 | 30 << 8 | 22 << 16])
@@ -61,7 +61,7 @@ AMBER, BEAM, GLARE = np.array([255 | 150 << 8 | 12 << 16, 255 | 250 << 8 | 228 <
 
 @kernel
 def paint_of(kind, index):
-    """Kind and number of a road user in, its paint out: of the bodywork, or of the clothes of who walks or cycles."""
+    """Paint of a road user by its kind and number: of the bodywork, or of the clothes of pedestrians and cyclists."""
     if kind in (AGENT_PEDESTRIAN, AGENT_CYCLIST):
         return CLOTHES + (index * 7 + 3) % 6
     return TRUCKS + index % 4 if kind == AGENT_TRUCK else CARS + (index * 5 + index // 8) % 8
@@ -69,7 +69,7 @@ def paint_of(kind, index):
 
 @kernel
 def _grain(canvas, x, y):
-    """Half a pixel at (x, y), m; a little more where a pixel is one sample, so that thin objects do not fall between
+    """Half a pixel at (x, y), m; slightly more if a pixel is one sample, so that thin objects do not fall between
     samples."""
     cam = canvas.cam
     ahead = max(0.0, (x - cam[PX]) * cam[COS] + (y - cam[PY]) * cam[SIN])
@@ -96,7 +96,7 @@ def draw_agent(canvas, state, size, kind, braking, index):
         _draw_truck(canvas, x, y, cos, sin, half, side, size[2], kind, braking, index)
     else:
         _draw_car(canvas, x, y, cos, sin, half, side, size[2], kind, braking, index)
-    if not canvas.fine:  # no thickness, and last, for most of it lies behind what casts it: half the cost
+    if not canvas.fine:  # flat, and drawn last: most of it is behind the object that casts it, which halves the cost
         _draw_shadow(canvas, x, y, cos, sin, half + SHADE, side + SHADE)
 
 
@@ -154,7 +154,7 @@ def _draw_truck(canvas, x, y, cos, sin, half, side, high, kind, braking, index):
 
 @kernel
 def _draw_person(canvas, x, y, cos, sin, foot, high, least, kind, index):
-    """Legs, torso and head, each at least `least` m wide so that nobody falls between samples."""
+    """Draw legs, torso and head, each at least `least` m wide so that none falls between samples."""
     top = paint_of(kind, index)
     legs = PANE if index % 2 == 0 else DARK
     body = high - foot
@@ -170,7 +170,7 @@ def _draw_person(canvas, x, y, cos, sin, foot, high, least, kind, index):
 
 @kernel
 def _bar(canvas, x0, y0, x1, y1, z0, z1, half, colour):
-    """A straight bar from (x0, y0) to (x1, y1)."""
+    """Draw a straight bar from (x0, y0) to (x1, y1)."""
     dx, dy = x1 - x0, y1 - y0
     length = np.sqrt(dx * dx + dy * dy)
     cos, sin = dx / length, dy / length
@@ -180,7 +180,8 @@ def _bar(canvas, x0, y0, x1, y1, z0, z1, half, colour):
 
 @kernel
 def draw_head(canvas, head, post):
-    """Draw pole, arm and dark housing of a signal: head (4,) x, y, z, yaw it faces; post (2,) where its pole stands."""
+    """Draw pole, arm and dark housing of a signal. head (4,): x, y, z and the yaw it faces; post (2,): foot of its
+    pole."""
     grain = _grain(canvas, head[0], head[1])
     thin = max(0.08, grain)
     _bar(canvas, post[0] - thin, post[1], post[0] + thin, post[1], 0.0, head[2] + 0.4, thin, STEEL)
@@ -196,10 +197,10 @@ def draw_head(canvas, head, post):
 
 @kernel
 def _glow(out, canvas, x, y, z, lamp, size, least, strength, tall):
-    """Add a disc of light of packed colour at a point m to the pixels out (H, W, 3), where nothing stands before it.
+    """Add a disc of light of a packed colour at a point, m, to the pixels out (H, W, 3), unless it is occluded.
 
-    size, least: twice its radius, m, and pixels it never falls below; a halo of 2.5 radii surrounds it; all of it is
-    stretched `tall` times upright and weakened by `strength`.
+    size, least: its diameter, m, and its minimum diameter, pixels; around it is a halo of 2.5 radii. The light is
+    stretched vertically by `tall` and scaled by `strength`.
     """
     cam, zbuf, fine = canvas.cam, canvas.zbuf, canvas.fine
     right, down, ahead = to_camera(cam, x, y, z)
@@ -227,7 +228,7 @@ def _glow(out, canvas, x, y, z, lamp, size, least, strength, tall):
 
 @kernel
 def _through_air(canvas, sky, x, y):
-    """Share of a light at (x, y) that the conditions' air lets through to the camera; all of it on a clear day."""
+    """Share of a light at (x, y) that reaches the camera through the conditions' air; 1 on a clear day."""
     if sky[ON] == 0.0:
         return 1.0
     dx, dy = x - canvas.cam[PX], y - canvas.cam[PY]
@@ -236,7 +237,7 @@ def _through_air(canvas, sky, x, y):
 
 @kernel
 def _lit(out, canvas, sky, x, y, z, lamp, size, least, strength):
-    """A light and, on a wet road, its reflection."""
+    """Draw a light and, on a wet road, its reflection."""
     strength *= _through_air(canvas, sky, x, y)
     _glow(out, canvas, x, y, z, lamp, size, least, strength, 1.0)
     if sky[RAIN] > 0.0:
@@ -245,7 +246,7 @@ def _lit(out, canvas, sky, x, y, z, lamp, size, least, strength):
 
 @kernel
 def shine(out, canvas, sky, head, state):
-    """Add a lit signal to the pixels out (H, W, 3), where its head faces the camera; red hangs above, green below."""
+    """Add a lit signal to the pixels out (H, W, 3) if its head faces the camera; red is on top, green below."""
     if state == SIGNAL_OFF:
         return
     cam = canvas.cam
@@ -260,8 +261,8 @@ def shine(out, canvas, sky, head, state):
 
 @kernel
 def shine_agent(out, canvas, sky, state, size, kind, braking, turn):
-    """Add a car's or truck's blinking indicators (turn 1 left, -1 right, 0 none) and, once the lights are on, the glare
-    of its head and tail lamps."""
+    """Add a car's or truck's blinking indicators (turn: 1 left, -1 right, 0 none) and, with lights on, the glare of its
+    head and tail lamps."""
     if kind in (AGENT_PEDESTRIAN, AGENT_CYCLIST):
         return
     cam, cos, sin = canvas.cam, np.cos(state[2]), np.sin(state[2])
@@ -283,16 +284,16 @@ def shine_agent(out, canvas, sky, state, size, kind, braking, turn):
 
 
 def brake_lamps(agents: np.ndarray) -> np.ndarray:
-    """States (A, T, 4) in, (A, T) bool out: slowing down by more than 0.8 m/s^2, or standing."""
+    """(A, T) bool of states (A, T, 4): decelerating by more than 0.8 m/s^2, or standing."""
     slowing = np.diff(agents[..., PSPEED], axis=1, prepend=agents[:, :1, PSPEED]) < -0.8 * DT
     return slowing | (agents[..., PSPEED] < 0.2)
 
 
 def indicators(agents: np.ndarray, valid: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """States (A, T, 4), valid (A, T) and kind (A,) in; (A, T) int8 out: 1 turns left soon, -1 right, 0 neither.
+    """(A, T) int8 of states (A, T, 4), valid (A, T) and kind (A,): 1 before and in a left turn, -1 right, 0 otherwise.
 
-    Cars and trucks only. A driver is taken to know the turn 4 s before it is done; where a track ends, its last heading
-    counts.
+    Cars and trucks only. Drivers are assumed to indicate 4 s ahead of a turn; after the end of a track, its last
+    heading counts.
     """
     steps = agents.shape[1]
     at = np.arange(steps)
@@ -303,5 +304,5 @@ def indicators(agents: np.ndarray, valid: np.ndarray, kind: np.ndarray) -> np.nd
     since = np.clip(at - round(HOLD_S / DT), first, np.maximum(first, last))
     change = np.take_along_axis(heading, soon, 1) - np.take_along_axis(heading, since, 1)
     change = np.arctan2(np.sin(change), np.cos(change))
-    told = valid & np.isin(kind, (AGENT_CAR, AGENT_TRUCK))[:, None] & (np.abs(change) > TURN)
-    return np.where(told, np.sign(change), 0).astype(np.int8)
+    shown = valid & np.isin(kind, (AGENT_CAR, AGENT_TRUCK))[:, None] & (np.abs(change) > TURN)
+    return np.where(shown, np.sign(change), 0).astype(np.int8)

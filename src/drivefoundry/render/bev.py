@@ -1,7 +1,7 @@
-"""Simulator state in, maps from above out: S squares of ground drawn at once by compiled code, as models read them.
+"""Bird's-eye maps of simulator state for models: S squares of ground drawn at once by compiled code.
 
-Letters: S scenes, M maps, A agents, G signals, R route points, N pixels a side. Every pixel has exactly one of the
-colours of CODES, so a picture is as good as a map of classes. For people there is `view.from_above`.
+Letters: S scenes, M maps, A agents, G signals, R route points, N pixels per side. Every pixel has exactly one of the
+colours of CODES, so a picture is equivalent to a map of classes. `view.from_above` draws maps for people.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CODES = np.array(
     [
         [int(h[k : k + 2], 16) for k in (0, 2, 4)]
         for line in (
-            "5c6e44 4b4c50 a09c94 e6e6e2 e2b02c c8c8cc f0f0f0",  # the ground's classes, by their number
+            "5c6e44 4b4c50 a09c94 e6e6e2 e2b02c c8c8cc f0f0f0",  # ground classes, by number
             "3c8cff",  # route
             "787878 28dc6e fac428 f53228",  # stop lines, by SIGNAL_*
             "c43ccc 8c3cdc 3cdcdc 96f03c",  # road users, by AGENT_*
@@ -29,20 +29,20 @@ CODES = np.array(
 """(17, 3) RGB by number: ground classes, route, stop lines by state, road users by kind, the ego."""
 ROUTE, LINES, USERS, EGO = np.array([7, 8, 12, 16])
 _class_at = njit(nogil=True, error_model="numpy", inline="always")(class_at.py_func)
-"""Put into its caller: a call would count references for every pixel."""
+"""Inlined into its caller: a call would count references for every pixel."""
 BEHIND = 0.36
-"""Share of the picture that lies behind the ego's centre."""
+"""Share of the picture behind the ego's centre."""
 
 
 class Bev:
-    """Maps in; `render` gives a square map around each ego, which heads up the picture.
+    """Renderer of a square map around each ego, heading up.
 
-    pixels: of a side; metres: a pixel's edge. ValueError where either is not positive.
+    pixels: side length; metres: size of a pixel. ValueError unless both are > 0.
     """
 
     def __init__(self, maps: list[RoadMap], pixels: int = 128, metres: float = 0.5) -> None:
         require(len(maps) > 0, "Bev: give at least one map")
-        require(pixels > 0 and metres > 0, f"Bev: {pixels} pixels of {metres} m; both must be positive")
+        require(pixels > 0 and metres > 0, f"Bev: pixels and metres must be > 0, got {pixels} and {metres}")
         self.pixels, self.metres = pixels, metres
         rasters = stack_rasters(maps)
         self._classes, self._frames = rasters.classes, rasters.frames
@@ -64,9 +64,9 @@ class Bev:
     ) -> np.ndarray:
         """Render (S, N, N, 3) uint8 RGB of CODES.
 
-        As `Camera.render`: map_index (S,), ego (S, 3+), agents (S, A, 4), valid (S, A), size (S, A, 3), kind (S, A),
-        signals (S, G); ego_size (S, 2+) length and width, m; route (S, R, 2+) m, of which route_n (S,) points count.
-        Raises ValueError for a map index out of range, a pose that is not finite or shapes that do not fit.
+        Arguments as in `Renderer.render`: map_index (S,), ego (S, 3+), agents (S, A, 4), valid (S, A), size (S, A, 3),
+        kind (S, A), signals (S, G); ego_size (S, 2+) length and width, m; route (S, R, 2+) m, with route_n (S,) valid
+        points. ValueError for a map index out of range, a pose that is not finite or wrong shapes.
         """
         s, a = valid.shape
         maps = np.ascontiguousarray(map_index, np.int64)
@@ -76,7 +76,7 @@ class Bev:
         )
         require(agents.shape == (s, a, 4) and size.shape == (s, a, 3), f"Bev.render: agents and size for {(s, a)}")
         require(kind.shape == (s, a) and len(signals) == s, "Bev.render: kind needs shape (S, A), signals (S, G)")
-        require(len(route) == s and len(route_n) == s, "Bev.render: one route a scene")
+        require(len(route) == s and len(route_n) == s, "Bev.render: must have one route per scene")
         poses = np.ascontiguousarray(ego[:, :3], np.float64)
         require(bool(np.isfinite(poses).all()), "Bev.render: an ego pose is not finite")
         out = np.empty((s, self.pixels, self.pixels, 3), np.uint8)
@@ -92,7 +92,7 @@ class Bev:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _box(codes, x, y, cos, sin, length, width, code):
-    """Fill an oriented box, in pixels: those whose centres it holds, and at least the one that its centre is in."""
+    """Fill an oriented box, in pixels: those whose centres it contains, and at least the one at its centre."""
     n = len(codes)
     half, side = 0.5 * length, 0.5 * width
     across, down = abs(cos) * half + abs(sin) * side, abs(sin) * half + abs(cos) * side
@@ -109,7 +109,7 @@ def _box(codes, x, y, cos, sin, length, width, code):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _strip(codes, x0, y0, x1, y1, width, code):
-    """A line of some width, in pixels."""
+    """Draw a line of the given width, in pixels."""
     length = np.hypot(x1 - x0, y1 - y0)
     if length > 0.0:
         cos, sin = (x1 - x0) / length, (y1 - y0) / length
@@ -132,7 +132,7 @@ def _draw(
                 right = (col + 0.5 - u0) * metres
                 x, y = x0 + ahead * cos + right * sin, y0 + ahead * sin - right * cos
                 codes[row, col] = _class_at(classes, frames, m, x, y)
-        # In the picture a point lies (right, -ahead) of the ego, and a heading h turns to (sin, -cos) of h.
+        # In the picture, a point is at (right, -ahead) of the ego, and heading h becomes (sin, -cos) of h.
         ax, ay, bx, by = sin * k, -cos * k, -cos * k, -sin * k
         for i in range(route_n[s] - 1):
             dx, dy, ex, ey = route[s, i, 0] - x0, route[s, i, 1] - y0, route[s, i + 1, 0] - x0, route[s, i + 1, 1] - y0

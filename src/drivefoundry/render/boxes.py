@@ -1,9 +1,9 @@
-"""Boxes in, samples out: the kernels that draw road users and buildings into a view's depth and colour samples.
+"""Kernels that draw road users and buildings as boxes into a view's depth and colour samples.
 
-A pixel is one sample, or the mean of two by two, whose edges move smoothly. Samples lie by columns: an upright face
-seen level has one depth a column. Camera frame: x right, y down, z ahead. Letters: H, W rows and columns of samples.
-zbuf (W, H) float32 holds 1/z of the nearest surface (0 where none), cbuf (W, H) int32 its packed colour. A hull is
-eight corners: rear-right, front-right, front-left, rear-left below, then the same above.
+A pixel is one sample, or the mean of two by two, so that edges move smoothly. Samples are stored by columns: an upright
+face seen by a level camera has one depth per column. Camera frame: x right, y down, z ahead. Letters: H, W rows and
+columns of samples. zbuf (W, H) float32 holds 1/z of the nearest surface (0 if none), cbuf (W, H) int32 its packed
+colour. A hull is eight corners: rear-right, front-right, front-left, rear-left at the bottom, then the same at the top.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ NEAR = 0.2
 
 
 class Canvas(NamedTuple):
-    """What one view is drawn on and with.
+    """Buffers and parameters for drawing one view.
 
-    fine: 0 where a pixel is one sample, 1 where it is two by two. zbuf, cbuf (W, H) samples; cam (11,) the camera in
-    samples; light (5,) horizontal direction to the sun, a wall's brightness without it and by it, and whether colours
-    fade with distance. touched (W, 2): rows that anything drew in since the last wipe; roof (W, 2): rows that walls
-    cover without a gap, none of them beyond 1 / cover (W,) m. Scratch: hull (8, 3) in the camera frame, poly (8, 5),
-    tone (H,) int64 and shaded (H,) int64.
+    fine: 0 if a pixel is one sample, 1 if it is two by two. zbuf, cbuf (W, H): samples; cam (11,): the camera, in
+    samples; light (5,): horizontal direction to the sun, brightness of a wall without and with sun, and whether colours
+    fade with distance. touched (W, 2): rows drawn on since the last wipe; roof (W, 2): rows that walls cover without a
+    gap, all within 1 / cover (W,) m. Scratch: hull (8, 3) in the camera frame, poly (8, 5), tone (H,) int64 and
+    shaded (H,) int64.
     """
 
     fine: int
@@ -97,7 +97,7 @@ def new_canvas(wide, high, fine):
 
 @kernel
 def wipe(canvas):
-    """Clear what was drawn."""
+    """Clear everything drawn since the last wipe."""
     touched, zbuf = canvas.touched, canvas.zbuf
     high = zbuf.shape[1]
     for col in range(len(touched)):
@@ -113,7 +113,7 @@ FACES = np.array([[3, 0, 4, 7], [0, 1, 5, 4], [2, 3, 7, 6], [1, 2, 6, 5], [4, 5,
 
 @kernel
 def to_camera(cam, x, y, z):
-    """Map point m in, camera-frame point out."""
+    """Transform a point from the map, m, to the camera frame."""
     dx, dy, dz = x - cam[PX], y - cam[PY], z - cam[PZ]
     ahead = dx * cam[COS] + dy * cam[SIN]
     right = dx * cam[SIN] - dy * cam[COS]
@@ -122,7 +122,7 @@ def to_camera(cam, x, y, z):
 
 @kernel
 def in_view(cam, wide, high, x, y, z, radius):
-    """True where a sphere may touch the view frustum. wide, high: samples."""
+    """Whether a sphere may intersect the view frustum. wide, high: samples."""
     right, down, ahead = to_camera(cam, x, y, z)
     if ahead < NEAR - radius:
         return False
@@ -140,7 +140,7 @@ def in_view(cam, wide, high, x, y, z, radius):
 
 @inlined
 def _wall_column(canvas, first, last, col, iz, at, lv, grain, haze, c0, c1, c2):
-    """`wall` down one column of an upright face at one depth: all but the height is settled once."""
+    """`wall` down one column of an upright face at constant depth, where only the height varies."""
     depth, colour, tone, shaded = canvas.zbuf[col], canvas.cbuf[col], canvas.tone, canvas.shaded
     fine, pixel_col = canvas.fine, col >> canvas.fine
     s, t0, z, t_col, tv = at
@@ -166,7 +166,7 @@ def _wall_column(canvas, first, last, col, iz, at, lv, grain, haze, c0, c1, c2):
 
 @inlined
 def _clip(hull, face, poly):
-    """Face of a hull in, corners of its part beyond NEAR out in poly[:, 2:5] (camera frame); returns how many."""
+    """Clip a face of a hull at depth NEAR; writes the corners to poly[:, 2:5] (camera frame), returns their number."""
     n = 0
     for k in range(4):
         a, b = FACES[face, k], FACES[face, (k + 1) % 4]
@@ -184,7 +184,7 @@ def _clip(hull, face, poly):
 
 @inlined
 def _span(poly, n, x):
-    """Top and bottom end of a convex polygon (image points poly[:n, :2]) in the column at x."""
+    """Top and bottom of a convex polygon (image points poly[:n, :2]) in the column at x."""
     top, low = np.inf, -np.inf
     for a in range(n):
         b = a + 1 if a + 1 < n else 0
@@ -197,7 +197,8 @@ def _span(poly, n, x):
 
 @inlined
 def _plane(hull, face):
-    """Unit vectors along and up a face, its lengths m, its normal, and that times its first corner (< 0: seen)."""
+    """Unit vectors along and up a face, its lengths m, its normal, and the normal times its first corner (< 0:
+    visible)."""
     a, b, d = FACES[face, 0], FACES[face, 1], FACES[face, 3]
     ax, ay, az = hull[a, 0], hull[a, 1], hull[a, 2]
     ux, uy, uz = hull[b, 0] - ax, hull[b, 1] - ay, hull[b, 2] - az
@@ -214,7 +215,7 @@ def _plane(hull, face):
 
 @inlined
 def _hidden(canvas, col, first, last, least):
-    """End of the rows first..last of a column that may be seen of a face no nearer than 1 / least m."""
+    """End of the rows first..last of a column where a face no nearer than 1 / least m may be visible."""
     if least <= canvas.cover[col] and canvas.roof[col, 0] < canvas.roof[col, 1] and last <= canvas.roof[col, 1]:
         return min(last, canvas.roof[col, 0])
     return last
@@ -222,7 +223,7 @@ def _hidden(canvas, col, first, last, least):
 
 @inlined
 def _cover(canvas, col, first, last, least):
-    """Note that a wall covers rows first..last of a column, none of it beyond 1 / least m."""
+    """Record that a wall covers rows first..last of a column, all of it within 1 / least m."""
     roof, cover = canvas.roof, canvas.cover
     if roof[col, 0] >= roof[col, 1] or (first <= roof[col, 0] and last >= roof[col, 1] and least >= cover[col]):
         roof[col, 0], roof[col, 1], cover[col] = first, last, least
@@ -233,7 +234,7 @@ def _cover(canvas, col, first, last, least):
 
 @inlined
 def _looks_away(hull, face):
-    """True where a face surely looks away from the camera: cheaper than `_plane`, which has the last word."""
+    """Whether a face certainly looks away from the camera: a cheap test before `_plane`, which decides."""
     a, b, d = FACES[face, 0], FACES[face, 1], FACES[face, 3]
     ax, ay, az = hull[a, 0], hull[a, 1], hull[a, 2]
     ux, uy, uz = hull[b, 0] - ax, hull[b, 1] - ay, hull[b, 2] - az
@@ -243,14 +244,15 @@ def _looks_away(hull, face):
 
 @inlined
 def _shade_column(canvas, first, last, col, plane, fades, kind, lu, lv, look, c0, c1, c2):
-    """Draw rows of one column of a face: 1 / z is base + row slope, its place (z (s_col + row su) - s0, likewise t)."""
+    """Draw rows of one column of a face: 1/z is base + row slope, the position (z (s_col + row su) - s0, likewise
+    t)."""
     base, slope, z, haze, s_col, su, s0, t_col, tv, t0 = plane
     depth, colour, tone, shaded = canvas.zbuf[col], canvas.cbuf[col], canvas.tone, canvas.shaded
     fine, pixel_col = canvas.fine, col >> canvas.fine
     for row in range(first, last):
         iz = base + np.float32(row) * slope
         if iz > depth[row]:
-            # The four samples of a pixel share one look at the surface: it costs more than the depth test.
+            # The four samples of a pixel share one surface lookup, which costs more than the depth test.
             pixel = row >> fine
             if shaded[pixel] != pixel_col:
                 if slope != 0.0:
@@ -273,7 +275,7 @@ def _shade_column(canvas, first, last, col, plane, fades, kind, lu, lv, look, c0
 
 @inlined
 def draw_face(canvas, face, kind, c0, c1, c2):
-    """Draw one face of the canvas's hull, if it looks at the camera: a surface of `kind` in packed colours."""
+    """Draw one face of the canvas's hull if it faces the camera: a surface of `kind` in packed colours."""
     zbuf, cam, hull, poly = canvas.zbuf, canvas.cam, canvas.hull, canvas.poly
     touched, fades = canvas.touched, canvas.light[4] != 0.0
     ux, uy, uz, vx, vy, vz, lu, lv, nx, ny, nz, facing = _plane(hull, face)
@@ -290,7 +292,7 @@ def draw_face(canvas, face, kind, c0, c1, c2):
     a = FACES[face, 0]
     ax, ay, az = hull[a, 0], hull[a, 1], hull[a, 2]
     s0, t0 = ux * ax + uy * ay + uz * az, vx * ax + vy * ay + vz * az
-    # Down a column 1/z, s/z and t/z are linear; on an upright face seen level 1/z and s are even constant.
+    # Down a column 1/z, s/z and t/z are linear; on an upright face seen by a level camera 1/z and s are even constant.
     gx, gy = 1.0 / cam[FX], 1.0 / cam[FY]
     look = gx if canvas.fine else 0.5 * gx
     y0 = (0.5 - cam[CY]) * gy
@@ -329,8 +331,8 @@ def draw_face(canvas, face, kind, c0, c1, c2):
 
 @kernel
 def set_hull(canvas, x, y, cos, sin, rear, front, half, z0, z1, taper_rear, taper_front, taper_side):
-    """Fill the canvas's hull: rear to front m along its heading from (x, y), half m to each side, z0 to z1 m high,
-    drawn in above by the tapers, m."""
+    """Fill the canvas's hull: rear to front m along its heading from (x, y), half m to each side, from height z0 to z1
+    m, narrowed at the top by the tapers, m."""
     hull, cam = canvas.hull, canvas.cam
     for k in range(8):
         above, along, left = k >= 4, k % 4 == 1 or k % 4 == 2, k % 4 >= 2
@@ -344,7 +346,7 @@ def set_hull(canvas, x, y, cos, sin, rear, front, half, z0, z1, taper_rear, tape
 
 @kernel
 def draw_hull(canvas, cos, sin, rear, side, front, c0, c1, c2):
-    """Draw a hull with a surface each for rear, sides and front; c0, c1, c2 paints. Lamps shine unlit."""
+    """Draw a hull with surfaces for rear, sides and front; c0, c1, c2: paints. Lamps shine on their own."""
     sun = canvas.light
     for face in range(5):
         if _looks_away(canvas.hull, face):
@@ -370,7 +372,7 @@ def draw_hull(canvas, cos, sin, rear, side, front, c0, c1, c2):
 
 @kernel
 def _behind_walls(canvas):
-    """True where walls drawn so far hide all of the canvas's upright hull."""
+    """Whether walls drawn so far hide the canvas's upright hull completely."""
     hull, cam, roof, cover = canvas.hull, canvas.cam, canvas.roof, canvas.cover
     left, right, top, low, near = np.inf, -np.inf, np.inf, -np.inf, np.inf
     for k in range(8):
@@ -390,7 +392,7 @@ def _behind_walls(canvas):
 
 @kernel
 def draw_building(canvas, box, index):
-    """Draw box (6,) x, y, yaw, length, width, height of the map's building number `index`."""
+    """Draw the map's building number `index`: box (6,) x, y, yaw, length, width, height."""
     cos, sin, half = np.cos(box[2]), np.sin(box[2]), 0.5 * box[3]
     set_hull(canvas, box[0], box[1], cos, sin, -half, half, 0.5 * box[4], 0.0, box[5], 0.0, 0.0, 0.0)
     if _behind_walls(canvas):

@@ -1,7 +1,7 @@
-"""Simulator state in, camera frames out: the cameras of S cars drawn at once by compiled code.
+"""Camera frames of simulator state: the cameras of S cars drawn at once by compiled code.
 
-Letters: S scenes, V views of each car's rig, M maps, A agents, G signals, H, W image rows and columns. A picture
-depends on nothing but its own inputs: frames are the same whatever the batch or the number of threads.
+Letters: S scenes, V views per car, M maps, A agents, G signals, H, W image rows and columns. A picture depends only on
+its own inputs: frames are the same for any batch and number of threads.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from drivefoundry.types import RoadMap, require
 
 
 class Renderer:
-    """Maps and a rig in; `render` gives one frame a view.
+    """Renderer of one frame per view of a rig, on given maps.
 
-    Building one costs some 0.2 s for each new city; cameras on the same maps, or fewer, share what they draw from.
+    Construction takes about 0.2 s per new city; renderers of the same maps, or a subset, share what they draw from.
     """
 
     def __init__(self, maps: list[RoadMap], rig: Rig | None = None, threads: int | None = None) -> None:
-        """threads: how many scenes are drawn at once; all cores (or OMP_NUM_THREADS) where None."""
+        """threads: number of scenes drawn at once; None for all cores (or OMP_NUM_THREADS)."""
         require(len(maps) > 0, "Camera: give at least one map")
         self.rig = rig or Rig.front()
         self.maps = maps
@@ -52,13 +52,12 @@ class Renderer:
     ) -> np.ndarray:
         """Render (S, V, H, W, 3) uint8 RGB.
 
-        map_index (S,) into the camera's maps; ego (S, 3+) x, y m and yaw rad of the box centre; agents (S, A, 4) x, y,
-        yaw, speed; valid (S, A) which to draw (not the ego itself); size (S, A, 3) length, width, height m; kind (S, A)
-        AGENT_*; brake (S, A) brake lamps lit; signals (S, G) SIGNAL_* of the map's heads, dark where G falls short;
+        map_index (S,) into the renderer's maps; ego (S, 3+) x, y m and yaw rad of the box centre; agents (S, A, 4) x,
+        y, yaw, speed; valid (S, A): which to draw (not the ego itself); size (S, A, 3) length, width, height m; kind
+        (S, A) AGENT_*; brake (S, A): brake lamps lit; signals (S, G) SIGNAL_* of the map's heads, dark beyond G;
         indicator (S, A) 1 left, -1 right, 0 or None none, blinking with `step`, the 10 Hz step of all scenes or of each
-        (S,); conditions: light and weather of each scene, a clear day where None. Noise and rain depend on a scene's
-        seed, the view and the step alone. Raises ValueError for a pose that is not finite, a map index out of range or
-        shapes that do not fit.
+        (S,); conditions: light and weather of each scene, a clear day if None. Noise and rain depend only on a scene's
+        seed, the view and the step. ValueError for a pose that is not finite, a map index out of range or wrong shapes.
         """
         s, a = valid.shape
         require(
@@ -106,10 +105,11 @@ class Renderer:
         if self._threads == 1 or s < 4:
             render(out, 0, s, *fixed, *state)
             return
-        # Plain threads over a kernel that lets go of the GIL: no OpenMP pool to spin against torch's or break on fork.
+        # Plain threads over a kernel that releases the GIL: no OpenMP pool that competes with torch's or breaks on
+        # fork.
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads)
-        # Parts shrink towards the end, so that no thread waits long for another (Polychronopoulos and Kuck 1987).
+        # Chunks shrink towards the end, so that no thread waits long for another (Polychronopoulos and Kuck 1987).
         starts = [0]
         while starts[-1] < s:
             starts.append(min(s, starts[-1] + max(2, (s - starts[-1]) // (2 * self._threads))))
@@ -118,7 +118,7 @@ class Renderer:
 
 
 def _optics(rig: Rig) -> tuple[np.ndarray, np.ndarray]:
-    """Rig in; lenses (V, 13) and warps (n, H, W, 2) of the n views that are warped out, as `render` has them."""
+    """Lenses (V, 13) of a rig, and warps (n, H, W, 2) of its n views that need warping, as `render` takes them."""
     lenses, warps = [], []
     for view in rig.views:
         drawn, row = view, -1
@@ -134,12 +134,12 @@ _worlds: dict[tuple[str, ...], StaticWorld] = {}
 
 
 def _world(maps: list[RoadMap]) -> tuple[StaticWorld, np.ndarray]:
-    """Maps in; surroundings that hold them all and each map's index there out. The last two surroundings are kept."""
-    wanted = {m.id: m for m in maps}
-    ids = next((ids for ids in _worlds if wanted.keys() <= set(ids)), None)
+    """Static surroundings that include all the maps, and each map's index in them; the last two are cached."""
+    requested = {m.id: m for m in maps}
+    ids = next((ids for ids in _worlds if requested.keys() <= set(ids)), None)
     if ids is None:
         while len(_worlds) > 1:
             _worlds.pop(next(iter(_worlds)))
-        ids = tuple(wanted)
-        _worlds[ids] = flatten(list(wanted.values()))
+        ids = tuple(requested)
+        _worlds[ids] = flatten(list(requested.values()))
     return _worlds[ids], np.array([ids.index(m.id) for m in maps])

@@ -1,6 +1,6 @@
-"""Hour and weather in, light in numbers out: what the sky gives, what the lamps add and what the air takes.
+"""Hour and weather as numbers for rendering: light from the sky, added light from lamps, attenuation by the air.
 
-The sun moves as at an equinox at 45 degrees north. Colours are 0..255 RGB as the camera gives them.
+The sun moves as at an equinox at 45 degrees north. Colours are 0..255 RGB as the camera outputs them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from drivefoundry.types import require
 (ON, SUN_X, SUN_Y, AMBIENT, DIRECT, LIGHT, LOW, TOP, THIN, RAIN, LAMPS_ON, NOISE, EXPOSURE, SEED) = np.array(
     [0, 1, 2, 3, 4, 5, 8, 11, 14, 15, 16, 17, 18, 19]
 )
-"""Columns of `Conditions.row`; light, and the sky low and high up, take three each."""
+"""Columns of `Conditions.row`; LIGHT, LOW and TOP (light, and the sky near the horizon and overhead) take three
+each."""
 COLUMNS = 20
 LATITUDE = np.deg2rad(45.0)
 CLEAR_HOUR = 10.33
-"""When the sun stands where a clear day's walls have it."""
+"""Hour at which the sun is where the shading of a clear day's walls assumes it."""
 CLEAR_RANGE = 380.0
-"""Distance over which clear air takes all but 1/e of a colour, m."""
+"""Distance over which clear air attenuates a colour to 1/e, m."""
 CONTRAST = 3.912
-"""-ln 0.02: at the visibility, 2 % of the contrast is left (Koschmieder 1924)."""
+"""-ln 0.02: at the visibility distance, 2 % of the contrast is left (Koschmieder 1924)."""
 
 _ELEVATION = np.array([-12.0, -6.0, -1.0, 4.0, 20.0])
 _LIGHT = np.array([[0.075, 0.085, 0.125], [0.16, 0.16, 0.22], [0.42, 0.36, 0.38], [0.84, 0.70, 0.58], [1, 1, 1]])
@@ -32,7 +33,7 @@ _TOP = np.array([[3, 5, 13], [14, 20, 48], [56, 68, 118], [92, 126, 186], [96, 1
 
 @dataclass(frozen=True)
 class Conditions:
-    """Light and weather of one scene, and what the sensor makes of them. The defaults are a clear day.
+    """Light and weather of one scene, and sensor effects. The defaults are a clear day.
 
     hour: local solar time, 0..24; rain 0..1; fog: visibility, m; noise: standard deviation, in 0..255; exposure: gain;
     seed: determines the pattern of noise and rain, with the view, the step and the pixel.
@@ -55,12 +56,12 @@ class Conditions:
 
     @staticmethod
     def clear() -> Conditions:
-        """A clear day seen by a perfect sensor: what is drawn where nothing is asked for."""
+        """A clear day seen by a perfect sensor: the default of rendering."""
         return Conditions()
 
     @staticmethod
     def draw(seed: int) -> Conditions:
-        """Domain variation: a seed in, an hour and weather out. Half the days are dry, a quarter of the hours dark."""
+        """Sample an hour and weather for domain randomisation. Half the days are dry, a quarter of the hours dark."""
         rng = np.random.default_rng(seed)
         hour = rng.uniform(7.0, 17.0) if rng.random() < 0.65 else rng.uniform(17.0, 31.0) % 24.0
         rain = rng.uniform(0.1, 1.0) if rng.random() < 0.35 else 0.0
@@ -75,7 +76,7 @@ class Conditions:
         return float(np.arcsin(np.cos(LATITUDE) * np.cos(angle))), float(np.arctan2(north, east))
 
     def row(self) -> np.ndarray:
-        """(COLUMNS,) what the drawing code needs to know."""
+        """(COLUMNS,) parameters for the drawing code."""
         out = np.zeros(COLUMNS)
         if self == Conditions(seed=self.seed):
             return out
@@ -84,7 +85,7 @@ class Conditions:
         light, low, top = (
             np.array([np.interp(degrees, _ELEVATION, of[:, c]) for c in range(3)]) for of in (_LIGHT, _LOW, _TOP)
         )
-        # Clouds: less light and none of it coloured or from one side, a grey sky.
+        # Clouds: less light, neither coloured nor directional, and a grey sky.
         cloud = min(1.0, 1.6 * self.rain)
         light = (1 - cloud) * light + cloud * 0.78 * light.mean()
         grey = 0.75 * low.mean()
@@ -95,7 +96,7 @@ class Conditions:
         direct = 0.24 * np.clip(degrees / 20.0, 0.0, 1.0) * (1 - cloud) * (1 - veil)
         dark = np.clip((8.0 - degrees) / 6.0, 0.0, 1.0)
         lamps = max(float(dark), float(self.rain > 0.2), float(self.fog < 400.0))
-        # Rain itself hides the distance: 4 km in a drizzle, 400 m in a downpour.
+        # Rain itself limits visibility: 4 km in a drizzle, 400 m in a downpour.
         out[:LIGHT] = 1.0, np.cos(azimuth), np.sin(azimuth), 0.76 + 0.3 * (0.24 - direct), direct
         out[LIGHT:LOW], out[LOW:TOP], out[TOP:THIN] = light, low, top
         out[THIN] = 1 / CLEAR_RANGE + CONTRAST / self.fog + self.rain * CONTRAST / 900.0

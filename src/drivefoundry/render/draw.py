@@ -1,4 +1,4 @@
-"""Maps in, flat arrays of their surroundings out; and the compiled code that draws S views of them.
+"""Compiled code that draws S views of maps, and the flat arrays of static surroundings that it reads.
 
 Letters: S views, M maps, A agents, G signals, B buildings, H, W image rows and columns. Each view draws road users,
 signals and buildings, nearest first, into depth-tested samples, then fills the rest from the warped ground and the sky.
@@ -43,21 +43,21 @@ from drivefoundry.render.weather import key_of, resolve, sensor, streaks
 from drivefoundry.types import RoadMap
 
 CELL = 64.0
-"""Edge of the cells that buildings are filed under, m."""
+"""Edge of the grid cells that index buildings, m."""
 SIGHT = 260.0
-"""Buildings farther than this are not drawn, m."""
+"""Distance beyond which buildings are not drawn, m."""
 AGENT_SIGHT = 160.0
 """The same for road users and signals."""
 MOST = 1024
-"""Buildings, and road users, that one view draws at most."""
+"""Maximum number of buildings, and of road users, drawn per view."""
 BLINK = 8
-"""Steps from one blink of an indicator to the next: 75 a minute (UN regulation 48 has 60 to 120)."""
+"""Steps per blink of an indicator: 75 a minute (UN regulation 48 allows 60 to 120)."""
 
 
 class StaticWorld(NamedTuple):
-    """Static surroundings of M maps, flat. cells (M, 5) int64 first cell, rows, columns and whole-metre origin of the
-    building grid; cell_start (cells + 1,) ranges of buildings (B, 6), sorted by cell; reach (M,) half diagonal of the
-    largest building; head_start (M + 1,) ranges of heads (G, 4) and posts (G, 2)."""
+    """Static surroundings of M maps, flat. cells (M, 5) int64: first cell, rows, columns and whole-metre origin of the
+    building grid; cell_start (cells + 1,): ranges of buildings (B, 6), sorted by cell; reach (M,): half diagonal of the
+    largest building; head_start (M + 1,): ranges of heads (G, 4) and posts (G, 2)."""
 
     ground: Pyramid
     buildings: np.ndarray
@@ -100,7 +100,7 @@ def flatten(maps: list[RoadMap]) -> StaticWorld:
 
 
 def _posts(road_map: RoadMap) -> np.ndarray:
-    """(G, 2) where each signal's pole stands: the nearest spot off the road beside the lamp, or right below it."""
+    """(G, 2) foot of each signal's pole: the nearest spot off the road beside the lamp, or directly below it."""
     raster = ground_raster(road_map)
     posts = road_map.signal_heads[:, :2].astype(np.float64)
     for g, (x, y, _, yaw) in enumerate(road_map.signal_heads):
@@ -126,7 +126,7 @@ def _insert(order, far, n, item, distance):
 
 @kernel
 def _near_buildings(world, m, cam, shape, order, far):
-    """Buildings of map m that may be seen: their indices into order, nearest first. Returns how many."""
+    """Write the indices of buildings of map m that may be visible to order, nearest first; return their number."""
     n = 0
     first, rows, cols = world.cells[m, 0], world.cells[m, 1], world.cells[m, 2]
     span = SIGHT + world.reach[m]
@@ -155,7 +155,7 @@ def _near_buildings(world, m, cam, shape, order, far):
 
 @kernel
 def _open(roof, fine, row, wide):
-    """Pixels of an image row from the first to the last that walls do not hide whole: whose ground may be seen."""
+    """First and last pixel of an image row whose ground may be visible: those between walls that hide it."""
     left, right = 0, wide
     while left < right and _walled(roof, fine, left, row):
         left += 1
@@ -173,7 +173,7 @@ def _walled(roof, fine, col, row):
 
 @kernel
 def _lay(canvas, lines, first, last):
-    """Lay the samples of rows first..last over what lines (rows, W) show, a sample a pixel."""
+    """Write the samples of rows first..last over lines (rows, W), at one sample per pixel."""
     touched = canvas.touched
     for col in range(lines.shape[1]):
         near, shade = canvas.zbuf[col], canvas.cbuf[col]
@@ -184,7 +184,7 @@ def _lay(canvas, lines, first, last):
 
 @kernel
 def _lay_means(canvas, lines, first, last):
-    """The same for four samples a pixel: their mean."""
+    """The same for four samples per pixel: their mean."""
     zbuf, cbuf, touched = canvas.zbuf, canvas.cbuf, canvas.touched
     for col in range(lines.shape[1]):
         top = max(first, min(touched[2 * col, 0], touched[2 * col + 1, 0]) >> 1)
@@ -203,12 +203,12 @@ def _lay_means(canvas, lines, first, last):
 
 @kernel
 def _resolve(out, canvas, world, m, taps, acc, lines):
-    """Samples in, pixels out: their mean, over ground or sky where empty. canvas.cam is in pixels; acc (W,) int64 and
-    lines (8, W) int32 are scratch."""
+    """Resolve samples to pixels: their mean, over ground or sky where empty. canvas.cam is in pixels; acc (W,) int64
+    and lines (8, W) int32 are scratch."""
     cam = canvas.cam
     base, upper, frame = world.ground.base, world.ground.upper, world.ground.frames[m]
     high, wide = out.shape[0], out.shape[1]
-    # Samples lie by columns, the ground's rows do not: eight rows at a time keep both within the cache.
+    # Samples are stored by columns, the ground by rows: processing eight rows at a time keeps both in the cache.
     for first in range(0, high, len(lines)):
         last = min(high, first + len(lines))
         for row in range(first, last):
@@ -286,7 +286,7 @@ def _aim(canvas, pose, lens, sky):
 
 @kernel
 def _draw(out, canvas, scratch, world, m, mount, agents, valid, size, kind, brake, signals, turn, sky, blink, key):
-    """One view, aimed, into the pixels out (H, W, 3)."""
+    """Draw one view, already aimed, into the pixels out (H, W, 3)."""
     taps, acc, lines, order, far = scratch
     cam, zbuf = canvas.cam, canvas.zbuf
     wipe(canvas)
@@ -318,7 +318,7 @@ def _draw(out, canvas, scratch, world, m, mount, agents, valid, size, kind, brak
 
 @kernel
 def _warp(out, picture, at):
-    """A picture in, out (H, W, 3) filled from its places at (H, W, 2) px, interpolated."""
+    """Fill out (H, W, 3) from a picture by interpolation at positions `at` (H, W, 2) px."""
     for row in range(out.shape[0]):
         for col in range(out.shape[1]):
             u, v = at[row, col, 0] - np.float32(0.5), at[row, col, 1] - np.float32(0.5)
@@ -331,7 +331,7 @@ def _warp(out, picture, at):
 
 
 def _compiled(stamp: int):
-    """Hash of the drawing code in, `render` out. Closed over, the hash is part of numba's key for the kept kernel."""
+    """Compile `render`. Closing over the hash of the drawing code makes it part of the key of numba's disk cache."""
 
     @njit(**COUNTED, cache=True)
     def render(
@@ -340,7 +340,7 @@ def _compiled(stamp: int):
         """Draw scenes start..stop into out (S, V, H, W, 3). lenses (V, 13): fx, fy, cx, cy, x, y, z, yaw, pitch, width,
         height, samples and row of warps (n, H, W, 2), -1 for none; skies (S, COLUMNS) `Conditions.row`; more as in
         Camera."""
-        if stamp == 0:  # never so; numba keys on closed-over variables only where they are used
+        if stamp == 0:  # never true; numba keys only on closed-over variables that are used
             return
         order, far = np.empty(MOST, np.int64), np.empty(MOST)
         for v in range(len(lenses)):

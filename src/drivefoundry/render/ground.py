@@ -1,7 +1,7 @@
-"""Class rasters in, a mip pyramid out; and the kernel that warps it into a camera's view below a sky.
+"""The ground: a mip pyramid of class rasters, and the kernel that warps it into a camera's view below the sky.
 
-A pixel of road far ahead is metres long and centimetres wide. So each image row takes the pyramid level that fits a
-pixel's width and averages up to eight taps along its length (anisotropic filtering): lane lines stay alive at distance.
+A pixel of distant road is metres long and centimetres wide. So each image row uses the pyramid level that fits a
+pixel's width and averages up to eight taps along its length (anisotropic filtering): lane lines stay visible far away.
 Colours are packed R | G << 8 | B << 16. Letters: H, W image rows and columns; M maps.
 """
 
@@ -27,23 +27,23 @@ from drivefoundry.raster import (
 
 COUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": True}
 BARE: dict[str, Any] = COUNTED | {"_nrt": False}
-"""Options of drawing code, with numba's run time and without: bare code neither makes arrays nor counts references to
-those that its caller holds, which took half of its time."""
+"""Options of drawing code with and without numba's runtime: without it, code can neither allocate arrays nor count
+references to those of its caller, which took half of the time."""
 
 kernel = njit(**BARE)
-"""How drawing code is compiled. It is kept on disk as part of the kernels that call it, under a key over its source:
-numba alone would go on using a kept kernel after a change in another file that it calls into."""
+"""Decorator of drawing code. Its compiled form is cached on disk inside the kernels that call it, keyed by its source:
+numba alone would use a stale kernel after a change in another file that it calls."""
 
 inlined = njit(**BARE, inline="always")
-"""The same, put into its callers by numba itself."""
+"""The same, inlined into callers by numba."""
 
 maker = njit(**COUNTED)
-"""The same for the few that make arrays."""
+"""The same for the few functions that allocate arrays."""
 
 LEVELS = 6
 TAPS = 8
 FAR = 500.0
-"""Ground farther than this, m, looks like ground at this distance."""
+"""Ground farther than this, m, is drawn as at this distance."""
 
 PX, PY, PZ, COS, SIN, COSP, SINP, FX, FY, CX, CY = range(11)
 """Camera vector: position m, cosine and sine of heading and of pitch (positive down), intrinsics in pixels."""
@@ -51,9 +51,9 @@ PX, PY, PZ, COS, SIN, COSP, SINP, FX, FY, CX, CY = range(11)
 SKY_TOP = np.array([96.0, 148.0, 214.0])
 SKY_LOW = np.array([206.0, 218.0, 230.0])
 HAZE = 206 | 218 << 8 | 230 << 16
-"""Packed SKY_LOW: what distance fades to."""
+"""Packed SKY_LOW: the colour of distant objects."""
 FADE = np.round(256 * (1 - np.exp(-np.arange(1024) / 380.0))).astype(np.int64)
-"""Share of haze, in 1/256, by whole metres of distance."""
+"""Share of haze, in 1/256, by distance in whole metres."""
 
 
 def _palette() -> np.ndarray:
@@ -76,13 +76,13 @@ PALETTE = _palette()
 """(CLASSES * SHADES,) packed colour of each texture code."""
 _WIDE = PALETTE.astype(np.int64)
 SPREAD = _WIDE & 0xFF | (_WIDE & 0xFF00) << 13 | (_WIDE & 0xFF0000) << 26
-"""The palette as `_spread` gives it."""
+"""The palette in the format of `_spread`."""
 OUTSIDE = int(PALETTE[GROUND * SHADES + SHADES // 2])
 
 
 class Pyramid(NamedTuple):
-    """Ground textures of M maps. base: flat texture codes of level 0; upper: flat packed colours of levels 1..5;
-    levels (M, LEVELS) int64 offset of each level in its array; frames (M, 6) as in RasterStack, its offset unused."""
+    """Ground textures of M maps. base: flat texture codes of level 0; upper: flat packed colours of levels 1..5; levels
+    (M, LEVELS) int64: offset of each level in its array; frames (M, 6): as in RasterStack, with the offset unused."""
 
     base: np.ndarray
     upper: np.ndarray
@@ -91,7 +91,7 @@ class Pyramid(NamedTuple):
 
 
 def pyramid(rasters: list[GroundRaster]) -> Pyramid:
-    """Rasters in, mip pyramid out. Each level halves the one below by averaging 2 x 2 colours."""
+    """Build the mip pyramid of rasters. Each level halves the one below by averaging 2 x 2 colours."""
     base, upper = [r.texture.reshape(-1) for r in rasters], []
     levels = np.zeros((len(rasters), LEVELS), np.int64)
     frames = np.zeros((len(rasters), 6))
@@ -111,7 +111,7 @@ def pyramid(rasters: list[GroundRaster]) -> Pyramid:
 
 @njit(cache=True, nogil=True)
 def mean4(a, b, c, d):
-    """Four packed colours in, their mean out."""
+    """Mean of four packed colours."""
     rb = (a & 0xFF00FF) + (b & 0xFF00FF) + (c & 0xFF00FF) + (d & 0xFF00FF) + 0x20002
     g = (a & 0xFF00) + (b & 0xFF00) + (c & 0xFF00) + (d & 0xFF00) + 0x200
     return (rb >> 2 & 0xFF00FF) | (g >> 2 & 0xFF00)
@@ -154,7 +154,7 @@ def fade(z):
 
 @kernel
 def _reach(cam, v):
-    """Image row in, depth (m along the optical axis) where its ray meets the ground; -1 above the horizon."""
+    """Depth (m along the optical axis) where the ray of an image row meets the ground; -1 above the horizon."""
     yn = (v - cam[CY]) / cam[FY]
     fall = cam[SINP] + yn * cam[COSP]
     if fall <= 1e-6:
@@ -164,7 +164,7 @@ def _reach(cam, v):
 
 @kernel
 def row_taps(cam, frame, v, taps):
-    """Image row in; fills taps (TAPS, 4) with texel x, y at the row's first pixel centre and their step a pixel.
+    """Fill taps (TAPS, 4) of an image row: texel x, y at the first pixel centre, and their step per pixel.
 
     Returns (number of taps, pyramid level, depth m of the row's centre); no taps above the horizon.
     """
@@ -213,19 +213,20 @@ def _within(start, step, limit, first, last):
 
 @kernel
 def _spread(c):
-    """Packed colour in, R | G << 21 | B << 42 out: room in one integer for the sum of TAPS colours of weight 256."""
+    """Spread a packed colour to R | G << 21 | B << 42: one integer has room for the sum of TAPS colours of weight
+    256."""
     return (c & 0xFF) | (c & 0xFF00) << 13 | (c & 0xFF0000) << 26
 
 
 @inlined
 def _texel(base, upper, level, at):
-    """Place in the pyramid in, colour out as by `_spread`. at: unsigned, for which numba does not look from the end."""
+    """Colour at a position in the pyramid, as `_spread` gives it. at: unsigned, so numba omits negative indexing."""
     return SPREAD[base[at]] if level == 0 else _spread(np.int64(upper[at]))
 
 
 @kernel
 def _take(base, upper, level, wide, at, x, y, dx, dy, total):
-    """Add the nearest texels along a line to total (n,). at: place of texel 0, 0; x, y, dx, dy: in 1 / 65536."""
+    """Add the nearest texels along a line to total (n,). at: position of texel 0, 0; x, y, dx, dy: in 1 / 65536."""
     for i in range(len(total)):
         total[i] += _texel(base, upper, level, np.uint64(at + (y >> 16) * wide + (x >> 16)))
         x += dx
@@ -234,7 +235,7 @@ def _take(base, upper, level, wide, at, x, y, dx, dy, total):
 
 @kernel
 def _blend(base, upper, level, wide, at, x, y, dx, dy, total):
-    """The same, interpolated between the four texels around, times 256."""
+    """The same, interpolated between the four surrounding texels, times 256."""
     one, below = np.uint64(1), np.uint64(wide)
     for i in range(len(total)):
         k = np.uint64(at + (y >> 16) * wide + (x >> 16))
@@ -249,9 +250,9 @@ def _blend(base, upper, level, wide, at, x, y, dx, dy, total):
 
 @kernel
 def ground_row(base, upper, offset, high, wide, level, taps, n, haze, fine, total, line, left, right):
-    """A row's taps from `row_taps` in; line (W,) int32 packed colours out of pixels left..right: their mean,
-    interpolated where few (one, or in a `fine` picture up to three), with `haze` / 256 of haze. base, upper: as in
-    Pyramid; offset, high, wide: the level's place in them and its size; total (W,) int64 scratch.
+    """Average a row's taps (from `row_taps`) into line (W,), int32 packed colours, for pixels left..right; interpolated
+    if there are few taps (one, or up to three in a `fine` picture), with `haze` / 256 of haze. base, upper: as in
+    Pyramid; offset, high, wide: position of the level in them and its size; total (W,) int64: scratch.
     """
     total[left:right] = 0
     blend = n <= 1 + 2 * fine
@@ -264,7 +265,7 @@ def ground_row(base, upper, offset, high, wide, level, taps, n, haze, fine, tota
             total[i] += outside
         for i in range(last, right):
             total[i] += outside
-        # Texel coordinates in 1 / 65536: cheap to split into a whole part and a weight.
+        # Texel coordinates in 1 / 65536: cheap to split into an integer part and a weight.
         dx, dy = int(taps[k, 2] * 65536.0), int(taps[k, 3] * 65536.0)
         x = int((taps[k, 0] - half) * 65536.0) + first * dx
         y = int((taps[k, 1] - half) * 65536.0) + first * dy
@@ -281,7 +282,7 @@ def ground_row(base, upper, offset, high, wide, level, taps, n, haze, fine, tota
 
 @kernel
 def sky_colour(cam, v):
-    """Image row in, packed sky colour out."""
+    """Packed sky colour of an image row."""
     yn = (v + 0.5 - cam[CY]) / cam[FY]
     up = -(cam[SINP] + yn * cam[COSP])
     w = min(1.0, max(0.0, up * 2.2))

@@ -1,4 +1,4 @@
-"""Cameras on a car: where each is mounted, how its lens projects, and the presets from one to six.
+"""Cameras of a car: mounts, lens projections, and presets of one to six cameras.
 
 Letters: V views of a rig, H, W image rows and columns. Camera frame: x right, y down, z ahead.
 """
@@ -14,19 +14,19 @@ from drivefoundry.types import require
 from drivefoundry_car.vehicle.embodiment import CameraSpec
 
 SIDE_LENS = 1.4281480067421144
-"""Focal length over half the width for a field of view of 70 degrees, as of five of nuScenes' six cameras."""
+"""Focal length over half the width for a field of view of 70 degrees, as five of nuScenes' six cameras have."""
 REAR_LENS = 0.7002075382097097
-"""The same for 110 degrees, its rear camera's."""
+"""The same for 110 degrees, as its rear camera has."""
 
 
 @dataclass(frozen=True)
 class View(CameraSpec):
-    """One camera on the car, as the simulator draws it; x, y, z are from the box centre on the ground.
+    """One camera on the car, as the simulator draws it; x, y, z are relative to the box centre on the ground.
 
     k1, k2: a ray at distance r from the axis, at depth 1, is seen at r (1 + k1 r^2 + k2 r^4), as in OpenCV.
 
-    samples: how often a pixel looks at what stands on the ground along each axis, 1 or 2. Two smooth its edges; one
-    costs a quarter, and will do where the picture is fine: 256x128 by one looks as often a degree as 128x64 by two.
+    samples: samples per pixel along each axis for objects above ground, 1 or 2. Two smooth edges; one costs a quarter,
+    and suffices for high resolution: 256x128 with one has as many samples per degree as 128x64 with two.
     """
 
     samples: int = 2
@@ -38,19 +38,19 @@ class View(CameraSpec):
 
     @property
     def warped(self) -> bool:
-        """Is the picture anything but what a level pinhole gives?"""
+        """Whether the picture differs from that of a level pinhole camera."""
         return (self.roll, self.k1, self.k2) != (0.0, 0.0, 0.0)
 
     def rays(self) -> np.ndarray:
-        """(H, W, 2) x and y at depth 1, in the frame of the camera before its roll, of what each pixel centre sees.
+        """(H, W, 2) x and y at depth 1, in the frame of the camera before its roll, of the ray of each pixel centre.
 
-        ValueError where the distortion folds the picture, so that some pixel has no ray.
+        ValueError if the distortion folds the picture, so that some pixel has no ray.
         """
         u, v = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
         xd, yd = (u - self.cx) / self.fx, (v - self.cy) / self.fy
         seen = np.hypot(xd, yd)
         r = seen.copy()
-        for _ in range(20):  # Newton's method; the lens is monotonic where it has an inverse at all
+        for _ in range(20):  # Newton's method; the lens is monotonic wherever it is invertible
             gain = np.maximum(1 + 3 * self.k1 * r**2 + 5 * self.k2 * r**4, 1e-3)
             r = np.clip(r - (r * (1 + self.k1 * r**2 + self.k2 * r**4) - seen) / gain, 0.0, 10.0)
         wrong = np.abs(r * (1 + self.k1 * r**2 + self.k2 * r**4) - seen).max()
@@ -58,21 +58,21 @@ class View(CameraSpec):
         folds = (1 + 3 * self.k1 * reach**2 + 5 * self.k2 * reach**4).min() <= 0
         require(
             bool(np.isfinite(wrong)) and wrong < 1e-6 and not folds,
-            f"View: k1 {self.k1}, k2 {self.k2} fold the picture within its corners; take a weaker distortion",
+            f"View: k1 {self.k1}, k2 {self.k2} fold the picture within its corners; reduce the distortion",
         )
         k = np.divide(r, seen, out=np.ones_like(r), where=seen > 0)
         x, y, c, s = xd * k, yd * k, np.cos(self.roll), np.sin(self.roll)
         return np.stack([x * c - y * s, x * s + y * c], -1)
 
     def sampling(self) -> tuple[View, np.ndarray]:
-        """A level pinhole view that holds all this one sees, and (H, W, 2) where in its picture each pixel lies, px."""
+        """A level pinhole view that covers this one, and (H, W, 2) the position of each pixel in its picture, px."""
         rays = self.rays()
         low, high = rays.reshape(-1, 2).min(0), rays.reshape(-1, 2).max(0)
         left, top = np.floor(low[0] * self.fx) - 1, np.floor(low[1] * self.fy) - 1
         wide, tall = int(np.ceil(high[0] * self.fx) - left) + 1, int(np.ceil(high[1] * self.fy) - top) + 1
         require(
             wide * tall <= 16 * self.width * self.height,
-            "View: k1, k2 bend the picture's corners too far out; take a weaker distortion",
+            "View: k1, k2 bend the picture's corners too far out; reduce the distortion",
         )
         level = replace(self, width=wide, height=tall, cx=float(-left), cy=float(-top), roll=0.0, k1=0.0, k2=0.0)
         return level, rays * (self.fx, self.fy) - (left, top)
@@ -80,7 +80,7 @@ class View(CameraSpec):
 
 @dataclass(frozen=True)
 class Rig:
-    """The cameras of one car, all of one picture size; the first looks ahead and is the one that the models see."""
+    """The cameras of one car, all with the same picture size; the first looks ahead and is the one that models see."""
 
     views: tuple[View, ...] = (View(),)
 
@@ -88,14 +88,14 @@ class Rig:
         require(len(self.views) > 0, "Rig: give at least one view")
         sizes = {(v.width, v.height) for v in self.views}
         require(len(sizes) == 1, f"Rig: all views must have one size, got {sorted(sizes)}")
-        require(min(sizes.pop()) > 0, "Rig: width and height must be positive")
+        require(min(sizes.pop()) > 0, "Rig: width and height must be > 0")
         for i, v in enumerate(self.views):
             require(v.samples in (1, 2), f"Rig: view {i} has {v.samples} samples; must be 1 or 2")
-            require(v.fx > 0 and v.fy > 0, f"Rig: view {i} has fx {v.fx}, fy {v.fy}; both must be positive")
+            require(v.fx > 0 and v.fy > 0, f"Rig: view {i}: fx and fy must be > 0, got {v.fx} and {v.fy}")
 
     @staticmethod
     def of(cameras: Iterable[CameraSpec]) -> Rig:
-        """Cameras of a vehicle, all of one picture size."""
+        """The rig of a vehicle's cameras, all with the same picture size."""
         return Rig(tuple(View.of(c) for c in cameras))
 
     @staticmethod
@@ -112,7 +112,7 @@ class Rig:
 
     @staticmethod
     def six() -> Rig:
-        """Front, front-left, front-right, rear-left, rear-right and rear: all round, laid out as on nuScenes' cars."""
+        """Front, front-left, front-right, rear-left, rear-right and rear: all around, laid out as on nuScenes' cars."""
         wide, high = 160, 90
         view = View(wide, high, SIDE_LENS * wide / 2, SIDE_LENS * wide / 2, wide / 2, high / 2)
         lens = REAR_LENS * wide / 2
@@ -129,5 +129,5 @@ class Rig:
         return self.views[0].height
 
     def scaled(self, width: int, height: int) -> Rig:
-        """Every view `View.scaled` to another picture size."""
+        """Apply `View.scaled` to every view."""
         return Rig(tuple(v.scaled(width, height) for v in self.views))

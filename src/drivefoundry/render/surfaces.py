@@ -1,4 +1,4 @@
-"""A point on a face in, its colour out: walls with windows, bodywork, glass and lamps; and the paints of all things."""
+"""Colours of points on faces: walls with windows, bodywork, glass and lamps; and the paints of all objects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from drivefoundry.render.ground import HAZE, kernel, mix
 
 PLAIN, WALL, SIDE, FRONT, REAR, GLASS, REAR_GLASS, BIKE = np.arange(8)
-"""Surfaces; each picks a sample of three colours. (Numpy integers: numba recompiles for each Python constant.)"""
+"""Surfaces; each uses up to three colours. (Numpy integers: numba recompiles for each Python constant.)"""
 
 PAINTS = np.array(
     [
@@ -23,20 +23,20 @@ PAINTS = np.array(
     ],
     np.float64,
 )
-"""(n, 3) every colour that is not the ground's, by the numbers below."""
+"""(n, 3) every colour other than the ground's, by the numbers below."""
 CARS, TRUCKS, CLOTHES, WALLS = np.array([0, 8, 12, 18])
 PANE, DARK, SKIN, BRAKE, TAIL, HEADLIGHT, SHADOW, STEEL, HOUSING = np.arange(24, 33)
 
 BRAKES, LAMPS, WINDOWS = np.array([1, 2, 3]) << 28
-"""Above a sample's colour stands what shines there by itself, with its strength of 0 to 15 in bits 24 to 27: brake
-lamps whenever lit, other lamps and lit windows (drawn dark) once the lights are on."""
+"""Emission flags above a sample's colour, with the strength, 0 to 15, in bits 24 to 27: brake lamps whenever lit, other
+lamps and lit windows (drawn dark) once the lights are on."""
 OWN = 0x3F000000
-"""Bits of a sample that say so."""
+"""Bits of a sample that hold emission."""
 
 
 @kernel
 def pack(paint, light):
-    """Packed colour of a paint number at a brightness."""
+    """Packed colour of a paint number at a given brightness."""
     c = 0
     for k in range(3):
         c |= int(min(255.0, PAINTS[paint, k] * light)) << (8 * k)
@@ -45,7 +45,7 @@ def pack(paint, light):
 
 @kernel
 def surface(kind, s, t, lu, lv, grain, c0, c1, c2):
-    """Point (s, t) m on a face of lu x lv m in, packed colour out; -1 for a hole. grain: half a pixel there, m."""
+    """Packed colour at point (s, t) m on a face of lu x lv m; -1 for a hole. grain: half a pixel there, m."""
     big = lv > 1.6
     if kind == SIDE:
         r = 0.46 if big else 0.33
@@ -78,7 +78,7 @@ def surface(kind, s, t, lu, lv, grain, c0, c1, c2):
 
 @kernel
 def wall(s, t, lv, grain, c0, c1, c2):
-    """Storeys of 3.2 m with windows every 3 m above a ground floor of shop fronts; far away only their mean."""
+    """Storeys of 3.2 m with windows every 3 m above a ground floor of shop fronts; only their mean if far away."""
     if t > lv - 0.5:
         return c0
     mean = mix(c0, c1, 90)
@@ -92,7 +92,7 @@ def wall(s, t, lv, grain, c0, c1, c2):
 
 @kernel
 def opening(t, shop, bay, glazed, c0, c1, c2):
-    """What a wall shows t m up: c0 the wall, c1 a pane, c2 one lit by day, in column `bay` of the windows."""
+    """Colour of a wall at height t m: c0 the wall, c1 a pane, c2 one lit by day, in column `bay` of the windows."""
     if t < 3.2:
         return c1 | WINDOWS | 8 << 24 if shop and 0.5 < t < 2.6 else c0
     storey = t * (1.0 / 3.2)

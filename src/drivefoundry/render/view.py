@@ -1,5 +1,5 @@
-"""A scene and what happened in it in, pictures out: the camera's view beside the map from above; MP4 bytes of many; and
-a wall of what the cameras can show.
+"""Pictures of a scene for people: the camera's view beside a map from above, MP4 films, and a wall of what the cameras
+can show.
 
 Arrays are laid out as in Rollout: ego (T, 3+), agents (A, T, 4), valid (A, T), step 0 = Scene.start, 10 Hz; SI units.
 """
@@ -28,9 +28,9 @@ from drivefoundry_car.vehicle.inputs import to_ego
 
 FILM_VIEW = View().scaled(480, 240)
 AHEAD = 40.0
-"""Ground shown ahead of the ego in the view from above, m; 5/9 as much lies behind it."""
+"""Ground shown ahead of the ego in the view from above, m; 5/9 as much is shown behind it."""
 SMOOTH = 2
-"""The view from above is drawn this much larger and then averaged."""
+"""Supersampling factor of the view from above."""
 EGO, ROUTE, PLAN = (255, 122, 24), (64, 156, 255), (40, 224, 140)
 LIGHTS = [(120, 120, 120), (40, 220, 110), (250, 196, 40), (245, 50, 40)]
 
@@ -46,10 +46,10 @@ def film(
     every: int = 2,
     decision_dt: float = PLAN_DT,
 ) -> list[np.ndarray]:
-    """One drive in, frames (H, W, 3) uint8 out, one for each `every` steps (2: 5 frames a second).
+    """Frames (H, W, 3) uint8 of one drive, one per `every` steps (2: 5 frames a second).
 
-    plans (D, 8, 3) and text (D,) belong to the decisions, decision_dt s apart from step 0; both are drawn if given.
-    Agents beyond the scene's own (padding of a batch) are left out. ValueError where shapes do not fit the scene.
+    plans (D, 8, 3) and text (D,), if given, are those of the decisions, decision_dt s apart from step 0. Agents beyond
+    the scene's own (padding of a batch) are left out. ValueError if shapes do not match the scene.
     """
     steps = len(ego)
     a = len(scene.kind)
@@ -79,8 +79,8 @@ def film(
         d = int(step) // round(decision_dt / DT)
         since = to_ego(ego[step, :3], ego[d * round(decision_dt / DT), :3])
         plan = None if plans is None or d >= len(plans) else to_ego(plans[d][:, :2], since)
-        said = "" if text is None or d >= len(text) else text[d]
-        camera = _caption(views[k], view, ego[step], plan, said)
+        caption = "" if text is None or d >= len(text) else text[d]
+        camera = _caption(views[k], view, ego[step], plan, caption)
         above = from_above(
             scene, view.height, ego[: step + 1], agents[:, step], valid[:, step], scene.signals[:, log[k]], plan
         )
@@ -89,7 +89,7 @@ def film(
 
 
 def picture(scene: Scene, step: int | None = None, view: View = FILM_VIEW) -> Image.Image:
-    """Scene in, one picture of its log at `step` (the start where None) out. ValueError where the ego is not there."""
+    """One picture of a scene's log at `step` (None: the start). ValueError if the ego is not present then."""
     step = scene.start if step is None else step
     require(0 <= step < scene.valid.shape[1], f"step {step}: the scene has {scene.valid.shape[1]} steps")
     require(bool(scene.valid[scene.ego, step]), f"step {step}: the ego has no state there; choose another")
@@ -114,9 +114,9 @@ def picture(scene: Scene, step: int | None = None, view: View = FILM_VIEW) -> Im
 
 
 def wall(scene: Scene, step: int | None = None) -> Image.Image:
-    """Scene in, one picture of its log at `step` (the start where None) out: maps, hours, weathers and rigs.
+    """One picture of a scene's log at `step` (None: the start) with maps, hours, weathers and rigs.
 
-    Rows: what models and people see from above, day, dusk; night, rain, fog; three cameras; six cameras.
+    Rows: bird's-eye views of models and people, day, dusk; night, rain, fog; three cameras; six cameras.
     """
     step = scene.start if step is None else step
     require(0 <= step < scene.valid.shape[1], f"step {step}: the scene has {scene.valid.shape[1]} steps")
@@ -159,7 +159,7 @@ def wall(scene: Scene, step: int | None = None) -> Image.Image:
 
 
 def _order(row: np.ndarray, n: int, order: list[int]) -> np.ndarray:
-    """Some of the n pictures of a row, side by side."""
+    """Place some of the n pictures of a row side by side."""
     parts = np.split(row, n, 1)
     return np.concatenate([parts[i] for i in order], 1)
 
@@ -173,17 +173,17 @@ def _named(frame: np.ndarray, name: str) -> np.ndarray:
 
 
 def mp4(frames: Sequence[np.ndarray], fps: int = 5, quality: int = 30) -> bytes:
-    """Frames (H, W, 3) uint8 of one even size in, an H.264 MP4 out that browsers play from a data URI.
+    """Encode frames (H, W, 3) uint8, all of one even size, as an H.264 MP4 that browsers play from a data URI.
 
-    quality: x264's constant rate factor, less is better. 18 s of film at 5 frames a second take some 300 kB.
+    quality: x264's constant rate factor, lower is better. 18 s of film at 5 frames a second take about 300 kB.
     The same frames give the same bytes.
     """
     require(len(frames) > 0, "mp4: no frames to encode")
     high, wide = frames[0].shape[:2]
-    require(high % 2 == 0 and wide % 2 == 0, f"mp4: {wide} x {high} px; both must be even")
+    require(high % 2 == 0 and wide % 2 == 0, f"mp4: width and height must be even, got {wide} x {high} px")
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as container:
-        # Without macroblock-tree rate control, which gives other bytes each time.
+        # Without macroblock-tree rate control, whose bytes differ from run to run.
         options = {"crf": str(quality), "preset": "veryfast", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = wide, high, "yuv420p"
@@ -194,8 +194,8 @@ def mp4(frames: Sequence[np.ndarray], fps: int = 5, quality: int = 30) -> bytes:
     return out.getvalue()
 
 
-def _caption(seen: np.ndarray, view: View, ego: np.ndarray, plan: np.ndarray | None, said: str) -> Image.Image:
-    """Camera view with the plan as a ribbon on the road, the speed, and what the model said."""
+def _caption(seen: np.ndarray, view: View, ego: np.ndarray, plan: np.ndarray | None, caption: str) -> Image.Image:
+    """Camera view with the plan as a ribbon on the road, the speed, and the model's reasoning."""
     image = Image.fromarray(seen)
     draw = ImageDraw.Draw(image, "RGBA")
     ribbon = [] if plan is None else _ribbon(plan, view)
@@ -206,7 +206,7 @@ def _caption(seen: np.ndarray, view: View, ego: np.ndarray, plan: np.ndarray | N
     if len(ego) > PSPEED:
         draw.rectangle((0, 0, 4.6 * line, line + 3), fill=(0, 0, 0, 130))
         draw.text((5, 1), f"{ego[PSPEED]:.1f} m/s", font=font, fill=(255, 255, 255))
-    lines = textwrap.wrap(said, max(20, int(view.width / line * 1.95)))[:3] if said else []
+    lines = textwrap.wrap(caption, max(20, int(view.width / line * 1.95)))[:3] if caption else []
     if lines:
         top = view.height - line * len(lines) - 4
         draw.rectangle((0, top, view.width, view.height), fill=(0, 0, 0, 150))
@@ -215,7 +215,7 @@ def _caption(seen: np.ndarray, view: View, ego: np.ndarray, plan: np.ndarray | N
 
 
 def _ribbon(plan: np.ndarray, view: View, width: float = 1.2) -> list[tuple[float, float]]:
-    """Image outline of the strip along plan points (P, 2), ego frame, that are ahead of the camera."""
+    """Image outline of the strip along the plan points (P, 2), ego frame, that are ahead of the camera."""
     points = np.concatenate([[[2.6, 0.0]], plan])
     step = np.diff(points, axis=0)
     length = np.hypot(*step.T)
@@ -240,9 +240,9 @@ def from_above(
     signals: np.ndarray,
     plan: np.ndarray | None,
 ) -> Image.Image:
-    """The map around the ego, which heads up the picture, `pixels` square: road users, route, plan, lights.
+    """Map around the ego, heading up, `pixels` square, with road users, route, plan and lights.
 
-    past (t, 3+) the ego's poses until now; agents (A, 4), valid (A,), signals (G,) now; plan (P, 2) in the ego frame.
+    past (t, 3+): the ego's poses until now; agents (A, 4), valid (A,), signals (G,): now; plan (P, 2): ego frame.
     """
     n = pixels * SMOOTH
     scale = n * 0.64 / AHEAD
@@ -263,7 +263,7 @@ def from_above(
         if np.hypot(b[0] - x0, b[1] - y0) < 90 + b[3]:
             draw.polygon(px(_corners(b[0], b[1], b[2], b[3], b[4])), fill=(150, 142, 132), outline=(96, 92, 88))
     near = np.flatnonzero(np.hypot(scene.route[:, 0] - x0, scene.route[:, 1] - y0) < 120)
-    for part in np.split(near, np.flatnonzero(np.diff(near) > 1) + 1):  # it may leave and come back
+    for part in np.split(near, np.flatnonzero(np.diff(near) > 1) + 1):  # the route may leave the picture and return
         if len(part) > 1:
             draw.line(px(scene.route[part]), fill=(*ROUTE, 120), width=round(0.9 * scale), joint="curve")
     if len(past) > 1:
@@ -284,7 +284,7 @@ def from_above(
 
 
 def _user(draw, px, state: np.ndarray, size: np.ndarray, kind: int, index: int, scale: float) -> None:
-    """One road user in the colour that the camera gives it; a pale bar marks its front."""
+    """Draw one road user in its colour in the camera view; a pale bar marks its front."""
     colour = tuple(int(c) for c in PAINTS[paint_of(kind, index)])
     if kind == AGENT_PEDESTRIAN:
         u, v = px(state)[0]
@@ -314,7 +314,7 @@ def _ground(
     right: np.ndarray,
     ahead: np.ndarray,
 ) -> Image.Image:
-    """The map's raster with `ahead` pointing up, n px square, `scale` px a metre, `at` lying at pixel `centre`."""
+    """The map's raster with `ahead` pointing up, n px square, at `scale` px per metre, with `at` at pixel `centre`."""
     raster = ground_raster(road_map)
     image = Image.fromarray(raster.texture, "P")
     rgb = np.stack([PALETTE & 255, PALETTE >> 8 & 255, PALETTE >> 16], 1).astype(np.uint8)

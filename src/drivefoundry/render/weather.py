@@ -1,7 +1,7 @@
-"""Samples and conditions in, pixels out: the kernels that light a view by hour and weather, and a sensor's noise.
+"""Kernels that resolve samples to pixels under conditions: light by hour and weather, and sensor noise.
 
-The counterpart of the clear day in `render`. Light falls on each pixel's mean surface: day or night from the sky, the
-car's own low beam ahead, what shines by itself added; then the air takes its share. Letters: H, W rows and columns.
+The counterpart of `draw`'s clear day. Light falls on each pixel's mean surface: from the sky, from the car's own low
+beam ahead, plus emission; then the air attenuates it. Letters: H, W rows and columns.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from drivefoundry.render.surfaces import BRAKES, WINDOWS
 BEAM = np.array([1.0, 0.95, 0.84])
 """Colour of the low beam's light."""
 ROOM = np.array([255.0, 206.0, 138.0])
-"""A lit window."""
+"""Colour of a lit window."""
 DEPTHS = 512
-"""Whole metres over which the air's share is tabled."""
+"""Range of the table of the air's attenuation, whole metres."""
 
 
 @inlined
 def _low_beam(ahead, left, up):
-    """Light of the car's own low beam, 1 as by day, at a point m in its frame: some 25 m far, cut above the bonnet."""
+    """Light of the car's low beam, 1 as by day, at a point m in its frame: about 25 m far, cut off above the bonnet."""
     if ahead < 1.5:
         return 0.0
     aside, far, over = 2.2 * left / ahead, ahead / 24.0, 2.0 * max(0.0, up - 0.9)
@@ -31,7 +31,7 @@ def _low_beam(ahead, left, up):
 
 @inlined
 def _wet(line, sky, fall):
-    """Ground colour (3,) in place: rain darkens it, and asphalt mirrors the sky the more, the flatter the look."""
+    """Apply rain to ground colour (3,) in place: it darkens, and asphalt mirrors the sky, more so at flat angles."""
     rain = sky[RAIN]
     grey = max(0.0, 1.0 - (max(line[0], line[1], line[2]) - min(line[0], line[1], line[2])) / 24.0)
     mirror = 0.8 * rain * grey * (1.0 - min(1.0, fall)) ** 5
@@ -42,8 +42,8 @@ def _wet(line, sky, fall):
 
 @inlined
 def _gather(canvas, row, col, lamps, colour):
-    """A pixel's samples in: how many hold a thing, its depth m, its light of its own, and that of lit rooms, 0..1;
-    its mean colour into colour (3,). Brakes shine by day, too, other lamps by as much as `lamps`, 0..1."""
+    """Combine a pixel's samples: number that hold an object, its depth m, its emission and that of lit rooms, 0..1;
+    writes its mean colour to colour (3,). Brakes shine by day, too, other lamps in proportion to `lamps`, 0..1."""
     zbuf, cbuf, fine = canvas.zbuf, canvas.cbuf, canvas.fine
     near, count, shine, room = 0.0, 0, 0.0, 0.0
     colour[:] = 0.0
@@ -69,7 +69,7 @@ def _gather(canvas, row, col, lamps, colour):
 
 @inlined
 def _light(colour, sky, beam, shine, room, air):
-    """Light a thing's colour (3,) in place: by the sky and the low beam, by itself (0..1), and fade it into the air."""
+    """Light an object's colour (3,) in place: by sky, low beam and emission (0..1), then attenuate it by the air."""
     for k in range(3):
         lit = min(1.0, sky[LIGHT + k] + beam * BEAM[k])
         seen = colour[k] * (lit + (1.0 - lit) * shine) * (1.0 - room) + ROOM[k] * room
@@ -140,13 +140,13 @@ def hashed(key, i):
 
 @kernel
 def key_of(sky, view, step):
-    """Seed of a picture's patterns: the scene's seed, the view and the step."""
+    """Seed of a picture's patterns, from the scene's seed, the view and the step."""
     return hashed(hashed(np.uint64(int(sky[SEED])), view + 1), step + 1)
 
 
 @maker
 def streaks(out, sky, key):
-    """Falling rain over the pixels: short slanted strokes, lighter than the dark and darker than the sky."""
+    """Draw falling rain over the pixels: short slanted strokes, lighter than the dark and darker than the sky."""
     high, wide = out.shape[0], out.shape[1]
     wind = (np.float64(hashed(np.uint64(int(sky[SEED])), 0) & np.uint64(255)) / 255.0 - 0.5) * 0.5
     tone = np.empty(3)
@@ -168,7 +168,7 @@ def streaks(out, sky, key):
 
 @kernel
 def sensor(out, sky, key):
-    """Gain and noise of the sensor in place; the noise is a sum of four even ones, nearly normal."""
+    """Apply the sensor's gain and noise in place; the noise is a sum of four uniform variables, nearly normal."""
     gain, spread = sky[EXPOSURE], sky[NOISE] / 37836.8
     high, wide = out.shape[0], out.shape[1]
     for row in range(high):

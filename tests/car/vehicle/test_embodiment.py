@@ -27,7 +27,7 @@ def test_json_keeps_every_field():
         ({"decision_dt": 0.25}, "decision_dt must be a multiple of 0.1 s, > 0, got 0.25"),
         ({"decision_dt": 1.0}, "decision_dt must be at most 0.5 s"),
         ({"cameras": (replace(CameraSpec(), name="left"),)}, r"cameras\[0\].name must be front"),
-        ({"cameras": (CameraSpec(), CameraSpec())}, "cameras must be given once each"),
+        ({"cameras": (CameraSpec(), CameraSpec())}, "cameras must be unique"),
         ({"cameras": (CameraSpec(fx=0.0),)}, "cameras.front.fx must be > 0, got 0.0"),
         ({"length": math.nan}, "length must be > 0"),
         ({"rear_axle": 4.7}, "rear_axle must be within the vehicle"),

@@ -1,1 +1,1 @@
-"""The numbers that a model takes and gives: the ego's motion and the route as inputs, plans as action codes."""
+"""Embodiment, model inputs (ego motion and route as numbers) and the codec between plans and action codes."""

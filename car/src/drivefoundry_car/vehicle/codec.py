@@ -16,18 +16,19 @@ import numpy as np
 from drivefoundry_car.vehicle.embodiment import PLAN_DT, PLAN_POINTS
 
 STEP_S, STEPS = PLAN_DT, PLAN_POINTS
-"""An action is held from one plan point to the next."""
+"""An action holds from one plan point to the next."""
 
 HEADING_M = 4.0
-"""A heading error of 1 rad costs as much as a position error of this many metres (about a car's length)."""
+"""Position error, m, that costs as much as a heading error of 1 rad (about a car's length)."""
 SPEED_S = 0.25
-"""A speed error of 1 m/s costs as much as this many metres: without it, greedy codes brake and accelerate in turn."""
+"""Position error, m, that costs as much as a speed error of 1 m/s: without it, greedy codes brake and accelerate in
+turn."""
 VOTE_M = 0.15
-"""Codes that lead this near each other, m, vote together; see `votes`."""
+"""Scale of the distance, m, within which codes support each other; see `votes`."""
 VOTE_SPEEDS, VOTE_STEP = 41, 0.5
-"""Speeds, and m/s between them, for which votes are counted: 0 to 20 m/s."""
+"""Number of speeds, and m/s between them, for which votes are tabulated: 0 to 20 m/s."""
 A_SCALE, CURVATURE_SCALE = 0.5, 0.012
-"""Distances between codes are counted in these units (curvature on an asinh scale: fine near straight, coarse near
+"""Units in which distances between codes are measured (curvature on an asinh scale: fine near straight, coarse near
 0.2)."""
 _MUST = [
     (0.0, 0.0),
@@ -44,7 +45,7 @@ _MUST_TURN = [(0.0, 0.2), (-3.0, 0.2), (1.5, 0.2), (0.0, 0.1), (-3.0, 0.1), (1.5
 
 
 def advance(state: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """State (..., 4) x, y, yaw, speed and code (..., 2) in, state half a second later out; shapes broadcast."""
+    """Advance states (..., 4) x, y, yaw, speed by codes (..., 2) for half a second; shapes broadcast."""
     v, a, curvature = state[..., 3], code[..., 0], code[..., 1]
     v1 = np.maximum(v + a * STEP_S, 0.0)
     stops = v + a * STEP_S < 0
@@ -59,7 +60,7 @@ def advance(state: np.ndarray, code: np.ndarray) -> np.ndarray:
 
 
 def decode(tokens: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Tokens (N, 8) int, codebook (K, 2) and speed (N,) m/s in; plan points (N, 8, 3) float32 out."""
+    """Plan points (N, 8, 3) float32 of tokens (N, 8) int, driven from speeds (N,) m/s; codebook (K, 2)."""
     if tokens.size and (int(tokens.min()) < 0 or int(tokens.max()) >= len(codebook)):
         raise ValueError(
             f"tokens: codes must lie in 0..{len(codebook) - 1}, got {int(tokens.min())}..{int(tokens.max())}"
@@ -68,8 +69,8 @@ def decode(tokens: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> np.nd
 
 
 def driven(controls: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Controls (N, 8, 2) acceleration m/s^2 and curvature 1/m, half a second each, and speed (N,) m/s in; plan points
-    (N, 8, 3) float32 out."""
+    """Plan points (N, 8, 3) float32 of controls (N, 8, 2), acceleration m/s^2 and curvature 1/m for half a second each,
+    driven from speeds (N,) m/s."""
     state = np.zeros((len(controls), 4))
     state[:, 3] = np.maximum(speed, 0.0)
     out = np.empty((len(controls), STEPS, 3), np.float32)
@@ -80,8 +81,7 @@ def driven(controls: np.ndarray, speed: np.ndarray) -> np.ndarray:
 
 
 def speeds(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Speed at each plan point, (N, 8) m/s >= 0, by central differences of the way along the plan (one-sided at the
-    end)."""
+    """Speed at each plan point, (N, 8) m/s >= 0, by central differences of the path length (one-sided at the end)."""
     p = np.concatenate([np.zeros_like(future[:, :1, :2]), future[:, :, :2]], 1)
     way = np.hypot(*np.moveaxis(np.diff(p, axis=1), -1, 0))
     v = np.empty(way.shape)
@@ -91,10 +91,11 @@ def speeds(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
 
 
 def encode(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Plans (N, 8, 3), codebook (K, 2), speed (N,) in; tokens (N, 8) int64 out.
+    """Tokens (N, 8) int64 of plans (N, 8, 3) from speeds (N,) m/s; codebook (K, 2).
 
     Greedy and closed loop: each step takes the code whose arc, from where the codes so far have led, ends closest to
-    the plan (position, heading and speed), so that errors do not add up. Ties (a standing car) go to the gentlest code.
+    the plan (position, heading and speed), so that errors do not accumulate. Ties (a standing car) go to the gentlest
+    code.
     """
     out = np.empty((len(future), STEPS), np.int64)
     for part, k, cost in _costs(future, codebook, speed):
@@ -103,10 +104,10 @@ def encode(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> np.nd
 
 
 def soft_targets(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray, tolerance: float) -> np.ndarray:
-    """As `encode`, but how well every code would have done: (N, 8, K) float16 shares that sum to 1.
+    """Soft labels (N, 8, K) float16 for `encode`: how well each code fits, as shares that sum to 1.
 
-    A code that ends e metres farther from the plan than the best one counts exp(-(e / tolerance)^2) as much. So codes
-    that make no difference (a curvature at walking pace) share the target, where one alone would be noise to a learner.
+    A code that ends e metres farther from the plan than the best one has weight exp(-(e / tolerance)^2). So codes that
+    make no difference (curvatures at walking pace) share the target, where a single one would be label noise.
     """
     out = np.empty((len(future), STEPS, len(codebook)), np.float16)
     for part, k, cost in _costs(future, codebook, speed):
@@ -118,7 +119,7 @@ def soft_targets(future: np.ndarray, codebook: np.ndarray, speed: np.ndarray, to
 def _costs(
     future: np.ndarray, codebook: np.ndarray, speed: np.ndarray, chunk: int = 2048
 ) -> Iterator[tuple[slice, int, np.ndarray]]:
-    """For each chunk of samples and each step: squared metres by which each code misses, (chunk, K) float32."""
+    """For each chunk of samples and each step: squared error of each code, m^2, (chunk, K) float32."""
     book = codebook.astype(np.float32)
     tie = 1e-4 * (np.abs(book[:, 0]) + 10.0 * np.abs(book[:, 1]))
     target_v = speeds(future, speed).astype(np.float32)
@@ -138,14 +139,14 @@ def _costs(
 
 
 def votes(codebook: np.ndarray, tolerance: float = VOTE_M) -> np.ndarray:
-    """Codebook (K, 2) in, (VOTE_SPEEDS, K, K) float32 out: how far code j's vote also speaks for code i, at each speed.
+    """(VOTE_SPEEDS, K, K) float32: how much a vote for code j also counts for code i, at each speed; codebook (K, 2).
 
-    A planner that takes its likeliest code takes the mode of the codes, not of what they do: at walking pace sixty
-    codes all stop the car and share the probability of stopping, while one of a few that roll on is on top.
-    Probabilities times this kernel, exp(-(d / tolerance)^2) of the distance d (as in `encode`) between where two codes
-    lead, put the mode where it belongs (minimum Bayes risk decoding, Kumar and Byrne 2004). What is driven is not the
-    selected code itself but the mean of all codes, weighted by probability and by closeness to the selected one: a step
-    of mean shift (Fukunaga and Hostetler 1975), which leaves nothing of the gaps between codes.
+    The most likely code is the mode over codes, not over what they do: at walking pace sixty codes all stop the car and
+    share the probability of stopping, while one of a few that roll on comes out on top. Multiplying the probabilities
+    by this kernel, exp(-(d / tolerance)^2) of the distance d (as in `encode`) between the ends of two codes, puts the
+    mode where it belongs (minimum Bayes risk decoding, Kumar and Byrne 2004). What is driven is not the selected code
+    itself but the mean of all codes, weighted by probability and by closeness to the selected one: a step of mean shift
+    (Fukunaga and Hostetler 1975), which removes the quantisation by the codebook.
     """
     book = codebook.astype(np.float64)
     out = np.empty((VOTE_SPEEDS, len(book), len(book)), np.float32)
@@ -156,7 +157,7 @@ def votes(codebook: np.ndarray, tolerance: float = VOTE_M) -> np.ndarray:
 
 
 def controls(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """The (N, 8, 2) acceleration m/s^2 and curvature 1/m that plans (N, 8, 3) from speed (N,) show; curvature 0 where
+    """The (N, 8, 2) acceleration m/s^2 and curvature 1/m of plans (N, 8, 3) from speeds (N,); curvature 0 when
     standing."""
     v = np.concatenate([np.asarray(speed, np.float64)[:, None], speeds(future, speed)], 1)
     p = np.concatenate([np.zeros_like(future[:, :1]), future], 1)
@@ -167,12 +168,12 @@ def controls(future: np.ndarray, speed: np.ndarray) -> np.ndarray:
 
 
 def warp(codes: np.ndarray) -> np.ndarray:
-    """Coordinates (..., 2) of codes (..., 2) in which their distances are measured."""
+    """Map codes (..., 2) to coordinates (..., 2) in which their distances are measured."""
     return np.stack([codes[..., 0] / A_SCALE, np.arcsinh(codes[..., 1] / CURVATURE_SCALE)], -1)
 
 
 def _disks(pool: np.ndarray, radius: float, limit: int) -> list[int]:
-    """k-disk sampling: the first point of the pool, then the next one outside every disk so far, up to `limit`."""
+    """k-disk sampling: the first point of the pool, then each next one outside all disks so far, up to `limit`."""
     free = np.ones(len(pool), bool)
     taken: list[int] = []
     at = 0
@@ -187,13 +188,14 @@ def _disks(pool: np.ndarray, radius: float, limit: int) -> list[int]:
 
 
 def fit_codebook(futures: np.ndarray, speed: np.ndarray, k: int = 128, seed: int = 0) -> np.ndarray:
-    """Plans (N, 8, 3) and speeds (N,) in, codebook (K, 2) out: acceleration m/s^2, curvature 1/m. Code 0 is (0, 0).
+    """Fit a codebook (K, 2) of acceleration m/s^2 and curvature 1/m to plans (N, 8, 3) from speeds (N,). Code 0 is (0,
+    0).
 
-    k-disk: codes are drawn from the controls seen in the plans so that no two lie closer than a radius, which is the
-    largest that still gives K. Rare manoeuvres thus get codes too, where k-means would spend all of them on driving
-    straight on. Always there: standing and constant speed straight (one code: 0, 0), braking to -8 m/s^2, curvature
-    +-0.2, and a thin grid where the data is silent. The book mirrors itself: (a, c) in it means (a, -c) in it; see
-    `mirror`.
+    k-disk: codes are sampled from the controls of the plans such that no two are closer than a radius, the largest that
+    still gives K. So rare manoeuvres get codes, too, whereas k-means would spend all of them on driving straight on.
+    Always included: standing and constant speed straight on (one code: 0, 0), braking to -8 m/s^2, curvature +-0.2, and
+    a sparse grid where there is no data. The codebook is symmetric: with (a, c) it contains (a, -c); see `mirror`.
+    ValueError unless k is even and >= 32.
     """
     if k < 32 or k % 2:
         raise ValueError(f"k: must be an even number >= 32, got {k}")
@@ -207,7 +209,7 @@ def fit_codebook(futures: np.ndarray, speed: np.ndarray, k: int = 128, seed: int
     grid = grid[rng.permutation(len(grid))]
 
     straight, n_straight = np.array(_MUST), max(len(_MUST) + 1, k // 6)
-    n_straight += n_straight % 2  # an even rest: the others come in mirrored pairs
+    n_straight += n_straight % 2  # leaves an even number: the others come in mirrored pairs
     pool = np.concatenate([straight, seen[seen[:, 1] < 0.003] * [1.0, 0.0], grid[grid[:, 1] == 0], _dense_line(4 * k)])
     straight = _pick(pool, len(straight), n_straight)
     turning = np.array(_MUST_TURN)
@@ -242,10 +244,10 @@ def _pick(pool: np.ndarray, must: int, n: int) -> np.ndarray:
 
 
 def mirror(codebook: np.ndarray) -> np.ndarray:
-    """(K,) int: the code that is each code's mirror image (curvature negated). Flipping a plan permutes its tokens
-    so."""
+    """(K,) int: each code's mirror image (curvature negated). Flipping a plan left to right permutes its tokens
+    accordingly."""
     far = ((codebook[:, None] - codebook[None] * [1.0, -1.0]) ** 2 * [1.0, 1e4]).sum(-1)
     twin = far.argmin(1)
     if far[np.arange(len(twin)), twin].max() > 1e-6:
-        raise ValueError("codebook: not its own mirror image; fit it with fit_codebook")
+        raise ValueError("codebook: not symmetric; fit it with fit_codebook")
     return twin

@@ -1,6 +1,6 @@
-"""Embodiment: everything about a vehicle that software is made for, as data.
+"""Embodiment: a vehicle as data, with everything that software must know about it.
 
-Names with units, rates, the plan's grid, dimensions and limits stand here and nowhere else: the model's shape, labels,
+Names with units, rates, the plan's grid, dimensions and limits are defined only here; the model's shape, labels,
 engine, guard, simulator and importers read them. Frames: x forward, y left, z up, from the box centre on the ground.
 """
 
@@ -14,11 +14,11 @@ from typing import Any, Self
 from drivefoundry_car.documents import json_object, typed
 
 STEP_S = 0.1
-"""Step of logs and of the simulator, s; every interval of an embodiment is a whole number of them."""
+"""Step of logs and of the simulator, s; every interval of an embodiment is a multiple of it."""
 PLAN_POINTS, PLAN_DT = 8, 0.5
 """Grid of every plan, of scores and of action codes: 8 points, 0.5 s apart, a 4 s horizon as in NAVSIM."""
 FRONT = "front"
-"""Name of the camera that looks ahead; it comes first."""
+"""Name of the camera that looks ahead, which comes first."""
 MAX_CAMERAS = 16
 
 
@@ -48,7 +48,8 @@ class CameraSpec:
     name: str = FRONT
 
     def scaled(self, width: int, height: int) -> Self:
-        """The same mount and horizontal field of view on another image; rows are added or cut evenly about the axis."""
+        """The same mount and horizontal field of view at another picture size; rows are added or cut evenly about the
+        optical axis."""
         k = width / self.width
         return replace(
             self,
@@ -61,7 +62,7 @@ class CameraSpec:
         )
 
     def mirrors(self, other: CameraSpec) -> bool:
-        """Whether the other camera's picture, flipped, is this one's in a world mirrored left to right."""
+        """Whether the other camera's picture, flipped, is this one's in a mirrored world (left and right swapped)."""
         same = ("width", "height", "fx", "fy", "cy", "x", "z", "pitch", "k1", "k2")
         turned = all(getattr(self, n) == -getattr(other, n) for n in ("y", "yaw", "roll"))
         return turned and self.cx == other.width - other.cx and all(getattr(self, n) == getattr(other, n) for n in same)
@@ -69,7 +70,7 @@ class CameraSpec:
 
 @dataclass(frozen=True)
 class Feature:
-    """One number that a model reads or writes: name, unit, and the factor that brings it to the size of 1."""
+    """One number that a model reads or writes: name, unit, and the factor that scales it to about 1."""
 
     name: str
     unit: str
@@ -85,14 +86,14 @@ ROUTE = (
     *(Feature(f"{axis}_{ahead}m", "10 m") for ahead in ROUTE_AHEAD_M for axis in "xy"), Feature("limit", "10 m/s"),
     Feature("known", "0 or 1"), *(Feature(f"command_{c}", "0 or 1") for c in COMMANDS),
 )  # fmt: skip
-"""The route as `inputs.route_features` writes it: points ahead in the ego frame, speed limit, command as one-hot."""
+"""The route as `inputs.route_features` encodes it: points ahead in the ego frame, speed limit, one-hot command."""
 ACTION = (Feature("acceleration", "m/s^2"), Feature("curvature", "1/m"))
 """One action: held for PLAN_DT."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the vehicle can do and what the guard lets it do."""
+    """Physical limits of the vehicle, and the guard's limits."""
 
     accel_min: float = -8.0
     """Full braking on a dry road, m/s^2."""
@@ -101,25 +102,26 @@ class Limits:
     jerk_max: float = 20.0
     """m/s^3."""
     curvature_max: float = 0.2
-    """1/m, at the steering stop."""
+    """Curvature at the steering stop, 1/m."""
     curvature_rate_max: float = 0.3
     """1/(m s)."""
     grip: float = 8.0
     """Largest lateral acceleration that the tyres hold, m/s^2."""
     guard_accel: float = 4.0
-    """Largest forward acceleration that the guard lets a plan ask for, m/s^2."""
+    """Largest forward acceleration that the guard permits in a plan, m/s^2."""
     guard_lateral: float = 6.0
-    """The same of lateral acceleration, m/s^2."""
+    """Largest lateral acceleration that it permits, m/s^2."""
     guard_curvature: float = 0.25
-    """The same of curvature, 1/m."""
+    """Largest curvature that it permits, 1/m."""
 
 
 @dataclass(frozen=True)
 class Embodiment:
     """One vehicle type. SI units; the defaults are the fleet's passenger car.
 
-    frames: pictures of each camera that a decision sees, the last one now; history: entries of `state` that it sees,
-    likewise. Intervals: decision_dt between decisions, frame_dt between frames, history_dt between history entries.
+    frames: pictures of each camera per decision, the last one current; history: entries of `state` per decision, the
+    last one current. Intervals: decision_dt between decisions, frame_dt between frames, history_dt between history
+    entries.
     """
 
     name: str = "car"
@@ -139,7 +141,7 @@ class Embodiment:
     height: float = 1.6
     wheelbase: float = 2.85
     rear_axle: float = 1.288
-    """The rear axle lies so far behind the box centre, m."""
+    """Distance of the rear axle behind the box centre, m."""
     steering_ratio: float = 14.8
     limits: Limits = field(default_factory=Limits)
 
@@ -168,17 +170,17 @@ class Embodiment:
 
     @property
     def mirrored(self) -> dict[str, str] | None:
-        """Camera -> the camera whose flipped picture it has in a mirrored world; None where some camera has none."""
+        """Camera -> the camera whose flipped picture replaces it in a mirrored world; None if a camera has none."""
         found = {a.name: next((b.name for b in self.cameras if a.mirrors(b)), "") for a in self.cameras}
         return found if all(found.values()) else None
 
     def validate(self) -> Embodiment:
-        """Itself, or ValueError naming the field."""
+        """Check every field; return self. ValueError names the offending field."""
         names = [c.name for c in self.cameras]
         _require(bool(self.name.strip()), "name", "text", self.name)
         _require(0 < len(names) <= MAX_CAMERAS, "cameras", f"1 to {MAX_CAMERAS}", len(names))
         _require(names[0] == FRONT, "cameras[0].name", FRONT, names[0])
-        _require(len({*names}) == len(names), "cameras", "given once each", ", ".join(names))
+        _require(len({*names}) == len(names), "cameras", "unique", ", ".join(names))
         for c in self.cameras:
             _require(c.name.isidentifier(), "cameras.name", "letters, digits and _", c.name)
             for what in ("width", "height", "fx", "fy"):
@@ -208,31 +210,31 @@ class Embodiment:
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON keeps them."""
+        """Plain values, as stored in JSON."""
         return json.loads(json.dumps(asdict(self)))
 
     @staticmethod
     def of(raw: object, where: object) -> Embodiment:
-        """The reverse of `to_dict`. ValueError begins with `where` and names the field."""
+        """Inverse of `to_dict`. ValueError starts with `where` and names the field."""
         try:
             return typed(Embodiment, raw, "embodiment", whole=True)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
     def differs(self, other: Embodiment) -> str:
-        """The first field in which two embodiments differ, with both values; '' where they are the same."""
+        """The first field in which two embodiments differ, with both values; '' if they are equal."""
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(other, f.name)
             if mine != theirs:
-                said = [f"{len(v)} of them" if isinstance(v, tuple) else str(v) for v in (mine, theirs)]
+                values = [f"{len(v)} of them" if isinstance(v, tuple) else str(v) for v in (mine, theirs)]
                 if isinstance(mine, tuple) and len(mine) == len(theirs):
                     mine, theirs = next((a, b) for a, b in zip(mine, theirs, strict=True) if a != b)
-                    said = [str(mine), str(theirs)]
-                return f"{f.name} is {said[0]}, not {said[1]}"
+                    values = [str(mine), str(theirs)]
+                return f"{f.name} is {values[0]}, not {values[1]}"
         return ""
 
     def require_same(self, vehicle: Embodiment, where: object) -> None:
-        """ValueError where what lies at `where` was made for this embodiment, and the vehicle is another."""
+        """Raise ValueError if the file at `where` was made for this embodiment and the vehicle is another."""
         if why := self.differs(vehicle):
             raise ValueError(
                 f"{where}: made for {self.name!r}, this vehicle is {vehicle.name!r} ({why}); "
@@ -245,7 +247,7 @@ CAR = Embodiment()
 
 
 def from_json(text: str | bytes, where: object) -> Embodiment:
-    """JSON text of an embodiment in a file `where`. ValueError names file and field."""
+    """Parse an embodiment from the JSON text of file `where`. ValueError names file and field."""
     return Embodiment.of(json_object(text, where), where)
 
 

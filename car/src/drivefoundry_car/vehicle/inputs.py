@@ -1,6 +1,6 @@
 """Model inputs other than pixels, from the ego track and the route.
 
-The car's runtime and the factory's labelling call the same functions, so that training and driving cannot differ.
+The car's runtime and the factory's labelling call the same functions, so that training and driving are consistent.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from drivefoundry_car.vehicle.embodiment import CAR, COMMANDS, ROUTE, ROUTE_AHEA
 
 SPEED_MIDDLE, SPEED_GAIN, RATE_GAIN, LATERAL_GAIN = 8.0, 0.15, 8.0, 0.5
 SPEED_CHANGE, RATE_CHANGE = 0.7, 15.0
-"""What brings speeds (m/s), yaw rates (rad/s) and their changes within a history to like sizes; see `ego_changes`."""
+"""Factors that scale speeds (m/s), yaw rates (rad/s) and their changes within a history to about 1; see
+`ego_changes`."""
 ROUTE_FEATURES = len(ROUTE)
 UNKNOWN, STRAIGHT, LEFT, RIGHT = range(len(COMMANDS))
 
 
 def to_ego(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """Map frame in, ego frame out. points (..., 2 or 3) x, y[, yaw]; pose (3,) x, y, yaw."""
+    """Transform points (..., 2 or 3) x, y[, yaw] from the map to the ego frame; pose (3,) x, y, yaw."""
     c, s = np.cos(pose[2]), np.sin(pose[2])
     d = points[..., :2] - pose[:2]
     out = np.array(points, np.float64, copy=True)
@@ -29,7 +30,7 @@ def to_ego(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
 
 
 def to_map(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """Ego frame in, map frame out; the inverse of `to_ego`."""
+    """Transform points from the ego frame to the map; inverse of `to_ego`."""
     c, s = np.cos(pose[2]), np.sin(pose[2])
     out = np.array(points, np.float64, copy=True)
     out[..., 0] = pose[0] + c * points[..., 0] - s * points[..., 1]
@@ -40,7 +41,7 @@ def to_map(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
 
 
 def shift(poses: np.ndarray, ahead: float) -> np.ndarray:
-    """Poses (..., 3) of the point `ahead` m in front of a given point of a car."""
+    """Poses (..., 3) of the point `ahead` m in front of the one given."""
     out = np.array(poses, np.float64, copy=True)
     out[..., 0] += ahead * np.cos(poses[..., 2])
     out[..., 1] += ahead * np.sin(poses[..., 2])
@@ -48,7 +49,7 @@ def shift(poses: np.ndarray, ahead: float) -> np.ndarray:
 
 
 def along(route: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, float]:
-    """Route (R, 2+) and pose in; arc length of every route point (R,) and of the pose's foot point on it, m."""
+    """Arc length of every route point (R,) and of the pose's projection onto the route (R, 2+), m."""
     p = route[:, :2]
     seg = np.diff(p, axis=0)
     length = np.hypot(seg[:, 0], seg[:, 1])
@@ -64,7 +65,7 @@ def command(route: np.ndarray, s: np.ndarray, at: float, ahead: float = 30.0) ->
     """Navigator command from the heading change over the next `ahead` metres: straight, left or right (> 0.6 rad)."""
     x = np.interp([at, at + 2.0, at + ahead, at + ahead + 2.0], s, route[:, 0])
     y = np.interp([at, at + 2.0, at + ahead, at + ahead + 2.0], s, route[:, 1])
-    if np.hypot(x[3] - x[2], y[3] - y[2]) < 0.5:  # route ends: no turn to announce
+    if np.hypot(x[3] - x[2], y[3] - y[2]) < 0.5:  # the route ends: no turn to announce
         return STRAIGHT
     turn = np.arctan2(y[3] - y[2], x[3] - x[2]) - np.arctan2(y[1] - y[0], x[1] - x[0])
     turn = np.arctan2(np.sin(turn), np.cos(turn))
@@ -72,10 +73,10 @@ def command(route: np.ndarray, s: np.ndarray, at: float, ahead: float = 30.0) ->
 
 
 def route_features(route: np.ndarray | None, pose: np.ndarray) -> np.ndarray:
-    """The navigator's word to the model, (12,) float32, all zeros but the last four where there is no route.
+    """Encode the route as (12,) float32; all zeros except the last four if there is none.
 
     route (R, 3) x, y m, speed limit m/s, or None; pose (3,) x, y, yaw. Entries 0-5: x, y (ego frame, tens of metres) of
-    the route at 10, 20, 40 m ahead; 6: speed limit / 10 m/s; 7: 1 where a route is known; 8-11: one-hot command
+    the route at 10, 20, 40 m ahead; 6: speed limit / 10 m/s; 7: 1 if the route is known; 8-11: one-hot command
     (unknown, straight, left, right).
     """
     out = np.zeros(ROUTE_FEATURES, np.float32)
@@ -93,10 +94,10 @@ def route_features(route: np.ndarray | None, pose: np.ndarray) -> np.ndarray:
 
 
 def ego_changes(history: np.ndarray) -> np.ndarray:
-    """Ego history (N, 4, 3) in, (N, 12) float32 of like sizes out, as a model with `ego_changes` reads it.
+    """Scale ego history (N, 4, 3) to (N, 12) float32 of about 1, as a model with `ego_changes` reads it.
 
-    0-2: present speed, yaw rate and lateral acceleration; 3-5 and 6-8: how the last three speeds and yaw rates differ
-    from the present, where they are known; 9-11: whether they are. `drivefoundry.model.vla.ego_changes` is the same.
+    0-2: current speed, yaw rate and lateral acceleration; 3-5 and 6-8: differences of the last three speeds and yaw
+    rates from the current ones, if known; 9-11: whether they are. `drivefoundry.model.vla.ego_changes` is the same.
     """
     h = np.asarray(history, np.float32)
     speed, rate, known = h[:, -1, 0], h[:, -1, 1], h[:, :-1, 2]
@@ -106,10 +107,10 @@ def ego_changes(history: np.ndarray) -> np.ndarray:
 
 
 def ego_history(speed: np.ndarray, yaw_rate: np.ndarray, body: Embodiment = CAR) -> np.ndarray:
-    """Ego history (entries, 3) float32 of speed, yaw rate and valid from the last states at 10 Hz (oldest first, the
-    last one now).
+    """Ego history (entries, 3) float32 of speed, yaw rate and valid, from states at 10 Hz (oldest first, the last one
+    current).
 
-    Entries are `body.history_dt` apart, the last one now; what the log does not reach back to is zero with valid 0.
+    Entries are `body.history_dt` apart, the last one current; entries before the log's start are zero with valid 0.
     """
     out = np.zeros((body.history, len(body.state)), np.float32)
     for i in range(body.history):
