@@ -11,6 +11,7 @@ from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.sim.sensors.perception import detector
 from drivefoundry.sim.world import World
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN, Plan
+from drivefoundry_car.vehicle.embodiment import CAR
 from situation import EAST, situation, straight
 
 SHARP = Perception(
@@ -33,10 +34,10 @@ def scene(*others, speed=0.0, name="situation"):
     return situation(straight(-60.0, EAST, 0.0, speed), others, name=name)
 
 
-def reports(scenes, perception, steps=1):
+def reports(scenes, perception, steps=1, body=CAR):
     """Observation.objects of each scene at each step, (step, scene) -> (n, 6)."""
     world = World(pack(scenes), "replay")
-    seen = detector(world, perception)
+    seen = detector(world, perception, body)
     out = []
     for _ in range(steps):
         seen.watch()
@@ -73,6 +74,18 @@ def test_the_visible_share_decides_for_who_is_half_hidden():
         assert seen[-1]
         assert seen == sorted(seen), "who moves out from behind a car is seen from then on"
         assert (least > 0.5) == (sum(seen) <= 7)
+
+
+def test_occlusion_is_judged_from_the_front_camera():
+    """A wall on the left ends 1 m ahead of the car's centre: only a camera in front of its end sees round it."""
+    plain = scene(person(-60.0 + 4.0, EAST + 6.0))
+    wall = np.array([[-62.0, EAST + 2.0, 0.0, 6.0, 0.2, 3.0]])
+    walled = replace(plain, map=replace(plain.map, buildings=wall))
+    found = [
+        len(reports([walled], SHARP, body=replace(CAR, cameras=(replace(CAR.cameras[0], x=x),)))[0][0])
+        for x in (-1.0, 2.0)
+    ]
+    assert found == [0, 1]
 
 
 DISTANCES = np.linspace(8.0, 56.0, 8)
@@ -178,10 +191,10 @@ def test_what_perception_hides_changes_how_a_car_drives():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"latency_s": 0.25}, "perception.latency_s: must be a multiple of 0.1 up to 0.5, got 0.25"),
-        ({"miss": 1.5}, "perception.miss: must be <= 1, got 1.5"),
-        ({"depth_m": -1.0}, "perception.depth_m: must be >= 0, got -1.0"),
-        ({"range_m": 0.0}, "perception.range_m: must be > 0, got 0.0"),
+        ({"latency_s": 0.25}, "latency_s: must be a multiple of 0.1, got 0.25"),
+        ({"miss": 1.5}, "miss: must be from 0 to 1, got 1.5"),
+        ({"depth_m": -1.0}, "depth_m: must be from 0 to 10, got -1.0"),
+        ({"range_m": 0.0}, "range_m: must be > 0 and at most 1,000, got 0.0"),
     ],
 )
 def test_a_wrong_parameter_is_named(change, message):

@@ -114,7 +114,7 @@ def _suite(
     """The sensors that a policy reads: none beside the ego's own state where it is privileged."""
     objects = None
     if not isinstance(policy, Privileged) and reads_objects(policy):
-        objects = detector(world, perception or Perception())
+        objects = detector(world, perception or Perception(), body)
     others = {name: made(world, body) for name, made in getattr(policy, "sensors", {}).items()}
     return SensorSuite(world, body, cameras, objects, others)
 

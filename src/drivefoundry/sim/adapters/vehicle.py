@@ -54,7 +54,7 @@ class SimulatedVehicle:
         self.scene = scene
         self.world = World(pack([scene]), traffic)
         self.eyes = CameraRig(self.world, body)
-        self._detector = detector(self.world, perception or Perception())
+        self._detector = detector(self.world, perception or Perception(), body)
         self._teller = Teller()
 
     def past(self) -> list[Message]:

@@ -22,6 +22,7 @@ from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.sim.sensors.visibility import visible_share
 from drivefoundry.sim.simulator import Simulator
 from drivefoundry.types import AGENT_CAR, DT, Scene
+from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 from drivefoundry_car.vehicle.inputs import to_ego
 
 PERFECT_RANGE = 60.0
@@ -38,9 +39,9 @@ Tracks = tuple[np.ndarray, np.ndarray]
 agent's track number is its row in the scene; false alarms have numbers above."""
 
 
-def detector(simulator: Simulator, perception: Perception) -> ObjectDetector | PerfectDetector:
-    """The detector of S cars that the parameters describe."""
-    return PerfectDetector(simulator) if perception.perfect else ObjectDetector(simulator, perception)
+def detector(simulator: Simulator, perception: Perception, body: Embodiment = CAR) -> ObjectDetector | PerfectDetector:
+    """The detector of S cars of this type that the parameters describe."""
+    return PerfectDetector(simulator) if perception.perfect else ObjectDetector(simulator, perception, body)
 
 
 class Errors(NamedTuple):
@@ -86,11 +87,12 @@ class PerfectDetector:
 class ObjectDetector:
     """See `Perception`. A report depends on the scene, the step and the seed, never on the batch or the threads."""
 
-    def __init__(self, simulator: Simulator, perception: Perception):
+    def __init__(self, simulator: Simulator, perception: Perception, body: Embodiment = CAR):
         values = asdict(perception.validate())
         self.simulator = simulator
         self._errors = Errors(**{name: float(values[name]) for name in Errors._fields})
         self._lag = round(perception.latency_s / DT)
+        self._mount = float(body.cameras[0].x), float(body.cameras[0].y)
         p = simulator.packed
         self._seeds = np.array([_seed(s, perception.seed) for s in p.scenes], np.uint64)
         self._buildings = [np.ascontiguousarray(s.map.buildings, np.float64) for s in p.scenes]
@@ -116,8 +118,8 @@ class ObjectDetector:
         for i, step in enumerate(w.now.tolist()):
             rows, numbers = np.empty((agents.shape[1] + 1, 6)), np.empty(agents.shape[1] + 1, np.int64)
             n = _detect(
-                poses[i, :3], agents[i], seen[i], self._size[i], w.packed.kind[i], self._buildings[i], self._seeds[i],
-                step, self._lag * DT, self._errors, rows, numbers,
+                poses[i, :3], self._mount, agents[i], seen[i], self._size[i], w.packed.kind[i], self._buildings[i],
+                self._seeds[i], step, self._lag * DT, self._errors, rows, numbers,
             )  # fmt: skip
             out.append((numbers[:n], rows[:n]))
         return out
@@ -162,11 +164,14 @@ def _normal(seed, stream, who, step):
 
 
 @njit(cache=True, nogil=True)
-def _detect(ego, agents, seen, size, kind, buildings, seed, step, lag, errors, out, numbers):
+def _detect(ego, mount, agents, seen, size, kind, buildings, seed, step, lag, errors, out, numbers):
     """Fill out (A + 1, 6) and numbers (A + 1,) with the Tracks of one car; return their count.
 
-    ego (3,), agents (A, 4) and seen (A,) are of `lag` seconds ago; step: of the scene's log, now.
+    ego (3,), agents (A, 4) and seen (A,) are of `lag` seconds ago; mount: x, y of the front camera in the ego frame,
+    from where occlusion is judged; step: of the scene's log, now.
     """
+    eye_x = ego[0] + math.cos(ego[2]) * mount[0] - math.sin(ego[2]) * mount[1]
+    eye_y = ego[1] + math.sin(ego[2]) * mount[0] + math.cos(ego[2]) * mount[1]
     boxes, who, count = np.empty((len(agents), 5)), np.empty(len(agents), np.int64), 0
     for a in range(len(agents)):
         if seen[a] and math.hypot(agents[a, 0] - ego[0], agents[a, 1] - ego[1]) < errors.range_m:
@@ -182,7 +187,7 @@ def _detect(ego, agents, seen, size, kind, buildings, seed, step, lag, errors, o
     found = 0
     for i in range(count):
         a = who[i]
-        share = visible_share(ego[0], ego[1], i, boxes, count, buildings, near[:blocks])
+        share = visible_share(eye_x, eye_y, i, boxes, count, buildings, near[:blocks])
         if share < errors.visible or share == 0.0:
             continue
         away = max(1.0, math.hypot(agents[a, 0] - ego[0], agents[a, 1] - ego[1]))
