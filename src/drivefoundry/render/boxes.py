@@ -197,8 +197,7 @@ def _span(poly, n, x):
 
 @inlined
 def _plane(hull, face):
-    """Unit vectors along and up a face, its lengths m, its normal, and the normal times its first corner (< 0:
-    visible)."""
+    """Unit vectors along and up a face, its lengths m, its normal, and its product with a corner (< 0: visible)."""
     a, b, d = FACES[face, 0], FACES[face, 1], FACES[face, 3]
     ax, ay, az = hull[a, 0], hull[a, 1], hull[a, 2]
     ux, uy, uz = hull[b, 0] - ax, hull[b, 1] - ay, hull[b, 2] - az

@@ -92,7 +92,7 @@ def test_weights_and_codebooks_that_no_car_can_drive_are_named(copy):
     raw[offset : offset + 4] = np.float32(np.nan).tobytes()
     (copy / files.WEIGHTS).write_bytes(raw)
     reseal(copy)
-    with pytest.raises(ValueError, match=r"weights\.bin: blocks\.0\.q\.scale holds numbers that are not finite"):
+    with pytest.raises(ValueError, match=r"weights\.bin: blocks\.0\.q\.scale has values that are not finite"):
         Engine(copy)
     raw[offset : offset + 4] = np.float32(0.01).tobytes()
     (copy / files.WEIGHTS).write_bytes(raw)
@@ -128,7 +128,7 @@ def test_the_kernels_refuse_by_themselves(folder):
             kernels.Kernels(good, pictures)
     made = kernels.Kernels(good, [(16, 16)])
     w, one = np.zeros((16, 16), np.int16), np.ones(16, np.float32)
-    with pytest.raises(ValueError, match=r"matrix 900: \(16, 16\) is not of this model's shape"):
+    with pytest.raises(ValueError, match=r"matrix 900: \(16, 16\) does not match this model's shape"):
         made.matrix(900, w, one, None, 1.0)
     with pytest.raises(ValueError, match="table 3: 16 numbers"):
         made.floats(3, one)

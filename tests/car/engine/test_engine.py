@@ -159,8 +159,8 @@ def test_any_layout_and_float_type_of_the_inputs(folder):
     ("field", "frames", "ego", "route"),
     [
         ("frames", FRAMES["front"], EGO, ROUTE),
-        ("engine input frames: of cameras rear; must be of front", {"rear": FRAMES["front"]}, EGO, ROUTE),
-        ("of cameras front, rear", FRAMES | {"rear": FRAMES["front"]}, EGO, ROUTE),
+        ("engine input frames: cameras must be front, got rear", {"rear": FRAMES["front"]}, EGO, ROUTE),
+        ("got front, rear", FRAMES | {"rear": FRAMES["front"]}, EGO, ROUTE),
         (r"frames\['front'\]", {"front": FRAMES["front"][:, :1]}, EGO, ROUTE),
         (r"frames\['front'\]: float32", {"front": FRAMES["front"].astype(np.float32)}, EGO, ROUTE),
         ("ego", FRAMES, EGO[:-1], ROUTE),

@@ -270,7 +270,7 @@ def test_what_a_car_cannot_record_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"camera 'front', h265: .* a format of h264, jpeg"):
         Recorder(tmp_path, {"front": replace(WIDE, format="h265")}, {})
     with Recorder(tmp_path, {"front": WIDE}, {}) as recording:
-        with pytest.raises(ValueError, match="channel 'rear': unknown; there are front, ego"):
+        with pytest.raises(ValueError, match="channel 'rear': unknown; must be one of front, ego"):
             recording.push("rear", 0.0, b"")
         with pytest.raises(ValueError, match=r"ego: must have shape \(7,\)"):
             recording.push_ego(0.0, np.zeros(6))

@@ -32,7 +32,7 @@ def test_never_above_the_bound_and_what_remains_is_the_newest_from_a_key_on(boun
     accepted = []
     for i, (size, key) in enumerate(items):
         if i == begun:
-            ring.want(float(i))
+            ring.begin(float(i))
             while taken == 5 and ring.next() < float("inf"):
                 ring.take()
         if ring.push(float(i), bytes(size), key):
@@ -104,21 +104,21 @@ def test_frames_after_a_lost_one_wait_for_the_next_key():
 )
 def test_a_recording_begins_with_what_it_hangs_on(start, keys, at, first):
     ring = of([1] * 8, 10_000, start, keys)
-    ring.want(at)
+    ring.begin(at)
     assert ring.next() == first
     while ring.next() < float("inf"):
         ring.take()
-    ring.forget()
+    ring.end()
     assert [t for t, _, _ in ring.items()] == list(range(8))
 
 
 def test_what_falls_out_before_it_is_written_is_lost():
     ring = Ring(4 * (ITEM_BYTES + 10))
-    ring.want(0.0)
+    ring.begin(0.0)
     for i in range(6):
         ring.push(float(i), bytes(10))
     assert ring.lost == 2
     assert ring.next() == 2.0
-    ring.forget()
+    ring.end()
     ring.push(6.0, bytes(10))
     assert ring.lost == 2

@@ -121,7 +121,7 @@ def test_controls_of_constant_turn():
 def test_foreign_codes_and_books_are_refused():
     with pytest.raises(ValueError, match=r"tokens: codes must lie in 0\.\.127"):
         decode(np.full((1, 8), 128), BOOK, np.zeros(1))
-    with pytest.raises(ValueError, match="mirror image"):
+    with pytest.raises(ValueError, match="not symmetric"):
         mirror(np.array([[0.0, 0.0], [1.0, 0.1]]))
     with pytest.raises(ValueError, match="even number"):
         fit_codebook(FUTURE, SPEED, 31)

@@ -2,21 +2,20 @@
 
 The vehicle listens, the daemon connects. A message is a header of 14 bytes, little-endian: length of the data (u32),
 length of the topic (u16), time in ns (i64); then the topic (UTF-8) and the data. Topics and data are those of the
-log (`log.channels`), so a recording can be sent as it is:
+log (`log.channels`), so a recording can be sent unchanged:
 
-    vehicle -> daemon   /vehicle         JSON {"drive": name, "meta": {text: text}}: first, once a connection
+    vehicle -> daemon   /vehicle         JSON {"drive": name, "meta": {text: text}}: first, once per connection
                         /camera/NAME     CompressedVideo or CompressedImage as in the log, or RawImage 'rgb8'
                         /ego/state       JSON as in the log, 10 Hz or more; the daemon answers each with /controls
                         /route           JSON as in the log, when it changes
-                        /objects         SceneUpdate as in the log, what perception tracks, map frame
+                        /objects         SceneUpdate as in the log, perception's tracks, map frame
                         /signals         JSON as in the log, when they change
                         /driver          JSON {"engaged", "takeover"}, when they change
-                        /end             empty: the drive is over
+                        /end             empty: end of the drive
     daemon -> vehicle   /controls        JSON {"t", "acceleration" m/s^2, "curvature" 1/m, "stopped"}
-                        /plan            JSON as in the log, each decision
+                        /plan            JSON as in the log, at each decision
 
-Times are one clock for all topics, rising per topic: CLOCK_MONOTONIC of this machine, or, in lockstep, the vehicle's
-own.
+All topics share one clock, increasing per topic: CLOCK_MONOTONIC of this machine or, in lockstep, the vehicle's own.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ VEHICLE, CONTROLS, END = "/vehicle", "/controls", "/end"
 HEADER = struct.Struct("<IHq")
 MOST_BYTES, MOST_TOPIC = 64 << 20, 200
 SEND_S = 0.5
-"""A vehicle that does not read for so long is gone, s."""
+"""A vehicle that does not read for this long is considered gone, s."""
 PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Message:
-    """topic; ns: time, ns; data."""
+    """One message of a topic; ns: time, ns."""
 
     topic: str
     ns: int
@@ -59,7 +58,7 @@ class Closed(OSError):
 
 
 class Bus:
-    """One end of a connection. One thread receives; any may send, one at a time."""
+    """One end of a connection. One thread receives; any thread may send, one at a time."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -67,7 +66,7 @@ class Bus:
         self._buffer = bytearray()
 
     def send(self, message: Message) -> None:
-        """Raises Closed where the other end is gone or does not read."""
+        """Send a message. Raises Closed if the other end is gone or does not read."""
         topic = message.topic.encode()
         try:
             self._socket.sendall(HEADER.pack(len(message.data), len(topic), message.ns) + topic + message.data)
@@ -75,7 +74,7 @@ class Bus:
             raise Closed(f"not sent: {error}") from error
 
     def receive(self, seconds: float) -> Message | None:
-        """The next message; None if none is complete within so many seconds. Raises Closed at the end."""
+        """The next message; None if none is complete within `seconds`. Raises Closed at the end."""
         while (message := self._complete()) is None:
             try:
                 ready, _, _ = select.select([self._socket], [], [], seconds)
@@ -113,7 +112,7 @@ class Bus:
 
 
 def connect(path: Path) -> Bus:
-    """Connect to a vehicle. OSError where none listens."""
+    """Connect to a vehicle. OSError if none listens."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(SEND_S)
@@ -125,7 +124,8 @@ def connect(path: Path) -> Bus:
 
 
 class Vehicle:
-    """The vehicle's end: listens at `path`, and holds one connection at a time. Close it, or use it in `with`."""
+    """The vehicle's end: listens at `path`, and holds one connection at a time. Close it, or use it in a `with`
+    statement."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -136,7 +136,7 @@ class Vehicle:
         self.bus: Bus | None = None
 
     def accept(self, seconds: float) -> bool:
-        """Wait for a daemon; whether one came."""
+        """Wait for a daemon; returns whether one connected."""
         self._listening.settimeout(max(seconds, 1e-3))
         try:
             connection, _ = self._listening.accept()
@@ -147,7 +147,7 @@ class Vehicle:
         return True
 
     def tell(self, *messages: Message) -> bool:
-        """Send to the daemon; False where none is connected any more."""
+        """Send to the daemon; returns False if none is connected any more."""
         try:
             for message in messages:
                 if self.bus is None:
@@ -159,7 +159,7 @@ class Vehicle:
         return True
 
     def controls(self, ns: int, seconds: float) -> dict[str, Any] | None:
-        """The daemon's answer to the state of time ns; None if none comes within so many seconds of silence."""
+        """The daemon's answer to the state of time ns; None after `seconds` of silence."""
         try:
             while self.bus is not None and (message := self.bus.receive(seconds)) is not None:
                 if message.topic == CONTROLS and message.ns == ns:
@@ -189,6 +189,6 @@ class Vehicle:
 
 
 def controls(t: float, acceleration: float, curvature: float, stopped: bool) -> Message:
-    """What the vehicle is to do now; stopped: along a stop, not along a fresh plan."""
-    said = {"t": t, "acceleration": acceleration, "curvature": curvature, "stopped": stopped}
-    return Message(CONTROLS, to_ns(t), json.dumps(said).encode())
+    """A message with the commands for the vehicle; stopped: along a stop rather than a fresh plan."""
+    fields = {"t": t, "acceleration": acceleration, "curvature": curvature, "stopped": stopped}
+    return Message(CONTROLS, to_ns(t), json.dumps(fields).encode())

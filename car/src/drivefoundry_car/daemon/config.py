@@ -1,7 +1,7 @@
 """The daemon's configuration: one TOML file, every field checked. `docs/car.md` has an example.
 
-Paths are relative to the file's folder. Fields without a default must be given; [upload] and [update] may be left out
-as a whole, and then no such process runs.
+Paths are relative to the file's folder. Fields without a default must be given; without [upload] or [update], that
+process does not run.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from drivefoundry_car.upload.link import UploadWindow
 from drivefoundry_car.vehicle.embodiment import CAR, Embodiment, from_json
 
 LONGEST_PATH = 100
-"""Bytes of a Unix socket's path that every kernel takes."""
+"""Maximum length of a Unix socket's path on all kernels, bytes."""
 
 
 @dataclass(frozen=True)
 class CameraConfig:
     """One camera: width, height px; intrinsics fx, fy, cx, cy px; mount x, y, z m and pitch rad (positive down) from
-    the box centre on the ground; yaw rad, positive left; format of its messages; frames a second."""
+    the box centre on the ground; yaw rad, positive left; format of its messages; rate_hz: frames per second."""
 
     width: int
     height: int
@@ -36,7 +36,7 @@ class CameraConfig:
     rate_hz: float = 10.0
 
     def camera(self) -> Camera:
-        """As it is recorded."""
+        """The camera as it is recorded."""
         form = "h264" if self.format == RGB else self.format
         return Camera(self.width, self.height, self.intrinsics, self.mount, self.yaw, form)
 
@@ -53,8 +53,8 @@ class CameraConfig:
 class DrivingConfig:
     """slots: folder of the releases; root: the root.json that the car was shipped with; lockstep: the vehicle (a
     simulator or a recording) waits for the controls of each state, and its times are the clock; deadline_s: the
-    planner's; patience_s: a plan is followed for so long; reason_every: decisions between requests to the reasoner, 0
-    for never; embodiment: JSON file that describes the vehicle (`vehicle.embodiment`), the fleet's car by default."""
+    planner's; patience_s: how long a plan is followed; reason_every: decisions between requests to the reasoner, 0 for
+    never; embodiment: JSON file that describes the vehicle (`vehicle.embodiment`), by default the fleet's car."""
 
     slots: Path
     root: Path
@@ -66,7 +66,7 @@ class DrivingConfig:
 
     @property
     def vehicle(self) -> Embodiment:
-        """The vehicle that the car is."""
+        """The embodiment of this car."""
         return CAR if self.embodiment is None else from_json(read_bytes(self.embodiment), self.embodiment)
 
     def validate(self) -> DrivingConfig:
@@ -80,8 +80,8 @@ class DrivingConfig:
 
 @dataclass(frozen=True)
 class RecordingConfig:
-    """spool: folder in which clips are recorded, the queue in it; campaigns: file of campaigns, '' for those that
-    ship; meta: what every drive's meta gains, such as groups and place."""
+    """spool: folder in which clips are recorded, and which contains the queue; campaigns: file of campaigns, '' for
+    those that ship; meta: added to every drive's meta, such as groups and place."""
 
     spool: Path
     campaigns: str = ""
@@ -89,7 +89,7 @@ class RecordingConfig:
 
     @property
     def queue(self) -> Path:
-        """Where whole clips wait for the uploader."""
+        """Folder where complete clips wait for the uploader."""
         return self.spool / "queue"
 
     def validate(self) -> RecordingConfig:
@@ -99,9 +99,9 @@ class RecordingConfig:
 
 @dataclass(frozen=True)
 class UploadConfig:
-    """server: URL of the ingest service; credential: the file that enrolment wrote; every_s: s between two looks at the
-    queue; bytes_per_day: of all campaigns together; windows: when the link may be used, see `upload.link.UploadWindow`;
-    insecure_http: plain http to other machines."""
+    """server: URL of the ingest service; credential: the file that enrolment wrote; every_s: interval between checks of
+    the queue, s; bytes_per_day: of all campaigns together; windows: when the link may be used, see
+    `upload.link.UploadWindow`; insecure_http: allow plain http to other machines."""
 
     server: str
     credential: Path
@@ -118,8 +118,8 @@ class UploadConfig:
 
 @dataclass(frozen=True)
 class UpdateConfig:
-    """source: the repository's folder or URL; metadata: folder for its signed metadata; cohort; every_s: s between two
-    looks at the repository; insecure_http: plain http to other machines."""
+    """source: the repository's folder or URL; metadata: folder for its signed metadata; cohort; every_s: interval
+    between checks of the repository, s; insecure_http: allow plain http to other machines."""
 
     source: str
     metadata: Path
@@ -137,7 +137,7 @@ class UpdateConfig:
 @dataclass(frozen=True)
 class Config:
     """vehicle: the car's name; socket: where the vehicle listens; status: file of the status report; cameras by name,
-    'front' among them."""
+    including 'front'."""
 
     vehicle: str
     socket: Path

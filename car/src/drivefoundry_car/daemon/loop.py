@@ -1,6 +1,6 @@
 """The daemon's loop: boot a release, connect to the vehicle and drive, repeatedly, until it is stopped.
 
-Uploader and updater run beside it, in processes of their own (`supervisor`); the status report says how all are.
+Uploader and updater run in separate processes (`supervisor`); the status report covers all of them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from drivefoundry_car.upload.collector import Collector
 
 log = logging.getLogger(__name__)
 POLL_S = 0.1
-"""How long the loop waits for a message before it looks after the rest, s."""
+"""How long the loop waits for a message before it turns to other work, s."""
 AGAIN_S = 1.0
-"""Between two attempts to boot or to connect, s."""
+"""Interval between attempts to boot or to connect, s."""
 HEALTH_S = 60.0
-"""Driven time between two reports of health to the slots, s."""
+"""Driven time between reports of health to the slots, s."""
 
 
 class Daemon:
-    """One car. path: the configuration's file, for the processes beside; load: makes the runtime of an engine
+    """One car. path: the configuration's file, for the other processes; load: creates the runtime of an engine
     directory."""
 
     def __init__(self, config: Config, path: Path, load: Callable[..., Runtime] = Runtime.load) -> None:
@@ -61,14 +61,14 @@ class Daemon:
         self._health: Future[dict[str, Any]] | None = None
         self._known: dict[str, Any] = {}
         self._last: dict[str, Any] = {}
-        """What the status report says of the present or the last drive."""
+        """What the status report says about the current or the last drive."""
 
     def end(self) -> None:
-        """Let `run` return, in order."""
+        """Let `run` return cleanly."""
         self._ending.set()
 
     def run(self, once: bool = False) -> None:
-        """Drive after drive, until `end` is called; once: only one."""
+        """Drive again and again until `end` is called; once: drive only once."""
         try:
             while not self._ending.is_set():
                 connection = self._connected() if self._boot() else None
@@ -86,7 +86,7 @@ class Daemon:
             self._status.write(self._report, now=True)
 
     def _boot(self) -> bool:
-        """Choose the release to drive with and load it; waits for one where there is none. False at the end."""
+        """Choose and load the release to drive with; wait if there is none. Returns False if ended."""
         self._phase = "waiting for a release"
         d, runtime = self.config.driving, None
         while not self._ending.is_set():
@@ -109,7 +109,7 @@ class Daemon:
         return True
 
     def _connected(self) -> Bus | None:
-        """Connect to the vehicle, whenever it comes; None at the end, or where another release must be booted first."""
+        """Connect to the vehicle whenever it comes; None if ended, or if another release must be booted first."""
         self._phase = "waiting for the vehicle"
         while not self._ending.is_set():
             self._look_after()
@@ -125,7 +125,7 @@ class Daemon:
         return None
 
     def _driven(self, connection: Bus) -> None:
-        """One drive, over as many connections as it takes."""
+        """Serve one drive, over as many connections as it takes."""
         over = False
         while not over and not self._ending.is_set():
             self._phase = "driving"
@@ -138,7 +138,7 @@ class Daemon:
                 connection = new
 
     def _served(self, connection: Bus) -> bool:
-        """Receive, check, run, publish; whether the vehicle says that the drive is over. Raises Closed."""
+        """Receive, check, run, publish; returns whether the vehicle ended the drive. Raises Closed."""
         while not self._ending.is_set():
             message = connection.receive(POLL_S)
             self._look_after()
@@ -155,10 +155,10 @@ class Daemon:
         return True
 
     def _begin(self, message: Message) -> list[Message]:
-        """The vehicle says which drive this is: begin it, or go on with it after a lost connection."""
+        """Begin the drive that the vehicle announces, or resume it after a lost connection."""
         try:
-            said = json.loads(message.data)
-            drive, meta = str(said["drive"]), {str(k): str(v) for k, v in said.get("meta", {}).items()}
+            hello = json.loads(message.data)
+            drive, meta = str(hello["drive"]), {str(k): str(v) for k, v in hello.get("meta", {}).items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Closed(f'{bus.VEHICLE}: no JSON object with "drive" and "meta"') from None
         if self._session is not None and drive == self._drive:
@@ -179,7 +179,7 @@ class Daemon:
         return []
 
     def _collector(self, meta: dict[str, str]) -> Collector | None:
-        """What records this drive; None where the disk does not take it: the car drives all the same."""
+        """The recorder of this drive; None if the disk does not take it: the car drives all the same."""
         r = self.config.recording
         cameras = {name: c.camera() for name, c in self.config.cameras.items()}
         size = self.config.driving.vehicle.size
@@ -190,7 +190,7 @@ class Daemon:
             return None
 
     def _ended(self) -> None:
-        """The drive has ended in order."""
+        """Finish a drive that ended normally."""
         self._close_session()
         if self._release is not None and not self._newer():
             self.slots.ended()
@@ -202,16 +202,16 @@ class Daemon:
         self._session = None
 
     def _newer(self) -> bool:
-        """Whether another release than the one that drives has become current."""
+        """Whether a release other than the one driving has become current."""
         slot = self.slots.slot()
         return self._release is not None and slot is not None and self.slots.id_in(slot) != self._release.release
 
     def _look_after(self) -> None:
-        """Everything that is not the drive itself, none of which waits: processes, health, status."""
+        """Work other than the drive itself, none of which blocks: processes, health, status."""
         for child in self.children:
             child.watch()
         session = self._session
-        if session is not None and session.driven_s < self._reported_s:  # after a fault the count restarts
+        if session is not None and session.driven_s < self._reported_s:  # the count restarts after a fault
             self._reported_s = 0.0
         if session is not None and session.driven_s - self._reported_s >= HEALTH_S:
             self._reported_s = session.driven_s
@@ -221,7 +221,7 @@ class Daemon:
         self._status.write(self._report)
 
     def _ask_health(self) -> None:
-        """Have the releases' state read again, beside the loop: it hashes the running release."""
+        """Read the releases' state again, in the background, since that hashes the running release."""
         self._health = self._worker.submit(lambda: status.releases(self.slots.health()))
 
     def _report(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""A recorded drive as the daemon's vehicle: its messages again, in their order, over the same socket.
+"""Play a recorded drive to the daemon as its vehicle would: the same messages in order, over the same socket.
 
     python -m drivefoundry_car.daemon.playback DRIVE.mcap SOCKET
 
-In lockstep: each state waits for the daemon's controls, which are kept, and change nothing.
+In lockstep: each state waits for the daemon's controls, which are collected but have no effect on the drive.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from drivefoundry_car.log.drive import Drive, read_drive
 from drivefoundry_car.recording.recent import Moment, moments
 
 WAIT_S = 60.0
-"""How long a daemon may take to connect, or to answer, s."""
+"""How long to wait for a daemon to connect or to answer, s."""
 
 
 def hello(drive: str, meta: dict[str, str]) -> Message:
@@ -32,24 +32,24 @@ def hello(drive: str, meta: dict[str, str]) -> Message:
 
 
 class Teller:
-    """Moments as messages; latched values are sent when they change."""
+    """Converts moments to messages; latched values are sent when they change."""
 
     def __init__(self) -> None:
-        self._told: dict[str, bytes] = {}
+        self._sent: dict[str, bytes] = {}
 
     def messages(self, now: Moment) -> list[Message]:
-        """All but the pictures; the state comes last."""
+        """The messages of a moment, except pictures; the state comes last."""
         ns, out = to_ns(now.t), list[Message]()
         held = {"engaged": now.engaged, "takeover": now.takeover}
-        said: dict[str, Any] = {channels.DRIVER: held} if now.engaged is not None or now.takeover is not None else {}
+        changed: dict[str, Any] = {channels.DRIVER: held} if now.engaged is not None or now.takeover is not None else {}
         if now.route is not None:
-            said[channels.ROUTE] = {"points": now.route.tolist()}
+            changed[channels.ROUTE] = {"points": now.route.tolist()}
         if now.signals is not None:
-            said[channels.SIGNALS] = dict(zip(("id", "state"), (a.tolist() for a in now.signals), strict=True))
-        for topic, value in said.items():
+            changed[channels.SIGNALS] = dict(zip(("id", "state"), (a.tolist() for a in now.signals), strict=True))
+        for topic, value in changed.items():
             data = json.dumps(value).encode()
-            if self._told.get(topic) != data:
-                self._told[topic] = data
+            if self._sent.get(topic) != data:
+                self._sent[topic] = data
                 out.append(Message(topic, ns, data))
         if (o := now.objects) is not None:
             (data,) = channels.scene_updates(o.track, o.kind, o.size, o.states, o.valid, [ns])
@@ -59,7 +59,7 @@ class Teller:
 
 
 def steps_of(drive: Drive) -> Iterator[list[Message]]:
-    """The messages of a drive, one list a state; pictures at their own times, as they were recorded."""
+    """The messages of a drive, one list per state; pictures at their own times, as recorded."""
     videos = {**({} if drive.video is None else {FRONT: drive.video}), **drive.others}
     shown = sorted(((t, name, i) for name, v in videos.items() for i, t in enumerate(v.t.tolist())), reverse=True)
     teller = Teller()
@@ -73,8 +73,8 @@ def steps_of(drive: Drive) -> Iterator[list[Message]]:
 
 
 def play(drive: Drive, path: Path) -> list[dict[str, Any]]:
-    """Play a drive to the daemon that connects; the controls that it answered, one a state. ValueError where none
-    connects or it goes away."""
+    """Play a drive to the daemon that connects; returns its controls, one per state. ValueError if none connects or it
+    disconnects."""
     answers = []
     with Vehicle(path) as vehicle:
         if not vehicle.accept(WAIT_S):
@@ -90,7 +90,7 @@ def play(drive: Drive, path: Path) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Play one file; print one line a state."""
+    """Play one file; print one line per state."""
     parser = argparse.ArgumentParser(prog="python -m drivefoundry_car.daemon.playback")
     parser.add_argument("drive", type=Path)
     parser.add_argument("socket", type=Path)

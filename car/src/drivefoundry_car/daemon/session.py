@@ -1,8 +1,8 @@
-"""One drive: each message of the vehicle in; controls, plans and clips out.
+"""One drive: controls, plans and clips from the vehicle's messages.
 
-`take` is the loop's body, as in openpilot's modeld: check the clock of what came, leave out what is late, plan when a
-decision is due, command. Planning has a thread of its own, so controls never wait for it, except in lockstep, where
-the vehicle waits for both.
+`take` is the loop's body, as in openpilot's modeld: check the message's clock, drop what is late, plan when a decision
+is due, command. Planning runs in a separate thread, so controls never wait for it, except in lockstep, where the
+vehicle waits for both.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from drivefoundry_car.upload.collector import Collector
 
 log = logging.getLogger(__name__)
 SILENT_S = 0.3
-"""Without a state of the vehicle for so long, s, the car is braked along its last curvature."""
+"""If the vehicle sends no state for this long, s, the car is braked along its last curvature."""
 EDGE_S = 0.01
-"""Decisions and ticks may come early by this, s."""
+"""Tolerance by which decisions and ticks may come early, s."""
 RELEASE_FAULTS = ("planner_failed", "planner_late", "plan_bad", "guard_failed")
-"""Counts of the runtime that are the release's own fault."""
+"""Counts of the runtime that are faults of the release itself."""
 
 
 class Session:
     """One drive of the car; close it.
 
-    runtime: reset here; collector: closed with the session, None to record nothing.
+    runtime: reset at the start; collector: closed with the session; None records nothing.
     """
 
     def __init__(self, config: Config, runtime: Runtime, collector: Collector | None) -> None:
@@ -49,11 +49,11 @@ class Session:
         self.state = VehicleState()
         self.eyes = {name: Eye(c.camera(), c.format, c.rate_hz) for name, c in config.cameras.items()}
         self.skipped = 0
-        """Decisions that were due and not made: pictures lacked, or the planner was busy."""
+        """Decisions that were due but not made: pictures were missing, or the planner was busy."""
         self.silent = 0
-        """Controls that were sent because the vehicle said nothing."""
+        """Controls sent because the vehicle was silent."""
         self.driven_s = 0.0
-        """Driven since the release's last fault, s."""
+        """Time driven since the release's last fault, s."""
         runtime.reset()
         self._body = runtime.embodiment
         self._now_ns = 0
@@ -67,11 +67,11 @@ class Session:
         self._ticked, self._heard, self._faults = -np.inf, time.monotonic(), self._faults_so_far()
 
     def now(self) -> float:
-        """The clock of all messages, s."""
+        """Current time on the clock of all messages, s."""
         return self._now_ns / NS if self.lockstep else time.monotonic()
 
     def take(self, message: Message) -> list[Message]:
-        """Take a message of the vehicle; what to answer."""
+        """Handle a message from the vehicle; returns the answers."""
         if self.lockstep:
             self._now_ns = max(self._now_ns, message.ns)
         if message.topic.startswith(CAMERA):
@@ -85,7 +85,7 @@ class Session:
         return []
 
     def brake(self) -> list[Message]:
-        """What to say where the vehicle says nothing: nothing at first, then to brake."""
+        """Messages while the vehicle is silent: none at first, then braking."""
         if self.lockstep or time.monotonic() - self._heard < SILENT_S:
             return []
         if not self.silent % round(1 / DT):
@@ -94,13 +94,13 @@ class Session:
         return [controls(self.now(), -BRAKE, self._curvature, stopped=True)]
 
     def close(self) -> None:
-        """End the drive: open clips end with what there is."""
+        """End the drive; open clips are finished with what is there."""
         self._worker.close()
         if self.collector is not None:
             self.collector.close()
 
     def _see(self, name: str, message: Message) -> None:
-        """A camera's message: to its pictures, and to the recorder."""
+        """Pass a camera's message to its pictures and to the recorder."""
         eye = self.eyes.get(name)
         if eye is None:
             return
@@ -109,7 +109,7 @@ class Session:
             self.collector.recorder.push(name, message.t, packet[1], packet[0])
 
     def _step(self) -> list[Message]:
-        """A new state: decide if it is time, record, command."""
+        """Handle a new state: decide if due, record, command."""
         self._collect()
         self._decide()
         plan = self._fresh
@@ -123,7 +123,7 @@ class Session:
         return answers
 
     def _decide(self) -> None:
-        """Hand the newest pictures to the planner, if the next decision is due."""
+        """Hand the newest pictures to the planner if the next decision is due."""
         newest = [eye.newest_ns for eye in self.eyes.values()]
         if any(ns is None for ns in newest):
             return
@@ -145,7 +145,7 @@ class Session:
             self._collect()
 
     def _frames(self, ns: int) -> dict[str, np.ndarray] | None:
-        """Camera -> (1, F, H, W, 3) what a decision at a time sees; None where a camera lacks a picture."""
+        """Camera -> (1, F, H, W, 3) frames for a decision at time ns; None if a camera lacks a picture."""
         back = reversed(range(self._body.frames))
         times = [ns - round(k * self._body.frame_dt * NS) for k in back]
         found = {name: eye.pictures(times) for name in self._body.pictures if (eye := self.eyes.get(name)) is not None}
@@ -153,7 +153,7 @@ class Session:
         return shown if shown.keys() == self._body.pictures.keys() else None
 
     def _collect(self) -> None:
-        """Take the planner's answer if there is one."""
+        """Fetch the planner's answer if there is one."""
         if self._deciding is None or not self._deciding[1].done():
             return
         (ns, future), self._deciding = self._deciding, None
@@ -165,12 +165,12 @@ class Session:
         self._fresh = ns, planned.points[0], planned.text[0]
 
     def _command(self, t: float) -> Message:
-        """What to do at t s, by the newest plan, or by its stop where it is too old."""
+        """Controls at t s along the newest plan, or along its stop if it is too old."""
         latest = self.dog.latest()
         if latest is not self._followed:
             self._followed = latest
             self._controller.follow(latest.points[0], self.state.pose(latest.at))
-        since = round(max(0.0, t - latest.at), 6)  # rounding errors matter: a plan's acceleration jumps at its points
+        since = round(max(0.0, t - latest.at), 6)  # rounding errors matter: acceleration jumps at a plan's points
         acceleration, self._curvature = self._controller.command(self.state.ego, since)
         return controls(t, acceleration, self._curvature, latest.stopped or self._stopped)
 

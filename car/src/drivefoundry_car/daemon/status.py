@@ -1,4 +1,4 @@
-"""The status report: what the daemon does and what went wrong since it started, as a JSON file."""
+"""The status report as a JSON file: what the daemon is doing, and what went wrong since it started."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ EVERY_S = 1.0
 
 
 def releases(health: Health) -> dict[str, Any]:
-    """What the car knows of its releases."""
+    """State of the car's releases."""
     return {**asdict(health), "reports": [asdict(report) for report in health.reports]}
 
 
 def cameras(eyes: dict[str, Eye]) -> dict[str, Any]:
-    """Each camera's counts."""
+    """Counts of each camera."""
     of = {name: asdict(eye.clock) | {"damaged": eye.damaged} for name, eye in eyes.items()}
     return {name: {k: v for k, v in counts.items() if k not in ("period_s", "last_ns")} for name, counts in of.items()}
 
 
 def driving(dog: Watchdog, skipped: int, silent: int, state: VehicleState) -> dict[str, Any]:
-    """The runtime's counts, plans that expired, decisions that were not made because the planner was busy or pictures
-    lacked, controls sent to a silent bus, messages that could not be read."""
+    """The runtime's counts, expired plans, decisions not made because the planner was busy or pictures were missing,
+    controls sent while the bus was silent, unreadable messages."""
     return {
         **asdict(dog.runtime.counts), "expired": dog.expired, "skipped": skipped, "bus_silent": silent,
         "bus_bad": state.bad,
@@ -54,7 +54,7 @@ class StatusFile:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, content: Callable[[], dict[str, Any]], *, now: bool = False) -> None:
-        """Write what `content` gives, if it is time or must be now."""
+        """Write the result of `content` if due, or if `now`."""
         if not now and self._clock() < self._due:
             return
         self._due = self._clock() + EVERY_S
@@ -68,5 +68,5 @@ class StatusFile:
 
 
 def children(of: list[Child]) -> dict[str, Any]:
-    """Each process beside the daemon's."""
+    """State of each process beside the daemon's."""
     return {child.name: child.health() for child in of}

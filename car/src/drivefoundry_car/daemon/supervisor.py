@@ -1,4 +1,4 @@
-"""Processes beside the daemon's: started, watched, and started again with back-off when they end."""
+"""Processes beside the daemon's: started, watched, and restarted with back-off when they end."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 BACKOFF_S, LONGEST_S = 1.0, 60.0
-"""The wait before the first restart, doubled each time, and the longest, s."""
+"""Delay before the first restart, doubled each time, and its maximum, s."""
 STEADY_S = 60.0
-"""One that has lived for so long begins with the shortest wait again, s."""
+"""A process that has lived this long starts with the shortest delay again, s."""
 LEAVE_S = 5.0
-"""What is to end has so long before it is killed, s."""
+"""Time that a process gets to end before it is killed, s."""
 
 
 class Child:
-    """A Python module in a separate process. The end of its stdin stops it, which comes with this
-    process's death as well."""
+    """A Python module in a separate process. It stops at the end of its stdin, which also comes when this process
+    dies."""
 
     def __init__(
         self, name: str, module: str, args: Sequence[str], clock: Callable[[], float] = time.monotonic
@@ -30,12 +30,12 @@ class Child:
         self._command = [sys.executable, "-P", "-m", module, *args]
         self.restarts = 0
         self.ended: int | None = None
-        """Exit status of the last process that has ended, negative for a signal."""
+        """Exit status of the last process that ended, negative for a signal."""
         self._process: subprocess.Popen[bytes] | None = None
         self._wait, self._begun, self._due = BACKOFF_S, 0.0, 0.0
 
     def watch(self) -> None:
-        """Start the process where none runs and it is time; never waits."""
+        """Start the process if none runs and it is due; never waits."""
         if self._process is not None:
             if self._process.poll() is None:
                 return
@@ -56,7 +56,7 @@ class Child:
         self._wait = min(2 * self._wait, LONGEST_S)
 
     def close(self, seconds: float = LEAVE_S) -> None:
-        """Ask the process to end, and kill it if it has not within so many seconds."""
+        """Ask the process to end, and kill it if it has not ended within `seconds`."""
         if self._process is None:
             return
         if self._process.stdin is not None:
@@ -69,20 +69,20 @@ class Child:
         self._process = None
 
     def health(self) -> dict[str, Any]:
-        """For the status report."""
+        """Fields for the status report."""
         pid = self._process.pid if self._process is not None else None
         return {"pid": pid, "restarts": self.restarts, "last_status": self.ended}
 
 
 def until_parent_ends(attempt: Callable[[threading.Event], str], every_s: float) -> None:
-    """In a child: attempt again every so many seconds until the parent ends. What an attempt says is logged once,
-    however often it says it; the event that it is given is set at the end."""
+    """In a child: repeat an attempt every `every_s` seconds until the parent ends. Each result is logged once, until it
+    changes; the event that the attempt receives is set at the end."""
     gone, reported = _parent_gone(), ""
     while not gone.is_set():
-        said = attempt(gone)
-        if said and said != reported:
-            log.warning("%s", said)
-        reported = said
+        outcome = attempt(gone)
+        if outcome and outcome != reported:
+            log.warning("%s", outcome)
+        reported = outcome
         gone.wait(every_s)
 
 

@@ -1,6 +1,6 @@
 """The updater's process: fetches, verifies and installs what the repository offers this car, until the daemon ends.
 
-`python -m drivefoundry_car.daemon.updating CONFIG.toml`. What it installs is driven from the next boot on.
+`python -m drivefoundry_car.daemon.updating CONFIG.toml`. An installed release drives from the next boot on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from drivefoundry_car.update.client import Updater
 
 
 def updater_of(config: Config) -> Updater:
-    """The updater of a configuration that has one."""
+    """The updater for a configuration with [update]."""
     c = config.update
     assert c is not None, "the daemon starts no updater without [update]"
     return Updater(

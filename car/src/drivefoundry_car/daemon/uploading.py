@@ -1,4 +1,4 @@
-"""The uploader's process: sends what waits in the queue, the most valuable first, until the daemon ends.
+"""The uploader's process: sends queued clips, most valuable first, until the daemon ends.
 
 `python -m drivefoundry_car.daemon.uploading CONFIG.toml`
 """
@@ -18,7 +18,7 @@ from drivefoundry_car.upload.uploader import Uploader
 
 
 def uploader_of(config: Config) -> Uploader:
-    """The uploader of a configuration that has one."""
+    """The uploader for a configuration with [upload]."""
     c = config.upload
     assert c is not None, "the daemon starts no uploader without [upload]"
     credential = Credential(c.server, c.credential, insecure_http=c.insecure_http)

@@ -17,18 +17,18 @@ from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 from drivefoundry_car.vehicle.inputs import ego_history, route_features, to_ego, to_map
 
 HELD_S = 3.0
-"""States are kept for so long, s."""
+"""How long states are kept, s."""
 OLD_S = 0.3
-"""Perception older than this is ignored, s."""
+"""Maximum age of perception, s; older output is ignored."""
 TOPICS = (STATE, ROUTE, OBJECTS, SIGNALS, DRIVER)
 
 
 class VehicleState:
-    """The newest of each topic, and the states of the last seconds."""
+    """The newest message of each topic, and the states of the last seconds."""
 
     def __init__(self) -> None:
         self.bad = 0
-        """Messages that could not be read, or states whose time did not rise."""
+        """Unreadable messages, and states whose time did not increase."""
         self._ns: deque[int] = deque()
         self._ego: deque[np.ndarray] = deque()
         self._route: np.ndarray | None = None
@@ -37,7 +37,7 @@ class VehicleState:
         self._flags: dict[str, bool | None] = {"engaged": None, "takeover": None}
 
     def take(self, topic: str, ns: int, data: bytes) -> bool:
-        """Take a message of one of TOPICS; whether it could be read."""
+        """Handle a message of one of TOPICS; returns whether it could be read."""
         try:
             if topic == STATE:
                 self._take_state(ns, data)
@@ -74,20 +74,20 @@ class VehicleState:
         return self._ego[-1]
 
     def pose(self, t: float) -> np.ndarray:
-        """x, y, yaw (3,) in the map frame at t s, between the states and held beyond them."""
+        """Pose x, y, yaw (3,) in the map frame at t s: interpolated between states, constant beyond them."""
         at = np.array(self._ns, np.float64) / NS
         poses = np.array([e[:3] for e in self._ego])
         poses[:, 2] = np.unwrap(poses[:, 2])
         return np.array([np.interp(t, at, column) for column in poses.T])
 
     def inputs(self, ns: int, body: Embodiment = CAR) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """What the model and the guard are given for a picture of time ns: ego history, route, and objects
-        (n, 6) x, y, yaw, speed, length, width in the ego frame, None without perception."""
+        """Inputs of the model and the guard for a picture of time ns: ego history, route, and objects (n, 6) x, y, yaw,
+        speed, length, width in the ego frame; None without perception."""
         times = np.array(self._ns, np.float64)
         grid = np.arange(body.history_steps * (body.history - 1), -1, -1) * round(DT * NS)  # 10 Hz, oldest first
-        wanted = float(ns) - grid
-        wanted = wanted[wanted >= times[0]]
-        speed, rate = (np.interp(wanted, times, [e[k] for e in self._ego]) for k in (3, 5))
+        at = float(ns) - grid
+        at = at[at >= times[0]]
+        speed, rate = (np.interp(at, times, [e[k] for e in self._ego]) for k in (3, 5))
         pose = self.pose(ns / NS)
         objects = self._recent_objects(ns)
         rows = None
@@ -97,8 +97,8 @@ class VehicleState:
         return ego_history(speed, rate, body), route_features(self._route, pose), rows
 
     def moment(self, plan: tuple[int, np.ndarray, str] | None = None) -> Moment:
-        """What the car knows now, for the recorder and the triggers. plan: time ns, points (8, 3) and text of what was
-        decided since the last moment; points are put into the ego frame of now."""
+        """What the car knows now, for the recorder and the triggers. plan: time ns, points (8, 3) and text of a
+        decision since the last moment; points are transformed to the current ego frame."""
         ns, points, text = plan or (self._ns[-1], None, "")
         if points is not None and ns != self._ns[-1]:
             points = to_ego(to_map(points, self.pose(ns / NS)), self.ego[:3])
@@ -115,9 +115,9 @@ class VehicleState:
     def _take_state(self, ns: int, data: bytes) -> None:
         (_, (ego,)) = channels.read_states([data])
         if self._ns and ns <= self._ns[-1]:
-            raise ValueError("a state whose time does not rise")
+            raise ValueError("a state whose time does not increase")
         if not np.isfinite(ego[:4]).all():
-            raise ValueError("a state without place or speed")
+            raise ValueError("a state without position or speed")
         self._ns.append(ns)
         self._ego.append(ego)
         while self._ns[0] < ns - HELD_S * NS:

@@ -1,1 +1,1 @@
-"""The engine at the wheel: the runtime that always has a plan, and all that checks its inputs, its plans and itself."""
+"""Driving with the engine: a runtime that always has a plan, and the checks of its inputs, plans and liveness."""

@@ -1,9 +1,9 @@
-"""A released engine served as an AlpaSim driver: camera, egomotion and route in, plans out, over gRPC.
+"""Serve a released engine as an AlpaSim driver over gRPC: plans from camera, egomotion and route.
 
-AlpaSim (NVlabs) asks its driver through `egodriver.EgodriverService`; the package carla-driver-interface speaks that
-contract. Its rig frame has its origin on the ground below the rear axle, x forward, y left; the engine's ego frame has
-it at the box centre, `axle` m ahead. Times are microseconds. Every session has a runtime of its own over one engine;
-the guard knows the car's limits, but as the contract carries no perception, no objects.
+AlpaSim (NVlabs) calls its driver through `egodriver.EgodriverService`; the package carla-driver-interface implements
+that contract. Its rig frame has its origin on the ground below the rear axle, x forward, y left; the engine's ego frame
+has it at the box centre, `axle` m ahead. Times are microseconds. Every session has its own runtime over one shared
+engine. The guard checks the car's limits, but not objects, since the contract carries no perception.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from drivefoundry_car.vehicle.embodiment import CAR, FRONT
 from drivefoundry_car.vehicle.inputs import ego_history, route_features, shift
 
 FOCAL, HORIZON = 95.3 / 160, 28 / 64
-"""The picture that engines learn from: a pinhole that looks straight ahead, focal length in picture widths and row of
-the horizon in picture heights."""
+"""The picture that engines are trained on: a level pinhole camera facing ahead, with its focal length in picture widths
+and the horizon's row in picture heights."""
 CAMERA = "camera_front_wide_120fov"
 """AlpaSim's name of the front camera."""
 EDGE = 0.02
-"""A camera may miss so much of the engine's picture; the edge of what it sees is drawn out over it."""
+"""Share of the engine's picture that a camera may miss; its edge pixels are repeated there."""
 SPEED_LIMIT = 13.9
-"""What the navigator says where the simulator names no limit, m/s."""
+"""Speed limit for the navigator if the simulator gives none, m/s."""
 SECOND = 1_000_000
 STEP = round(FINE_DT * SECOND)
 
 
 @dataclass
 class _Drive:
-    """One session: who plans, which camera, where each sub-pixel of the engine's picture lies in the camera's, and the
-    pictures by time."""
+    """One session: its runtime, its camera, the position of each sub-pixel of the engine's picture in the camera's, and
+    the pictures by time."""
 
     runtime: Runtime
     camera: str
@@ -65,9 +65,9 @@ class _Drive:
 class EngineDriver(BaseDriver):
     """An engine as a policy of carla-driver-interface.
 
-    image: height and width of the engine's picture; camera: logical id of the front camera, where there are several and
-    none has AlpaSim's usual name; speed_limit: m/s, where the simulator names none; axle: the rig's origin is so far
-    behind the box centre, m.
+    image: height and width of the engine's picture; camera: logical id of the front camera, if there are several and
+    none has AlpaSim's usual name; speed_limit: m/s, used if the simulator gives none; axle: distance of the rig's
+    origin behind the box centre, m.
     """
 
     name = "drivefoundry"
@@ -87,7 +87,7 @@ class EngineDriver(BaseDriver):
         self._drives: dict[str, _Drive] = {}
 
     def on_session_start(self, session: SessionState) -> None:
-        """Refuses (ValueError) a session whose cameras do not show what the engine must see."""
+        """Choose the front camera. ValueError if the session's cameras do not cover the engine's picture."""
         name = self._choose(list(session.cameras))
         camera = session.cameras[name]
         size = int(camera.intrinsics.resolution_h), int(camera.intrinsics.resolution_w)
@@ -103,12 +103,12 @@ class EngineDriver(BaseDriver):
         requested = self.camera or CAMERA
         if requested not in names:
             raise ValueError(
-                f"no camera {requested!r} among {', '.join(sorted(names)) or 'none'}; say which looks ahead"
+                f"no camera {requested!r} among {', '.join(sorted(names)) or 'none'}; name the one that looks ahead"
             )
         return requested
 
     def drive(self, ctx: DriveContext) -> DriveResult:
-        """The plan of 4 s at 10 Hz in the rig frame; an empty one, which holds the car, before anything was seen."""
+        """A 4 s plan at 10 Hz in the rig frame; empty, which holds the car, before the first picture."""
         session, now = ctx.session, ctx.time_now_us
         mine = self._drives[session.uuid]
         with session.lock:
@@ -141,27 +141,28 @@ class EngineDriver(BaseDriver):
 
 
 def _route(points: np.ndarray, limit: float, axle: float) -> np.ndarray:
-    """Waypoints (R, 2) in the rig frame in; (R', 3) x, y in the ego frame and speed limit out, from the car on."""
+    """Waypoints (R, 2) of the rig frame as a route (R', 3) of x, y in the ego frame and speed limit, from the car
+    on."""
     points = points - [axle, 0.0]
-    if points[0, 0] > 1.0:  # the simulator may leave out the first metres, and distances count from the car
+    if points[0, 0] > 1.0:  # the simulator may omit the first metres, and distances count from the car
         points = np.concatenate([np.zeros((1, 2)), points])
     return np.column_stack([points, np.full(len(points), limit)])
 
 
 def motion(poses: Trajectory, states: list, now: int) -> tuple[np.ndarray, np.ndarray]:
-    """Poses, the dynamic state of each and the time in; speed m/s and yaw rate rad/s out, at 10 Hz, oldest first, of
-    the last 1.5 s or as much of it as was sent. Missing fields of a state are taken from the poses."""
+    """Speed m/s and yaw rate rad/s at 10 Hz, oldest first, over the last 1.5 s, or as much of it as was sent, from
+    poses and the dynamic state of each. Missing fields of a state are derived from the poses."""
     first = max(0, int(np.searchsorted(poses.timestamps_us, now - 16 * STEP)) - 1)
     t = np.array(poses.timestamps_us[first:], np.float64)
     parts = poses.poses[first:]
-    said = states[first:]
+    recent = states[first:]
     speed, rate = np.zeros(len(t)), np.zeros(len(t))
     if len(t) > 1:
         seconds = (t - t[0]) / SECOND
         xy, yaw = np.stack([p.position[:2] for p in parts]), np.unwrap([p.yaw for p in parts])
         vx, vy = np.gradient(xy[:, 0], seconds), np.gradient(xy[:, 1], seconds)
         speed, rate = vx * np.cos(yaw) + vy * np.sin(yaw), np.gradient(yaw, seconds)
-    for i, state in enumerate(said):
+    for i, state in enumerate(recent):
         if state.HasField("linear_velocity"):
             speed[i] = state.linear_velocity.x
         if state.HasField("angular_velocity"):
@@ -172,7 +173,7 @@ def motion(poses: Trajectory, states: list, now: int) -> tuple[np.ndarray, np.nd
 
 
 def _pictures(mine: _Drive, frames: list[CameraFrame], now: int) -> np.ndarray:
-    """The engine's pictures (2, H, W, 3) of half a second ago, or the oldest there is, and of now."""
+    """The engine's pictures (2, H, W, 3): half a second ago, or the oldest available, and now."""
     before = min(frames, key=lambda f: abs(f.timestamp_us - (now - round(CAR.frame_dt * SECOND))))
     pair = (before, frames[-1])
     for frame in pair:
@@ -191,11 +192,10 @@ def _picture(frame: CameraFrame, mine: _Drive) -> np.ndarray:
 
 
 def sampling(camera, image: tuple[int, int]) -> np.ndarray:
-    """A declared camera and the engine's picture size in; (H, n, W, n) indices of the camera's pixels that lie where
-    the n x n sub-pixels of each pixel look.
+    """Indices (H, n, W, n) of a declared camera's pixels at the n x n sub-pixels of each pixel of the engine's picture.
 
-    Both are pinholes; the camera may be turned, and that it stands elsewhere on the car is not corrected. ValueError
-    for a lens that is none, and for a camera that does not see all of the picture.
+    Both are pinholes; the camera may be rotated, but a different position on the car is not corrected. ValueError for
+    other lenses, and for a camera that does not cover the picture.
     """
     spec = camera.intrinsics
     lens = spec.opencv_pinhole_param
@@ -215,7 +215,7 @@ def sampling(camera, image: tuple[int, int]) -> np.ndarray:
     beyond = (rays[..., 2] <= 0) | (column < 0) | (column >= size[1]) | (row < 0) | (row >= size[0])
     if beyond.mean() > EDGE:
         raise ValueError(
-            f"camera {camera.logical_id}: it misses {beyond.mean():.0%} of what the engine must see, "
+            f"camera {camera.logical_id}: it misses {beyond.mean():.0%} of the engine's field of view, "
             f"{2 * np.degrees(np.arctan(0.5 / FOCAL)):.0f} degrees straight ahead; widen it or turn it"
         )
     inside = np.clip(row, 0, size[0] - 1).astype(int) * size[1] + np.clip(column, 0, size[1] - 1).astype(int)
@@ -223,7 +223,7 @@ def sampling(camera, image: tuple[int, int]) -> np.ndarray:
 
 
 def load(path: str | Path, **options: Any) -> EngineDriver:
-    """Engine directory in, EngineDriver out; options are its own. What carla-driver-interface's `--policy` names."""
+    """EngineDriver of an engine directory, with its options; the target of carla-driver-interface's `--policy`."""
     engine = Engine(path)
     high, wide = engine.contract["model"]["image"]
     return EngineDriver(engine, (high, wide), **options)
@@ -231,7 +231,7 @@ def load(path: str | Path, **options: Any) -> EngineDriver:
 
 @contextmanager
 def serving(driver: EngineDriver, host: str, port: int, mode: Literal["alpasim", "carla"]) -> Iterator[None]:
-    """Answer while the block runs. ValueError where nobody can listen at host and port."""
+    """Serve while the block runs. ValueError if host and port cannot be listened on."""
     try:
         server, _ = build_server(driver, port=port, host=host, mode=mode)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Clocks of the cameras: which frame may be planned on, and what was wrong with those that may not."""
+"""Frame clocks of cameras: which frames may be used for planning, and counts of what was wrong with the others."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from drivefoundry_car.log.channels import NS
 
 LATE_S = 0.2
-"""A frame that arrives older than this is not planned on, s."""
+"""Maximum age of a frame on arrival, s; older ones are not used for planning."""
 AHEAD_S = 0.05
-"""A frame from further in the future than this is of a broken clock, s."""
+"""A frame further in the future than this indicates a broken clock, s."""
 
 
 @dataclass
 class FrameClock:
-    """Checks the times of one camera's frames. period_s: between frames. The counts are never reset."""
+    """Checks the times of one camera's frames. period_s: between frames. Counts are never reset."""
 
     period_s: float
     frames: int = 0
-    """Frames that may be planned on."""
+    """Frames that may be used for planning."""
     late: int = 0
-    """Older than LATE_S when they arrived."""
+    """Frames older than LATE_S on arrival."""
     out_of_order: int = 0
-    """Not after the frame before."""
+    """Frames not later than the one before."""
     future: int = 0
-    """From more than AHEAD_S in the future."""
+    """Frames more than AHEAD_S in the future."""
     missing: int = 0
-    """Frames that should have come between two that came."""
+    """Frames missing between two that arrived."""
     last_ns: int | None = None
 
     def admit(self, ns: int, now_ns: int) -> bool:
-        """Whether a frame of time ns that arrives at now_ns may be planned on."""
-        if ns > now_ns + AHEAD_S * NS:  # says nothing about what came before it
+        """Whether a frame of time ns, arriving at now_ns, may be used for planning."""
+        if ns > now_ns + AHEAD_S * NS:  # must not affect the times of other frames
             self.future += 1
             return False
         if self.last_ns is not None:

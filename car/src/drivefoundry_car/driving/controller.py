@@ -1,11 +1,11 @@
-"""LQR tracking of a plan: the car's state and a plan give the acceleration and curvature to command.
+"""LQR tracking of a plan: acceleration and curvature commands from the car's state and a plan.
 
-The functions are plain Python on scalars and numpy arrays, 0.1 ms a command. The simulator compiles these very
+The functions are plain Python on scalars and numpy arrays, 0.1 ms per command. The simulator compiles these same
 functions (`drivefoundry.sim.ego`), so a simulated car follows its plan as the real one does.
 
-State: x m, y m, yaw rad (map frame, box centre), speed m/s first; what follows is not read. A reference is an array
-(9, 6): the pose at planning time and the 8 plan points; x, y, yaw, arc length, speed, and the curvature of the segment
-that starts there. As in NAVSIM the longitudinal and the lateral controller are decoupled.
+State: x m, y m, yaw rad (map frame, box centre), speed m/s; further entries are not read. A reference is an array (9,
+6): the pose at planning time and the 8 plan points, each with x, y, yaw, arc length, speed, and the curvature of the
+segment that starts there. As in NAVSIM, the longitudinal and the lateral controller are decoupled.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from drivefoundry_car.vehicle.embodiment import CAR, PLAN_DT, PLAN_POINTS
 ACCEL_MIN, ACCEL_MAX = CAR.limits.accel_min, CAR.limits.accel_max
 """Full braking on dry road and full throttle, m/s^2."""
 CURVATURE_MAX = CAR.limits.curvature_max
-"""1/m: a turning circle of 10 m."""
+"""1/m: a turning circle with a diameter of 10 m."""
 ACCEL_LAG = 0.2
-"""Time constant of the drive train, s (that of nuPlan's motion model): the speed reference is read so far ahead."""
+"""Time constant of the drive train, s (as in nuPlan's motion model); look-ahead of the speed reference."""
 PLAN_STEP = PLAN_DT
 REF_POINTS, REF_COLUMNS = PLAN_POINTS + 1, 6
 KP, KV = 1.0, math.sqrt(3.0)
 """LQR gains of the double integrator (position, speed) with Q = diag(1, 1), R = 1."""
 STILL = 0.02
-"""Segments shorter than this, m, are standing still: they have no direction of their own."""
+"""Segments shorter than this, m, count as standing still, since their direction is undefined."""
 
 
 class Controller:
-    """Follows one plan after the other."""
+    """Follows one plan at a time."""
 
     def __init__(self) -> None:
         self._ref = np.zeros((REF_POINTS, REF_COLUMNS))
 
     def follow(self, points: np.ndarray, pose: np.ndarray) -> None:
-        """Take a plan: points (8, 3) x, y, yaw in the ego frame of pose (3,) x, y, yaw in the map frame."""
+        """Set the plan: points (8, 3) x, y, yaw in the ego frame of pose (3,) x, y, yaw in the map frame."""
         plan_in_map(pose, points, self._ref)
         prepare_reference(self._ref)
 
@@ -53,8 +53,7 @@ class Controller:
 
 
 def plan_in_map(pose, plan, out):
-    """Set the poses of a reference: pose (3+,) at planning time and plan (8, 3) in its ego frame into out (9, 3+), map
-    frame."""
+    """Write a plan (8, 3) in the ego frame of pose (3+,) to the poses of a reference, out (9, 3+), in the map frame."""
     c, s = math.cos(pose[2]), math.sin(pose[2])
     out[0, 0], out[0, 1], out[0, 2] = pose[0], pose[1], pose[2]
     for i in range(8):
@@ -66,8 +65,8 @@ def plan_in_map(pose, plan, out):
 def prepare_reference(ref):
     """Fill in columns 3 to 5 of a reference whose poses are set, and unwrap its yaw.
 
-    Motion against the heading counts as standing still: the tracker never drives backwards. Speeds at the points are
-    limited so that arc length over time (cubic Hermite) stays monotone (Fritsch and Carlson 1980).
+    Motion against the heading counts as standing still, since the tracker never drives in reverse. Speeds at the points
+    are limited so that arc length over time (cubic Hermite) stays monotone (Fritsch and Carlson 1980).
     """
     ref[0, 3] = 0.0
     for i in range(8):
@@ -94,7 +93,7 @@ def prepare_reference(ref):
 
 
 def along(ref, t):
-    """Arc length m, speed m/s and acceleration m/s^2 of the reference t s after planning; it rests at its end."""
+    """Arc length m, speed m/s and acceleration m/s^2 of the reference t s after planning; at rest after its end."""
     if t >= 8 * PLAN_STEP:
         return ref[8, 3], 0.0, 0.0
     i = int(t / PLAN_STEP)
@@ -108,7 +107,8 @@ def along(ref, t):
 
 
 def foot(ref, x, y):
-    """Nearest place on the reference: (segment or -1 if all stands still, share along it; past the ends it runs on)."""
+    """Nearest place on the reference: segment (-1 if all stand still) and position along it; extrapolated at the
+    ends."""
     best, best_u, best_d = -1, 0.0, math.inf
     first, last = -1, -1
     for i in range(8):
@@ -136,12 +136,12 @@ def lqr(state, ref, i, u, now, soon):
     """Acceleration (m/s^2) and curvature (1/m) commands, before the actuators' limits.
 
     i, u: the car's place on the reference (`foot`); now, soon: the reference now and ACCEL_LAG later (`along`).
-    Longitudinal: LQR on arc-length and speed error with the reference's acceleration fed forward. Lateral: LQR of the
-    error dynamics in arc length, e'' = curvature - reference curvature, with Q = diag(reach^-4, 0), R = 1, whose
-    solution is closed (1 / reach^2, sqrt(2) / reach); reach grows with speed.
+    Longitudinal: LQR on arc-length and speed error, with the reference's acceleration as feed-forward. Lateral: LQR of
+    the error dynamics in arc length, e'' = curvature - reference curvature, with Q = diag(reach^-4, 0), R = 1, which
+    has a closed-form solution (1 / reach^2, sqrt(2) / reach); reach grows with speed.
     """
     x, y, yaw, speed = state[0], state[1], state[2], state[3]
-    if i < 0:  # the plan stands still: hold the wheel straight and brake
+    if i < 0:  # the plan stands still: keep the wheel straight and brake
         here = (x - ref[0, 0]) * math.cos(ref[0, 2]) + (y - ref[0, 1]) * math.sin(ref[0, 2])
         return -KV * speed - KP * max(0.0, here) - 0.5, 0.0
     length = ref[i + 1, 3] - ref[i, 3]
@@ -151,9 +151,9 @@ def lqr(state, ref, i, u, now, soon):
     _, v_soon, a_ref = soon
     accel = a_ref + KV * (v_ref - speed) + KP * (place - here)
     if v_ref < 0.1 and v_soon < 0.1 and speed < 0.3 and place - here < 0.2:
-        accel = -1.0 - KV * speed  # close enough to where the plan stops: hold the brake
+        accel = -1.0 - KV * speed  # close enough to the plan's stop: hold the brake
 
-    # Lateral error against the arc through both ends rather than their chord; heading follows the arc.
+    # Lateral error relative to the arc through both ends, not its chord; heading follows the arc.
     share = min(1.0, max(0.0, u))
     k_here = ref[i, 5]
     ex, ey = ref[i + 1, 0] - ref[i, 0], ref[i + 1, 1] - ref[i, 1]
@@ -163,7 +163,7 @@ def lqr(state, ref, i, u, now, soon):
     turn = yaw - (ref[i, 2] + share * (ref[i + 1, 2] - ref[i, 2]))
     turn = min(1.0, max(-1.0, math.atan2(math.sin(turn), math.cos(turn))))
     reach = 1.5 + 0.5 * speed
-    ahead = here + 0.25 * speed  # steering is rate limited: look where the curve will be a moment later
+    ahead = here + 0.25 * speed  # steering is rate-limited: use the curvature slightly ahead
     j = i
     while j < 7 and ref[j + 1, 3] < ahead:
         j += 1

@@ -1,9 +1,9 @@
-"""Planned trajectories in, trajectories that the car may follow out: the rule-based last word before the controls.
+"""Rule-based guard: the last check that makes planned trajectories safe to follow.
 
-The guard knows three things: what a car can do (acceleration, lateral acceleration, curvature), where the objects that
-the car's perception channel reports will be if they keep their velocity, and that braking along the planned path is
-the answer to a contact it foresees. It invents nothing: where no objects are given, only the kinematic limits hold. It
-never steers off the path and never speeds up.
+The guard knows three things: the car's limits (acceleration, lateral acceleration, curvature), where the objects
+reported by perception will be if they keep their velocity, and that braking along the planned path is the answer to a
+predicted contact. Without reported objects only the kinematic limits apply. It never leaves the path and never speeds
+up.
 
 S cars are checked at once; arrays are numpy, nothing is compiled.
 """
@@ -20,18 +20,19 @@ from drivefoundry_car.vehicle.embodiment import CAR, PLAN_DT, PLAN_POINTS, STEP_
 POINTS = PLAN_POINTS
 FINE = round(PLAN_DT / STEP_S)
 FINE_DT = PLAN_DT / FINE
-"""Contacts are looked for every 0.1 s."""
+"""Contacts are checked every 0.1 s."""
 NO_CONTACT = POINTS * FINE + 1
 SPEED_SLACK = 0.5
-"""Measured speed and the plan's first stretch may differ by this much before it counts as impossible, m/s."""
+"""Tolerance between measured speed and the speed of the plan's first segment, m/s; beyond it, the plan is
+infeasible."""
 PASSES = 8
 SLIP = 0.35
-"""A stretch that leaves more than this angle beside the heading is no path of a car, rad."""
+"""A segment at a larger angle than this to the heading cannot be driven by a car, rad."""
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Limits of one vehicle type. All SI."""
+    """Limits of one vehicle type, in SI units, and the check of plans against them."""
 
     length: float = CAR.length
     width: float = CAR.width
@@ -40,22 +41,21 @@ class Guard:
     max_curvature: float = CAR.limits.guard_curvature
     """1/m."""
     decision_dt: float = CAR.decision_dt
-    """s until the planner's next decision."""
+    """Time until the planner's next decision, s."""
     margin_ahead: float = 0.3
-    """The ego box is longer by this at each end, m."""
+    """Margin added to the ego box at each end, m."""
     margin_beside: float = 0.2
     brakes: tuple[float, ...] = (2.5, 4.0, 6.0, 8.0)
-    """Decelerations tried, mildest first, m/s^2."""
+    """Decelerations to try, mildest first, m/s^2."""
     wait_brake: float = 4.0
-    """A contact is left to the planner's next decision while braking at this rate from then on still stops short of
-    it.
-    """
+    """A contact is left to the planner's next decision if braking at this rate from then on still stops short of it
+    ..."""
     wait_gap: float = 1.0
-    """... with this distance to spare, m."""
+    """... by this distance, m."""
 
     @staticmethod
     def of(body: Embodiment) -> Guard:
-        """The guard of a vehicle."""
+        """The guard for a vehicle."""
         limits = body.limits
         return Guard(
             body.length, body.width, limits.guard_accel, limits.guard_lateral, limits.guard_curvature, body.decision_dt
@@ -64,12 +64,12 @@ class Guard:
     def check(
         self, points: np.ndarray, speed: np.ndarray, objects: Sequence[np.ndarray | None] | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Plans in, plans the car may follow and which of them were changed out; a safe plan comes back bit for bit.
+        """Make plans safe; returns them and which were changed. A safe plan is returned bit-identical.
 
         points (S, 8, 3) x, y, yaw in the ego frame (box centre) at 0.5 .. 4.0 s; speed (S,) measured, m/s; objects:
-        None (no perception), or one entry a car: None, or (n, 6+) x, y, yaw, speed, length, width in the ego frame.
-        Returns points (S, 8, 3) float64 and changed (S,) bool. A plan with a NaN in it becomes braking straight ahead.
-        ValueError for arrays of another shape and for objects without a finite position.
+        None (no perception), or one entry per car: None, or (n, 6+) x, y, yaw, speed, length, width in the ego frame.
+        Returns points (S, 8, 3) float64 and changed (S,) bool. A plan with NaN becomes braking straight ahead.
+        ValueError for wrong shapes and for objects without a finite position.
         """
         limited, changed = self.limit(points, speed)
         rows, scene = flat_objects(objects, len(limited))
@@ -79,12 +79,12 @@ class Guard:
         return braked, changed | brakes
 
     def limit(self, points: np.ndarray, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Plans in, the nearest plans a car can drive out: forward only, within acceleration, lateral acceleration,
+        """The nearest drivable plans: forward only, within the limits of acceleration, lateral acceleration and
         curvature.
 
-        Shapes as in `check`. Too tight or slipping paths are re-driven by pure pursuit (Coulter 1992) of the planned
-        points at the curvature limit; too fast stretches are slowed along the path. Braking is not limited: the brakes
-        do that.
+        Shapes as in `check`. Paths with too much curvature or slip are re-driven by pure pursuit (Coulter 1992) of the
+        planned points at the curvature limit; segments that are too fast are slowed along the path. Braking is not
+        limited here: the brakes do that.
         """
         points = np.array(points, np.float64)
         speed = np.asarray(speed, np.float64)
@@ -99,7 +99,7 @@ class Guard:
         ds, turn, slip = _stretches(points)
         redo = (self._too_tight(ds, turn) | ((np.abs(slip) > SLIP) & (np.abs(ds) > 0.5))).any(1) & ~lost
         changed = np.asarray(lost | redo)
-        for _ in range(PASSES):  # slower means later in the bend, where the next pass looks again
+        for _ in range(PASSES):  # slowing moves times and so the speeds allowed, which the next pass checks
             if redo.any():
                 points[redo] = _pursue(points[redo], np.maximum(ds[redo], 0.0), self.max_curvature)
                 ds[redo], turn[redo], _ = _stretches(points[redo])
@@ -110,25 +110,25 @@ class Guard:
             s = np.cumsum(allowed[slow] * PLAN_DT, 1)
             points[slow] = poses_along(fine_path(points[slow]), s)
             ds[slow], turn[slow], _ = _stretches(points[slow])
-            # a long stretch's curve is tighter in places than its turn says, and slowing has cut out one of these
+            # a long segment's curve is tighter in places than its mean, and slowing has cut out one of these
             redo = slow & self._too_tight(ds, turn).any(1)
             changed |= slow
         return points, changed
 
     def _too_tight(self, ds: np.ndarray, turn: np.ndarray) -> np.ndarray:
-        """(S, 8) bool: stretches that turn more than the curvature limit lets them, by 0.05 rad."""
+        """(S, 8) bool: segments that turn more than the curvature limit allows, by over 0.05 rad."""
         return np.abs(turn) > self.max_curvature * np.maximum(ds, 0.0) + 0.05
 
     def _speed_limits(self, ds: np.ndarray, turn: np.ndarray, speed: np.ndarray) -> np.ndarray:
-        """Mean speed each stretch may have, (S, 8), m/s, by lateral and forward acceleration and by braking in time."""
+        """Maximum mean speed of each segment, (S, 8), m/s: lateral and forward acceleration, and braking in time."""
         planned = np.maximum(ds, 0.0) / PLAN_DT
         curvature = np.abs(turn) / np.maximum(np.abs(ds), 0.2)
         allowed = np.minimum(planned, np.sqrt(self.max_lat_accel / np.maximum(curvature, 1e-6)))
-        # the first stretch's mean lies 0.25 s after the measured speed
+        # the mean of the first segment is at 0.25 s after the measured speed
         before = speed + SPEED_SLACK - self.max_accel * PLAN_DT / 2
         for k in range(POINTS):
             allowed[:, k] = before = np.minimum(allowed[:, k], before + self.max_accel * PLAN_DT)
-        for k in range(POINTS - 2, -1, -1):  # where a later stretch was slowed, brakes that exist must reach it
+        for k in range(POINTS - 2, -1, -1):  # if a later segment was slowed, real brakes must be able to reach it
             reach = allowed[:, k + 1] + self.brakes[-1] * PLAN_DT
             late = (allowed[:, k + 1] < planned[:, k + 1]) & (allowed[:, k] > reach)
             allowed[:, k] = np.where(late, reach, allowed[:, k])
@@ -137,7 +137,7 @@ class Guard:
     def _brake(
         self, points: np.ndarray, speed: np.ndarray, rows: np.ndarray, scene: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Brake along the path where a contact is foreseen and waiting for the next decision would be too late."""
+        """Brake along the path if a contact is predicted and the next decision would be too late."""
         fine = fine_path(points)
         first, harm = self._harm(fine, rows, scene)
         step = np.hypot(*np.moveaxis(np.diff(fine[..., :2], axis=1), -1, 0))
@@ -161,19 +161,18 @@ class Guard:
             s = np.cumsum(v * FINE_DT, 1)[:, FINE - 1 :: FINE]
             tried = poses_along(fine[act], s)
             _, h = self._harm(fine_path(tried), rows, scene)
-            better = h < best - 1e-9  # the mildest of equals stays
+            better = h < best - 1e-9  # the mildest among equals stays
             out[better], best[better] = tried[better], h[better]
             changed[act[better]] = True
         points[act] = out
         return points, changed
 
     def _harm(self, fine: np.ndarray, rows: np.ndarray, scene: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fine paths (S, 41, 3) and objects in; first step of a contact of the inflated boxes (S,) and the harm (S,)
-        out.
+        """First step of a contact of the inflated boxes (S,) and the harm (S,) on fine paths (S, 41, 3).
 
-        Harm orders plans: the ego's speed at the first contact of the true boxes weighs first, then that of the
-        inflated ones; 0 is no contact. An object that first touches with its centre behind the ego's rear end is for
-        its own driver to mind: it is not counted, else a fast follower would make the ego brake.
+        Harm orders plans: first by the ego's speed at the first contact of the true boxes, then of the inflated ones; 0
+        means no contact. An object that first touches with its centre behind the ego's rear end is its own driver's
+        responsibility and not counted; otherwise a fast follower would make the ego brake.
         """
         cars, steps = len(fine), fine.shape[1]
         t = (np.arange(steps) * FINE_DT).astype(np.float32)
@@ -192,7 +191,7 @@ class Guard:
         true = boxes_touch(x, y, *other, self.length / 2, self.width / 2)
         wide = boxes_touch(x, y, *other, self.length / 2 + margin[0], self.width / 2 + margin[1])
         tight = np.zeros(len(rows), bool)
-        tight[m[wide & (k == 0)]] = True  # already this near: the margin is gone, only the true boxes tell more
+        tight[m[wide & (k == 0)]] = True  # margin already violated: only the true boxes are informative
         wide = np.where(tight[m], true, wide)
         behind = x <= -self.length / 2
         speed = np.zeros((cars, steps))
@@ -213,7 +212,7 @@ class Guard:
 
 
 class Unguarded(Guard):
-    """Leaves every plan as it is, for simulations that measure the planner alone. No car drives with it."""
+    """Leaves every plan unchanged, for simulations that measure the planner alone. No car drives with it."""
 
     def check(
         self, points: np.ndarray, speed: np.ndarray, objects: Sequence[np.ndarray | None] | None
@@ -223,9 +222,7 @@ class Unguarded(Guard):
 
 
 def flat_objects(objects: Sequence[np.ndarray | None] | None, cars: int) -> tuple[np.ndarray, np.ndarray]:
-    """Objects of each car in; all rows (M, 6) float64 and the car each belongs to (M,) out. ValueError for a wrong
-    shape.
-    """
+    """Rows (M, 6) float64 of all cars' objects, and the car of each (M,). ValueError for a wrong shape."""
     if objects is None:
         return np.zeros((0, 6)), np.zeros(0, np.int64)
     if len(objects) != cars:
@@ -243,7 +240,7 @@ def flat_objects(objects: Sequence[np.ndarray | None] | None, cars: int) -> tupl
 def boxes_touch(
     x: np.ndarray, y: np.ndarray, hl: np.ndarray, hw: np.ndarray, yaw: np.ndarray, ego_hl: float, ego_hw: float
 ) -> np.ndarray:
-    """Oriented boxes against the ego's at the origin, by separating axes: (n,) bool.
+    """(n,) bool: whether oriented boxes touch the ego's at the origin, by separating axes.
 
     x, y, yaw of the other box in the ego frame; hl, hw its half length and half width; ego_hl, ego_hw the ego's.
     """
@@ -258,7 +255,7 @@ def boxes_touch(
 
 
 def _stretches(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Plans (S, 8, 3) in; signed arc length m, turn rad and slip rad of each of the 8 stretches out, (S, 8) each."""
+    """Signed arc length m, turn rad and slip rad of each of the 8 segments of plans (S, 8, 3), (S, 8) each."""
     p = np.concatenate([np.zeros((len(points), 1, 3)), points], 1)
     d = np.diff(p, axis=1)
     turn = _wrap(d[..., 2])
@@ -271,8 +268,8 @@ def _stretches(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fine_path(points: np.ndarray) -> np.ndarray:
-    """Plans (S, 8, 3) in, paths every 0.1 s (S, 41, 3) out, from the origin: cubic Hermite with the planned headings;
-    yaw unwrapped.
+    """Paths every 0.1 s (S, 41, 3) of plans (S, 8, 3), from the origin: cubic Hermite with the planned headings; yaw
+    unwrapped.
     """
     n = len(points)
     p = np.concatenate([np.zeros((n, 1, 3)), points], 1)
@@ -281,7 +278,7 @@ def fine_path(points: np.ndarray) -> np.ndarray:
     yaw = np.concatenate([np.zeros((n, 1)), np.cumsum(turn, 1)], 1)
     chord = np.hypot(d[..., 0], d[..., 1])[..., None]
     head = np.stack([np.cos(yaw), np.sin(yaw)], -1)
-    # a stretch driven backwards has its tangents backwards
+    # a segment driven in reverse has reversed tangents
     way = np.where((d[..., :2] * (head[:, :-1] + head[:, 1:])).sum(-1, keepdims=True) < 0, -chord, chord)
     u = ((np.arange(FINE) + 1) / FINE)[:, None]
     h10, h01, h11 = u**3 - 2 * u**2 + u, 3 * u**2 - 2 * u**3, u**3 - u**2
@@ -294,7 +291,7 @@ def fine_path(points: np.ndarray) -> np.ndarray:
 
 
 def poses_along(fine: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """Fine paths (S, 41, 3) and arc lengths (S, 8) in, the poses there (S, 8, 3) out; beyond the end, the end."""
+    """Poses (S, 8, 3) at arc lengths (S, 8) of fine paths (S, 41, 3); beyond the end, the end."""
     step = np.hypot(*np.moveaxis(np.diff(fine[..., :2], axis=1), -1, 0))
     run = np.concatenate([np.zeros((len(fine), 1)), np.cumsum(step, 1)], 1)
     i = np.clip((run[:, None, :] <= s[..., None]).sum(-1) - 1, 0, fine.shape[1] - 2)
@@ -308,7 +305,7 @@ def poses_along(fine: np.ndarray, s: np.ndarray) -> np.ndarray:
 
 
 def _pursue(points: np.ndarray, ds: np.ndarray, max_curvature: float) -> np.ndarray:
-    """Drive arcs of lengths ds (S, 8) towards each plan point in turn, no tighter than max_curvature; (S, 8, 3) out."""
+    """Drive arcs of lengths ds (S, 8) towards each plan point in turn, within max_curvature; returns (S, 8, 3)."""
     pose = np.zeros((len(points), 3))
     out = np.empty_like(points)
     for k in range(POINTS):
@@ -327,7 +324,7 @@ def _pursue(points: np.ndarray, ds: np.ndarray, max_curvature: float) -> np.ndar
 
 
 def _straight_stop(speed: np.ndarray, brake: float) -> np.ndarray:
-    """Speeds (S,) in, plans (S, 8, 3) out that brake straight ahead to a stop."""
+    """Plans (S, 8, 3) that brake straight ahead to a stop from speeds (S,)."""
     t = np.minimum((np.arange(POINTS) + 1) * PLAN_DT, speed[:, None] / brake)
     out = np.zeros((len(speed), POINTS, 3))
     out[..., 0] = speed[:, None] * t - brake * t**2 / 2
@@ -335,5 +332,5 @@ def _straight_stop(speed: np.ndarray, brake: float) -> np.ndarray:
 
 
 def _wrap(a: np.ndarray) -> np.ndarray:
-    """Angles into (-pi, pi]; exactly themselves where they lie there already."""
+    """Wrap angles to (-pi, pi]; angles already in that range are unchanged."""
     return np.where(np.abs(a) <= np.pi, a, np.arctan2(np.sin(a), np.cos(a)))

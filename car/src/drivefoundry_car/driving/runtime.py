@@ -1,13 +1,13 @@
-"""Observations in, guarded plans out: the loop of one car, or of S simulated ones in one batch.
+"""The driving runtime: guarded plans from observations, for one car or a batch of S simulated ones.
 
-Three parts with one order of rank. The planner answers at every decision (2 Hz). The reasoner, far slower, works
-beside it in its own thread; what it says is a hint that expires, and the planner never waits for it. The guard has the
-last word. The age of a hint is counted in decisions, not in seconds of this machine: 0.5 s each in a car, and the same
-in simulation at any speed.
+Three parts with a fixed order of precedence. The planner answers at every decision (2 Hz). The reasoner, far slower,
+works beside it in a separate thread; its output is a hint that expires, and the planner never waits for it. The guard
+has the last word. The age of a hint is counted in decisions rather than seconds of this machine, so that simulation at
+any speed gives the same result.
 
-There is always a plan. Where the observation, the planner or the clock cannot be trusted, it is the last good plan
-braked to a stop (`stopping`), which passes the guard as any other plan does, and `Counts` says why. `watchdog`, between
-this loop and the actuators, covers the case that `plan` itself does not return.
+There is always a plan. If the observation, the planner or the clock cannot be trusted, it is the last good plan braked
+to a stop (`stopping`), which passes the guard like any other plan, and `Counts` records why. `watchdog`, between this
+loop and the actuators, covers the case that `plan` itself does not return.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from drivefoundry_car.driving.worker import Worker, settle
 from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 log = logging.getLogger(__name__)
-STALE_S = 0.5  # a newest frame older than this is not planned on
+STALE_S = 0.5  # a newest frame older than this is not used for planning
 JUMP_S = 60.0
-"""A clock that moves on by more than this between two decisions has been set, s."""
+"""If the clock advances by more than this between two decisions, it has been changed, s."""
 
 Frames = Mapping[str, np.ndarray]
 """Camera -> pictures (S, F, H, W, 3) uint8, oldest first."""
 
 
 class Model(Protocol):
-    """What the runtime asks of an engine; `drivefoundry_car.engine.Engine` is one."""
+    """The interface that the runtime needs of an engine; `drivefoundry_car.engine.Engine` implements it."""
 
     def plan(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points (S, 8, 3) and tokens (S, 8) for ego (S, history, state) and route (S, features)."""
@@ -51,9 +51,9 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Planned:
-    """One decision of S cars. points (S, 8, 3) ego frame, as guarded; tokens (S, 8) as the engine chose them; guarded
-    (S,) bool, the guard changed the plan or it is a stop; stopped (S,) bool, it is the last good plan braked to a stop;
-    text: S hints still alive at this decision, '' where there is none.
+    """One decision of S cars. points (S, 8, 3) ego frame, after the guard; tokens (S, 8) as the engine chose them;
+    guarded (S,) bool: the guard changed the plan, or it is a stop; stopped (S,) bool: it is the last good plan braked
+    to a stop; text: S hints still valid at this decision, '' if there is none.
     """
 
     points: np.ndarray
@@ -65,45 +65,45 @@ class Planned:
 
 @dataclass(frozen=True)
 class Counts:
-    """What happened since the runtime was made; never reset by `reset`. Plans, and reasons to stop, are counted for
-    each single car."""
+    """Events since the runtime was created; not reset by `reset`. Plans, and reasons to stop, are counted per car."""
 
     decisions: int = 0
     dropped: int = 0
-    """Decisions that should have been made (2 Hz) and were not: the observation came too late."""
+    """Decisions (2 Hz) that were due but not made, because the observation came too late."""
     guarded: int = 0
     """Plans that the guard changed, or that are a stop."""
     hints: int = 0
     hints_late: int = 0
-    """Answers thrown away because they were older than `hint_life` decisions, or of a drive that has ended."""
+    """Answers discarded because they were older than `hint_life` decisions, or from a drive that has ended."""
     hints_skipped: int = 0
     """Requests not made because the reasoner was still busy."""
     hints_failed: int = 0
     stopped: int = 0
-    """Plans that are the last good one braked to a stop, for one or more of the reasons from here on."""
+    """Plans that are the last good one braked to a stop, for one or more of the following reasons."""
     frames_bad: int = 0
-    """No pictures: another type or shape."""
+    """Pictures missing, or of wrong type or shape."""
     frames_blank: int = 0
-    """Pictures of one colour; reason to stop from the third in a row on."""
+    """Pictures of one colour; a reason to stop from the third in a row on."""
     frames_frozen: int = 0
-    """The picture of the decision before although the car moves; reason to stop from the fourth in a row on."""
+    """Picture identical to that of the previous decision although the car moves; a reason to stop from the fourth in a
+    row on."""
     frames_old: int = 0
-    """The newest frame was older than half a second, or of the future."""
+    """Newest frame older than half a second, or in the future."""
     clock_bad: int = 0
-    """The time of the newest frame was not a number, before that of the last decision, or far after it."""
+    """Time of the newest frame NaN, before that of the last decision, or far after it."""
     ego_bad: int = 0
-    """A speed that cannot be, or an ego state that is not finite."""
+    """Impossible speed, or an ego state that is not finite."""
     route_bad: int = 0
     objects_bad: int = 0
-    """What perception said was not a list of objects."""
+    """Perception output that is not a list of objects."""
     objects_left_out: int = 0
-    """Single objects with a value that is not finite or cannot be; no reason to stop."""
+    """Single objects with a value that is not finite or impossible; no reason to stop."""
     planner_failed: int = 0
     """The planner raised an error."""
     planner_late: int = 0
-    """The planner had no answer within the deadline; one that comes later is thrown away."""
+    """The planner missed the deadline; an answer that comes later is discarded."""
     plan_bad: int = 0
-    """The planner's answer had another shape or type, or points that are not finite."""
+    """The planner's answer had a wrong shape or type, or points that are not finite."""
     guard_failed: int = 0
     """The guard raised an error: the stop of this decision is unguarded."""
 
@@ -112,10 +112,10 @@ class Runtime:
     """The car's loop as a policy: `reset()`, then `plan(...)` at every decision.
 
     reason_every: decisions between requests to the reasoner, 0 for never; hint_life: decisions after its observation
-    at which a hint expires; reason_cars: only the first so many cars of a batch are reasoned about (a fleet in
-    simulation needs texts of a few); deadline_s: the planner's; patient: for simulation, where a drive must be the same
-    every time, on any machine. The decision after a request waits for the reasoner's answer, the planner has no
-    deadline, its errors and the guard's are raised, and rendered pictures, free of noise, may stay the same.
+    until a hint expires; reason_cars: number of cars, the first of the batch, to reason about (a simulated fleet needs
+    only a few texts); deadline_s: the planner's; patient: for simulation, where a drive must be reproducible on any
+    machine. The decision after a request waits for the reasoner's answer, the planner has no deadline, its errors and
+    the guard's are raised, and rendered pictures, which have no noise, may repeat.
     """
 
     def __init__(
@@ -164,9 +164,9 @@ class Runtime:
         vehicle: Embodiment | None = None,
         **options: Any,
     ) -> Runtime:
-        """The runtime of an engine directory; the reasoner gets an engine of its own, so that the two share no buffers.
+        """The runtime of an engine directory; the reasoner gets its own engine, so that the two share no buffers.
 
-        vehicle: what it is to drive; ValueError where the engine was made for another embodiment.
+        vehicle: the one to drive; ValueError if the engine was made for another embodiment.
         """
         from drivefoundry_car.engine import Engine
 
@@ -177,8 +177,8 @@ class Runtime:
         return cls(engine, guard, reasoner, reason_every=reason_every, **options)
 
     def reset(self) -> None:
-        """Begin a new drive: hints, the clock and the last plan of the old one are forgotten. An answer under way is
-        thrown away: at once if the runtime is patient, else when it comes, as too late.
+        """Begin a new drive, without the old one's hints, clock and last plan. A pending answer is discarded: at once
+        if the runtime is patient, otherwise on arrival, as too late.
         """
         if self.patient and self._asked is not None:
             if (error := self._asked.exception()) is not None:
@@ -199,12 +199,12 @@ class Runtime:
         t: float | None = None,
         now: float | None = None,
     ) -> Planned:
-        """One observation of S cars in, one guarded decision out; never waits for the reasoner unless it is patient.
+        """Make one guarded decision from one observation of S cars; never waits for the reasoner unless patient.
 
-        frames: of each camera (S, F, H, W, 3) uint8, oldest first; ego and route as `vehicle.inputs` makes them;
-        objects as `Guard.check` takes them, from the perception channel, None without one; t: time of the newest
-        frame, s, by which decisions that fell out are counted; now: by the same clock, by which a frame's age is known.
-        Whatever is given, there is an answer within the deadline; see `Counts` for what makes it a stop.
+        frames: for each camera (S, F, H, W, 3) uint8, oldest first; ego and route as `vehicle.inputs` computes them;
+        objects as `Guard.check` takes them, from perception, None without one; t: time of the newest frame, s, from
+        which missed decisions are counted; now: current time on the same clock, for the frame's age. There is an answer
+        within the deadline for any input; `Counts` lists what makes it a stop.
         """
         until = None if self.patient else time.monotonic() + self.deadline_s
         self._collect()
@@ -238,13 +238,13 @@ class Runtime:
         self._monitors = {name: CameraMonitor(cars) for name in self.embodiment.pictures}
 
     def close(self) -> None:
-        """Let the threads end after what they are doing."""
+        """Let the threads end after their current jobs."""
         for worker in (self._worker, self._planner):
             if worker is not None:
                 worker.close()
 
     def _look(self, frames: Frames, seen: Seen, again: bool) -> dict[str, np.ndarray]:
-        """What is wrong with the pictures, from decision to decision; a reason to stop only after some in a row."""
+        """Check pictures across decisions; some problems are a reason to stop only after several in a row."""
         looks = [monitor.look(frames[name], seen.speed, again) for name, monitor in self._monitors.items()]
         dark = np.logical_or.reduce([blind & blank for blank, _, blind in looks])
         still = np.logical_or.reduce([blind & ~blank for blank, _, blind in looks]) & ~dark
@@ -255,14 +255,14 @@ class Runtime:
     def _think(
         self, frames: Frames, ego: np.ndarray, route: np.ndarray, seen: Seen, until: float | None
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """The reasoner's and the planner's turn: points and tokens, zeros where there are none, and why there are none
-        (masks by reason)."""
+        """Run the reasoner and the planner: points and tokens, zeros where there are none, and the reasons (masks by
+        name)."""
         every, none = np.ones(seen.cars, bool), np.zeros((seen.cars, 8, 3))
         tokens = np.zeros((seen.cars, 8), np.int64)
         lost = seen.bad["frames_bad"] | seen.bad["ego_bad"] | seen.bad["route_bad"]
         if not self.patient and (lost.all() or seen.bad["objects_bad"].all()):
             return none, tokens, {}
-        if not self.patient and lost.any():  # of single cars: the others have their plan
+        if not self.patient and lost.any():  # the other cars have their plan
             ego, route = (np.where(lost.reshape(-1, *[1] * (a.ndim - 1)), 0, a).astype(a.dtype) for a in (ego, route))
         self._ask(frames, ego, route)
         answer, error = self._planned(frames, ego, route, until)
@@ -286,14 +286,14 @@ class Runtime:
     def _planned(
         self, frames: Frames, ego: np.ndarray, route: np.ndarray, until: float | None
     ) -> tuple[Any, BaseException | None]:
-        """The planner's answer, or its error, or _Late. While it is busy with an observation of before it is given no
-        other, and what it says to that one is thrown away."""
+        """The planner's answer, or its error, or _Late. While it is busy with an earlier observation it gets no other,
+        and its answer to the earlier one is discarded."""
         if self._planner is None or until is None:
             return self.engine.plan(frames, ego, route), None
         try:
             if self._planning is not None:
                 self._planning.exception(max(0.0, until - time.monotonic()))
-            # copies: the caller may reuse its buffers while a late planner still reads
+            # copies: the caller may reuse its buffers while a late planner still reads them
             self._planning = self._planner.submit(self.engine.plan, copies(frames), ego.copy(), route.copy())
             error = self._planning.exception(max(0.0, until - time.monotonic()))
         except TimeoutError:
@@ -304,8 +304,8 @@ class Runtime:
     def _guarded(
         self, points: np.ndarray, stopped: np.ndarray, seen: Seen, seconds: float
     ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Plans, those of stopped cars replaced by their stop, as the guard leaves them; which it changed; and whether
-        it failed, which leaves every car its bare stop. seconds: since the last decision."""
+        """Guarded plans, with a stop for stopped cars; which of them the guard changed; and whether the guard failed,
+        which leaves every car its bare stop. seconds: since the last decision."""
         speed = seen.speed
         if stopped.any():
             speed = self._moved_on(seen, seconds)
@@ -321,7 +321,7 @@ class Runtime:
         return self._stopping.stop(speed), np.zeros(seen.cars, bool), True
 
     def _moved_on(self, seen: Seen, seconds: float) -> np.ndarray:
-        """The time since the last decision is over; speeds (S,) m/s: as measured, else as planned, else as measured
+        """Account for the time since the last decision. Returns speeds (S,) m/s: measured, else planned, else measured
         before, else 0."""
         planned = self._stopping.advance(seconds)
         return np.nan_to_num(
@@ -343,7 +343,7 @@ class Runtime:
         self.counts = replace(self.counts, **{k: getattr(self.counts, k) + n for k, n in more.items()})
 
     def _time(self, t: float | None, now: float | None) -> tuple[float | None, dict[str, bool]]:
-        """Seconds since the last decision, None if unknown, and what is wrong with the clock or the frame's age."""
+        """Seconds since the last decision, None if unknown, and problems with the clock or the frame's age."""
         if t is None:
             self._last_t = None
             return None, {}
@@ -362,19 +362,19 @@ class Runtime:
         return t - last, old
 
     def _collect(self) -> None:
-        """Take the reasoner's answer if there is one."""
+        """Fetch the reasoner's answer if there is one."""
         if self._asked is None or not (self.patient or self._asked.done()):
             return
         asked, self._asked = self._asked, None
         error = asked.exception()
         if error is None and not are_texts(asked.result(), self._cars):
-            error = TypeError(f"its answer is no list of at most {self._cars} texts")
+            error = TypeError(f"its answer is not a list of at most {self._cars} texts")
         drive, step = self._asked_at
         if error is not None:
             self._failed_hint(error)
         elif drive != self._drive or self._step - step > self.hint_life:
             self._count(hints_late=1)
-            log.warning("a hint came too late and was thrown away")
+            log.warning("a hint came too late and was discarded")
         else:
             self._count(hints=1)
             self._hint = (step, list(asked.result()))
@@ -384,7 +384,7 @@ class Runtime:
         log.warning("reasoner failed: %s: %s", type(error).__name__, error)
 
     def _ask(self, frames: Frames, ego: np.ndarray, route: np.ndarray) -> None:
-        """Hand this observation to the reasoner, if it is time and it is free."""
+        """Hand this observation to the reasoner, if it is due and free."""
         if self._worker is None or self.reasoner is None or self._step % self.reason_every:
             return
         if self._asked is not None:
@@ -392,9 +392,9 @@ class Runtime:
             return
         n = self.reason_cars
         self._asked_at = (self._drive, self._step)
-        # copies: the caller may reuse its buffers while the reasoner still reads
+        # copies: the caller may reuse its buffers while the reasoner still reads them
         self._asked = self._worker.submit(self.reasoner.reason, copies(frames, n), ego[:n].copy(), route[:n].copy())
 
 
 class _Late(Exception):
-    """The planner has not answered in time."""
+    """The planner missed its deadline."""

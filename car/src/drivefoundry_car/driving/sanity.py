@@ -1,6 +1,6 @@
-"""An observation in, what cannot be true of it out: the checks that stand before the planner and the guard.
+"""Sanity checks of observations, before the planner and the guard.
 
-Masks are (S,) bool, true where the car S must not be driven by what was given.
+Masks are (S,) bool, true if car S must not be driven by this input.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 from drivefoundry_car.vehicle.embodiment import FRONT
 
 TOP_SPEED, REVERSE = 100.0, 3.0
-"""A measured speed above, or backwards faster than this, is a fault of the sensor, m/s."""
+"""A measured speed above TOP_SPEED, or in reverse above REVERSE, indicates a faulty sensor, m/s."""
 EGO_MOST, ROUTE_MOST = 1e3, 1e6
 OBJECT_SPEED, OBJECT_SIZE, OBJECT_FAR = 150.0, 100.0, 1e5
-"""Objects beyond these are no road users, m/s and m."""
+"""Objects beyond these limits are not road users, m/s and m."""
 MOVING = 0.5
-"""Below this speed, m/s, the camera may see the same picture again."""
+"""Below this speed, m/s, successive pictures may be identical."""
 FLAT = 3
-"""A picture whose channels vary by no more than this shows nothing: black, white, or one colour."""
+"""A picture whose channels vary by at most this much shows nothing: black, white, or one colour."""
 BLANK_MOST, FROZEN_MOST = 2, 3
-"""So many decisions in a row may be made on a blank picture, or on one and the same while the car moves."""
+"""Maximum number of successive decisions on blank pictures, and on identical ones while the car moves."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was found. cars: S; speed (S,) m/s as measured, NaN where that cannot be true, last the newest such of the
+    """Result of the checks. cars: S; speed (S,) m/s as measured, NaN if impossible; last: the newest valid one in the
     car's history; objects: without those left_out; masks by reason: frames_bad, ego_bad, route_bad, objects_bad."""
 
     cars: int
@@ -41,7 +41,7 @@ class Seen:
 
 
 def inspect(frames: Any, ego: Any, route: Any, objects: Any, cars: int, cameras: Collection[str] = (FRONT,)) -> Seen:
-    """Look at what `Runtime.plan` was given, whatever it is; cars: how many there are where it does not say."""
+    """Check the arguments of `Runtime.plan`, whatever they are; cars: number of cars if they do not determine it."""
     shown = next(iter(frames.values()), None) if isinstance(frames, Mapping) else None
     batches = ((ego, 3), (shown, 5), (route, 2))
     cars = next((len(a) for a, axes in batches if isinstance(a, np.ndarray) and a.ndim == axes and len(a)), cars)
@@ -67,8 +67,8 @@ def inspect(frames: Any, ego: Any, route: Any, objects: Any, cars: int, cameras:
 
 
 def objects_of(objects: Any, cars: int) -> tuple[list[np.ndarray | None] | None, int, np.ndarray]:
-    """The perception channel's word in; the objects that can be, how many cannot, and the cars whose list is no list of
-    objects (mask) out. An object is left out by itself; the others count."""
+    """Valid objects from perception, number of invalid ones, and mask of the cars whose list is not a list of objects.
+    An invalid object is left out on its own; the others count."""
     if objects is None:
         return None, 0, np.zeros(cars, bool)
     if not isinstance(objects, Sequence | np.ndarray) or getattr(objects, "shape", None) == () or len(objects) != cars:
@@ -97,8 +97,8 @@ def objects_of(objects: Any, cars: int) -> tuple[list[np.ndarray | None] | None,
 
 
 def answer_of(answer: Any, cars: int, most: float = 1e4) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """A planner's answer in; points (S, 8, 3), tokens, and the cars whose points cannot be (mask) out; None if it is no
-    answer. most: m from the car."""
+    """Points (S, 8, 3), tokens, and mask of the cars whose points are invalid, from a planner's answer; None if it is
+    not an answer. most: maximum distance from the car, m."""
     if not isinstance(answer, tuple) or len(answer) != 2:
         return None
     points, tokens = (_array(a) for a in answer)
@@ -114,18 +114,18 @@ def answer_of(answer: Any, cars: int, most: float = 1e4) -> tuple[np.ndarray, np
 
 
 class CameraMonitor:
-    """Watches the pictures of S cars from decision to decision."""
+    """Watches the pictures of S cars across decisions."""
 
     def __init__(self, cars: int) -> None:
         self._last: np.ndarray | None = None
         self._blank, self._frozen = np.zeros(cars, np.int64), np.zeros(cars, np.int64)
 
     def look(self, frames: np.ndarray, speed: np.ndarray, again: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Frames (S, F, H, W, 3) and speeds (S,), NaN where unknown, in; which of the newest pictures are blank, which
-        the same as before while the car moves, and which cars have seen nothing for too long, (S,) bool each, out.
+        """Which of the newest pictures in frames (S, F, H, W, 3) are blank, which are identical to the previous ones
+        while the car moves, and which cars have been blind for too long, (S,) bool each; speed (S,), NaN if unknown.
 
-        again: this moment was there before. A car that stands does not see that its camera is frozen, so what was
-        counted stays until the picture changes: it does not start again blindly.
+        again: this moment was there before. A standing car cannot tell that its camera is frozen, so the count is kept
+        until the picture changes: the car does not start blindly.
         """
         newest = frames[:, -1]
         span = newest.max((1, 2)).astype(np.int64) - newest.min((1, 2))
@@ -149,27 +149,27 @@ def _fits(array: Any, cars: int, axes: int) -> bool:
 
 
 def _plain(array: Any) -> bool:
-    """Whether it is an array that hides none of its values."""
+    """Whether it is an array without masked values."""
     return isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
 
 
 def _size(array: np.ndarray) -> np.ndarray:
-    """Absolute values as float64: the least integer of a type has none in that type."""
+    """Absolute values as float64: an integer type cannot represent that of its minimum."""
     return np.abs(np.asarray(array, np.float64))
 
 
 def _array(given: Any) -> np.ndarray | None:
-    """What was given as an array; None if it cannot be one."""
+    """The argument as an array; None if it cannot be converted."""
     if isinstance(given, np.ma.MaskedArray):
         return None
     try:
         return np.asarray(given)
-    except Exception:  # the conversion is foreign code (__array__, __len__, ...) and may raise whatever it likes
+    except Exception:  # the conversion calls foreign code (__array__, __len__, ...), which may raise anything
         return None
 
 
 def _rows(given: Any) -> np.ndarray | None:
-    """What was given as float64; None if it cannot be that. Complex numbers and times are no coordinates."""
+    """The argument as float64; None if it cannot be converted. Complex numbers and times are not coordinates."""
     array = _array(given)
     if array is None or array.dtype.kind in "cmM":
         return None
@@ -186,7 +186,7 @@ def copies(frames: Mapping[str, np.ndarray], cars: int | None = None) -> dict[st
 def is_number(value: object) -> bool:
     try:
         return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer beyond the range of floats
         return False
 
 

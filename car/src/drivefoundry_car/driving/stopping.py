@@ -1,7 +1,6 @@
-"""The last good plan in, the same path braked to a stop out: what a car follows when there is no fresh plan.
+"""Braking to a stop along the last good plan: what a car follows if there is no fresh plan.
 
-This is the minimal-risk manoeuvre: stay on the path that was planned, never speed up, brake at a bounded rate, and
-stand still once standing.
+This is the minimal-risk manoeuvre: stay on the planned path, never speed up, brake at a bounded rate, and stay stopped.
 """
 
 from __future__ import annotations
@@ -11,16 +10,16 @@ import numpy as np
 from drivefoundry_car.driving.guard import FINE, FINE_DT, POINTS, fine_path, poses_along
 
 BRAKE = 4.0
-"""Deceleration of the manoeuvre, m/s^2: firm, yet one that traffic behind can follow. The guard brakes harder where
-it foresees a contact."""
+"""Deceleration of the manoeuvre, m/s^2: firm, but manageable for traffic behind. The guard brakes harder if it predicts
+a contact."""
 STEPS = POINTS * FINE
 
 
 class Stopping:
-    """What S cars were last given to follow, and where on it they are now, if they followed it.
+    """The last plans given to S cars, and where along them the cars should be now.
 
-    At a decision at which some car needs one call `advance`, then `stop`; at each decision `keep` for the cars with a
-    good plan and `given` for the others.
+    At a decision at which some car needs a stop, call `advance`, then `stop`; at every decision call `keep` for the
+    cars with a good plan and `given` for the others.
     """
 
     def __init__(self, cars: int, brake: float = BRAKE) -> None:
@@ -29,15 +28,15 @@ class Stopping:
         self._path = np.zeros((cars, STEPS + 1, 3))
         self._run = np.zeros((cars, STEPS + 1))
         self._planned = np.full((cars, STEPS), np.inf)
-        """Speed that the last good plan had in each step of 0.1 s; a car without a plan goes straight ahead."""
+        """Speed of the last good plan in each step of 0.1 s; a car without a plan goes straight ahead."""
         self._begun, self._travelled = np.zeros(cars), np.zeros(cars)
-        """Seconds since the last good plan, and metres of its path behind the car."""
+        """Seconds since the last good plan, and distance travelled along its path, m."""
         self._given, self._speed = np.full((2, cars, STEPS + 1), np.nan)
-        """Metres that what was last given covers, every 0.1 s, and its speed there."""
+        """Distance along what was last given, every 0.1 s, and speed there."""
         self._braked = self._given, self._speed
 
     def advance(self, seconds: float) -> np.ndarray:
-        """Move on by the time since the last decision; the speed that each car should have now, NaN if unknown."""
+        """Advance by the time since the last decision; returns the expected speed of each car, NaN if unknown."""
         self._look_back()
         seconds = max(seconds, 0.0)
         k = min(int(seconds / FINE_DT), STEPS - 1)
@@ -48,12 +47,12 @@ class Stopping:
         return speed
 
     def keep(self, points: np.ndarray, cars: np.ndarray) -> None:
-        """Remember the plans (S, 8, 3) of some cars (S,) bool as good."""
+        """Remember the plans (S, 8, 3) of the cars in a mask (S,) as good."""
         self._points[cars] = points[cars]
         self._kept |= cars
 
     def _look_back(self) -> None:
-        """Work out what was kept: it is needed only when a stop is."""
+        """Process what was kept; deferred, because only a stop needs it."""
         if (cars := self._kept).any():
             self._path[cars] = path = fine_path(self._points[cars])
             self._given[cars], self._speed[cars], self._planned[cars] = _profile(path)
@@ -62,10 +61,10 @@ class Stopping:
             self._kept = np.zeros(self.cars, bool)
 
     def stop(self, speed: np.ndarray) -> np.ndarray:
-        """Speeds (S,) m/s, finite, in; every car's path braked from now on to a stop, (S, 8, 3) in its ego frame of
-        now, out."""
+        """Plans (S, 8, 3), in each car's current ego frame, that brake to a stop along its path from now on; speed (S,)
+        m/s, finite."""
         self._look_back()
-        t = np.arange(2 * STEPS + 1) * FINE_DT / 2  # the ends and the middles of the steps
+        t = np.arange(2 * STEPS + 1) * FINE_DT / 2  # ends and middles of the steps
         v = np.maximum(np.maximum(speed, 0.0)[:, None] - self.brake * t, 0.0)
         later = np.minimum((self._begun[:, None] + t) / FINE_DT, STEPS - 1).astype(np.int64)
         v = np.minimum.accumulate(np.minimum(v, np.take_along_axis(self._planned, later, 1)), 1)
@@ -79,14 +78,14 @@ class Stopping:
         return np.stack([c * d[..., 0] + s * d[..., 1], c * d[..., 1] - s * d[..., 0], yaw], -1)
 
     def given(self, points: np.ndarray, changed: np.ndarray, cars: np.ndarray) -> None:
-        """Remember that some cars (S,) bool were given a stop: what `stop` made last, or, where the guard has changed
-        that, points (S, 8, 3)."""
+        """Remember that the cars in a mask (S,) were given a stop: the last result of `stop` or, where the guard
+        changed it, points (S, 8, 3)."""
         self._given[cars], self._speed[cars] = (a[cars] for a in self._braked)
         if changed.any():
             self._given[changed], self._speed[changed], _ = _profile(fine_path(points[changed]))
 
     def _pose(self, s: np.ndarray) -> np.ndarray:
-        """Poses (S, K, 3) at metres s (S, K) of the paths; beyond their end straight on."""
+        """Poses (S, K, 3) at distances s (S, K), m, along the paths; straight on beyond their end."""
         out = poses_along(self._path, s)
         beyond = np.maximum(s - self._run[:, -1:], 0.0)
         out[..., 0] += beyond * np.cos(out[..., 2])
@@ -95,8 +94,8 @@ class Stopping:
 
 
 def _profile(path: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fine paths (S, 41, 3) in; metres along them and speed at each of their points (S, 41), and the mean speed of each
-    step (S, 40), out."""
+    """Distance and speed at each point of fine paths (S, 41, 3), (S, 41) each, and the mean speed of each step
+    (S, 40)."""
     step = np.hypot(*np.moveaxis(np.diff(path[..., :2], axis=1), -1, 0))
     run = np.concatenate([np.zeros((len(step), 1)), np.cumsum(step, 1)], 1)
     mean = step / FINE_DT

@@ -1,11 +1,11 @@
-"""Keeps a plan at hand for the actuators at any moment, whatever the planning loop does.
+"""Keeps a plan available to the actuators at any moment, whatever the planning loop does.
 
     dog = Watchdog(Runtime.load(engine), alive=notify)
     dog.plan(frames, ego, route, objects, t)    # the planning loop's thread, at 2 Hz
-    dog.latest()                                # the actuators' thread, as often as they like
+    dog.latest()                                # the actuators' thread, at any rate
 
-`latest` never waits for `plan`. When no fresh plan has come for too long, because `plan` has not returned, has raised
-or is not called, it answers with the last plan braked to a stop from that moment on. `alive` is called for each plan
+`latest` never waits for `plan`. If there has been no fresh plan for too long, because `plan` has not returned, has
+raised or is not called, it returns the last plan braked to a stop from that moment on. `alive` is called for each plan
 that is not a stop, so that a supervisor such as systemd (WatchdogSec=) restarts a process that has stopped planning.
 """
 
@@ -29,13 +29,13 @@ from drivefoundry_car.vehicle.embodiment import PLAN_DT
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 2.5 * PLAN_DT
-"""A plan is followed for so long, s: one decision may fall out."""
+"""How long a plan is followed, s: one decision may be missing."""
 
 
 @dataclass(frozen=True)
 class Latest:
-    """What to follow. points (S, 8, 3) x, y, yaw, in the ego frame at the time `at`, due 0.5 .. 4.0 s after it;
-    stopped: no fresh plan came, this is the last one braked to a stop."""
+    """The plan to follow. points (S, 8, 3) x, y, yaw, in the ego frame at the time `at`, for 0.5 .. 4.0 s after it;
+    stopped: there was no fresh plan, and this is the last one braked to a stop."""
 
     at: float
     points: np.ndarray
@@ -43,10 +43,10 @@ class Latest:
 
 
 class Watchdog:
-    """A runtime whose last plan is at hand at any moment, and ages.
+    """A runtime whose last plan is available at any moment, and ages.
 
-    patience_s: a plan is followed for so long; alive: called for each plan that is not a stop; cars: S until the first
-    plan; clock: s, rising whatever the time of day does.
+    patience_s: how long a plan is followed; alive: called for each plan that is not a stop; cars: S until the first
+    plan; clock: monotonic time, s.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Watchdog:
         self._stopping = Stopping(cars)
         self._latest = Latest(clock(), np.zeros((cars, 8, 3)), True)
         self.expired = 0
-        """Plans that were too old before a fresh one came."""
+        """Plans that became too old before a fresh one came."""
 
     def plan(self, *args: Any, seen: float | None = None, **kwargs: Any) -> Planned:
-        """As `Runtime.plan`; what it answers is the latest plan from here on. seen: when the newest frame was taken, by
-        the clock; its age counts from there, or from the call."""
+        """As `Runtime.plan`; the result becomes the latest plan. seen: when the newest frame was taken, by the clock;
+        the plan's age counts from then, or else from the call."""
         seen = self._clock() if seen is None else seen
         planned = self.runtime.plan(*args, **kwargs)
         with self._lock:
@@ -82,7 +82,7 @@ class Watchdog:
         return planned
 
     def latest(self) -> Latest:
-        """What to follow now; never waits, never raises."""
+        """The plan to follow now; never waits, never raises."""
         with self._lock:
             now, last = self._clock(), self._latest
             age = now - last.at
@@ -101,8 +101,8 @@ class Watchdog:
 
 
 def notify(state: str = "WATCHDOG=1") -> bool:
-    """Tell the service manager a state, as sd_notify(3) does; False where there is none ($NOTIFY_SOCKET) or it does not
-    listen. READY=1 once, then WATCHDOG=1 for each sign of life."""
+    """Send a state to the service manager, as sd_notify(3) does; returns False if there is none ($NOTIFY_SOCKET) or it
+    does not listen. READY=1 once, then WATCHDOG=1 for each sign of life."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return False

@@ -1,4 +1,4 @@
-"""One thread beside the caller's that does one job after another."""
+"""A background thread that runs one job at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Worker:
-    """A daemon thread: unlike a `ThreadPoolExecutor`'s, a job that never ends keeps no process from ending."""
+    """A daemon thread: unlike with a `ThreadPoolExecutor`, a job that never ends does not keep the process alive."""
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple] | None] = queue.SimpleQueue()
@@ -18,8 +18,7 @@ class Worker:
         self._thread = self._started()
 
     def submit(self, job: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Do a job when those before it are done; its result, or its error, in the Future. A thread that has died is
-        replaced."""
+        """Queue a job; the Future receives its result or error. A thread that has died is replaced."""
         if not (self._closed or self._thread.is_alive()):
             self._thread = self._started()
         future: Future[Any] = Future()
@@ -27,7 +26,7 @@ class Worker:
         return future
 
     def close(self) -> None:
-        """Let the thread end after what it is doing; what waits is not begun."""
+        """Let the thread end after its current job; queued jobs are not started."""
         self._closed = True
         while not self._jobs.empty():
             waiting = self._jobs.get()
@@ -46,13 +45,13 @@ class Worker:
             if future.set_running_or_notify_cancel():
                 try:
                     settle(future, job, *args)
-                except KeyboardInterrupt as error:  # nobody's Ctrl-C: that goes to the main thread
+                except KeyboardInterrupt as error:  # not a user's Ctrl-C, which goes to the main thread
                     future.set_exception(error)
-            del waiting, future, job, args  # keep no arrays alive while idle
+            del waiting, future, job, args  # do not keep arrays alive while idle
 
 
 def settle(future: Future[Any], job: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Do a job now; its result, or its error, in the Future, for whoever looks there."""
+    """Run a job now; the Future receives its result or error."""
     try:
         future.set_result(job(*args))
     except KeyboardInterrupt:

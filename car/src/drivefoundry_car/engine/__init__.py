@@ -1,7 +1,7 @@
-"""An engine directory in, plans and reasoning out: the quantised student on a CPU, without torch.
+"""The engine: plans and reasoning from the quantised student on a CPU, without torch.
 
-Axes: B scenes. A scene's answer is bit for bit the same alone and in a batch, on any number of threads, and on any CPU
-with the same numpy.
+Axes: B scenes. A scene's result is bit-identical alone and in a batch, on any number of threads, and on any CPU with
+the same numpy.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from drivefoundry_car.vehicle.inputs import ego_changes
 
 EOS = 1
 MARKS = 3
-"""The first text ids (pad, end, unknown) are no text."""
+"""Number of special text ids (pad, end, unknown), which precede the pieces."""
 SPACE = "\u2581"
-"""Begins a piece that begins a word."""
+"""Prefix of pieces that begin a word."""
 
 
 class Engine:
-    """A verified engine directory, loaded; safe to call from several threads.
+    """A verified, loaded engine directory; safe to call from several threads.
 
-    threads: at most so many share a batch, all of this process's cores where None; instructions: "avx512", "avx2" or
-    "plain" instead of the best that the CPU has, for comparison. ValueError names the file that is missing or damaged.
+    threads: maximum per batch, all of this process's cores if None; instructions: "avx512", "avx2" or "plain" instead
+    of the CPU's best, for comparison. ValueError names the file that is missing or damaged.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None, instructions: str = ""):
@@ -50,22 +50,22 @@ class Engine:
     def plan(
         self, frames: Mapping[str, np.ndarray], ego: np.ndarray, route: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The planner's answer: points (B, 8, 3) float32 x m, y m, yaw rad in the ego frame 0.5 s apart, and tokens
-        (B, 8) int64, the selected action codes; see `drivefoundry_car.vehicle.codec.votes`.
+        """Plan: points (B, 8, 3) float32 of x m, y m, yaw rad in the ego frame, 0.5 s apart, and tokens (B, 8) int64,
+        the selected action codes; see `drivefoundry_car.vehicle.codec.votes`.
 
-        frames: of each camera of `embodiment` (B, F, H, W, 3) uint8, oldest first; ego (B, history, state) and route
-        (B, features) as `drivefoundry_car.vehicle.inputs` makes them. ValueError for other shapes and for what is not
-        finite.
+        frames: for each camera of `embodiment` (B, F, H, W, 3) uint8, oldest first; ego (B, history, state) and route
+        (B, features) as `drivefoundry_car.vehicle.inputs` computes them. ValueError for wrong shapes or values that are
+        not finite.
         """
         tokens, controls = self._run(frames, ego, route, reason=False)
         return driven(controls, np.asarray(ego)[:, -1, 0]), tokens.astype(np.int64)
 
     def reason(self, frames: Mapping[str, np.ndarray], ego: np.ndarray, route: np.ndarray) -> list[str]:
-        """Why the driver would do what it would do: B texts, greedy. Inputs and errors as for `plan`."""
+        """Explain the driving decision: B texts, decoded greedily. Inputs and errors as for `plan`."""
         return [self.text(ids) for ids in self._run(frames, ego, route, reason=True)[0]]
 
     def text(self, ids: np.ndarray) -> str:
-        """Ids of one text, read up to its end mark, as the tokenizer would write them."""
+        """Decode the ids of one text up to its end mark, as the tokenizer would."""
         end = np.flatnonzero(ids == EOS)
         pieces = [self._pieces[i] for i in ids[: end[0] if len(end) else len(ids)] if MARKS <= i < len(self._pieces)]
         return "".join(p.replace(SPACE, " " if i else "") for i, p in enumerate(pieces))
@@ -76,12 +76,12 @@ class Engine:
         ego, route = np.asarray(ego), np.asarray(route)
         if not isinstance(frames, Mapping) or frames.keys() != self._frames.keys():
             got = ", ".join(map(str, frames)) if isinstance(frames, Mapping) else type(frames).__name__
-            raise ValueError(f"engine input frames: of cameras {got}; must be of {', '.join(self._frames)}")
+            raise ValueError(f"engine input frames: cameras must be {', '.join(self._frames)}, got {got}")
         pictures = {name: np.asarray(frames[name]) for name in self._frames}
         first = next(iter(pictures.values()))
         n = len(first) if first.ndim else 0
-        wanted = {f"frames[{k!r}]": (pictures[k], shape) for k, shape in self._frames.items()}
-        for name, (array, shape) in {**wanted, "ego": (ego, self._ego), "route": (route, self._route)}.items():
+        expected = {f"frames[{k!r}]": (pictures[k], shape) for k, shape in self._frames.items()}
+        for name, (array, shape) in {**expected, "ego": (ego, self._ego), "route": (route, self._route)}.items():
             if array.shape != (n, *shape):
                 raise ValueError(f"engine input {name}: shape {array.shape}, must be (B, {', '.join(map(str, shape))})")
         for name, array in pictures.items():
@@ -89,22 +89,22 @@ class Engine:
                 raise ValueError(f"engine input frames[{name!r}]: {array.dtype}, must be uint8")
         if not (np.isfinite(ego).all() and np.isfinite(route).all()):
             raise ValueError("engine inputs ego and route: must be finite")
-        told = ego.reshape(n, len(self._ego_scale)).astype(np.float32) * self._ego_scale
+        state = ego.reshape(n, len(self._ego_scale)).astype(np.float32) * self._ego_scale
         if self.contract["model"]["ego_changes"]:
-            told = ego_changes(ego)
+            state = ego_changes(ego)
         speed = np.ascontiguousarray(ego[:, -1, 0], np.float32)
         shown = [np.ascontiguousarray(p) for p in pictures.values()]
-        return self._kernels.run(shown, padded(told), padded(route), speed, reason, self.threads)
+        return self._kernels.run(shown, padded(state), padded(route), speed, reason, self.threads)
 
 
 def padded(x: np.ndarray, axis: int = 1) -> np.ndarray:
-    """Zeros behind an axis up to a multiple of 16, the kernels' width; contiguous. Floats become float32."""
+    """Pad an axis with zeros to a multiple of 16, the kernels' width; contiguous. Floats become float32."""
     more = [(0, -x.shape[a] % 16 if a == axis else 0) for a in range(x.ndim)]
     return np.ascontiguousarray(np.pad(x if x.dtype.kind == "i" else x.astype(np.float32), more))
 
 
 def load(held: files.Files, instructions: str) -> kernels.Kernels:
-    """Verified files in, a model in the kernels out. ValueError where the tensors do not fit the model's shape."""
+    """Load verified files into the kernels. ValueError if the tensors do not match the model's shape."""
     model, ids, t = held.contract["model"], held.contract["vocabulary"], held.tensors
     out = kernels.Kernels(
         {
@@ -120,12 +120,12 @@ def load(held: files.Files, instructions: str) -> kernels.Kernels:
     for place, name in enumerate(names):
         w, scale, bias = t[f"{name}.weight"], t[f"{name}.scale"], t.get(f"{name}.bias")
         together = [w]
-        if name.endswith((".q", ".kv")):  # these read the same rounded activations
+        if name.endswith((".q", ".kv")):  # both read the same quantised activations
             stem = name.rpartition(".")[0]
             together = [t[f"{stem}.q.weight"], t[f"{stem}.kv.weight"]]
         if name == "stem.cell":
             w, scale, bias = padded(w, 0), padded(scale, 0), padded(t["stem.cell.bias"], 0)
-        if name == "stem.patch":  # a group of columns for each cell, as wide as the stem
+        if name == "stem.patch":  # one group of columns per cell, padded to the stem's width
             w = padded(w.reshape(len(w), -1, model["stem"]), 2).reshape(len(w), -1)
         out.matrix(place, padded(w), scale, bias, kernels.activation_limit(*together))
     embed = [t[f"embed.{k}.weight"] * t[f"embed.{k}.scale"][:, None] for k in ("text", "codes")]
@@ -138,34 +138,35 @@ def load(held: files.Files, instructions: str) -> kernels.Kernels:
 
 
 def _fit(tensors: dict[str, np.ndarray], model: dict[str, Any]) -> None:
-    """ValueError where the tensors are not exactly those of a model of this shape."""
-    wanted: dict[str, tuple[tuple[int, ...], str]] = {}
+    """Raise ValueError unless the tensors are exactly those of a model of this shape."""
+    expected: dict[str, tuple[tuple[int, ...], str]] = {}
     every, d = shapes(model), model["dim"]
     blocks = [f"blocks.{i}." for i in range(model["layers"])]
     for name, (out, into) in every.items():
         for place in blocks if name in kernels.LAYER else [""]:
-            wanted |= {f"{place}{name}.weight": ((out, into), "i"), f"{place}{name}.scale": ((out,), "f")}
+            expected |= {f"{place}{name}.weight": ((out, into), "i"), f"{place}{name}.scale": ((out,), "f")}
     for name in ("stem.cell", "stem.patch", "ego_in", "ego_out", "route_in", "route_out"):
-        wanted[f"{name}.bias"] = ((every[name][0],), "f")
-    wanted |= {f"{place}{norm}": ((d,), "f") for place in blocks for norm in ("norm1", "norm2")} | {"norm": ((d,), "f")}
-    wanted["stem.position"] = ((patches(model), d), "f")
-    wanted["embed.marks"] = ((len(tensors.get("embed.marks", ())), d), "f")
-    for name in sorted(wanted.keys() ^ tensors.keys()):
-        what = "is missing" if name in wanted else "belongs to no part of the model"
+        expected[f"{name}.bias"] = ((every[name][0],), "f")
+    norms = [f"{place}{norm}" for place in blocks for norm in ("norm1", "norm2")]
+    expected |= {name: ((d,), "f") for name in (*norms, "norm")}
+    expected["stem.position"] = ((patches(model), d), "f")
+    expected["embed.marks"] = ((len(tensors.get("embed.marks", ())), d), "f")
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        what = "is missing" if name in expected else "is not part of the model"
         raise ValueError(f"{files.WEIGHTS}: {name} {what}; quantize the engine again")
-    for name, (shape, kind) in wanted.items():
+    for name, (shape, kind) in expected.items():
         if tensors[name].shape != shape or tensors[name].dtype.kind != kind:
             got = f"{tensors[name].dtype} {tensors[name].shape}"
-            raise ValueError(f"{files.WEIGHTS}: {name} is {got}, must have shape {shape}; quantize the engine again")
+            raise ValueError(f"{files.WEIGHTS}: {name} must have shape {shape}, got {got}; quantize the engine again")
 
 
 def sizes(model: dict[str, Any]) -> list[tuple[int, int]]:
-    """Height and width of each camera's picture, px, the front one first."""
+    """Height and width of each camera's picture, px, front camera first."""
     return [(h, w) for h, w in (model["image"], *(other[1:] for other in model["others"]))]
 
 
 def patches(model: dict[str, Any]) -> int:
-    """Image tokens of all cameras."""
+    """Number of image tokens of all cameras."""
     return sum(h // model["patch"] * (w // model["patch"]) for h, w in sizes(model))
 
 
@@ -191,7 +192,7 @@ def shapes(model: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def rope(contract: dict[str, Any]) -> np.ndarray:
-    """(2, positions, head_dim / 2) cosine and sine: the rotary positions of prefix, text and actions (RoFormer)."""
+    """(2, positions, head_dim / 2) cosine and sine for the rotary positions of prefix, text and actions (RoFormer)."""
     model = contract["model"]
     prefix = patches(model) + 3
     rate = model["rope_theta"] ** (-np.arange(0, model["head_dim"], 2) / model["head_dim"])

@@ -1,6 +1,6 @@
-"""An engine's contract in, the same contract out, once every number in it is one that the kernels can work with.
+"""Check an engine's contract: every number in it must be one that the kernels can work with.
 
-The kernels index by these numbers without looking back, so that none of them gets there unchecked.
+The kernels use these numbers as indices without further checks.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from drivefoundry_car.vehicle.codec import STEPS
 from drivefoundry_car.vehicle.embodiment import FRONT, MAX_CAMERAS, Embodiment
 
 WIDTH = 16
-"""The kernels' lanes."""
+"""SIMD width of the kernels."""
 LONGEST = 512
-"""Most positions that one of them can attend to."""
-_SIZES: dict[str, tuple[int, int, int]] = {  # least, most, of what it is a multiple
+"""Maximum number of positions that the kernels attend to."""
+_SIZES: dict[str, tuple[int, int, int]] = {  # minimum, maximum, divisor
     "dim": (WIDTH, 16_384, WIDTH),
     "layers": (1, 256, 1),
     "heads": (1, 256, 1),
@@ -33,16 +33,16 @@ _SIZES: dict[str, tuple[int, int, int]] = {  # least, most, of what it is a mult
     "codes": (WIDTH, 1024, WIDTH),
 }
 _LONGEST_SIDE = 4096
-"""Of an image, px."""
+"""Maximum side of an image, px."""
 _PLAIN: dict[str, Any] = {
     "qkv_bias": False, "tied": True, "norm_eps": 1e-6, "vision": "patch", "text_shift": 0,
     "action": "codes", "rope_scaling": None,
 }  # fmt: skip
-"""What the kernels know in one way only; a contract may leave it out."""
+"""Fields for which the kernels support only one value; a contract may omit them."""
 
 
 def checked(contract: dict[str, Any], name: object) -> dict[str, Any]:
-    """ValueError names the file (`name`), the field and what it may be."""
+    """Return the contract once checked. ValueError names the file (`name`), the field and the allowed values."""
     model = _part(contract, "model", dict, name)
     for field, (least, most, step) in _SIZES.items():
         value = _whole(model, f"model.{field}", name)
@@ -80,7 +80,7 @@ def checked(contract: dict[str, Any], name: object) -> dict[str, Any]:
 
 
 def _pictures(model: dict[str, Any], name: object) -> dict[str, list[int]]:
-    """Camera -> height and width of its picture, in whole patches."""
+    """Camera -> height and width of its picture, multiples of the patch size."""
     image, others, patch = (
         _part(model, "model.image", list, name),
         _part(model, "model.others", list, name),
@@ -91,12 +91,12 @@ def _pictures(model: dict[str, Any], name: object) -> dict[str, list[int]]:
     shown = {FRONT: image, **{o[0]: o[1:] for o in others}}
     for size in shown.values():
         fits = len(size) == 2 and all(type(n) is int and patch <= n <= _LONGEST_SIDE and n % patch == 0 for n in size)
-        _require(fits, name, "model.image, model.others", size, f"height and width in whole patches of {patch} px")
+        _require(fits, name, "model.image, model.others", size, f"height and width in multiples of {patch} px")
     return shown
 
 
 def _vocabulary(contract: dict[str, Any], model: dict[str, Any], name: object) -> None:
-    """Marks lie behind the codes, codes behind the text."""
+    """Check the ids: text first, then codes, then marks."""
     ids, text = _part(contract, "vocabulary", dict, name), _part(contract, "text", list, name)
     words, codes = model["text_vocab"], model["text_vocab"] + model["codes"]
     for field, expected in (("text", [0, words]), ("codes", [words, codes])):
@@ -132,5 +132,5 @@ def _finite(value: Any) -> bool:
 
 def _require(ok: bool, name: object, field: str, value: Any, expected: str) -> None:
     if not ok:
-        said = "missing" if value is None else repr(value)
-        raise ValueError(f"{name}: {field} is {said[:80]}, must be {expected}; quantize the engine again")
+        shown = "missing" if value is None else repr(value)
+        raise ValueError(f"{name}: {field} is {shown[:80]}, must be {expected}; quantize the engine again")

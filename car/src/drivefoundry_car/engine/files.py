@@ -1,10 +1,10 @@
-"""An engine directory, verified, in; its contract and tensors out.
+"""Read and verify the files of an engine directory.
 
 engine.json   the contract: format, model shape, inputs and outputs, vocabulary, text pieces, tensor table, SHA-256 of
               the other files and of itself
-weights.bin   the tensors, little-endian, one behind the other
+weights.bin   the tensors, little-endian, without gaps
 codebook.safetensors  (codes, 2): acceleration m/s^2 and curvature 1/m of each action code
-selftest.safetensors  recorded inputs and answers (see `drivefoundry_car.update.selftest`)
+selftest.safetensors  recorded inputs and outputs (see `drivefoundry_car.update.selftest`)
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ FORMAT = 4
 CONTRACT, WEIGHTS, CODEBOOK = "engine.json", "weights.bin", "codebook.safetensors"
 DTYPES = {"int8": "<i1", "int16": "<i2", "float32": "<f4"}
 MOST_ACCELERATION = 100
-"""m/s^2, of an action code: no car has more."""
+"""Upper bound of action codes, m/s^2, which no car exceeds."""
 AGAIN = "the file is damaged; fetch or quantize the engine again"
 
 
 @dataclass(frozen=True)
 class Files:
-    """What an engine directory holds. contract: engine.json; tensors: name -> array; codebook (codes, 2) float."""
+    """Contents of an engine directory. contract: engine.json; tensors: name -> array; codebook (codes, 2) float."""
 
     contract: dict[str, Any]
     tensors: dict[str, np.ndarray]
@@ -41,18 +41,18 @@ class Files:
 
 
 def read(path: Path) -> Files:
-    """Engine directory in, Files out. ValueError names the file that is missing, damaged or of another format."""
+    """Read an engine directory. ValueError names the file that is missing, damaged or in another format."""
     contract = checked(_contract(path / CONTRACT), path / CONTRACT)
     content: dict[str, bytes] = {}
     listed: Any = contract.get("files")
     listed = listed if isinstance(listed, dict) else {}
     plain = all(Path(n).name == n and isinstance(d, str) for n, d in listed.items())
     if not plain or not {WEIGHTS, CODEBOOK} <= listed.keys():
-        raise ValueError(f"{path / CONTRACT}: files is no table of {WEIGHTS}, {CODEBOOK} and their digests; {AGAIN}")
+        raise ValueError(f"{path / CONTRACT}: files must map {WEIGHTS} and {CODEBOOK} to their digests; {AGAIN}")
     for name, digest in listed.items():
         raw = _bytes(path / name)
         if hashlib.sha256(raw).hexdigest() != digest:
-            raise ValueError(f"{path / name}: its SHA-256 is not the one in {CONTRACT}; {AGAIN}")
+            raise ValueError(f"{path / name}: its SHA-256 does not match {CONTRACT}; {AGAIN}")
         content[name] = raw
     tensors = _tensors(contract["tensors"], content[WEIGHTS], path / CONTRACT)
     codebook = _codebook(content[CODEBOOK], contract["model"]["codes"], path / CODEBOOK)
@@ -60,8 +60,7 @@ def read(path: Path) -> Files:
 
 
 def _tensors(table: dict[str, Any], weights: bytes, path: Path) -> dict[str, np.ndarray]:
-    """The contract's tensor table and the bytes in; the tensors, which lie one behind the other and share no byte, and
-    whose floats are finite, out."""
+    """Tensors of the contract's table, read from the bytes; they must not overlap, and their floats must be finite."""
     found, spans = {}, []
     kind: Any
     shape: Any
@@ -76,30 +75,30 @@ def _tensors(table: dict[str, Any], weights: bytes, path: Path) -> dict[str, np.
         spans.append((offset, offset + count * form.itemsize, name))
         found[name] = np.frombuffer(weights, form, count, offset).reshape(shape)
         if kind == "float32" and not np.isfinite(found[name]).all():
-            raise ValueError(f"{path.with_name(WEIGHTS)}: {name} holds numbers that are not finite; {AGAIN}")
+            raise ValueError(f"{path.with_name(WEIGHTS)}: {name} has values that are not finite; {AGAIN}")
     spans.sort()
     for (_, end, _), (start, _, name) in itertools.pairwise(spans):
         if start < end:
-            raise ValueError(f"{path}: tensors.{name} lies over another tensor; {AGAIN}")
+            raise ValueError(f"{path}: tensors.{name} overlaps another tensor; {AGAIN}")
     return found
 
 
 def _codebook(raw: bytes, codes: int, path: Path) -> np.ndarray:
-    """Read drivable accelerations and curvatures (codes, 2) from the bytes of a .safetensors file."""
+    """Read a codebook (codes, 2) from the bytes of a .safetensors file and check its accelerations and curvatures."""
     book = arrays.from_bytes(raw, path, ["codebook"], AGAIN)["codebook"]
     if book.shape != (codes, 2) or book.dtype not in (np.float32, np.float64):
-        raise ValueError(f"{path}: no ({codes}, 2) floats, one row an action code; {AGAIN}")
+        raise ValueError(f"{path}: must hold ({codes}, 2) floats, one row per action code; {AGAIN}")
     if not (
         np.isfinite(book).all() and np.abs(book[:, 0]).max() <= MOST_ACCELERATION and np.abs(book[:, 1]).max() <= 10
     ):
         raise ValueError(
-            f"{path}: accelerations up to {MOST_ACCELERATION} m/s^2, curvatures up to 10 1/m are allowed; {AGAIN}"
+            f"{path}: must have accelerations <= {MOST_ACCELERATION} m/s^2 and curvatures <= 10 1/m; {AGAIN}"
         )
     return book
 
 
 def seal(contract: dict[str, Any]) -> bytes:
-    """Bytes of engine.json for a contract, including their own digest."""
+    """Bytes of engine.json for a contract, including its own digest."""
     return json.dumps({**contract, "sha256": _digest(contract)}, indent=1, ensure_ascii=False).encode()
 
 
@@ -114,7 +113,7 @@ def _contract(path: Path) -> dict[str, Any]:
     if contract["format"] != FORMAT:
         raise ValueError(f"{path}: format {contract['format']}, this car reads {FORMAT}; update drivefoundry-car")
     if contract.pop("sha256", None) != _digest(contract):
-        raise ValueError(f"{path}: its SHA-256 is not the one it states; {AGAIN}")
+        raise ValueError(f"{path}: its SHA-256 does not match the one it states; {AGAIN}")
     return contract
 
 

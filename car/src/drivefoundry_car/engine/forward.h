@@ -1,9 +1,9 @@
-// Scenes in, tokens out: the forward pass. kernels.cpp includes this once per instruction set, inside a namespace that
+// The forward pass, from scenes to tokens. kernels.cpp includes this once per instruction set, inside a namespace that
 // defines Sum, add_pairs and the tile sizes MANY, WIDE.
 //
 // Activations are rounded to int16 row by row, weights are int8 or int16; products are summed exactly in int32. Floats
-// go in 16 lanes whose order no instruction set changes, without fused multiply-add. So a row's result does not
-// depend on the rows beside it, on the number of threads, or on the CPU.
+// are summed in 16 lanes, whose order is the same for all instruction sets, without fused multiply-add. So a row's
+// result does not depend on the other rows, on the number of threads, or on the CPU.
 
 typedef float F16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t I16 __attribute__((vector_size(64), aligned(4), may_alias));
@@ -16,7 +16,7 @@ INLINE const F16 &at(const float *p) { return *(const F16 *)p; }
 
 INLINE F16 all(float v) { return F16{} + v; }
 
-// a where the lane of x is negative, b elsewhere. By bits: gcc takes vector comparisons wider than a register apart.
+// a where the lane of x is negative, b elsewhere. Bitwise, because gcc splits vector comparisons wider than a register.
 INLINE F16 negative(I16 x, F16 a, F16 b) {
     I16 mask = x >> 31;
     return (F16)(((I16)a & mask) | ((I16)b & ~mask));
@@ -65,7 +65,7 @@ INLINE F16 silu(F16 x) { return x * sigmoid(x); }
 // GELU, tanh form: 0.5 x (1 + tanh u) = x sigmoid(2u).
 INLINE F16 gelu(F16 x) { return x * sigmoid(1.59576912f * (x + 0.044715f * x * x * x)); }
 
-// n floats (a multiple of 16) in, n int16 out; returns what one unit is worth.
+// Quantises n floats (a multiple of 16) to int16; returns the scale, the value of one unit.
 static float rounded(const float *x, int n, float limit, int16_t *q) {
     F16 top = {};
     for (int i = 0; i < n; i += 16) top = larger(absolute(at(x + i)), top);
@@ -123,7 +123,7 @@ static void band(const Linear &l, const int16_t *q, const float *unit, float *y,
     for (; b < l.blocks; b++) tile<ROWS, 1>(l, b, q, unit, y, stride, finish);
 }
 
-// rows of int16 (rows, in) worth unit[row] each, in; y (rows, stride) out, or added to.
+// Applies a linear layer to int16 rows (rows, in) with scales unit[row]; writes to y (rows, stride), or adds to it.
 static void linear(const Linear &l, const int16_t *q, const float *unit, int rows, float *y, int stride,
                    Finish finish = SET) {
     int r = 0;
@@ -135,14 +135,15 @@ static void linear(const Linear &l, const int16_t *q, const float *unit, int row
         band<1, 4 * WIDE>(l, q + (size_t)r * l.in, unit + r, y + (size_t)r * stride, stride, finish);
 }
 
-// One vector (in) of floats through a linear layer.
+// Applies a linear layer to one vector (in) of floats.
 static void single(const Linear &l, const float *x, float *y, Work &w) {
     float unit = rounded(x, l.in, l.limit, w.ints);
     linear(l, w.ints, &unit, 1, y, l.blocks * 16);
 }
 
-// Both frames of one camera in a scene, (2, height, width, 3), into the image's rows of the prefix (patches, dim): 8x8 px
-// cells (the frame now and its difference to the one before), GELU, then a patch of cells. position: of its first patch.
+// Writes both frames of one camera in a scene, (2, height, width, 3), to its rows of the prefix (patches, dim): 8x8 px
+// cells (the current frame and its difference from the one before), GELU, then a patch of cells. position: that of the
+// camera's first patch.
 static void look(const Model &m, const Picture &p, const float *position, const uint8_t *frames, float *x, Work &w) {
     const int cells = m.patch / 8, columns = p.width / m.patch, in = 2 * CELL_BYTES, stem = m.linear[CELL].blocks * 16;
     const int each = cells * cells, wide = each * stem;
@@ -171,8 +172,8 @@ static void look(const Model &m, const Picture &p, const float *position, const 
     }
 }
 
-// A flat input through its two layers with a SiLU between.
-static void told(const Model &m, int first, const float *in, float *y, Work &w) {
+// Applies the two layers of a flat input (ego or route), with a SiLU in between.
+static void embed_input(const Model &m, int first, const float *in, float *y, Work &w) {
     const Linear &l = m.linear[first];
     single(l, in, w.wide, w);
     for (int i = 0; i < m.dim; i += 16) at(w.wide + i) = silu(at(w.wide + i));
@@ -191,8 +192,8 @@ static void prefix(const Model &m, const Inputs &in, int scene, float *x, Work &
         position += taken, to += taken;
     }
     float *after = x + (size_t)(m.prefix - 2) * m.dim;
-    told(m, EGO, in.ego + (size_t)scene * m.linear[EGO].in, after, w);
-    told(m, ROUTE, in.route + (size_t)scene * m.linear[ROUTE].in, after + m.dim, w);
+    embed_input(m, EGO, in.ego + (size_t)scene * m.linear[EGO].in, after, w);
+    embed_input(m, ROUTE, in.route + (size_t)scene * m.linear[ROUTE].in, after + m.dim, w);
 }
 
 INLINE void rotate(const Model &m, float *x, int position) {
@@ -205,8 +206,8 @@ INLINE void rotate(const Model &m, float *x, int position) {
     }
 }
 
-// ROWS queries that share a key-value head; the answers take the queries' places. Keys are (head_dim, room), values
-// (room, head_dim); row r sees the first seen[r] of them, and the last row sees the most.
+// Attention of ROWS queries that share a key-value head; results overwrite the queries. Keys are (head_dim, room),
+// values (room, head_dim); row r sees the first seen[r] of them, and the last row sees the most.
 template <int ROWS>
 static void attend(const Model &m, float *const *q, const int *seen, const float *keys, const float *values) {
     const int most = seen[ROWS - 1];
@@ -248,7 +249,7 @@ static void attend(const Model &m, float *const *q, const int *seen, const float
     }
 }
 
-// All queries of one scene, (tokens, heads, head_dim), become their answers.
+// Attention of one scene; results overwrite the queries (tokens, heads, head_dim).
 static void attention(const Model &m, float *q, int tokens, int filled, const float *keys, const float *values) {
     const int group = m.heads / m.kv_heads, rows = tokens * group;
     const bool both_ways = filled == 0 && m.bidirectional;
@@ -271,7 +272,7 @@ static void attention(const Model &m, float *q, int tokens, int filled, const fl
     }
 }
 
-// Keys, values and (if `answer`) queries of rows [from, from + n) of w.x; see `block`. Both layers have one limit.
+// Keys, values and (if `answer`) queries of rows [from, from + n) of w.x; see `block`. Both layers have the same limit.
 static void project(const Model &m, Work &w, int layer, int from, int n, int tokens, int filled, int position,
                     bool answer) {
     const Linear *l = m.linear + LAYERS + layer * PER_LAYER;
@@ -298,7 +299,7 @@ static void project(const Model &m, Work &w, int layer, int from, int n, int tok
         rotate(m, q + (size_t)i * m.head_dim, position + (from + i / m.heads) % tokens);
 }
 
-// What follows attention, on rows [from, from + n): its output layer, then the gated feed-forward (Shazeer 2020).
+// The rest of a layer after attention, on rows [from, from + n): output layer, then gated feed-forward (Shazeer 2020).
 static void digest(const Model &m, Work &w, int layer, int from, int n) {
     const Linear *l = m.linear + LAYERS + layer * PER_LAYER;
     const int queries = m.heads * m.head_dim;
@@ -319,8 +320,9 @@ static void digest(const Model &m, Work &w, int layer, int from, int n) {
     linear(l[DOWN], w.ints, w.unit, n, x, m.dim, ADD);
 }
 
-// One decoder layer on w.x (scenes * tokens, dim), whose keys go behind the `filled` ones; `position` is the rotary
-// one of the first token. Without `answer` only keys and values are made: nothing is read off these rows.
+// One decoder layer on w.x (scenes * tokens, dim), whose keys are appended to the `filled` ones; `position` is the
+// rotary position of the first token. Without `answer` only keys and values are computed, because these rows are not
+// read.
 static void block(const Model &m, Work &w, int layer, int scenes, int tokens, int filled, int position, bool answer) {
     const int rows = scenes * tokens;
     for (int r = 0; r < rows; r += STRIP)
@@ -332,14 +334,14 @@ static void block(const Model &m, Work &w, int layer, int scenes, int tokens, in
     for (int r = 0; r < rows; r += STRIP) digest(m, w, layer, r, rows - r < STRIP ? rows - r : STRIP);
 }
 
-// Logits of the n codes in, and the speed; the code out that leads where most of the probability leads, and in control
-// (2) the mean of those that speak for it (codec.votes). The logits become probabilities.
-static int elected(const Model &m, float *logits, int n, float speed, float *control) {
+// Selects a code from the logits of n codes and the speed: the one that leads where most of the probability leads.
+// control (2): the mean of the codes that support it (codec.votes). The logits are overwritten by probabilities.
+static int select_code(const Model &m, float *logits, int n, float speed, float *control) {
     F16 top = at(logits);
     for (int i = 16; i < n; i += 16) top = larger(at(logits + i), top);
     const float high = largest(top);
     for (int i = 0; i < n; i += 16) at(logits + i) = exponential(larger(all(-87.f), at(logits + i) - high));
-    const int last = VOTE_SPEEDS - 1;  // also of a speed that no integer holds, or that is not a number
+    const int last = VOTE_SPEEDS - 1;  // also for speeds that overflow int, and for NaN
     const int row = speed < last * VOTE_STEP ? (int)(speed / VOTE_STEP + 0.5f) : last;
     const float *table = m.votes + (size_t)row * n * n;
     int best = 0;
@@ -362,8 +364,8 @@ static int elected(const Model &m, float *logits, int n, float speed, float *con
     return best;
 }
 
-// One token a scene in; the best id of the head's, a scene, out (the first of equals). With speeds (scenes), codes are
-// elected, the speeds move on, and what is driven is noted (2 floats each `stride`).
+// One decoding step: a token id per scene in, the head's best id per scene out (the first among equals). With speeds
+// (scenes), codes are selected, speeds advance, and the controls are written (2 floats every `stride`).
 static void next(const Model &m, Work &w, int scenes, int filled, int position, int head, const int *ids, float *speed,
                  float *control, int stride, int *best) {
     for (int s = 0; s < scenes; s++)
@@ -378,7 +380,7 @@ static void next(const Model &m, Work &w, int scenes, int filled, int position, 
     for (int s = 0; s < scenes; s++) {
         float *logits = w.wide + (size_t)s * l.blocks * 16;
         if (speed) {
-            best[s] = elected(m, logits, l.out, speed[s], control + (size_t)s * stride);
+            best[s] = select_code(m, logits, l.out, speed[s], control + (size_t)s * stride);
             const float then = speed[s] + STEP_S * control[(size_t)s * stride];
             speed[s] = then > 0.f ? then : 0.f;
             continue;
@@ -389,12 +391,12 @@ static void next(const Model &m, Work &w, int scenes, int filled, int position, 
     }
 }
 
-// Scenes [from, from + n) of the inputs, n <= CHUNK: plan codes and controls, or reasoning ids.
+// Plan codes and controls, or reasoning ids, of scenes [from, from + n) of the inputs; n <= CHUNK.
 static void answer(const Model &m, Work &w, const Inputs &in, int from, int n, bool reason, const Outputs &all) {
     for (int s = 0; s < n; s++) prefix(m, in, from + s, w.x + (size_t)s * m.prefix * m.dim, w);
     for (int layer = 0; layer < m.layers; layer++) block(m, w, layer, n, m.prefix, 0, 0, layer + 1 < m.layers);
     const int steps = reason ? m.max_text : m.plan, head = reason ? TEXT : CODES;
-    const int first = m.prefix + (reason ? 0 : m.max_text);  // actions have positions behind the longest text
+    const int first = m.prefix + (reason ? 0 : m.max_text);  // positions of actions follow the longest text
     int32_t *out = all.ids + (size_t)from * steps;
     float *controls = all.controls + (size_t)from * m.plan * 2;
     int ids[CHUNK], best[CHUNK], live = n;

@@ -1,4 +1,4 @@
-// Weights in, plan codes and reasoning ids out, through a plain C interface (see kernels.py). C++17, gcc, no libraries.
+// Engine kernels: plan codes and reasoning ids behind a plain C interface (see kernels.py). C++17, gcc, no libraries.
 
 #include <algorithm>
 #include <atomic>
@@ -18,19 +18,19 @@
 namespace {
 
 constexpr int CELL_BYTES = 8 * 8 * 3;
-constexpr int CHUNK = 8;      // scenes that a thread takes at once: enough rows for wide tiles, few for the cache
+constexpr int CHUNK = 8;      // scenes per task of a thread: enough rows for wide tiles, few enough for the cache
 constexpr int STRIP = 32;     // rows that pass through a layer's matmuls together
-constexpr int LONGEST = 512;  // keys that one query can see
+constexpr int LONGEST = 512;  // maximum number of keys that a query can see
 constexpr int PAD = 0, EOS = 1;
-constexpr int VOTE_SPEEDS = 41;  // these three as in codec.py
+constexpr int VOTE_SPEEDS = 41;  // VOTE_SPEEDS, VOTE_STEP and STEP_S as in codec.py
 constexpr float VOTE_STEP = 0.5f, STEP_S = 0.5f;
 
-// The places of the matrices; those of a layer follow LAYERS.
+// Indices of the matrices; those of the layers follow LAYERS.
 enum { CELL, PATCH, EGO, EGO_OUT, ROUTE, ROUTE_OUT, TEXT, CODES, LAYERS };
 enum { Q, KV, O, GATE_UP, DOWN, PER_LAYER };
 
 // y = scale * (weights . q) * unit + bias. packed: (out/16, in/2, 16, 2), zeros past the last row; limit: the largest
-// activation with which no sum leaves int32.
+// activation for which no sum overflows int32.
 struct Linear {
     int in = 0, out = 0, blocks = 0;
     float limit = 0;
@@ -43,18 +43,18 @@ struct Picture {
 };
 
 struct Inputs {
-    const uint8_t *const *frames;  // of each camera
+    const uint8_t *const *frames;  // one array per camera
     const float *ego, *route, *speed;
 };
 
 struct Outputs {
-    int32_t *ids;     // (scenes, plan), or (scenes, max_text) of reasoning
+    int32_t *ids;     // (scenes, plan), or (scenes, max_text) for reasoning
     float *controls;  // (scenes, plan, 2)
 };
 
 struct Model;
 
-// What one thread works in.
+// Working memory of one thread.
 struct Work {
     std::vector<float> floats;
     std::vector<int16_t> words;
@@ -101,8 +101,8 @@ struct Model {
         idle.push_back(std::move(w));
     }
 
-    // What the matrix at this place is made of: outputs and inputs, the latter in a multiple of 16. 0 inputs: any.
-    void wanted(int place, size_t &out, size_t &in) const {
+    // Expected outputs and inputs (a multiple of 16) of the matrix at an index; 0 allows any number.
+    void shape_of(int place, size_t &out, size_t &in) const {
         const size_t d = dim, queries = (size_t)heads * head_dim, span = (size_t)kv_heads * head_dim;
         const size_t cells = (size_t)(patch / 8) * (patch / 8), stem = linears[CELL].blocks * (size_t)16;
         const size_t whole[LAYERS][2] = {{0, 2 * CELL_BYTES}, {d, cells * stem}, {d, 0}, {d, d}, {d, 0}, {d, d},
@@ -112,11 +112,11 @@ struct Model {
         out = shape[0], in = shape[1];
     }
 
-    // Every matrix and table is there, and every id has its row.
+    // Whether every matrix and table is set, and every id has an embedding.
     bool whole() const {
         for (size_t i = 0; i < linears.size(); i++) {
             size_t out, in;
-            wanted((int)i, out, in);
+            shape_of((int)i, out, in);
             const Linear &l = linears[i];
             if (!l.packed || (out && (size_t)l.out != out) || (in && (size_t)l.in != in)) return false;
         }
@@ -171,7 +171,7 @@ float *Work::values(const Model &m, int layer, int scene) const {
 
 namespace plain {
 constexpr int MANY = 2, WIDE = 1;
-#if defined(__x86_64__)  // of which every one has SSE2
+#if defined(__x86_64__)  // always has SSE2
 struct Sum {
     __m128i lanes[4];
 };
@@ -225,10 +225,10 @@ inline void add_pairs(Sum &sum, const int16_t *w, int32_t pair) {
 #pragma GCC pop_options
 #endif
 
-constexpr int SHAPE = 14;       // the first ints of Model
+constexpr int SHAPE = 14;       // number of leading ints of Model
 constexpr int MOST_CAMERAS = 16;
 
-// Whether the kernels can work with a shape and so many pictures (height, width).
+// Whether the kernels support a shape with pictures of these sizes (height, width).
 bool takes(const int32_t *s, const int32_t *pictures, int cameras) {
     const int most = 1 << 20;
     for (int i = 0; i < 10; i++)
@@ -267,7 +267,7 @@ void pack(Linear &l, Model &m, const int16_t *w) {
     m.words.push_back(std::move(packed));
 }
 
-// False where memory ran out.
+// Returns false if memory ran out.
 bool run(Model &m, const Inputs &in, int scenes, int threads, bool reason, const Outputs &out) {
     threads = std::max(1, std::min(threads, scenes));
     const int chunk = std::min(CHUNK, (scenes + threads - 1) / threads);
@@ -287,7 +287,7 @@ bool run(Model &m, const Inputs &in, int scenes, int threads, bool reason, const
     try {
         while ((int)others.size() + 1 < threads && (int)others.size() + 1 < (scenes + chunk - 1) / chunk)
             others.emplace_back(job);
-    } catch (const std::system_error &) {  // no more threads to be had: the ones there do it all
+    } catch (const std::system_error &) {  // no more threads available: the existing ones do all the work
     }
     job();
     for (auto &t : others) t.join();
@@ -299,11 +299,11 @@ bool run(Model &m, const Inputs &in, int scenes, int threads, bool reason, const
 #pragma GCC visibility push(default)
 extern "C" {
 
-// Whether a model may have this shape: engine_new gives null where it may not.
+// Whether a shape is supported; engine_new returns null otherwise.
 int engine_takes(const int32_t *shape, const int32_t *pictures, int cameras) { return takes(shape, pictures, cameras) ? 1 : 0; }
 
-// shape: the first SHAPE ints of Model in order; pictures (cameras, 2) height and width. instructions: "" (the best),
-// "avx512", "avx2" or "plain"; null if the CPU lacks them.
+// shape: the first SHAPE ints of Model in order; pictures (cameras, 2): height and width. instructions: "" (the best),
+// "avx512", "avx2" or "plain". Returns null if the CPU lacks them.
 void *engine_new(const int32_t *shape, const int32_t *pictures, int cameras, const char *instructions) {
     if (!takes(shape, pictures, cameras)) return nullptr;
     auto m = std::make_unique<Model>();
@@ -327,7 +327,7 @@ void *engine_new(const int32_t *shape, const int32_t *pictures, int cameras, con
 
 void engine_free(void *engine) { delete static_cast<Model *>(engine); }
 
-// weights (out, in) row by row, in a multiple of 16; scale, bias (out). Returns 1 where the model has no such matrix.
+// weights (out, in) by rows, `in` a multiple of 16; scale, bias (out). Returns 1 if the model has no such matrix.
 int engine_linear(void *engine, int place, int out, int in, float limit, const int16_t *weights, const float *scale,
                    const float *bias) {
     Model &m = *static_cast<Model *>(engine);
@@ -339,12 +339,12 @@ int engine_linear(void *engine, int place, int out, int in, float limit, const i
     l.scale = m.keep(scale, out, up16(out));
     l.bias = m.keep(bias, out, up16(out));
     size_t rows, columns;
-    m.wanted(place, rows, columns);
+    m.shape_of(place, rows, columns);
     return (rows && rows != (size_t)out) || (columns && columns != (size_t)in);
 }
 
-// place 0: embed, 1: position, 2: rope, 3: votes (VOTE_SPEEDS, codes, codes), 4: codebook (2, codes); 5 and on: the norms in
-// order. Returns 1 where the model has no such table, or not of this size; the matrices come before.
+// place 0: embed, 1: position, 2: rope, 3: votes (VOTE_SPEEDS, codes, codes), 4: codebook (2, codes); from 5 on, the
+// norms in order. Returns 1 if the model has no such table, or not of this size; call it after setting the matrices.
 int engine_floats(void *engine, int place, const float *values, int64_t n) {
     Model &m = *static_cast<Model *>(engine);
     if (place < 0 || (size_t)place >= 5 + m.norms.size() || n < 1) return 1;
@@ -359,8 +359,9 @@ int engine_floats(void *engine, int place, const float *values, int64_t n) {
     return 0;
 }
 
-// frames: of each camera (scenes, 2, H, W, 3); ego and route (scenes, in of their layers), speed (scenes) m/s; out (scenes, plan) or
-// (scenes, max_text) zeros; controls (scenes, plan, 2). Returns 0, 1 where memory ran out, 2 where the model is not whole.
+// frames: per camera (scenes, 2, H, W, 3); ego and route (scenes, inputs of their layers), speed (scenes) m/s; out
+// (scenes, plan) or (scenes, max_text), zeroed; controls (scenes, plan, 2). Returns 0, 1 if memory ran out, 2 if the
+// model is incomplete.
 int engine_run(void *engine, const uint8_t *const *frames, const float *ego, const float *route, const float *speed,
                int scenes, int threads, int reason, int32_t *out, float *controls) {
     if (!static_cast<Model *>(engine)->whole()) return 2;
@@ -369,7 +370,7 @@ int engine_run(void *engine, const uint8_t *const *frames, const float *ego, con
                : 1;
 }
 
-// Digest of the sources that this library was built from.
+// Digest of the sources from which this library was built.
 const char *engine_source() { return ENGINE_SOURCE; }
 }
 #pragma GCC visibility pop

@@ -1,4 +1,4 @@
-"""The compiled library as one class that turns weights and inputs into plan codes and reasoning ids."""
+"""The compiled kernels as one class that computes plan codes and reasoning ids from weights and inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INT16, INT32 = 32767, 2**31 - 1
 
 @cache
 def library() -> ctypes.CDLL:
-    """The library, loaded once. ImportError where it was never built, or from other sources than lie here."""
+    """The library, loaded once. ImportError if it was not built, or was built from different sources."""
     path = HERE / "_kernels.so"
     if not path.exists():
         raise ImportError(f"{path}: the engine's kernels are not built; {REBUILD}")
@@ -49,8 +49,8 @@ def library() -> ctypes.CDLL:
 class Kernels:
     """One loaded model.
 
-    shape: values of SHAPE; pictures: height and width of each camera's, px; instructions: "" for the best that this CPU
-    has, or "avx512", "avx2", "plain"; they differ in speed alone. ValueError where the CPU lacks them.
+    shape: values of SHAPE; pictures: height and width of each camera's, px; instructions: "" for the CPU's best, or
+    "avx512", "avx2", "plain"; they differ only in speed. ValueError if the CPU lacks them.
     """
 
     def __init__(self, shape: Mapping[str, int], pictures: Sequence[tuple[int, int]], instructions: str = ""):
@@ -62,11 +62,12 @@ class Kernels:
         if not self._engine:
             takes = bool(self._lib.engine_takes(values.ctypes.data, px.ctypes.data, len(px)))
             _require(takes, f"no model has the shape {self.shape} for pictures of {px.tolist()}")
-            raise ValueError(f"instructions {instructions!r}: unknown, or not had by this CPU; leave them out")
+            raise ValueError(f"instructions {instructions!r}: unknown, or not supported by this CPU; leave them out")
         weakref.finalize(self, self._lib.engine_free, self._engine)
 
     def matrix(self, place: int, weights: np.ndarray, scale: np.ndarray, bias: np.ndarray | None, limit: float) -> None:
-        """weights (out, in) int8 or int16, in a multiple of 16; scale, bias (out,); limit: see `activation_limit`."""
+        """Set a matrix: weights (out, in) int8 or int16, `in` a multiple of 16; scale, bias (out,); limit: see
+        `activation_limit`."""
         out, into = weights.shape
         assert into % 16 == 0
         assert scale.shape == (out,)
@@ -76,13 +77,13 @@ class Kernels:
         failed = self._lib.engine_linear(
             self._engine, place, out, into, limit, w.ctypes.data, s.ctypes.data, b.ctypes.data
         )  # fmt: skip
-        _require(not failed, f"matrix {place}: ({out}, {into}) is not of this model's shape")
+        _require(not failed, f"matrix {place}: ({out}, {into}) does not match this model's shape")
 
     def floats(self, place: int, values: np.ndarray) -> None:
-        """A table (its place in TABLES) or a norm's gain (after those, in order)."""
+        """Set a table (by its index in TABLES) or a norm's gain (after those, in order)."""
         v = np.ascontiguousarray(values, np.float32)
         failed = self._lib.engine_floats(self._engine, place, v.ctypes.data, v.size)
-        _require(not failed, f"table {place}: {v.size} numbers are not of this model's shape")
+        _require(not failed, f"table {place}: {v.size} numbers do not match this model's shape")
 
     def run(
         self,
@@ -93,11 +94,10 @@ class Kernels:
         reason: bool,
         threads: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Codes (B, plan) int32 and the controls (B, plan, 2) float32 that they drive, or reasoning ids (B, max_text)
-        and zeros.
+        """Codes (B, plan) int32 and their controls (B, plan, 2) float32; or reasoning ids (B, max_text) and zeros.
 
-        frames: of each camera (B, 2, H, W, 3) uint8; ego and route (B, in of their layers) and speed (B,) m/s float32;
-        all contiguous. MemoryError where there is none left.
+        frames: for each camera (B, 2, H, W, 3) uint8; ego and route (B, inputs of their layers) and speed (B,) m/s
+        float32; all contiguous. MemoryError if allocation fails.
         """
         out = np.zeros((len(ego), self.shape["max_text" if reason else "plan"]), np.int32)
         views = np.array([f.ctypes.data for f in frames], np.uintp)
@@ -118,6 +118,6 @@ def _require(ok: bool, what: str) -> None:
 
 
 def activation_limit(*weights: np.ndarray) -> float:
-    """The largest integer activation with which no sum over a row of these matrices leaves int32."""
+    """The largest integer activation for which no sum over a row of these matrices overflows int32."""
     most = max(int(np.abs(w.astype(np.int64)).sum(1).max(initial=1)) for w in weights)
     return float(min(INT16, INT32 // most))

@@ -1,1 +1,1 @@
-"""Clips: recorded in a running car around each trigger, or cut afterwards from a stored drive."""
+"""Clips: recorded in a running car around each trigger, or cut later from a stored drive."""

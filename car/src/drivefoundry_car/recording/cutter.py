@@ -1,4 +1,4 @@
-"""A Drive and campaigns in, the clips worth sending out. (A running car records its clips with `recorder`.)"""
+"""Cut the clips worth sending from a stored drive, by campaigns. (A running car records its clips with `recorder`.)"""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from drivefoundry_car.triggers.signals import SignalContext
 from drivefoundry_car.triggers.trigger import Campaign, applies, campaign_rng, firings
 
 LENGTH_S = 20.0
-"""Length of a clip that no firing asked for, s."""
+"""Length of clips that no trigger determines (random and 'all'), s."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Samples start .. start + length - 1 of a drive, taken for sample `at` of one campaign."""
+    """Samples start .. start + length - 1 of a drive, chosen for sample `at` of one campaign."""
 
     start: int
     length: int
@@ -31,21 +31,21 @@ class Window:
 def clips_of(
     drive: Drive, campaigns: list[Campaign], seed: int, length_s: float = LENGTH_S, context: SignalContext | None = None
 ) -> list[Drive]:
-    """A drive in; its clips, in time order, out: non-overlapping windows around what the campaigns want.
+    """Clips of a drive, in time order: non-overlapping windows around what the campaigns ask for.
 
-    The higher priority takes its window first (its before_s and after_s around the trigger), shifted to fit into the
-    drive and beside windows already taken; a firing inside a taken window is on that clip already, one that finds no
-    room is left out. A campaign's random windows of length_s lie anywhere still free, those of pick = "all" end to end.
-    A drive shorter than a window is one clip if anything wants it; end to end, the last clip may be shorter, down to
-    half. No window reaches over a gap in the drive. Same drive, campaigns and seed: same clips. Each clip's meta gains
-    campaign, trigger (the rule, 'random' or 'all'), trigger_t (s) and clip_index.
+    Higher priorities choose their windows first (before_s and after_s around the trigger), shifted to fit into the
+    drive and beside windows already chosen. A firing inside a chosen window is already covered; one without enough room
+    is left out. A campaign's random windows of length_s lie anywhere still free, those of pick = "all" end to end. A
+    drive shorter than a window becomes one clip if any campaign asks for it; end to end, the last clip may be shorter,
+    down to half. No window spans a gap in the drive. The same drive, campaigns and seed give the same clips. Each
+    clip's meta gains campaign, trigger (the rule, 'random' or 'all'), trigger_t (s) and clip_index.
     """
     steps = len(drive.t)
     if not steps:
         return []
     period = float(np.median(np.diff(drive.t))) if steps > 1 else clock.DT
     runs = clock.runs(drive.t)
-    if len(runs) > 1 and period <= clock.GAP_S:  # no window reaches over a gap
+    if len(runs) > 1 and period <= clock.GAP_S:  # no window spans a gap
         parts = [cut(drive, float(drive.t[a]), float(drive.t[b - 1]) + period / 2) for a, b in runs]
         found = [c for part in parts for c in clips_of(part, campaigns, seed, length_s, context)]
         return [replace(c, meta={**c.meta, "clip_index": str(i)}) for i, c in enumerate(found)]
@@ -73,7 +73,7 @@ def clips_of(
 
 
 def free(steps: int, length: int, taken: Sequence[Window]) -> list[tuple[int, int]]:
-    """Stretches (first, end) of samples, at least length long, that no window holds."""
+    """Stretches (first, end) of at least `length` samples outside all windows."""
     edges = [(0, 0), *sorted((w.start, w.start + w.length) for w in taken), (steps, steps)]
     gaps = [(end, start) for (_, end), (start, _) in pairwise(edges)]
     return [(a, b) for a, b in gaps if b - a >= length]
@@ -88,8 +88,8 @@ def around(
     campaign: str,
     trigger: str,
 ) -> list[Window]:
-    """Windows around samples, in their order, beside those taken; the share `before` of each lies before its sample,
-    less or more where the room is narrow."""
+    """Windows around samples, in their order, outside those taken; a share `before` of each lies before its sample,
+    more or less if there is not enough room."""
     new: list[Window] = []
     for at in samples:
         for first, end in free(steps, length, [*taken, *new]):
@@ -102,7 +102,7 @@ def around(
 def at_random(
     steps: int, length: int, taken: Sequence[Window], share: float, campaign: str, rng: np.random.Generator
 ) -> list[Window]:
-    """Windows anywhere, each free place as likely; on average share of the drive, as far as there is room."""
+    """Windows at uniformly random free positions; on average a share `share` of the drive, if there is room."""
     new: list[Window] = []
     for _ in range(int(share * steps / length + rng.random())):
         room = free(steps, length, [*taken, *new])
@@ -115,7 +115,7 @@ def at_random(
 
 
 def end_to_end(steps: int, length: int, taken: Sequence[Window], campaign: str) -> list[Window]:
-    """Windows that cover every free stretch; what is left at the end of one is kept if at least half a window."""
+    """Windows that cover every free stretch; a remainder is kept if it is at least half a window long."""
     new = []
     for first, end in free(steps, max(1, length // 2), taken):
         for start in range(first, end, length):

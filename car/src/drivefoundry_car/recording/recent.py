@@ -1,4 +1,4 @@
-"""What a running car knows, moment by moment, in; its last seconds, as the Drive that signals are derived from, out."""
+"""The last seconds of a running car as a Drive, from which signals are derived."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ EDGE_S = 1e-6
 
 @dataclass(frozen=True)
 class Moment:
-    """What a car knows at t s. None: unknown; latched values are repeated at each moment.
+    """What a car knows at time t, s. None: unknown; latched values are repeated at each moment.
 
-    ego (7,) as in `log.Drive.ego`; route (R, 3) as in `Drive.route`; objects: tracks of now, states (O, 1, 4) and
+    ego (7,) as in `log.Drive.ego`; route (R, 3) as in `Drive.route`; objects: current tracks, states (O, 1, 4) and
     valid (O, 1); signals: ids (G,) and states (G,) as in `Drive`; engaged: the model drives; takeover: the safety
-    driver has just taken over; pick: somebody asks for a clip of now. plan, correction (8, 3), ego frame: what the
-    model, also one that only watches, and the safety driver decided at this moment, None where nothing was decided;
-    text: the plan's. cameras: name -> encoded packet, or frame (H, W, 3) uint8 RGB to be encoded.
+    driver has just taken over; pick: somebody requests a clip of this moment. plan, correction (8, 3), ego frame: what
+    the model, even if it only shadows, and the safety driver decided at this moment, None if nothing was decided;
+    text: reasoning of the plan. cameras: name -> encoded packet, or frame (H, W, 3) uint8 RGB to encode.
     """
 
     t: float
@@ -42,15 +42,15 @@ class Moment:
 
 
 class Recent:
-    """The last LOOKBACK_S of one car. meta: of its drive; ego_size: length, width, height m."""
+    """The last LOOKBACK_S of one car. meta: the drive's; ego_size: length, width, height m."""
 
     def __init__(self, meta: Mapping[str, str], ego_size: tuple[float, float, float]) -> None:
         self.meta, self.ego_size = dict(meta), ego_size
         self._moments: deque[Moment] = deque()
 
     def push(self, now: Moment) -> Drive:
-        """A moment in; the drive up to it out, for `signals.latest`: of its newest sample all is there, of those before
-        only what that sample's signals depend on. ValueError if t does not increase or ego is not a state."""
+        """Add a moment; return the drive up to it, for `signals.latest`: the newest sample is complete, earlier ones
+        have only what its signals depend on. ValueError if t does not increase or ego is not a state."""
         last = self._moments[-1].t if self._moments else -np.inf
         if not now.t > last:
             raise ValueError(f"t: must increase, got {now.t} s after {last} s")
@@ -80,17 +80,17 @@ class Recent:
         )
 
     def _objects(self) -> Objects | None:
-        """The tracks of the newest moment and the one before: the surroundings at a sample depend on no other."""
+        """Tracks of the newest moment and the one before: the surroundings at a sample depend on no others."""
         now = self._moments[-1].objects
         if now is None:
             return None
         steps = len(self._moments)
         before = self._moments[-2].objects if steps > 1 else None
-        told = [o for o in (before, now) if o is not None]
-        track, first = np.unique(np.concatenate([o.track for o in reversed(told)]), return_index=True)
-        kind, size = (np.concatenate([getattr(o, n) for o in reversed(told)])[first] for n in ("kind", "size"))
+        known = [o for o in (before, now) if o is not None]
+        track, first = np.unique(np.concatenate([o.track for o in reversed(known)]), return_index=True)
+        kind, size = (np.concatenate([getattr(o, n) for o in reversed(known)])[first] for n in ("kind", "size"))
         states, valid = np.zeros((len(track), steps, 4), np.float32), np.zeros((len(track), steps), bool)
-        for o, step in zip(told, range(steps - len(told), steps), strict=True):
+        for o, step in zip(known, range(steps - len(known), steps), strict=True):
             row = np.searchsorted(track, o.track)
             states[row, step], valid[row, step] = o.states[:, 0], o.valid[:, 0]
         return Objects(track, kind, size, states, valid)
@@ -102,9 +102,9 @@ def _plans(decided: list[tuple[float, np.ndarray]]) -> Plans:
 
 
 def moments(drive: Drive) -> Iterator[Moment]:
-    """A stored drive in, what its car knew at each of its steps out: all but the pictures, which have their own times.
+    """What a stored drive's car knew at each step, except pictures, which have their own times.
 
-    Plans and picks come with the first step that is not before them; those after the last step are left out.
+    Plans and picks belong to the first step at or after their time; those after the last step are left out.
     """
     decided = [_decided(drive, plans) for plans in (drive.plan, drive.correction)]
     picks = set(_steps(drive, np.array(drive.meta.get("picks", "").split(), np.float64)))
@@ -130,7 +130,7 @@ def moments(drive: Drive) -> Iterator[Moment]:
 
 
 def _steps(drive: Drive, t: np.ndarray) -> list[int]:
-    """The first step not before each time."""
+    """Index of the first step at or after each time."""
     return np.searchsorted(drive.t, t - EDGE_S).tolist()
 
 

@@ -1,11 +1,11 @@
-"""What a car's sensors give in, MCAP clips around triggers out: rings before, a file while a recording is open.
+"""Record MCAP clips around triggers from a car's sensors: ring buffers always, a file while a recording is open.
 
     recorder = Recorder(folder, cameras, meta={"vehicle": "car-7", "drive": "2031-05-04-1"})
     recorder.push("front", t, packet); recorder.push_ego(t, ego); recorder.push(channels.OBJECTS, t, message)
     recorder.trigger("hard_brake", t)
 
-Pushing takes a lock for microseconds and never waits for the disk: a thread of its own writes. Each clip is written
-aside as `<name>.mcap.part`, chunk by chunk, and renamed when it is whole; `recover` finishes what a kill left behind.
+Pushing takes a lock for microseconds and never waits for the disk, because a separate thread writes. Each clip is
+written to `<name>.mcap.part`, chunk by chunk, and renamed once complete; `recover` finishes what a kill left behind.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from drivefoundry_car.vehicle.embodiment import CAR
 log = logging.getLogger(__name__)
 PART, DAMAGED = ".part", "damaged"
 BEFORE_S, AFTER_S = 12.0, 8.0
-"""What a clip holds of the time before and after its trigger, as `cutter.clips_of` cuts it, s."""
+"""Default time in a clip before and after its trigger, s, as for `cutter.clips_of`."""
 LONGEST_S = 60.0
-"""Triggers that come while a clip is recorded make it longer, up to this, s; then the next clip goes on."""
+"""Triggers during a recording extend the clip up to this length, s; after that, the next clip begins."""
 EDGE_S = 1e-6
-"""Times on a 0.1 s grid carry rounding: a window that begins on a sample holds that sample, as `log.cut` does, s."""
+"""Tolerance for rounding of times on a 0.1 s grid, s: a window that begins on a sample includes it, as in `log.cut`."""
 LATE_S = 0.5
-"""A clip is closed so long after its end, s: channels may lag behind each other by it, what is later is not in it."""
+"""Time after its end at which a clip is closed, s: channels may lag by this much; anything later is not included."""
 SETTLE_S = 0.0005
 TICK_S, BURST_S, LONG_BURST_S = 0.05, 1.0, 10.0
-"""Polling interval of the writer; a burst of drops is reported BURST_S after its last one, a long one every
+"""Polling interval of the writer. A burst of drops is reported BURST_S after its last one, a long burst every
 LONG_BURST_S."""
 BATCH_BYTES, BATCH_ITEMS = 1 << 20, 256
 WRITER_BYTES = BATCH_BYTES + 4 * CHUNK_BYTES
-"""What writing takes beside the rings: a batch, the open chunk, its copy, it compressed and as a record."""
+"""Memory for writing, beside the rings: a batch, the open chunk, a copy of it, its compressed form and its record."""
 HELD = (channels.ROUTE, channels.SIGNALS, channels.DRIVER)
-"""Topics that are recorded on change: a clip starts with the values latched at its start."""
+"""Topics recorded on change: a clip begins with their values latched at its start."""
 EGO = "ego"
 """The ego's state, 7 float64 as in `log.Drive.ego`."""
 TOPICS = (channels.OBJECTS, channels.PLAN, channels.CORRECTION, *HELD)
@@ -57,7 +57,7 @@ TOPICS = (channels.OBJECTS, channels.PLAN, channels.CORRECTION, *HELD)
 
 @dataclass(frozen=True)
 class Counts:
-    """dropped: per channel, what was refused or fell out before it was written; clips written; clips that the disk did
+    """dropped: per channel, items refused or evicted before they were written; clips written; clips that the disk did
     not take."""
 
     dropped: dict[str, int]
@@ -67,23 +67,23 @@ class Counts:
 
 @dataclass
 class _Window:
-    """One clip, begin <= t < end s, and why: (priority, campaign, rule, t) of its triggers."""
+    """One clip, begin <= t < end s, and its triggers as (priority, campaign, rule, t)."""
 
     begin: float
     end: float
     triggers: list[tuple[int, str, str, float]] = field(default_factory=list)
-    told: int = 0
-    """Triggers that the file's metadata knows."""
+    noted: int = 0
+    """Number of triggers already in the file's metadata."""
 
 
 class Recorder:
-    """Records a running car into `folder`; close it, or use it in `with`.
+    """Records a running car into `folder`; close it, or use it in a `with` statement.
 
-    cameras: name -> Camera, up to 8, 'front' being the one that models see; meta: what `log.Drive.meta` holds. Each
-    camera's ring is bounded by camera_bytes, each other channel's by signal_bytes. on_clip is called, in the writer's
-    thread, when a clip is whole; make_room, when the disk is full, with the bytes that are lacking and the priority of
-    the clip that lacks them: true where some were freed. Times are s since one epoch for all channels, at least 0,
-    rising per channel.
+    cameras: name -> Camera, up to 8; 'front' is the one that models see; meta: contents of `log.Drive.meta`. Each
+    camera's ring is bounded by camera_bytes, each other channel's by signal_bytes. on_clip: called in the writer's
+    thread when a clip is complete. make_room: called when the disk is full, with the number of missing bytes and the
+    priority of the clip; returns whether some were freed. Times are s since one epoch for all channels, >= 0,
+    increasing per channel.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Recorder:
         self._rings = {name: Ring(camera_bytes, start) for name, start in starts.items()}
         self._rings |= {topic: Ring(signal_bytes, "held" if topic in HELD else "any") for topic in (EGO, *TOPICS)}
         self.bound = sum(ring.bound for ring in self._rings.values()) + WRITER_BYTES
-        """Bytes that the recorder never takes more of."""
+        """Upper bound of the recorder's memory, bytes."""
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._windows: deque[_Window] = deque()
         self._clock = self._ended = -math.inf
@@ -124,12 +124,12 @@ class Recorder:
         self._writer.start()
 
     def push(self, channel: str, t: float, data: bytes, key: bool | None = None) -> bool:
-        """One packet of a camera (by its name) or one message of a topic (TOPICS); False where it is dropped.
+        """Add a packet of a camera (by name) or a message of a topic (TOPICS); returns False if it is dropped.
 
-        key: whether an H.264 packet can be decoded by itself; found out from its bytes where None.
+        key: whether an H.264 packet is a key frame; determined from its bytes if None.
         """
         if channel not in self._rings:
-            raise ValueError(f"channel '{channel}': unknown; there are {', '.join(self._rings)}")
+            raise ValueError(f"channel '{channel}': unknown; must be one of {', '.join(self._rings)}")
         ring, data = self._rings[channel], bytes(data)
         if key is None:
             key = ring.start != "key" or is_key(data)
@@ -140,7 +140,7 @@ class Recorder:
         return taken
 
     def push_ego(self, t: float, ego: np.ndarray) -> bool:
-        """The ego's state (7,) as in `log.Drive.ego`; NaN where unknown."""
+        """Add the ego's state (7,) as in `log.Drive.ego`; NaN if unknown."""
         state = np.asarray(ego, "<f8")
         if state.shape != (7,):
             raise ValueError(f"ego: must have shape (7,) ({', '.join(channels.STATE_FIELDS)}), got {state.shape}")
@@ -150,10 +150,10 @@ class Recorder:
         self, campaign: str, t: float, rule: str = "", priority: int = 0, before_s: float = BEFORE_S,
         after_s: float = AFTER_S,
     ) -> None:  # fmt: skip
-        """Record from before_s before t to after_s after it; what a clip already holds is not recorded again.
+        """Record from before_s before t to after_s after it, except for what a clip already contains.
 
-        While a clip is open, a trigger whose window meets it makes it longer, up to LONGEST_S; from there on, the next
-        clip takes what is left. A clip's campaign is that of its trigger of highest priority; meta 'triggers' has all.
+        If a clip is open and its window touches the trigger's, the clip is extended, up to LONGEST_S; the rest goes to
+        the next clip. A clip's campaign is that of its trigger with the highest priority; meta 'triggers' lists all.
         """
         if not (0 <= t < LATEST_S and 0 <= before_s < math.inf and 0 < after_s < math.inf):
             raise ValueError(f"trigger '{campaign}': times must be >= 0 s, got {t}, -{before_s}, +{after_s}")
@@ -167,20 +167,20 @@ class Recorder:
             elif end > self._ended:
                 window = _Window(max(t - before_s, self._ended), end, [why])
                 if not self._windows:
-                    self._want(window.begin)
+                    self._begin_rings(window.begin)
                 self._windows.append(window)
             self._ended = max(self._ended, end)
         self._wake.set()
 
     def counts(self) -> Counts:
-        """What was dropped, written and failed so far."""
+        """Totals of dropped items, written clips and failed clips so far."""
         with self._lock:
             dropped = {name: ring.refused + ring.lost for name, ring in self._rings.items() if ring.refused + ring.lost}
             return Counts(dropped, self._clips, self._failed)
 
     def settle(self) -> None:
-        """Returns once the writer has done all that the messages so far allow: for who replays faster than time goes
-        by, so that nothing is dropped and clips end where they would."""
+        """Wait until the writer has caught up. For replay faster than real time, so that nothing is dropped and clips
+        end where they would in a car."""
         while True:
             with self._lock:
                 if not self._windows:
@@ -192,7 +192,7 @@ class Recorder:
             time.sleep(SETTLE_S)
 
     def close(self) -> None:
-        """Open clips end with what there is; returns when they are on the disk."""
+        """Finish open clips with what is there; returns once they are on disk."""
         self._closing = True
         self._wake.set()
         self._writer.join()
@@ -203,18 +203,18 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _want(self, begin: float) -> None:
+    def _begin_rings(self, begin: float) -> None:
         for ring in self._rings.values():
-            ring.want(begin - EDGE_S)
+            ring.begin(begin - EDGE_S)
 
     def _run(self) -> None:
-        """The writer: serve the first window until it is over, then the next."""
+        """Writer thread: serve the first window until it is complete, then the next."""
         while True:
             with self._lock:
                 window = self._windows[0] if self._windows else None
             if window is not None:
                 self._serve(window)
-            self._tell_drops(self._closing)
+            self._report_drops(self._closing)
             if window is None and self._closing:
                 return
             if not (self._closing and window):
@@ -229,7 +229,7 @@ class Recorder:
                     self._write(stream, channel, max(t, window.begin) if channel in HELD else t, data)
                 if stream.due():
                     stream.flush()
-            if self._stream is not None and len(window.triggers) > window.told:
+            if self._stream is not None and len(window.triggers) > window.noted:
                 self._stream.add_metadata("drive", self._meta_of(window))
             if self._stream is not None and self._stream.due():
                 self._stream.flush()
@@ -239,7 +239,7 @@ class Recorder:
             self._give_up(window, error)
 
     def _take(self, window: _Window) -> list[tuple[str, Item]]:
-        """The next messages of a window in time order, BATCH_BYTES of them; none where nothing waits."""
+        """The next messages of a window in time order, up to BATCH_BYTES; empty if nothing waits."""
         batch: list[tuple[str, Item]] = []
         size = 0
         with self._lock:
@@ -252,10 +252,10 @@ class Recorder:
         return batch
 
     def _over(self, window: _Window) -> bool:
-        """Is all of a window written? Then the next begins: from here on no trigger makes it longer."""
+        """Whether a window is completely written. If so, the next begins, and no trigger extends this one any more."""
         with self._lock:
             waits = min(ring.next() for ring in self._rings.values()) < window.end - EDGE_S
-            grew = self._stream is not None and len(window.triggers) > window.told
+            grew = self._stream is not None and len(window.triggers) > window.noted
             if waits or grew or not (self._closing or self._clock >= window.end + LATE_S):
                 return False
             self._next()
@@ -264,12 +264,12 @@ class Recorder:
     def _next(self) -> None:
         self._windows.popleft()
         for ring in self._rings.values():
-            ring.forget()
+            ring.end()
         if self._windows:
-            self._want(self._windows[0].begin)
+            self._begin_rings(self._windows[0].begin)
 
     def _begin(self, window: _Window) -> McapStream:
-        """A new file with what is known from the start."""
+        """Start a new file with what is known at the start."""
         drive = re.sub(r"[^A-Za-z0-9_.-]+", "_", self.meta.get("drive", "drive")).lstrip(".")
         stem, k = f"{drive}-{max(window.begin, 0):09.1f}", 0
         while any((self.folder / f"{stem}{f'_{k}' if k else ''}.mcap{end}").exists() for end in ("", PART)):
@@ -292,14 +292,14 @@ class Recorder:
 
     def _meta_of(self, window: _Window) -> dict[str, str]:
         triggers = window.triggers[:]  # more may come meanwhile
-        window.told = len(triggers)
+        window.noted = len(triggers)
         _, campaign, rule, t = max(triggers, key=lambda w: w[0])
         at = {"campaign": campaign, "trigger": rule, "trigger_t": f"{t:.3f}", "clip_index": str(self._clips)}
         every = [{"campaign": c, "trigger": r, "trigger_t": round(t, 3)} for _, c, r, t in triggers]
         return {**self.meta, **at, "triggers": json.dumps(every)}
 
     def _write(self, stream: McapStream, channel: str, t: float, data: bytes) -> None:
-        """One item as the message that it becomes in the file."""
+        """Write one item as a message of the file."""
         ns = channels.to_ns(t)
         if channel in self.cameras:
             form = self.cameras[channel].format
@@ -325,9 +325,9 @@ class Recorder:
         self._on_clip()
 
     def _give_up(self, window: _Window, error: OSError) -> None:
-        """Give up a clip that the disk does not take: its file stays for `recover`, the next trigger starts a new
+        """Give up a clip that the disk does not take: its file stays for `recover`, and the next trigger starts a new
         clip."""
-        log.error("%s: a clip is given up: %s; free some space", self.folder, error.strerror)
+        log.error("%s: gave up a clip: %s; free some space", self.folder, error.strerror)
         kept = self._stream.abandon() if self._stream is not None else 0
         if self._stream is not None and not kept:
             self._stream.path.unlink(missing_ok=True)
@@ -339,24 +339,25 @@ class Recorder:
             if not self._windows:
                 self._ended = self._clock if kept else window.begin
 
-    def _tell_drops(self, last: bool) -> None:
-        """One line a channel and burst of drops."""
+    def _report_drops(self, last: bool) -> None:
+        """Log one line per channel and burst of drops."""
         now = time.monotonic()
         for channel, count in self.counts().dropped.items():
-            told, seen, since, begun = self._drops.get(channel, (0, 0, now, now))
-            begun = now if told == seen else begun
+            reported, seen, since, begun = self._drops.get(channel, (0, 0, now, now))
+            begun = now if reported == seen else begun
             since = now if count > seen else since
-            if count > told and (last or now - since >= BURST_S or now - begun >= LONG_BURST_S):
-                log.warning("%s: %d dropped", channel, count - told)
-                told = count
-            self._drops[channel] = (told, count, since, begun)
+            if count > reported and (last or now - since >= BURST_S or now - begun >= LONG_BURST_S):
+                log.warning("%s: %d dropped", channel, count - reported)
+                reported = count
+            self._drops[channel] = (reported, count, since, begun)
 
 
 def recover(folder: Path | str) -> dict[Path, Path | str]:
-    """The `.part` files of a folder in, each one's finished clip out, or why there is none; to be run before recording.
+    """Finish the `.part` files of a folder; returns each one's finished clip, or why there is none. Run it before
+    recording.
 
-    A clip is whole up to the last chunk that reached the disk. What is still being written is left alone; what holds
-    nothing is kept apart in the folder 'damaged'; what cannot be written now can be tried again.
+    A clip is complete up to the last chunk that reached the disk. Files still being written are left alone; those
+    without content are moved to the folder 'damaged'; those that cannot be written now can be retried.
     """
     found: dict[Path, Path | str] = {}
     for part in sorted(Path(folder).glob(f"*.mcap{PART}")):
@@ -366,7 +367,7 @@ def recover(folder: Path | str) -> dict[Path, Path | str]:
             found[part] = str(error)
             continue
         except ValueError as error:
-            found[part] = f"{error}; it is kept in {set_aside(part).parent}"
+            found[part] = f"{error}; moved to {set_aside(part).parent}"
             continue
         try:
             stream.finish()

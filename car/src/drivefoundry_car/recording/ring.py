@@ -1,7 +1,7 @@
-"""Timed byte strings of one channel, bounded in bytes: what has gone by, and what a recording still waits for.
+"""Timed byte strings of one channel, bounded in bytes: the recent past, and what a recording still has to write.
 
-The ring is the recording's queue as well, so a slow disk costs no memory beyond the bound: what falls out before it was
-written is lost, and counted.
+The ring also serves as the recording's queue, so a slow disk costs no memory beyond the bound: items evicted before
+they were written are lost, and counted.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from collections import deque
 from typing import Literal
 
 ITEM_BYTES = 160
-"""What Python itself takes for an item: tuple, float, bytes header and a place in the deque."""
+"""Python's overhead per item: tuple, float, bytes header and a slot in the deque."""
 LATEST_S = 9e9
-"""No time is later, s: in ns it has to fit 64 bits."""
+"""Upper bound of times, s: in ns they must fit into 64 bits."""
 Item = tuple[float, bytes, bool]
-"""t s, data, and whether decoding can begin here: a video's key frames, every message of another channel."""
+"""t s, data, and whether decoding can begin here: key frames of a video, every message of other channels."""
 Start = Literal["any", "key", "held"]
-"""Where a recording begins: with any item, with a key frame, or with the message that still holds."""
+"""Where a recording begins: with any item, with a key frame, or with the message that is still valid."""
 
 
 class Ring:
-    """The newest items of one channel, never above `bound` bytes (data and ITEM_BYTES each), oldest first out.
+    """The newest items of one channel, within `bound` bytes (data plus ITEM_BYTES each); the oldest are evicted first.
 
-    What it holds begins with a key: the frames that depend on a key frame go with it. `refused` counts the items that
-    were not taken (older than the last, larger than the bound, of no key frame that is held), `lost` those that fell
-    out while a recording waited for them.
+    The ring always begins with a key: frames that depend on a key frame are evicted with it. `refused` counts items not
+    accepted (older than the last, larger than the bound, without their key frame), `lost` those evicted while a
+    recording still needed them.
     """
 
     def __init__(self, bound: int, start: Start = "any") -> None:
@@ -36,67 +36,67 @@ class Ring:
         self.refused = 0
         self.lost = 0
         self._past: deque[Item] = deque()
-        self._wanted: deque[Item] = deque()
+        self._pending: deque[Item] = deque()
         self._waiting = False
         self._last = 0.0
-        self._whole = False  # no frame is missing since the last key
+        self._whole = False  # whether no frame is missing since the last key
 
     def push(self, t: float, data: bytes, key: bool = True) -> bool:
-        """Take data of time t (s); False where it is refused."""
-        fits = self._last <= t < LATEST_S and len(data) + ITEM_BYTES <= self.bound  # not so for NaN
+        """Add data of time t (s); returns False if it is refused."""
+        fits = self._last <= t < LATEST_S and len(data) + ITEM_BYTES <= self.bound  # False for NaN
         self._whole = fits and (key or self._whole)
         if not self._whole:
             self.refused += 1
             return False
-        (self._wanted if self._waiting else self._past).append((t, data, key))
+        (self._pending if self._waiting else self._past).append((t, data, key))
         self.size += len(data) + ITEM_BYTES
         self._last = t
         if self.size > self.bound:
             self._evict()
-        if not len(self):  # a key frame and all that depends on it exceed the bound
+        if not len(self):  # a key frame and its dependants exceed the bound
             self._whole = False
-            self.refused += not self._waiting  # else it is among the lost
+            self.refused += not self._waiting  # otherwise it counts as lost
         return self._whole
 
     def _evict(self) -> None:
-        while self.size > self.bound or (len(self) and not (self._past or self._wanted)[0][2]):
+        while self.size > self.bound or (len(self) and not (self._past or self._pending)[0][2]):
             self.lost += not self._past
-            self.size -= len((self._past or self._wanted).popleft()[1]) + ITEM_BYTES
+            self.size -= len((self._past or self._pending).popleft()[1]) + ITEM_BYTES
 
-    def want(self, t: float) -> None:
-        """A recording waits for all from t on, and for what they depend on: a video from the key frame at or before t,
-        a latched channel from what held at t."""
-        past, wanted = self._past, self._wanted
+    def begin(self, t: float) -> None:
+        """Start a recording of everything from t on and what it depends on: for a video from the key frame at or before
+        t, for a latched channel from the value valid at t."""
+        past, pending = self._past, self._pending
         while past and past[-1][0] >= t:
-            wanted.appendleft(past.pop())
-        while wanted and wanted[0][0] < t:
-            past.append(wanted.popleft())
-        if self.start == "held" and past and not (wanted and wanted[0][0] == t):
-            wanted.appendleft(past.pop())
-        if self.start == "key" and not (wanted and wanted[0][2]):
-            while past and not (wanted and wanted[0][2]):
-                wanted.appendleft(past.pop())
+            pending.appendleft(past.pop())
+        while pending and pending[0][0] < t:
+            past.append(pending.popleft())
+        if self.start == "held" and past and not (pending and pending[0][0] == t):
+            pending.appendleft(past.pop())
+        if self.start == "key" and not (pending and pending[0][2]):
+            while past and not (pending and pending[0][2]):
+                pending.appendleft(past.pop())
         self._waiting = True
 
-    def forget(self) -> None:
-        """No recording waits any more."""
-        self._past.extend(self._wanted)
-        self._wanted.clear()
+    def end(self) -> None:
+        """End the recording."""
+        self._past.extend(self._pending)
+        self._pending.clear()
         self._waiting = False
 
     def next(self) -> float:
-        """Time of the next item that a recording waits for; inf if there is none."""
-        return self._wanted[0][0] if self._wanted else float("inf")
+        """Time of the next item to record; inf if there is none."""
+        return self._pending[0][0] if self._pending else float("inf")
 
     def take(self) -> Item:
-        """That item; it is held as past."""
-        item = self._wanted.popleft()
+        """Take the next item to record; it stays in the ring as part of the past."""
+        item = self._pending.popleft()
         self._past.append(item)
         return item
 
     def items(self) -> list[Item]:
-        """All that is held, in time order."""
-        return [*self._past, *self._wanted]
+        """All items in time order."""
+        return [*self._past, *self._pending]
 
     def __len__(self) -> int:
-        return len(self._past) + len(self._wanted)
+        return len(self._past) + len(self._pending)

@@ -1,8 +1,8 @@
-"""Messages in, an MCAP file out that is readable up to its last whole chunk at any moment.
+"""Write an MCAP file that is readable up to its last complete chunk at any moment.
 
-Layout as of https://mcap.dev/spec: a header and metadata, then chunks (zstd, CRC-32) with their message indexes, and at
-the end the summary. A chunk reaches the disk before the next begins. `McapStream.reopen` finds the whole chunks of a
-file that was cut short, and `finish` gives it the summary that it lacks.
+Layout according to https://mcap.dev/spec: a header and metadata, then chunks (zstd, CRC-32) with their message indexes,
+and a summary at the end. Each chunk reaches the disk before the next begins. `McapStream.reopen` finds the complete
+chunks of a truncated file, and `finish` adds the missing summary.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from drivefoundry_car.durable import NO_ROOM, sync
 
 MAGIC = b"\x89MCAP0\r\n"
 CHUNK_BYTES = 1 << 20
-"""A chunk is closed at this size ..."""
+"""A chunk is closed at this size, bytes ..."""
 CHUNK_S = 1.0
-"""... or after this time, s: what a kill costs."""
+"""... or at this age, s, which bounds what a kill loses."""
 _RECORD, _MESSAGE = struct.Struct("<BQ"), struct.Struct("<BQHIQQ")
 _MESSAGE_HEAD = _MESSAGE.size - _RECORD.size
 Index = dict[int, list[tuple[int, int]]]
@@ -50,9 +50,9 @@ Index = dict[int, list[tuple[int, int]]]
 
 
 class McapStream:
-    """One MCAP file that is being written; OSError where the disk is full or gone. Others see that it is (flock).
+    """One MCAP file being written, locked with flock. OSError if the disk is full or gone.
 
-    make_room: asked for so many bytes when the disk is full; true where it is worth trying again.
+    make_room: called with the number of bytes needed when the disk is full; returns whether to try again.
     """
 
     def __init__(self, path: Path, make_room: Callable[[int], bool] = lambda _: False) -> None:
@@ -83,7 +83,7 @@ class McapStream:
             raise BlockingIOError(f"{path}: still being written") from None
 
     def register_schema(self, name: str, encoding: str, data: bytes) -> int:
-        """Id of a schema; the same name is the same schema."""
+        """Id of a schema; registering the same name again returns the same id."""
         for schema in self._schemas.values():
             if schema.name == name:
                 return schema.id
@@ -95,14 +95,14 @@ class McapStream:
     def register_channel(
         self, topic: str, message_encoding: str, schema_id: int, metadata: dict[str, str] | None = None
     ) -> int:
-        """Id of a new channel."""
+        """Register a channel and return its id."""
         channel = Channel(len(self._channels) + 1, topic, message_encoding, metadata or {}, schema_id)
         self._channels[channel.id] = channel
         self._chunk += _bytes_of(channel)
         return channel.id
 
     def add(self, channel: int, ns: int, data: bytes) -> None:
-        """One message; a chunk that is full or due goes to the disk."""
+        """Add a message; a chunk that is full or due goes to disk."""
         self._index.setdefault(channel, []).append((ns, len(self._chunk)))
         self._counts[channel] = self._counts.get(channel, 0) + 1
         size = _MESSAGE_HEAD + len(data)
@@ -112,17 +112,17 @@ class McapStream:
             self.flush()
 
     def add_metadata(self, name: str, data: dict[str, str]) -> None:
-        """One metadata record; where a name comes again, the last counts."""
+        """Add a metadata record; the last record of a name is the valid one."""
         record = _bytes_of(Metadata(name, data))
         self._metadata.append(MetadataIndex(self._file.tell(), len(record), name))
         self._write(record)
 
     def due(self) -> bool:
-        """Is there something in the open chunk that is older than CHUNK_S?"""
+        """Whether the open chunk contains anything older than CHUNK_S."""
         return bool(self._index) and time.monotonic() - self._begun >= CHUNK_S
 
     def flush(self) -> None:
-        """The open chunk to the disk."""
+        """Write the open chunk to disk."""
         if self._index:
             raw = bytes(self._chunk)
             packed = zstandard.ZstdCompressor(level=1).compress(raw)
@@ -136,7 +136,7 @@ class McapStream:
         self._chunk, self._index, self._begun = bytearray(), Index(), time.monotonic()
 
     def _write(self, data: bytes) -> None:
-        """All of data, or OSError and the file as it was."""
+        """Write all of data, or restore the file and raise OSError."""
         at, left = self._file.tell(), memoryview(data)
         while left:
             try:
@@ -149,7 +149,7 @@ class McapStream:
                 raise
 
     def finish(self) -> None:
-        """What is still open, then the summary, to the disk; the file is closed."""
+        """Write the open chunk and the summary to disk, and close the file."""
         self.flush()
         start = self._file.tell() + len(end := _bytes_of(DataEnd(0)))
         summary, offsets = bytearray(), bytearray()
@@ -169,7 +169,7 @@ class McapStream:
         self._file.close()
 
     def abandon(self) -> int:
-        """Close the file as it is; the whole chunks that it holds."""
+        """Close the file as it is; returns its number of complete chunks."""
         self._file.close()
         return len(self._chunks)
 
@@ -184,9 +184,9 @@ class McapStream:
 
     @staticmethod
     def reopen(path: Path) -> McapStream:
-        """A file that was cut short, cut back to its last whole chunk or metadata; what follows that is lost.
+        """Reopen an incomplete file, truncated to its last complete chunk or metadata; anything after that is lost.
 
-        ValueError where it is no MCAP or holds no whole chunk, BlockingIOError where it is being written.
+        ValueError if it is not MCAP or has no complete chunk, BlockingIOError if it is still being written.
         """
         stream = McapStream.__new__(McapStream)
         stream._open(path, "r+b")
@@ -221,21 +221,21 @@ class McapStream:
                 break
             whole = whole if code == Opcode.MESSAGE_INDEX else end
         if not self._chunks:
-            raise ValueError("no whole chunk in it")
+            raise ValueError("no complete chunk in it")
         self._file.seek(whole)
         self._file.truncate()
         last = self._chunks[-1]
-        if whole == last.chunk_start_offset + last.chunk_length:  # its indexes may have been cut short
+        if whole == last.chunk_start_offset + last.chunk_length:  # its indexes may be truncated
             self._write(indexes)
 
     def _read_chunk(self, body: bytes) -> tuple[Chunk, Index]:
-        """A chunk, checked, and where its messages lie; schemas and channels in it are noted."""
+        """Check a chunk; returns it with the offsets of its messages and registers its schemas and channels."""
         chunk = Chunk.read(_stream(body))
         if chunk.uncompressed_size > 64 * CHUNK_BYTES:
-            raise ValueError("a chunk larger than any that was written")
+            raise ValueError("a chunk larger than any that is written")
         raw = zstandard.ZstdDecompressor().decompress(chunk.data, max_output_size=chunk.uncompressed_size)
         if len(raw) != chunk.uncompressed_size or zlib.crc32(raw) != chunk.uncompressed_crc:
-            raise ValueError("a chunk that is damaged")
+            raise ValueError("a damaged chunk")
         index, at = Index(), 0
         while at < len(raw):
             code, size = _RECORD.unpack_from(raw, at)
@@ -255,8 +255,7 @@ class McapStream:
 
 
 def _indexed(at: int, length: int, chunk: Chunk, index: Index) -> tuple[ChunkIndex, bytes]:
-    """A chunk of some length at an offset, and where its messages lie, in; its index and the message index records that
-    follow it out."""
+    """Chunk index of a chunk with a given length and offset, and the message index records that follow the chunk."""
     records, offsets = bytearray(), dict[int, int]()
     for channel, entries in index.items():
         offsets[channel] = at + length + len(records)
