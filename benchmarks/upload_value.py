@@ -6,7 +6,7 @@ One hour of a fleet of 40 cars, as twelve cities of 40 cars and five minutes eac
 simulator makes six kinds of rare events (`drivefoundry.fleet.sumo.planting`) and says when each came about and in which
 car's sight; the campaigns (upload_value.toml) were tuned on other seeds. Every drive is filmed and written as MCAP at
 the fleet's own video quality: `everything` is the bytes of these files. `sent` is the bytes of the MCAP files of the
-clips that the campaigns choose (`cutter.clips_of`), as they would lie in the upload queue; transport is not measured.
+clips that the campaigns choose (`cutter.record_drive`), as they lie in the upload queue; transport is not measured.
 
 An event is home if one clip of its car covers the two seconds before its moment and the two after; a clip is precise
 if it brings an event home. Ends with exit code 1 if a target is missed.
@@ -32,8 +32,8 @@ from drivefoundry.fleet.sumo.planting import KINDS
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig
 from drivefoundry.types import DT
-from drivefoundry_car.log import Drive, write_drive
-from drivefoundry_car.recording.cutter import clips_of
+from drivefoundry_car.log import Drive, read_drive, write_drive
+from drivefoundry_car.recording.cutter import record_drive
 from drivefoundry_car.triggers import Campaign, load_campaigns
 from drivefoundry_car.triggers.signals import SignalContext
 from drivefoundry_car.vehicle.embodiment import CAR, FRONT
@@ -133,15 +133,11 @@ def _drive(
     """Bytes of one whole drive, and its clips with theirs."""
     drive = as_drive(log, net, car, renderers, "fleet", CAR)
     path = scratch / f"{car}.mcap"
-    return size(path, drive), [(clip, size(path, clip)) for clip in clips_of(drive, campaigns, 0, context=context)]
-
-
-def size(path: Path, drive: Drive) -> int:
-    """Bytes of the drive's file, which is not kept."""
     write_drive(path, drive)
-    found = path.stat().st_size
+    whole = path.stat().st_size
     path.unlink()
-    return found
+    clips = record_drive(drive, campaigns, 0, scratch / str(car), context)
+    return whole, [(read_drive(clip, video=False), clip.stat().st_size) for clip in clips]
 
 
 def count(tally: Tally, seconds: float, whole: int, clips: list[tuple[Drive, int]], events: list[PlantedEvent]) -> None:

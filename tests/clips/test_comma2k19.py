@@ -9,7 +9,7 @@ import pytest
 from drivefoundry.clips.importers import clips_in, drives_in, kind_of, scenes_in
 from drivefoundry.clips.importers.drives import comma2k19
 from drivefoundry_car.log import read_drive, write_drive
-from drivefoundry_car.recording.cutter import clips_of
+from drivefoundry_car.recording.cutter import record_drive
 from drivefoundry_car.triggers import firings, load_campaigns, not_evaluable
 
 DATA = Path(os.environ.get("DRIVEFOUNDRY_DATA", Path(__file__).parents[3] / "shared" / "data")) / "comma2k19_example"
@@ -200,7 +200,7 @@ def test_pickles_are_not_opened(tmp_path):
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the example segment is not at hand")
-def test_rules_run_on_the_public_example():
+def test_rules_run_on_the_public_example(tmp_path):
     assert kind_of(DATA) == "comma2k19"
     (drive,) = drives_in(DATA)
     assert len(drive.t) == 599
@@ -216,7 +216,7 @@ def test_rules_run_on_the_public_example():
     campaigns = load_campaigns()
     assert "near_miss" not in not_evaluable(campaigns, drive)
     assert firings(campaigns, drive) == []  # a quiet minute
-    assert clips_of(drive, campaigns, seed=0)
+    assert record_drive(drive, campaigns, 0, tmp_path)
 
 
 @pytest.mark.parametrize("sensor", ["CAN/speed", "IMU/gyro"])

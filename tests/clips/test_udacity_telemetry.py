@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from drivefoundry.clips.importers import clips_in, drives_in, kind_of
 from drivefoundry.clips.importers.drives import udacity_telemetry
 from drivefoundry.clips.importers.drives.series import Series
-from drivefoundry_car.recording.cutter import clips_of
+from drivefoundry_car.recording.cutter import record_drive
 from drivefoundry_car.triggers import firings, load_campaigns, not_evaluable
 
 DATA = Path(os.environ.get("DRIVEFOUNDRY_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -113,7 +113,7 @@ def test_a_line_has_its_own_slope_everywhere(slope, offset, begin, steps):
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the tables are not at hand")
-def test_rules_run_on_the_public_tables():
+def test_rules_run_on_the_public_tables(tmp_path):
     drives = {d.meta["drive"]: d for d in drives_in(DATA)}
     assert sorted(drives) == ["HMB_1-0", "HMB_2-0", "HMB_4-0", "HMB_5-0"]
     assert sum(d.t[-1] - d.t[0] for d in drives.values()) == pytest.approx(1320, abs=5)
@@ -123,7 +123,7 @@ def test_rules_run_on_the_public_tables():
         assert np.abs(drive.ego[:, 4]).max() < 4  # nobody brakes hard
         assert not [f for f in firings(campaigns, drive) if f.campaign == "hard_brake"]
         assert "takeover" in not_evaluable(campaigns, drive)
-    assert clips_of(drives["HMB_2-0"], campaigns, seed=0)
+    assert record_drive(drives["HMB_2-0"], campaigns, 0, tmp_path)
     # Where satellites tell the way, speed and derived turning agree with it.
     gps = drives["HMB_1-0"]
     step = np.hypot(*np.diff(gps.ego[:, :2], axis=0).T) / 0.1

@@ -121,7 +121,7 @@ class Halver:
 
 
 def test_a_policy_that_is_new_is_driven_judged_and_scored_by_the_stage(tmp_path):
-    from drivefoundry.recipes import Judge
+    from drivefoundry.judge.config import JudgeConfig
 
     judged = evaluate(Halver(), scenes(), 6.0, body=BODY, two_stages=False)
     assert judged.scores["collision"].tolist() == [0.0, 0.0]
@@ -129,7 +129,7 @@ def test_a_policy_that_is_new_is_driven_judged_and_scored_by_the_stage(tmp_path)
     assert max(r.ego[0, -1, 3] for r in judged.rollouts) < 0.2, "it has come to a stop"
     for name in ("rules", "halver"):
         (tmp_path / name).mkdir()
-    score(RouteFollower(), scenes(), Judge(seconds=6.0), None, tmp_path / "rules")
-    said = score(Halver(), scenes(), Judge(seconds=6.0), tmp_path / "rules", tmp_path / "halver")
+    score(RouteFollower(), scenes(), JudgeConfig(seconds=6.0), None, tmp_path / "rules")
+    said = score(Halver(), scenes(), JudgeConfig(seconds=6.0), tmp_path / "rules", tmp_path / "halver")
     assert said["policy"] == "halver"
     assert 0.0 <= said[SCORE] < 1.0

@@ -12,17 +12,17 @@ from drivefoundry.stages.ingest import campaigns_of, send_home, write_json
 from drivefoundry_car.log import write_drive
 
 
-def recorded(folder, make_drive, release=""):
-    """Two recordings, one with a takeover in it, and the map they name."""
+def recorded(folder, make_drive, release="", cars=2):
+    """Recordings, all but the first with a takeover in them, and the map they name."""
     road = make_map(lanes=[np.array([[0.0, 0], [100, 0]])])
     for sub in ("drives", "maps"):
         (folder / sub).mkdir(parents=True)
     (folder / "maps" / f"{road.id}.safetensors").write_bytes(save_map(road))
-    for seed in range(2):
+    for seed in range(cars):
         drive = make_drive(steps=600, seed=seed, frames=True, map=road.id)
         drive.meta.update(drive=f"drive-{seed}", release=release)
-        drive.takeover[300:330] = seed == 1
-        drive.engaged[300:330] = seed != 1
+        drive.takeover[300:330] = seed > 0
+        drive.engaged[300:330] = seed == 0
         write_drive(folder / "drives" / f"{seed}.mcap", drive)
     return road
 
@@ -49,7 +49,7 @@ def test_the_order_of_clips_does_not_depend_on_their_bytes(tmp_path, make_drive,
     """An id changes with the name of the release that drove; the order of samples must not."""
     orders = []
     for i in range(8):
-        recorded(tmp_path / f"fleet-{i}", make_drive, release=str(i))
+        recorded(tmp_path / f"fleet-{i}", make_drive, release=str(i), cars=4)
         out, store = tmp_path / str(i), str(tmp_path / "store")
         out.mkdir()
         send_home(tmp_path / f"fleet-{i}", store, 1, out, campaigns_of(""), mixed=mixed)

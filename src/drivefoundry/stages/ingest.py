@@ -20,8 +20,9 @@ from drivefoundry.roadmap import load_map
 from drivefoundry.stages.context import RunContext
 from drivefoundry_car.documents import decoded, read_bytes
 from drivefoundry_car.durable import write_text
-from drivefoundry_car.log import read_drive, write_drive
-from drivefoundry_car.recording.cutter import clips_of
+from drivefoundry_car.log import read_drive
+from drivefoundry_car.log.drive import read_meta
+from drivefoundry_car.recording.cutter import record_drive
 from drivefoundry_car.triggers import Campaign, load_campaigns, note_for
 from drivefoundry_car.triggers.signals import SignalContext
 from drivefoundry_car.upload.uploader import Uploader
@@ -76,18 +77,17 @@ def send_home(
             """Upload all clips of one recording, most valuable first, from its own queue. Returns the campaigns of the
             clips that arrived, and the number of clips over budget."""
             drive = read_drive(path)
-            clips = clips_of(drive, campaigns, seed, context=context.get(drive.meta.get("map", "")))
+            spool = queues / f"{path.stem}.spool"
+            clips = record_drive(drive, campaigns, seed, spool, context.get(drive.meta.get("map", "")))
             if not clips:
                 return [], 0
             # One clip at a time, on an endless day, so that what a budget allows depends on the clips alone.
             token = issue_token(secret, drive.meta["vehicle"])
             car = Uploader(service.url, token, queues / path.stem, connections=1, clock=lambda: 0.0)
             of = {}
-            for i, clip in enumerate(clips):
-                file = queues / path.stem / f"{path.stem}-{i:02d}.mcap"
-                write_drive(file, clip)
-                name = clip.meta["campaign"]
-                of[car.enqueue(file, note_for(name, campaigns))] = name
+            for clip in clips:
+                name = read_meta(clip)["campaign"]
+                of[car.enqueue(clip, note_for(name, campaigns))] = name
             home = [of[receipt.sha256] for receipt in car.send_all()]
             return home, len(of) - len(home)
 

@@ -215,7 +215,9 @@ def test_clips_never_overlap_and_hold_every_window(tmp_path_factory, at, wait):
     steps = [np.round(c.t / 0.1).astype(int).tolist() for c in clips]
     every = [i for part in steps for i in part]
     assert len(every) == len(set(every))
-    assert set(every) == {i for a in at for i in range(max(a - 120, 0), a + 80)}
+    assert set(every) >= {i for a in at for i in range(max(a - 120, 0), a + 80)}
+    assert set(every) <= {i for a in at for i in range(max(a - 120, 0), a + 201)}, "late starts are made up for"
+    assert sum(part[-1] - part[0] < 199 for part in steps) <= (len(every) > 0 and max(every) == 2099)
     assert all(part == list(range(part[0], part[-1] + 1)) for part in steps)
     assert all(c.t[-1] - c.t[0] < recorder.LONGEST_S for c in clips)
 

@@ -20,7 +20,7 @@ from mcap.reader import make_reader
 
 from drivefoundry_car import log
 from drivefoundry_car.recording import stream
-from drivefoundry_car.recording.recorder import recover
+from drivefoundry_car.recording.recovery import recover
 
 CAR = """
 import sys, time

@@ -8,8 +8,8 @@ from datetime import date
 import numpy as np
 import pytest
 
-from drivefoundry_car.log import Plans
-from drivefoundry_car.recording.cutter import clips_of
+from drivefoundry_car.log import Plans, read_drive
+from drivefoundry_car.recording.cutter import record_drive
 from drivefoundry_car.triggers import applies, campaign, firings, load_campaigns, not_evaluable
 from drivefoundry_car.triggers.signals import SIGNALS, signals_of
 
@@ -203,11 +203,12 @@ def test_a_bad_campaign_file_is_refused(tmp_path, text, says):
         load_campaigns(tmp_path / "none.toml")
 
 
-def test_a_campaign_has_its_own_window(make_drive):
+def test_a_campaign_has_its_own_window(make_drive, tmp_path):
     drive = make_drive(steps=600)
     drive.takeover[300:320] = True
     short = campaign("short", {"rule": "takeover rising", "priority": 1, "before_s": 2.0, "after_s": 3})
-    (clip,) = clips_of(drive, [short], seed=0)
+    (path,) = record_drive(drive, [short], 0, tmp_path)
+    clip = read_drive(path)
     assert (round(float(clip.t[0]), 1), len(clip.t)) == (28.0, 50)
 
 

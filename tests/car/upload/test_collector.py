@@ -161,7 +161,7 @@ def test_nothing_that_earlier_lives_left_is_lost_or_queued_half_written(make_dri
     assert said[0] == f"{tmp_path / 'cut.mcap'}: recovered, to its last second"
     assert said[1].startswith(f"{tmp_path / 'empty.mcap.part'}: ")
     assert said[2].startswith(f"{tmp_path / 'rubbish.mcap'}: damaged MCAP")
-    assert all(line.endswith(f"it is kept in {tmp_path / 'damaged'}") for line in said[1:])
+    assert all(line.endswith(f"moved to {tmp_path / 'damaged'}") for line in said[1:])
 
 
 def test_a_disk_that_is_full_is_tried_again(make_drive, tmp_path, monkeypatch, caplog):

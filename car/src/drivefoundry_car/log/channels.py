@@ -221,6 +221,11 @@ def plan_message(t: float, points: np.ndarray, text: str) -> bytes:
     return f'{{"t":{t!r},"points":[{rows}],"text":{json.dumps(text)}}}'.encode()
 
 
+def route_message(route: np.ndarray) -> bytes:
+    """A route (R, 3) as the JSON message of ROUTE."""
+    return json.dumps({"points": route.tolist()}).encode()
+
+
 def scene_updates(
     track: np.ndarray, kind: np.ndarray, size: np.ndarray, state: np.ndarray, valid: np.ndarray, ns: list[int]
 ) -> list[bytes]:

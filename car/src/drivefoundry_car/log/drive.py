@@ -128,7 +128,7 @@ def _write(file: IO[bytes], drive: Drive) -> None:
     add(channels.POSE, ns, channels.poses(drive.ego, ns))
     add(channels.STATE, ns, channels.states(drive.t, drive.ego))
     if drive.route is not None:
-        add(channels.ROUTE, ns[:1], [json.dumps({"points": drive.route.tolist()}).encode()])
+        add(channels.ROUTE, ns[:1], [channels.route_message(drive.route)])
     front = {} if drive.video is None else {channels.FRONT: drive.video}
     for name, v in [*front.items(), *sorted(drive.others.items())]:
         v_ns, about = _ns(v.t), {**channels.mounted(v), "key": "".join("01"[int(k)] for k in v.key)}

@@ -1,124 +1,112 @@
-"""Cut the clips worth sending from a stored drive, by campaigns. (A running car records its clips with `recorder`.)"""
+"""Clips of a stored drive, cut by the recorder that cuts them in the car."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 
-from drivefoundry_car.log import clock
+from drivefoundry_car.log import channels, clock
 from drivefoundry_car.log.drive import Drive, cut
+from drivefoundry_car.recording.recorder import EGO, Recorder, Window
+from drivefoundry_car.recording.ring import ITEM_BYTES
+from drivefoundry_car.recording.stream import McapStream
+from drivefoundry_car.triggers.selection import Selection
 from drivefoundry_car.triggers.signals import SignalContext
-from drivefoundry_car.triggers.trigger import Campaign, applies, campaign_rng, firings
+from drivefoundry_car.triggers.trigger import Campaign, firings
 
-LENGTH_S = 20.0
-"""Length of clips that no trigger determines (random and 'all'), s."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """Samples start .. start + length - 1 of a drive, chosen for sample `at` of one campaign."""
-
-    start: int
-    length: int
-    at: int
-    campaign: str
-    trigger: str
+Message = tuple[float, str, bytes, bool]
+"""Time s, the recorder's channel, data, and whether a video can be decoded from there."""
 
 
-def clips_of(
-    drive: Drive, campaigns: list[Campaign], seed: int, length_s: float = LENGTH_S, context: SignalContext | None = None
-) -> list[Drive]:
-    """Clips of a drive, in time order: non-overlapping windows around what the campaigns ask for.
+class SerialRecorder(Recorder):
+    """Writes in the caller's thread, at `settle` and `close`; OSError if the disk takes no more. The bytes of a clip
+    depend on what was pushed, not on the clock."""
 
-    Higher priorities choose their windows first (before_s and after_s around the trigger), shifted to fit into the
-    drive and beside windows already chosen. A firing inside a chosen window is already covered; one without enough room
-    is left out. A campaign's random windows of length_s lie anywhere still free, those of pick = "all" end to end. A
-    drive shorter than a window becomes one clip if any campaign asks for it; end to end, the last clip may be shorter,
-    down to half. No window spans a gap in the drive. The same drive, campaigns and seed give the same clips. Each
-    clip's meta gains campaign, trigger (the rule, 'random' or 'all'), trigger_t (s) and clip_index.
+    def settle(self) -> None:
+        while self._windows and self._serve(self._windows[0]):
+            pass
+
+    def _start(self) -> None:
+        pass
+
+    def _stop(self) -> None:
+        self.settle()
+
+    def _due(self, stream: McapStream) -> bool:
+        return False
+
+    def _give_up(self, window: Window, error: OSError) -> None:
+        super()._give_up(window, error)
+        raise error
+
+
+def record_drive(
+    drive: Drive, campaigns: Sequence[Campaign], seed: int, folder: Path, context: SignalContext | None = None
+) -> list[Path]:
+    """Record what the campaigns would have recorded in the car, into `folder`; return the clips in time order.
+
+    The rules run over the drive at once, which fires as sample by sample; shares, windows and files are those of
+    `upload.collector.Collector`, with time as the drive has it. Pictures are passed through undecoded. The same drive,
+    campaigns and seed give the same bytes. Parts of a drive on either side of a gap (`log.clock.runs`) are recorded
+    one by one. context: inputs of signals beyond the drive.
     """
-    steps = len(drive.t)
-    if not steps:
+    if not len(drive.t):
         return []
-    period = float(np.median(np.diff(drive.t))) if steps > 1 else clock.DT
     runs = clock.runs(drive.t)
-    if len(runs) > 1 and period <= clock.GAP_S:  # no window spans a gap
+    period = float(np.median(np.diff(drive.t))) if len(drive.t) > 1 else clock.DT
+    if len(runs) > 1 and period <= clock.GAP_S:
         parts = [cut(drive, float(drive.t[a]), float(drive.t[b - 1]) + period / 2) for a, b in runs]
-        found = [c for part in parts for c in clips_of(part, campaigns, seed, length_s, context)]
-        return [replace(c, meta={**c.meta, "clip_index": str(i)}) for i, c in enumerate(found)]
-    length = min(max(1, round(length_s / period)), steps)
-    fired = firings(campaigns, drive, context)
-    taken: list[Window] = []
-    for c in sorted((c for c in campaigns if applies(c, drive)), key=lambda c: (-c.priority, c.name)):
-        rng = campaign_rng(c, drive.meta, seed)
-        if c.pick == "all":
-            taken += end_to_end(steps, length, taken, c.name)
-        elif c.pick == "random":
-            taken += at_random(steps, length, taken, c.share, c.name, rng)
-        else:
-            at = [int(np.searchsorted(drive.t, f.t)) for f in fired if f.campaign == c.name and rng.random() < c.share]
-            clip_s = c.before_s + c.after_s
-            window = min(max(1, round(clip_s / period)), steps)
-            taken += around(steps, window, c.before_s / clip_s, taken, at, c.name, c.rule)
-    clips = []
-    for i, w in enumerate(sorted(taken, key=lambda w: w.start)):
-        stop = drive.t[w.start + w.length] if w.start + w.length < steps else drive.t[-1] + period
-        at = {"campaign": w.campaign, "trigger": w.trigger, "trigger_t": f"{drive.t[w.at]:.3f}", "clip_index": str(i)}
-        part = cut(drive, float(drive.t[w.start]), float(stop))
-        clips.append(replace(part, meta={**drive.meta, **at}))
-    return clips
+        return [clip for part in parts for clip in record_drive(part, campaigns, seed, folder, context)]
+    there = {*folder.glob("*.mcap")} if folder.exists() else set()
+    waiting = _messages(drive)
+    size = sum(len(data) + ITEM_BYTES for *_, data, _ in waiting)
+    cameras = {} if drive.video is None else {channels.FRONT: drive.video}
+    fired = {t: list(some) for t, some in groupby(firings(list(campaigns), drive, context), key=lambda f: f.t)}
+    selection = Selection(campaigns, drive.meta, seed)
+    with SerialRecorder(
+        folder, {**cameras, **drive.others}, drive.meta, drive.ego_size, camera_bytes=size, signal_bytes=size
+    ) as recorder:
+        at = 0
+        for t in drive.t.tolist():
+            while at < len(waiting) and waiting[at][0] <= t:
+                moment, channel, data, key = waiting[at]
+                recorder.push(channel, moment, data, key)
+                at += 1
+            for request in selection.at(t, fired.get(t, [])):
+                recorder.request(request)
+            recorder.settle()
+    return sorted({*folder.glob("*.mcap")} - there)
 
 
-def free(steps: int, length: int, taken: Sequence[Window]) -> list[tuple[int, int]]:
-    """Stretches (first, end) of at least `length` samples outside all windows."""
-    edges = [(0, 0), *sorted((w.start, w.start + w.length) for w in taken), (steps, steps)]
-    gaps = [(end, start) for (_, end), (start, _) in pairwise(edges)]
-    return [(a, b) for a, b in gaps if b - a >= length]
+def _messages(drive: Drive) -> list[Message]:
+    """All that a drive's car pushed into its recorder, in time order."""
+    t, ns = drive.t.tolist(), [channels.to_ns(x) for x in drive.t.tolist()]
+    states = np.where(np.isfinite(drive.ego), drive.ego, np.nan).astype("<f8")
+    out: list[Message] = [(x, EGO, row.tobytes(), True) for x, row in zip(t, states, strict=True)]
+    if (o := drive.objects) is not None:
+        updates = channels.scene_updates(o.track, o.kind, o.size, o.states, o.valid, ns)
+        out += [(x, channels.OBJECTS, m, True) for x, m in zip(t, updates, strict=True)]
+    for topic, plans in ((channels.PLAN, drive.plan), (channels.CORRECTION, drive.correction)):
+        if plans is not None:
+            rows = zip(plans.t.tolist(), plans.points, plans.text, strict=True)
+            out += [(row[0], topic, channels.plan_message(*row), True) for row in rows]
+    out += [(t[i], topic, m, True) for topic, i, m in _latched(drive)]
+    videos = {} if drive.video is None else {channels.FRONT: drive.video}
+    for name, v in {**videos, **drive.others}.items():
+        out += [(x, name, p, bool(k)) for x, p, k in zip(v.t.tolist(), v.packets, v.key, strict=True)]
+    return sorted(out, key=lambda m: m[0])
 
 
-def around(
-    steps: int,
-    length: int,
-    before: float,
-    taken: Sequence[Window],
-    samples: Sequence[int],
-    campaign: str,
-    trigger: str,
-) -> list[Window]:
-    """Windows around samples, in their order, outside those taken; a share `before` of each lies before its sample,
-    more or less if there is not enough room."""
-    new: list[Window] = []
-    for at in samples:
-        for first, end in free(steps, length, [*taken, *new]):
-            if first <= at < end:
-                start = min(max(at - int(before * length), first), end - length)
-                new.append(Window(start, length, at, campaign, trigger))
-    return new
-
-
-def at_random(
-    steps: int, length: int, taken: Sequence[Window], share: float, campaign: str, rng: np.random.Generator
-) -> list[Window]:
-    """Windows at uniformly random free positions; on average a share `share` of the drive, if there is room."""
-    new: list[Window] = []
-    for _ in range(int(share * steps / length + rng.random())):
-        room = free(steps, length, [*taken, *new])
-        places = np.concatenate([np.arange(a, b - length + 1) for a, b in room]) if room else np.zeros(0, np.int64)
-        if not len(places):
-            break
-        start = int(rng.choice(places))
-        new.append(Window(start, length, start, campaign, "random"))
-    return new
-
-
-def end_to_end(steps: int, length: int, taken: Sequence[Window], campaign: str) -> list[Window]:
-    """Windows that cover every free stretch; a remainder is kept if it is at least half a window long."""
-    new = []
-    for first, end in free(steps, max(1, length // 2), taken):
-        for start in range(first, end, length):
-            if min(length, end - start) >= max(1, length // 2):
-                new.append(Window(start, min(length, end - start), start, campaign, "all"))
-    return new
+def _latched(drive: Drive) -> Iterator[tuple[str, int, bytes]]:
+    """Topics that are recorded on change: topic, step and message."""
+    if drive.route is not None:
+        yield channels.ROUTE, 0, channels.route_message(drive.route)
+    if drive.signal_id is not None and drive.signal_state is not None:
+        for i, m in channels.changes(("state",), [drive.signal_state], {"id": drive.signal_id.tolist()}):
+            yield channels.SIGNALS, i, m
+    if drive.engaged is not None or drive.takeover is not None:
+        for i, m in channels.changes(("engaged", "takeover"), [drive.engaged, drive.takeover], {}):
+            yield channels.DRIVER, i, m

@@ -29,13 +29,14 @@ from drivefoundry_car.log.channels import Camera
 from drivefoundry_car.log.video import is_key
 from drivefoundry_car.recording.ring import LATEST_S, Item, Ring, Start
 from drivefoundry_car.recording.stream import CHUNK_BYTES, McapStream
+from drivefoundry_car.triggers.selection import Request
 from drivefoundry_car.vehicle.embodiment import CAR
 
 log = logging.getLogger(__name__)
-PART, DAMAGED = ".part", "damaged"
+PART = ".part"
 BEFORE_S, AFTER_S = 12.0, 8.0
-"""Default time in a clip before and after its trigger, s, as for `cutter.clips_of`."""
-LONGEST_S = 60.0
+"""Default time in a clip before and after its trigger, s."""
+LONGEST_S = 30.0
 """Triggers during a recording extend the clip up to this length, s; after that, the next clip begins."""
 EDGE_S = 1e-6
 """Tolerance for rounding of times on a 0.1 s grid, s: a window that begins on a sample includes it, as in `log.cut`."""
@@ -66,7 +67,7 @@ class Counts:
 
 
 @dataclass
-class _Window:
+class Window:
     """One clip, begin <= t < end s, and its triggers as (priority, campaign, rule, t)."""
 
     begin: float
@@ -113,15 +114,16 @@ class Recorder:
         self.bound = sum(ring.bound for ring in self._rings.values()) + WRITER_BYTES
         """Upper bound of the recorder's memory, bytes."""
         self._lock, self._wake = threading.Lock(), threading.Event()
-        self._windows: deque[_Window] = deque()
+        self._windows: deque[Window] = deque()
         self._clock = self._ended = -math.inf
+        self._first = math.inf
         self._closing = False
         self._clips = self._failed = 0
         self._stream: McapStream | None = None
         self._ids: dict[str, int] = {}
         self._drops: dict[str, tuple[int, int, float, float]] = {}
         self._writer = threading.Thread(target=self._run, name="recorder", daemon=True)
-        self._writer.start()
+        self._start()
 
     def push(self, channel: str, t: float, data: bytes, key: bool | None = None) -> bool:
         """Add a packet of a camera (by name) or a message of a topic (TOPICS); returns False if it is dropped.
@@ -136,7 +138,7 @@ class Recorder:
         with self._lock:
             taken = ring.push(t, data, key)
             if taken:
-                self._clock = max(self._clock, t)
+                self._clock, self._first = max(self._clock, t), min(self._first, t)
         return taken
 
     def push_ego(self, t: float, ego: np.ndarray) -> bool:
@@ -152,25 +154,35 @@ class Recorder:
     ) -> None:  # fmt: skip
         """Record from before_s before t to after_s after it, except for what a clip already contains.
 
-        If a clip is open and its window touches the trigger's, the clip is extended, up to LONGEST_S; the rest goes to
-        the next clip. A clip's campaign is that of its trigger with the highest priority; meta 'triggers' lists all.
+        If a clip is open and its window overlaps the trigger's, the clip is extended, up to LONGEST_S; the rest goes to
+        the next clip. A new clip that cannot begin before_s before t, because another has just ended or recording has
+        just started, ends later by as much. A clip's campaign is that of its trigger with the highest priority; meta
+        'triggers' lists all.
         """
         if not (0 <= t < LATEST_S and 0 <= before_s < math.inf and 0 < after_s < math.inf):
             raise ValueError(f"trigger '{campaign}': times must be >= 0 s, got {t}, -{before_s}, +{after_s}")
         why = (priority, campaign, rule, t)
         with self._lock:
             last = self._windows[-1] if self._windows else None
-            end = t + after_s
-            if last is not None and t - before_s <= last.end and max(end, last.end) - last.begin <= LONGEST_S:
+            begin, end = t - before_s, t + after_s
+            meets = last is not None and begin < last.end - EDGE_S
+            if last is not None and meets and max(end, last.end) - last.begin <= LONGEST_S + EDGE_S:
                 last.end = max(end, last.end)
                 last.triggers.append(why)
-            elif end > self._ended:
-                window = _Window(max(t - before_s, self._ended), end, [why])
+            elif end > self._ended + EDGE_S:
+                first = max(begin, self._ended, min(self._first, t))
+                end = first + before_s + after_s
+                window = Window(first, end, [why])
                 if not self._windows:
                     self._begin_rings(window.begin)
                 self._windows.append(window)
             self._ended = max(self._ended, end)
         self._wake.set()
+
+    def request(self, request: Request) -> None:
+        """Trigger what a `Selection` asks for."""
+        c, r = request.campaign, request
+        self.trigger(c.name, r.t, r.why, c.priority, r.before_s, max(r.after_s, 1e-3))
 
     def counts(self) -> Counts:
         """Totals of dropped items, written clips and failed clips so far."""
@@ -194,14 +206,23 @@ class Recorder:
     def close(self) -> None:
         """Finish open clips with what is there; returns once they are on disk."""
         self._closing = True
-        self._wake.set()
-        self._writer.join()
+        self._stop()
 
     def __enter__(self) -> Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _start(self) -> None:
+        self._writer.start()
+
+    def _stop(self) -> None:
+        self._wake.set()
+        self._writer.join()
+
+    def _due(self, stream: McapStream) -> bool:
+        return stream.due()
 
     def _begin_rings(self, begin: float) -> None:
         for ring in self._rings.values():
@@ -221,24 +242,28 @@ class Recorder:
                 self._wake.wait(TICK_S if window else BURST_S)
                 self._wake.clear()
 
-    def _serve(self, window: _Window) -> None:
+    def _serve(self, window: Window) -> bool:
+        """Write what waits of a window; return whether it is over."""
         try:
             while batch := self._take(window):
                 stream = self._stream or self._begin(window)
                 for channel, (t, data, _) in batch:
                     self._write(stream, channel, max(t, window.begin) if channel in HELD else t, data)
-                if stream.due():
+                if self._due(stream):
                     stream.flush()
             if self._stream is not None and len(window.triggers) > window.noted:
                 self._stream.add_metadata("drive", self._meta_of(window))
-            if self._stream is not None and self._stream.due():
+            if self._stream is not None and self._due(self._stream):
                 self._stream.flush()
-            if self._over(window) and self._stream is not None:
+            over = self._over(window)
+            if over and self._stream is not None:
                 self._finish(self._stream)
+            return over
         except OSError as error:
             self._give_up(window, error)
+            return True
 
-    def _take(self, window: _Window) -> list[tuple[str, Item]]:
+    def _take(self, window: Window) -> list[tuple[str, Item]]:
         """The next messages of a window in time order, up to BATCH_BYTES; empty if nothing waits."""
         batch: list[tuple[str, Item]] = []
         size = 0
@@ -251,7 +276,7 @@ class Recorder:
                 size += len(batch[-1][1][1])
         return batch
 
-    def _over(self, window: _Window) -> bool:
+    def _over(self, window: Window) -> bool:
         """Whether a window is completely written. If so, the next begins, and no trigger extends this one any more."""
         with self._lock:
             waits = min(ring.next() for ring in self._rings.values()) < window.end - EDGE_S
@@ -268,7 +293,7 @@ class Recorder:
         if self._windows:
             self._begin_rings(self._windows[0].begin)
 
-    def _begin(self, window: _Window) -> McapStream:
+    def _begin(self, window: Window) -> McapStream:
         """Start a new file with what is known at the start."""
         drive = re.sub(r"[^A-Za-z0-9_.-]+", "_", self.meta.get("drive", "drive")).lstrip(".")
         stem, k = f"{drive}-{max(window.begin, 0):09.1f}", 0
@@ -290,7 +315,7 @@ class Recorder:
             stream.add(self._ids[topic], ns, channels.calibration(name, c, ns))
         return stream
 
-    def _meta_of(self, window: _Window) -> dict[str, str]:
+    def _meta_of(self, window: Window) -> dict[str, str]:
         triggers = window.triggers[:]  # more may come meanwhile
         window.noted = len(triggers)
         _, campaign, rule, t = max(triggers, key=lambda w: w[0])
@@ -324,7 +349,7 @@ class Recorder:
         self._clips += 1
         self._on_clip()
 
-    def _give_up(self, window: _Window, error: OSError) -> None:
+    def _give_up(self, window: Window, error: OSError) -> None:
         """Give up a clip that the disk does not take: its file stays for `recover`, and the next trigger starts a new
         clip."""
         log.error("%s: gave up a clip: %s; free some space", self.folder, error.strerror)
@@ -350,38 +375,3 @@ class Recorder:
                 log.warning("%s: %d dropped", channel, count - reported)
                 reported = count
             self._drops[channel] = (reported, count, since, begun)
-
-
-def recover(folder: Path | str) -> dict[Path, Path | str]:
-    """Finish the `.part` files of a folder; returns each one's finished clip, or why there is none. Run it before
-    recording.
-
-    A clip is complete up to the last chunk that reached the disk. Files still being written are left alone; those
-    without content are moved to the folder 'damaged'; those that cannot be written now can be retried.
-    """
-    found: dict[Path, Path | str] = {}
-    for part in sorted(Path(folder).glob(f"*.mcap{PART}")):
-        try:
-            stream = McapStream.reopen(part)
-        except BlockingIOError as error:
-            found[part] = str(error)
-            continue
-        except ValueError as error:
-            found[part] = f"{error}; moved to {set_aside(part).parent}"
-            continue
-        try:
-            stream.finish()
-            rename(part, part.with_suffix(""))
-            found[part] = part.with_suffix("")
-        except OSError as error:
-            stream.abandon()
-            found[part] = f"{part}: {error.strerror}"
-    return found
-
-
-def set_aside(file: Path) -> Path:
-    """Move an unreadable clip to damaged/ and return its path."""
-    aside = file.parent / DAMAGED / file.name
-    aside.parent.mkdir(exist_ok=True)
-    file.replace(aside)
-    return aside

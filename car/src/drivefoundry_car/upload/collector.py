@@ -26,11 +26,12 @@ from drivefoundry_car.log import channels
 from drivefoundry_car.log.channels import Camera
 from drivefoundry_car.log.drive import read_meta
 from drivefoundry_car.log.video import Encoder
-from drivefoundry_car.recording.cutter import LENGTH_S
 from drivefoundry_car.recording.recent import Moment, Recent
-from drivefoundry_car.recording.recorder import Recorder, recover, set_aside
+from drivefoundry_car.recording.recorder import Recorder
+from drivefoundry_car.recording.recovery import recover, set_aside
+from drivefoundry_car.triggers.selection import Selection
 from drivefoundry_car.triggers.signals import SIGNALS, SignalContext, latest
-from drivefoundry_car.triggers.trigger import Campaign, Firing, Watch, campaign_rng, note_for, targets_vehicle
+from drivefoundry_car.triggers.trigger import Campaign, Firing, Watch, note_for, targets_vehicle
 from drivefoundry_car.upload.outbox import Full, Outbox
 from drivefoundry_car.upload.uploader import Uploader
 from drivefoundry_car.vehicle.embodiment import CAR
@@ -91,9 +92,7 @@ class Collector:
         ours = [c for c in self.campaigns if targets_vehicle(c, meta)]
         self.watch, self._recent = Watch(ours, self.signals), Recent(meta, ego_size)
         self.lacking = self.watch.lacking
-        self._of = {c.name: (c, campaign_rng(c, meta, seed)) for c in ours}
-        self._anyway = [(c, rng) for c, rng in self._of.values() if c.tree is None]
-        self._next = -np.inf
+        self._selection = Selection(ours, meta, seed)
         self._encoders: dict[str, Encoder] = {}
         self._told: dict[str, object] = {}
         self._fired: Counter[str] = Counter()
@@ -118,16 +117,9 @@ class Collector:
         drive = self._recent.push(now)
         fired = self.watch.push(now.t, latest(drive, self.signals, self.context))
         self._record(now)
-        for firing in fired:
-            campaign, rng = self._of[firing.campaign]
-            self._fired[campaign.name] += 1
-            if rng.random() < campaign.share:
-                self._trigger(campaign, now.t, campaign.rule, campaign.before_s, campaign.after_s)
-        if now.t >= self._next:  # what is recorded whatever happens: the next stretch, or not
-            self._next = now.t + LENGTH_S
-            for campaign, rng in self._anyway:
-                if campaign.pick == "all" or rng.random() < campaign.share:
-                    self._trigger(campaign, now.t, campaign.pick, 0.0, LENGTH_S)
+        self._fired.update(firing.campaign for firing in fired)
+        for request in self._selection.at(now.t, fired):
+            self.recorder.request(request)
         return fired
 
     def counts(self) -> Counts:
@@ -152,9 +144,6 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _trigger(self, c: Campaign, t: float, why: str, before_s: float, after_s: float) -> None:
-        self.recorder.trigger(c.name, t, why, c.priority, before_s, max(after_s, 1e-3))
-
     def _record(self, now: Moment) -> None:
         """A moment into the rings: pictures, ego, objects and plans as they come, what holds on when it changes."""
         push, t = self.recorder.push, now.t
@@ -169,7 +158,7 @@ class Collector:
             if points is not None:
                 push(topic, t, channels.plan_message(t, points, text))
         if now.route is not None and self._changed(channels.ROUTE, now.route.tobytes()):
-            push(channels.ROUTE, t, json.dumps({"points": now.route.tolist()}).encode())
+            push(channels.ROUTE, t, channels.route_message(now.route))
         if now.signals is not None and self._changed(channels.SIGNALS, tuple(a.tobytes() for a in now.signals)):
             told = dict(zip(("id", "state"), (a.tolist() for a in now.signals), strict=True))
             push(channels.SIGNALS, t, json.dumps(told, separators=(",", ":")).encode())
@@ -225,7 +214,7 @@ class Collector:
                     log.warning("%s: dropped: %s", clip, error.strerror)
                     clip.unlink()
                 except ValueError as error:
-                    log.error("%s; it is kept in %s", error, set_aside(clip).parent)
+                    log.error("%s; moved to %s", error, set_aside(clip).parent)
                 except OSError as error:
                     self._tell(f"{clip}: cannot be queued yet: {error.strerror}; free some space")
                     return
