@@ -1,23 +1,24 @@
 """The tracked ego: it stays within its limits, follows plans, stops, and never drives backwards."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivefoundry.sim.ego import (
-    ACCEL_MAX,
-    ACCEL_MIN,
-    CURVATURE_MAX,
-    GRIP,
-    JERK_MAX,
+    CAR_ACTUATORS,
+    actuators,
     bicycle_step,
     plan_in_map,
     prepare_reference,
     simulate_plan,
     track,
 )
+from drivefoundry_car.vehicle.embodiment import CAR
 
+ACCEL_MIN, ACCEL_MAX, JERK_MAX, CURVATURE_MAX, _, GRIP = CAR_ACTUATORS
 T = np.arange(1, 9) * 0.5
 
 
@@ -28,9 +29,11 @@ def arc(speed: float, curvature: float = 0.0) -> np.ndarray:
     return np.stack([np.sin(curvature * s), 1 - np.cos(curvature * s), curvature**2 * s], 1) / curvature
 
 
-def driven(speed: float, plan: np.ndarray, start: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> np.ndarray:
+def driven(
+    speed: float, plan: np.ndarray, start: tuple[float, float, float] = (0.0, 0.0, 0.0), limits=CAR_ACTUATORS
+) -> np.ndarray:
     out = np.zeros((41, 6))
-    simulate_plan(np.array([*start, speed, 0.0, 0.0]), plan, 0.1, out)
+    simulate_plan(np.array([*start, speed, 0.0, 0.0]), plan, 0.1, limits, out)
     return out
 
 
@@ -77,8 +80,8 @@ def test_circles_are_followed_when_replanning_twice_a_second(speed, radius):
             c, s = np.cos(state[2]), np.sin(state[2])
             plan_in_map(state, np.stack([c * x + s * y, -s * x + c * y, ahead - state[2]], 1), plan)
             ref[:, :3] = plan
-            prepare_reference(ref)
-        bicycle_step(state, *track(state, ref, step % 5 * 0.1), 0.1)
+            prepare_reference(ref, CURVATURE_MAX)
+        bicycle_step(state, *track(state, ref, step % 5 * 0.1), 0.1, CAR_ACTUATORS)
         off.append(np.hypot(state[0], state[1] - 1 / k) - abs(1 / k))
     assert np.abs(off).max() < 0.3
     assert np.abs(off[60:]).max() < 0.05
@@ -100,6 +103,16 @@ def test_the_plan_is_driven_alike_wherever_it_starts():
     assert np.allclose(there[:, 0], 300 + c * here[:, 0] - s * here[:, 1])
     assert np.allclose(there[:, 1], -40 + s * here[:, 0] + c * here[:, 1])
     assert np.allclose(there[:, 3:], here[:, 3:])
+
+
+def test_another_vehicle_is_driven_within_its_own_limits():
+    truck = replace(CAR, limits=replace(CAR.limits, accel_min=-4.0, curvature_max=0.08))
+    car, braked = driven(12.0, np.zeros((8, 3))), driven(12.0, np.zeros((8, 3)), limits=actuators(truck))
+    assert car[:, 4].min() < -6.0
+    assert braked[:, 4].min() == pytest.approx(-4.0, abs=0.2)
+    assert braked[-1, 0] > car[-1, 0] + 3.0
+    turned = driven(4.0, arc(4.0, 0.15), limits=actuators(truck))
+    assert (np.abs(turned[1:, 5] / turned[1:, 3])).max() == pytest.approx(0.08, abs=1e-3)
 
 
 @settings(max_examples=200, deadline=None)

@@ -78,8 +78,8 @@ def drive(
     detector by default. simulator: by default a `World` in which the others react; where the policy is an exact log
     replay they are replayed too, as they would otherwise react to what they have reacted to.
     """
-    world = (simulator or with_traffic(traffic_of(policy)))(scenes)
     body = body or body_of(policy)
+    world = (simulator or with_traffic(traffic_of(policy), body))(scenes)
     cameras = None if isinstance(policy, Privileged) else world.cameras(body)
     return _loop(policy, world, _suite(policy, world, body, cameras, perception), seconds, None, on_decision)
 
@@ -94,8 +94,8 @@ def drive_supervised(
     on_decision: Callable[[int, int], None] | None = None,
 ) -> tuple[Rollout, Supervision]:
     """As `drive`, with the safety driver and its record."""
-    world = World(pack(scenes), traffic_of(policy))
     body = body or body_of(policy)
+    world = World(pack(scenes), traffic_of(policy), body)
     cameras = world.cameras(body)
     safety = _SafetyDriver(world, cameras)
     suite = _suite(policy, world, body, None if isinstance(policy, Privileged) else cameras, perception)

@@ -8,30 +8,37 @@ codec. What follows a plan is `drivefoundry_car.driving.controller`, compiled.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from drivefoundry.geometry import wrap
 from drivefoundry_car.driving import controller
-from drivefoundry_car.driving.controller import (
-    ACCEL_LAG,
-    ACCEL_MAX,
-    ACCEL_MIN,
-    CURVATURE_MAX,
-    REF_COLUMNS,
-    REF_POINTS,
-)
-from drivefoundry_car.vehicle.embodiment import CAR
+from drivefoundry_car.driving.controller import ACCEL_LAG, REF_COLUMNS, REF_POINTS
+from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
-JERK_MAX = CAR.limits.jerk_max
-"""m/s^3: full braking builds up in 0.4 s."""
-CURVATURE_RATE_MAX = CAR.limits.curvature_rate_max
-"""1/(m s): lock to straight in 0.7 s."""
-GRIP = CAR.limits.grip
-"""Largest lateral acceleration that tyres hold, m/s^2."""
 CURVATURE_LAG = 0.05
 """Time constant of the steering, s (that of nuPlan's motion model)."""
+
+
+class Actuators(NamedTuple):
+    """What `vehicle.embodiment.Limits` says of a vehicle's dynamics, as compiled code takes it."""
+
+    accel_min: float
+    accel_max: float
+    jerk_max: float
+    curvature_max: float
+    curvature_rate_max: float
+    grip: float
+
+
+def actuators(body: Embodiment) -> Actuators:
+    """The limits of a vehicle's dynamics."""
+    return Actuators(*(float(getattr(body.limits, name)) for name in Actuators._fields))
+
+
+CAR_ACTUATORS = actuators(CAR)
 
 plan_in_map = njit(cache=True, nogil=True)(controller.plan_in_map)
 prepare_reference = njit(cache=True, nogil=True)(controller.prepare_reference)
@@ -41,28 +48,32 @@ _lqr = njit(cache=True, nogil=True)(controller.lqr)
 
 
 @njit(cache=True, nogil=True)
-def bicycle_step(state, accel_cmd, curvature_cmd, dt):
-    """Advance state (6,) in place by dt s under an acceleration (m/s^2) and curvature (1/m) command."""
+def bicycle_step(state, accel_cmd, curvature_cmd, dt, limits):
+    """Advance state (6,) in place by dt s under an acceleration (m/s^2) and curvature (1/m) command.
+
+    limits: Actuators, which bound acceleration, jerk, curvature, its rate, and lateral acceleration.
+    """
     speed, accel = state[3], state[4]
-    wanted = min(ACCEL_MAX, max(ACCEL_MIN, accel_cmd))
+    wanted = min(limits.accel_max, max(limits.accel_min, accel_cmd))
     change = (wanted - accel) * (1.0 - math.exp(-dt / ACCEL_LAG))
-    accel += min(JERK_MAX * dt, max(-JERK_MAX * dt, change))
-    accel = min(ACCEL_MAX, max(ACCEL_MIN, accel))
+    accel += min(limits.jerk_max * dt, max(-limits.jerk_max * dt, change))
+    accel = min(limits.accel_max, max(limits.accel_min, accel))
 
     # The state holds the yaw rate, so the wheels' curvature is known only while the car rolls.
-    k_cmd = min(CURVATURE_MAX, max(-CURVATURE_MAX, curvature_cmd))
+    most = limits.curvature_max
+    k_cmd = min(most, max(-most, curvature_cmd))
     if speed > 0.3:
-        k = min(CURVATURE_MAX, max(-CURVATURE_MAX, state[5] / speed))
+        k = min(most, max(-most, state[5] / speed))
         change = (k_cmd - k) * (1.0 - math.exp(-dt / CURVATURE_LAG))
-        k += min(CURVATURE_RATE_MAX * dt, max(-CURVATURE_RATE_MAX * dt, change))
+        k += min(limits.curvature_rate_max * dt, max(-limits.curvature_rate_max * dt, change))
     else:
         k = k_cmd
 
     new_speed = max(0.0, speed + accel * dt)
     if new_speed == 0.0:
         accel = -speed / dt if speed > 0.0 else 0.0
-        accel = max(accel, ACCEL_MIN)
-    hold = GRIP / max(new_speed * new_speed, 1e-6)
+        accel = max(accel, limits.accel_min)
+    hold = limits.grip / max(new_speed * new_speed, 1e-6)
     k = min(hold, max(-hold, k))
 
     move = 0.5 * (speed + new_speed) * dt
@@ -86,14 +97,14 @@ def track(state, ref, t):
 
 
 @njit(cache=True, nogil=True)
-def simulate_plan(state, plan, dt, out):
+def simulate_plan(state, plan, dt, limits, out):
     """Start state (6,) and plan (8, 3) in its ego frame in; out (T, 6) the tracked motion, out[0] = state, dt s
     apart."""
     ref = np.empty((REF_POINTS, REF_COLUMNS))
     plan_in_map(state, plan, ref)
-    prepare_reference(ref)
+    prepare_reference(ref, limits.curvature_max)
     out[0] = state
     for k in range(1, len(out)):
         out[k] = out[k - 1]
         accel, curvature = track(out[k], ref, (k - 1) * dt)
-        bicycle_step(out[k], accel, curvature, dt)
+        bicycle_step(out[k], accel, curvature, dt, limits)

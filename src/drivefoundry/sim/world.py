@@ -14,13 +14,21 @@ import numpy as np
 from numba import njit, prange
 
 from drivefoundry.geometry import first_pass, route_foot
-from drivefoundry.sim.ego import REF_COLUMNS, REF_POINTS, bicycle_step, plan_in_map, prepare_reference, track
+from drivefoundry.sim.ego import (
+    REF_COLUMNS,
+    REF_POINTS,
+    actuators,
+    bicycle_step,
+    plan_in_map,
+    prepare_reference,
+    track,
+)
 from drivefoundry.sim.pack import Packed, logged_ego, pack
 from drivefoundry.sim.simulator import Cameras
 from drivefoundry.sim.traffic.free import FreeTraffic
 from drivefoundry.sim.traffic.logged import LoggedTraffic, ReactiveTraffic
 from drivefoundry.types import DT, PLAN_DT, Scene, require
-from drivefoundry_car.vehicle.embodiment import Embodiment
+from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 BACK, ONWARD = 10, 40
 """How far back and on along its route an ego is looked for after a step, m."""
@@ -53,17 +61,17 @@ KINDS: dict[str, TrafficOf] = {"replay": LoggedTraffic, "reactive": ReactiveTraf
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _step_ego(ego, ref, since):
+def _step_ego(ego, ref, since, limits):
     for i in prange(ego.shape[0]):
         accel, curvature = track(ego[i], ref[i], since)
-        bicycle_step(ego[i], accel, curvature, DT)
+        bicycle_step(ego[i], accel, curvature, DT, limits)
 
 
 @njit(cache=True, nogil=True)
-def _references(ego, points, ref):
+def _references(ego, points, curvature_max, ref):
     for i in range(ego.shape[0]):
         plan_in_map(ego[i], points[i], ref[i])
-        prepare_reference(ref[i])
+        prepare_reference(ref[i], curvature_max)
 
 
 @njit(cache=True, nogil=True)
@@ -81,9 +89,9 @@ def _along(ego, route, n, begin, along):
 class World:
     """S scenes stepped together. Public arrays (read only): ego (S, 6) x, y, yaw, speed, acceleration, yaw rate;
     agents (S, A, 4); seen (S, A) bool (ego's slot False); brake (S, A) bool; along (S,) how far on its route the ego
-    is, m; step: steps since the start."""
+    is, m; step: steps since the start. body: the egos' vehicle type, whose limits they are driven within."""
 
-    def __init__(self, packed: Packed, traffic: Kind | TrafficOf = "reactive"):
+    def __init__(self, packed: Packed, traffic: Kind | TrafficOf = "reactive", body: Embodiment = CAR):
         if isinstance(traffic, str):
             require(traffic in KINDS, f"traffic {traffic!r}: choose from {', '.join(KINDS)}")
             traffic = KINDS[traffic]
@@ -93,6 +101,7 @@ class World:
         self.size = p.size
         self.ego_size = p.size[np.arange(n), p.ego]
         self.step = 0
+        self._limits = actuators(body)
         self.past = list(np.stack([logged_ego(s, PAST) for s in p.scenes], 1))
         """(S, 6) ego states of the last PAST steps and of this one, oldest first; before the start those of the log."""
         self.ego = self.past[-1].copy()
@@ -139,7 +148,7 @@ class World:
 
         motion (S, K, 6): states that the egos take at the next K steps, whatever the dynamics allow; then the plan.
         """
-        _references(self.ego, np.ascontiguousarray(points, np.float64), self._ref)
+        _references(self.ego, np.ascontiguousarray(points, np.float64), self._limits.curvature_max, self._ref)
         self._since = 0.0
         self._motion = [] if motion is None else list(np.swapaxes(motion, 0, 1))
 
@@ -148,7 +157,7 @@ class World:
         if self._motion:
             self.ego[:] = self._motion.pop(0)
         else:
-            _step_ego(self.ego, self._ref, self._since)
+            _step_ego(self.ego, self._ref, self._since, self._limits)
         _along(self.ego, self.packed.route, self.packed.route_n, False, self.along)
         self._since = min(self._since + DT, PLAN_DT * 8)
         self.step += 1
@@ -167,6 +176,6 @@ class World:
         return self.packed.signals[np.arange(len(t)), :, t]
 
 
-def with_traffic(traffic: Kind | TrafficOf) -> Callable[[list[Scene]], World]:
-    """Return a maker of Worlds with this traffic, for `drive.drive`."""
-    return lambda scenes: World(pack(scenes), traffic)
+def with_traffic(traffic: Kind | TrafficOf, body: Embodiment = CAR) -> Callable[[list[Scene]], World]:
+    """Return a maker of Worlds with this traffic and egos of this type, for `drive.drive`."""
+    return lambda scenes: World(pack(scenes), traffic, body)

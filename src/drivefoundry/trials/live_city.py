@@ -25,7 +25,7 @@ from drivefoundry.render.rig import View
 from drivefoundry.render.view import FILM_VIEW
 from drivefoundry.roadmap import arc_length
 from drivefoundry.runs import named
-from drivefoundry.sim.drive import drive
+from drivefoundry.sim.drive import body_of, drive
 from drivefoundry.sim.pack import crossings, resample
 from drivefoundry.sim.policies import CarPolicy, ConstantVelocity, RouteFollower
 from drivefoundry.sim.sensors.config import Perception
@@ -84,7 +84,9 @@ def drive_city(
     `fleet.sumo.live_city.open_city`.
     """
     with open_city(place, seed, cars, others, people, seconds) as (scenes, traffic):
-        rollout = drive(policy, scenes, seconds, simulator=with_traffic(traffic), on_decision=on_decision)
+        rollout = drive(
+            policy, scenes, seconds, simulator=with_traffic(traffic, body_of(policy)), on_decision=on_decision
+        )
         scenes, rollout = with_driven_tracks(scenes, traffic, rollout)
     m = measure(rollout, scenes, stop=False)
     last = rollout.ego[:, -round(STUCK_S / DT) :, PSPEED]

@@ -58,7 +58,7 @@ class Session:
         self._body = runtime.embodiment
         self._now_ns = 0
         self.dog = Watchdog(runtime, patience_s=config.driving.patience_s, alive=notify, clock=self.now)
-        self._controller, self._worker = Controller(), Worker("decisions")
+        self._controller, self._worker = Controller(self._body.limits), Worker("decisions")
         self._deciding: tuple[int, Future[Planned]] | None = None
         self._decided_ns: int | None = None
         self._fresh: tuple[int, np.ndarray, str] | None = None

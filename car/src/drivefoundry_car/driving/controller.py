@@ -14,12 +14,8 @@ import math
 
 import numpy as np
 
-from drivefoundry_car.vehicle.embodiment import CAR, PLAN_DT, PLAN_POINTS
+from drivefoundry_car.vehicle.embodiment import CAR, PLAN_DT, PLAN_POINTS, Limits
 
-ACCEL_MIN, ACCEL_MAX = CAR.limits.accel_min, CAR.limits.accel_max
-"""Full braking on dry road and full throttle, m/s^2."""
-CURVATURE_MAX = CAR.limits.curvature_max
-"""1/m: a turning circle with a diameter of 10 m."""
 ACCEL_LAG = 0.2
 """Time constant of the drive train, s (as in nuPlan's motion model); look-ahead of the speed reference."""
 PLAN_STEP = PLAN_DT
@@ -31,24 +27,26 @@ STILL = 0.02
 
 
 class Controller:
-    """Follows one plan at a time."""
+    """Follows one plan at a time, within the limits of its vehicle."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = CAR.limits) -> None:
+        self.limits = limits
         self._ref = np.zeros((REF_POINTS, REF_COLUMNS))
 
     def follow(self, points: np.ndarray, pose: np.ndarray) -> None:
         """Set the plan: points (8, 3) x, y, yaw in the ego frame of pose (3,) x, y, yaw in the map frame."""
         plan_in_map(pose, points, self._ref)
-        prepare_reference(self._ref)
+        prepare_reference(self._ref, self.limits.curvature_max)
 
     def command(self, state: np.ndarray, seconds: float) -> tuple[float, float]:
         """Acceleration m/s^2 and curvature 1/m to command, within the limits; state (4+,), seconds since planning."""
         i, u = foot(self._ref, state[0], state[1])
         now, soon = along(self._ref, seconds), along(self._ref, seconds + ACCEL_LAG)
         accel, curvature = lqr(state, self._ref, i, u, now, soon)
+        most = self.limits
         return (
-            min(ACCEL_MAX, max(ACCEL_MIN, float(accel))),
-            min(CURVATURE_MAX, max(-CURVATURE_MAX, float(curvature))),
+            min(most.accel_max, max(most.accel_min, float(accel))),
+            min(most.curvature_max, max(-most.curvature_max, float(curvature))),
         )
 
 
@@ -62,11 +60,12 @@ def plan_in_map(pose, plan, out):
         out[i + 1, 2] = pose[2] + plan[i, 2]
 
 
-def prepare_reference(ref):
+def prepare_reference(ref, curvature_max):
     """Fill in columns 3 to 5 of a reference whose poses are set, and unwrap its yaw.
 
     Motion against the heading counts as standing still, since the tracker never drives in reverse. Speeds at the points
-    are limited so that arc length over time (cubic Hermite) stays monotone (Fritsch and Carlson 1980).
+    are limited so that arc length over time (cubic Hermite) stays monotone (Fritsch and Carlson 1980). curvature_max:
+    the vehicle's, 1/m.
     """
     ref[0, 3] = 0.0
     for i in range(8):
@@ -81,7 +80,7 @@ def prepare_reference(ref):
         ref[i, 5] = 0.0
         if length > STILL:
             k = (ref[i + 1, 2] - ref[i, 2]) / length
-            ref[i, 5] = min(CURVATURE_MAX, max(-CURVATURE_MAX, k))
+            ref[i, 5] = min(curvature_max, max(-curvature_max, k))
     ref[8, 5] = ref[7, 5]
     for i in range(1, 8):
         before = (ref[i, 3] - ref[i - 1, 3]) / PLAN_STEP

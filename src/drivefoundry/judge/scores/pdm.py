@@ -16,7 +16,7 @@ from numba import njit, prange
 from drivefoundry.judge.scores.comfort import PAST, SAMPLES, comfort, extended_comfort
 from drivefoundry.judge.scores.motion import FIELDS, Traffic, judge_motions
 from drivefoundry.judge.scores.surroundings import Surroundings, signal_states, surroundings
-from drivefoundry.sim.ego import ACCEL_MAX, ACCEL_MIN, simulate_plan
+from drivefoundry.sim.ego import CAR_ACTUATORS, simulate_plan
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Scene, require
 from drivefoundry_car.vehicle.inputs import to_ego
 
@@ -60,7 +60,7 @@ def _history(scene: Scene, at: int) -> tuple[np.ndarray, int]:
     out = np.zeros((PAST + 1, 6))
     out[:, :4] = track[1:]
     turn = np.diff(track[:, 2])
-    out[:, 4] = np.clip(np.diff(track[:, 3]) / DT, ACCEL_MIN, ACCEL_MAX)
+    out[:, 4] = np.clip(np.diff(track[:, 3]) / DT, CAR_ACTUATORS.accel_min, CAR_ACTUATORS.accel_max)
     out[:, 5] = np.arctan2(np.sin(turn), np.cos(turn)) / DT
     # The rates of a state need the state before it.
     out[: len(out) - max(known - 1, 0), 4:] = 0.0
@@ -135,17 +135,20 @@ def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _simulate(start, plans, dt, out):
+def _simulate(start, plans, dt, limits, out):
     per_scene = plans.shape[1]
     for i in prange(plans.shape[0] * per_scene):
         s, n = i // per_scene, i % per_scene
-        simulate_plan(start[s], plans[s, n], dt, out[s, n])
+        simulate_plan(start[s], plans[s, n], dt, limits, out[s, n])
 
 
 def simulate(start: np.ndarray, plans: np.ndarray) -> np.ndarray:
-    """Tracked motions (S, N, 41, 6) at 10 Hz of plans (S, N, 8, 3) from ego states (S, 6)."""
+    """Tracked motions (S, N, 41, 6) at 10 Hz of plans (S, N, 8, 3) from ego states (S, 6).
+
+    As in NAVSIM one vehicle, the passenger car, tracks every plan, so that scores compare.
+    """
     out = np.zeros((*plans.shape[:2], SAMPLES, 6))
-    _simulate(start, np.ascontiguousarray(plans, np.float64), DT, out)
+    _simulate(start, np.ascontiguousarray(plans, np.float64), DT, CAR_ACTUATORS, out)
     return out
 
 

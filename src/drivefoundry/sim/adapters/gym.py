@@ -19,7 +19,6 @@ try:
 except ModuleNotFoundError:
     raise ImportError("drivefoundry.sim.adapters.gym needs Gymnasium: pip install 'drivefoundry[gym]'") from None
 
-from drivefoundry.sim.ego import ACCEL_MAX, ACCEL_MIN, CURVATURE_MAX
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.referee import CONTACT, OFF_ROAD, RED_LIGHT, Referee
 from drivefoundry.sim.sensors.cameras import CameraRig
@@ -28,7 +27,7 @@ from drivefoundry.sim.sensors.suite import policy_inputs
 from drivefoundry.sim.world import Kind, TrafficOf, World
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Scene, require
 from drivefoundry_car.vehicle.codec import advance
-from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
+from drivefoundry_car.vehicle.embodiment import CAR, Embodiment, Limits
 
 OBJECTS = 16
 """Nearest road users that an observation without camera holds."""
@@ -130,7 +129,7 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             require(
                 n >= self._every, f"scene {scene.id}: {n} steps after its start are too few, {self._every} are needed"
             )
-        self.world = World(pack(list(scenes)), traffic)
+        self.world = World(pack(list(scenes)), traffic, self.body)
         require(not self.world.traffic.endless, "traffic: a live city cannot be reset; use replay, reactive or free")
         self.referee = Referee(self.world)
         self.num_envs = len(scenes)
@@ -142,7 +141,7 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             self._eyes.watch()
             self._start = self._eyes.read()
             self._frames = {name: shown.copy() for name, shown in self._start.items()}
-        self.single_action_space = _action_space(action)
+        self.single_action_space = _action_space(action, self.body.limits)
         self.single_observation_space = Dict(self._spaces())
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -183,7 +182,7 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         require(bool(np.isfinite(actions).all()), "actions: NaN or infinite value; the policy must give numbers")
         world, referee = self.world, self.referee
         if self._action == "normalised":
-            actions = physical(actions)
+            actions = physical(actions, self.body.limits)
         world.follow(actions if self._action == "plan" else held(actions, world.ego[:, 3]))
         before = referee.s.copy()
         referee.clear()
@@ -246,17 +245,20 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         return info | {f"_{name}": np.ones(self.num_envs, np.bool_) for name in info}
 
 
-def physical(actions: np.ndarray) -> np.ndarray:
+def physical(actions: np.ndarray, limits: Limits) -> np.ndarray:
     """Normalised actions (..., 2) in -1 .. 1 in, controls (..., 2) m/s^2 and 1/m out; 0 is neither gas nor brake."""
     pedal, wheel = np.clip(actions[..., 0], -1.0, 1.0), np.clip(actions[..., 1], -1.0, 1.0)
-    return np.stack([np.where(pedal < 0.0, -ACCEL_MIN * pedal, ACCEL_MAX * pedal), CURVATURE_MAX * wheel], -1)
+    return np.stack(
+        [np.where(pedal < 0.0, -limits.accel_min * pedal, limits.accel_max * pedal), limits.curvature_max * wheel], -1
+    )
 
 
-def _action_space(action: str) -> Box:
+def _action_space(action: str, limits: Limits) -> Box:
     if action == "normalised":
         return Box(-1.0, 1.0, (2,), np.float32)
     if action == "controls":
-        return Box(*np.array([[ACCEL_MIN, -CURVATURE_MAX], [ACCEL_MAX, CURVATURE_MAX]], np.float32))
+        k = limits.curvature_max
+        return Box(*np.array([[limits.accel_min, -k], [limits.accel_max, k]], np.float32))
     reach = FASTEST * PLAN_DT * np.arange(1, PLAN_POINTS + 1)
     bound = np.column_stack([reach, reach, np.full(PLAN_POINTS, np.pi)]).astype(np.float32)
     return Box(-bound, bound)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drivefoundry.sim.ego import bicycle_step
+from drivefoundry.sim.ego import actuators, bicycle_step
 from drivefoundry.sim.pack import pack
 from drivefoundry.sim.sensors.cameras import CameraRig
 from drivefoundry.sim.sensors.config import Perception
@@ -52,7 +52,7 @@ class SimulatedVehicle:
         self, scene: Scene, body: Embodiment = CAR, traffic: Kind = "reactive", perception: Perception | None = None
     ):
         self.scene = scene
-        self.world = World(pack([scene]), traffic)
+        self.world = World(pack([scene]), traffic, body)
         self.eyes = CameraRig(self.world, body)
         self._detector = detector(self.world, perception or Perception(), body)
         self._teller = Teller()
@@ -87,7 +87,7 @@ class SimulatedVehicle:
     def step(self, acceleration: float, curvature: float) -> None:
         """Apply controls for 0.1 s."""
         state = self.world.ego[0].copy()
-        bicycle_step(state, acceleration, curvature, DT)
+        bicycle_step(state, acceleration, curvature, DT, actuators(self.eyes.body))
         self.world.follow(np.zeros((1, PLAN_POINTS, 3)), state[None, None])
         self.world.advance()
 
