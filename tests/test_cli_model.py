@@ -38,7 +38,7 @@ def test_in_looked_at_and_out_again(tmp_path, capsys):
     assert small.stat().st_size < gguf.stat().st_size
     small.write_text("mine")
     assert cli.main(["model", "export", str(made), "--gguf", str(small)]) == 2
-    assert f"{small}: is there and no .gguf file" in capsys.readouterr().err
+    assert f"{small}: exists and is not a .gguf file" in capsys.readouterr().err
     assert small.read_text() == "mine"
 
 

@@ -111,7 +111,7 @@ def test_files_among_others_take_only_free_or_own_names(tmp_path):
     (tmp_path / "law.json").write_text("mine now")
     for name in ("law.json", "notes.txt"):
         with (
-            pytest.raises(ValueError, match=f"{name}: is there and not from an earlier run"),
+            pytest.raises(ValueError, match=f"{name}: exists and is not from an earlier run"),
             outputs.among(tmp_path, [name], name),
         ):
             raise AssertionError
@@ -123,7 +123,7 @@ def test_a_file_takes_no_folder_s_and_no_device_s_place(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name, message in (
         ("folder", "is a folder"),
-        ("pipe", "is no plain file"),
+        ("pipe", "not a plain file"),
         ("none/x", "there is no folder"),
     ):
         with pytest.raises(ValueError, match=message), outputs.file(tmp_path / name):
@@ -150,14 +150,14 @@ def test_only_a_file_of_the_same_kind_is_replaced(kind, tmp_path):
     for own in (b"my thesis", b"GGU", b"\x89PNG\n"):
         real.write_bytes(own)
         for out in (real, link):
-            with pytest.raises(ValueError, match=rf"is there and no {kind} file"), outputs.file(out, kind):
+            with pytest.raises(ValueError, match=rf"exists and is not a {kind} file"), outputs.file(out, kind):
                 raise AssertionError
             assert real.read_bytes() == own
     real.write_bytes(b"")
     outputs.check_file(real, kind)
     made[kind](real)
     for other in set(made) - {kind}:
-        with pytest.raises(ValueError, match=f"no {other} file"):
+        with pytest.raises(ValueError, match=f"not a {other} file"):
             outputs.check_file(real, other)
     with outputs.file(link, kind) as aside:
         made[kind](aside)

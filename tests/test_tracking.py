@@ -75,7 +75,7 @@ def test_ranks_behind_the_first_tell_nothing(tmp_path, monkeypatch):
     ("where", "line"),
     [
         ("wandb", "--track wandb: no such tracker; give mlflow, mlflow:URI or tensorboard:DIR"),
-        ("tensorboard", "--track tensorboard: say where to; give tensorboard:DIR"),
+        ("tensorboard", "--track tensorboard: the directory is missing; give tensorboard:DIR"),
     ],
 )
 def test_what_is_no_tracker_is_refused(where, line):

@@ -1,7 +1,7 @@
 """The open cloud model factory for driving: from vehicle logs to a signed model in the car, and back.
 
-The names in `__all__` are the public API for scripts and notebooks; each is imported when it is first used. Everything
-else is internal and may change. With Gymnasium installed, importing this package registers `drivefoundry/City-v0`.
+The names in `__all__` are the public API for scripts and notebooks; each is imported on first use. Everything else is
+internal and may change. With Gymnasium installed, importing this package registers `drivefoundry/City-v0`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _HOME = {
     "verdict": "drivefoundry.judge.gate:judge",
     "write_drive": "drivefoundry_car.log:write_drive",
 }
-"""Public name -> where it lives."""
+"""Public name -> the module that defines it."""
 
 __all__ = [
     "Drive",
@@ -117,9 +117,9 @@ def _register() -> None:
 
 
 class _WhenGymnasiumComes(MetaPathFinder):
-    """Registers the environments after Gymnasium has been imported, which takes too long to do here for everybody.
+    """Registers the environments after Gymnasium has been imported, because importing it here would take too long.
 
-    Gymnasium knows no entry points: who registers has to be imported, in whatever order.
+    Gymnasium has no entry points: a package that registers environments must be imported, in whatever order.
     """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:

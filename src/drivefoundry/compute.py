@@ -1,4 +1,4 @@
-"""Items in, results out in the same order: one map over this machine's processes, its threads, or a Ray cluster."""
+"""Parallel map with results in order: over this machine's processes, its threads, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ ONE_THREAD = {
     name: "1"
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
 }
-"""Environment of workers: several processes with a thread pool each spin against each other on the same cores."""
+"""Environment of workers: several processes with thread pools would compete for the same cores."""
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_memory() -> None:
-    """Have the C library keep what this process frees, up to a quarter of a gigabyte: work that takes many megabytes
-    and gives them back, over and over, otherwise it spends up to half of its time on page faults for the same pages."""
+    """Let the C library keep up to a quarter of a gigabyte that this process frees: work that repeatedly allocates and
+    frees many megabytes otherwise spends up to half of its time on page faults for the same pages."""
     trim_threshold, mmap_threshold = -1, -3  # glibc's names for them
     with suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
@@ -55,16 +55,17 @@ def pmap(
     workers: int | None = None,
     on_done: Callable[[int, B], None] | None = None,
 ) -> list[B]:
-    """Items in, [fn(item) for item in items] out, worked on by several workers at once.
+    """[fn(item) for item in items], computed by several workers at once.
 
-    processes: fresh spawned processes with one compute thread each; items must pickle, fn is a module's function. The
-    main module is imported in them only where fn or an item comes from it; where it cannot be (a notebook, a script on
-    standard input) the work is done here, one by one.
-    threads: for work that lets go of the interpreter lock. ray: tasks on the cluster of RAY_ADDRESS, or a local one.
-    serial: here, one by one. workers: default is one a core.
-    on_done(index, result) is called in this process as each is done.
+    processes: freshly spawned processes with one compute thread each; items must pickle, fn must be a module-level
+    function. They import the main module only if fn or an item comes from it; if it cannot be imported (a notebook, a
+    script on standard input), the work is done in this process, one by one.
+    threads: for work that releases the GIL. ray: tasks on the cluster of RAY_ADDRESS, or a local one. serial: in this
+    process, one by one. workers: defaults to one per core.
+    on_done(index, result) is called in this process as each item is done.
     The first error stops the rest and is raised: a ValueError's line then begins with the item's name, other errors
-    carry it as a note. RuntimeError if a worker was killed, or cannot start as the main module has no `__main__` guard.
+    carry it as a note. RuntimeError if a worker was killed, or cannot start because the main module has no `__main__`
+    guard.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r}: must be one of {', '.join(BACKENDS)}")
@@ -75,7 +76,7 @@ def pmap(
     spawn, began = None, None
     if backend == "processes":
         if getattr(multiprocessing.current_process(), "_inheriting", False):
-            os._exit(1)  # a worker that is still importing an unguarded main module: its parent says what is wrong
+            os._exit(1)  # a worker still importing an unguarded main module; its parent reports what is wrong
         with_main = _needs_main((fn, items))
         if with_main and not _main_can_be_imported():
             backend = "serial"
@@ -91,7 +92,7 @@ def pmap(
         executor = _processes(spawn, began, count) if spawn and began else ThreadPoolExecutor(count)
         finished = _on_executor(fn, items, executor)
     results: dict[int, B] = {}
-    with closing(finished):  # the workers end here, not wherever the garbage collector finds them after an error
+    with closing(finished):  # ends the workers here, not wherever the garbage collector finds them after an error
         for i, result in finished:
             try:
                 results[i] = result()
@@ -106,7 +107,7 @@ def pmap(
 
 
 def _naming(error: Exception, name: str) -> Exception:
-    """The error with the name of the item: at the beginning of a ValueError's line, else as a note."""
+    """Add the item's name to an error: at the start of a ValueError's line, otherwise as a note."""
     if not isinstance(error, ValueError):
         error.add_note(f"while working on {name}")
         return error
@@ -118,7 +119,7 @@ def _naming(error: Exception, name: str) -> Exception:
 
 
 def _why_broken(began: Event | None, waiting: list[str]) -> str:
-    """What became of the workers, of which the first sets `began`; waiting: the items without a result."""
+    """Explain what happened to the workers, the first of which sets `began`; waiting: items without a result."""
     if began is not None and not began.is_set():
         return (
             f"worker processes cannot start: they import {_main_file()} first, and that starts workers itself or "
@@ -135,7 +136,7 @@ def _on_executor(
         for i, item in enumerate(items):
             try:
                 future = started.submit(fn, item)
-            except BrokenProcessPool as error:  # the first workers were faster to die than this loop
+            except BrokenProcessPool as error:  # the first workers died before this loop finished
                 future = Future()
                 future.set_exception(error)
             order[future] = i
@@ -163,7 +164,7 @@ def _processes(spawn: SpawnContext, began: Event, workers: int) -> Iterator[Exec
 
 
 class _ProcessWithoutMain(SpawnProcess):
-    """Does not import the parent's main module: that may be a script without a guard, or no file at all."""
+    """Does not import the parent's main module, which may be a script without a guard, or no file at all."""
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Any:
@@ -183,7 +184,7 @@ class _SpawnWithoutMain(SpawnContext):
 
 
 class _Search:
-    """A file that only notices whether a pickle names the main module."""
+    """A file object that only detects whether a pickle names the main module."""
 
     found = False
 
@@ -193,7 +194,8 @@ class _Search:
 
 
 def _needs_main(task: Any) -> bool:
-    """Does this have a function, or an object of a class, of the main module? What does not pickle is refused later."""
+    """Whether a task contains a function, or an instance of a class, of the main module. What does not pickle is
+    refused later."""
     search = _Search()
     try:
         pickle.Pickler(search).dump(task)
@@ -212,8 +214,8 @@ def _main_can_be_imported() -> bool:
 
 
 def _begin(began: Event) -> None:
-    """A worker's first act. Without the watch a worker whose parent was killed would wait for ever, or write where the
-    next run works."""
+    """First action of a worker. Without the watch, a worker whose parent was killed would wait forever, or write where
+    the next run works."""
     began.set()
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -238,7 +240,7 @@ def _on_ray(
         if "RAY_ADDRESS" not in os.environ:
             environment["PYTHONPATH"] = os.pathsep.join(
                 filter(None, sys.path)
-            )  # workers here find what this process finds
+            )  # workers there can import what this process can
             local = {"num_cpus": workers or cores(), "include_dashboard": False}
         ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": environment}, **local)
     task, shared = ray.remote(_call), ray.put(fn)
@@ -254,12 +256,12 @@ def _on_ray(
 
 
 def _call(fn: Callable[[A], B], item: A) -> B:
-    """Ray makes tasks of plain functions only, not of every callable."""
+    """Wrap any callable in a plain function, which Ray requires for tasks."""
     return fn(item)
 
 
 def _ray_result(ref: Any) -> Any:
-    """Ray wraps what a task raised; the caller gets the error itself, as from the other backends."""
+    """Unwrap what a task raised, so that the caller gets the same error as from the other backends."""
     import ray  # pyright: ignore[reportMissingImports]
 
     try:
@@ -269,7 +271,7 @@ def _ray_result(ref: Any) -> Any:
 
 
 def _name(item: Any, index: int) -> str:
-    """What to call an item in an error line."""
+    """Name of an item in error messages."""
     if isinstance(item, (str, Path)):
         return str(item)
     for attribute in ("name", "id"):

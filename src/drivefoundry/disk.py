@@ -1,4 +1,4 @@
-"""Files on the disk: hashes and stamps of folders, a run's database, and how a full disk shows."""
+"""Files on disk: hashes and stamps of folders, a run's database, and recognising a full disk."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def files(folder: Path) -> list[Path]:
 
 
 def content(kind: str, folder: Path) -> str:
-    """Hash over kind, relative names and bytes; empty directories do not count."""
+    """Hash of kind, relative names and bytes; empty directories do not count."""
     digest = hashlib.sha256(kind.encode())
     for path in files(folder):
         if path.is_symlink():
             to = os.readlink(path)
             inside = not os.path.isabs(to) and path.resolve().is_relative_to(folder.resolve())
-            assert inside, f"{path}: a link in an artefact stays inside it, this one goes to {to}"
+            assert inside, f"{path}: links in an artefact must stay inside it, this one points to {to}"
             inner = f"-> {to}"
         else:
             with path.open("rb") as handle:
@@ -34,15 +34,15 @@ def content(kind: str, folder: Path) -> str:
 
 
 def stamp(folder: Path, files: Sequence[Path]) -> str:
-    """Hash over names, sizes, times and inodes: as long as it holds, nobody has written to these files."""
+    """Hash of names, sizes, times and inodes: while it is unchanged, nobody has written to these files."""
     stats = [(p.relative_to(folder).as_posix(), p.lstat()) for p in files]
-    told = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    signature = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
+    return hashlib.sha256(json.dumps(signature).encode()).hexdigest()
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a full disk is behind an error: libraries with engines of their own pass the system's words on, but not
-    its number; or stumble over the first error and raise another."""
+    """Whether an error was caused by a full disk: libraries with their own I/O pass on the system's message but not its
+    number, or fail on the first error and raise another one."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     if any(words in str(error) for words in ("No space left on device", "database or disk is full")):
@@ -51,15 +51,15 @@ def is_full(error: BaseException) -> bool:
 
 
 def full(what: str, root: Path) -> OSError:
-    """The error that tells a user of a full disk."""
+    """The error that reports a full disk to the user."""
     return OSError(
         errno.ENOSPC, f"disk full while making {what}; free some space and run again, finished work is kept", str(root)
     )
 
 
 def database(file: Path, columns: str) -> sqlite3.Connection:
-    """Open a ledger's database, which must have these columns, for reading. Where not even its write-ahead log's index
-    can be made (another user's run), it is read as it was last checkpointed."""
+    """Open a ledger's database, which must have these columns, for reading. If not even the index of its write-ahead
+    log can be created (another user's run), it is read as of its last checkpoint."""
     quoted = urllib.parse.quote(str(file.resolve()))
     for mode in ("mode=rw", "mode=ro&immutable=1"):
         db = sqlite3.connect(f"file:{quoted}?{mode}", uri=True, timeout=30, isolation_level=None)
@@ -78,8 +78,8 @@ def database(file: Path, columns: str) -> sqlite3.Connection:
 
 
 def is_foreign(path: Path, known: set[str]) -> bool:
-    """Whether a folder that is to become a run directory holds this of somebody else's: a run replaces what has the
-    names of its own parts."""
+    """Whether a folder that is to become a run directory holds this path from somebody else: a run replaces everything
+    that has the name of one of its parts."""
     if path.name in ("artefacts", "work") and path.is_dir():
         return any(path.iterdir())
     return path.name == "report.html" or (path.name not in known and path.suffix != ".html")

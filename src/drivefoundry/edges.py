@@ -1,9 +1,9 @@
-"""Road edges in, the ground of which a map says nothing out: neither road nor known to be none.
+"""Unknown ground of maps with road edges: neither road nor known to be off the road.
 
-Some sources draw lanes and road edges, and no lanes where one may still drive: car parks, yards, lay-bys. Beside the
-drawn road only an edge tells that the road ends there: what lies behind one, up to BAND, is no road; all other ground
-is unknown. Edges run with the road on their left, as Waymo's do (its sim agents' metric tells by the same rule who left
-the road). Maps that are complete (`RoadMap.road_edges` is None) have no unknown ground.
+Some sources record lanes and road edges, but no lanes in other drivable places: car parks, yards, lay-bys. Beside the
+recorded road, only an edge shows that the road ends: up to BAND behind one the ground is not road; all other ground is
+unknown. Edges have the road on their left, as in Waymo's data (whose sim agents' metric uses the same rule to detect
+leaving the road). Complete maps (`RoadMap.road_edges` is None) have no unknown ground.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from drivefoundry.raster import CLASSES, GROUND, SIDEWALK, RasterStack, ground_r
 from drivefoundry.types import RoadMap
 
 UNKNOWN = CLASSES
-"""Texel class of unknown ground in a stack of `stack_roads`; `drivable_at` does not hold it against anyone."""
+"""Texel class of unknown ground in a stack of `stack_roads`; `drivable_at` treats it as drivable."""
 NO_ROAD, UNMAPPED, MAPPED_ROAD = range(3)
-"""What `ground_at` tells."""
+"""Results of `ground_at`."""
 BAND = 3.0
-"""Ground behind a road edge that is known to be no road, m: as far as the fastest car gets in a step, so that nobody
-jumps over it."""
+"""Depth of the ground behind a road edge that is known not to be road, m: the distance that the fastest car covers in a
+step, so that no car can jump over it."""
 KEPT = 16
 
 _kept: OrderedDict[str, np.ndarray] = OrderedDict()
 
 
 def unknown_ground(road_map: RoadMap) -> np.ndarray | None:
-    """Map in, (H, W) bool of its raster's texels out: unknown ground; None for a map that is complete."""
+    """(H, W) bool: unknown texels of a map's raster; None for a complete map."""
     if road_map.road_edges is None:
         return None
     if road_map.id in _kept:
@@ -51,8 +51,8 @@ def unknown_ground(road_map: RoadMap) -> np.ndarray | None:
 
 
 def stack_roads(maps: list[RoadMap]) -> RasterStack:
-    """Maps in, one flat stack for `ground_at` out: as of `stack_rasters`, with UNKNOWN where a map says nothing of the
-    ground, and frames (M, 7) with the class beyond the raster as last column."""
+    """Stack maps for `ground_at`: as `stack_rasters`, with UNKNOWN where a map does not classify the ground, and frames
+    (M, 7) with the class beyond the raster as last column."""
     stack = stack_rasters(maps)
     beyond = [GROUND if m.road_edges is None else UNKNOWN for m in maps]
     frames = np.column_stack([stack.frames, np.array(beyond, np.float64)])
@@ -69,7 +69,7 @@ def stack_roads(maps: list[RoadMap]) -> RasterStack:
 
 @njit(cache=True, nogil=True)
 def ground_at(classes, frames, m, x, y):
-    """Point (x, y) m of map m in; NO_ROAD, UNMAPPED or MAPPED_ROAD out. NaN is no road. Arrays as of `stack_roads`."""
+    """NO_ROAD, UNMAPPED or MAPPED_ROAD at point (x, y) m of map m. NaN is NO_ROAD. Arrays as in `stack_roads`."""
     col = (x - frames[m, 3]) / frames[m, 5]
     row = (y - frames[m, 4]) / frames[m, 5]
     c = GROUND if col != col or row != row else int(frames[m, 6])
@@ -80,9 +80,9 @@ def ground_at(classes, frames, m, x, y):
 
 @njit(cache=True, nogil=True)
 def _mark_behind(segments, reach, behind):
-    """Segments (n, 4) in texels; sets the texels (H, W) whose nearest segment within `reach` has them on its right.
+    """Mark texels (H, W) that are on the right of their nearest segment within `reach`; segments (n, 4) in texels.
 
-    Where two segments are as near as their common corner, the one whose line is further away decides.
+    If two segments are equally near, at their common corner, the one whose line is further away decides.
     """
     rows, cols = behind.shape
     best = np.full((rows, cols), np.float32(np.inf), np.float32)

@@ -14,7 +14,7 @@ from numba import njit
 BEHIND, AHEAD = 4, 12
 """Segments searched behind and ahead of a hint before the search moves on."""
 SAME_PLACE = 1.5
-"""Passes of a polyline by one place differ by less than this, m: half a lane."""
+"""Two passes of a polyline by one place differ in distance by less than this, m: half a lane."""
 
 
 @njit(cache=True, nogil=True)
@@ -25,7 +25,7 @@ def wrap(angle):
 
 @njit(cache=True, nogil=True)
 def boxes_overlap(x1, y1, yaw1, l1, w1, x2, y2, yaw2, l2, w2):
-    """Two boxes in, whether they share a point out (touching counts). Separating axes (Gottschalk et al. 1996)."""
+    """Whether two boxes share a point (touching counts). Separating axes (Gottschalk et al. 1996)."""
     dx, dy = x2 - x1, y2 - y1
     reach = 0.5 * (l1 + w1 + l2 + w2)  # a box lies within (length + width) / 2 of its centre
     if dx * dx + dy * dy > reach * reach:
@@ -44,7 +44,7 @@ def boxes_overlap(x1, y1, yaw1, l1, w1, x2, y2, yaw2, l2, w2):
 
 @njit(cache=True, nogil=True)
 def box_corners(x, y, yaw, length, width, out):
-    """A box in; its corners front left, rear left, rear right, front right into out (4, 2)."""
+    """Write a box's corners front left, rear left, rear right, front right to out (4, 2)."""
     c, s = math.cos(yaw), math.sin(yaw)
     a, b = 0.5 * length, 0.5 * width
     out[0, 0], out[0, 1] = x + a * c - b * s, y + a * s + b * c
@@ -55,7 +55,7 @@ def box_corners(x, y, yaw, length, width, out):
 
 @njit(cache=True, nogil=True)
 def _nearest_segment(points, x, y, first, last):
-    """Segment of points (P, 2) among first .. last that lies nearest to x, y: (index, share along it in [0, 1])."""
+    """Segment of points (P, 2) among first .. last nearest to x, y: (index, position along it in [0, 1])."""
     best, best_d, best_u = first, math.inf, 0.0
     for i in range(first, last + 1):
         ax, ay = points[i, 0], points[i, 1]
@@ -74,8 +74,8 @@ def _nearest_segment(points, x, y, first, last):
 
 @njit(cache=True, nogil=True)
 def first_pass(points, n, x, y):
-    """Segment of points (n, 2+) nearest to x, y; of several passes by the place that of the first, not of the nearest
-    by a hair."""
+    """Segment of points (n, 2+) nearest to x, y; if the polyline passes the place several times, that of the first
+    pass, even if another is slightly nearer."""
     least = math.inf
     for turn in range(2):
         limit = (math.sqrt(least) + SAME_PLACE) ** 2
@@ -97,11 +97,11 @@ def first_pass(points, n, x, y):
 
 @njit(cache=True, nogil=True)
 def project_on_polyline(points, s, x, y, hint):
-    """Foot point of x, y on a polyline: (arc length m, lateral offset m with left positive, segment index).
+    """Projection of x, y onto a polyline: (arc length m, lateral offset m with left positive, segment index).
 
-    points (P, 2); s (P,) arc length of each point; hint: segment to search around (the last answer), or -1 to search
-    all, for the first pass by there. Beyond either end the arc length stays at the end and the offset is measured
-    across the end segment's direction.
+    points (P, 2); s (P,) arc length of each point; hint: segment to search around (the last result), or -1 to search
+    all, for the first pass. Beyond either end the arc length stays at the end and the offset is measured across the end
+    segment's direction.
     """
     n = len(points) - 1
     if hint < 0:

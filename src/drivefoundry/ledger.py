@@ -1,16 +1,17 @@
-"""Recipes and parents in, artefacts out: what was made from what, made once, and never seen half-made.
+"""Ledger of artefacts: what was made from what, built once, and never visible half-made.
 
-A build is known by its key = hash(kind, content ids of the parents, recipe, code); an artefact by its id = hash(kind,
-names and bytes of its files). A child depends on the ids of its parents, so a parent that was rebuilt with the same
-content leaves its children as they are (early cutoff: Mokhov et al., "Build Systems a la Carte", ICFP 2018).
+A build is identified by its key = hash(kind, content ids of the parents, recipe, code); an artefact by its id =
+hash(kind, names and bytes of its files). A child depends on the ids of its parents, so a parent rebuilt with the same
+content does not affect its children (early cutoff: Mokhov et al., "Build Systems a la Carte", ICFP 2018).
 
-Bytes are verified where they matter. Each artefact has a stamp (size, times and inode of its files): while it holds,
-the artefact counts as intact; once it does not, every byte is hashed again, and a damaged artefact is rebuilt. Before
-a child is built, each parent is hashed once per process, whatever its stamp says, unless this process made it.
+Bytes are verified where they matter. Each artefact has a stamp (size, times and inode of its files): while it is
+unchanged, the artefact counts as intact; once it changes, every byte is hashed again, and a damaged artefact is
+rebuilt. Before a child is built, each parent is hashed once per process, whatever its stamp, unless this process made
+it.
 
-Under the root:  artefacts/<kind>-<id12>/   finished artefacts, nothing else is ever there
-                 work/<kind>-<key12>/       builds under way or killed
-                 ledger.db                  one row a build (sqlite, write-ahead log)
+Under the root:  artefacts/<kind>-<id12>/   finished artefacts only
+                 work/<kind>-<key12>/       builds in progress or killed
+                 ledger.db                  one row per build (sqlite, write-ahead log)
                  lock                       held while this process builds
 """
 
@@ -47,20 +48,20 @@ _COLUMNS = "key, id, kind, parents, recipe, info, seconds, cpu_seconds, bytes, f
 
 @dataclass(frozen=True)
 class Artefact:
-    """One finished directory of files and how it came to be."""
+    """One finished directory of files and its origin."""
 
     id: str
-    """Content hash over kind, file names and bytes."""
+    """Content hash of kind, file names and bytes."""
     key: str
-    """Hash of what it was asked to be made from."""
+    """Hash of kind, parents, recipe and code."""
     kind: str
     path: Path
     parents: tuple[str, ...]
-    """Ids of the artefacts it was made from."""
+    """Ids of its parents."""
     info: dict[str, Any]
-    """What the build chose to say about itself. Children read files, never this: it is no part of the id."""
+    """Figures that the build reports. Children read files, never this: it is not part of the id."""
     made: bool
-    """True if this very call made it, False if it was there."""
+    """True if this call built it, False if it existed."""
     seconds: float
     cpu_seconds: float
     """CPU time of this process and its finished children, s."""
@@ -68,11 +69,11 @@ class Artefact:
     finished: float
     """Unix time."""
     recipe: Any = None
-    """What it was asked to be made with, as plain values."""
+    """The recipe as plain values."""
 
 
 class Ledger:
-    """The record of one run directory. Reading takes no lock; the first `make` does, until `close`."""
+    """The record of one run directory. Reading takes no lock; the first `make` takes it, until `close`."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -91,7 +92,7 @@ class Ledger:
         (self.root / "artefacts").mkdir(parents=True, exist_ok=True)
         (self.root / "work").mkdir(exist_ok=True)
         self._lock: IO[str] | None = None
-        self._verified: dict[str, str] = {}  # id -> stamp of artefacts whose bytes this process has hashed
+        self._verified: dict[str, str] = {}  # id -> stamp, of artefacts whose bytes this process has hashed
         self._reading = False
         self._db = sqlite3.connect(self.root / "ledger.db", timeout=30, isolation_level=None)
         try:
@@ -110,8 +111,8 @@ class Ledger:
 
     @classmethod
     def reading(cls, root: Path | str, *, may_be_absent: bool = False) -> Ledger:
-        """The record of a run to read alone: nothing is created or locked, also while another process builds there.
-        Where no run is, ValueError, or an empty record if it `may_be_absent`."""
+        """Open the record of a run for reading only: nothing is created or locked, even while another process builds.
+        If there is no run, ValueError, or an empty record if it `may_be_absent`."""
         ledger = cls.__new__(cls)
         ledger.root, ledger._lock, ledger._reading = Path(root), None, True
         file = ledger.root / "ledger.db"
@@ -136,17 +137,17 @@ class Ledger:
         code: str | Sequence[str],
         build: Callable[[Path], dict[str, Any] | None],
     ) -> Artefact:
-        """Kind, recipe and parents in, the finished artefact out; `build(dir)` runs only if no such artefact is there.
+        """The finished artefact of kind, recipe and parents; `build(dir)` runs only if there is none yet.
 
         recipe: a dataclass or mapping of plain values.
-        code: what stands for the code that makes it, such as `sources.code_hash(build)`.
-        build fills `dir` and may return a JSON-able dict as the artefact's info. A build that was killed gets the same
-        `dir` again with all it left there, so that it can go on from checkpoints of its own; one that cannot calls
-        `fresh(dir)` first. On success names that begin with "." or end in ".tmp" are dropped: checkpoints and halves
-        belong there.
-        Raises whatever build raises (then only `dir` is left, invisible), OSError(ENOSPC) if the disk is full, and
-        ValueError if another process is building in the same root, if a parent's bytes are no longer those that were
-        made (the next run rebuilds it), and if ledger.db itself is damaged.
+        code: a hash of the code that builds it, such as `sources.code_hash(build)`.
+        build fills `dir` and may return a JSON-able dict as the artefact's info. A killed build gets the same `dir`
+        again with everything it left, so that it can continue from its checkpoints; one that cannot calls `fresh(dir)`
+        first. On success, names that begin with "." or end in ".tmp" are dropped: checkpoints and partial files belong
+        there.
+        Raises whatever build raises (then only the invisible `dir` is left), OSError(ENOSPC) if the disk is full, and
+        ValueError if another process is building in the same root, if a parent's bytes have changed since it was made
+        (the next run rebuilds it), or if ledger.db itself is damaged.
         """
         assert kind.isidentifier(), f"kind {kind!r}: a plain word"
         assert not self._reading, "a record that is opened for reading makes nothing"
@@ -178,29 +179,29 @@ class Ledger:
         return replace(made, made=True)
 
     def find(self, kind: str, recipe: Any, parents: Sequence[Artefact], code: str | Sequence[str]) -> Artefact | None:
-        """What `make` would find for the same arguments, or None; takes no lock and makes nothing."""
+        """What `make` would find for the same arguments, or None; takes no lock and builds nothing."""
         found = self._by_key(_asked(kind, recipe, parents, code)["key"])
         return found if found is not None and found.path.is_dir() else None
 
     def history(self) -> list[Artefact]:
-        """All finished builds whose files are there, oldest first."""
+        """All finished builds whose files exist, oldest first."""
         rows = self._sql(f"SELECT {_COLUMNS} FROM builds ORDER BY finished, rowid")
         return [a for a in map(self._artefact, rows) if a.path.is_dir()]
 
     def damaged(self) -> list[Artefact]:
-        """Finished artefacts whose files are not those that their id was made from; reads every byte."""
+        """Finished artefacts whose files no longer match their id; reads every byte."""
         return [a for a in self.history() if disk.content(a.kind, a.path) != a.id]
 
     def lineage(self, id: str) -> list[Artefact]:
-        """Artefact id, or at least its first 6 digits, in; it and all it was made from out, parents before children.
+        """An artefact, by its id or at least the first 6 digits of it, and all its ancestors, parents before children.
 
-        ValueError if no artefact or several begin so.
+        ValueError if no artefact or several match.
         """
         newest = {a.id: a for a in self.history()}
         starts = [i for i in newest if i.startswith(id)]
         if len(id) < 6 or len(starts) != 1:
             raise ValueError(
-                f"{id!r}: {len(starts)} artefacts begin so; give 12 digits of one (`drivefoundry ls` lists them)"
+                f"{id!r}: {len(starts)} artefacts match; give 12 digits of one (`drivefoundry ls` lists them)"
             )
         out: dict[str, Artefact] = {}
 
@@ -214,8 +215,8 @@ class Ledger:
         return list(out.values())
 
     def gc(self, keep: Iterable[Artefact]) -> int:
-        """Artefacts to keep in, freed bytes out: removes all but these and their ancestors, and what killed builds
-        left."""
+        """Delete everything but these artefacts and their ancestors, including remains of killed builds; returns the
+        freed bytes."""
         self._take_lock()
         keep = list(keep)
         kept, garbage = self._kept(keep), self.garbage(keep)
@@ -229,15 +230,15 @@ class Ledger:
     def garbage(self, keep: Iterable[Artefact]) -> dict[Path, int]:
         """Directory -> bytes of all that `gc` would remove for the same artefacts; removes nothing, takes no lock."""
         kept = self._kept(keep)
-        wanted = {_folder(a.kind, a.id) for a in self.history() if a.id in kept}
-        found = [d for d in (self.root / "artefacts").iterdir() if d.name not in wanted]
+        needed = {_folder(a.kind, a.id) for a in self.history() if a.id in kept}
+        found = [d for d in (self.root / "artefacts").iterdir() if d.name not in needed]
         return {d: sum(f.lstat().st_size for f in disk.files(d)) for d in [*found, *(self.root / "work").iterdir()]}
 
     def _kept(self, keep: Iterable[Artefact]) -> set[str]:
         return {a.id for one in keep for a in self.lineage(one.id)}
 
     def close(self) -> None:
-        """Let go of the database and the lock."""
+        """Release the database and the lock."""
         self._db.close()
         if self._lock is not None:
             self._lock.close()
@@ -268,7 +269,7 @@ class Ledger:
         self._lock = handle
 
     def _known(self, key: str, work: Path) -> Artefact | None:
-        """The artefact of this key, if its files are whole; finishes a publication cut between record and rename."""
+        """The artefact of this key if its files are intact; completes a publication interrupted before the rename."""
         found = self._by_key(key)
         if found is None:
             return None
@@ -287,14 +288,14 @@ class Ledger:
         return None
 
     def _verify(self, parent: Artefact) -> None:
-        """Hash a parent, once per process. ValueError, with the parent forgotten, if its bytes have changed."""
+        """Hash a parent, once per process. ValueError, and the parent is forgotten, if its bytes have changed."""
         stamp = disk.stamp(parent.path, disk.files(parent.path))
         if self._verified.get(parent.id) != stamp and not self._is_whole(parent, stamp):
             self._forget(parent)
             raise ValueError(f"{parent.path}: was damaged after it was made; run again to rebuild it")
 
     def _is_whole(self, artefact: Artefact, stamp: str) -> bool:
-        """Whether an artefact's bytes are those of its id. Its stamp, taken before the bytes are read, is kept then."""
+        """Whether an artefact's bytes match its id. If so, stores its stamp, which was taken before reading them."""
         if disk.content(artefact.kind, artefact.path) != artefact.id:
             return False
         self._sql("UPDATE builds SET stamp = ? WHERE id = ?", (stamp, artefact.id))
@@ -302,13 +303,13 @@ class Ledger:
         return True
 
     def _forget(self, artefact: Artefact) -> None:
-        """Take an artefact that somebody changed out of sight."""
+        """Move an artefact that somebody changed out of sight."""
         if artefact.path.exists():
             shutil.rmtree(artefact.path)
         self._sql("DELETE FROM builds WHERE id = ?", (artefact.id,))
 
     def _publish(self, row: dict[str, Any], work: Path) -> None:
-        """Record, then rename. A crash between the two leaves a row without files, which `_known` repairs."""
+        """Record, then rename. A crash in between leaves a row without files, which `_known` repairs."""
         for scrap in [*work.rglob(".*"), *work.rglob("*.tmp")]:
             if scrap.is_dir():
                 shutil.rmtree(scrap)
@@ -338,7 +339,7 @@ class Ledger:
         return self._artefact(rows[0]) if rows else None
 
     def _sql(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a query. ValueError where the database is damaged; a full disk stays an sqlite3.Error."""
+        """Rows of a query. ValueError if the database is damaged; a full disk stays an sqlite3.Error."""
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.DatabaseError as error:
@@ -351,11 +352,11 @@ class Ledger:
         return ValueError(f"{file}: damaged ({why}); restore a backup, or give another directory (--out)")
 
     def _artefact(self, row: tuple[Any, ...]) -> Artefact:
-        """A row's artefact. ValueError where a column holds what was never written there."""
-        key, id, kind, *told, seconds, cpu, size, finished = row
+        """A row's artefact. ValueError if a column holds an invalid value."""
+        key, id, kind, *texts, seconds, cpu, size, finished = row
         named = all(isinstance(word, str) and word.isidentifier() for word in (f"_{id}", kind))
         try:
-            parents, recipe, info = map(json.loads, told)
+            parents, recipe, info = map(json.loads, texts)
             plain = isinstance(parents, list) and all(isinstance(i, str) for i in parents) and isinstance(info, dict)
         except (TypeError, ValueError, RecursionError):
             plain = False
@@ -366,7 +367,7 @@ class Ledger:
 
 
 def fresh(path: Path) -> Path:
-    """Directory in, the same directory out, emptied: for builds that cannot go on from what a killed one left."""
+    """Empty a directory, for builds that cannot continue from what a killed one left; returns it."""
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -376,7 +377,7 @@ def fresh(path: Path) -> Path:
 
 
 def _asked(kind: str, recipe: Any, parents: Sequence[Artefact], code: str | Sequence[str]) -> dict[str, Any]:
-    """What a build is asked to be made from, as columns of its row; the key is their hash."""
+    """Columns of a build's row that determine its key, which is their hash."""
     parent_ids = [p.id for p in parents]
     recipe_json = canonical(recipe)
     code = code if isinstance(code, str) else canonical(list(code))

@@ -1,8 +1,8 @@
-"""Where results go: files and folders that the user named appear whole, and nothing in them that is not ours is lost.
+"""Results at paths that the user named: written atomically, and never over files that are not ours.
 
-What was written is noted in MARK, a file of the folder itself. A folder is written to if it is absent, empty, or holds
-what an earlier run wrote and nobody has changed since; everything else is refused in one line. While they are made,
-files lie aside under names that nobody else has, beside their place or in their folder.
+What was written is recorded in MARK, a file in the same folder. A folder is written to only if it is absent, empty, or
+holds what an earlier run wrote, unchanged since; anything else is refused in one line. Until complete, files have
+unique temporary names beside their final place or in their folder.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from drivefoundry.types import require
 from drivefoundry_car.documents import json_object
 
 MARK = ".drivefoundry-wrote.json"
-"""Name -> what `_stamp` said of it when it was written; null while that is going on."""
+"""Maps names to the `_stamp` of the file as written; null while it is being written."""
 _ASIDE = ".drivefoundry-"
 _READ = 1 << 20
 _SIGNS = {".gguf": (0, b"GGUF"), ".safetensors": (8, b'{"'), ".png": (0, b"\x89PNG\r\n\x1a\n"), ".gif": (0, b"GIF8"),
           ".mp4": (4, b"ftyp")}  # fmt: skip
-"""Kind of file -> what tells it, and at which byte."""
+"""Kind of file -> its signature, and the signature's offset in bytes."""
 
 
 @contextmanager
 def file(out: Path, kind: str = "") -> Iterator[Path]:
-    """A file that the user named in; where to write it, a free path beside it with the same ending, out.
+    """Yield a temporary path, with the same ending, at which to write a file that the user named.
 
-    At the end of the block it takes the place of `out`, of which no half is ever seen. kind: as of `check_file`.
-    ValueError where `out` is no plain file, a file of another kind, or its folder is missing.
+    At the end of the block it atomically replaces `out`. kind: as in `check_file`. ValueError if `out` is not a plain
+    file, is of another kind, or its folder is missing.
     """
     check_file(out, kind)
     place = Path(out).resolve()
@@ -47,29 +47,29 @@ def file(out: Path, kind: str = "") -> Iterator[Path]:
 
 
 def check_file(out: Path, kind: str = "") -> None:
-    """ValueError where `file` would not write: a folder or device stands there, or the folder around it is missing.
+    """Raise ValueError if `file` would not write: `out` is a folder or device, or its parent folder is missing.
 
-    kind: ".gguf", ".safetensors", ".png", ".gif" or ".mp4": what is written there, whatever its name. A file of another
-    kind is somebody's own and not replaced, nor where a link leads to it; an empty one holds nothing to lose.
+    kind: ".gguf", ".safetensors", ".png", ".gif" or ".mp4": the format to be written, whatever the name. A file of
+    another kind belongs to somebody else and is not replaced, nor is the target of a link; an empty one may be.
     """
     place = Path(out).resolve()
     require(place.parent.is_dir(), f"{out}: there is no folder {place.parent}; make it first")
     require(not place.is_dir(), f"{out}: is a folder; give the name of a file")
-    require(place.is_file() or not place.exists(), f"{out}: is no plain file; give the name of a file")
+    require(place.is_file() or not place.exists(), f"{out}: not a plain file; give the name of a file")
     if kind and place.is_file():
         at, sign = _SIGNS[kind]
         with place.open("rb") as held:
             head = held.read(at + len(sign))
-        require(head[at:] == sign or not head, f"{out}: is there and no {kind} file; move it, or give another name")
+        require(head[at:] == sign or not head, f"{out}: exists and is not a {kind} file; move it, or give another name")
 
 
 @contextmanager
 def folder(out: Path, last: str) -> Iterator[Path]:
-    """A folder that the user named in; where to write its files, an empty folder, out.
+    """Yield an empty temporary folder for the files of a folder that the user named.
 
-    At the end of the block the files take their places; `last` names the file without which nobody takes the folder for
-    what it is: an old one goes first, the new one comes last. What an earlier run wrote and this one did not goes too.
-    ValueError where anything else lies there.
+    At the end of the block the files move into place; `last` names the file by which readers recognise the folder: its
+    old version is removed first, its new one comes last. Files of an earlier run that this one did not write are
+    removed. ValueError if there is anything else in the folder.
     """
     out = Path(out)
     check_folder(out)
@@ -100,7 +100,7 @@ def folder(out: Path, last: str) -> Iterator[Path]:
 
 
 def check_folder(out: Path) -> None:
-    """ValueError where `folder` would not write: what lies there was not, or not so, written by an earlier run."""
+    """Raise ValueError if `folder` would not write: `out` holds anything not written, or changed since, by us."""
     place = Path(out).resolve()
     require(place.is_dir() or not place.exists(), f"{out}: is a file; give a folder")
     if place.is_dir():
@@ -112,10 +112,10 @@ def check_folder(out: Path) -> None:
 
 @contextmanager
 def among(out: Path, names: Iterable[str], last: str) -> Iterator[Path]:
-    """A folder that the user named and files to write in it in; where to write them, an empty folder, out.
+    """Yield an empty temporary folder for files to be written into a folder that the user named.
 
-    At the end of the block those that were written take their places, `last` after the others; what else lies in the
-    folder stays. ValueError where one of the names is taken by what we did not write.
+    At the end of the block the written files move into place, `last` after the others; other files in the folder stay.
+    ValueError if one of the names is taken by a file that is not ours.
     """
     out, names = Path(out), list(names)
     check_among(out, names)
@@ -126,7 +126,7 @@ def among(out: Path, names: Iterable[str], last: str) -> Iterator[Path]:
     try:
         yield aside
         made = sorted(path.name for path in aside.iterdir())
-        assert set(made) <= set(names), f"{made}: more than was said"
+        assert set(made) <= set(names), f"{made}: more than announced"
         for path in aside.iterdir():
             _durable(path)
         check_among(out, names)
@@ -137,24 +137,24 @@ def among(out: Path, names: Iterable[str], last: str) -> Iterator[Path]:
 
 
 def check_among(out: Path, names: Iterable[str]) -> None:
-    """ValueError where `among` would not write: one of the names is taken by what we did not write."""
+    """Raise ValueError if `among` would not write: one of the names is taken by a file that is not ours."""
     place = Path(out).resolve()
     require(place.is_dir() or not place.exists(), f"{out}: is a file; give a folder")
     ours = _unchanged(place) if place.is_dir() else set()
     for name in names:
         free = name in ours or not os.path.lexists(place / name)
-        require(free, f"{Path(out) / name}: is there and not from an earlier run; move it, or give another folder")
+        require(free, f"{Path(out) / name}: exists and is not from an earlier run; move it, or give another folder")
 
 
 def _moved(aside: Path, place: Path, names: list[str], last: str, noted: dict[str, str | None]) -> None:
-    """Files into their places, `last` after the others; noted before, so that a kill leaves nothing foreign."""
+    """Move files into place, `last` after the others; recorded first, so that a kill leaves nothing unaccounted for."""
     _note(place, noted | dict.fromkeys(names))
     for name in sorted(names, key=lambda name: name == last):
         os.replace(aside / name, place / name)
 
 
 def _unchanged(place: Path) -> set[str]:
-    """The names in a folder that an earlier run wrote, as they were written."""
+    """Names in a folder that an earlier run wrote and that are unchanged."""
     noted = _noted(place)
     return {name for name, stamp in noted.items() if (place / name).is_file() and stamp in (None, _stamp(place / name))}
 
@@ -163,10 +163,10 @@ def _noted(place: Path) -> dict[str, str | None]:
     path = place / MARK
     if not path.is_file():
         return {}
-    told = json_object(path.read_bytes(), path, "remove it and what it stands for")
-    plain = all(Path(name).name == name and (stamp is None or isinstance(stamp, str)) for name, stamp in told.items())
+    noted = json_object(path.read_bytes(), path, "remove it and what it stands for")
+    plain = all(Path(name).name == name and (stamp is None or isinstance(stamp, str)) for name, stamp in noted.items())
     require(plain, f"{path}: not what was written there; remove it and what it stands for")
-    return told
+    return noted
 
 
 def _note(place: Path, noted: dict[str, str | None]) -> None:
@@ -180,13 +180,13 @@ def _note(place: Path, noted: dict[str, str | None]) -> None:
 
 
 def _stamp(path: Path) -> str:
-    """Size, time and first megabyte of a file: what tells a changed one without reading gigabytes."""
+    """Size, time and hash of the first megabyte of a file: detects changes without reading gigabytes."""
     about = path.stat()
     with path.open("rb") as held:
         return f"{about.st_size} {about.st_mtime_ns} {hashlib.sha256(held.read(_READ)).hexdigest()}"
 
 
 def _durable(path: Path) -> None:
-    """On the disk before its name is: a power cut leaves no empty file under a good name."""
+    """Flush a file to disk before it is renamed, so that a power cut leaves no empty file under its final name."""
     with path.open("rb") as held:
         os.fsync(held.fileno())

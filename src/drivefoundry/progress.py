@@ -1,4 +1,4 @@
-"""Work in, a line of progress out: a bar with time left on a terminal, plain lines elsewhere; a clock for stages."""
+"""Progress for the user: bars with time left on a terminal, plain lines elsewhere; and a clock for stages."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from drivefoundry_car.durable import sweep, write_text
 
 SHOWN_AFTER_S = 2.0
-"""Shorter work shows no bar."""
+"""Work shorter than this shows no bar, s."""
 LINE_EVERY_S = 15.0
-"""Between plain lines, where there is no terminal."""
+"""Interval between plain lines, if there is no terminal, s."""
 PACE_OVER = 20
-"""Reports over which the pace of work is measured."""
+"""Number of reports over which pace is measured."""
 WIDE = 110
-"""Columns of a terminal from which bars also say how long they have been going."""
+"""Minimum width of a terminal for bars to show their elapsed time, columns."""
 
 console = Console(highlight=False, soft_wrap=True)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -33,7 +33,7 @@ _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Neither bars nor lines within the block."""
+    """Show neither bars nor lines within the block."""
     was, console.quiet = console.quiet, True
     try:
         yield
@@ -42,24 +42,24 @@ def silent() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """One line for the user, above any running bar. Rich markup is understood."""
+    """Print one line for the user, above any running bar. Rich markup is supported."""
     console.print(text)
 
 
 def warn(text: str) -> None:
-    """One line on stderr about what was left out; work goes on without it."""
+    """Print one line on stderr about something left out; work continues without it."""
     _errors.print(" ".join(text.split()), markup=False)
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process and of its children that have ended."""
+    """CPU seconds of this process and its finished children."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 @dataclass
 class Clock:
-    """What a stage took: filled when it ends."""
+    """Duration of a stage, filled in when it ends."""
 
     name: str
     seconds: float = 0.0
@@ -68,7 +68,7 @@ class Clock:
 
 @contextmanager
 def stage(name: str) -> Iterator[Clock]:
-    """Stage name in, a Clock out; once the block has ended, also by an error, it holds wall and CPU seconds."""
+    """Measure a stage: once the block has ended, even with an error, the Clock holds wall and CPU seconds."""
     clock = Clock(name)
     start, cpu = time.monotonic(), cpu_seconds()
     try:
@@ -78,7 +78,7 @@ def stage(name: str) -> Iterator[Clock]:
 
 
 class _Bars(Progress):
-    """All running bars of the process; those younger than SHOWN_AFTER_S stay out of sight."""
+    """All running bars of the process; those younger than SHOWN_AFTER_S are hidden."""
 
     def get_renderables(self) -> Iterable[Any]:
         yield self.make_tasks_table([t for t in self.tasks if (t.elapsed or 0.0) > SHOWN_AFTER_S])
@@ -88,8 +88,8 @@ _bars: _Bars | None = None
 
 
 class Pace:
-    """How fast work goes: from its first report on, since until then it also starts up, compiles and reads, and over
-    its last reports only, since later steps need not cost what earlier ones did."""
+    """Pace of work: from its first report, since before that it also starts up, compiles and reads, and only over its
+    last reports, since later steps may cost more or less than earlier ones."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0
@@ -100,7 +100,7 @@ class Pace:
         self.reports.append((time.monotonic(), self.done))
 
     def left(self) -> float | None:
-        """Seconds left; None while it is not known."""
+        """Seconds left; None while unknown."""
         if len(self.reports) < 2 or self.reports[-1][1] == self.reports[0][1]:
             return None
         (first, was), (last, now) = self.reports[0], self.reports[-1]
@@ -109,8 +109,8 @@ class Pace:
 
 @contextmanager
 def kept(path: Path) -> Iterator[None]:
-    """While the block runs, keep what is under way in a file: {"stage", "since" (Unix time), "bars": [{"what", "done",
-    "total", "left_s"}]}, outermost bar first. Written whole, at most once a second; removed in the end."""
+    """While the block runs, keep current progress in a file: {"stage", "since" (Unix time), "bars": [{"what", "done",
+    "total", "left_s"}]}, outermost bar first. Written atomically, at most once a second; removed at the end."""
     global _keeper
     sweep(path.parent, path.name)
     _keeper = _Keeper(path)
@@ -122,7 +122,7 @@ def kept(path: Path) -> Iterator[None]:
 
 
 def under_way(stage: str) -> None:
-    """What is worked at from now on, for the file of `kept`."""
+    """Set the current stage in the file of `kept`."""
     if _keeper is not None:
         _keeper.stage, _keeper.since = stage, time.time()
         _keeper.write()
@@ -136,7 +136,7 @@ class _Keeper:
     def write(self, *, now: bool = True) -> None:
         if now or time.monotonic() - self.written > 1.0:
             bars = [{"what": w, "done": p.done, "total": p.total, "left_s": p.left()} for w, p in [*self.bars]]
-            with suppress(OSError):  # a disk that is full stops the work, not the word about it
+            with suppress(OSError):  # a full disk stops the work itself, not the report about it
                 write_text(self.path, json.dumps({"stage": self.stage, "since": self.since, "bars": bars}))
             self.written = time.monotonic()
 
@@ -146,7 +146,7 @@ _keeper: _Keeper | None = None
 
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Callable[..., None]]:
-    """What is done in how many steps in, `advance(steps=1, note="")` out. Bars nest; worker processes show none."""
+    """Show a bar for `total` steps; yields `advance(steps=1, note="")`. Bars nest; worker processes show none."""
     if multiprocessing.parent_process() is not None:
         yield lambda steps=1, note="": None
         return
@@ -204,8 +204,8 @@ def _lines(what: str, pace: Pace) -> Generator[Callable[..., None]]:
         nonlocal last
         now, left = time.monotonic(), pace.left()
         if now - last >= LINE_EVERY_S and 0 < pace.done < pace.total:
-            said = [f"{pace.done}/{pace.total}", "" if left is None else f"{left:.0f} s left", note]
-            console.print(f"  {what}: {', '.join(filter(None, said))}", markup=False)
+            parts = [f"{pace.done}/{pace.total}", "" if left is None else f"{left:.0f} s left", note]
+            console.print(f"  {what}: {', '.join(filter(None, parts))}", markup=False)
             last = now
 
     yield advance

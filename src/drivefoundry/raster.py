@@ -1,4 +1,4 @@
-"""RoadMap in, ground raster out: what lies on the ground at every 0.2 m, for off-road checks and for the camera.
+"""Ground rasters of maps: what is on the ground at a resolution of 0.2 m, for off-road checks and for the camera.
 
 Texel (row, col) covers [origin_x + col * res, + res) x [origin_y + row * res, + res) of the map, rows growing with y.
 A texel's class is that of its centre. Letters: H, W texel rows and columns; M maps.
@@ -20,13 +20,13 @@ CLASSES = 7
 SHADES = 16
 """Texture codes are class * SHADES + shade: brightness for the first three classes, paint coverage for the others."""
 DRIVABLE = np.array([False, True, False, True, True, True, True])
-"""(CLASSES,) which classes a car may drive on."""
+"""(CLASSES,) whether a car may drive on each class."""
 
 MARGIN = 20.0
-"""Ground kept around the outermost feature, m."""
+"""Margin around the outermost feature, m."""
 MAX_TEXELS = 200_000_000
 KEPT = 16
-"""Rasters kept in memory, by map id."""
+"""Number of rasters cached, by map id."""
 
 LINE_WIDTH = 0.2
 STOP_WIDTH = 0.5
@@ -61,9 +61,9 @@ _kept: OrderedDict[tuple[str, float], GroundRaster] = OrderedDict()
 
 
 def ground_raster(road_map: RoadMap, resolution: float = 0.2) -> GroundRaster:
-    """Map in, raster out; the last 16 maps are kept by id, so asking again costs nothing.
+    """The raster of a map; the last 16 are cached by id.
 
-    resolution: texel edge, m. Raises ValueError where the map spans more texels than fit in memory.
+    resolution: texel edge, m. ValueError if the map spans more texels than fit in memory.
     """
     key = (road_map.id, resolution)
     if key in _kept:
@@ -77,7 +77,7 @@ def ground_raster(road_map: RoadMap, resolution: float = 0.2) -> GroundRaster:
 
 
 def stack_rasters(maps: list[RoadMap]) -> RasterStack:
-    """Maps in, one flat stack out, in the order given (index m of `drivable_at`)."""
+    """Stack the rasters of maps, in the order given (index m of `drivable_at`)."""
     rasters = [ground_raster(m) for m in maps]
     sizes = [r.classes.size for r in rasters]
     frames = np.zeros((len(rasters), 6))
@@ -90,7 +90,7 @@ def stack_rasters(maps: list[RoadMap]) -> RasterStack:
 
 @njit(cache=True, nogil=True)
 def class_at(classes, frames, m, x, y):
-    """Point (x, y) m of map m in, texel class out; GROUND beyond the raster and for NaN. Arrays as in RasterStack."""
+    """Texel class at point (x, y) m of map m; GROUND beyond the raster and for NaN. Arrays as in RasterStack."""
     col = (x - frames[m, 3]) / frames[m, 5]
     row = (y - frames[m, 4]) / frames[m, 5]
     if row >= 0.0 and col >= 0.0 and row < frames[m, 1] and col < frames[m, 2]:
@@ -100,7 +100,7 @@ def class_at(classes, frames, m, x, y):
 
 @njit(cache=True, nogil=True)
 def drivable_at(classes, frames, m, x, y):
-    """Point in, True out where a car may drive. For use inside kernels; arguments as in `class_at`."""
+    """Whether a car may drive at a point. For use inside kernels; arguments as in `class_at`."""
     c = class_at(classes, frames, m, x, y)
     return c != GROUND and c != SIDEWALK
 
@@ -111,7 +111,7 @@ def _paint(road_map: RoadMap, resolution: float) -> GroundRaster:
     require(len(points) > 0, f"RoadMap {road_map.id}: nothing to draw; give it lanes or drivable polygons")
     require(bool(np.isfinite(points).all()), f"RoadMap {road_map.id}: outlines must be finite")
     low = np.floor(points.min(0) - MARGIN)
-    # Multiples of 64 texels, so that every level of the camera's mip pyramid is whole.
+    # Multiples of 64 texels, so that every level of the camera's mip pyramid has whole texels.
     wide, high = (int(n) for n in np.ceil((points.max(0) + MARGIN - low) / (resolution * 64)) * 64)
     require(
         wide * high <= MAX_TEXELS,
@@ -154,7 +154,8 @@ def _directions(road_map: RoadMap) -> np.ndarray:
 
 
 def _walking_axis(polygon: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Unit vector along which people cross: the polygon's principal axis that runs more across the nearest lane."""
+    """Unit vector along which people cross: the polygon's principal axis that is more perpendicular to the nearest
+    lane."""
     centre = polygon.mean(0)
     _, axes = np.linalg.eigh(np.cov((polygon - centre).T))
     long = axes[:, 1]
@@ -166,7 +167,7 @@ def _walking_axis(polygon: np.ndarray, directions: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _crossings(points, first, last, y, xs):
-    """Ascending x of the polygon's edges at height y into xs; returns how many (even-odd rule)."""
+    """Write the x of the polygon's edges at height y to xs, ascending; returns their number (even-odd rule)."""
     n = 0
     j = last - 1
     for i in range(first, last):
@@ -185,7 +186,7 @@ def _crossings(points, first, last, y, xs):
 
 @njit(cache=True, nogil=True)
 def _rows(points, first, last, high):
-    """Rows [a, b) whose centres lie within the polygon's height."""
+    """Rows [a, b) whose centres are within the polygon's height."""
     low, top = np.inf, -np.inf
     for i in range(first, last):
         low, top = min(low, points[i, 1]), max(top, points[i, 1])
@@ -194,7 +195,7 @@ def _rows(points, first, last, high):
 
 @njit(cache=True, nogil=True)
 def _fill(classes, points, offsets, code):
-    """Polygons (in texels) in, classes painted in place where texel centres are inside."""
+    """Paint polygons (in texels) in place where texel centres are inside."""
     high, wide = classes.shape
     xs = np.empty(len(points) + 1)
     for p in range(len(offsets) - 1):
@@ -211,7 +212,7 @@ def _fill(classes, points, offsets, code):
 
 @njit(cache=True, nogil=True)
 def _lattice(row, col):
-    """Fixed pseudo-random number in [0, 1) of an integer point: texture must not depend on anything but the place."""
+    """Fixed pseudo-random number in [0, 1) of an integer point: texture must depend only on the place."""
     h = np.uint32(row) * np.uint32(0x9E3779B1) ^ np.uint32(col) * np.uint32(0x85EBCA77)
     h = (h ^ (h >> np.uint32(15))) * np.uint32(0x2C1B3C6D)
     h = (h ^ (h >> np.uint32(12))) * np.uint32(0x297A2D39)
@@ -220,7 +221,7 @@ def _lattice(row, col):
 
 @njit(cache=True, nogil=True)
 def _shade(classes, texture):
-    """Classes in, texture codes out: grain and broad patches on grass and asphalt, slab joints on sidewalks."""
+    """Write texture codes: grain and broad patches on grass and asphalt, slab joints on sidewalks."""
     high, wide = classes.shape
     broad = np.empty((high // 16 + 1, wide // 16 + 1), np.float32)
     for r in range(broad.shape[0]):
@@ -244,11 +245,11 @@ def _shade(classes, texture):
 
 @njit(cache=True, nogil=True)
 def _cover(classes, texture, row, col, coverage, code):
-    """Paint one texel with coverage 0..1. Coverage of one kind adds up, as in a double line; else the fuller wins.
-    Off the road paint colours but keeps the class."""
+    """Paint one texel with coverage 0..1. Coverage of the same kind adds up, as in a double line; otherwise the larger
+    wins. Off the road, paint changes the colour but not the class."""
     level = int(min(1.0, coverage) * (SHADES - 1) + 0.5)
     old, road = texture[row, col], classes[row, col] != GROUND and classes[row, col] != SIDEWALK
-    # Thin coverage is mixed with asphalt in the palette, so beside the road it would look like dirt.
+    # Thin coverage is mixed with asphalt in the palette, so beside the road it would look dirty.
     if level <= (0 if road else SHADES // 2):
         return
     if old // SHADES == code:
@@ -262,7 +263,7 @@ def _cover(classes, texture, row, col, coverage, code):
 
 @njit(cache=True, nogil=True)
 def _stroke(classes, texture, strip, width, on, period, code):
-    """Polyline (P, 2) in texels in, painted in place with its exact share of each texel; dashed where period > 0."""
+    """Paint a polyline (P, 2) in texels in place, with its exact coverage of each texel; dashed if period > 0."""
     high, wide = classes.shape
     half, along = 0.5 * width, 0.0
     for i in range(len(strip) - 1):
@@ -279,7 +280,7 @@ def _stroke(classes, texture, strip, width, on, period, code):
             for col in range(max(0, col0), min(wide, col1)):
                 px, py = col + 0.5 - x0, row + 0.5 - y0
                 s, side = px * dx + py * dy, abs(py * dx - px * dy)
-                # A texel belongs to one segment; only at the two ends of the strip is paint cut within a texel.
+                # Each texel belongs to one segment; only at the two ends of the strip is paint cut within a texel.
                 head, tail = i == 0, i == len(strip) - 2
                 if (s < 0.0 and not head) or (s >= length and not tail):
                     continue
@@ -294,7 +295,7 @@ def _stroke(classes, texture, strip, width, on, period, code):
 
 @njit(cache=True, nogil=True)
 def _stripes(classes, texture, polygon, axis, on, period):
-    """Crosswalk polygon in texels in, zebra stripes painted in place across its walking axis."""
+    """Paint zebra stripes in place on a crosswalk polygon (in texels), across its walking axis."""
     high, wide = classes.shape
     xs = np.empty(len(polygon) + 1)
     a, b = _rows(polygon, 0, len(polygon), high)

@@ -1,6 +1,6 @@
-"""Arrays in, RoadMap with a content id out; RoadMap in, bytes out, and back.
+"""Build RoadMaps with content ids from arrays, and serialise them.
 
-Drives and scenes name their map by this id, so the same surroundings are stored once, whoever imported them.
+Drives and scenes refer to their map by this id, so the same surroundings are stored once, whoever imported them.
 """
 
 from __future__ import annotations
@@ -27,17 +27,16 @@ _PER_LANE: dict[str, tuple[type, float]] = {
 }
 _TABLES = {"stop_lines": 4, "signal_heads": 4, "buildings": 6}
 _DECIMALS = 4
-"""Coordinates are kept to 0.1 mm, so that the id does not depend on the last bits of a sum."""
+"""Coordinates are rounded to 0.1 mm, so that the id does not depend on the last bits of a sum."""
 
 
 def make_map(**arrays: Any) -> RoadMap:
-    """Arrays in, validated RoadMap out; its id is the first 16 hex digits of a SHA-256 over them.
+    """Build a validated RoadMap; its id is the first 16 hex digits of a SHA-256 over the arrays.
 
     Names are the fields of RoadMap. Sequences of points (lanes, lane_next, drivable, lines, crosswalks, sidewalks) are
-    given as a Ragged or as a list of arrays. Only `lanes` must be given: what a source does not know is left out and
-    becomes empty (no lines, no signals, no buildings), no neighbour, no successor, 3.2 m of width and 50 km/h. With
-    `road_edges` the drivable area is not all that one may drive on, without them it is.
-    ValueError names a field that is unknown or does not fit.
+    given as a Ragged or as a list of arrays. Only `lanes` is required; other fields default to empty (no lines, no
+    signals, no buildings), no neighbour, no successor, a width of 3.2 m and 50 km/h. With `road_edges`, ground outside
+    the drivable area may be drivable, too; without, it is not. ValueError names a field that is unknown or invalid.
     """
     known = {f.name for f in fields(RoadMap)} - {"id"}
     unknown = sorted(set(arrays) - known)
@@ -50,7 +49,7 @@ def make_map(**arrays: Any) -> RoadMap:
         parts[name] = _rounded(np.asarray(given.get(name, np.full(n, default)), dtype))
     for name, width in _TABLES.items():
         parts[name] = _rounded(np.asarray(given.get(name, []), np.float64).reshape(-1, width))
-    if given.get("road_edges") is not None:  # a map without them has the id that it had before there were any
+    if given.get("road_edges") is not None:  # keeps the ids of maps without road edges
         parts["road_edges"] = _ragged("road_edges", given["road_edges"], 2)
     parts["line_kind"] = np.asarray(given.get("line_kind", np.zeros(len(parts["lines"]))), np.int32)
     successors = parts["lane_next"].points
@@ -66,7 +65,7 @@ def make_map(**arrays: Any) -> RoadMap:
 
 
 def save_map(map: RoadMap) -> bytes:
-    """RoadMap in, safetensors bytes out: the same bytes for the same map."""
+    """Serialise a map as safetensors bytes, identical for equal maps."""
     return to_bytes(dict(_flat(_parts(map))))
 
 
@@ -77,7 +76,7 @@ def _parts(map: RoadMap) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def load_map(data: bytes) -> RoadMap:
-    """Bytes of `save_map` in, RoadMap out; ValueError on other bytes. The last 64 are kept: clips share maps."""
+    """Read a map from the bytes of `save_map`. ValueError for other bytes. The last 64 are cached: clips share maps."""
     try:
         raw = from_bytes(data, f"{len(data)} bytes")
         ragged = [*_RAGGED, *(["road_edges"] if "road_edges.points" in raw else [])]
@@ -88,32 +87,33 @@ def load_map(data: bytes) -> RoadMap:
 
 
 def lane_polygon(center: np.ndarray, width: float) -> np.ndarray:
-    """Centre line (P, 2) and width m in, closed-implied polygon (2P, 2) out: left border forward, right border back."""
+    """Polygon (2P, 2), implicitly closed, of a centre line (P, 2) and a width m: left border forward, right one
+    back."""
     left, right = offset_line(center, width / 2), offset_line(center, -width / 2)
     return np.concatenate([left, right[::-1]])
 
 
 def offset_line(line: np.ndarray, distance: float) -> np.ndarray:
-    """Line (P, 2) in, line (P, 2) shifted to the left by `distance` m out (negative: right), mitred at its corners."""
+    """Shift a line (P, 2) to the left by `distance` m (negative: right), mitred at its corners."""
     line = np.asarray(line, np.float64)
     seg = np.diff(line, axis=0)
     seg /= np.maximum(np.hypot(seg[:, 0], seg[:, 1]), 1e-9)[:, None]
     before, after = np.vstack([seg[:1], seg]), np.vstack([seg, seg[-1:]])
     bisector = before + after
     bisector /= np.maximum(np.hypot(bisector[:, 0], bisector[:, 1]), 1e-9)[:, None]
-    # the mitre is as long as the corner is sharp; beyond 60 degrees it is cut, else it would run away
+    # a mitre grows with the sharpness of the corner; beyond 60 degrees it is cut to stay bounded
     mitre = distance / np.maximum((bisector * after).sum(1), 0.5)
     return line + mitre[:, None] * np.stack([-bisector[:, 1], bisector[:, 0]], 1)
 
 
 def arc_length(line: np.ndarray) -> np.ndarray:
-    """Line (P, 2+) in, arc length (P,) m of its points out, 0 first."""
+    """Arc length (P,) m at each point of a line (P, 2+), starting at 0."""
     d = np.diff(line[:, :2], axis=0)
     return np.concatenate([[0.0], np.cumsum(np.hypot(d[:, 0], d[:, 1]))])
 
 
 def resample(line: np.ndarray, step: float) -> np.ndarray:
-    """Line (P, D), x and y first, in; points about `step` m apart out, both ends kept, other columns interpolated."""
+    """Resample a line (P, D), x and y first, at about `step` m; both ends are kept, other columns interpolated."""
     s = arc_length(line)
     at = np.linspace(0.0, s[-1], max(2, round(s[-1] / step) + 1))
     return np.stack([np.interp(at, s, line[:, k]) for k in range(line.shape[1])], 1)

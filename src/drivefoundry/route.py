@@ -1,4 +1,4 @@
-"""Driven path in, route out: the lane-level centre line that a navigator would give for a path that was driven.
+"""Routes from driven paths: the lane-level centre line that a navigator would have given.
 
 A route is (R, 3) float64: x, y m in the map frame, speed limit m/s; points about STEP apart.
 """
@@ -13,24 +13,24 @@ from drivefoundry.types import RoadMap
 STEP = 1.5
 """Distance between route points, m."""
 SMOOTH_M = 4.0
-"""Standard deviation of the smoothing along a driven path, m: takes recording jitter out, keeps a turn's shape."""
+"""Standard deviation of the smoothing along a driven path, m: removes recording jitter, preserves turns."""
 LANE_WITHIN_M, LANE_WITHIN_RAD = 3.0, 0.8
-"""How far from a lane's centre line, and from its heading, a car may be and still count as on it."""
+"""Maximum distance from a lane's centre line, m, and deviation from its heading, rad, of a car on it."""
 
 
 def smooth(path: np.ndarray, sigma_m: float = SMOOTH_M, step: float = STEP) -> np.ndarray:
-    """Polyline (R, 2) with even spacing in, the same smoothed by a Gaussian along it; both ends stay in place."""
+    """Smooth an evenly spaced polyline (R, 2) with a Gaussian along it; both ends stay in place."""
     if len(path) < 4:
         return path
     reach = max(1, min(round(3 * sigma_m / step), len(path) - 1))
     k = np.exp(-0.5 * (np.arange(-reach, reach + 1) * step / sigma_m) ** 2)
-    # Reflecting through the end points (odd padding) keeps them and their direction where they are.
+    # Reflecting through the end points (odd padding) preserves them and their direction.
     padded = np.pad(path, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
     return np.stack([np.convolve(padded[:, d], k / k.sum(), "valid") for d in range(path.shape[1])], 1)
 
 
 def lane_at(map: RoadMap, xy: np.ndarray, yaw: float) -> tuple[int, float]:
-    """Position and heading in, (lane, arc length along it) of the nearest lane that goes the same way, or (-1, 0.0)."""
+    """(lane, arc length along it) of the nearest lane with a similar heading, or (-1, 0.0)."""
     if not len(map.lanes):
         return -1, 0.0
     p, o = map.lanes.points, map.lanes.offsets
@@ -39,9 +39,9 @@ def lane_at(map: RoadMap, xy: np.ndarray, yaw: float) -> tuple[int, float]:
     u = np.clip(((xy - a) * d).sum(1) / np.maximum(length**2, 1e-9), 0, 1)
     off = np.hypot(*(xy - a - u[:, None] * d).T)
     turn = np.arctan2(d[:, 1], d[:, 0]) - yaw
-    off = off + 2.0 * np.abs(np.arctan2(np.sin(turn), np.cos(turn)))  # a parallel lane wins over a crossing one
+    off = off + 2.0 * np.abs(np.arctan2(np.sin(turn), np.cos(turn)))  # a parallel lane is preferred to a crossing one
     off[np.abs(np.arctan2(np.sin(turn), np.cos(turn))) > LANE_WITHIN_RAD] = np.inf
-    off[o[1:-1] - 1] = np.inf  # joins between two lanes are no segments
+    off[o[1:-1] - 1] = np.inf  # joints between lanes are not segments
     i = int(np.argmin(off))
     if off[i] > LANE_WITHIN_M + 2.0 * LANE_WITHIN_RAD or not np.isfinite(off[i]):
         return -1, 0.0
@@ -50,7 +50,7 @@ def lane_at(map: RoadMap, xy: np.ndarray, yaw: float) -> tuple[int, float]:
 
 
 def ahead(map: RoadMap, lane: int, at: float, metres: float) -> np.ndarray:
-    """Lane and arc length on it in, (P, 3) x, y, limit of the way on for `metres`, always into the straightest
+    """(P, 3) x, y, limit of the road ahead for `metres` from arc length `at` on a lane, always into the straightest
     successor."""
     out: list[np.ndarray] = []
     left = metres
@@ -67,7 +67,7 @@ def ahead(map: RoadMap, lane: int, at: float, metres: float) -> np.ndarray:
 
 
 def _straightest(map: RoadMap, lane: int) -> int:
-    """The successor that turns least, -1 where the map ends."""
+    """The successor that turns least, -1 if the map ends."""
     successors = map.lane_next[lane].astype(int).ravel()
     if not len(successors):
         return -1
@@ -81,8 +81,7 @@ def _heading(points: np.ndarray) -> float:
 
 
 def extend(route: np.ndarray, metres: float, map: RoadMap | None = None) -> np.ndarray:
-    """Route (R, 3) in, the same with `metres` more at its end: along the map's lanes as far as they go, then straight
-    on."""
+    """Extend a route (R, 3) by `metres` at its end: along the map's lanes as far as they go, then straight on."""
     end = route[-1, :2]
     yaw = _heading(route[max(0, len(route) - 3) :, :2])
     more = np.zeros((0, 3))
@@ -90,7 +89,7 @@ def extend(route: np.ndarray, metres: float, map: RoadMap | None = None) -> np.n
         lane, at = lane_at(map, end, yaw)
         if lane >= 0:
             more = ahead(map, lane, at, metres)
-            # A car is rarely on the centre line: its offset fades out over the first 15 m of the lane.
+            # A car is rarely exactly on the centre line: its offset fades out over the first 15 m of the lane.
             s = arc_length(more)
             more[:, :2] += (end - more[0, :2]) * np.clip(1 - s / 15.0, 0, 1)[:, None]
     done = float(arc_length(more)[-1]) if len(more) else 0.0
@@ -103,7 +102,7 @@ def extend(route: np.ndarray, metres: float, map: RoadMap | None = None) -> np.n
 
 
 def moved(xy: np.ndarray) -> list[int]:
-    """Positions (T, 2) in, the steps that make a path out, the first among them: standing still jitters."""
+    """Indices of the positions (T, 2) that make up a path, including the first: positions at standstill jitter."""
     steps = [0]
     for i in range(1, len(xy)):
         if np.hypot(*(xy[i] - xy[steps[-1]])) > 0.7:
@@ -114,9 +113,9 @@ def moved(xy: np.ndarray) -> list[int]:
 def driven(
     xy: np.ndarray, limit: float, map: RoadMap | None = None, *, yaw: float = 0.0, on: float = 60.0
 ) -> np.ndarray:
-    """Driven positions (T, 2) in, route (R, 3) out: the path smoothed, 10 m straight back and `on` metres further.
+    """Route (R, 3) of driven positions (T, 2): the smoothed path, extended by 10 m straight back and `on` metres ahead.
 
-    `limit` m/s is the speed limit where the map has no lane under the path; `yaw` the heading where the path has no
+    `limit` m/s is the speed limit where the map has no lane under the path; `yaw` the heading if the path has no
     length.
     """
     steps = moved(xy)
@@ -129,8 +128,8 @@ def driven(
 
 
 def limits(path: np.ndarray, limit: float, map: RoadMap | None) -> np.ndarray:
-    """Path (R, 2) in, speed limit (R,) of the lane under every fifth point (held in between); `limit` where there is
-    none."""
+    """Speed limit (R,) along a path (R, 2): that of the lane under every fifth point, held in between; `limit` if there
+    is none."""
     out = np.full(len(path), limit, np.float64)
     if map is None:
         return out

@@ -22,10 +22,10 @@ _WORDS = {"true": "True", "false": "False", "none": "None"}
 
 
 def canonical(value: Any) -> str:
-    """Serialise plain values to one JSON text, the same for equal values on every machine.
+    """Serialise plain values as JSON text, identical for equal values on every machine.
 
-    Dataclasses become objects of their fields, tuples lists, paths POSIX text; whole floats keep their point.
-    ValueError for NaN and infinity, and for what is no plain value.
+    Dataclasses become objects of their fields, tuples lists, paths POSIX text; whole floats keep their decimal point.
+    ValueError for NaN and infinity, and for values that are not plain.
     """
     return json.dumps(
         _plain(value, "recipe"), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
@@ -51,7 +51,7 @@ def _plain(value: Any, where: str) -> Any:
     item = getattr(value, "item", None)  # numpy scalars
     if item is not None and getattr(value, "ndim", None) == 0:
         return _plain(item(), where)
-    raise ValueError(f"{where}: {type(value).__name__} is no plain value (text, number, bool, list, dataclass)")
+    raise ValueError(f"{where}: {type(value).__name__} is not a plain value (text, number, bool, list, dataclass)")
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -94,7 +94,7 @@ def with_values(config: R, values: Mapping[str, Any]) -> R:
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """The end of an error line: which valid name was meant."""
+    """Hint at the end of an error line: the valid name that was probably meant."""
     names = list(names)
     close = difflib.get_close_matches(word, names, 1, 0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
@@ -134,7 +134,7 @@ def _read(text: str, hint: Any, key: str) -> Any:
 
 
 def _checked(value: Any, hint: Any, key: str) -> Any:
-    """A plain value, if it is one of type `hint` already; a whole number serves for a float."""
+    """Check that a plain value already has type `hint`; a whole number is accepted for a float."""
     if _is_list(hint) != isinstance(value, list):
         raise ValueError(f"key {key!r}: must be {_name(hint)}, got {str(value)[:40]!r}")
     words = [str(v) for v in value] if isinstance(value, list) else [str(value)]

@@ -1,12 +1,13 @@
-"""What code a function can run, as one hash: derived from the source, so that no list has to be kept by hand.
+"""The code that a function can run, as one hash: derived from the source, so that no list must be maintained.
 
-The closure of a function holds its own source and that of every function, class and constant of this project that it
-names, and of those that these name in turn, across modules; nothing is imported for it. Beside each module of the
-closure count the data files that it reads, and the statements that run when it is imported. Comments, docstrings and
-layout do not count, nor does the code in `BESIDE`, which decides how and when something is made, but not what.
+The closure of a function consists of its own source and that of every function, class and constant of this project that
+it names, and of those that these name in turn, across modules; nothing is imported for it. For each module of the
+closure, the data files that it reads count as well, and the statements that run when it is imported. Comments,
+docstrings and layout do not count, nor does the code in `BESIDE`, which affects how and when something is made, but not
+what.
 
-A name that is only spelt out at run time is followed if it is a constant: "drivefoundry.fleet.nets" stands for the
-whole package, "campaigns.toml" for the file beside the module.
+A name that is only formed at run time is followed if it is a constant: "drivefoundry.fleet.nets" stands for the whole
+package, "campaigns.toml" for the file beside the module.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ BESIDE = (
     "drivefoundry.recipes", "drivefoundry.settings", "drivefoundry.sources", "drivefoundry.stages.context",
     "drivefoundry.tracking",
 )  # fmt: skip
-"""Modules outside every closure; the values of a recipe are part of a build's key as they are."""
+"""Modules outside every closure; recipe values are part of a build's key anyway."""
 _NOT_SOURCE = {".pyc", ".so", ".pyd", ".dylib", ".nbi", ".nbc", ".typed"}
 _NATIVE = {".cpp", ".h"}
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 Symbol = tuple[str, str]
-"""Module and name; the name "" is what runs when the module is imported, "*" all of it."""
+"""Module and name; the name "" stands for what runs on import, "*" for everything."""
 
 
 def code_hash(build: Callable[..., Any]) -> str:
     """sha256 over the closure of a function.
 
-    Of a nested function or a lambda, its enclosing function counts as a whole, and so do the functions and the classes
-    of the objects that it holds on to. ValueError for a function of an installed library or without a file.
+    For a nested function or a lambda, its whole enclosing function counts, and so do the functions and the classes of
+    the objects that it captures. ValueError for a function of an installed library or without a source file.
     """
     digest = hashlib.sha256()
     for name, content in sorted(closure(build).items()):
@@ -70,7 +71,7 @@ def closure(build: Callable[..., Any]) -> dict[str, str]:
 
 
 def _roots(value: Any, depth: int = 0) -> Iterator[Symbol]:
-    """Where the closure of a callable, or of what one holds on to, begins."""
+    """Symbols at which the closure of a callable, or of a captured object, begins."""
     if depth > 4:
         return
     if isinstance(value, partial):
@@ -94,7 +95,7 @@ def _roots(value: Any, depth: int = 0) -> Iterator[Symbol]:
 
 
 def _ours(module: str) -> bool:
-    """Whether a module is this project's or the user's own, rather than an installed library's."""
+    """Whether a module belongs to this project or to the user, rather than to an installed library."""
     return module.partition(".")[0] in ROOTS or _users(module) is not None
 
 
@@ -122,7 +123,7 @@ class _Module:
 
 @cache
 def _looked_up(symbol: Symbol) -> tuple[str, dict[str, str], list[Symbol]]:
-    """A symbol's own hash ("" if it is an import of another one), data files with their hashes, and what it names."""
+    """A symbol's own hash ("" if it is imported from elsewhere), data files with hashes, and the symbols it names."""
     module = _parsed(symbol[0])
     if module is None:
         return "", {}, []
@@ -155,7 +156,7 @@ def _parsed(name: str) -> _Module | None:
 
 
 def _sort_in(module: _Module, statement: ast.stmt) -> None:
-    """File a top-level statement under what it binds."""
+    """File a top-level statement under the names that it binds."""
     if isinstance(statement, ast.Import | ast.ImportFrom):
         module.imported |= _imports(module, statement)
     elif isinstance(statement, _DEFINITIONS):
@@ -165,7 +166,7 @@ def _sort_in(module: _Module, statement: ast.stmt) -> None:
         names = [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
         for name in names:
             module.bound.setdefault(name, []).append(statement)
-        if any(not isinstance(t, ast.Name | ast.Tuple | ast.List) for t in targets):  # it changes what something holds
+        if any(not isinstance(t, ast.Name | ast.Tuple | ast.List) for t in targets):  # it modifies an existing object
             module.effects.append(statement)
     elif isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
         pass
@@ -181,7 +182,7 @@ def _sort_in(module: _Module, statement: ast.stmt) -> None:
 
 
 def _imports(module: _Module, statement: ast.Import | ast.ImportFrom) -> dict[str, Symbol]:
-    """Local name -> what an import of this project binds it to."""
+    """Local name -> symbol that an import of this project binds to it."""
     out: dict[str, Symbol] = {}
     if isinstance(statement, ast.Import):
         for alias in statement.names:
@@ -200,7 +201,7 @@ def _imports(module: _Module, statement: ast.Import | ast.ImportFrom) -> dict[st
 
 
 def _named(module: _Module, statement: ast.stmt) -> list[Symbol]:
-    """Symbols that a statement names: globals, what it imports itself, parts of modules, modules in constants."""
+    """Symbols that a statement names: globals, its own imports, members of modules, modules in constants."""
     local: dict[str, Symbol] = {}
     for node in ast.walk(statement):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -228,7 +229,7 @@ def _named(module: _Module, statement: ast.stmt) -> list[Symbol]:
 
 
 def _globals(node: ast.AST, local: frozenset[str]) -> Iterator[ast.Name | ast.Attribute | ast.Constant]:
-    """Names, and attributes of names, that mean something outside the function that they are in; and dotted texts."""
+    """Names, and attributes of names, that refer to something outside the enclosing function; and dotted strings."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         a = node.args
         inner = {p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg)))}
@@ -262,7 +263,7 @@ def _globals(node: ast.AST, local: frozenset[str]) -> Iterator[ast.Name | ast.At
 
 
 def _stored(body: Iterable[ast.AST]) -> frozenset[str]:
-    """Names that a function's own statements bind; those of functions, classes and comprehensions in it left out."""
+    """Names bound by a function's own statements, without those of functions, classes and comprehensions inside."""
     out: set[str] = set()
     for node in body:
         if isinstance(node, _DEFINITIONS):
@@ -279,7 +280,7 @@ def _stored(body: Iterable[ast.AST]) -> frozenset[str]:
 
 
 def _strip_docstrings(tree: ast.AST) -> None:
-    """Take the texts that only people read out of a tree."""
+    """Remove docstrings from a tree."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
@@ -304,12 +305,12 @@ def _mentioned(module: _Module, statements: Iterable[ast.stmt]) -> dict[str, str
 
 
 def _native(module: _Module) -> dict[str, str]:
-    """C++ beside a module of the closure."""
+    """C++ files beside a module of the closure."""
     return _hashed(p for p in _data(module.path.parent) if p.suffix in _NATIVE)
 
 
 def _beside(module: _Module) -> dict[str, str]:
-    """All data files of a package that is named as a whole, those of its folders included."""
+    """All data files of a package that is named as a whole, including its folders."""
     if module.path.name != "__init__.py":
         return {}
     folders = [module.path.parent, *(d for d in module.path.parent.iterdir() if d.is_dir() and not _is_package(d))]
@@ -332,14 +333,14 @@ def _hashed(files: Iterable[Path]) -> dict[str, str]:
 
 
 def _place(path: Path) -> str:
-    """A file's path from its top package on."""
+    """A file's path relative to its top package's parent."""
     parts = path.parts
     return "/".join(parts[max((i for i, part in enumerate(parts) if part in ROOTS), default=-1) :])
 
 
 @cache
 def _file(name: str) -> Path | None:
-    """The source of a module or package of this project, found without importing it; None where there is none."""
+    """The source of a module or package of this project, found without importing it; None if there is none."""
     top, *rest = name.split(".")
     if top not in ROOTS:
         return _users(name)

@@ -1,8 +1,8 @@
-"""A training's metrics in, a run of an experiment tracker out, beside the JSONL that every training writes.
+"""Log a training's metrics to an experiment tracker, beside the JSONL file that every training writes.
 
-Where: `mlflow` (what MLFLOW_TRACKING_URI names, else MLflow's own default), `mlflow:URI`, or `tensorboard:DIR`. A run
-is known by an id that lies in the training's directory as long as it trains, so the next life of a killed training goes
-on with the same run; the tracker is asked which steps that run has, and no step is reported twice.
+Where: `mlflow` (the URI in MLFLOW_TRACKING_URI, or MLflow's default), `mlflow:URI`, or `tensorboard:DIR`. A run is
+identified by an id in the training's directory until training ends, so a restarted training continues the same run; the
+tracker is asked for its last step, and no step is reported twice.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from drivefoundry_car.durable import write_text
 
 KINDS = ("mlflow", "tensorboard")
 EXPERIMENT = "drivefoundry"
-"""MLflow's experiment, unless MLFLOW_EXPERIMENT_NAME says otherwise."""
+"""MLflow's experiment, unless MLFLOW_EXPERIMENT_NAME is set."""
 TAG = "drivefoundry.run"
 
 
 class Run(Protocol):
-    """One training's place in a tracker. `last`: the last step that it holds, 0 where it holds none."""
+    """One training's run in a tracker. `last`: its last logged step, 0 if there is none."""
 
     last: int
 
@@ -40,10 +40,10 @@ class Run(Protocol):
 
 
 def requested(where: str) -> str:
-    """Itself, or ValueError where no tracker of that name is there; nothing is opened."""
+    """Check that a tracker is available, without opening it; return its name. ValueError if it is not."""
     kind, _, place = where.partition(":")
     require(not where or kind in KINDS, f"--track {where}: no such tracker; give mlflow, mlflow:URI or tensorboard:DIR")
-    require(kind != "tensorboard" or bool(place), f"--track {where}: say where to; give tensorboard:DIR")
+    require(kind != "tensorboard" or bool(place), f"--track {where}: the directory is missing; give tensorboard:DIR")
     there = not where or find_spec(kind) is not None
     require(there, f"--track {where}: {kind} is not installed; pip install 'drivefoundry[{kind}]'")
     return where
@@ -51,17 +51,17 @@ def requested(where: str) -> str:
 
 @dataclass(frozen=True)
 class Track:
-    """Where a stage's metrics go besides, under which name, and what they were made with."""
+    """The tracker of a stage's metrics, the run's name, and the settings to log with it."""
 
     where: str = ""
-    """As in `requested`; empty: nowhere."""
+    """As in `requested`; empty for none."""
     name: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def run(self, folder: Path, part: str = "") -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-        """The directory of a training, or of a `part` of a stage that trains twice, in; its callback out, which has
-        rank 0 alone say something. The id lies in `folder` as a *.tmp, which the ledger does not keep."""
+        """Open the run of a training in `folder`, or of one `part` of a stage that trains twice; yields its callback,
+        in which only rank 0 logs. The id is stored in `folder` as a *.tmp file, which the ledger does not keep."""
         if not self.where or os.environ.get("RANK", "0") != "0":
             yield lambda step, total, metrics: None
             return
@@ -90,7 +90,7 @@ def _opened(where: str, name: str, id: str, settings: Mapping[str, Any]) -> Run:
 
 
 class Mlflow:
-    """A run that bears the id as a tag. A tracker that fails while training goes on is given up with one line."""
+    """A run tagged with the id. If the tracker fails during training, it is given up with one line."""
 
     def __init__(self, uri: str | None, name: str, id: str, settings: Mapping[str, Any]):
         from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
@@ -110,29 +110,29 @@ class Mlflow:
             self.client.update_run(self.id, status="RUNNING")
             self.client.log_batch(self.id, params=[Param(key, str(value)) for key, value in settings.items()])
         except MlflowException as error:
-            said = str(error).partition("\n")[0]
-            raise ValueError(f"--track mlflow{f':{uri}' if uri else ''}: {said}") from error
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"--track mlflow{f':{uri}' if uri else ''}: {reason}") from error
         self.given_up = False
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        self._tell(lambda: self.client.log_batch(self.id, [self.metric(k, v, now, step) for k, v in metrics.items()]))
+        self._try(lambda: self.client.log_batch(self.id, [self.metric(k, v, now, step) for k, v in metrics.items()]))
 
     def close(self, status: str) -> None:
-        self._tell(lambda: self.client.set_terminated(self.id, status))
+        self._try(lambda: self.client.set_terminated(self.id, status))
 
-    def _tell(self, what: Callable[[], Any]) -> None:
+    def _try(self, what: Callable[[], Any]) -> None:
         if self.given_up:
             return
         try:
             what()
         except self.failure as error:
             self.given_up = True
-            say(f"mlflow: {str(error).partition(chr(10))[0]}; training goes on without it")
+            say(f"mlflow: {str(error).partition(chr(10))[0]}; training continues without it")
 
 
 class TensorBoard:
-    """A directory of event files under `root`, one file a life."""
+    """A directory of event files under `root`, one file per start of the training."""
 
     def __init__(self, root: Path, name: str, id: str):
         from tensorboard.backend.event_processing.event_accumulator import (  # pyright: ignore[reportMissingImports]

@@ -1,4 +1,4 @@
-"""The nouns that pass between rooms: RoadMap, Scene, Episodes, Rollout.
+"""The nouns passed between rooms: RoadMap, Scene, Observation, Plan, Rollout, Episodes.
 
 Units are SI, angles radians, frames right-handed with x forward and y left (the map frame: x east, y north).
 Axis letters in shapes: S scenes, A agents, T time steps, L lanes, P points, N samples, K plan points.
@@ -20,31 +20,31 @@ from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 DT = embodiment.STEP_S
 """Simulation and log step, s (10 Hz)."""
 PLAN_DT, PLAN_POINTS = embodiment.PLAN_DT, embodiment.PLAN_POINTS
-"""Grid of every plan: s between its points, and their number."""
+"""Grid of every plan: time between its points, s, and their number."""
 
 AGENT_CAR, AGENT_TRUCK, AGENT_PEDESTRIAN, AGENT_CYCLIST = 0, 1, 2, 3
 MAX_KIND_CODE = 16
-"""Codes from the agents' up to here are static things."""
+"""Codes beyond the agents', up to this one, are static objects."""
 SIGNAL_OFF, SIGNAL_GREEN, SIGNAL_YELLOW, SIGNAL_RED = 0, 1, 2, 3
 COMMAND_STRAIGHT, COMMAND_LEFT, COMMAND_RIGHT = inputs.STRAIGHT, inputs.LEFT, inputs.RIGHT
 LINE_WHITE, LINE_WHITE_DASHED, LINE_YELLOW, LINE_EDGE = 0, 1, 2, 3
 PX, PY, PYAW, PSPEED = 0, 1, 2, 3
 """Columns of a track or ego state: x m, y m, yaw rad, speed m/s."""
 MAX_ABS_POSITION_M = 1e5
-"""Positions lie within this distance of the origin, m: tracks are float32, which there still tells centimetres."""
+"""Maximum distance of positions from the origin, m: tracks are float32, which still resolves centimetres there."""
 MAX_SPEED_MPS = 150.0
-"""No road user is faster, m/s."""
+"""Upper bound of road users' speeds, m/s."""
 
 
 def require(ok: bool | np.bool_, message: str) -> None:
-    """Raise ValueError(message) unless ok: the one way in which user data is refused."""
+    """Raise ValueError(message) unless ok: the way in which all user data is refused."""
     if not ok:
         raise ValueError(message)
 
 
 def short_id(scene_id: str) -> str:
-    """The 12 hex digits by which reports, tables and file names call a scene: of a scene cut from a clip the first of
-    its id, which is a hash; of one from recorded traffic, whose id is a name, those of the name's SHA-256."""
+    """The 12 hex digits that identify a scene in reports, tables and file names: for a scene cut from a clip the first
+    of its id, which is a hash; for one from recorded traffic, whose id is a name, those of the name's SHA-256."""
     if len(scene_id) == 64 and not set(scene_id) - set("0123456789abcdef"):
         return scene_id[:12]
     return hashlib.sha256(scene_id.encode()).hexdigest()[:12]
@@ -59,7 +59,7 @@ class RoadMap:
     """
 
     id: str
-    """Content hash of the map; drives refer to it."""
+    """Content hash of the map, by which drives refer to it."""
     lanes: Ragged
     lane_width: np.ndarray
     """(L,) m."""
@@ -90,15 +90,15 @@ class RoadMap:
     buildings: np.ndarray
     """(B, 6) x, y, yaw, length, width, height of boxes."""
     road_edges: Ragged | None = None
-    """Lines where the road ends, with the road on their left, of a map whose drivable area is not all that one may
-    drive on; None where it is."""
+    """Lines where the road ends, with the road on their left, if ground outside the drivable area may be drivable, too;
+    None if it is not."""
 
     def validate(self) -> RoadMap:
         n, g = len(self.lanes), len(self.signal_heads)
         for name in ("lane_width", "lane_speed", "lane_left", "lane_right", "lane_junction", "lane_signal"):
             require(
                 np.shape(getattr(self, name)) == (n,),
-                f"RoadMap.{name}: one entry a lane, got {len(getattr(self, name))} for {n}",
+                f"RoadMap.{name}: must have one entry per lane, got {len(getattr(self, name))} for {n}",
             )
         require(len(self.lane_next) == n, f"RoadMap.lane_next: one list a lane, got {len(self.lane_next)} for {n}")
         for name in ("lanes", "lane_next", "drivable", "lines", "crosswalks", "sidewalks"):
@@ -120,7 +120,7 @@ class RoadMap:
             least = 0 if name == "lane_next" else -1
             known = bool(((value >= least) & (value < most)).all())
             require(known, f"RoadMap.{name}: an index past the {most} {what}")
-        require(np.shape(self.line_kind) == (len(self.lines),), "RoadMap.line_kind: one entry a line")
+        require(np.shape(self.line_kind) == (len(self.lines),), "RoadMap.line_kind: must have one entry per line")
         require(
             self.stop_lines.shape == (len(self.signal_heads), 4), "RoadMap.stop_lines: shape (G, 4), one a signal head"
         )
@@ -132,7 +132,7 @@ class RoadMap:
 
 
 def _require_parts(name: str, parts: Ragged) -> None:
-    """Offsets that cover the points, and points that are numbers within MAX_ABS_POSITION_M."""
+    """Check that offsets cover the points, and that points are finite and within MAX_ABS_POSITION_M."""
     at = np.asarray(parts.offsets)
     whole = at.ndim == 1 and len(at) > 0 and at[0] == 0 and at[-1] == len(parts.points)
     require(whole and bool((np.diff(at) >= 0).all()), f"RoadMap.{name}: offsets must rise from 0 to the points' number")
@@ -146,7 +146,7 @@ def _require_parts(name: str, parts: Ragged) -> None:
 
 
 def _require_lengths(lanes: Ragged) -> None:
-    """Every lane leads somewhere."""
+    """Check that every lane has a length."""
     step = np.abs(np.diff(lanes.points[:, :2], axis=0)).sum(1)
     along = np.concatenate([[0.0], np.cumsum(step), [0.0]])
     first, last = np.asarray(lanes.offsets[:-1]), np.asarray(lanes.offsets[1:])
@@ -158,16 +158,16 @@ def _require_lengths(lanes: Ragged) -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """One situation for simulation: map, tracks, lights and the ego's route. It knows nothing outside its window."""
+    """One situation for simulation: map, tracks, lights and the ego's route. It contains nothing outside its window."""
 
     id: str
     source: str
-    """Where it came from: 'sumo', 'commonroad', ..."""
+    """Origin: 'sumo', 'commonroad', ..."""
     place: str
-    """Place and seed it was recorded at; splits never share one."""
+    """Place and seed of the recording; splits never share one."""
     map: RoadMap
     tracks: np.ndarray
-    """(A, T, 4) float32 x, y, yaw, speed at 10 Hz; what a track holds where invalid is zero."""
+    """(A, T, 4) float32 x, y, yaw, speed at 10 Hz; zero where invalid."""
     valid: np.ndarray
     """(A, T) bool."""
     size: np.ndarray
@@ -177,13 +177,13 @@ class Scene:
     ego: int
     """Index of the ego among the agents."""
     start: int
-    """Step at which simulation starts; steps before it are history (>= 5, so that a camera has a past)."""
+    """Step at which simulation starts; steps before it are history (>= 5, so that cameras have past frames)."""
     route: np.ndarray
-    """(R, 2) lane-level centre line the ego should follow, from behind the start to beyond the goal, ~1-2 m apart."""
+    """(R, 2) lane-level centre line for the ego to follow, from behind the start to beyond the goal, ~1-2 m apart."""
     route_speed: np.ndarray
     """(R,) speed limit along the route, m/s."""
     signals: np.ndarray
-    """(G, T) uint8 SIGNAL_* state of each signal of the map; (0, T) where the source has none."""
+    """(G, T) uint8 SIGNAL_* state of each signal of the map; (0, T) if the source has none."""
     meta: dict[str, str] = field(default_factory=dict)
 
     def validate(self) -> Scene:
@@ -211,7 +211,7 @@ class Scene:
         )
         slow = bool((np.abs(self.tracks[..., PSPEED]) < MAX_SPEED_MPS).all())
         require(slow, f"Scene.tracks: speeds must be below {MAX_SPEED_MPS} m/s; mark such steps invalid instead")
-        require(bool((self.size > 0).all()), "Scene.size: every length, width and height must be positive")
+        require(bool((self.size > 0).all()), "Scene.size: every length, width and height must be > 0")
         require(bool((self.size < 100).all()), "Scene.size: must be in metres, below 100")
         self._require_route()
         require(
@@ -237,7 +237,7 @@ class Scene:
             0.0 < long < MAX_ABS_POSITION_M,
             f"Scene.route: length must be > 0, got {long:.0f} m",
         )
-        require(limit.shape == (len(route),), "Scene.route_speed: one entry a route point")
+        require(limit.shape == (len(route),), "Scene.route_speed: must have one entry per route point")
         require(
             bool(((limit > 0) & (limit < MAX_SPEED_MPS)).all()),
             f"Scene.route_speed: must be 0 to {MAX_SPEED_MPS} m/s",
@@ -246,37 +246,37 @@ class Scene:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a policy sees at one decision of S cars at once. Privileged state is not in it."""
+    """What a policy sees at one decision of S cars at once. It contains no privileged state."""
 
     frames: dict[str, np.ndarray]
-    """Camera -> (S, F, H, W, 3) uint8 RGB, oldest first, `Embodiment.frame_dt` apart, the last one now."""
+    """Camera -> (S, F, H, W, 3) uint8 RGB, oldest first, `Embodiment.frame_dt` apart, the last one current."""
     ego: np.ndarray
     """(S, history, state) float32 speed m/s, yaw rate rad/s, valid (0/1); `Embodiment.history_dt` apart."""
     route: np.ndarray
     """(S, features) float32: see `drivefoundry_car.vehicle.inputs.route_features`."""
     objects: list[np.ndarray] | None = None
-    """What the car's perception tracks, for its guard: S arrays (n, 6) x, y, yaw (ego frame), speed, length, width."""
+    """Tracks of the car's perception, for its guard: S arrays (n, 6) x, y, yaw (ego frame), speed, length, width."""
     readings: dict[str, Any] = field(default_factory=dict)
-    """Name -> reading of each sensor that a policy brings (its attribute `sensors`: name -> `simulator.SensorOf`)."""
+    """Name -> reading of each of the policy's own sensors (its attribute `sensors`: name -> `simulator.SensorOf`)."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A policy's answer. points (S, 8, 3) x, y, yaw in the ego frame (rear-axle-free: box centre) at 0.5 .. 4.0 s."""
+    """A policy's decision. points (S, 8, 3) x, y, yaw in the ego frame (box centre, not rear axle) at 0.5 .. 4.0 s."""
 
     points: np.ndarray
     tokens: np.ndarray | None = None
-    """(S, 8) action codes, where the policy has a codec."""
+    """(S, 8) action codes, if the policy has a codec."""
     text: list[str] | None = None
-    """Reasoning, one a scene, where the policy gave it."""
+    """Reasoning, one text per scene, if the policy gives it."""
     guarded: np.ndarray | None = None
-    """(S,) bool, the guard changed the plan, where there is a guard."""
+    """(S,) bool: the guard changed the plan, if there is a guard."""
     motion: np.ndarray | None = None
-    """(S, 5, 6) ego states at the next 5 steps that replace the tracker: exact replay, for privileged drivers only."""
+    """(S, 5, 6) ego states at the next 5 steps, replacing the tracker: exact replay, for privileged drivers only."""
 
 
 class Policy(Protocol):
-    """Whatever drives: a constant, rules, a torch model, the car's engine, a driver in another process.
+    """Anything that drives: a constant, rules, a torch model, the car's engine, a driver in another process.
 
     Baselines that read the simulator's state also have `bind`, see `sim.policies.Privileged`.
     """
@@ -288,16 +288,16 @@ class Policy(Protocol):
         ...
 
     def act(self, observation: Observation, /) -> Plan:
-        """One decision for S cars at once, at 2 Hz."""
+        """Make one decision for S cars at once; called at 2 Hz."""
         ...
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What happened when one policy drove S scenes in closed loop at 10 Hz (step 0 = Scene.start).
+    """Record of one policy driving S scenes in closed loop at 10 Hz (step 0 = Scene.start).
 
-    Each scene has a length of its own, `lengths`; T is the longest. Beyond a scene's length the arrays are padding:
-    its last ego state, agents that are not valid, zero plans.
+    Each scene has its own length, `lengths`; T is the longest. Beyond a scene's length the arrays are padding: its last
+    ego state, invalid agents, zero plans.
     """
 
     policy: str
@@ -317,17 +317,17 @@ class Rollout:
     guarded: np.ndarray
     """(S, D) bool: the guard changed the plan."""
     steps: np.ndarray | None = None
-    """(S,) states of each scene, the first one included; None where all scenes have T."""
+    """(S,) number of states of each scene, including the first; None if all scenes have T."""
     decision_dt: float = CAR.decision_dt
-    """s between decisions."""
+    """Time between decisions, s."""
 
     @property
     def lengths(self) -> np.ndarray:
-        """(S,) states of each scene, the first one included."""
+        """(S,) number of states of each scene, including the first."""
         return np.full(len(self.ego), self.ego.shape[1]) if self.steps is None else self.steps
 
     def of(self, i: int) -> Rollout:
-        """The drive of scene i alone, without padding of time."""
+        """The drive of scene i alone, without padding."""
         one, steps = slice(i, i + 1), int(self.lengths[i])
         decisions = (steps - 1) // round(self.decision_dt / DT)
         return Rollout(
@@ -341,12 +341,12 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Training sequences, N decisions of one embodiment; frames are shared between neighbours."""
+    """Training samples, N decisions of one embodiment; neighbours share frames."""
 
     frames: dict[str, np.ndarray]
     """Camera, in the embodiment's order -> (F, H, W, 3) uint8; F may differ from camera to camera."""
     frame_index: np.ndarray
-    """(N, cameras, 2) rows of each camera's frames, before and now."""
+    """(N, cameras, 2) rows of each camera's frames: previous and current."""
     ego: np.ndarray
     """(N, history, state) as in Observation."""
     route: np.ndarray
@@ -362,14 +362,14 @@ class Episodes:
     weight: np.ndarray
     """(N,) loss weight."""
     correction: np.ndarray
-    """(N,) bool, the label is a safety driver's correction and not what the car did."""
+    """(N,) bool: the label is a safety driver's correction, not the car's own motion."""
     embodiment: Embodiment = CAR
 
     def __len__(self) -> int:
         return len(self.future)
 
     def pictures(self, rows: np.ndarray | slice) -> dict[str, np.ndarray]:
-        """Camera -> (n, 2, H, W, 3) frames of these decisions, as an Observation has them."""
+        """Camera -> (n, 2, H, W, 3) frames of these decisions, as in an Observation."""
         return {
             name: np.ascontiguousarray(f[self.frame_index[rows, i]]) for i, (name, f) in enumerate(self.frames.items())
         }
@@ -378,15 +378,15 @@ class Episodes:
         n = len(self.future)
         for name in ("frame_index", "ego", "route", "text", "clip", "t", "weight", "correction"):
             got = len(getattr(self, name))
-            require(got == n, f"Episodes.{name}: one entry a sample, got {got} for {n}")
+            require(got == n, f"Episodes.{name}: must have one entry per sample, got {got} for {n}")
         named, cameras = [*self.frames], [*self.embodiment.pictures]
-        require(named == cameras, f"Episodes.frames: must be of cameras {cameras}, got {named}")
+        require(named == cameras, f"Episodes.frames: cameras must be {cameras}, got {named}")
         shape = (n, len(named), 2)
         require(self.frame_index.shape == shape, f"Episodes.frame_index: must be {shape}, got {self.frame_index.shape}")
         for i, (name, frames) in enumerate(self.frames.items()):
             size, got = (*self.embodiment.pictures[name], 3), frames.shape[1:]
-            require(got == size, f"Episodes.frames: of camera {name} must be {size}, got {got}")
+            require(got == size, f"Episodes.frames: camera {name} must have {size}, got {got}")
             fits = n == 0 or int(self.frame_index[:, i].max()) < len(frames)
-            require(fits, f"Episodes.frame_index: points past the last frame of camera {name}")
+            require(fits, f"Episodes.frame_index: index past the last frame of camera {name}")
         require(bool(np.isfinite(self.future).all()), "Episodes.future: must be finite")
         return self

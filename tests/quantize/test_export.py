@@ -56,7 +56,7 @@ def test_an_older_engine_is_replaced_and_what_lies_beside_it_stays(student, tmp_
     assert Engine(tmp_path).plan(part(FRAMES, slice(1)), EGO[:1], ROUTE[:1])[1].shape == (1, 8)
     assert len(arrays.read(tmp_path / "selftest.safetensors")["points"]) == 3
     (tmp_path / "weights.bin").write_text("mine too")
-    with pytest.raises(ValueError, match=r"weights\.bin: is there and not from an earlier run"):
+    with pytest.raises(ValueError, match=r"weights\.bin: exists and is not from an earlier run"):
         export_engine(student, tmp_path, part(FRAMES, slice(4)), EGO[:4], ROUTE[:4])
     assert (tmp_path / "weights.bin").read_text() == "mine too"
 

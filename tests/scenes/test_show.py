@@ -73,7 +73,7 @@ def test_a_picture_takes_no_place_of_somebody_s_file(folder, tmp_path, capsys):
     link.symlink_to(mine)
     for out in (mine, link):
         assert cli.main(["scene", "show", str(folder / "a.json"), "--out", str(out)]) == 2
-        assert f"{out}: is there and no .png file" in capsys.readouterr().err
+        assert f"{out}: exists and is not a .png file" in capsys.readouterr().err
         assert mine.read_text() == "my thesis"
 
 

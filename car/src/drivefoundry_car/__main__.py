@@ -13,7 +13,7 @@ from drivefoundry_car.daemon.loop import Daemon
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT. Exit status 2 for a configuration that is wrong, with one line that says why."""
+    """Run until SIGTERM or SIGINT. Exit status 2 for an invalid configuration, with one line that says why."""
     parser = argparse.ArgumentParser(prog="python -m drivefoundry_car", description="The car's daemon.")
     parser.add_argument("config", type=Path, help="TOML file, see docs/car.md")
     parser.add_argument("--once", action="store_true", help="end after the first drive")

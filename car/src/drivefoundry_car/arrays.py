@@ -1,8 +1,8 @@
 """Named arrays as one .safetensors file with canonical bytes.
 
-Equal arrays give equal bytes, whatever their order of insertion, memory layout or byte order, and whatever Python and
-numpy wrote them (headers of .npy and .npz files vary with both). A file's hash can therefore stand for its content.
-Strings do not belong here; keep them as JSON beside the file.
+Equal arrays give equal bytes, independent of insertion order, memory layout, byte order and the Python and numpy that
+wrote them (headers of .npy and .npz files vary with both). A file's hash can therefore stand for its content. Strings
+do not belong here; keep them as JSON beside the file.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def from_bytes(data: bytes, source: object, names: Iterable[str] = (), again: str = _AGAIN) -> dict[str, np.ndarray]:
-    """Arrays by name, in the order of their names. ValueError if `data` is no such file, or lacks one of `names`;
-    source: what the message calls it; again: how to get a whole one."""
+    """Arrays by name, sorted by name. ValueError if `data` is not such a file, or lacks one of `names`; source: its
+    name in the message; again: how to obtain an intact one."""
     try:
         found = load(data)
     except (SafetensorError, KeyError) as error:
-        raise ValueError(f"{source}: not a whole .safetensors file ({error}); {again}") from None
+        raise ValueError(f"{source}: not an intact .safetensors file ({error}); {again}") from None
     _require(found, source, names, again)
     return {name: found[name] for name in sorted(found)}
 
@@ -50,7 +50,7 @@ def read(path: Path, names: Iterable[str] = (), again: str = _AGAIN) -> dict[str
 
 
 def mapped(path: Path, names: Iterable[str] = (), again: str = _AGAIN) -> dict[str, np.ndarray]:
-    """A file's arrays, read-only and left on disk until they are used. Raises as `read`."""
+    """A file's arrays, read-only, left on disk until they are used. Raises as `read`."""
     try:
         with safe_open(path, "np"):  # checks the header: types, shapes, and that tensors fill the file without overlap
             pass
@@ -64,7 +64,7 @@ def mapped(path: Path, names: Iterable[str] = (), again: str = _AGAIN) -> dict[s
             lo, hi = about["data_offsets"]
             found[name] = raw[start + lo : start + hi].view(_DTYPES[about["dtype"]]).reshape(about["shape"])
     except (SafetensorError, KeyError) as error:
-        raise ValueError(f"{path}: not a whole .safetensors file ({error}); {again}") from None
+        raise ValueError(f"{path}: not an intact .safetensors file ({error}); {again}") from None
     _require(found, path, names, again)
     return found
 

@@ -34,7 +34,7 @@ class ListOptions(RunOptions):
     """What `ls` takes."""
 
     all: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Also list what the last run did not use: artefacts of other recipes or of earlier code."""
+    """Also list what the last run did not use: artefacts of other recipes or earlier code."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def status(options: StatusOptions) -> Outcome:
     """`status`: what is running, its progress, disk usage and, with --verify, damaged artefacts."""
     from drivefoundry.runs import inventory
 
-    told = inventory.status(options.run, verify=options.verify)
-    return Outcome(inventory.status_text(told), told, code=1 if told["damaged"] else 0)
+    result = inventory.status(options.run, verify=options.verify)
+    return Outcome(inventory.status_text(result), result, code=1 if result["damaged"] else 0)
 
 
 def collect(options: CollectOptions) -> Outcome:

@@ -30,7 +30,7 @@ class ImportOptions(Creates):
     out: Annotated[Path, arg(metavar="DIR")] = Path("model")
     """Directory for the checkpoint; `run --set pretrain.backbone=DIR` trains it."""
     action: Literal["codes", "flow"] = "codes"
-    """Output of plans: codes of the vocabulary, or flow matching."""
+    """How plans leave the model: as codes of the vocabulary, or by flow matching."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class ExportOptions(Creates):
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="MODEL")]
     """A run (its newest model), RUN:sft:TURN, or a checkpoint directory."""
     hf: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Directory to write, as transformers loads it."""
+    """Directory to write, in the format of transformers."""
     gguf: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """File to write, as llama.cpp loads it."""
+    """File to write, in the format of llama.cpp."""
     form: Literal["F32", "F16", "Q8_0"] = "F32"
     """Number format of the matrices in FILE."""
 
 
 def imported(options: ImportOptions) -> Outcome:
-    """`model import`: a checkpoint around a language model."""
+    """`model import`: build a checkpoint around a language model."""
     from drivefoundry.model.backbones.load import backbone_path
 
     if options.dry_run:
@@ -81,7 +81,7 @@ def show(options: ShowOptions) -> Outcome:
 
 
 def export(options: ExportOptions) -> Outcome:
-    """`model export`: the language model, for transformers or llama.cpp."""
+    """`model export`: write the language model for transformers or llama.cpp."""
     files = [path for path in (options.hf, options.gguf) if path is not None]
     if not files:
         raise ValueError("model export: give --hf DIR or --gguf FILE, or both")
@@ -160,8 +160,8 @@ def table(config: ModelConfig) -> str:
     about = {
         "eyes": f"{eyes}, {c.frames} frames each, {c.vision}",
         "vocabulary": f"{c.vocab:,} rows: {c.text_vocab:,} words, {c.codes} codes, marks"
-        f"{own}{'' if c.tied else '; a head of its own'}",
-        "decoder": f"{c.layers} layers of {c.dim}, {c.heads} heads and {c.kv_heads} for keys, {c.ffn} between",
+        f"{own}{'' if c.tied else '; a separate head'}",
+        "decoder": f"{c.layers} layers of {c.dim}, {c.heads} heads, {c.kv_heads} key-value heads, {c.ffn} in the MLP",
     }
     lines = [f"  {name:14}{n:>15,}  {about.get(name, '')}".rstrip() for name, n in parts.items()]
     longest = c.prefix + c.max_text + slots
@@ -171,9 +171,9 @@ def table(config: ModelConfig) -> str:
         f"plan {slots}",
         "memory",
         f"  {'weights':14}{_bytes(m.weights):>15}  bf16",
-        f"  {'training':14}{_bytes(m.training):>15}  weights, gradients, masters and two moments",
+        f"  {'training':14}{_bytes(m.training):>15}  weights, gradients, master weights and two moments",
         f"  {'activations':14}{_bytes(m.activations * longest):>15}  of the longest sample; "
-        f"{_bytes(m.recomputed * longest)} if blocks are recomputed",
+        f"{_bytes(m.recomputed * longest)} with activation checkpointing",
         f"  {'cache':14}{_bytes(m.cache * longest):>15}  of the longest sample",
     ])  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A verb's words in, its options out; and the options that several verbs share."""
+"""Parse a verb's arguments into its options; and the options that several verbs share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MISSING = re.compile(r"Missing from .*?: (\S+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every verb takes."""
+    """Options of every verb."""
 
     json: Annotated[bool, arg(help_behavior_hint="")] = False
     """Print one JSON document on stdout; all other text goes to stderr."""
@@ -34,7 +34,7 @@ class Common:
 
 @dataclass(frozen=True, kw_only=True)
 class Quiet(Common):
-    """For verbs that show how far they are."""
+    """Option of verbs that show progress."""
 
     quiet: Annotated[bool, arg(aliases=["-q"], help_behavior_hint="")] = False
     """Show no progress."""
@@ -42,14 +42,14 @@ class Quiet(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Creates(Common):
-    """For verbs that write or delete something."""
+    """Option of verbs that write or delete something."""
 
     dry_run: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Say what would be written or deleted, and change nothing."""
+    """Say what would be written or deleted, but change nothing."""
 
 
 def announce(options: Common, text: str, data: Any) -> None:
-    """Say at once, before the verb ends, what a service is reached by: text, or with --json a document on one line."""
+    """Print how to reach a service before the verb ends: text, or with --json a document on one line."""
     if options.json:
         print(json.dumps(data, default=str), file=sys.__stdout__, flush=True)
     else:
@@ -57,14 +57,14 @@ def announce(options: Common, text: str, data: Any) -> None:
 
 
 def named(reference: str) -> Any:
-    """What "module:name" of the table stands for."""
+    """Import the object that "module:name" in the table refers to."""
     module, name = reference.split(":")
     return getattr(import_module(f"drivefoundry.cli.{module}"), name)
 
 
 @cache
 def flags(shape: type) -> dict[str, tuple[str, ...]]:
-    """Option -> the values that it is limited to (none: any, or it takes none), of an options class."""
+    """Option -> its allowed values (empty: any value, or none) of an options class."""
     hints = typing.get_type_hints(shape, include_extras=True)
     out: dict[str, tuple[str, ...]] = {}
     for field in fields(shape):
@@ -76,7 +76,7 @@ def flags(shape: type) -> dict[str, tuple[str, ...]]:
 
 
 def positionals(shape: type) -> dict[str, tuple[str, ...]]:
-    """Positional argument -> the values that it is limited to (none: any)."""
+    """Positional argument -> its allowed values (empty: any)."""
     hints = typing.get_type_hints(shape, include_extras=True)
     return {f.name: _choices(hints[f.name]) for f in fields(shape) if _positional(hints[f.name])}
 
@@ -97,8 +97,8 @@ def _choices(hint: Any) -> tuple[str, ...]:
 
 
 def parse(verb: Verb, rest: Sequence[str]) -> Any:
-    """Options of a verb, or None if its help was asked for (and shown). ValueError for anything not understood; unknown
-    options are named before missing arguments."""
+    """Options of a verb, or None if help was requested (and shown). ValueError for invalid arguments; unknown options
+    are reported before missing arguments."""
     shape = named(verb.options)
     _only_known(verb.name, shape, rest)
     wrong = io.StringIO()
@@ -116,10 +116,10 @@ def parse(verb: Verb, rest: Sequence[str]) -> Any:
         if not stop.code:
             print(examples(verb))
             return None
-        said = _first_sentence(wrong.getvalue())
-        if missing := _MISSING.match(said):
-            said = f"{missing[1]} is missing; usage: {PROG} {verb.name} {verb.takes} [options]{_stage(verb.name)}"
-        raise ValueError(f"{verb.name}: {said}") from None
+        text = _first_sentence(wrong.getvalue())
+        if missing := _MISSING.match(text):
+            text = f"{missing[1]} is missing; usage: {PROG} {verb.name} {verb.takes} [options]{_stage(verb.name)}"
+        raise ValueError(f"{verb.name}: {text}") from None
     if unknown:
         raise ValueError(f"{verb.name}: unexpected argument {unknown[0]!r}; see `{PROG} {verb.name} --help`")
     return options
@@ -142,12 +142,12 @@ def _only_known(name: str, shape: type, rest: Sequence[str]) -> None:
 
 
 def _stage(name: str) -> str:
-    """The end of an error about a verb that has the name of a stage."""
+    """Hint at the end of an error about a verb that shares its name with a stage."""
     return f"; the stage of this name is `{PROG} run --until {name}`" if name in STAGES else ""
 
 
 def _first_sentence(message: str) -> str:
-    """What a framed message says before its first rule or gap, as one line; in ASCII a frame is only rules."""
+    """Text of a framed message up to its first rule or gap, as one line; in ASCII a frame consists of rules only."""
     parts: list[list[str]] = [[]]
     for line in message.splitlines():
         text = line.strip("│ ")
@@ -157,5 +157,5 @@ def _first_sentence(message: str) -> str:
             parts.append([])
         else:
             parts[-1].append(text)
-    said = [" ".join(part) for part in parts if part]
-    return said[0 if "╭" in message else min(1, len(said) - 1)]  # an ASCII frame has its title on a line of its own
+    sentences = [" ".join(part) for part in parts if part]
+    return sentences[0 if "╭" in message else min(1, len(sentences) - 1)]  # an ASCII frame has a title line

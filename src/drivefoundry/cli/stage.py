@@ -1,4 +1,4 @@
-"""`run` and `report`: the loop's options in; its artefacts, or the page about them, out."""
+"""`run` and `report`: build the loop's artefacts, and the page about them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions(Common):
-    """What a run is made from, for the verbs that make or look at one."""
+    """Options that determine a run, for the verbs that build or show one."""
 
     out: Annotated[Path, arg(metavar="DIR")] = Path("out")
     """Run directory; created if it does not exist, continued if it does."""
@@ -34,7 +34,7 @@ class RecipeOptions(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions(RecipeOptions):
-    """Where a run's situations come from."""
+    """Options for the source of a run's situations."""
 
     drives: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Real drives to learn from, instead of the embedded fleet's."""
@@ -61,7 +61,7 @@ class ReportOptions(Creates):
     run: Annotated[tyro.conf.Positional[Path | None], arg(metavar="[RUN]", help_behavior_hint="(default: out)")] = None
     """Run directory."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Another way to name the run directory, as `run` does."""
+    """The run directory, named as for `run`."""
     recipe: Annotated[str | None, arg(metavar="NAME|FILE", help_behavior_hint="(default: the last run's)")] = None
     """Report on another recipe than that of the last run: default, tiny, or a TOML file."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
@@ -90,7 +90,7 @@ def run(options: RunOptions) -> Outcome:
 
 
 def report(options: ReportOptions) -> Outcome:
-    """`report`: the page about what is there, and nothing else made."""
+    """`report`: write the page about existing artefacts; build nothing else."""
     _there(options)
     if options.run and options.out:
         raise ValueError(f"report: {options.run} and --out {options.out}: give one run directory")
@@ -109,7 +109,7 @@ def report(options: ReportOptions) -> Outcome:
 
 
 def rows(ran: Ran) -> list[dict]:
-    """A run's artefacts, in the order of the line, as `--json` gives them."""
+    """A run's artefacts in the order of the line, as for `--json`."""
 
     def row(turn: int | None, kind: str, artefact: Artefact) -> dict:
         there = {"id": artefact.id, "path": artefact.path, "bytes": artefact.bytes, "seconds": artefact.seconds}
@@ -126,7 +126,7 @@ def _there(options: SourceOptions | ReportOptions) -> None:
 
 
 def recipe_of(options: RecipeOptions, loops: int | None = None) -> Recipe:
-    """The recipe that a verb's options ask for. From here on torch and the rest are there."""
+    """The recipe that a verb's options specify. From here on torch and other heavy imports are loaded."""
     _settle()
     recipe = _recipe(options.recipe)
     if loops is not None:
@@ -135,7 +135,7 @@ def recipe_of(options: RecipeOptions, loops: int | None = None) -> Recipe:
 
 
 def _settle() -> None:
-    # Threads that spin while they wait slow down whatever shares the cores, several-fold; those that sleep cost little.
+    # Threads that spin while waiting slow down whatever shares their cores several-fold; sleeping ones cost little.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

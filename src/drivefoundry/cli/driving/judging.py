@@ -30,9 +30,9 @@ class JudgeOptions(Quiet, Creates):
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Directory for verdict.json, the input of `judge compare`; with --drives open_loop.json."""
     most: Annotated[int, arg(metavar="N")] = 240
-    """Most scenes to drive."""
+    """Maximum number of scenes to drive."""
     seconds: Annotated[float, arg(metavar="S")] = 18.0
-    """Most seconds of each scene."""
+    """Maximum seconds of each scene."""
     guard: Annotated[bool, arg(help_behavior_hint="")] = False
     """Drive an engine as a car does, with its guard."""
 
@@ -58,11 +58,11 @@ def run(options: JudgeOptions) -> Outcome:
         where = f" and write {file}" if file else ""
         return Outcome(f"would judge {options.who}{where}", {"would_write": file})
     if options.drives is not None:
-        told = existing.open_loop(options.who, options.drives, CurateConfig())
+        result = existing.open_loop(options.who, options.drives, CurateConfig())
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(told, indent=1))
-        return Outcome(existing.open_loop_table(told) + (f"\n{file}" if file else ""), told)
+            write_text(file, json.dumps(result, indent=1))
+        return Outcome(existing.open_loop_table(result) + (f"\n{file}" if file else ""), result)
     recipe = JudgeConfig(scenes=options.most, seconds=options.seconds, films=0)
     judged = existing.closed_loop(options.who, options.scenes, recipe, options.guard)
     text = existing.table(judged)

@@ -19,7 +19,7 @@ class ListOptions(Common):
     """What `scene list` takes."""
 
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="WHAT")]
-    """File or folder of recorded traffic (CommonRoad, Waymo Open Motion, ScenarioNet), or a run: its exam."""
+    """File or folder of recorded traffic (CommonRoad, Waymo Open Motion, ScenarioNet), or a run, for its exam."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class ShowOptions(ListOptions, Creates):
     """What `scene show` takes."""
 
     scene: Annotated[str, arg(metavar="N|ID")] = "0"
-    """Which of its scenes: a number or an ID of `scene list`, or at least 6 digits of an ID."""
+    """Which scene: its number or ID in `scene list`, or at least 6 digits of the ID."""
     at: Annotated[int | None, arg(metavar="STEP", help_behavior_hint="(default: its start)")] = None
-    """Step of the recording that a picture shows, 10 a second."""
+    """Step of the recording to show in a picture; 10 a second."""
     out: Annotated[Path, arg(metavar="FILE")] = Path("scene.png")
     """*.png: a picture; *.mp4 or *.gif: a film."""
 

@@ -30,7 +30,7 @@ class ServeOptions(Common):
     speed_limit: Annotated[float, arg(metavar="M/S")] = 13.9
     """Speed limit if the simulator gives none."""
     rear_axle: Annotated[float, arg(metavar="M")] = 1.3
-    """Distance of the rear axle, the simulator's origin of the car, behind the centre of its box."""
+    """Distance from the centre of the car's box back to its rear axle, the simulator's origin."""
 
 
 def run(options: ServeOptions) -> None:

@@ -36,11 +36,11 @@ class TestOptions(Quiet):
     what: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="WHAT")]
     """Drives (MCAP files, folders of them or of logs that can be imported), clip stores or run directories."""
     sent: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: nothing is novel)")] = None
-    """What the fleet has sent (`campaign sent`)."""
+    """What the fleet has sent, as written by `campaign sent`."""
     hours_a_day: float = 8.0
-    """Hours of driving per car and day, for bytes a day."""
+    """Hours of driving per car and day, for bytes per day."""
     most: int = 40
-    """Most firings to show."""
+    """Maximum number of firings to show."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def check(options: CheckOptions) -> Outcome:
     campaigns = load_campaigns(options.who)
     most = sum(cost(c.tree) for c in campaigns if c.tree)
     shared = Watch(campaigns, list(SIGNALS)).rules.operations
-    said = (
+    summary = (
         f"{len(campaigns)} campaigns: {shared} operations per sample, {most:,} at worst (every window expires at once)"
     )
     each = [{"name": c.name, "operations_at_worst": cost(c.tree) if c.tree else 0} for c in campaigns]
     data = {"campaigns": each, "operations": shared, "operations_at_worst": most}
-    return Outcome(f"{backlog.check_table(campaigns)}\n\n{said}", data)
+    return Outcome(f"{backlog.check_table(campaigns)}\n\n{summary}", data)
 
 
 def test(options: TestOptions) -> Outcome:

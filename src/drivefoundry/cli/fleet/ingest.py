@@ -43,11 +43,11 @@ class ServeOptions(Place):
     clip: Annotated[int, arg(metavar="BYTES")] = 256 << 20
     """Largest accepted clip."""
     day: Annotated[int | None, arg(metavar="BYTES", help_behavior_hint="(default: any)")] = None
-    """Most bytes that one vehicle may send in a day (UTC)."""
+    """Maximum bytes per vehicle and day (UTC)."""
     requests: Annotated[float, arg(metavar="N")] = 100.0
     """Sustained requests per second and vehicle, and wrong secrets per second and address."""
     unfinished: Annotated[int, arg(metavar="BYTES")] = 4 << 30
-    """Most bytes of one vehicle's unfinished uploads."""
+    """Maximum bytes of one vehicle's unfinished uploads."""
     cert: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: plain HTTP)")] = None
     """Certificate chain (PEM), for TLS."""
     key: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
@@ -55,7 +55,7 @@ class ServeOptions(Place):
     trust_proxy: Annotated[tuple[str, ...], arg(metavar="ADDRESS|CIDR", help_behavior_hint="(default: none)")] = ()
     """Proxies whose X-Forwarded-For or Forwarded header is trusted."""
     connections: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: by `ulimit -n`)")] = None
-    """Most connections at once."""
+    """Maximum number of simultaneous connections."""
 
 
 @dataclass(frozen=True)

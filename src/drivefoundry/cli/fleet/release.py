@@ -1,6 +1,6 @@
-"""`release ...`: what cars run and who may decide it, in a repository of releases.
+"""`release ...`: manage a repository of releases: what cars run, and who may decide it.
 
-WHERE comes first, then the other argument; a word that is not a path is the latter, and WHERE is ./out.
+WHERE comes first, then the other argument; a single word that is not a path is the latter, and WHERE is ./out.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class CohortOptions(KeysOptions, Creates):
     """What `release halt` and `release resume` take."""
 
     cohort: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: the only one, or all)")] = ""
-    """Whose roll-out."""
+    """The cohort whose roll-out changes."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class PublishOptions(CohortOptions):
     verdict: Annotated[str, arg(metavar="VERDICT", help_behavior_hint="(default: the run's newest)")] = ""
     """The verdict that justifies the release."""
     name: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: turn-N, or the directory's)")] = ""
-    """What people call the release."""
+    """Readable name of the release."""
     allow_failed: Annotated[bool, arg(help_behavior_hint="")] = False
     """Publish despite a failed gate; the release records it."""
 
@@ -102,7 +102,7 @@ class NewOptions(KeysOptions, Creates):
     """What `release new` takes."""
 
     quorum: Annotated[tuple[str, ...], arg(metavar="ROLE=N/M", help_behavior_hint="(default: 1/1)")] = ()
-    """Signatures that a role requires, out of how many keys: root=2/3, targets=2/3."""
+    """Signatures required by a role, out of how many keys: root=2/3, targets=2/3."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class RotateOptions(NewOptions):
     """What `release rotate` takes."""
 
     role: Annotated[tuple[Literal["root", "targets", "online"], ...], arg(metavar="ROLE", help_behavior_hint="")] = ()
-    """Whose keys are replaced; online: snapshot and timestamp."""
+    """Roles whose keys are replaced; online: snapshot and timestamp."""
     only: Annotated[tuple[str, ...], arg(metavar="KEY", help_behavior_hint="(default: all of the role's)")] = ()
     """Ids, or prefixes, of the keys to replace."""
 
@@ -141,7 +141,7 @@ def _gates(state: str, gates: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def show(options: ShowOptions) -> Outcome:
-    """`release show`: all about one release."""
+    """`release show`: everything about one release."""
     from drivefoundry.release import rollouts
     from drivefoundry.runs.repository import to_read
 
@@ -190,7 +190,7 @@ def resume(options: CohortOptions) -> Outcome:
 
 
 def rollback(options: RollbackOptions) -> Outcome:
-    """`release rollback`: a former release for all cars of its cohort."""
+    """`release rollback`: give a former release to all cars of its cohort."""
     from drivefoundry.release import roll_back, rollouts
 
     where, to = _two(options.where, options.to)
@@ -205,7 +205,7 @@ def rollback(options: RollbackOptions) -> Outcome:
 
 
 def publish(options: PublishOptions) -> Outcome:
-    """`release publish`: sign an engine and its verdict, for a share of a cohort's cars."""
+    """`release publish`: sign an engine and its verdict for a share of a cohort's cars."""
     from drivefoundry.release import publish as sign
     from drivefoundry.release import rollouts
     from drivefoundry.runs import named
@@ -240,7 +240,7 @@ def renew(options: RenewOptions) -> Outcome:
 
 
 def keys(options: KeysOptions) -> Outcome:
-    """`release keys`: each role's version, expiry, quorum and keys, and which of them are at hand."""
+    """`release keys`: each role's version, expiry, quorum and keys, and which keys are at hand."""
     from drivefoundry.release import roles
     from drivefoundry.runs.repository import keys_of, to_read
 
@@ -257,7 +257,7 @@ def keys(options: KeysOptions) -> Outcome:
 
 
 def rotate(options: RotateOptions) -> Outcome:
-    """`release rotate`: new keys for some roles, in a new root; the old ones are no longer valid."""
+    """`release rotate`: replace the keys of some roles, in a new root; the old ones become invalid."""
     from drivefoundry.release import roles
     from drivefoundry.release import rotate as change
     from drivefoundry.runs.repository import changing, keys_of, to_read
@@ -279,7 +279,7 @@ def rotate(options: RotateOptions) -> Outcome:
 
 
 def new(options: NewOptions) -> Outcome:
-    """`release new`: an empty repository, its keys, and the root.json to ship with cars."""
+    """`release new`: create an empty repository, its keys, and the root.json to ship with cars."""
     from drivefoundry.release import create_repository
     from drivefoundry.runs.repository import keys_of
 

@@ -19,7 +19,7 @@ class ClusterOptions(Creates):
     seeds: Annotated[int, arg(metavar="N")] = 4
     """Simulations per figure."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Directory for cluster.html: the same with charts."""
+    """Directory for cluster.html, a page with charts."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
     """Change the cluster: cards, days, card_mtbf_hours, restart_minutes, spares, ..."""
 

@@ -1,4 +1,4 @@
-"""`scale fit`: fit the scaling law of training runs; print it, and write JSON and a page with its figures."""
+"""`scale fit`: fit the scaling law of training runs; print it, and write JSON and a page with figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LawOptions(Creates):
     """What `scale fit` takes."""
 
     what: Annotated[tyro.conf.Positional[Path], arg(metavar="RUNS")]
-    """JSON lines, one run each: parameters, tokens, loss, and score (0 .. 1) if it drove."""
+    """JSON lines, one run each: parameters, tokens, loss, and score (0 .. 1) if it was driven."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("scale")
     """Directory for law.json and scaling.html."""
 
@@ -41,7 +41,7 @@ def run(options: LawOptions) -> Outcome:
 
 
 def fit_and_write(runs: Sequence[Run], out: Path) -> Outcome:
-    """Fit the law of runs, write it into `out` and format it."""
+    """Fit the law of runs, write it to `out` and format it."""
     from drivefoundry import outputs
     from drivefoundry.reports import scaling
     from drivefoundry.scaling import law

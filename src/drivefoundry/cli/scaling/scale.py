@@ -1,4 +1,4 @@
-"""`scale run`: train a grid of sizes and amounts of data on the embedded fleet, then fit the law that they follow."""
+"""`scale run`: train a grid of sizes and amounts of data on the embedded fleet, then fit the scaling law."""
 
 from __future__ import annotations
 

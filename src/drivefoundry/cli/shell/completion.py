@@ -12,7 +12,7 @@ from drivefoundry.cli.options import Common, flags, named, positionals
 from drivefoundry.cli.verbs import PROG, STAGES, VERBS, Outcome, first_words, nouns, subcommands
 
 _VALUES = {"--until": tuple(STAGES), "--recipe": ("default", "tiny")}
-"""Values of options without a Literal type, because they are checked later or may be a file as well."""
+"""Values of options without a Literal type, because they are checked later or may also be a file."""
 
 
 @dataclass(frozen=True)
