@@ -1,1 +1,1 @@
-"""Slow and comparing work: each module is run by `python -m` and ends with one line of JSON."""
+"""Slow measurements and comparisons: run each module with `python -m`; it ends with one line of JSON."""

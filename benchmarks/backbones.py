@@ -1,12 +1,11 @@
-"""Backbones in and out against transformers and llama.cpp, as one line of JSON.
+"""Compare imported and exported backbones with transformers and llama.cpp; prints one line of JSON.
 
     python -m benchmarks.backbones [--quick] [--shard DIR]
 
-Logits in fp32 of the same weights, and the greedy tokens of every export under both peers, for tiny random Llama and
-Qwen2 models, for SmolLM2-135M-Instruct out of its 4-bit GGUF file, and for the language model of a VLA around it; with
---shard, also of one that was fine-tuned for 200 steps on such a shard of episodes (artefacts/label-*/shard of a run),
-none of which it sees twice. Needs the extra `interop`; --quick leaves SmolLM2 out. Ends with exit code 1 if a target is
-missed.
+Compares fp32 logits of the same weights, and the greedy tokens of every export under both peers, for tiny random Llama
+and Qwen2 models, for SmolLM2-135M-Instruct from its 4-bit GGUF file, and for the language model of a VLA around it;
+with --shard, also after fine-tuning it for 200 steps on a shard of episodes (artefacts/label-*/shard of a run), without
+repeating any. Needs the extra `interop`; --quick leaves SmolLM2 out. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ except ModuleNotFoundError as error:
 PROMPTS = ("The car ahead brakes, so", "A red light at 30 m: the driver", "Once upon a time")
 LIMIT = 64
 NEAR = 1e-4
-"""Logits that differ by less are equal in fp32."""
+"""Maximum difference of logits that are equal in fp32."""
 STEPS, BATCH, RATE = 200, 4, 3e-4
-"""Of fine-tuning: half of the samples carry their reasoning."""
+"""Parameters of fine-tuning, in which half of the samples have reasoning."""
 FALLEN = 0.8
-"""The loss of the last tenth of the steps, over that of the first ten steps, at most."""
+"""Maximum ratio of the loss over the last tenth of the steps to that over the first ten steps."""
 
 
 def main() -> int:
@@ -79,7 +78,7 @@ def main() -> int:
 
 
 def tiny(folder: Path, family: str) -> Backbone:
-    """A random model as `transformers` writes it, with a byte-level BPE of 300 ids, read in."""
+    """A random model written by `transformers`, with a byte-level BPE of 300 ids, and loaded."""
     random_model(folder, family)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = CUTS["llama-bpe" if family == "llama" else "qwen2"]  # type: ignore[assignment]
@@ -94,8 +93,8 @@ def tiny(folder: Path, family: str) -> Backbone:
 
 
 def fine_tuned(shard: Path, folder: Path) -> dict[str, float]:
-    """Fine-tune a VLA around SmolLM2 in bf16, as the line does; loss before and after, time, and the trained exports'
-    figures as of `measure`."""
+    """Fine-tune a VLA around SmolLM2 in bf16, as the line does; returns loss before and after, time, and `measure` of
+    the trained model's exports."""
     episodes, out = [load_shard(shard)], folder / "tuned"
     config = SftConfig(steps=STEPS, batch=BATCH, lr=RATE, optimiser="adamw", compile=False)
     parts: list[dict[str, float]] = []
@@ -118,7 +117,7 @@ def fine_tuned(shard: Path, folder: Path) -> dict[str, float]:
 
 
 def told(parts: list[dict[str, float]], step: int, total: int, metrics: dict[str, float]) -> None:
-    """Keep what a step's loss was made of, and say it."""
+    """Store and print the components of a step's loss."""
     if "action" in metrics:
         parts.append(metrics)
         print(
@@ -129,8 +128,8 @@ def told(parts: list[dict[str, float]], step: int, total: int, metrics: dict[str
 
 @torch.no_grad()
 def measure(name: str, backbone: Backbone, folder: Path) -> dict[str, float]:
-    """Export both ways; greatest difference of logits to `transformers` over the prompts and what follows them, and the
-    share of greedy tokens that each peer says like us."""
+    """Export to both formats; returns the greatest difference of logits from `transformers` over the prompts and their
+    continuations, and each peer's share of greedy tokens equal to ours."""
     hf, gguf = folder / f"{name}_hf", folder / f"{name}.gguf"
     save_hf(hf, backbone)
     save_gguf(gguf, backbone)
@@ -153,7 +152,7 @@ def measure(name: str, backbone: Backbone, folder: Path) -> dict[str, float]:
 
 
 def same(mine: list[list[int]], theirs: list[list[int]]) -> float:
-    """Share of all tokens that are equal at the same place."""
+    """Share of all tokens that are equal at the same position."""
     pairs = [
         (a[i : i + 1], b[i : i + 1]) for a, b in zip(mine, theirs, strict=True) for i in range(max(len(a), len(b)))
     ]

@@ -1,14 +1,14 @@
-"""The line's model of a real camera against constant velocity, constant yaw rate and PilotNet, as one line of JSON.
+"""Compare the line's model on a real camera with constant velocity, constant yaw rate and PilotNet; one line of JSON.
 
     python -m benchmarks.camera --data FOLDER [--out DIR] [--quick]
 
-FOLDER is a camera drive (docs/real-data.md); without one nothing is measured. The line makes the fleet's base model and
-adapts it with three seeds, all in the run directory DIR, where a second call finds them. A PilotNet of similar size
-learns from the same samples in the same order: first the fleet's, then the camera's, with the same shifts, grey
-pictures and ego inputs, and once more from pictures alone. The rate of its second part is chosen on the last fifth of
-the training part; the model's recipe was chosen on folds of it. All are judged on the last fifth of the drive, by time;
-no label reaches over the border, as no label leaves its clip. Intervals are 95 %: blocks of 5 s, longer than a label,
-and seeds are drawn again. Ends with exit code 1 if a target is missed.
+FOLDER is a camera drive (docs/real-data.md); without one nothing is measured. The line trains the fleet's base model
+and adapts it with three seeds, all in the run directory DIR, where a second call finds them. A PilotNet of similar size
+trains on the same samples in the same order: first the fleet's, then the camera's, with the same shifts, grey pictures
+and ego inputs; a second one gets pictures only. The learning rate of its second part is chosen on the last fifth of the
+training part; the model's recipe was chosen on folds of it. All are evaluated on the last fifth of the drive, by time;
+no label crosses the border, since labels stay within their clip. Intervals are 95 %, resampling blocks of 5 s, which
+are longer than a label, and seeds. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ SEEDS = (1, 2, 3)
 METRICS = {"ade_4s": "m", "yaw_rate": "rad_s"}
 PEERS = ("constant_velocity", "constant_yaw_rate", "pilotnet", "pilotnet_pictures_alone")
 BLOCK, DRAWS = 10, 10_000
-"""Samples (5 s) of a clip that are drawn together, and how often."""
+"""Samples (5 s) of a clip per block, and number of resamples."""
 FIRST_RATE, RATES = 1e-3, (1e-3, 3e-4)
-"""PilotNet's highest learning rates: on the fleet, and the choice for the camera."""
+"""PilotNet's peak learning rates: on the fleet, and the candidates for the camera."""
 
 
 def main() -> int:
@@ -76,7 +76,7 @@ def short() -> Recipe:
 
 
 def made(data: Path, out: Path, recipe: Recipe) -> tuple[list[Path], list[Path]]:
-    """What the line makes: the fleet's, the training part's and the held-out part's shards; a checkpoint a seed."""
+    """Artefacts of the line: shards of the fleet, the training part and the held-out part; one checkpoint per seed."""
     models, shards = [], []
     with Ledger(out) as ledger:
         for seed in SEEDS:
@@ -114,7 +114,7 @@ def driven_by(model: Path, episodes: Episodes) -> np.ndarray:
 
 
 def pilots(net: PilotNet, fleet: Episodes, train: Episodes, held_out: Episodes, recipe: Recipe) -> list[np.ndarray]:
-    """A PilotNet's plans (N, 8, 3) for the held-out part, one a seed, after the schooling that the VLA had."""
+    """A PilotNet's plans (N, 8, 3) for the held-out part, one per seed, after the same training as the VLA."""
     p, c = recipe.pretrain, recipe.camera
     learn(net, [fleet], p.steps, p.batch, FIRST_RATE, p.augment, p.seed)
     start = {k: v.clone() for k, v in net.state_dict().items()}
@@ -139,7 +139,7 @@ def pilots(net: PilotNet, fleet: Episodes, train: Episodes, held_out: Episodes, 
 def learn(
     net: PilotNet, episodes: list[Episodes], steps: int, batch: int, rate: float, augment: Augment, seed: int
 ) -> None:
-    """Train a net on the batches that the Trainer would draw, by AdamW, for the distance of its plans."""
+    """Train a net on the Trainer's batches, with AdamW, to minimise the distance of its plans."""
     corpus = Corpus.of(episodes, fitted_codebook(episodes, 32), None, 1, action="flow")
     order, config = Order(len(corpus), seed), TrainConfig(steps=steps, lr=rate)
     adam = torch.optim.AdamW(net.parameters(), lr=rate, betas=config.betas, weight_decay=config.weight_decay)
@@ -167,8 +167,8 @@ def asked(net: PilotNet, episodes: Episodes) -> np.ndarray:
 
 
 def blocks(clip: list[str]) -> np.ndarray:
-    """The clip of each sample, in order of time, in; which block each is of, (N,), out: equal parts of each clip of
-    BLOCK samples or a few more."""
+    """(N,) block of each sample, given its clip, in order of time: equal parts of each clip of at least BLOCK
+    samples."""
     labels: list[int] = []
     for _, members in groupby(clip):
         n, first = len(list(members)), max(labels, default=-1) + 1
@@ -179,8 +179,8 @@ def blocks(clip: list[str]) -> np.ndarray:
 def judged(
     errors: dict[str, dict[str, np.ndarray]], block: np.ndarray
 ) -> tuple[dict[str, float], dict[str, tuple[float, float, bool]]]:
-    """Errors by planner and metric in; figures, and the targets that the VLA is nearer than every peer, out. `_apart`:
-    the whole interval of the difference lies below 0."""
+    """Figures, and the targets that the VLA's errors are below every peer's, from errors by planner and metric;
+    `_apart`: the whole interval of the difference lies below 0."""
     figures, targets = {}, {}
     for metric, unit in METRICS.items():
         drawn = {name: resampled(e[metric], block, i) for i, (name, e) in enumerate(errors.items())}
@@ -203,8 +203,8 @@ def judged(
 
 
 def resampled(errors: np.ndarray, block: np.ndarray, planner: int) -> np.ndarray:
-    """Means (DRAWS,) of errors (seeds, N) over resampled blocks and seeds. All planners
-    meet the same blocks, each its own seeds."""
+    """Means (DRAWS,) of errors (seeds, N) over resampled blocks and seeds. All planners share the blocks, but not the
+    seeds."""
     count = np.bincount(block)
     sums = np.stack([np.bincount(block, e) for e in errors])
     n, k = len(count), len(errors)

@@ -1,10 +1,10 @@
-"""The simulated cluster's speed and truth, and how fast a law is fitted, as one line of JSON.
+"""Speed and accuracy of the simulated cluster, and of fitting a scaling law; prints one line of JSON.
 
     python -m benchmarks.cluster [--quick]
 
 10,000 cards for 30 days: one job on all of them, and one on four fifths beside a queue of small ones; the runtime
-goodput of years of failures against Daly's closed form; a law of 36 runs with 400 bootstraps. CPU seconds, best of
-several. Ends with exit code 1 if a target is missed.
+goodput of years of failures against Daly's closed form; a law of 36 runs with 400 bootstraps. CPU seconds are the best
+of several. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from drivefoundry.scaling.law import Run, fit, value_at
 from drivefoundry.scaling.plan import daly, runtime_goodput
 
 SECONDS = 1.0
-"""For 10,000 cards and 30 days with a queue of jobs."""
+"""Maximum CPU time for 10,000 cards and 30 days with a queue of jobs, s."""
 DIFFERENCE = 0.005
-"""Of the runtime goodput from Daly's."""
+"""Maximum difference of the runtime goodput from Daly's."""
 KEPT = 0.90
-"""Goodput of the default cluster."""
+"""Minimum goodput of the default cluster."""
 LAW = np.array([1.69, 406.4, 410.7, 0.34, 0.28])
 
 
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def daly_difference(days: float) -> float:
-    """The largest relative difference of the runtime goodput from the closed form, over intervals around the best."""
+    """Largest relative difference of the runtime goodput from the closed form, over intervals around the optimum."""
     quiet = Cluster(8000, days=days, slow_mtbf_hours=math.inf, link_mtbf_hours=math.inf, spares=0.0, repair_hours=0.0)
     mtbf, stall = 50_000 * 3600 / 8000, 60.0
     found = []

@@ -1,9 +1,9 @@
-"""The loop, killed twice and run again: seconds, bytes and scores per stage as one line of JSON.
+"""The loop, killed twice and restarted: seconds, bytes and scores per stage as one line of JSON.
 
     python -m benchmarks.e2e [--quick] [--recipe NAME|FILE] [--out DIR]
 
-After each kill (SIGKILL) all that can be seen must be whole: every artefact as the ledger recorded it, every clip
-readable and its video of the right hash. What was finished must not be made again. Ends with exit code 1 if a target is
+After each kill (SIGKILL) everything visible must be intact: every artefact as the ledger recorded it, every clip
+readable, and its video with the right hash. Finished artefacts must not be built again. Exit code 1 if a target is
 missed.
 """
 
@@ -27,7 +27,7 @@ from drivefoundry.compute import cores
 from drivefoundry.ledger import Artefact, Ledger
 
 NOOP_S = 10.0
-"""A run that has nothing to do may take so long."""
+"""Maximum time of a run that has nothing to do, s."""
 QUICK = ("fleet.cars=3", "fleet.seconds=40", "fleet.held_out_seconds=40", "fleet.traffic=20", "fleet.pedestrians=8",
          "fleet.outings=4", "fleet.outing_seconds=8", "judge.scenes=4", "judge.seconds=8")  # fmt: skip
 SCORES = {"driving_score_21": "driving_score", "pdms": "pdms", "collision": "collision_share"}
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def measure(command: list[str], out: Path) -> int:
-    """The command, killed at two moments, then run to its end and once more; prints the line, returns the exit code."""
+    """Run the command, killed at two moments, to its end and once more; prints the line, returns the exit code."""
     begun = time.monotonic()
     kept: list[Artefact] = []
     damaged = redone = 0
@@ -81,7 +81,7 @@ def measure(command: list[str], out: Path) -> int:
 
 
 def kill(command: list[str], moment: Callable[[], bool], what: str) -> None:
-    """Run the command until the moment, then SIGKILL."""
+    """Run the command until the moment, then kill it with SIGKILL."""
     with subprocess.Popen(command, stdout=sys.stderr) as process:
         while not moment():
             if process.poll() is not None:
@@ -91,18 +91,18 @@ def kill(command: list[str], moment: Callable[[], bool], what: str) -> None:
 
 
 def recorded(out: Path) -> int:
-    """How many builds the ledger of a running process holds."""
+    """Number of builds in the ledger of a running process."""
     if not (out / "ledger.db").exists():
         return 0
     try:
         with sqlite3.connect(f"file:{out / 'ledger.db'}?mode=ro", uri=True) as database:
             return database.execute("SELECT count(*) FROM builds").fetchone()[0]
-    except sqlite3.OperationalError:  # its table is not there yet
+    except sqlite3.OperationalError:  # the table does not exist yet
         return 0
 
 
 def at(out: Path, kind: str) -> bool:
-    """Whether a build of this kind is under way and has written something."""
+    """Whether a build of this kind is in progress and has written something."""
     return any(any(folder.iterdir()) for folder in (out / "work").glob(f"{kind}-*"))
 
 
@@ -112,7 +112,7 @@ def history(out: Path) -> list[Artefact]:
 
 
 def half_made(out: Path) -> int:
-    """How many artefacts and clips are not what they should be."""
+    """Number of artefacts and clips that are not intact."""
     with Ledger(out) as ledger:
         wrong = len(ledger.damaged())
         wrong += len({a.path for a in ledger.history()} ^ set((out / "artefacts").iterdir()))
@@ -127,13 +127,13 @@ def half_made(out: Path) -> int:
 
 
 def made_again(kept: list[Artefact], out: Path) -> int:
-    """How many of the artefacts that a kill left were made once more."""
+    """Number of artefacts that existed at a kill and were built again."""
     now = {a.key: a for a in history(out)}
     return sum(now.get(a.key) != a for a in kept)
 
 
 def per_stage(done: list[Artefact]) -> dict[str, float]:
-    """Seconds, bytes and share of time computing of each kind of artefact, all turns together; and of all of them."""
+    """Seconds, bytes and share of computing time of each kind of artefact over all turns, and of all together."""
     figures: dict[str, float] = {}
     for kind in dict.fromkeys(a.kind for a in done):
         mine = [a for a in done if a.kind == kind]
@@ -146,7 +146,7 @@ def per_stage(done: list[Artefact]) -> dict[str, float]:
 
 
 def computing(done: list[Artefact]) -> float:
-    """CPU time of these stages / what all cores could have given in their time."""
+    """CPU time of these stages, divided by what all cores could have provided in that time."""
     return sum(a.cpu_seconds for a in done) / max(sum(a.seconds for a in done) * cores(), 1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Figures and targets in, one line of JSON out, with what it was measured on."""
+"""Format figures and targets as one line of JSON, with versions and the machine."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def report(
     targets: Mapping[str, tuple[float, float, bool]],
     peers: Mapping[str, str] | None = None,
 ) -> str:
-    """One line: figures (units in their names), targets name -> [value, bound, met], versions (with those of peers that
-    ran elsewhere), machine."""
+    """One line of figures (units in their names), targets as name -> [value, bound, met], versions (including peers'
+    that ran elsewhere) and the machine."""
     told = {
         "figures": {k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in figures.items()},
         "targets": {k: [float(f"{value:.6g}"), bound, met] for k, (value, bound, met) in targets.items()},
@@ -30,7 +30,7 @@ def report(
 
 
 def best(do: Callable[[], object], times: int) -> float:
-    """CPU seconds of the fastest of several."""
+    """CPU seconds of the fastest of several runs."""
     seconds = []
     for _ in range(times):
         begun = time.process_time()
@@ -40,7 +40,7 @@ def best(do: Callable[[], object], times: int) -> float:
 
 
 def versions() -> dict[str, str]:
-    """What was measured."""
+    """Versions of the software measured."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str | int | float]:
-    """What it was measured on."""
+    """The machine it was measured on."""
     about = Path("/proc/cpuinfo")
     lines = about.read_text().splitlines() if about.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -66,4 +66,4 @@ def machine() -> dict[str, str | int | float]:
 
 
 LOAD = os.getloadavg()[0]
-"""Of other work, when this began."""
+"""Load by other work at the start."""

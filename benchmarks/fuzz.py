@@ -1,14 +1,14 @@
-"""Spoilt inputs for every reader of files and texts that come from elsewhere, as one line of JSON.
+"""Fuzz every reader of files and texts from outside; prints one line of JSON.
 
     python -m benchmarks.fuzz SECONDS [--only READER ...] [--seed N] [--sanitize] [--keep FOLDER] [--quick]
 
-Each reader (`benchmarks.readers`) runs in a process of its own with bounded memory and CPU time an input, and has an
-equal share of the SECONDS. Inputs are sound ones changed by what they mean (`benchmarks.mutations`): headers, trees of
-JSON, records of MCAP, steps of a pickle, contracts sealed again. A reader may answer or raise ValueError; another
-exception ("uncaught"), a process that dies ("crashes") and one that does not come to an end ("timeouts") are findings.
-Their inputs are kept in a folder, one a kind, with what was said beside it. --sanitize builds both C++ libraries of the
-car with AddressSanitizer and UndefinedBehaviorSanitizer in a folder of its own, and tries what runs through them. The
-same seed gives the same inputs. Ends with exit code 1 if there was a finding.
+Each reader (`benchmarks.readers`) runs in a separate process with bounded memory and CPU time per input, and gets an
+equal share of the SECONDS. Inputs are valid ones mutated by structure (`benchmarks.mutations`): headers, trees of JSON,
+records of MCAP, steps of a pickle, resealed contracts. A reader may return or raise ValueError; any other exception
+("uncaught"), a process that dies ("crashes") and one that does not finish ("timeouts") are findings. Their inputs are
+kept in a folder, one per kind, with the output beside them. --sanitize builds both C++ libraries of the car with
+AddressSanitizer and UndefinedBehaviorSanitizer in a temporary folder, and fuzzes the readers that use them. The same
+seed gives the same inputs. Exit code 1 if there was a finding.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from pathlib import Path
 from benchmarks.figures import report
 
 MEMORY = 1 << 30
-"""Bytes that a reader may take beyond what its process has before the first input."""
+"""Maximum memory of a reader beyond its process's before the first input, bytes."""
 CPU_S, WALL_S = 20, 300
-"""Time that one input may take: of the CPU, and by the clock."""
+"""Maximum time per input, s: CPU time and wall time."""
 BOARD = 1 << 26
-"""Bytes of the file in which a child leaves its number and its input before it reads them."""
+"""Size of the file in which a child stores the number and content of its input before reading it, bytes."""
 SANITIZERS = [
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=undefined",
@@ -51,7 +51,7 @@ SANITIZERS = [
 
 @dataclass
 class Found:
-    """What one reader came to."""
+    """Result of one reader."""
 
     inputs: int = 0
     refused: int = 0
@@ -60,7 +60,7 @@ class Found:
     timeouts: int = 0
     peak_mb: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
-    """What went wrong, in a few words -> how often."""
+    """Kind of finding, in a few words -> count."""
 
 
 def main() -> int:
@@ -106,8 +106,7 @@ def said(found: Found) -> list[str]:
 def tried(
     name: str, seconds: float, seed: int, folder: Path, keep: Path, environment: Mapping[str, str], sanitize: bool
 ) -> Found:
-    """One reader's share of the time: children one after the other, each from the input behind the one that ended the
-    last."""
+    """Spend one reader's share of the time on child processes, each starting after the input that ended the last."""
     found, begin, left = Found(), 0, seconds
     folder.mkdir()
     board = folder / "board"
@@ -142,13 +141,13 @@ def tried(
 
 
 def died(code: int, words: str) -> str:
-    """In a few words how a process ended."""
+    """How a process ended, in a few words."""
     lines = [line.strip() for line in words.splitlines() if "SUMMARY" in line or "runtime error" in line]
     return lines[0][:160] if lines else f"died of signal {-code}" if code < 0 else f"ended with {code}"
 
 
 def watched(process: subprocess.Popen[bytes], board: Path) -> bool:
-    """Waits for a child; kills it, and answers False, where one input takes too long by the clock."""
+    """Wait for a child; kill it and return False if one input exceeds its wall time."""
     last, since = -1, time.monotonic()
     while True:
         try:
@@ -164,7 +163,7 @@ def watched(process: subprocess.Popen[bytes], board: Path) -> bool:
 
 
 def keep_one(found: Found, keep: Path, name: str, kind: str, data: bytes, words: str) -> None:
-    """The first input of each kind of finding, and what was said of it."""
+    """Keep the first input of each kind of finding, with the output."""
     found.kinds[kind] += 1
     if found.kinds[kind] == 1:
         keep.mkdir(parents=True, exist_ok=True)
@@ -176,7 +175,7 @@ def keep_one(found: Found, keep: Path, name: str, kind: str, data: bytes, words:
 
 
 def posted(board: Path) -> tuple[int, float, bytes]:
-    """Number of the inputs begun, seconds since the first, and the last one."""
+    """Number of inputs begun, seconds since the first, and the last input."""
     with board.open("rb") as held:
         head = held.read(24)
         number, spent, size = (int.from_bytes(head[i : i + 8], "little") for i in (0, 8, 16))
@@ -184,7 +183,7 @@ def posted(board: Path) -> tuple[int, float, bytes]:
 
 
 def child(name: str, board: Path, seed: int, begin: int, seconds: float, bounded: bool) -> None:
-    """Tries inputs from number `begin` on until the time is up; findings as lines of JSON on stdout."""
+    """Read inputs from number `begin` on until the time is up; prints findings as lines of JSON."""
     from benchmarks.readers import opened
 
     answers = os.fdopen(os.dup(1), "w")
@@ -195,7 +194,7 @@ def child(name: str, board: Path, seed: int, begin: int, seconds: float, bounded
 
         assert "drivefoundry-fuzz-" in drivefoundry_car.__path__[0], "not the libraries that were built for this"
     for seed_input in reader.seeds:
-        reader.read(seed_input)  # sound ones are taken; whatever they bring in is there
+        reader.read(seed_input)  # valid ones are accepted; imports that they cause happen here
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if bounded:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -213,12 +212,12 @@ def child(name: str, board: Path, seed: int, begin: int, seconds: float, bounded
         for i, value in enumerate((number, spent, len(data))):
             place[8 * i : 8 * i + 8] = value.to_bytes(8, "little")
         place[24 : 24 + len(data)] = data[: BOARD - 24]
-        signal.setitimer(signal.ITIMER_PROF, CPU_S)  # whose signal ends the process, in C++ too
+        signal.setitimer(signal.ITIMER_PROF, CPU_S)  # the signal ends the process, even in C++
         try:
             reader.read(data)
         except ValueError:
             refused += 1
-        except Exception as error:  # that is what is looked for
+        except Exception as error:  # the purpose of the search
             counted[kind := kind_of(error)] += 1
             event = {"kind": kind} if counted[kind] < 1000 else None
             if event:
@@ -233,13 +232,13 @@ def child(name: str, board: Path, seed: int, begin: int, seconds: float, bounded
 
 
 def tell(answers, before: int, refused: int) -> None:
-    """What a child that dies later has come to so far."""
+    """Report progress so far, in case the child dies later."""
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(json.dumps({"refused": refused, "peak_mb": round(peak, 1)}), file=answers, flush=True)
 
 
 def kind_of(error: Exception) -> str:
-    """An exception's class and the innermost place of ours that it went through."""
+    """An exception's class and the innermost place in our code that it passed through."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "drivefoundry" in f.filename]
     where = f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else "elsewhere"
     return (
@@ -250,8 +249,8 @@ def kind_of(error: Exception) -> str:
 
 
 def sanitized(folder: Path) -> dict[str, str]:
-    """Both C++ libraries built with sanitizers, in a copy of the car's package; the environment in which it is found
-    first, and the sanitizers' runtime with it."""
+    """Build both C++ libraries with sanitizers in a copy of the car's package; returns the environment in which it
+    is found first, together with the sanitizers' runtime."""
     import drivefoundry_car
 
     here = Path(drivefoundry_car.__path__[0])
@@ -267,7 +266,7 @@ def sanitized(folder: Path) -> dict[str, str]:
         subprocess.run(["g++", *flags, define, str(place / sources[0]), "-o", str(place / "_kernels.so")], check=True)
     libraries = [
         subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
-        for name in ("libasan.so", "libubsan.so", "libstdc++.so")  # C++ exceptions are caught by the sanitizer's own
+        for name in ("libasan.so", "libubsan.so", "libstdc++.so")  # the sanitizer's own intercepts C++ exceptions
     ]
     return dict(os.environ) | {
         "LD_PRELOAD": " ".join(libraries),

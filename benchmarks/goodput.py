@@ -1,12 +1,12 @@
-"""What kills cost a training run: goodput and its three factors with and without them, as one line of JSON.
+"""Cost of kills in a training run: goodput and its three factors with and without them; prints one line of JSON.
 
     python -m benchmarks.goodput [--quick] [--minutes 20] [--every 120]
 
-The same run four times: one process, and two ranks under torchrun, each left alone and each with a SIGKILL of a rank
-every so many seconds, from which a parent (or torchrun) starts it again. All four learn the same steps; the loss of
-each of them is compared to the last digit between the quiet and the killed run. Beside them 200 steps in fp32 of one
-rank and of two. Goodput is counted twice: by the run itself (drivefoundry.train.goodput), and by the parent's clock
-from the first start to the last end. Ends with exit code 1 if a target is missed.
+The same run four times: one process, and two ranks under torchrun, each undisturbed and each with a SIGKILL of a rank
+at regular intervals, after which a parent (or torchrun) restarts it. All four train the same steps; the loss of each
+step must be identical in the undisturbed and the killed run. In addition, 200 steps in fp32 of one rank and of two.
+Goodput is measured twice: by the run itself (drivefoundry.train.goodput), and by the parent's clock from the first
+start to the last end. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Ran:
-    """One run, all its lives: what the last one reported (including its own start: seconds from its process's begin
-    until it could train, and what its first step and its copies of the state took), the parent's seconds, kills, and
-    the loss of each step."""
+    """One run over all its restarts: the last one's report (including its startup: seconds from the process's start
+    until it could train, and the duration of its first step and of its copies of the state), the parent's seconds,
+    kills, and the loss of each step."""
 
     result: dict[str, float]
     seconds: float
@@ -45,7 +45,7 @@ class Ran:
 
     @property
     def goodput(self) -> float:
-        """By the parent's clock."""
+        """Goodput by the parent's clock."""
         return self.result["useful_s"] / self.seconds
 
 
@@ -79,8 +79,8 @@ def main() -> int:
 
 
 def measure(folder: Path, seconds: float, every: float, model: dict) -> dict[str, float]:
-    """Every figure. A short trial before the runs says how many steps fill `seconds`, and leaves compiled blocks in
-    inductor's cache."""
+    """Measure every figure. A short trial run determines how many steps fill `seconds`, and fills inductor's cache of
+    compiled blocks."""
     figures: dict[str, float] = {}
     agreed = {"size": "0.1M", "steps": AGREED_STEPS, "precision": "fp32", "compile": False}
     one, two = (supervised(folder / f"agree{ranks}", agreed, ranks) for ranks in (1, 2))
@@ -104,8 +104,7 @@ def measure(folder: Path, seconds: float, every: float, model: dict) -> dict[str
 
 
 def supervised(folder: Path, settings: dict, ranks: int, every: float = float("inf")) -> Ran:
-    """Run to the end, starting again whatever is killed: every `every` seconds, if a rank is there by then, one of
-    them."""
+    """Run to the end, restarting what is killed: every `every` seconds one of the ranks, if one is running by then."""
     folder.mkdir()
     (folder / "settings.json").write_text(json.dumps(settings))
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "--max-restarts=1000", "-m"]
@@ -127,12 +126,12 @@ def supervised(folder: Path, settings: dict, ranks: int, every: float = float("i
                 victim = newest(folder / f"pid{ranks - 1}")
                 if time.monotonic() - start > (kills + 1) * every and victim not in (None, last):
                     last = victim
-                    with suppress(ProcessLookupError):  # torchrun has ended it with another
+                    with suppress(ProcessLookupError):  # torchrun has ended it together with another
                         os.kill(victim, signal.SIGKILL)
                         kills += 1
                 time.sleep(0.02)
         finally:
-            process.terminate()  # with its ranks, where this ends early
+            process.terminate()  # and its ranks, if this ends early
             process.wait()
     seconds = time.monotonic() - start
     rows = [json.loads(row) for row in (folder / "log.jsonl").read_text().splitlines()]
@@ -141,12 +140,12 @@ def supervised(folder: Path, settings: dict, ranks: int, every: float = float("i
 
 
 def newest(file: Path) -> int | None:
-    """The process that last said it was there."""
+    """The process that last reported itself."""
     return int(file.read_text() or 0) or None if file.exists() else None
 
 
 def work(folder: Path) -> int:
-    """One life of a run."""
+    """One start of a run."""
     from drivefoundry.model.presets import preset
     from drivefoundry.train.config import TrainConfig
     from drivefoundry.train.dataset import Corpus

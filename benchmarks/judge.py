@@ -1,10 +1,10 @@
-"""The judge's speed: proposals a second with the full PDM score, and its parts, as one line of JSON.
+"""Speed of the judge: proposals per second with the full PDM score, and of its parts; prints one line of JSON.
 
     python -m benchmarks.judge [--quick]
 
-64 scenes of up to 32 agents on curved roads of four lanes that cross, 256 proposals each: 4 s of LQR-tracked bicycle at
-10 Hz, then every term of PDMS and EPDMS. Best of several, on one thread and on all; checks that the scores are the same
-on any number of threads. Ends with exit code 1 if a target is missed.
+64 scenes of up to 32 agents on curved four-lane roads that cross, 256 proposals each: 4 s of LQR-tracked bicycle at
+10 Hz, then every term of PDMS and EPDMS. Best of several, on one thread and on all; checks that scores do not depend on
+the number of threads. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from drivefoundry.roadmap import lane_polygon, make_map, offset_line
 from drivefoundry.types import SIGNAL_GREEN, SIGNAL_RED, RoadMap, Scene
 
 TARGET = 50_000
-"""Proposals a second on two cores."""
+"""Proposals per second on two cores."""
 RL_TARGET = 20_000
-"""The same in batches as reinforcement asks for: 32 situations, 8 plans each, prepared again."""
+"""The same in batches as in reinforcement learning: 32 situations with 8 plans each, prepared for each batch."""
 START, STEPS = 15, 75
 LANE = 3.2
 
@@ -63,7 +63,7 @@ def measure(scenes: list[Scene], plans: np.ndarray, times: int) -> dict[str, flo
     scores = {}
     for threads in (1, every):
         numba.set_num_threads(threads)
-        scores[threads] = score(situations, plans)  # compiles, too
+        scores[threads] = score(situations, plans)  # also compiles
         rates[threads] = count / best(lambda: score(situations, plans), times)
     states = simulate(situations.start, plans)
     batch = small.shape[0] * small.shape[1]
@@ -91,7 +91,7 @@ def measure(scenes: list[Scene], plans: np.ndarray, times: int) -> dict[str, flo
 
 
 def best(do: Callable[[], object], times: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of the fastest of several."""
+    """Seconds of the fastest of several runs."""
     seconds = []
     for _ in range(times):
         begun = clock()
@@ -101,7 +101,7 @@ def best(do: Callable[[], object], times: int, clock: Callable[[], float] = time
 
 
 def crossing(rng: np.random.Generator) -> RoadMap:
-    """Two curved roads of two lanes each way that cross at the origin, with stop lines."""
+    """Two curved roads, two lanes in each direction, that cross at the origin, with stop lines."""
     lanes, signals, stops, heads = [], [], [], []
     for road in range(2):
         x = np.arange(-160.0, 161.0, 4.0)

@@ -19,7 +19,7 @@ Spoil = Callable[[random.Random, bytes], bytes]
 
 
 class Reader(NamedTuple):
-    """seeds: sound inputs; spoil: one of them in, a spoilt one out; read: what is tried."""
+    """A reader to fuzz. seeds: valid inputs; spoil: mutates one of them; read: the code under test."""
 
     seeds: list[bytes]
     spoil: Spoil
@@ -27,7 +27,7 @@ class Reader(NamedTuple):
 
 
 def read_from(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], object]:
-    """A reader of files as one of bytes."""
+    """Turn a reader of files into one of bytes."""
 
     def written(data: bytes) -> object:
         path.write_bytes(data)
@@ -133,7 +133,7 @@ def backbone_gguf(folder: Path) -> Reader:
         try:
             write_gguf(made, fields, held.tensors)
         except (struct.error, AttributeError, TypeError, ValueError, OverflowError):
-            return None  # what cannot be written is no input
+            return None  # not writable, so not an input
         return load_backbone(made)
 
     def spoil(dice: random.Random, data: bytes) -> bytes:
@@ -170,7 +170,7 @@ def tokenizer(folder: Path) -> Reader:
 
 
 def _engine(folder: Path) -> tuple[Path, bytes]:
-    """An engine of a model that knows nothing, and its contract, unsealed."""
+    """An engine of an untrained model, and its contract, unsealed."""
     import torch
 
     from drivefoundry.model.checkpoint import save_checkpoint
@@ -202,7 +202,7 @@ def _engine(folder: Path) -> tuple[Path, bytes]:
 
 
 def _run(engine: Path) -> None:
-    """Load it, plan and reason."""
+    """Load the engine, plan and reason."""
     from drivefoundry_car.engine import Engine
 
     held = Engine(engine, threads=1)
@@ -242,7 +242,7 @@ def contract(folder: Path) -> Reader:
 
 
 def weights(folder: Path) -> Reader:
-    """The engine's other files, spoilt and sealed again."""
+    """The engine's other files, mutated and resealed."""
     from drivefoundry_car.engine import files
 
     engine, told = _engine(folder)

@@ -1,7 +1,7 @@
-"""Good inputs in, spoilt ones out: bytes, the trees that JSON and TOML hold, MCAP records and the steps of a pickle.
+"""Mutate valid inputs: bytes, the trees of JSON and TOML, MCAP records and the steps of a pickle.
 
-Blind changes of bytes seldom get past a length or a checksum, so most of these change what the bytes say and write it
-out again. Everything depends on the given generator alone.
+Random changes of bytes seldom pass a length or checksum test, so most mutations change the content and encode it again.
+Everything depends on the given generator only.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ WORDS = (
     "yarn",
 )
 RAW = ("@inf@", "@nan@", "@huge@", "@deep@", "@digits@")
-"""What JSON writers do not write: filled in afterwards."""
+"""Placeholders for what JSON writers do not write, replaced afterwards."""
 DEEP = 20_000
 
 
 def blind(dice: random.Random, data: bytes) -> bytes:
-    """Some bytes changed, cut out, doubled or put in."""
+    """Change, remove, duplicate or insert some bytes."""
     raw = bytearray(data)
     for _ in range(dice.choice((1, 1, 2, 4, 16))):
         at, size = dice.randrange(len(raw) + 1), dice.choice((1, 1, 2, 4, 8, 64))
@@ -58,7 +58,7 @@ def blind(dice: random.Random, data: bytes) -> bytes:
 
 
 def tree(dice: random.Random, value: Any) -> Any:
-    """A copy of a value of lists, dicts, words and numbers with one to three of its parts changed."""
+    """A copy of a tree of lists, dicts, words and numbers with one to three parts changed."""
     whole = [copy.deepcopy(value)]
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
         holder: Any = whole
@@ -71,7 +71,7 @@ def tree(dice: random.Random, value: Any) -> Any:
 
 
 def _change(dice: random.Random, holder: Any, key: Any) -> None:
-    """One part of a tree changed in its place."""
+    """Change one part of a tree in place."""
     what, old = dice.randrange(8), holder[key]
     if what == 0 and len(holder) > 1:
         del holder[key]
@@ -90,7 +90,7 @@ def _change(dice: random.Random, holder: Any, key: Any) -> None:
 
 
 def dumped(dice: random.Random, value: Any) -> bytes:
-    """A tree as JSON, with what a JSON library does not write filled in."""
+    """A tree as JSON, with placeholders replaced."""
     text = json.dumps(value, default=str)
     bracket = dice.choice(("[]", "{}"))
     opened = '{"a":' if bracket == "{}" else "["
@@ -106,12 +106,12 @@ def dumped(dice: random.Random, value: Any) -> bytes:
 
 
 def json_text(dice: random.Random, data: bytes) -> bytes:
-    """A JSON text, most often changed as a tree."""
+    """Mutate a JSON text, usually as a tree."""
     return blind(dice, data) if dice.random() < 0.15 else dumped(dice, tree(dice, json.loads(data)))
 
 
 def toml_text(dice: random.Random, data: bytes) -> bytes:
-    """A TOML text with lines, values and words changed."""
+    """Mutate lines, values and words of a TOML text."""
     lines = data.decode().splitlines()
     for _ in range(dice.choice((1, 1, 2, 3))):
         at = dice.randrange(len(lines))
@@ -140,7 +140,7 @@ def toml_text(dice: random.Random, data: bytes) -> bytes:
 
 
 def words(dice: random.Random, data: bytes, vocabulary: tuple[str, ...]) -> bytes:
-    """A text of words with some taken out, put in or exchanged for others of the vocabulary."""
+    """Remove, insert or replace some words of a text, using a vocabulary."""
     parts = data.decode().split()
     for _ in range(dice.choice((1, 2, 3, 8))):
         at = dice.randrange(len(parts) + 1)
@@ -150,8 +150,7 @@ def words(dice: random.Random, data: bytes, vocabulary: tuple[str, ...]) -> byte
 
 
 def mcap(dice: random.Random, data: bytes) -> bytes:
-    """An MCAP file with records changed, left out, doubled or in another order; chunks are packed again with their
-    checksum."""
+    """Change, drop, duplicate or reorder records of an MCAP file; chunks are packed again with a new checksum."""
     records, at = [], 8
     while at + 9 <= len(data) - 8:
         size = int.from_bytes(data[at + 1 : at + 9], "little")
@@ -176,7 +175,7 @@ def mcap(dice: random.Random, data: bytes) -> bytes:
 
 
 def _chunk(dice: random.Random, raw: bytes) -> bytes:
-    """A chunk whose messages were changed, packed again."""
+    """Mutate the messages of a chunk and pack it again."""
     import zstandard
 
     name = int.from_bytes(raw[28:32], "little")
@@ -191,7 +190,7 @@ def _chunk(dice: random.Random, raw: bytes) -> bytes:
 
 
 def pickle_steps(dice: random.Random, data: bytes) -> bytes:
-    """A pickle with steps left out, doubled, exchanged or made up, and with other arguments."""
+    """Drop, duplicate, exchange or invent steps of a pickle, and change arguments."""
     steps: list[bytes] = []
     begins = [at for _, _, at in pickletools.genops(data) if at is not None] + [len(data)]
     steps = [data[a:b] for a, b in itertools.pairwise(begins)]
@@ -232,4 +231,4 @@ MADE = (
     _global("builtins", "set"), _global("builtins", "list"), _global("collections", "OrderedDict"),
     _global("_codecs", "encode"), b"\x8c\x02O8", b"\x8c\x02f8", b"\x8c\x03|V9", b"]" * 3000, b"(" * 3000,
 )  # fmt: skip
-"""Steps of a pickle, sound and unsound."""
+"""Steps of a pickle, valid and invalid."""

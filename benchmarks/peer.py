@@ -1,4 +1,4 @@
-"""Peers in interpreters of their own: whether one is installed there, and the last words of one that failed."""
+"""Peers in separate interpreters: whether one is installed, and the last output of one that failed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import subprocess
 from typing import IO
 
 LAST = 8
-"""Lines of a peer's stderr that are shown."""
+"""Number of lines of a peer's stderr to show."""
 _LOOK = "import importlib.util, sys; print(*(m for m in sys.argv[1:] if importlib.util.find_spec(m) is None))"
 
 
 def missing(python: str, *modules: str) -> list[str]:
-    """Those of the modules that an interpreter does not have; none of them is imported. SystemExit if it cannot run."""
+    """Those of the modules that an interpreter lacks; none of them is imported. SystemExit if it cannot run."""
     try:
         looked = subprocess.run([python, "-P", "-c", _LOOK, *modules], capture_output=True, text=True)
     except OSError as error:
@@ -22,7 +22,7 @@ def missing(python: str, *modules: str) -> list[str]:
 
 
 def not_installed(python: str, names: list[str], extra: str = "the extra `peers` of pyproject.toml") -> str:
-    """What to say where a peer is not installed."""
+    """Message for a peer that is not installed."""
     return (
         f"no peer: {python} has no {', '.join(names)}; install {extra} somewhere and name its interpreter: "
         "--peers PYTHON"
@@ -30,7 +30,7 @@ def not_installed(python: str, names: list[str], extra: str = "the extra `peers`
 
 
 def last_lines(said: str | IO[str]) -> str:
-    """The end of what a peer wrote to stderr, indented; an open file is read from its start."""
+    """The end of a peer's stderr, indented; an open file is read from its start."""
     if not isinstance(said, str):
         said.seek(0)
         said = said.read()

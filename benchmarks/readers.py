@@ -1,5 +1,5 @@
-"""The readers that `benchmarks.fuzz` tries: each with sound inputs, a way to spoil them, and what the product does with
-such a file. A reader may answer or raise ValueError, nothing else.
+"""The readers fuzzed by `benchmarks.fuzz`: each with valid inputs, a mutation, and the product's code for such a file.
+A reader may return or raise ValueError, nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RULES = (
 
 
 def _rules(folder: Path) -> Reader:
-    """Rules compiled, and run over signals of all kinds of values on all kinds of clocks."""
+    """Compile rules, and run them over signals with all kinds of values and clocks."""
     from drivefoundry_car.triggers import rules
     from drivefoundry_car.triggers.signals import SIGNALS
     from drivefoundry_car.triggers.watch import Rules, program
@@ -53,7 +53,7 @@ def _rules(folder: Path) -> Reader:
 
 
 def zlib_of(data: bytes) -> int:
-    """A number that depends on the bytes alone."""
+    """A number that depends only on the bytes."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little")
 
 
@@ -187,11 +187,11 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "recipe": _recipe, "settings": _settings, "json": _json_files, "clip": _clip, "scenario": _scenario,
 }  # fmt: skip
 NATIVE = ("contract", "weights", "rules")
-"""Those behind which our C++ stands."""
+"""Readers that run our C++."""
 
 
 def opened(name: str, folder: Path) -> Reader:
-    """A reader by its name, with a fresh folder to itself."""
+    """A reader by name, with a fresh folder for its own use."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return READERS[name](folder)

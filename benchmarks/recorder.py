@@ -1,18 +1,17 @@
-"""What recording costs a car: CPU share of one core, memory against its bound, dropped frames, as one line of JSON.
+"""Cost of recording in a car: CPU share of one core, memory against its bound, dropped frames; one line of JSON.
 
     python -m benchmarks.recorder [--quick] [--out DIR]
 
-Six cameras at 20 Hz and 640x360, ego state at 100 Hz, objects (30 a message) at 10 Hz, a route and driver state; a
-trigger every 15 s keeps a clip open all the time, so that all is written. Two runs in a process each, paced in real
-time by the signals' own clock:
+Six cameras at 20 Hz and 640x360, ego state at 100 Hz, objects (30 per message) at 10 Hz, a route and driver state; a
+trigger every 15 s keeps a clip open all the time, so that everything is written. Two runs in separate processes, paced
+in real time by the signals' own clock:
 
-- `packets`: H.264 comes in encoded, as from a camera's own processor - `encoding`: raw RGB frames come in and are
-encoded here (x264 ultrafast, one thread a camera, as `encode_video` does)
+- `packets`: H.264 arrives encoded, as from a camera's own processor
+- `encoding`: raw RGB frames arrive and are encoded here (x264 ultrafast, one thread per camera, as `encode_video` does)
 
-CPU share is the process's CPU time over wall time, sensors' side (packets and messages are made beforehand, pushing is
-counted) and writer together. Memory is what the process's resident set grows by from before the recorder to its peak,
-against the recorder's own bound; the encoders' memory is reported separately. Ends with exit code 1 if a target is
-missed.
+CPU share is the process's CPU time over wall time, including sensors (packets and messages are prepared beforehand,
+pushing is counted) and writer. Memory is the growth of the process's resident set from before the recorder to its peak,
+against the recorder's own bound; the encoders' memory is reported separately. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ WIDTH, HEIGHT, FPS = 640, 360, 20
 EGO_HZ, OBJECTS_HZ, OBJECTS = 100, 10, 30
 TRIGGER_S = 15.0
 CAMERA_BYTES, SIGNAL_BYTES = 2 << 20, 1 << 20
-"""Bounds of the rings: full well within the run, so that eviction is part of it."""
+"""Bounds of the rings: full well within the run, so that eviction is measured, too."""
 LENS = Camera(WIDTH, HEIGHT, (380.0, 380.0, 320.0, 180.0), (1.0, 0.0, 1.5, 0.0))
 
 
@@ -75,10 +74,10 @@ def main() -> int:
 
 
 def measure(encoding: bool, seconds: float, out: Path) -> dict[str, float]:
-    """One run: its figures."""
+    """Figures of one run."""
     frames = [views(k) for k in range(len(NAMES))]
     encoders = {name: Encoder(WIDTH, HEIGHT, FPS) for name in NAMES}
-    # A second of packets to begin with: without encoding they come again and again, each second with its key frame.
+    # A second of packets, which are repeated in the run without encoding, each second with its key frame.
     packets = {n: [encoders[n].encode(f) for f in frames[k]] for k, n in enumerate(NAMES)}
     told = messages()
     before = resident()
@@ -103,7 +102,7 @@ def measure(encoding: bool, seconds: float, out: Path) -> dict[str, float]:
                     at = time.thread_time()
                     key, packet = encoders[name].encode(frames[k][i % FPS])
                     encode_cpu += time.thread_time() - at
-                packet = bytes(bytearray(packet))  # each takes its own memory, as what a sensor sends does
+                packet = bytes(bytearray(packet))  # separate memory for each, as for data from a sensor
                 at = time.monotonic()
                 recorder.push(name, t, packet, key)
                 slowest = max(slowest, time.monotonic() - at)
@@ -132,8 +131,8 @@ def measure(encoding: bool, seconds: float, out: Path) -> dict[str, float]:
 
 
 def views(k: int) -> np.ndarray:
-    """(FPS, HEIGHT, WIDTH, 3) a second of a camera that turns: sky, textured road, boxes, and a sensor's grain, which
-    no encoder can predict."""
+    """(FPS, HEIGHT, WIDTH, 3) one second of a turning camera: sky, textured road, boxes, and sensor noise, which no
+    encoder can predict."""
     rng = np.random.default_rng(k)
     rows = np.linspace(0, 1, HEIGHT)[:, None, None]
     picture = np.where(rows < 0.45, 190 - 60 * rows, 90 - 20 * rows) * np.ones((1, 2 * WIDTH, 3))
@@ -158,12 +157,12 @@ def messages() -> tuple[bytes, bytes]:
 
 
 def resident() -> int:
-    """Bytes of the process in memory."""
+    """Resident memory of the process, bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 class Peak:
-    """The most bytes of the process in memory from now to `stop`, looked at 20 times a second."""
+    """Peak resident memory of the process from now to `stop`, sampled 20 times a second."""
 
     def __init__(self) -> None:
         self._most, self._done = resident(), threading.Event()

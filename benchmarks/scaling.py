@@ -1,8 +1,8 @@
-"""Does a scaling law hold for driving? Models of many sizes and amounts of fleet data, their law, and a prediction of
-the largest.
+"""Scaling law of driving: train models of many sizes on many amounts of fleet data, fit their law, and predict the
+largest.
 
-`python -m benchmarks.scaling` trains 25 models on the embedded fleet's drives in --out, where a killed run goes on;
---quick is the same shape at nine models of seconds. The page with the figures lies there, too: scaling.html.
+`python -m benchmarks.scaling` trains 25 models on the embedded fleet's drives in --out, where a killed run continues;
+--quick does the same with nine models of a few seconds each. The page with figures is scaling.html in the same folder.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""The simulator's speed, with cameras and without, beside three other simulators: one JSON line.
+"""Speed of the simulator, with and without cameras, beside three other simulators; prints one line of JSON.
 
     python -m benchmarks.sim [--quick] [--peers PYTHON]
 
-64 scenes of 32 road users out of a SUMO city are driven for 18 s at 10 Hz along plans of the rule-based planner, one
-each 0.5 s; an ego-step is one scene's 0.1 s. Timed is `World.follow` and `World.advance` (the ego's tracker and
+64 scenes of 32 road users from a SUMO city are driven for 18 s at 10 Hz along plans of the rule-based planner, one
+every 0.5 s; an ego-step is 0.1 s of one scene. Timed are `World.follow` and `World.advance` (the ego's tracker and
 dynamics, all road users); `with_planner` adds `expert_plan`; `closed_loop` adds a picture of each ego at each step,
-without the planner, `from_above` a map from above of as many pixels. Not timed: the city, packing, the start of a
-world, the map's textures, compiling. Every figure is the best of several on all cores (or OMP_NUM_THREADS), and
-`cpu_us` the least CPU time of an ego-step over all threads.
+without the planner, `from_above` a bird's-eye map with as many pixels. Not timed: the city, packing, the start of a
+world, the map's textures, compilation. Every figure is the best of several on all cores (or OMP_NUM_THREADS), and
+`cpu_us` the lowest CPU time of an ego-step over all threads.
 
-PYTHON is an interpreter that has the extra `peers` (by default this one); in it benchmarks/peers/*.py run, one
-process a core at once, rates summed; what they step and draw stands there. Ratios set the whole machine against the
-whole machine. Ends with exit code 1 if a target is missed.
+PYTHON is an interpreter with the extra `peers` (by default this one). It runs benchmarks/peers/*.py, one process per
+core at the same time, with rates summed; the scripts say what they step and draw. Ratios compare whole machines. Exit
+code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -49,27 +49,27 @@ Look = Callable[[World], object]
 """Draws what the egos see."""
 TRAFFIC: tuple[Kind, ...] = ("replay", "reactive", "free")
 STEP_TARGET, PICTURE_TARGET = 200_000, 6_000
-"""Ego-steps a second among reactive traffic, without and with a 256x128 picture at each."""
+"""Ego-steps per second among reactive traffic, without and with a 256x128 picture at each."""
 PEERS = (("panda.py", "p3tinydisplay"), ("panda.py", "p3headlessgl"), ("meta_drive.py", "lidar"),
          ("meta_drive.py", "camera"), ("highway.py", "numbers"), ("highway.py", "pictures"))  # fmt: skip
-"""Scripts and what they are asked to do."""
+"""Scripts and their arguments."""
 MODULES = {"panda.py": "panda3d", "meta_drive.py": "metadrive", "highway.py": "highway_env"}
 """What each script imports."""
 PEER_TARGETS = {
     "panda3d_pictures": 10, "panda3d_gl_pictures": 10, "metadrive": 50, "metadrive_pictures": 50, "highway": 50,
     "highway_pictures": 50,
 }  # fmt: skip
-"""As many times the ego-steps a second of each peer."""
+"""Target ratios to each peer's ego-steps per second."""
 ABOVE = 181
-"""Pixels a side of a map from above: its square has as many as 256x128."""
+"""Pixels per side of a bird's-eye map: as many in total as 256x128."""
 HERE = Path(__file__).parent / "peers"
 PEER_S = 240.0
-"""No peer may take longer, s."""
+"""Maximum time of a peer, s."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: steps of a run, repeats, S of the main figures and of the curve, seconds of a peer."""
+    """Amount of measurement: steps of a run, repeats, S of the main figures and of the curve, seconds of a peer."""
 
     steps: int = 180
     repeats: int = 3
@@ -89,9 +89,9 @@ QUICK = Size(
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that one run took: wall and CPU of steps (with pictures, if any), and wall of plans.
+    """Duration of one run, s: wall and CPU of steps (with pictures, if any), and wall of plans.
 
-    ego_steps: S x steps; agent_steps: the egos and whoever else was there, summed over them.
+    ego_steps: S x steps; agent_steps: summed over egos and all agents present.
     """
 
     ego_steps: int
@@ -106,7 +106,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer scenes, steps and repeats: does it run at all?")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="interpreter that has the peers")
     asked = parser.parse_args()
-    # As the command line does, before numba starts its threads: those that spin while they wait slow the camera down.
+    # As in the command line, before numba starts its threads: threads that spin while waiting slow the camera down.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     size = QUICK if asked.quick else Size()
     scenes = city_scenes(160, 160, max(size.curve_scenes))
@@ -126,25 +126,25 @@ def main() -> int:
 
 
 def city_scenes(traffic: int, walkers: int, most: int) -> list[Scene]:
-    """Scenes of 20 s of one city with so many other vehicles and people, those with the most road users first."""
+    """Scenes of 20 s of one city with the given numbers of other vehicles and people, most road users first."""
     log = run_city("place_a", 3, 60.0, 30, traffic, walkers)
     scenes = situations(log, place_map("place_a"), seconds=20.0, every=5.0)
     return sorted(scenes, key=lambda s: -len(s.kind))[:most]
 
 
 def cut(scene: Scene, agents: int) -> Scene:
-    """The ego and the road users nearest to it, so many in all."""
+    """The ego and the nearest road users, `agents` in total."""
     few = slice(agents)
     return replace(scene, tracks=scene.tracks[few], valid=scene.valid[few], size=scene.size[few], kind=scene.kind[few])
 
 
 def view(width: int, height: int) -> View:
-    """The front camera at another size; pictures finer than the default's take one sample a pixel."""
+    """The front camera at another size; pictures larger than the default's use one sample per pixel."""
     return replace(View().scaled(width, height), samples=1 if width > View().width else 2)
 
 
 def run(packed: Packed, traffic: Kind, steps: int, look: Look | None = None) -> Times:
-    """Drive all scenes by plans for `steps`, with a look at each step, if any."""
+    """Drive all scenes along plans for `steps`, with a picture at each step, if `look` is given."""
     world = World(packed, traffic)
     wall = cpu = planning = 0.0
     others = 0
@@ -167,7 +167,7 @@ def run(packed: Packed, traffic: Kind, steps: int, look: Look | None = None) -> 
 
 
 def front(packed: Packed, width: int, height: int, threads: int | None = None) -> Look:
-    """Front cameras of that size, on so many threads."""
+    """Front cameras of the given size, on `threads` threads."""
     maps = list({s.map.id: s.map for s in packed.scenes}.values())
     index = {m.id: i for i, m in enumerate(maps)}
     where = np.array([index[s.map.id] for s in packed.scenes])
@@ -178,7 +178,7 @@ def front(packed: Packed, width: int, height: int, threads: int | None = None) -
 
 
 def above(packed: Packed) -> Look:
-    """Maps from above, of as many pixels as 256x128."""
+    """Bird's-eye maps with as many pixels as 256x128."""
     bev, where = Bev([packed.scenes[0].map], pixels=ABOVE), np.zeros(len(packed.scenes), np.int64)
     return lambda world: bev.render(
         where, world.ego, world.ego_size, world.agents, world.seen, packed.size, packed.kind, world.signals_now(),
@@ -187,7 +187,7 @@ def above(packed: Packed) -> Look:
 
 
 def best(packed: Packed, traffic: Kind, steps: int, repeats: int, look: Look | None = None) -> Times:
-    """The fastest of several runs, and the least of each time."""
+    """The fastest of several runs, with the lowest value of each time."""
     all_of = [run(packed, traffic, steps, look) for _ in range(repeats)]
     least = {name: min(getattr(t, name) for t in all_of) for name in ("wall", "cpu", "planning")}
     return replace(all_of[0], **least)
@@ -203,7 +203,7 @@ def warm_up(scenes: list[Scene]) -> None:
 
 
 def stepping(scenes: list[Scene], size: Size, figures: dict[str, float]) -> None:
-    """Without cameras, among each traffic; runs of a few milliseconds, so three times as many."""
+    """Measure without cameras in each kind of traffic; runs take milliseconds, so three times as many."""
     packed = pack(scenes)
     for traffic in TRAFFIC:
         took = best(packed, traffic, size.steps, 3 * size.repeats)
@@ -214,7 +214,7 @@ def stepping(scenes: list[Scene], size: Size, figures: dict[str, float]) -> None
 
 
 def closed_loop(scenes: list[Scene], size: Size, figures: dict[str, float]) -> None:
-    """With one front camera, or a map from above, at each step."""
+    """Measure with one front camera, or a bird's-eye map, at each step."""
     packed = pack(scenes)
     looks = {f"closed_loop_{w}x{h}": front(packed, w, h) for w, h in ((256, 128), (160, 64))}
     for name, look in (looks | {"from_above": above(packed)}).items():
@@ -224,7 +224,7 @@ def closed_loop(scenes: list[Scene], size: Size, figures: dict[str, float]) -> N
 
 
 def curve(scenes: list[Scene], size: Size, figures: dict[str, float]) -> None:
-    """What scenes, road users, pixels and threads cost, one at a time, among reactive traffic."""
+    """Cost of scenes, road users, pixels and threads, one at a time, among reactive traffic."""
     crowd = city_scenes(700, 700, size.scenes)
     every = numba.get_num_threads()
     middle = pack([cut(s, 32) for s in scenes[: size.scenes]])
@@ -250,7 +250,7 @@ def curve(scenes: list[Scene], size: Size, figures: dict[str, float]) -> None:
 
 
 def packs(scenes: list[Scene], crowd: list[Scene], size: Size) -> Iterator[tuple[str, Packed]]:
-    """The batches of the curve and their names: numbers of scenes, then numbers of road users of a crowded city."""
+    """Batches of the curve with their names: numbers of scenes, then numbers of road users of a crowded city."""
     for n in size.curve_scenes:
         yield f"scenes_{n}", pack([cut(s, 32) for s in scenes[:n]])
     for n in size.curve_agents:
@@ -273,8 +273,8 @@ def peers(
     figures: dict[str, float],
     targets: dict[str, tuple[float, float, bool]],
 ) -> dict[str, str]:
-    """Their figures and ours over theirs; their versions out. A peer that is not installed or fails is left out, and
-    stderr says which of the two it is."""
+    """Add peers' figures and our ratios to them; returns their versions. A peer that is not installed or fails is left
+    out, and stderr says which."""
     versions: dict[str, str] = {}
     absent = missing(python, *MODULES.values())
     if absent:
@@ -295,7 +295,7 @@ def peers(
 def compare(
     name: str, runs: list[list[float]], figures: dict[str, float], targets: dict[str, tuple[float, float, bool]]
 ) -> None:
-    """Steps a second and CPU seconds of a step in each process of a peer in, its figures and ratios kept."""
+    """Store a peer's figures and ratios, given steps per second and CPU seconds per step of each of its processes."""
     theirs, cpu = sum(rate for rate, _ in runs), min(spent for _, spent in runs)
     tell(figures, f"{name}_steps_per_s", theirs, cpu)
     figures[f"{name}_cpu_us_per_step"] = 1e6 * cpu
@@ -310,7 +310,7 @@ def compare(
 
 
 def at_once(command: list[str]) -> list[dict]:
-    """What as many processes as there are cores tell; nothing where one fails, and a line says why."""
+    """Output of one process per core, run at the same time; nothing, and a line that says why, if one fails."""
     quiet = os.environ | ONE_THREAD | {"LP_NUM_THREADS": "0"}
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet)
@@ -334,7 +334,7 @@ def at_once(command: list[str]) -> list[dict]:
 
 
 def export(scenes: list[Scene], film: Path, steps: int) -> None:
-    """What a renderer needs to draw the same scenes: the city, the lens, and where all were at each step of a run."""
+    """Write what a renderer needs to draw the same scenes: city, lens, and all poses at each step of a run."""
     packed = pack(scenes)
     world = World(packed)
     ego, agents, seen = [], [], []
@@ -358,7 +358,7 @@ def export(scenes: list[Scene], film: Path, steps: int) -> None:
 
 
 def tell(figures: dict[str, float], name: str, value: float, cpu: float | None = None) -> float:
-    """A figure, kept and shown with the CPU seconds of a step, if known, and the machine's load; the figure out."""
+    """Store and print a figure with CPU seconds per step, if known, and the machine's load; returns the figure."""
     figures[name] = value
     spent = "" if cpu is None else f"{1e6 * cpu:9.2f} us CPU each"
     say(f"{name:<56} {value:>12,.1f} {spent:<22} load {os.getloadavg()[0]:.1f}")

@@ -1,12 +1,12 @@
-"""Recorded traffic of every source, driven by its own people and by rules: is what was imported sound? One JSON line.
+"""Soundness of imported traffic from every source, driven by its own people and by rules; prints one line of JSON.
 
     python -m benchmarks.sources --data DIR [--quick] [--egos N]
 
-DIR holds folders of recorded traffic, one a source (CommonRoad, Waymo Open Motion, ScenarioNet). For each: how many
-files give how many scenes; how often log replay is at fault or off the road; driving scores of the rule-based route
-follower and of constant velocity, as the judge gives them; how far the simulated car gets off the log where it tracks
-it. A scene in which log replay breaks a rule must be explained by the recording itself: boxes that overlap in it, or
-corners of the logged box beside the mapped road. Those lines go to stderr. Ends with exit code 1 if a target is missed.
+DIR holds folders of recorded traffic, one per source (CommonRoad, Waymo Open Motion, ScenarioNet). For each: number of
+files and scenes; how often log replay is at fault or off the road; driving scores of the rule-based route follower and
+of constant velocity, as the judge computes them; deviation of the simulated car from the log that it tracks. A scene in
+which log replay breaks a rule must be explained by the recording itself: boxes that overlap in it, or corners of the
+logged box off the mapped road. Those lines go to stderr. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ QUICK_FILES = 6
 DEEPEST = 10.0
 """Largest reported distance from the road, m."""
 AT_FAULT, ON_ROAD = 0.01, 0.97
-"""At most this share of log replays may be at fault, at least this share must keep to the road, if not explained."""
+"""Maximum share of unexplained log replays at fault, and minimum share on the road."""
 
 
 def main() -> int:
-    """Measure, print the report, say whether every target was met."""
+    """Measure and print the report; the exit code says whether every target was met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds folders of recorded traffic")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_FILES} files a source")
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def measure(name: str, files: list[Path], egos: int, figures: dict, targets: dict) -> None:
-    """Figures and targets of one source."""
+    """Measure figures and targets of one source."""
     start = time.perf_counter()
     scenes, with_scenes = [], 0
     for file in files:
@@ -103,7 +103,7 @@ def measure(name: str, files: list[Path], egos: int, figures: dict, targets: dic
 
 
 def explained(scene: Scene, at_fault: bool, off_road: bool) -> dict[str, str]:
-    """Why log replay breaks a rule in a scene, from the recording alone; UNEXPLAINED where that is clean."""
+    """Why log replay breaks a rule in a scene, from the recording alone; UNEXPLAINED if the recording is clean."""
     out = {}
     track = scene.tracks[scene.ego].astype(np.float64)
     steps = np.flatnonzero(scene.valid[scene.ego])
@@ -137,8 +137,8 @@ def first_overlap(scene: Scene, steps: np.ndarray) -> tuple[int, int] | None:
 
 
 def first_off_road(scene: Scene, track: np.ndarray, steps: np.ndarray) -> tuple[int, float]:
-    """First step at which a corner of the recorded box is beside the drivable area (-1 if none), and how far beside it
-    one gets, m, at most DEEPEST."""
+    """First step at which a corner of the recorded box is off the drivable area (-1 if none), and the largest distance
+    from it, m, up to DEEPEST."""
     raster = ground_raster(scene.map)
     road = DRIVABLE[raster.classes]
     unknown = unknown_ground(scene.map)

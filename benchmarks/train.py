@@ -1,21 +1,20 @@
-"""Training speed: samples a second beside the Hugging Face Trainer, and the share of the matrix peak by size.
+"""Training speed: samples per second beside the Hugging Face Trainer, and the share of the matrix peak by size.
 
     OMP_WAIT_POLICY=passive python -m benchmarks.train [--quick] [--peers PYTHON]
 
 Both sides train a 4M decoder behind the same inputs on the same samples, half of them with reasoning of 6 to 15 tokens,
-64 to a step, for the same loss, in turns of a few steps on all cores (or OMP_NUM_THREADS). A sample is two pictures of
-160x64 px, ego and route, in all 43 prefix tokens, the reasoning and 8 action tokens; what to do is written into the
-pictures, so that a held-out loss tells who has learnt. Ours is the recipe's Trainer (bf16 with fp32 masters, Muon,
-compiled blocks); the peer (benchmarks/peers/trainer.py, a LlamaForCausalLM) is the Hugging Face Trainer at its defaults
-but for the batch and a learning rate that suits AdamW, and then with what makes it faster: `TUNED`. Rates are the best
-turn's, without compiling; ratios the median over the turns, for neighbours in time meet the same machine, and
-`cpu_ratio` that of the least CPU time; `time_ratio` sets the seconds in which each side reaches the loss that the peer
-at its defaults ends with, where both do. PYTHON is an interpreter that has `transformers` and `accelerate` (by
+64 per step, with the same loss, alternating every few steps, on all cores (or OMP_NUM_THREADS). A sample consists of
+two pictures of 160x64 px, ego and route, 43 prefix tokens in all, the reasoning and 8 action tokens; the correct action
+is visible in the pictures, so that a held-out loss shows learning. Ours is the recipe's Trainer (bf16 with fp32
+masters, Muon, compiled blocks); the peer (benchmarks/peers/trainer.py, a LlamaForCausalLM) is the Hugging Face Trainer
+with its defaults except for the batch and a learning rate that suits AdamW, and then with settings that make it faster:
+`TUNED`. Rates are the best turn's, without compilation; ratios are medians over turns, because neighbouring turns meet
+the same machine conditions; `cpu_ratio` is that of the lowest CPU time; `time_ratio` compares the times to the peer's
+final loss with its defaults, if both reach it. PYTHON is an interpreter with `transformers` and `accelerate` (by
 default this one).
 
-`mfu`: matmul FLOP of forward and backward (`train_flop`) a second, over the machine's bf16 matrix peak, measured
-between the steps; the optimiser, the batches and everything else count as time alone. Ends with exit code 1 if a target
-is missed.
+`mfu`: matmul FLOP of forward and backward pass (`train_flop`) per second over the machine's bf16 matrix peak, measured
+between the steps; the optimiser, batches and everything else count only as time. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -50,9 +49,9 @@ from drivefoundry_car.vehicle.embodiment import CAR
 
 BATCH = 64
 PLAIN = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=1.0)
-"""Samples as they are: whoever has reasoning carries it."""
+"""Samples without augmentation; all that have reasoning keep it."""
 HARD = 1e-3
-"""Tolerance of the action targets, m: the best code alone counts, as in the peer's loss."""
+"""Tolerance of the action targets, m: only the best code counts, as in the peer's loss."""
 BF16: dict[str, object] = {"bf16": True}
 FAST = BF16 | {"torch_compile": True}
 TUNED: dict[str, tuple[str, dict[str, object]]] = {
@@ -63,18 +62,18 @@ TUNED: dict[str, tuple[str, dict[str, object]]] = {
     "bf16_compile_packed": ("packed", FAST),
     "bf16_compile_packed_worker": ("packed", FAST | {"dataloader_num_workers": 1}),
 }
-"""What the peer is tuned with: how samples lie in a batch, and `TrainingArguments`."""
+"""Settings of the tuned peer: layout of samples in a batch, and `TrainingArguments`."""
 DEFAULT_TARGET, TUNED_TARGET = 5.0, 1.2
 MFU_TARGETS = {"4M": 0.45, "16M": 0.55, "64M": 0.65}
 MFU_BATCH = {"4M": 256, "16M": 256, "64M": 256}
-"""Samples a step. As many tokens as a size learns well from; `mfu_SIZE_batch_64` tells the same of the recipe's 64."""
+"""Samples per step, for a number of tokens that suits the size; `mfu_SIZE_batch_64` is for the recipe's 64."""
 HERE = Path(__file__).parent / "peers"
 BRAKE, TURN = (-3.0, -1.0, 1.0), (-0.05, -0.02, 0.0, 0.02, 0.05)
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: turns of so many steps each, samples, which peers, and repeats of a size's share."""
+    """Amount of measurement: turns and steps per turn, samples, peers, and repeats of a size's share of the peak."""
 
     turns: int = 12
     steps: int = 4
@@ -83,7 +82,7 @@ class Size:
     sizes: tuple[tuple[str, int], ...] = tuple((size, b) for size in MFU_BATCH for b in (BATCH, MFU_BATCH[size]))
     repeats: int = 5
     compile: bool = True
-    """Our blocks are compiled, which takes a while the first time."""
+    """Whether our blocks are compiled, which takes a while the first time."""
 
 
 QUICK = Size(turns=3, steps=1, samples=256, tuned=("bf16",), sizes=(("4M", BATCH),), repeats=2, compile=False)
@@ -98,11 +97,12 @@ class Run:
     loss: list[float]
 
     def rate(self, samples: int) -> float:
-        """Samples a second in the best turn after the first, which compiles and warms up."""
+        """Samples per second in the best turn after the first, which compiles and warms up."""
         return samples / min(self.seconds[1:])
 
     def reaches(self, loss: float) -> float:
-        """Seconds until the held-out loss is as low, the first turn counted as long as the next; inf if it never is."""
+        """Seconds until the held-out loss reaches `loss`, with the first turn counted as long as the second; inf if
+        never."""
         spent = np.cumsum([self.seconds[1], *self.seconds[1:]])
         there = np.flatnonzero(np.array(self.loss) <= loss)
         return float(spent[there[0]]) if len(there) else float("inf")
@@ -129,7 +129,7 @@ def main() -> int:
 def compare(
     python: str, size: Size, figures: dict[str, float], targets: dict[str, tuple[float, float, bool]]
 ) -> dict[str, str]:
-    """Our Trainer and the peer in turns; the peer's versions out."""
+    """Compare our Trainer and the peer in turns; returns the peer's versions."""
     episodes = situations(size.samples + 256, preset("4M"))
     start = fresh([episodes], replace(preset("4M"), bidirectional=False))
     whole = Corpus.of([episodes], start.codebook, start.tokenizer, start.config.max_text, HARD)
@@ -165,13 +165,13 @@ def compare(
 
 
 def take_turns(start: Loaded, corpora: list[Corpus], size: Size, peers: dict[str, Peer]) -> dict[str, Run]:
-    """Everyone's turns, ours first; the peers' follow each of ours while it waits."""
+    """Run everyone's turns, ours first; after each of ours, it waits for the peers'."""
     runs = {name: Run([], [], []) for name in ("ours", *peers)}
     clock = {"seconds": 0.0, "cpu": time.process_time()}
 
     def pause(step: int, total: int, metrics: dict[str, float]) -> None:
         if metrics["seconds"] == clock["seconds"]:
-            return  # the last word
+            return  # the final call
         ours = runs["ours"]
         ours.seconds.append(metrics["seconds"] - clock["seconds"])
         ours.cpu.append(time.process_time() - clock["cpu"])
@@ -193,13 +193,13 @@ def take_turns(start: Loaded, corpora: list[Corpus], size: Size, peers: dict[str
 
 @torch.no_grad()
 def held_out(start: Loaded, corpus: Corpus) -> float:
-    """Cross entropy of the action codes, nats each."""
+    """Cross entropy of the action codes, nats per code."""
     losses = batches(corpus, Order(len(corpus), 0), 0, len(corpus), PLAIN)
     return sum(batch_loss(start.model, batch, TrainConfig().objective)[1]["action"] for batch in losses)
 
 
 class Peer:
-    """The Hugging Face Trainer in a process of its own, which trains on request."""
+    """The Hugging Face Trainer in a separate process, which trains on request."""
 
     def __init__(
         self, python: str, samples: Path, config: ModelConfig, size: Size, layout: str, arguments: dict[str, object]
@@ -240,8 +240,8 @@ class Peer:
 
 
 def share_of_peak(name: str, batch: int, size: Size) -> tuple[float, float]:
-    """The share of the matrix peak that the recipe's training of a size reaches, half its samples with reasoning, and
-    CPU seconds a sample: best step over best peak."""
+    """Share of the matrix peak that the recipe's training of a size reaches, with reasoning in half of the samples, and
+    CPU seconds per sample: best step over best peak."""
     config = preset(name)
     episodes = situations(4 * BATCH, config, talk=1.0)
     start = fresh([episodes], config)
@@ -252,7 +252,7 @@ def share_of_peak(name: str, batch: int, size: Size) -> tuple[float, float]:
 
     def note(step: int, total: int, metrics: dict[str, float]) -> None:
         seconds, worked = metrics["seconds"] - clock[0], time.process_time() - clock[1]
-        if step > 2 and seconds > 0:  # the first compiles, the second finds its memory
+        if step > 2 and seconds > 0:  # the first step compiles, the second allocates memory
             rates.append(flop / seconds)
             cpu.append(worked / batch)
         peaks.append(matrix_peak())
@@ -265,7 +265,7 @@ def share_of_peak(name: str, batch: int, size: Size) -> tuple[float, float]:
 
 
 def matrix_peak() -> float:
-    """FLOP/s of the best of five products of bf16 matrices, 1,536 a side."""
+    """FLOP/s of the best of five products of bf16 matrices with 1,536 rows and columns."""
     n, seconds = 1536, []
     a, b = (torch.randn(n, n).bfloat16() for _ in range(2))
     for _ in range(5):
@@ -276,7 +276,7 @@ def matrix_peak() -> float:
 
 
 def train_flop(c: ModelConfig, text: int) -> float:
-    """Matmul FLOP of a sample's forward and backward pass with `text` places for reasoning, counting only what is
+    """Matmul FLOP of a sample's forward and backward pass with `text` positions for reasoning, counting only what is
     computed: 3 F - S.
 
     F = S + 2 P n w D + sum over layers of (2 R D (2 H K + 3 M) + 4 T D N K + 4 R T H K) + 2 D (8 C + L V), with
@@ -291,8 +291,8 @@ def train_flop(c: ModelConfig, text: int) -> float:
 
 
 def situations(n: int, config: ModelConfig, talk: float = 0.5) -> Episodes:
-    """n samples in whose second picture a bright square among noise tells by its column how to steer and by its size
-    how to brake; a share `talk` of them says so."""
+    """n samples in whose second picture a bright square in noise shows by its column how to steer and by its size how
+    to brake; a share `talk` of them has reasoning that says so."""
     rng = np.random.default_rng(0)
     turn, brake = rng.integers(0, len(TURN), n), rng.integers(0, len(BRAKE), n)
     speed = rng.uniform(4.0, 12.0, n).astype(np.float32)
@@ -326,13 +326,13 @@ def reason(rng: np.random.Generator, turn: int, brake: int) -> str:
 
 
 def part_of(corpus: Corpus, rows: slice) -> Corpus:
-    """Some of its samples."""
+    """A subset of the samples."""
     names = ("part", "index", "ego", "route", "tokens", "text", "text_mirrored", "weight", "target")
     return replace(corpus, **{name: getattr(corpus, name)[rows] for name in names})
 
 
 def export(path: Path, corpora: list[Corpus]) -> None:
-    """What the peer trains on, and what it is tested on."""
+    """Write the peer's training and test samples."""
     arrays = {}
     for side, corpus in zip(("train", "test"), corpora, strict=True):
         ego = corpus.ego * np.array([0.1, 2.0, 1.0], np.float32)
@@ -342,7 +342,7 @@ def export(path: Path, corpora: list[Corpus]) -> None:
 
 
 def tell(figures: dict[str, float], name: str, value: float, cpu: float | None = None) -> float:
-    """A figure, kept and shown with CPU seconds a sample, if known, and the machine's load; the figure out."""
+    """Store and print a figure with CPU seconds per sample, if known, and the machine's load; returns the figure."""
     figures[name] = value
     spent = "" if cpu is None else f"{1e3 * cpu:9.2f} ms CPU a sample"
     say(f"{name:<44} {value:>10,.3f} {spent:<28} load {os.getloadavg()[0]:.1f}")

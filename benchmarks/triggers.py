@@ -1,14 +1,14 @@
-"""What watching costs: 100 rules over 20 Hz signals, online and over stored drives, as one line of JSON.
+"""Cost of watching triggers: 100 rules over 20 Hz signals, online and over stored drives; prints one line of JSON.
 
     python -m benchmarks.triggers [--quick]
 
-The rules are the library's and variations with other numbers (so other windows, too); the drives are an hour in pieces
+The rules are the library's and variations with other numbers (and so other windows); the drives are an hour in pieces
 of ten minutes, with 12 road users, a route with a limit, lights, plans and a set of 256 embeddings already sent. One
-core, CPU seconds, best of several. `online`: `Watch.push`, one sample a call from Python. `stored`: `firings`, from the
-Drive to the list, with the derivation of all signals (`signals`) and the rules (`rules`) in it. `online_with_signals`:
-also what a car does that derives each sample's signals from its last seconds with numpy. `tick`: all that
-`Collector.tick` does for a moment without pictures, recorder included, the median of a minute's. Checks that online,
-collector and stored fire alike. Ends with exit code 1 if a target is missed.
+core, CPU seconds, best of several. `online`: `Watch.push`, one sample per call from Python. `stored`: `firings`, from
+the Drive to the list, including the derivation of all signals (`signals`) and the rules (`rules`).
+`online_with_signals`: also derives each sample's signals from the last seconds with numpy, as a car does. `tick`:
+everything that `Collector.tick` does for a moment without pictures, including the recorder, median over a minute.
+Checks that online, collector and stored evaluation fire identically. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from drivefoundry_car.upload.collector import Collector
 
 RULES, HZ, OBJECTS = 100, 20, 12
 ONLINE, STORED = 1_000, 20_000
-"""Targets: times real time, on one core."""
+"""Targets: multiples of real time, on one core."""
 
 
 def main() -> int:
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def measure(rules: list[Campaign], drives: list[Drive], context: SignalContext, times: int) -> dict[str, float]:
-    """Times real time of each way, and CPU microseconds a sample of its parts."""
+    """Each way's multiple of real time, and CPU microseconds per sample of its parts."""
     seconds = sum(len(d.t) for d in drives) / HZ
     samples = seconds * HZ
     values = [signals_of(d, context) for d in drives]
@@ -106,7 +106,7 @@ def measure(rules: list[Campaign], drives: list[Drive], context: SignalContext, 
 
 
 def watch_all(watch: Watch, t: np.ndarray, rows: np.ndarray) -> list:
-    """A drive, one sample a call."""
+    """Watch a drive, one sample per call."""
     watch.reset()
     found = []
     for at, row in zip(t.tolist(), np.ascontiguousarray(rows.T), strict=True):
@@ -116,7 +116,7 @@ def watch_all(watch: Watch, t: np.ndarray, rows: np.ndarray) -> list:
 
 
 def collected(rules: list[Campaign], drive: Drive, names: list[str], context: SignalContext) -> tuple[float, list]:
-    """CPU seconds of the median tick, in the thread that ticks, and all that fired."""
+    """CPU seconds of the median tick, in the thread that ticks, and all firings."""
     took, found = [], []
     with tempfile.TemporaryDirectory(prefix="drivefoundry-triggers-") as spool:
         car = Collector(spool, {}, rules, drive.meta, signals=names, context=context, ego_size=drive.ego_size)
@@ -130,7 +130,7 @@ def collected(rules: list[Campaign], drive: Drive, names: list[str], context: Si
 
 
 def campaigns() -> list[Campaign]:
-    """RULES distinct rules: the library's, then with all their numbers scaled."""
+    """RULES distinct rules: the library's, then copies with all their numbers scaled."""
     library = load_campaigns(LIBRARY)
     made = {c.rule: c for c in library}
     for i in range(RULES):
@@ -150,7 +150,7 @@ def stop_lines() -> np.ndarray:
 
 
 def drive(seed: int, seconds: float) -> Drive:
-    """A car in traffic on a straight road, that speeds up, brakes, drifts and meets all kinds of road users."""
+    """A car in traffic on a straight road that speeds up, brakes, drifts and meets all kinds of road users."""
     rng = np.random.default_rng(seed)
     steps = int(seconds * HZ)
     t = np.arange(steps) / HZ

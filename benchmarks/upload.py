@@ -1,15 +1,14 @@
-"""A fleet's clips on their way home while links break: nothing lost, nothing doubled, and how fast, as one JSON line.
+"""Upload a fleet's clips over links that break: nothing lost, nothing duplicated, and how fast; one line of JSON.
 
     python -m benchmarks.upload [--quick] [--peers PYTHON]
 
-200 vehicles send a clip of 10 MB each at once over loopback, from processes of their own to `drivefoundry ingest
-serve`; every twentieth connection is cut at some byte of a clip. Ours ends when each clip is hashed, checked, made
-durable and acknowledged; rows are made when cars are quiet, and `stop_and_land_s` is what was left to do. The peer, a
-plain tuspyserver with tuspy clients, receives the same files over whole connections and checks nothing; each tuspy
-client sends its file in one request, which is its default and its fastest. Both get as many client processes; queues
-are filled and vehicles enrolled before the clock starts. Rounds of the two alternate, the ratio is the median of
-the rounds. CPU seconds are those of all processes of a side while it sends. Ends with exit code 1 if a target is
-missed.
+200 vehicles send a clip of 10 MB each at the same time over loopback, from separate processes to `drivefoundry ingest
+serve`; every twentieth connection is cut somewhere within a clip. Ours ends when each clip is hashed, checked, durable
+and acknowledged; rows are written when cars are quiet, and `stop_and_land_s` is the time for the rest. The peer, a
+plain tuspyserver with tuspy clients, receives the same files over unbroken connections and checks nothing; each tuspy
+client sends its file in one request, its default and fastest mode. Both get the same number of client processes; queues
+are filled and vehicles enrolled before the clock starts. Rounds of the two alternate, and the ratio is the median over
+rounds. CPU seconds are those of all processes of a side while it sends. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from drivefoundry_car.upload.enrol import Credential
 from drivefoundry_car.upload.uploader import Uploader
 
 CUT_EVERY = 20
-"""One connection in so many breaks: 5 %."""
+"""Every CUT_EVERY-th connection breaks: 5 %."""
 RATIO = 1.0
 PEER = Path(__file__).parent / "peers" / "tus.py"
 PEER_S = 300.0
@@ -56,7 +55,7 @@ PEER_S = 300.0
 
 @dataclass(frozen=True)
 class Size:
-    """Vehicles with a clip each, bytes of a clip, rounds."""
+    """Number of vehicles with one clip each, bytes of a clip, rounds."""
 
     vehicles: int = 200
     clip: int = 10_000_000
@@ -88,7 +87,7 @@ def main() -> int:
 def judged(
     size: Size, total: int, rounds: list[tuple[dict[str, Any], dict[str, Any]]]
 ) -> tuple[dict[str, float], dict[str, tuple[float, float, bool]]]:
-    """Rounds of ours and theirs in; figures and targets out."""
+    """Figures and targets from rounds of ours and the peer's."""
     ours = [o for o, _ in rounds]
     figures: dict[str, float] = {"vehicles": size.vehicles, "clips_mb": total / 1e6, "rounds": len(rounds)}
     for name in ("lost", "doubled", "connections", "cut"):
@@ -108,7 +107,7 @@ def judged(
 
 
 def make_clips(folder: Path, size: Size) -> list[Path]:
-    """One clip a vehicle: 20 s of driving, its video padded with noise to the requested size."""
+    """One clip per vehicle: 20 s of driving, its video padded with noise to the requested size."""
     folder.mkdir()
     rng, steps = np.random.default_rng(0), 200
     t = np.arange(steps) * 0.1
@@ -128,7 +127,7 @@ def make_clips(folder: Path, size: Size) -> list[Path]:
 
 
 class Cut(socket.socket):
-    """A socket whose link breaks after so many bytes of files."""
+    """A socket whose link breaks after a given number of bytes of files."""
 
     left = 0
 
@@ -144,7 +143,7 @@ class Cut(socket.socket):
 
 
 class Links:
-    """Connections of one client process; every so-manieth is cut."""
+    """Connections of one client process, some of which are cut."""
 
     def __init__(self, seed: int) -> None:
         self.made = self.cut = 0
@@ -152,7 +151,7 @@ class Links:
         self._phase = self._rng.randrange(CUT_EVERY)
 
     def open(self, link: HTTPConnection, size: int) -> None:
-        """Called once the link is connected."""
+        """To be called once the link is connected."""
         with self._lock:
             self.made += 1
             if self.made % CUT_EVERY != self._phase:
@@ -168,7 +167,7 @@ class Links:
 
 
 class Car(Uploader):
-    """An uploader whose connections are `links`."""
+    """An uploader whose connections come from `links`."""
 
     links: Links
     size: int
@@ -186,7 +185,7 @@ class Car(Uploader):
 
 
 def cars(url: str, codes: dict[str, str], clips: list[Path], folder: Path, seed: int, pipe: Connection) -> None:
-    """One client process: a thread a vehicle, all starting together; what happened goes into the pipe."""
+    """One client process: one thread per vehicle, all starting together; results go into the pipe."""
     links = Links(seed)
     uploaders = []
     for (vehicle, code), clip in zip(codes.items(), clips, strict=True):
@@ -212,7 +211,7 @@ def cars(url: str, codes: dict[str, str], clips: list[Path], folder: Path, seed:
 
 
 def fleet(clips: list[Path], folder: Path) -> dict[str, Any]:
-    """All clips home through the ingest service, over links that break."""
+    """Upload all clips through the ingest service, over links that break."""
     folder.mkdir()
     store = folder / "store"
     service = [sys.executable, "-m", "drivefoundry", "ingest", "serve", "--store", str(store), "--port", "0"]
@@ -250,7 +249,7 @@ def fleet(clips: list[Path], folder: Path) -> dict[str, Any]:
 
 
 def compared(folder: Path, clips: list[Path], receipts: list[str]) -> tuple[int, int]:
-    """How many clips are lost (not acknowledged, not in the store, or without their whole video) and doubled."""
+    """Number of clips lost (not acknowledged, not in the store, or without their whole video), and duplicated."""
     store = ClipStore(folder)
     rows = store.rows(["id", "vehicle", "video"]).to_pylist()
     whole = set()
@@ -263,8 +262,8 @@ def compared(folder: Path, clips: list[Path], receipts: list[str]) -> tuple[int,
 
 
 def peer(python: str, clips: list[Path], folder: Path) -> dict[str, Any]:
-    """The same files to a plain tuspyserver; nothing where the peers are not installed, and a line says so. SystemExit
-    with its last lines where one fails."""
+    """Send the same files to a plain tuspyserver; returns nothing, and prints a line, if the peers are not installed.
+    SystemExit with the last output if one fails."""
     absent = missing(python, "tuspyserver", "tusclient")
     if absent:
         say(not_installed(python, absent))

@@ -1,15 +1,15 @@
-"""Rare events that the simulator made, and what a fleet brings home of them: share, bytes, precision; a line of JSON.
+"""Rare simulated events, and how many a fleet uploads: share, bytes and precision; prints one line of JSON.
 
     python -m benchmarks.upload_value [--quick] [--cities N]
 
-One hour of a fleet of 40 cars, as twelve cities of 40 cars and five minutes each (--cities: the first N of them). The
-simulator makes six kinds of rare events (`drivefoundry.fleet.sumo.planting`) and says when each came about and in which
-car's sight; the campaigns (upload_value.toml) were tuned on other seeds. Every drive is filmed and written as MCAP at
-the fleet's own video quality: `everything` is the bytes of these files. `sent` is the bytes of the MCAP files of the
-clips that the campaigns choose (`cutter.record_drive`), as they lie in the upload queue; transport is not measured.
+One hour of a fleet of 40 cars, as twelve cities of 40 cars and five minutes each (--cities: only the first N). The
+simulator plants six kinds of rare events (`drivefoundry.fleet.sumo.planting`) and records when each happened and which
+car saw it; the campaigns (upload_value.toml) were tuned on other seeds. Every drive is filmed and written as MCAP in
+the fleet's own video quality: `everything` is the size of these files. `sent` is the size of the MCAP files of the
+clips that the campaigns choose (`cutter.record_drive`), as in the upload queue; transport is not measured.
 
-An event is home if one clip of its car covers the two seconds before its moment and the two after; a clip is precise
-if it brings an event home. Ends with exit code 1 if a target is missed.
+An event is home if one clip of its car covers the two seconds before and after its moment; a clip is precise if it
+brings an event home. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ CITIES = tuple((f"place_{'abcde'[i % 5]}", 951 + i) for i in range(12))
 QUICK = 899
 CARS, TRAFFIC, PEDESTRIANS, SECONDS = 40, 120, 80, 300.0
 PER_HOUR = 12.0
-"""Events that each car is due in an hour; about half find their chance."""
+"""Events due per car and hour; about half of them find an opportunity."""
 AROUND_S = 2.0
 RECALL, RATIO = 0.95, 22.0
-"""Targets: of the events, those home; bytes of everything over bytes sent."""
+"""Targets: share of events that are home; bytes of everything over bytes sent."""
 CAMPAIGNS = Path(__file__).with_suffix(".toml")
 
 
 @dataclass
 class Count:
-    """What was sent for one campaign. home: events that its clips cover."""
+    """What was sent for one campaign. home: events covered by its clips."""
 
     clips: int = 0
     bytes: int = 0
@@ -62,7 +62,7 @@ class Count:
 
 @dataclass
 class Tally:
-    """Over drives: seconds and bytes of all, what each campaign sent, and events by kind: planted, home."""
+    """Totals over drives: seconds and bytes, what each campaign sent, and events by kind: planted, home."""
 
     seconds: float = 0.0
     bytes: int = 0
@@ -94,7 +94,7 @@ def main() -> int:
 
 
 def simulated(cities: Sequence[tuple[str, int]], quick: bool) -> Iterator[tuple[CityLog, list[PlantedEvent]]]:
-    """One city after the other; each is simulated, in SUMO's own process, while the one before it is watched."""
+    """Simulate one city after the other in SUMO's process, each while the previous one is watched."""
 
     def city(place: str, seed: int) -> tuple[CityLog, list[PlantedEvent]]:
         if quick:
@@ -110,7 +110,7 @@ def simulated(cities: Sequence[tuple[str, int]], quick: bool) -> Iterator[tuple[
 
 
 def watch(log: CityLog, events: list[PlantedEvent], campaigns: list[Campaign], tally: Tally) -> None:
-    """Film, write and watch every drive of a city, one after the other; only their counts are kept."""
+    """Film, write and watch every drive of a city, one at a time; only counts are kept."""
     net = place_net(log.place)
     renderers = {FRONT: Renderer([net.map], Rig.of(CAR.cameras), threads=1)}
     context = SignalContext(stop_lines=net.map.stop_lines)
@@ -130,7 +130,7 @@ def _drive(
     context: SignalContext,
     scratch: Path,
 ) -> tuple[int, list[tuple[Drive, int]]]:
-    """Bytes of one whole drive, and its clips with theirs."""
+    """Bytes of one whole drive, and its clips with their bytes."""
     drive = as_drive(log, net, car, renderers, "fleet", CAR)
     path = scratch / f"{car}.mcap"
     write_drive(path, drive)
@@ -141,7 +141,7 @@ def _drive(
 
 
 def count(tally: Tally, seconds: float, whole: int, clips: list[tuple[Drive, int]], events: list[PlantedEvent]) -> None:
-    """One drive's bytes, clips and events into the tally."""
+    """Add one drive's bytes, clips and events to the tally."""
     tally.seconds += seconds
     tally.bytes += whole
     for e in events:
@@ -154,13 +154,13 @@ def count(tally: Tally, seconds: float, whole: int, clips: list[tuple[Drive, int
 
 
 def covers(clip: Drive, t: float, end: float) -> bool:
-    """Is all of t - 2 s .. t + 2 s, as far as the drive (0 .. end s) has it, in the clip?"""
+    """Whether the clip covers t - 2 s .. t + 2 s, as far as the drive (0 .. end s) does."""
     first, last = max(t - AROUND_S, 0.0), min(t + AROUND_S, end - DT)
     return bool(clip.t[0] <= first + 1e-6 and clip.t[-1] >= last - 1e-6)
 
 
 def table(tally: Tally) -> str:
-    """Campaigns, then kinds of events."""
+    """Campaigns, then kinds of events, as text."""
     lines = [f"{'campaign':16} {'clips':>6} {'bytes':>11} {'precision':>10} {'bytes an event home':>20}"]
     for name, c in tally.sent.items():
         share = f"{c.precise / c.clips:.0%}" if c.clips else "-"

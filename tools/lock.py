@@ -1,10 +1,10 @@
 """Write or find the file of pinned, hashed dependencies for this platform and Python.
 
     python tools/lock.py write ARGUMENT...   resolve what `pip install ARGUMENT...` would install, into constraints/
-    python tools/lock.py find                print the file to install from, or nothing where none is valid
+    python tools/lock.py find                print the file to install from, or nothing if none is valid
 
-A file is valid for one platform and Python version, and for the dependency lists it was resolved from: its first line
-holds their hash. PyTorch is not in it: which build fits depends on the machine, and the Makefile pins its version.
+A file is valid for one platform and Python version, and for the dependency lists it was resolved from, whose hash is in
+its first line. PyTorch is not included: which build fits depends on the machine, and the Makefile pins its version.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ NOT_LOCKED = ("torch", "drivefoundry", "drivefoundry-car")
 
 
 def path() -> Path:
-    """The lock file of this platform and Python, whether it is there or not."""
+    """The lock file of this platform and Python, whether it exists or not."""
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     return ROOT / "constraints" / f"{sysconfig.get_platform()}-{python}.txt".replace("_", "-")
 
 
 def fingerprint() -> str:
-    """Hash of what the projects declare; changes of other parts of pyproject.toml leave it alone."""
+    """Hash of the declared dependencies; other changes of pyproject.toml do not affect it."""
     read = [tomllib.loads((ROOT / name).read_text())["project"] for name in PROJECTS]
     lists = [[p["requires-python"], p["dependencies"], p["optional-dependencies"]] for p in read]
     return hashlib.sha256(json.dumps(lists).encode()).hexdigest()
 
 
 def find() -> str:
-    """The valid lock file's path, "" where there is none; stderr says why one that is there is passed over."""
+    """Path of the valid lock file, "" if there is none; prints to stderr why an existing one is ignored."""
     lock = path()
     if not lock.exists():
         return ""

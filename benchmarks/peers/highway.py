@@ -1,10 +1,10 @@
-"""Steps a second of highway-env on one core: its highway and its intersection, seen as numbers or as a picture.
+"""Steps per second of highway-env on one core: its highway and its intersection, observed as numbers or as a picture.
 
     python highway.py SECONDS numbers|pictures
 
-As the simulator it is compared with: a step is 0.1 s, decisions as often, 32 vehicles on the highway (its
-intersection has as many as it spawns). The picture is its own grey one from above, 256x128, one at a step. The ego
-takes its idle action or none; resets are not counted.
+Set up like the simulator it is compared with: a step is 0.1 s with a decision at each step, and there are 32 vehicles
+on the highway (its intersection has as many as it spawns). The picture is its own grey bird's-eye view, 256x128, one
+per step. The ego idles or takes no action; resets are not counted.
 """
 
 # pyright: reportMissingImports=false
@@ -37,7 +37,7 @@ RUNS = {
 
 
 def rate(name: str, config: dict, seconds: float) -> tuple[float, float]:
-    """Steps a second and CPU seconds of one, each the best of three runs; resets are not counted."""
+    """Steps per second and CPU seconds of one step, best of three runs; resets are not counted."""
     env = gymnasium.make(name, config=config, disable_env_checker=True)
     env.reset(seed=0)
     action = 1 if isinstance(env.action_space, gymnasium.spaces.Discrete) else [0.0, 0.0]

@@ -1,4 +1,4 @@
-"""What `transformers` and llama.cpp say: logits and greedy tokens of the models that are given to them.
+"""Logits and greedy tokens of given models under `transformers` and llama.cpp.
 
 Needs the extra `interop`; llama.cpp comes as `xllamacpp`, whose server listens on the loopback address.
 """
@@ -16,7 +16,7 @@ import xllamacpp  # pyright: ignore[reportMissingImports]
 
 
 def random_model(folder: Path, family: str, words: int = 304) -> None:
-    """Write a tiny "llama" (scaled positions, a head of its own) or "qwen2" (biases, tied) of random weights, less its
+    """Write a tiny "llama" (scaled positions, separate head) or "qwen2" (biases, tied) with random weights, without its
     tokenizer."""
     shape = {
         "vocab_size": words, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -43,7 +43,7 @@ def transformers_model(folder: Path) -> transformers.PreTrainedModel:
 
 
 def transformers_greedy(folder: Path, texts: Sequence[str], limit: int) -> list[list[int]]:
-    """The ids that follow each text, cut into ids by the directory's own tokenizer."""
+    """The ids that follow each text, tokenised by the directory's own tokenizer."""
     model, tokenizer = transformers_model(folder), transformers.AutoTokenizer.from_pretrained(folder)
     out = []
     for text in texts:
@@ -54,7 +54,7 @@ def transformers_greedy(folder: Path, texts: Sequence[str], limit: int) -> list[
 
 
 def llama_cpp_greedy(path: Path, texts: Sequence[str], limit: int) -> list[list[int]]:
-    """The same of a GGUF file by llama.cpp, on one thread, with keys, values and attention in fp32."""
+    """The same for a GGUF file in llama.cpp, on one thread, with keys, values and attention in fp32."""
     given = xllamacpp.CommonParams()
     given.model.path, given.n_ctx, given.n_parallel, given.n_gpu_layers = str(path), 512, 1, 0
     given.cpuparams.n_threads = given.cpuparams_batch.n_threads = 1

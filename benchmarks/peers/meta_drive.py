@@ -1,11 +1,11 @@
-"""Steps a second of MetaDrive on one core: its procedural roads with traffic, lidar or one 256x128 camera to see by.
+"""Steps per second of MetaDrive on one core: its procedural roads with traffic, with lidar or one 256x128 camera.
 
     python meta_drive.py SECONDS lidar|camera
 
-A step is 0.1 s (five of its physics of 0.02 s), the ego driven by its own planner of the lane ahead (`IDMPolicy`).
-MetaDrive fetches textures and models from the network when it first runs; where that is impossible, plain stand-ins
-(one box, textures of a single pixel) take their place: its shaders, shadows, terrain and roads are all its own, and
-with less to look at it can only be faster.
+A step is 0.1 s (five physics steps of 0.02 s); the ego is driven by its own planner for the lane ahead (`IDMPolicy`).
+MetaDrive downloads textures and models on its first run; where that is impossible, simple stand-ins (one box, textures
+of a single pixel) replace them: shaders, shadows, terrain and roads are still its own, and simpler assets can only make
+it faster.
 """
 
 # pyright: reportMissingImports=false
@@ -37,7 +37,7 @@ WIDTH, HEIGHT = 256, 128
 
 
 def stand_in(folder: Path) -> None:
-    """Let MetaDrive run without its assets: an empty folder of the right version, a box for every model."""
+    """Let MetaDrive run without its assets: an empty folder of the right version, and a box for every model."""
     assets = folder / "assets"
     (assets / "textures/grass1").mkdir(parents=True)
     (assets / "textures/grass1/GroundGrassGreen002_COL_1K.jpg").touch()
@@ -61,7 +61,7 @@ def stand_in(folder: Path) -> None:
 
 
 def one_sample() -> None:
-    """MetaDrive asks for 16 samples a pixel and takes no fewer, Mesa's software renderer has 4 at most; and one is
+    """MetaDrive requests at least 16 samples per pixel, Mesa's software renderer supports at most 4; and one is
     eighteen times as fast as four."""
     render = FilterManager.renderSceneInto
 
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def rate(env: MetaDriveEnv, seconds: float) -> tuple[float, float]:
-    """Steps a second and CPU seconds of one, resets not counted."""
+    """Steps per second and CPU seconds per step, resets not counted."""
     steps, spent, busy = 0, 0.0, 0.0
     while spent < seconds:
         begun, worked = time.perf_counter(), time.process_time()

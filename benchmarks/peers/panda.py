@@ -1,13 +1,12 @@
-"""A film of scenes in, pictures a second of Panda3D out: the same city, drawn without a graphics card.
+"""Pictures per second of Panda3D for a film of scenes: the same city, drawn without a graphics card.
 
     python panda.py SECONDS p3tinydisplay|p3headlessgl FILM.npz
 
-The first is its own software renderer, the second OpenGL without a window, by Mesa's on such a machine.
-
-What moves is read from the film, so that drawing alone is timed: one 256x128 picture of each ego at each step, in
-memory as an array. Tuned as its manual advises: what stands still is one flattened mesh a tile, without lights or
-textures (shades are baked into vertex colours), ground layers are laid over each other in fixed order without depth
-tests, road users are one shared box each, hidden beyond 160 m, and one buffer of copied pictures is reused.
+The first is its own software renderer, the second OpenGL without a window, rendered by Mesa on such a machine.
+Moving objects are read from the film, so that only drawing is timed: one 256x128 picture of each ego at each step, in
+memory as an array. Tuned as its manual advises: static objects are one flattened mesh per tile, without lights or
+textures (shading is baked into vertex colours), ground layers are drawn in fixed order without depth tests, road users
+share one box each, hidden beyond 160 m, and one buffer is reused for the copied pictures.
 """
 
 # pyright: reportMissingImports=false
@@ -44,9 +43,9 @@ from panda3d.core import (
 
 WIDTH, HEIGHT = 256, 128
 TILE = 60.0
-"""Edge of the pieces that are culled as one, m."""
+"""Edge of the tiles that are culled as a whole, m."""
 CLOSE = 0.03
-"""Outlines may be so far off, m: fewer triangles."""
+"""Tolerance of outlines, m, to reduce the number of triangles."""
 FAR, AGENT_SIGHT, LAWN = 260.0, 160.0, 2000.0
 ROAD, SIDEWALK, PAINT, GRASS = (86, 86, 90), (150, 148, 142), (236, 236, 230), (96, 120, 70)
 YELLOW = (226, 180, 50)
@@ -58,13 +57,13 @@ SHADE = np.array([0.75, 1.0, 0.85, 0.95, 1.1])
 
 
 class Mesh:
-    """Triangles by layer and tile, to be made into nodes."""
+    """Triangles by layer and tile, to be turned into nodes."""
 
     def __init__(self) -> None:
         self.tiles: dict[tuple[int, int, int], list[tuple[np.ndarray, tuple]]] = defaultdict(list)
 
     def add(self, layer: int, triangles: np.ndarray, colour: tuple) -> None:
-        """triangles (n, 3, 3) m, counter-clockwise seen from where they show."""
+        """Add triangles (n, 3, 3) m, counter-clockwise as seen from their visible side."""
         if len(triangles):
             x, y = (triangles[..., :2].mean((0, 1)) // TILE).astype(int)
             self.tiles[layer, int(x), int(y)].append((triangles, colour))
@@ -77,14 +76,14 @@ class Mesh:
 
 
 def behind(path: NodePath, order: int) -> None:
-    """Draw it before all that stands, in this order, and hide nothing with it."""
+    """Draw a path before all upright objects, in this order, without hiding anything."""
     path.setBin("background", order)
     path.setDepthTest(False)
     path.setDepthWrite(False)
 
 
 def geom_node(parts: list[tuple[np.ndarray, tuple]]) -> GeomNode:
-    """Coloured triangles in, one mesh out."""
+    """One mesh of coloured triangles."""
     points = np.concatenate([t.reshape(-1, 3) for t, _ in parts]).astype(np.float32)
     shades = np.concatenate([np.tile([*np.minimum(c, 255), 255], (3 * len(t), 1)) for t, c in parts]).astype(np.uint8)
     array = GeomVertexArrayFormat()
@@ -107,7 +106,7 @@ def geom_node(parts: list[tuple[np.ndarray, tuple]]) -> GeomNode:
 
 
 def flat(polygon: np.ndarray) -> np.ndarray:
-    """Polygon (P, 2) in, triangles (n, 3, 3) at height 0 out, seen from above."""
+    """Triangles (n, 3, 3) of a polygon (P, 2) at height 0, visible from above."""
     polygon = thinned(np.concatenate([polygon, polygon[:1]]))[:-1]
     cutter = Triangulator()
     for i, (x, y) in enumerate(polygon):
@@ -120,7 +119,7 @@ def flat(polygon: np.ndarray) -> np.ndarray:
 
 
 def thinned(line: np.ndarray) -> np.ndarray:
-    """Polyline (P, 2) in, the same without the points that it can do without (Douglas and Peucker 1973)."""
+    """Simplify a polyline (P, 2) (Douglas and Peucker 1973)."""
     if len(line) < 3:
         return line
     along = line[-1] - line[0]
@@ -132,7 +131,7 @@ def thinned(line: np.ndarray) -> np.ndarray:
 
 
 def upward(triangles: np.ndarray) -> np.ndarray:
-    """The same triangles, counter-clockwise from above."""
+    """Orient triangles counter-clockwise as seen from above."""
     a, b = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
     down = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] < 0
     triangles[down] = triangles[down][:, ::-1]
@@ -140,7 +139,7 @@ def upward(triangles: np.ndarray) -> np.ndarray:
 
 
 def strip(line: np.ndarray, width: float) -> np.ndarray:
-    """Triangles of the painted quads along a polyline (P, 2)."""
+    """Triangles of painted quads along a polyline (P, 2)."""
     step = np.diff(line, axis=0)
     step /= np.maximum(np.hypot(*step.T), 1e-6)[:, None]
     side = np.stack([-step[:, 1], step[:, 0]], 1) * width / 2
@@ -150,19 +149,19 @@ def strip(line: np.ndarray, width: float) -> np.ndarray:
 
 
 def dashes(line: np.ndarray) -> list[np.ndarray]:
-    """A dashed line's painted parts: 3 m each 7.5 m."""
+    """The painted parts of a dashed line: 3 m every 7.5 m."""
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
     at = lambda s: np.stack([np.interp(s, along, line[:, 0]), np.interp(s, along, line[:, 1])], -1)  # noqa: E731
     return [at(np.array([s, min(s + 3.0, along[-1])])) for s in np.arange(0.0, along[-1], 7.5)]
 
 
 def pairs(line: np.ndarray) -> list[np.ndarray]:
-    """Its pieces of one segment each."""
+    """Split a line into its segments."""
     return [line[i : i + 2] for i in range(len(line) - 1)]
 
 
 def box(x: float, y: float, yaw: float, length: float, width: float, height: float) -> np.ndarray:
-    """(5, 2, 3, 3) the faces of a box that stands on the ground, each of two triangles."""
+    """(5, 2, 3, 3) the faces of a box on the ground, two triangles each."""
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (length / 2, width / 2)
     c, s = np.cos(yaw), np.sin(yaw)
     foot = corners @ np.array([[c, s], [-s, c]]) + (x, y)
@@ -171,7 +170,7 @@ def box(x: float, y: float, yaw: float, length: float, width: float, height: flo
 
 
 def city(film: dict[str, np.ndarray], under: NodePath) -> None:
-    """All that stands still."""
+    """Draw all static objects."""
     parts = lambda name: np.split(film[name], film[f"{name}_offsets"][1:-1])  # noqa: E731
     mesh = Mesh()
     for layer, name, colour in ((0, "sidewalks", SIDEWALK), (1, "drivable", ROAD), (2, "crosswalks", PAINT)):
@@ -191,7 +190,7 @@ def city(film: dict[str, np.ndarray], under: NodePath) -> None:
 
 
 def cars(count: int, under: NodePath) -> list[NodePath]:
-    """So many unit boxes."""
+    """`count` unit boxes."""
     out = []
     for i in range(count):
         faces = zip(box(0, 0, 0, 1, 1, 1), SHADE, strict=True)
@@ -200,7 +199,7 @@ def cars(count: int, under: NodePath) -> list[NodePath]:
 
 
 def window() -> tuple[GraphicsEngine, GraphicsOutput, Texture]:
-    """A buffer of the software renderer and the texture in memory that each picture is copied to."""
+    """A buffer of the software renderer, and the texture in memory to which each picture is copied."""
     engine = GraphicsEngine.getGlobalPtr()
     pipe = GraphicsPipeSelection.getGlobalPtr().makeDefaultPipe()
     bits = FrameBufferProperties()

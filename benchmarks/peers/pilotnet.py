@@ -1,9 +1,9 @@
 """PilotNet (Bojarski 2016, arXiv:1604.07316, figure 4), widened to a given size, with plans as output.
 
-Five convolutions and four linear layers as in the paper, all hidden widths times one factor, with ReLU between. It
-differs where the task does: the pictures are a pair 0.5 s apart, so that motion can be seen; the answer is
-(acceleration, curvature) of eight half seconds in place of one steering angle. It can take ego motion as input: it then
-joins the features before the linear layers. Without, the net also guesses the speed that its plan begins at.
+Five convolutions and four linear layers as in the paper, all hidden widths multiplied by one factor, with ReLU in
+between. It differs where the task does: the input is a pair of pictures 0.5 s apart, so that motion is visible; the
+output is (acceleration, curvature) of eight half seconds instead of one steering angle. Ego motion can be an input: it
+is concatenated to the features before the linear layers. Without it, the net also estimates the current speed.
 Axes: B batch, H W pixels.
 """
 
@@ -23,9 +23,9 @@ CONVOLUTIONS = ((24, 5, 2), (36, 5, 2), (48, 5, 2), (64, 3, 1), (64, 3, 1))
 """Channels, kernel, stride."""
 LINEAR = (1164, 100, 50, 10)
 TOLD = 24
-"""Features of ego history and route, as the VLA has them."""
+"""Number of features of ego history and route, as in the VLA."""
 FAST = 10.0
-"""Speeds are guessed in units of so many m/s."""
+"""Unit of estimated speeds, m/s."""
 
 
 class PilotNet(nn.Module):
@@ -43,13 +43,13 @@ class PilotNet(nn.Module):
         widths = [before * h * w + (TOLD if ego_inputs else 0), *(round(factor * n) for n in LINEAR)]
         hidden = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
         last = nn.Linear(widths[-1], 2 * STEPS + 1)
-        nn.init.zeros_(last.weight)  # begins as constant velocity
+        nn.init.zeros_(last.weight)  # starts as constant velocity
         nn.init.zeros_(last.bias)
         self.head = nn.Sequential(*hidden, last)
 
     def forward(self, frames: Tensor, ego: Tensor, route: Tensor, light: Tensor | None = None) -> Tensor:
-        """frames (B, 2, H, W, 3) uint8, ego (B, 4, 3), route (B, 12), light (B, 2) gain and offset or None in; plans
-        (B, 8, 3) x, y m and yaw rad in the ego frame, float32, out. Convolutions and matmuls are bf16."""
+        """Plans (B, 8, 3) x, y m and yaw rad in the ego frame, float32, of frames (B, 2, H, W, 3) uint8, ego (B, 4, 3),
+        route (B, 12) and light (B, 2), gain and offset, or None. Convolutions and matmuls are bf16."""
         x = frames.permute(0, 1, 4, 2, 3).flatten(1, 2).float() / 64 - 2.0
         if light is not None:
             gain, offset = light.float().view(-1, 2, 1, 1, 1).unbind(1)
@@ -62,8 +62,8 @@ class PilotNet(nn.Module):
 
 
 def rolled(controls: Tensor, speed: Tensor) -> Tensor:
-    """`drivefoundry_car.vehicle.codec.driven` with gradients: controls (B, 8, 2) and speed (B,) m/s in, plans (B, 8, 3)
-    out."""
+    """`drivefoundry_car.vehicle.codec.driven` with gradients: plans (B, 8, 3) of controls (B, 8, 2) from speeds (B,)
+    m/s."""
     zero = torch.zeros_like(speed)
     x, y, yaw, v, out = zero, zero, zero, speed, []
     for a, curvature in (c.unbind(-1) for c in controls.unbind(1)):
@@ -77,13 +77,13 @@ def rolled(controls: Tensor, speed: Tensor) -> Tensor:
 
 
 def plan_loss(plans: Tensor, future: Tensor) -> Tensor:
-    """Plans and what was driven, (B, 8, 3), in; mean distance, headings counted as in the codec, (B,) m out."""
+    """Mean distance (B,) m between plans and the driven future (B, 8, 3), with headings weighted as in the codec."""
     off = (plans - future) * plans.new_tensor([1.0, 1.0, HEADING_M])
     return (off.square().sum(-1) + 1e-4).sqrt().mean(-1)
 
 
 def of_size(image: tuple[int, int], parameters: int, ego_inputs: bool) -> PilotNet:
-    """The PilotNet whose number of weights is nearest to `parameters`, by its factor in hundredths."""
+    """The PilotNet whose size is closest to `parameters`, with a factor in hundredths."""
     with torch.device("meta"):
         counts = {
             k: sum(p.numel() for p in PilotNet(image, k / 100, ego_inputs).parameters()) for k in range(50, 600, 2)

@@ -1,14 +1,15 @@
-"""The Hugging Face Trainer on our samples, a few steps at a time: a line of JSON for each line that it is given.
+"""The Hugging Face Trainer on our samples, a few steps at a time: prints a line of JSON for each line of input.
 
     python trainer.py SAMPLES.npz SETTINGS
 
-SETTINGS (JSON): shape, the model's numbers; batch, turn (steps a line), steps (in all), lr; arguments, what
-`TrainingArguments` gets besides; layout, how a batch's samples lie: 'padded' to the longest, or 'packed' two to a row,
-the longest beside the shortest, each blind to the other.
+SETTINGS (JSON): shape, the model's numbers; batch, turn (steps per line), steps (in total), lr; arguments, further
+`TrainingArguments`; layout of a batch's samples: 'padded' to the longest, or 'packed' two to a row, the longest with
+the shortest, without attention between them.
 
-The model is a LlamaForCausalLM of our decoder's shape behind our own inputs (two-layer patch stem, ego and route MLP),
-which take the places of image, ego and route in its sequence, and its loss is ours: cross entropy of the action codes,
-and 0.2 of that of the text. A line tells the seconds of the turn and the cross entropy of the held-out action codes.
+The model is a LlamaForCausalLM with our decoder's shape behind our own inputs (two-layer patch stem, ego and route
+MLP), which take the places of image, ego and route in its sequence, and it has our loss: cross entropy of the action
+codes, plus 0.2 times that of the text. A line reports the seconds of the turn and the cross entropy of held-out action
+codes.
 """
 
 # pyright: reportMissingImports=false
@@ -41,7 +42,7 @@ Sample = dict[str, np.ndarray]
 
 
 class Driver(nn.Module):
-    """Samples of one layout in; loss and logits out."""
+    """Loss and logits of samples in one layout."""
 
     def __init__(self, shape: dict):
         super().__init__()
@@ -62,7 +63,7 @@ class Driver(nn.Module):
         self.route = nn.Sequential(nn.Linear(12, d), nn.SiLU(), nn.Linear(d, d))
 
     def image(self, frames: Tensor) -> Tensor:
-        """(B, 2, H, W, 3) uint8 in, patch tokens (B, P, D) out."""
+        """Patch tokens (B, P, D) of frames (B, 2, H, W, 3) uint8."""
         b, _, height, width, _ = frames.shape
         n = self.shape["patch"] // 8
         x = frames.view(b, 2, height // (8 * n), n, 8, width // (8 * n), n, 8, 3).permute(0, 2, 5, 3, 6, 1, 4, 7, 8)
@@ -83,7 +84,7 @@ class Driver(nn.Module):
         labels: Tensor,
         weights: Tensor,
     ) -> dict[str, Tensor]:
-        """places: where, among all ids in a row, each sample's image, ego and route stand; weights: of each label's
+        """places: positions of each sample's image, ego and route among all ids of a row; weights: of each label's
         loss."""
         seen = [self.image(frames), self.ego(ego.flatten(1))[:, None], self.route(route)[:, None]]
         told = self.llama.model.embed_tokens(input_ids)
@@ -96,7 +97,7 @@ class Driver(nn.Module):
 
 
 class Samples(torch.utils.data.Dataset):
-    """One side's samples: the pictures and numbers as they are, its tokens in a row (see `row`)."""
+    """One side's samples: pictures and numbers unchanged, its tokens in a row (see `row`)."""
 
     def __init__(self, arrays: dict[str, np.ndarray], side: str, shape: dict):
         self.arrays = {k.removeprefix(side): v for k, v in arrays.items() if k.startswith(side)}
@@ -110,7 +111,7 @@ class Samples(torch.utils.data.Dataset):
 
 
 def row(text: np.ndarray, codes: np.ndarray, shape: dict) -> Sample:
-    """[task][image, ego, route] [think, text]? [act, codes but the last], and what follows each: text, codes, or 0."""
+    """[task][image, ego, route] [think, text]? [act, codes but the last], and the target of each: text, codes, or 0."""
     words, ids = text[text != 0], np.zeros(shape["prefix"], np.int64)
     ids[0] = task = shape["text_vocab"] + shape["codes"]
     said = np.concatenate([[task + 1], words[:-1]]) if len(words) else words
@@ -121,7 +122,7 @@ def row(text: np.ndarray, codes: np.ndarray, shape: dict) -> Sample:
 
 
 class Layout:
-    """Lays samples out as arguments of `Driver.forward`."""
+    """Arranges samples as arguments of `Driver.forward`."""
 
     def __init__(self, shape: dict, packed: bool):
         self.shape, self.packed = shape, packed
@@ -155,7 +156,7 @@ class Layout:
 
 
 class Turns(TrainerCallback):
-    """Trains `turn` steps per line of input, and answers each with a line of JSON."""
+    """Trains `turn` steps per line of input and prints a line of JSON for each."""
 
     def __init__(self, driver: Driver, held_out: dict[str, Tensor], turn: int, bf16: bool):
         self.driver, self.held_out, self.turn, self.bf16 = driver, held_out, turn, bf16

@@ -1,10 +1,10 @@
-"""A plain tuspyserver, or tuspy clients that send to one: what `benchmarks.upload` compares the ingest service with.
+"""A plain tuspyserver, or tuspy clients that send to one: the peer of `benchmarks.upload`.
 
     python tus.py serve FOLDER
     python tus.py send URL CHUNK FILE...
 
-The server is the one of its README, one uvicorn process, no hooks. The sender starts a thread a file and begins all at
-once when a line comes in; CHUNK 0 is tuspy's default, the whole file in one request.
+The server is the one of its README, one uvicorn process, no hooks. The sender starts one thread per file, all at once
+when a line comes in; CHUNK 0 is tuspy's default, the whole file in one request.
 """
 
 # pyright: reportMissingImports=false
@@ -19,7 +19,7 @@ from importlib.metadata import version
 
 
 def serve(folder: str) -> None:
-    """Says its URL, then serves until it is stopped."""
+    """Print the URL, then serve until stopped."""
     import uvicorn
     from fastapi import FastAPI
     from tuspyserver import create_tus_router
@@ -33,7 +33,7 @@ def serve(folder: str) -> None:
 
 
 def send(url: str, chunk: int, files: list[str]) -> None:
-    """Says `ready`, waits for a line, sends; then tells the seconds it took."""
+    """Print `ready`, wait for a line, send; then print the seconds it took."""
     from tusclient.client import TusClient
 
     def one(path: str) -> None:

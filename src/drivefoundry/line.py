@@ -1,4 +1,4 @@
-"""The loop itself, top to bottom: cars record, clips come home, a model is trained, judged, signed, driven, and again.
+"""The loop, top to bottom: cars record and upload clips, a model is trained, judged, signed and driven, and again.
 
 Every step is one entry of the ledger: a second run builds only what is missing or depends on something that changed.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def loop(line: RunContext, source: Source) -> None:
-    """All turns. `source` says where exam and situations come from: the embedded city or recorded traffic."""
+    """Run all turns. `source`: where exam and situations come from, the embedded city or recorded traffic."""
     from drivefoundry.stages import ingest, label, score, ship, train
 
     exam = source.exam(line)
@@ -70,8 +70,8 @@ def loop(line: RunContext, source: Source) -> None:
 
 
 def camera(line: RunContext, folder: Path) -> None:
-    """Real drives: clips, labels from the car's own motion, the fleet's model adapted to them, its errors on the last
-    part of the drive."""
+    """Real drives: clips, labels from the car's own motion, the fleet's model adapted to them, and its errors on the
+    last part of the drive."""
     from drivefoundry.stages import label, openloop, train
 
     r = line.recipe
@@ -83,8 +83,8 @@ def camera(line: RunContext, folder: Path) -> None:
 
 
 def fleet_base(line: RunContext) -> Artefact:
-    """What the embedded fleet's first turn teaches a model that is to copy a driver: minutes of a real camera teach too
-    little from scratch."""
+    """The base model of the embedded fleet's first turn, for a model that is to imitate a driver: minutes of a real
+    camera are too little to train from scratch."""
     from drivefoundry.stages import ingest, label, record, train
 
     r = line.recipe
@@ -95,15 +95,15 @@ def fleet_base(line: RunContext) -> Artefact:
 
 
 CAMERA_STAGES = ("import", "curate", "label", "train", "judge")
-"""What `camera` goes through."""
+"""Stages of `camera`."""
 BEFORE_RL = ("fleet", "ingest", "import", "curate", "label", "train")
-"""Stages that need no model which can be reinforced."""
+"""Stages that do not need a model that can be reinforced."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run came to. done: (turn, kind, artefact) in the line's order; of a dry run those without an id would be
-    made."""
+    """Result of a run. done: (turn, kind, artefact) in the line's order; in a dry run, those without an id would be
+    built."""
 
     report: Path
     seconds: float
@@ -121,10 +121,10 @@ def run(
     track: str = "",
     dry: bool = False,
 ) -> Ran:
-    """The whole line under `out`, or as far as the stage `until`, and the report.
+    """Run the whole line under `out`, or up to the stage `until`, and write the report.
 
     drives: a folder of real drives with a camera; scenes: a folder of recorded traffic; neither: the embedded city.
-    track: an experiment tracker besides, see `tracking`. dry: make nothing, say what would be made.
+    track: an additional experiment tracker, see `tracking`. dry: build nothing, list what would be built.
     """
     if drives and until not in (None, *CAMERA_STAGES):
         raise ValueError(f"{until}: camera drives have no scene truth to drive in; they go {', '.join(CAMERA_STAGES)}")
@@ -152,8 +152,8 @@ def run(
 
 
 def report(asked: Asked, out: Path, *, dry: bool = False) -> Ran:
-    """out/report.html of what is there of a recipe, also while a run makes more; nothing else is made and no lock is
-    taken. ValueError where nothing is there."""
+    """Write out/report.html of a recipe's existing artefacts, even while a run builds more; nothing else is built and
+    no lock is taken. ValueError if there are none."""
     source = _source(asked)
     start = time.monotonic()
     with Ledger.reading(out) as ledger:
@@ -167,14 +167,14 @@ def report(asked: Asked, out: Path, *, dry: bool = False) -> Ran:
 
 
 def _record(line: RunContext, asked: Asked) -> None:
-    """Keep run.json and the links at what the line has come to."""
+    """Update run.json and the links to the line's current state."""
     remember(line.out, asked, line.done)
     turn, kind, artefact = line.done[-1]
     links.link(line.out, kind, turn, artefact.path)
 
 
 def _source(asked: Asked) -> Source | None:
-    """Where a run's situations come from, None for camera drives; what is refused here leaves no directory behind."""
+    """Where a run's situations come from, None for camera drives; invalid input leaves no directory behind."""
     from drivefoundry.clips.importers.folder import kind_for
     from drivefoundry.stages import record
 
@@ -188,7 +188,7 @@ def _source(asked: Asked) -> Source | None:
 
 
 def _through(line: RunContext, source: Source | None, drives: Path | None) -> None:
-    """As far through the line as it is to go."""
+    """Go through the line as far as requested."""
     with contextlib.suppress(StopAfterStage):
         if source:
             loop(line, source)
@@ -203,7 +203,7 @@ def _made(line: RunContext, seconds: float, report: Path) -> str:
 
 
 def _expected(line: RunContext) -> str:
-    """What a dry run says: each artefact that would be made, and how many are there."""
+    """Output of a dry run: each artefact that would be built, and how many exist."""
     missing = [
         (turn, f"{kind.replace('_', ' ')} {a.info.get('policy', '')}") for turn, kind, a in line.done if not a.id
     ]
@@ -213,5 +213,5 @@ def _expected(line: RunContext) -> str:
         return f"nothing to do, all {there} artefacts are up to date"
     lines.append(f"{there} artefacts are up to date, {len(missing)} would be made, then {line.out / reports.PAGE}")
     if there:
-        lines.append("(one whose parents come out as they were stays as it is)")
+        lines.append("(an artefact whose parents come out identical is not rebuilt)")
     return "\n".join(lines)

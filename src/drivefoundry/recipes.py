@@ -27,15 +27,15 @@ from drivefoundry.types import require
 class Recipe:
     name: str
     seed: int = 1
-    """Of everything random in a run (`seeds.derive`). The `seed` of a part varies that part alone."""
+    """Seed of everything random in a run (`seeds.derive`). The `seed` of a part varies that part alone."""
     loops: int = 3
     campaigns: str = ""
-    """A file of campaigns (TOML) that the cars have besides those that ship; one of the same name takes its place."""
+    """A file of campaigns (TOML) in addition to those that ship; it replaces shipped ones with the same name."""
     embodiment: str = "car"
     """The vehicle that is recorded, trained for and judged: a name of `embodiments`, or a .json file."""
     fleet: FleetConfig = field(default_factory=FleetConfig)
     perception: Perception = field(default_factory=Perception)
-    """What simulated cars with a guard know of other road users."""
+    """What simulated cars with a guard perceive of other road users."""
     curate: CurateConfig = field(default_factory=CurateConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
@@ -47,7 +47,7 @@ class Recipe:
     scale: GridConfig = field(default_factory=GridConfig)
 
     def validate(self) -> Recipe:
-        """Return self, or raise ValueError naming the key whose value no stage could work with."""
+        """Check every field; return self. ValueError names the offending key."""
         plain = bool(self.name.strip()) and self.name.isprintable()
         require(plain, f"name: must be text on one line, got {self.name!r}")
         in_range(self, 0, 2_000_000_000, "seed")
@@ -70,8 +70,7 @@ class Recipe:
         return self
 
     def reinforceable(self) -> Recipe:
-        """Return self, or raise ValueError if reinforcement could not sample the model's plans; weights are not
-        read."""
+        """Return self; ValueError if reinforcement cannot sample the model's plans. Does not read weights."""
         action, where = self.pretrain.action, "pretrain.action: flow"
         folder = Path(self.pretrain.backbone or "")
         if (folder / "codebook.safetensors").is_file():
@@ -91,7 +90,7 @@ def default() -> Recipe:
 
 
 def tiny() -> Recipe:
-    """Every stage at a size that proves the line works, not that the model drives: about a minute."""
+    """Every stage at a size that shows that the line works, not that the model drives: about a minute."""
     return Recipe(
         "tiny",
         loops=2,
@@ -113,7 +112,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {"default": default, "tiny": tiny}
 
 
 def named(name: str) -> Recipe:
-    """Return the recipe of that name; ValueError names the known ones."""
+    """The recipe of that name. ValueError lists the known ones."""
     if name not in RECIPES:
         raise ValueError(f"--recipe {name}: unknown; known are {', '.join(RECIPES)}, or a TOML file")
     return RECIPES[name]()

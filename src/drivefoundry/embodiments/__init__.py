@@ -1,4 +1,4 @@
-"""The vehicles that recipes can be for: one file each, or a .json file of the user's own."""
+"""Vehicles that recipes can name: one file each, or a .json file provided by the user."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ EMBODIMENTS = {car.EMBODIMENT.name: car.EMBODIMENT}
 
 
 def named(name: str) -> Embodiment:
-    """The embodiment of that name, or in the .json file of that name (as `Embodiment.to_dict` writes it). ValueError
-    names the known ones, or the file's field that is wrong."""
+    """An embodiment by name, or from a .json file (as `Embodiment.to_dict` writes it). ValueError lists the known
+    names, or names the invalid field of the file."""
     if name.endswith(".json"):
         return from_json(read_bytes(Path(name)), name)
     require(name in EMBODIMENTS, f"{name!r} is not one of {', '.join(EMBODIMENTS)}, nor a .json file")

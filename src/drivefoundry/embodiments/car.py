@@ -1,4 +1,4 @@
-"""The fleet's passenger car, on which cars by default agree: the car package brings it along."""
+"""The fleet's passenger car, the default of the car package."""
 
 from __future__ import annotations
 

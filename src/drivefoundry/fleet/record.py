@@ -1,4 +1,4 @@
-"""CityLog in, Drives with video out: people drive the fleet's cars, cameras and loggers run. And Scenes, unfilmed."""
+"""Drives with video from a CityLog: people drive the fleet's cars, recorded by cameras and loggers. Also its Scenes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from drivefoundry_car.log import Drive, write_drive
 from drivefoundry_car.vehicle.embodiment import CAR, FRONT, Embodiment
 
 DRAWN_RANGE = 120.0
-"""Road users nearer than this are drawn, m."""
+"""Distance within which road users are drawn, m."""
 START = 15
 """Steps of history in a Scene before simulation starts."""
 CHUNK = 250
-"""Frames drawn at a time."""
+"""Number of frames drawn at a time."""
 
 
 def record_drives(
@@ -39,9 +39,9 @@ def record_drives(
     workers: int | None = None,
     on_drive: Callable[[Path], None] | None = None,
 ) -> list[Path]:
-    """Write one Drive a car into `out_dir` (`<place>-<seed>-<car>.mcap`), several at a time; returns their paths.
+    """Write one Drive per car to `out_dir` (`<place>-<seed>-<car>.mcap`), several at a time; returns their paths.
 
-    cars: indices into log.fleet, all where None. on_drive is called as each is written. ValueError if `map` is not the
+    cars: indices into log.fleet, or None for all. on_drive is called as each is written. ValueError if `map` is not the
     log's own.
     """
     net = place_net(log.place)
@@ -56,10 +56,10 @@ def record_drives(
             on_drive(path)
         return path
 
-    wanted = list(range(len(log.fleet))) if cars is None else cars
-    # drawing and encoding let go of the interpreter lock, and the threads share the drawn ground
+    chosen = list(range(len(log.fleet))) if cars is None else cars
+    # drawing and encoding release the GIL, and the threads share the drawn ground
     with ThreadPoolExecutor(workers or cores()) as pool:
-        return list(pool.map(one, wanted))
+        return list(pool.map(one, chosen))
 
 
 def as_drive(
@@ -85,7 +85,7 @@ def as_drive(
 
 
 def ego_states(track: np.ndarray, body: Embodiment = CAR) -> np.ndarray:
-    """Track (T, 4) in, (T, 7) ego rows out: x, y, yaw, speed, acceleration, yaw rate, steering-wheel angle."""
+    """Ego rows (T, 7) of a track (T, 4): x, y, yaw, speed, acceleration, yaw rate, steering-wheel angle."""
     track = track.astype(np.float64)
     acceleration = np.gradient(track[:, PSPEED], DT)
     yaw_rate = np.gradient(np.unwrap(track[:, 2]), DT)
@@ -119,21 +119,21 @@ def film(log: CityLog, car: int, camera: Renderer) -> np.ndarray:
 def situations(
     log: CityLog, map: RoadMap, cars: list[int] | None = None, seconds: float = 20.0, every: float | None = None
 ) -> list[Scene]:
-    """CityLog in, Scenes of `seconds` out, one each `every` seconds (default: end to end) for every car, by time.
+    """Scenes of `seconds`, one every `every` seconds (default: end to end) for each car, in order of time.
 
-    Agents are those within 80 m of the car at some time in the window, the car first; its route ends 160 m beyond where
-    it is at the window's end, along the lanes it drove or would have driven.
+    Agents are those within 80 m of the car at any time in the window, the car first; its route ends 160 m beyond its
+    position at the window's end, along the lanes that it drove or would have driven.
     """
     net = place_net(log.place)
     require(map.id == net.map.id, f"situations: the log is of {log.place} (map {net.map.id}), given map {map.id}")
     steps, stride = round(seconds / DT), max(1, round((every or seconds) / DT))
     require(
-        steps > START + 1, f"situations: windows of {seconds} s are too short, at least {(START + 2) * DT} s are needed"
+        steps > START + 1, f"situations: windows of {seconds} s are too short; must be at least {(START + 2) * DT} s"
     )
-    wanted = list(range(len(log.fleet))) if cars is None else cars
-    routes = {car: car_route(log, net, car) for car in wanted}
+    chosen = list(range(len(log.fleet))) if cars is None else cars
+    routes = {car: car_route(log, net, car) for car in chosen}
     starts = range(0, log.steps - steps + 1, stride)
-    return [_scene(log, net, car, slice(t0, t0 + steps), *routes[car]) for t0 in starts for car in wanted]
+    return [_scene(log, net, car, slice(t0, t0 + steps), *routes[car]) for t0 in starts for car in chosen]
 
 
 def _scene(log: CityLog, net: PlaceNet, car: int, part: slice, route: np.ndarray, on_route: np.ndarray) -> Scene:
@@ -182,7 +182,7 @@ def _meta(log: CityLog, net: PlaceNet, car: int) -> dict[str, str]:
 
 
 def _near(log: CityLog, row: int, part: slice, metres: float) -> np.ndarray:
-    """Rows, without `row` itself, that come nearer than `metres` to it at some time in the window; nearest first."""
+    """Rows other than `row` that come within `metres` of it at any time in the window, nearest first."""
     pose = log.tracks[:, part, :2]
     d = np.hypot(pose[..., 0] - pose[row, :, 0], pose[..., 1] - pose[row, :, 1])
     closest = np.where(log.valid[:, part], d, np.inf).min(1)

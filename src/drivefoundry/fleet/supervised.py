@@ -1,7 +1,7 @@
-"""Situations and a driving policy in, Drives out: fleet cars that drive a release under a safety driver, and record it.
+"""Drives recorded by fleet cars that drive a release under a safety driver.
 
-Each situation is one car's outing. What the policy planned, what the safety driver would have done (the correction),
-who held the wheel and what perception tracked go into the recording, as they would in a test car.
+Each situation is one car's outing. The policy's plans, the safety driver's corrections, who was in control and
+perception's tracks are recorded, as in a test car.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def record_supervised(
     human: bool = False,
     on_drive: Callable[[int], None] | None = None,
 ) -> list[dict]:
-    """Drive every scene under supervision and write one Drive each into `out`; returns a row of facts a drive.
+    """Drive every scene under supervision and write one Drive each to `out`; returns one row of figures per drive.
 
     human=True records the policy as a human driver (no release drives, so nothing is engaged and nothing is corrected);
-    such a recording was chosen by whoever made it, and all of it comes home.
+    such a recording was requested explicitly, so all of it is uploaded.
     Rows: vehicle, km, takeovers, dangers by name.
     """
     rows: dict[int, dict] = {}
@@ -66,7 +66,7 @@ def as_drive(
     release: str,
     human: bool,
 ) -> Drive:
-    """One scene's share of a supervised rollout as a recording. Times start at 0 with the first simulated step."""
+    """One scene's part of a supervised rollout as a recording. Times start at 0 with the first simulated step."""
     one, n = rollout.of(i), len(scene.kind)
     ego, steps, plans = one.ego[0], len(one.ego[0]), one.plans[0]
     decisions = np.arange(len(plans)) * body.decision_dt

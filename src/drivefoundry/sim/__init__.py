@@ -1,1 +1,1 @@
-"""Scenes in, closed-loop rollouts out: batched world, cameras, the rule-based expert."""
+"""Closed-loop simulation of scenes: batched world, cameras, the rule-based expert."""

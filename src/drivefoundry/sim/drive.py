@@ -1,7 +1,7 @@
-"""A policy and scenes in, a Rollout out: the closed loop of camera, policy, ego and traffic.
+"""Drive scenes with a policy: the closed loop of camera, policy, ego and traffic.
 
-With a safety driver the expert sits beside the policy, notes at every decision what it would have done, takes over
-before harm is done and hands back when all is calm (HG-DAgger, Kelly 2019). Its frames are kept, for the recording.
+With a safety driver, the expert runs beside the policy, records its own plan at every decision, takes over before an
+accident, and hands back once it is safe (HG-DAgger, Kelly 2019). Its frames are kept for the recording.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from drivefoundry.types import DT, Plan, Policy, Rollout, Scene, require
 from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 MANUAL_S = 3.0
-"""A takeover lasts at least so long, s."""
+"""Minimum duration of a takeover, s."""
 STALL_S = 2.5
-"""The safety driver's patience with standing where the way is free, s."""
+"""The safety driver takes over after standing for this long although the way is free, s."""
 STALLED = DANGERS.index("stalled")
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """What the safety driver saw and did, D decisions over T steps."""
+    """Record of the safety driver, D decisions over T steps."""
 
     frames: dict[str, np.ndarray]
     """Camera -> (S, T, H, W, 3) uint8 at 10 Hz."""
     correction: np.ndarray
     """(S, D, 8, 3) the expert's plan at each decision."""
     engaged: np.ndarray
-    """(S, T) bool, the policy drives."""
+    """(S, T) bool: the policy drives."""
     danger: np.ndarray
     """(S, D) index into sim.expert.DANGERS of the policy's plan."""
     takeover: np.ndarray
-    """(S, T) bool, the safety driver holds the wheel."""
+    """(S, T) bool: the safety driver drives."""
 
 
 def batches(scenes: list[Scene], most: int) -> list[list[int]]:
-    """Group the numbers of the scenes into batches of at most `most` whose logs are about (1 s) equally long.
+    """Group indices of scenes into batches of at most `most` whose logs have similar lengths (to about 1 s).
 
-    A batch steps until its longest log ends, so alike lengths waste least; no result depends on the grouping. Scenes
-    that are all alike keep their order.
+    A batch runs until its longest log ends, so similar lengths waste the least; results do not depend on the grouping.
+    Scenes of the same length keep their order.
     """
     length = [s.valid.shape[1] - s.start for s in scenes]
     alike = not scenes or max(length) - min(length) < 10
@@ -71,12 +71,13 @@ def drive(
     simulator: SimulatorOf | None = None,
     on_decision: Callable[[int, int], None] | None = None,
 ) -> Rollout:
-    """Drive S scenes with the policy at 10 Hz, with the decisions and cameras of a body, the policy's own by default.
+    """Drive S scenes with the policy at 10 Hz, with the decision rate and cameras of a body, by default the policy's
+    own.
 
     Each scene runs for `seconds` or until the last decision that its own log has time for, unless the simulator needs
-    no log; what else is in the list changes nothing. perception: what the cars know of other road users, the honest
-    detector by default. simulator: by default a `World` in which the others react; where the policy is an exact log
-    replay they are replayed too, as they would otherwise react to what they have reacted to.
+    no log; it does not depend on the other scenes. perception: what the cars perceive of other road users, by default
+    the realistic detector. simulator: by default a `World` with reactive traffic, or with replayed traffic if the
+    policy is an exact log replay, because others would react twice to what they reacted to in the recording.
     """
     body = body or body_of(policy)
     world = (simulator or with_traffic(traffic_of(policy), body))(scenes)
@@ -93,7 +94,7 @@ def drive_supervised(
     perception: Perception | None = None,
     on_decision: Callable[[int, int], None] | None = None,
 ) -> tuple[Rollout, Supervision]:
-    """As `drive`, with the safety driver and its record."""
+    """As `drive`, with a safety driver; also returns its record."""
     body = body or body_of(policy)
     world = World(pack(scenes), traffic_of(policy), body)
     cameras = world.cameras(body)
@@ -104,14 +105,14 @@ def drive_supervised(
 
 
 def body_of(policy: Policy) -> Embodiment:
-    """The vehicle that a policy was made for; the default one where it does not say (attribute `embodiment`)."""
+    """The vehicle that a policy was made for (attribute `embodiment`); the default one if it does not say."""
     return getattr(policy, "embodiment", CAR)
 
 
 def _suite(
     policy: Policy, world: Simulator, body: Embodiment, cameras: Cameras | None, perception: Perception | None
 ) -> SensorSuite:
-    """The sensors that a policy reads: none beside the ego's own state where it is privileged."""
+    """The sensors that a policy reads: only the ego's own state if it is privileged."""
     objects = None
     if not isinstance(policy, Privileged) and reads_objects(policy):
         objects = detector(world, perception or Perception(), body)
@@ -125,12 +126,12 @@ def reads_objects(policy: Policy) -> bool:
 
 
 def traffic_of(policy: Policy) -> Kind:
-    """The traffic around a policy where none is asked for."""
+    """The default traffic around a policy."""
     return "replay" if isinstance(policy, LogReplay) and policy.exact else "reactive"
 
 
 class _SafetyDriver:
-    """Sits beside the policy of S cars: decides who holds the wheel, scene by scene, and records why."""
+    """Runs beside the policy of S cars: decides who drives, scene by scene, and records why."""
 
     def __init__(self, world: World, eyes: Cameras):
         n = len(world.ego)
@@ -143,8 +144,7 @@ class _SafetyDriver:
         self._held: list[np.ndarray] = []
 
     def check(self, plan: Plan) -> np.ndarray:
-        """Return the plans (S, 8, 3) to drive: the policy's or the expert's. Nobody takes over from a recorded
-        driver."""
+        """Return the plans (S, 8, 3) to drive: the policy's or the expert's. A recorded driver is never overruled."""
         points = plan.points
         right = expert_plan(self.world)
         danger = dangers(self.world, points, right)
@@ -159,11 +159,11 @@ class _SafetyDriver:
         return np.where(self._held[-1][:, None, None], right, points)
 
     def film(self) -> None:
-        """Keep what the cameras see at this step."""
+        """Keep the camera frames of this step."""
         self._frames.append(self.eyes.look())
 
     def record(self) -> Supervision:
-        """All that was written down; a takeover holds for every step of its decision, and the last one to the end."""
+        """The complete record; a takeover covers every step of its decision, and the last one lasts to the end."""
         held = np.repeat(np.stack(self._held, 1), self.every, 1)
         held = np.concatenate([held, held[:, -1:]], 1)
         correction, danger = np.stack(self._correction, 1), np.stack(self._danger, 1)
@@ -172,7 +172,7 @@ class _SafetyDriver:
 
 
 class _Log:
-    """What a Rollout holds, written down step by step. decisions (S,): how many each scene makes."""
+    """Collects a Rollout step by step. decisions (S,): number of decisions of each scene."""
 
     def __init__(self, world: Simulator, decisions: np.ndarray, body: Embodiment):
         n, a = world.packed.kind.shape
@@ -185,7 +185,7 @@ class _Log:
         self.plans: list[Plan] = []
 
     def note(self, world: Simulator) -> None:
-        """This step of the world; of scenes that have ended their last ego state."""
+        """Record this step of the world; for scenes that have ended, their last ego state."""
         t = world.step
         on = t < self.steps
         self.ego[:, t] = world.ego if t == 0 else np.where(on[:, None], world.ego, self.ego[:, t - 1])
@@ -197,8 +197,8 @@ class _Log:
         silent = np.zeros(len(scenes), np.bool_)
         over = np.arange(len(self.plans)) >= self.decisions[:, None]
         on = ~over[..., None]
-        said = [["" if o else t for o, t in zip(row, of_one, strict=True)]
-                for row, of_one in zip(over, zip(*text, strict=True), strict=True)] if text else None  # fmt: skip
+        spoken = [["" if o else t for o, t in zip(row, of_one, strict=True)]
+                  for row, of_one in zip(over, zip(*text, strict=True), strict=True)] if text else None  # fmt: skip
         return Rollout(
             policy=policy,
             scenes=[s.id for s in scenes],
@@ -207,7 +207,7 @@ class _Log:
             agents_valid=self.agents_valid,
             plans=np.stack([p.points for p in self.plans], 1) * on[..., None],
             tokens=np.stack(tokens, 1) * on if tokens else None,
-            text=said,
+            text=spoken,
             guarded=np.stack([silent if p.guarded is None else p.guarded for p in self.plans], 1) & ~over,
             steps=self.steps,
             decision_dt=self.decision_dt,

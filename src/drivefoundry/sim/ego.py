@@ -2,7 +2,7 @@
 
 State (6,): x m, y m, yaw rad (map frame, box centre), speed m/s, acceleration m/s^2, yaw rate rad/s. The bicycle is in
 curvature form: yaw rate = speed x curvature, and the box centre moves along the yaw (no side slip), as in the action
-codec. What follows a plan is `drivefoundry_car.driving.controller`, compiled.
+codec. Plans are followed by `drivefoundry_car.driving.controller`, compiled.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from drivefoundry_car.driving.controller import ACCEL_LAG, REF_COLUMNS, REF_POIN
 from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 CURVATURE_LAG = 0.05
-"""Time constant of the steering, s (that of nuPlan's motion model)."""
+"""Time constant of the steering, s (as in nuPlan's motion model)."""
 
 
 class Actuators(NamedTuple):
-    """What `vehicle.embodiment.Limits` says of a vehicle's dynamics, as compiled code takes it."""
+    """Dynamic limits of a vehicle (`vehicle.embodiment.Limits`) in the form that compiled code takes."""
 
     accel_min: float
     accel_max: float
@@ -54,12 +54,12 @@ def bicycle_step(state, accel_cmd, curvature_cmd, dt, limits):
     limits: Actuators, which bound acceleration, jerk, curvature, its rate, and lateral acceleration.
     """
     speed, accel = state[3], state[4]
-    wanted = min(limits.accel_max, max(limits.accel_min, accel_cmd))
-    change = (wanted - accel) * (1.0 - math.exp(-dt / ACCEL_LAG))
+    requested = min(limits.accel_max, max(limits.accel_min, accel_cmd))
+    change = (requested - accel) * (1.0 - math.exp(-dt / ACCEL_LAG))
     accel += min(limits.jerk_max * dt, max(-limits.jerk_max * dt, change))
     accel = min(limits.accel_max, max(limits.accel_min, accel))
 
-    # The state holds the yaw rate, so the wheels' curvature is known only while the car rolls.
+    # The state contains the yaw rate, so the wheels' curvature is known only while the car rolls.
     most = limits.curvature_max
     k_cmd = min(most, max(-most, curvature_cmd))
     if speed > 0.3:
@@ -78,7 +78,7 @@ def bicycle_step(state, accel_cmd, curvature_cmd, dt, limits):
 
     move = 0.5 * (speed + new_speed) * dt
     turn = move * k
-    # Exact chord of the arc for small turns: the mid heading.
+    # Chord of the arc, exact for small turns: the mid heading.
     mid = state[2] + 0.5 * turn
     state[0] += move * math.cos(mid)
     state[1] += move * math.sin(mid)
@@ -98,8 +98,8 @@ def track(state, ref, t):
 
 @njit(cache=True, nogil=True)
 def simulate_plan(state, plan, dt, limits, out):
-    """Start state (6,) and plan (8, 3) in its ego frame in; out (T, 6) the tracked motion, out[0] = state, dt s
-    apart."""
+    """Write the tracked motion of a plan (8, 3) in the ego frame of `state` to out (T, 6): out[0] = state, then every
+    dt s."""
     ref = np.empty((REF_POINTS, REF_COLUMNS))
     plan_in_map(state, plan, ref)
     prepare_reference(ref, limits.curvature_max)

@@ -1,9 +1,9 @@
-"""Worlds in, expert plans out: the rule-based route follower that labels, sits as safety driver and is a baseline.
+"""The rule-based expert: a route follower that produces labels, serves as safety driver and is a baseline.
 
-Intelligent driver model along the route (Treiber 2000) with constant-velocity forecasts of what crosses it, signal
-obedience, comfortable speed in bends and pure-pursuit steering: the simplest of the PDM-Closed family (Dauner 2023). It
-is privileged (it reads the world's state, not pixels) but uses only what the front camera could show: nothing outside
-the field of view or beyond 60 m, and no future.
+Intelligent driver model along the route (Treiber 2000) with constant-velocity forecasts of crossing traffic, signal
+compliance, comfortable speed in bends and pure-pursuit steering: the simplest of the PDM-Closed family (Dauner 2023).
+It is privileged (it reads the world's state, not pixels) but uses only what the front camera could show: nothing
+outside the field of view or beyond 60 m, and no future.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from drivefoundry.types import AGENT_PEDESTRIAN, PLAN_POINTS, SIGNAL_RED, SIGNAL
 
 RANGE = 60.0
 HALF_VIEW = 0.75
-"""Half of the horizontal field of view that the expert may use, rad (the 80 degree camera and a little of a body)."""
+"""Half of the expert's horizontal field of view, rad (the 80 degree camera plus a margin for box sizes)."""
 LEADS = 16
 GAP, LINE_GAP = 4.0, 1.5
-"""Standing distance behind what stands ahead (its wheels stay in the picture), and before a stop line, m."""
+"""Standing distance behind an obstacle (so that its wheels stay in the picture), and before a stop line, m."""
 
 
 @njit(cache=True, nogil=True)
 def visible(ego, agent, length):
-    """Could the front camera see (part of) this box?"""
+    """Whether the front camera could see at least part of this box."""
     dx, dy = agent[0] - ego[0], agent[1] - ego[1]
     c, s = np.cos(ego[2]), np.sin(ego[2])
     x, y = c * dx + s * dy - 1.0, -s * dx + c * dy
@@ -38,7 +38,7 @@ def visible(ego, agent, length):
 
 @njit(cache=True, nogil=True)
 def _conflict(ego, ego_size, s0, agent, size, kind, route, n, out):
-    """Does the agent come into the ego's way? Fills out (s of its near edge, speed along the route); True if so."""
+    """Whether the agent gets in the ego's way; if so, writes (s of its near edge, speed along the route) to out."""
     dx, dy = agent[0] - ego[0], agent[1] - ego[1]
     if dx * dx + dy * dy > RANGE * RANGE:
         return False
@@ -63,7 +63,7 @@ def _conflict(ego, ego_size, s0, agent, size, kind, route, n, out):
                 t_in, along = t, agent[3] * np.cos(turn)
             t_out = t
             near, far = min(near, s - lengthwise), max(far, s + lengthwise)
-            if t == 0.0 and np.cos(turn) > 0.5:  # already the one ahead: follow it
+            if t == 0.0 and np.cos(turn) > 0.5:  # already ahead: follow it
                 break
         elif t_in >= 0:
             break
@@ -72,13 +72,13 @@ def _conflict(ego, ego_size, s0, agent, size, kind, route, n, out):
     if t_in < 0:
         return False
     front = s0 + ego_size[0] / 2
-    if t_in > 0.0 or abs(along) < 0.5 * agent[3]:  # crossing or cutting in: a conflict only if both are there at once
+    if t_in > 0.0 or abs(along) < 0.5 * agent[3]:  # crossing or cutting in: a conflict only if both are there together
         v = max(ego[3], 2.5)
         arrive, leave = (near - front) / v, (far - s0 + ego_size[0] / 2) / v
         if agent[3] > 0.3 and (arrive > t_out + 1.0 or leave < t_in - 0.8):
             return False
         if near < front - 1.0 and t_in > 0.0 and ego[3] > 1.0:
-            return False  # it would drive into our side: stopping now is worse
+            return False  # it would drive into our side: stopping now would make it worse
     out[0] = near
     out[1] = max(0.0, along) if t_in == 0.0 or along > 0.7 * agent[3] else 0.0
     return True
@@ -86,7 +86,8 @@ def _conflict(ego, ego_size, s0, agent, size, kind, route, n, out):
 
 @njit(cache=True, nogil=True)
 def _leads(ego, ego_size, s0, agents, seen, size, kind, route, n, stops, signals, leads):
-    """Everything the ego must keep behind: (s of its near edge, its speed, standstill gap). Returns how many."""
+    """Everything that the ego must stay behind, as (s of its near edge, its speed, standstill gap); returns their
+    number."""
     count = 0
     one = np.empty(2)
     for a in range(agents.shape[0]):
@@ -116,7 +117,7 @@ def _leads(ego, ego_size, s0, agents, seen, size, kind, route, n, stops, signals
 
 @njit(cache=True, nogil=True)
 def _plan_one(ego, ego_size, s0, agents, seen, size, kind, route, n, wish, stops, signals, points):
-    """4 s of driving along the route behind whatever is ahead; fills points (8, 3) in the ego frame."""
+    """Drive 4 s along the route behind whatever is ahead; writes points (8, 3) in the ego frame."""
     leads = np.empty((LEADS, 3))
     count = _leads(ego, ego_size, s0, agents, seen, size, kind, route, n, stops, signals, leads)
     x, y, yaw, v = ego[0], ego[1], ego[2], ego[3]
@@ -162,7 +163,7 @@ def _plan_all(ego, slot, along, agents, seen, size, kind, route, n, wish, stops,
 
 
 def expert_plan(world: World) -> np.ndarray:
-    """What the expert would do from here: (S, 8, 3) x, y, yaw in the ego frame at 0.5 .. 4 s."""
+    """The expert's plans from here: (S, 8, 3) x, y, yaw in the ego frame at 0.5 .. 4 s."""
     p = world.packed
     points = np.zeros((len(world.ego), PLAN_POINTS, 3))
     _plan_all(
@@ -217,10 +218,11 @@ DANGERS = ("", "collision", "off route", "red light", "stalled")
 
 
 def dangers(world: World, plan: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """What a safety driver fears of a plan (S, 8, 3), given what would be right (S, 8, 3): (S,) index into DANGERS.
+    """Dangers of plans (S, 8, 3) as a safety driver sees them, given the right plans (S, 8, 3): (S,) index into
+    DANGERS.
 
     Looks 2 s ahead with constant-velocity forecasts: overlap with a box ahead, leaving the lane, running a red light;
-    and, as a nuisance rather than a danger, standing where the way is free.
+    and, as a nuisance rather than a danger, standing although the way is free.
     """
     p = world.packed
     out = np.zeros(len(world.ego), np.int64)

@@ -1,4 +1,4 @@
-"""Scenes in, one set of padded arrays out: what the simulation kernels read.
+"""Pack scenes into one set of padded arrays for the simulation kernels.
 
 Axes: S scenes, A agents, T steps, R route points (1 m apart), C stop-line crossings, G signals.
 """
@@ -16,12 +16,12 @@ from drivefoundry.types import DT, Scene
 PATH_STEP = 1.0
 """Arc length between points of a resampled route, m."""
 CROSSINGS = 6
-"""Stop lines kept along one path; along a long route, one each STOPS_APART metres."""
+"""Maximum number of stop lines per path; along a long route, one every STOPS_APART metres."""
 STOPS_APART = 25
 COMFORT_LATERAL = 2.0
-"""Lateral acceleration that the speed profile of a route allows, m/s^2."""
+"""Maximum lateral acceleration of a route's speed profile, m/s^2."""
 COMFORT_BRAKE = 1.6
-"""Deceleration with which the speed profile of a route slows down before a bend, m/s^2."""
+"""Deceleration of a route's speed profile before bends, m/s^2."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Packed:
     route: np.ndarray
     """(S, R, 3) x, y, yaw."""
     route_n: np.ndarray
-    """(S,) points of the route in use."""
+    """(S,) number of valid route points."""
     route_limit: np.ndarray
     """(S, R) speed limit, m/s."""
     route_speed: np.ndarray
-    """(S, R) comfortable speed: limit, bends and slowing down before them, m/s."""
+    """(S, R) comfortable speed: limit, bends and braking before them, m/s."""
     route_stops: np.ndarray
-    """(S, C, 2) arc length and signal of the stop lines along the route; inf, -1 where fewer."""
+    """(S, C, 2) arc length and signal of the stop lines along the route; padded with inf, -1."""
     path_s: np.ndarray
     """(S, A, T) arc length driven by each agent in its log."""
     stops: np.ndarray
@@ -60,7 +60,7 @@ class Packed:
 
 
 def resample(points: np.ndarray, step: float = PATH_STEP) -> tuple[np.ndarray, np.ndarray]:
-    """Polyline (P, 2) in; (Q, 3) x, y, yaw at equal steps and the arc length of the input points (P,) out."""
+    """Resample a polyline (P, 2) at equal steps as (Q, 3) x, y, yaw; also returns the arc length of its points (P,)."""
     s = arc_length(points)
     keep = np.concatenate([[True], np.diff(s) > 1e-6])
     q = np.arange(0.0, max(s[-1], step) + 1e-9, step)
@@ -82,9 +82,9 @@ def speed_profile(route: np.ndarray, limit: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def crossings(path, n, lines, heads, out):
-    """Stop lines that a path crosses in the direction they guard: fills out (C, 2) with path index and signal.
+    """Write path index and signal of stop lines that a path crosses, in the direction that they guard, to out (C, 2).
 
-    A path that comes back to a line crosses it again; one that trembles on it does not.
+    A path that returns to a line crosses it again; one that jitters on it does not.
     """
     found = 0
     for g in range(lines.shape[0]):
@@ -123,7 +123,7 @@ def crossings(path, n, lines, heads, out):
 
 @njit(cache=True, nogil=True)
 def _agent_stops(tracks, valid, path_s, lines, heads, out):
-    """For one scene: arc length along each agent's log, and the stop lines its path crosses (in m along it)."""
+    """For one scene: arc length along each agent's log, and the stop lines that its path crosses (in m along it)."""
     agents, steps = valid.shape
     crossing = np.empty((out.shape[1], 2))
     for a in range(agents):
@@ -151,7 +151,7 @@ def _agent_stops(tracks, valid, path_s, lines, heads, out):
 
 
 def pack(scenes: list[Scene]) -> Packed:
-    """Scenes of any sizes in, Packed out."""
+    """Pack scenes of any sizes."""
     n = len(scenes)
     a_max = max(len(s.kind) for s in scenes)
     t_max = max(s.valid.shape[1] for s in scenes)
@@ -200,15 +200,14 @@ def _pack_one(p: Packed, i: int, scene: Scene, route: np.ndarray, along: np.ndar
         p.signals[i, :g, :t] = scene.signals
         p.signals[i, :g, t:] = scene.signals[:, -1:]
         lines, heads = np.asarray(scene.map.stop_lines, np.float64), np.asarray(scene.map.signal_heads, np.float64)
-        room = max(CROSSINGS, r // STOPS_APART)  # of this route, not of the longest one in the batch
+        room = max(CROSSINGS, r // STOPS_APART)  # for this route, not the longest one in the batch
         crossings(route, r, lines, heads, p.route_stops[i, :room])
     _agent_stops(p.tracks[i], p.valid[i], p.path_s[i], lines, heads, p.stops[i])
 
 
 def logged_ego(scene: Scene, steps: int) -> np.ndarray:
-    """The logged ego up to and at the start: (steps + 1, 6) x, y, yaw, speed, acceleration, yaw rate, oldest first.
-
-    Where the log does not reach back, its first state is repeated.
+    """The logged ego up to and including the start: (steps + 1, 6) x, y, yaw, speed, acceleration, yaw rate, oldest
+    first. The log's first state is repeated for steps before it.
     """
     track = scene.tracks[scene.ego].astype(np.float64)
     first = int(np.argmax(scene.valid[scene.ego]))

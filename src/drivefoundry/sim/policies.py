@@ -1,4 +1,4 @@
-"""Drivers: the baselines of every table (constant velocity, rule-based route follower, log replay), and the car."""
+"""Policies: the baselines of every table (constant velocity, rule-based route follower, log replay), and the car."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from drivefoundry_car.vehicle.inputs import to_ego
 TIMES = PLAN_DT * np.arange(1, PLAN_POINTS + 1)
 DECISION = round(PLAN_DT / DT)
 CATCH_UP_S = 2.0
-"""Time in which log replay comes back to the log, s."""
+"""Time in which log replay returns to the log, s."""
 TANGENT, SLOWEST = 3, 0.3
-"""The direction of a logged way at a step is that from so many steps before it to as many after it, if these lie so far
-apart, m."""
+"""The direction of a logged path at a step is that from TANGENT steps before it to TANGENT steps after it, if these are
+at least SLOWEST apart, m."""
 
 
 @runtime_checkable
 class Privileged(Policy, Protocol):
-    """A baseline that reads the simulator's state, which no car can. No pictures are drawn for it."""
+    """A baseline that reads the simulator's state, which no car can. No pictures are rendered for it."""
 
     def bind(self, world: World, /) -> None:
-        """The world to drive in; comes before `reset`."""
+        """Set the world to drive in; called before `reset`."""
         ...
 
 
 class ConstantVelocity:
-    """Straight on at the current speed: the floor of the NAVSIM tables."""
+    """Straight on at the current speed: the lower bound in NAVSIM's tables."""
 
     name = "constant velocity"
     reads_objects = False
@@ -66,10 +66,10 @@ class RouteFollower:
 class LogReplay:
     """What the recorded driver did: the ego takes the logged states themselves; beyond the log it stands.
 
-    exact=False: the simulated car tracks the log as far as its dynamics can follow it, which shows what they cannot
-    follow (`tracking_error`), and drives where the log does not begin at the ego. What the ego is off the log by now
-    then fades out over CATCH_UP_S, so that the plan can be driven. A plan's heading is the direction of the way: the
-    simulated car has no side slip, and recorded headings are off by some degrees.
+    exact=False: the simulated car tracks the log as far as its dynamics allow, which shows what they cannot follow
+    (`tracking_error`), and can start away from the log. The ego's current deviation from the log then fades out over
+    CATCH_UP_S, so that the plan is drivable. A plan's heading is the direction of the path: the simulated car has no
+    side slip, and recorded headings are off by several degrees.
     """
 
     name = "log replay"
@@ -109,7 +109,7 @@ def logged_motion(scene: Scene) -> np.ndarray:
     """The logged ego from the scene's start to one step past its last logged one: (T, 6) x, y, yaw, speed,
     acceleration, yaw rate.
 
-    Where the log has a gap the ego moves evenly across it; the last row stands where the log ends.
+    In gaps of the log the ego moves evenly; the last row stands where the log ends.
     """
     known = np.flatnonzero(scene.valid[scene.ego])
     track = scene.tracks[scene.ego, known].astype(np.float64)
@@ -125,7 +125,7 @@ def logged_motion(scene: Scene) -> np.ndarray:
 
 
 class CarPolicy:
-    """The car's runtime (engine, guard) as a policy: what a release does in simulation is what the car would do."""
+    """The car's runtime (engine, guard) as a policy: a release acts in simulation as it would in a car."""
 
     def __init__(self, runtime: Runtime, name: str):
         self.runtime, self.name, self.embodiment = runtime, name, runtime.embodiment
@@ -142,7 +142,7 @@ class CarPolicy:
 
 
 def load_engine(folder: Path | str, *, guard: bool = True) -> CarPolicy:
-    """A car that drives with the engine in `folder`: its runtime, with its guard unless guard=False. ValueError if
-    there is no engine."""
+    """A policy that drives with the engine in `folder`: the car's runtime, with its guard unless guard=False.
+    ValueError if there is no engine."""
     runtime = Runtime.load(folder, Guard() if guard else Unguarded(), reason_every=0, patient=True)
     return CarPolicy(runtime, f"engine {Path(folder).name}" + ("" if guard else ", guard off"))

@@ -1,9 +1,9 @@
-"""A stepped world in, what its egos do wrong out, step by step: contacts, leaving the road, stop lines run on red.
+"""Infractions of egos in a stepping world: contacts, leaving the road, running red lights.
 
-By the judge's definitions, so that who learns from these events learns for the judge: a contact is the first overlap
-with an agent that did not overlap at the start, off the road is a corner more than 0.2 m beyond the drivable area, on
-ground that the map knows to be no road, and a red light is run where the front crosses its stop line in the direction
-it guards. Letters: S scenes, A agents, R route points, G signals.
+Uses the judge's definitions, so that training on these events trains for the judge: a contact is the first overlap with
+an agent that did not overlap at the start; off the road is a corner more than 0.2 m beyond the drivable area, on ground
+that the map knows not to be road; a red light is run if the front crosses its stop line in the direction it guards.
+Letters: S scenes, A agents, R route points, G signals.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from drivefoundry.sim.world import World
 from drivefoundry.types import SIGNAL_RED
 
 SLACK = 0.2
-"""A corner this near to the road, m, is on it: one texel, no better is the edge known."""
+"""A corner within this distance of the road, m, is on it: one texel, the accuracy of the edge."""
 CONTACT, OFF_ROAD, RED_LIGHT = range(3)
 """Columns of `Referee.events`."""
 
 
 @njit(cache=True, nogil=True)
 def _on_road(classes, frames, m, ego, size):
-    """Does no corner lie on what is known to be no road, further than one texel from all else?"""
+    """Whether no corner is on ground known not to be road, more than one texel from other ground."""
     corners = np.empty((4, 2))
     box_corners(ego[0], ego[1], ego[2], size[0], size[1], corners)
     for i in range(4):
@@ -45,7 +45,7 @@ def _on_road(classes, frames, m, ego, size):
 
 @njit(cache=True, nogil=True)
 def _runs_red(before, ego, length, lines, facing, signals):
-    """Has the front of the ego crossed a stop line of a red light, in its direction, since the step before?"""
+    """Whether the ego's front has crossed a stop line of a red light, in its direction, since the previous step."""
     half = 0.5 * length
     ax, ay = before[0] + half * math.cos(before[2]), before[1] + half * math.sin(before[2])
     bx, by = ego[0] + half * math.cos(ego[2]), ego[1] + half * math.sin(ego[2])
@@ -66,7 +66,7 @@ def _runs_red(before, ego, length, lines, facing, signals):
 
 
 class _Moment(NamedTuple):
-    """What a world shows at one step: egos before and now (S, 6), agents (S, A, 4), seen (S, A), signals (S, G)."""
+    """State of a world at one step: previous and current egos (S, 6), agents (S, A, 4), seen (S, A), signals (S, G)."""
 
     before: np.ndarray
     ego: np.ndarray
@@ -76,8 +76,8 @@ class _Moment(NamedTuple):
 
 
 class _Static(NamedTuple):
-    """What does not change: ego slots (S,), sizes (S, A, 3), the stacked roads and each scene's place in them, stop
-    lines (S, G, 4) and the yaw (S, G) of the traffic that they stop, routes (S, R, 2) with points 1 m apart."""
+    """Static data: ego slots (S,), sizes (S, A, 3), the stacked roads and each scene's index in them, stop lines (S, G,
+    4) and the yaw (S, G) of the traffic that they stop, routes (S, R, 2) with points 1 m apart."""
 
     ego_slot: np.ndarray
     size: np.ndarray
@@ -92,8 +92,8 @@ class _Static(NamedTuple):
 
 
 class _Memory(NamedTuple):
-    """What the referee keeps: who overlapped at the start (S, A), who has been on the road (S,), where on its route
-    each ego is (segment and m), events (S, 3)."""
+    """State of the referee: agents that overlapped at the start (S, A), egos that have been on the road (S,), their
+    position on the route (segment and m), events (S, 3)."""
 
     touched: np.ndarray
     on_road: np.ndarray
@@ -134,10 +134,10 @@ def _watch(first, now, static, memory):
 
 
 class Referee:
-    """Watches one world from its start. Public arrays (read only): events (S, 3) bool, those since the last `clear`; s
-    (S,) m, how far along its route each ego is.
+    """Watches one world from its start. Public arrays (read only): events (S, 3) bool since the last `clear`; s (S,)
+    distance of each ego along its route, m.
 
-    A scene that starts beside the drawn road has to get onto it before it can leave it.
+    A scene that starts beside the drawn road has to reach it before it can leave it.
     """
 
     def __init__(self, world: World):
@@ -151,7 +151,7 @@ class Referee:
         for i, scene in enumerate(p.scenes):
             g = len(scene.signals)
             lines[i, :g] = scene.map.stop_lines[:g]
-            facing[i, :g] = scene.map.signal_heads[:g, 3] + np.pi  # a head looks at the traffic it stops
+            facing[i, :g] = scene.map.signal_heads[:g, 3] + np.pi  # a head faces the traffic it stops
         route, route_s = p.route[..., :2].copy(), np.arange(p.route.shape[1], dtype=np.float64)
         self._static = _Static(
             p.ego, p.size, roads.classes, roads.frames, place, lines, facing, route, route_s, p.route_n
@@ -163,7 +163,7 @@ class Referee:
         self._first = on_road.copy(), self._memory.foot.copy(), self.s.copy()
 
     def watch(self) -> None:
-        """Look at the step that the world has just made."""
+        """Check the step that the world has just made."""
         self._look(False)
 
     def clear(self) -> None:
@@ -171,7 +171,7 @@ class Referee:
         self.events[:] = False
 
     def restart(self, rows: np.ndarray) -> None:
-        """The scenes `rows` have been set back to their start."""
+        """Reset the referee for scenes `rows`, which have been set back to their start."""
         m = self._memory
         for array, first in zip((m.on_road, m.foot, m.s), self._first, strict=True):
             array[rows] = first[rows]

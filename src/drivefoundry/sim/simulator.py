@@ -1,7 +1,7 @@
-"""Protocols of a simulator and of the sensors in it.
+"""Protocols of a simulator and of its sensors.
 
-The true simulator (`sim.world.World`), the same among the traffic of a live city (`fleet.sumo.live_city`) and a learned
-world model are driven by one loop, `sim.drive.drive`. Letters: S scenes, A agents, G signals.
+The same loop, `sim.drive.drive`, runs the true simulator (`sim.world.World`), one in the traffic of a live city
+(`fleet.sumo.live_city`) and a learned world model. Letters: S scenes, A agents, G signals.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Sensor(Protocol):
     """One sensor of S cars in one simulator."""
 
     def watch(self) -> None:
-        """Take in the simulator's current step; called at every 0.1 s step before `read`, and maybe again."""
+        """Process the simulator's current step; called at every 0.1 s step before `read`, possibly repeatedly."""
         ...
 
     def read(self) -> Any:
-        """Return what a decision at this step is given."""
+        """Return the reading for a decision at this step."""
         ...
 
 
@@ -34,7 +34,7 @@ class Cameras(Sensor, Protocol):
     body: Embodiment
 
     def read(self) -> dict[str, np.ndarray]:
-        """Camera -> (S, F, H, W, 3) uint8 RGB, oldest first, `Embodiment.frame_dt` apart, the last one now."""
+        """Camera -> (S, F, H, W, 3) uint8 RGB, oldest first, `Embodiment.frame_dt` apart, the last one current."""
         ...
 
     def look(self) -> dict[str, np.ndarray]:
@@ -43,10 +43,10 @@ class Cameras(Sensor, Protocol):
 
 
 class Simulator(Protocol):
-    """S scenes stepped together at 10 Hz. Arrays are read only, and current after each `advance`."""
+    """S scenes stepped together at 10 Hz. Arrays are read-only, and current after each `advance`."""
 
     packed: Packed
-    """The scenes: maps, routes, signals, sizes and what the logs hold."""
+    """The scenes: maps, routes, signals, sizes and logs."""
     step: int
     """Steps since the start."""
     ego: np.ndarray
@@ -54,17 +54,17 @@ class Simulator(Protocol):
     agents: np.ndarray
     """(S, A, 4) x, y, yaw, speed."""
     seen: np.ndarray
-    """(S, A) bool, the agent exists; False in the ego's slot."""
+    """(S, A) bool: the agent exists; False in the ego's slot."""
     brake: np.ndarray
     """(S, A) bool, brake lamps."""
     along: np.ndarray
     """(S,) arc length of each ego along its route, m."""
     past: list[np.ndarray]
-    """Ego states (S, 6) of the last `world.PAST` steps and of this one, oldest first."""
+    """Ego states (S, 6) of the last `world.PAST` steps and the current one, oldest first."""
 
     @property
     def now(self) -> np.ndarray:
-        """(S,) step of its log that each scene has reached."""
+        """(S,) current log step of each scene."""
         ...
 
     def cameras(self, body: Embodiment) -> Cameras:
@@ -76,22 +76,22 @@ class Simulator(Protocol):
         ...
 
     def steps_left(self) -> np.ndarray:
-        """(S,) steps that each scene can still be driven."""
+        """(S,) number of steps that each scene can still be driven."""
         ...
 
     def follow(self, points: np.ndarray, motion: np.ndarray | None = None) -> None:
-        """Take new plans: points (S, 8, 3) x, y, yaw in the ego frame at 0.5 .. 4.0 s.
+        """Set new plans: points (S, 8, 3) x, y, yaw in the ego frame at 0.5 .. 4.0 s.
 
         motion (S, K, 6): ego states of the next K steps that replace the dynamics, for exact replay.
         """
         ...
 
     def advance(self) -> None:
-        """Step everything by 0.1 s."""
+        """Advance everything by 0.1 s."""
         ...
 
 
 SimulatorOf = Callable[[list[Scene]], Simulator]
-"""Makes a simulator of scenes."""
+"""Creates a simulator of scenes."""
 SensorOf = Callable[[Simulator, Embodiment], Sensor]
-"""Makes a sensor of the cars in a simulator."""
+"""Creates a sensor of the cars in a simulator."""

@@ -1,7 +1,7 @@
-"""The true simulator: S scenes x A agents stepped at 10 Hz, the ego by its plan, the others by their traffic.
+"""The true simulator: S scenes x A agents stepped at 10 Hz, the ego by its plan, the others by their traffic model.
 
-A scene evolves depending only on the scene, the traffic and the plans, bit for bit, whatever else is in the batch
-and however many threads run.
+The evolution of a scene depends only on the scene, the traffic and the plans, bit for bit, not on the other scenes or
+the number of threads.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from drivefoundry.types import DT, PLAN_DT, Scene, require
 from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 BACK, ONWARD = 10, 40
-"""How far back and on along its route an ego is looked for after a step, m."""
+"""Range behind and ahead along its route in which an ego is searched for after a step, m."""
 PAST = 15
-"""Steps that a world remembers; before its start they are of the log."""
+"""Number of past steps that a world keeps; before its start they come from the log."""
 
 
 class Traffic(Protocol):
-    """The agents of S scenes: made of Packed and of a World's arrays states (S, A, 4), seen and brake (S, A), in which
-    `advance` moves them on."""
+    """The agents of S scenes: created from Packed and a World's arrays states (S, A, 4), seen and brake (S, A), which
+    `advance` updates."""
 
     state: Any
-    """Tuple of arrays (S, ...): all that the traffic remembers."""
+    """Tuple of arrays (S, ...) with all state of the traffic."""
     endless: bool
-    """It goes on where the log ends."""
+    """Whether it continues where the log ends."""
 
     def advance(self, now: np.ndarray, ego: np.ndarray) -> None:
-        """To log step now (S,), from the one before it; ego (S, 6) is where the egos are at that step."""
+        """Advance to log step now (S,) from the one before it; ego (S, 6): the egos at that step."""
         ...
 
 
 class TrafficOf(Protocol):
-    """What makes a Traffic."""
+    """Creates a Traffic."""
 
     def __call__(self, packed: Packed, states: np.ndarray, seen: np.ndarray, brake: np.ndarray, /) -> Traffic: ...
 
@@ -76,8 +76,8 @@ def _references(ego, points, curvature_max, ref):
 
 @njit(cache=True, nogil=True)
 def _along(ego, route, n, begin, along):
-    """Where each ego is on its route: near where it was, as a route may pass the same place twice; at the begin on the
-    first pass."""
+    """Position of each ego along its route: near the previous one, since a route may pass the same place twice; at the
+    start, on the first pass."""
     for i in range(ego.shape[0]):
         lo, hi = int(along[i]) - BACK, int(along[i]) + ONWARD
         if begin:
@@ -88,8 +88,8 @@ def _along(ego, route, n, begin, along):
 
 class World:
     """S scenes stepped together. Public arrays (read only): ego (S, 6) x, y, yaw, speed, acceleration, yaw rate;
-    agents (S, A, 4); seen (S, A) bool (ego's slot False); brake (S, A) bool; along (S,) how far on its route the ego
-    is, m; step: steps since the start. body: the egos' vehicle type, whose limits they are driven within."""
+    agents (S, A, 4); seen (S, A) bool (ego's slot False); brake (S, A) bool; along (S,) distance of the ego along
+    its route, m; step: steps since the start. body: the egos' vehicle type, whose limits apply."""
 
     def __init__(self, packed: Packed, traffic: Kind | TrafficOf = "reactive", body: Embodiment = CAR):
         if isinstance(traffic, str):
@@ -103,7 +103,7 @@ class World:
         self.step = 0
         self._limits = actuators(body)
         self.past = list(np.stack([logged_ego(s, PAST) for s in p.scenes], 1))
-        """(S, 6) ego states of the last PAST steps and of this one, oldest first; before the start those of the log."""
+        """(S, 6) ego states of the last PAST steps and the current one, oldest first; from the log before the start."""
         self.ego = self.past[-1].copy()
         self.agents = np.zeros((n, a, 4))
         self.seen = np.zeros((n, a), np.bool_)
@@ -124,17 +124,17 @@ class World:
 
     @property
     def now(self) -> np.ndarray:
-        """(S,) the log step that each scene has come to."""
+        """(S,) current log step of each scene."""
         return self._begin + self.step
 
     def steps_left(self) -> np.ndarray:
-        """(S,) steps until each log ends; as good as endless where the traffic needs no log."""
+        """(S,) steps until each log ends; a very large number if the traffic needs no log."""
         if self.traffic.endless:
             return np.full(len(self.now), sys.maxsize)
         return np.array([s.valid.shape[1] for s in self.packed.scenes]) - 1 - self.now
 
     def restart(self, rows: np.ndarray) -> None:
-        """Set the scenes `rows` back to their start; the others go on."""
+        """Reset the scenes `rows` to their start; the others continue."""
         state, past, along = self._first
         for array, first in zip(self.traffic.state, state, strict=True):
             array[rows] = first[rows]
@@ -144,7 +144,7 @@ class World:
         self._begin[rows] = self.packed.start[rows] - self.step
 
     def follow(self, points: np.ndarray, motion: np.ndarray | None = None) -> None:
-        """Take a new plan: points (S, 8, 3) in the ego frame of this moment.
+        """Set a new plan: points (S, 8, 3) in the current ego frame.
 
         motion (S, K, 6): states that the egos take at the next K steps, whatever the dynamics allow; then the plan.
         """
@@ -153,7 +153,7 @@ class World:
         self._motion = [] if motion is None else list(np.swapaxes(motion, 0, 1))
 
     def advance(self) -> None:
-        """One 0.1 s step of everything: the ego along its plan, then the agents, who see where the ego is now."""
+        """Advance everything by 0.1 s: the ego along its plan, then the agents, which see the ego's new state."""
         if self._motion:
             self.ego[:] = self._motion.pop(0)
         else:
@@ -162,11 +162,11 @@ class World:
         self._since = min(self._since + DT, PLAN_DT * 8)
         self.step += 1
         self.traffic.advance(self.now, self.ego)
-        self.past = [*self.past[1:], self.ego.copy()]  # a drive may last for millions of steps
+        self.past = [*self.past[1:], self.ego.copy()]  # bounded: a drive may last for millions of steps
 
     def cameras(self, body: Embodiment) -> Cameras:
-        """Cameras that draw the scenes (`render`)."""
-        from drivefoundry.sim.sensors.cameras import CameraRig  # the renderer is compiled only where cameras are used
+        """Cameras that render the scenes (`render`)."""
+        from drivefoundry.sim.sensors.cameras import CameraRig  # compiles the renderer only if cameras are used
 
         return CameraRig(self, body)
 
@@ -177,5 +177,5 @@ class World:
 
 
 def with_traffic(traffic: Kind | TrafficOf, body: Embodiment = CAR) -> Callable[[list[Scene]], World]:
-    """Return a maker of Worlds with this traffic and egos of this type, for `drive.drive`."""
+    """Return a function that creates Worlds with this traffic and type of egos, for `drive.drive`."""
     return lambda scenes: World(pack(scenes), traffic, body)

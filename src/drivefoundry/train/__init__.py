@@ -1,1 +1,1 @@
-"""Training: one Trainer, which pre-training, fine-tuning and distillation use to make Checkpoints from Episodes."""
+"""Training: one Trainer, used by pre-training, fine-tuning and distillation to make Checkpoints from Episodes."""

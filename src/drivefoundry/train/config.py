@@ -1,6 +1,6 @@
-"""Hyper-parameters of training: what the Trainer does, and what each stage of the loop does with it.
+"""Hyperparameters of training: of the Trainer, and of each stage of the loop.
 
-No torch here: recipes, the command line and its help read these classes.
+Does not import torch, because recipes, the command line and its help read these classes.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ C = TypeVar("C", bound="TrainConfig")
 
 @dataclass(frozen=True)
 class Augment:
-    """What training does to its samples."""
+    """Augmentation of training samples."""
 
     flip: float = 0.5
-    """Share of samples that are mirrored left to right: image, yaw rate, route, plan and text."""
+    """Share of samples mirrored left to right: image, yaw rate, route, plan and text."""
     brightness_jitter: float = 0.15
-    """Spread of brightness gain and offset."""
+    """Standard deviation of brightness gain and offset."""
     history_dropout: float = 0.5
-    """Share of samples that see only the present ego state, not its history, so that the model does not copy its own
-    past."""
+    """Share of samples that see only the current ego state, without its history, so that the model does not copy its
+    own past."""
     image_dropout: float = 0.0
-    """Share of samples whose pictures are grey: where pictures are few, the model must not lean on having seen them."""
+    """Share of samples with grey pictures: if there are few pictures, the model must not memorise them."""
     max_shift_px: int = 0
-    """Pixels by which both pictures of a sample are shifted at most, sideways, and half as many up or down."""
+    """Maximum horizontal shift of both pictures of a sample, px; vertical shifts are at most half as large."""
     text: float = 0.5
-    """Share of samples that carry their reasoning text; the rest learn to act without."""
+    """Share of samples with reasoning text; the rest learn to act without it."""
 
     def validate(self) -> Augment:
         in_range(self, 0, 1, "flip", "brightness_jitter", "history_dropout", "image_dropout", "text")
@@ -43,17 +43,17 @@ class Augment:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: the plan's loss (`VLA.action_loss`) and the cross entropy of the reasoning tokens."""
+    """Training loss: that of the plan (`VLA.action_loss`) and the cross entropy of the reasoning tokens."""
 
     text: float = 0.2
-    """Weight of the reasoning tokens beside the plan."""
+    """Weight of the reasoning tokens relative to the plan."""
     tolerance: float = 0.15
-    """How far from the plan a code may end, m, and still be almost right; see
+    """Distance from the plan within which a code counts as almost right, m; see
     drivefoundry_car.vehicle.codec.soft_targets."""
     teacher: float = 0.7
-    """Distillation: share of the target that is the teacher's distribution; the rest is the labels'."""
+    """Distillation: weight of the teacher's distribution in the target; the rest is the labels'."""
     temperature: float = 1.0
-    """Softening of the teacher."""
+    """Softmax temperature of the teacher."""
 
     def validate(self) -> Objective:
         in_range(self, 0, 100, "text")
@@ -64,61 +64,61 @@ class Objective:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Hyper-parameters of one run. Boxed by `seconds`, by `steps`, or by whichever comes first."""
+    """Hyperparameters of one run, which ends after `seconds` or `steps`, whichever comes first."""
 
     seconds: float = 0.0
     steps: int = 0
     batch: int = 64
     """Samples per step."""
     accumulate: int = 1
-    """Micro-batches that a step's samples are cut into, whose gradients add up."""
+    """Number of micro-batches per step, whose gradients are summed."""
     lr: float = 4e-3
-    """Highest learning rate."""
+    """Peak learning rate."""
     warmup: float = 0.04
     """Share of the run over which the learning rate rises."""
     decay: float = 0.4
-    """Share of the run over which it falls again (WSD); 1.0 - warmup is a plain decay."""
+    """Share of the run over which it decays again (WSD); 1.0 - warmup gives a plain decay."""
     schedule: str = "wsd"
-    """'wsd' (linear fall) or 'cosine' (falls from the end of warm-up)."""
+    """'wsd' (linear decay) or 'cosine' (decays from the end of warm-up)."""
     final_lr: float = 0.02
-    """Learning rate at the end, as a share of `lr`."""
+    """Final learning rate, as a share of `lr`."""
     optimiser: str = "muon"
-    """'muon' (AdamW beside it for all but the linear layers) or 'adamw'."""
+    """'muon' (with AdamW for everything but the linear layers) or 'adamw'."""
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient."""
     ema: float = 0.0
-    """EMA decay of the weights that training leaves; 0 disables EMA."""
+    """Decay of the exponential moving average of the weights that training returns; 0 disables EMA."""
     precision: str = "bf16"
     """'bf16' or 'fp32'."""
     seed: int = 0
     compile: bool | None = None
-    """Compile the blocks; None: where the run is long enough to pay for it and a C++ compiler is there."""
+    """Whether to compile the blocks; None: if the run is long enough to pay for it and there is a C++ compiler."""
     recompute: bool = False
-    """Keep only each block's input for the backward pass and compute the rest again."""
+    """Activation checkpointing: keep only each block's input for the backward pass and compute the rest again."""
     shard: bool = False
-    """Each rank holds a part of the weights and of the optimiser's state (FSDP2); state is then a directory."""
+    """Shard the weights and the optimiser's state over ranks (FSDP2); saved state is then a directory."""
     tensor: int = 1
-    """With `shard`: ranks that share each matmul of the decoder's blocks (tensor parallelism) and see the same samples.
-    A state that other numbers of them saved can be gone on with."""
+    """With `shard`: number of ranks that share each matmul of the decoder's blocks (tensor parallelism) and see the
+    same samples. A saved state can be resumed with other numbers."""
     save_every_s: float = 30.0
     faults_every_s: float = 0.0
-    """Mean time between failures, s: the state is then saved as often as loses least, not every save_every_s."""
+    """Mean time between failures, s, from which the optimal interval between saves follows, instead of save_every_s."""
     log_every: int = 10
     spike: float = 4.0
-    """A step whose loss exceeds the running mean this many-fold, or is not finite, is skipped."""
+    """A step whose loss exceeds the running mean by this factor, or is not finite, is skipped."""
     patience: int = 10
-    """After so many bad steps in a row, go back to the last good weights at half the learning rate."""
+    """After this many bad steps in a row, return to the last good weights with half the learning rate."""
     augment: Augment = field(default_factory=Augment)
     objective: Objective = field(default_factory=Objective)
 
     def validate(self) -> TrainConfig:
-        require(self.seconds > 0 or self.steps > 0, "steps: set seconds or steps, else the run would never end")
+        require(self.seconds > 0 or self.steps > 0, "steps: set seconds or steps, otherwise the run would never end")
         in_range(self, 0, 1e9, "seconds", "save_every_s", "faults_every_s")
         in_range(self, 0, STEPS, "steps")
         in_range(self, 1, 65_536, "batch", "accumulate", "tensor")
-        require(self.tensor == 1 or self.shard, "tensor: above 1 it needs shard=true, which it is a part of")
+        require(self.tensor == 1 or self.shard, "tensor: above 1 it needs shard=true")
         positive(self, 1000, "lr", "clip")
         in_range(self, 0, 1, "warmup", "decay", "final_lr", "weight_decay")
         require(
@@ -138,19 +138,19 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig(TrainConfig):
-    """Behaviour cloning of a base model. Actions alone: reasoning comes with fine-tuning, when the eyes are trained."""
+    """Behaviour cloning of a base model. Actions only: reasoning comes with fine-tuning, once vision is trained."""
 
     steps: int = 450
     augment: Augment = field(default_factory=lambda: Augment(text=0.0))
     size: str = "4M"
     backbone: str | None = None
-    """A language model to build the model around, in place of one of `size` from nothing: "smollm2", a .gguf file, a
-    Hugging Face directory, or what `drivefoundry model import` wrote."""
+    """A language model to build the model around, instead of one of `size` from scratch: "smollm2", a .gguf file, a
+    Hugging Face directory, or the output of `drivefoundry model import`."""
     backbone_lr: float = 3e-4
-    """Highest learning rate of pre-training and fine-tuning where there is one, both by AdamW."""
+    """Peak learning rate of pre-training and fine-tuning with a backbone, both with AdamW."""
     ego_changes: bool = False
     action: Action = "codes"
-    """How a plan leaves the model. ego_changes, action: see model.config.ModelConfig."""
+    """How plans leave the model. ego_changes, action: see model.config.ModelConfig."""
 
     def validate(self) -> PretrainConfig:
         from drivefoundry.model.presets import FROM_NOTHING
@@ -168,29 +168,29 @@ class PretrainConfig(TrainConfig):
         return self
 
     def around_backbone(self, config: C) -> C:
-        """`config`, adapted to the backbone where there is one: AdamW, as the backbone was made by, since Muon's steps
-        would cost more than reading the samples; and `backbone_lr`."""
+        """`config`, adapted to the backbone if there is one: with AdamW, like the backbone's own training, because
+        Muon's steps would take longer than the forward and backward pass; and with `backbone_lr`."""
         return config if self.backbone is None else replace(config, optimiser="adamw", lr=self.backbone_lr)
 
 
 @dataclass(frozen=True)
 class SftConfig(TrainConfig):
-    """Supervised fine-tuning with reasoning. Half of the first turn's samples carry it, half do not: one model serves
-    the fast mode and the slow one."""
+    """Supervised fine-tuning with reasoning. Half of the first turn's samples have it, half do not: one model serves
+    both the fast and the slow mode."""
 
     steps: int = 90
-    """In the first turn."""
+    """Steps in the first turn."""
     lr: float = 2e-3
     warmup: float = 0.1
     decay: float = 0.6
     augment: Augment = field(default_factory=lambda: Augment(text=0.5))
     turn_steps: int = 260
-    """In each later turn, which also learns the new clips."""
+    """Steps in each later turn, which also learns the new clips."""
     turn_text: float = 0.2
-    """Share of samples with their reasoning in later turns: with the reasoning in sight, actions are learnt from it
-    rather than from the picture."""
+    """Share of samples with reasoning in later turns: with the reasoning visible, actions are learnt from it instead of
+    the picture."""
     new_share: float = 0.5
-    """Share of a later turn's samples that comes from cars which a model drove."""
+    """Share of a later turn's samples from cars that a model drove."""
 
     def validate(self) -> SftConfig:
         super().validate()
@@ -211,17 +211,17 @@ class DistilConfig(TrainConfig):
     """A much smaller student of the reinforced model."""
 
     steps: int = 500
-    """In the first turn."""
+    """Steps in the first turn."""
     batch: int = 128
     augment: Augment = field(default_factory=lambda: Augment(text=0.25))
     objective: Objective = field(default_factory=lambda: Objective(teacher=0.9))
     size: str = "0.3M"
     turn_steps: int = 300
-    """In each later turn, on from the last student."""
+    """Steps in each later turn, which continues with the last student."""
     new_share: float = 0.5
     """As in SftConfig."""
     polish_steps: int = 220
-    """Steps of reinforcement on the student's own plans, after the teacher's."""
+    """Steps of reinforcement on the student's own plans, after imitating the teacher."""
     polish_lr: float = 3e-4
 
     def validate(self) -> DistilConfig:
@@ -241,7 +241,7 @@ class DistilConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class AdaptConfig(TrainConfig):
-    """How the fleet's base model learns on from minutes of a real camera: many epochs over few pictures."""
+    """Adaptation of the fleet's base model to minutes of a real camera: many epochs over few pictures."""
 
     steps: int = 80
     lr: float = 1e-3
@@ -249,9 +249,9 @@ class AdaptConfig(TrainConfig):
         default_factory=lambda: Augment(text=0.0, history_dropout=0.0, image_dropout=0.5, max_shift_px=8)
     )
     action: Action = "flow"
-    """How a plan leaves the model, its base too. At speed the codes' curvatures lie too far apart for a yaw rate."""
+    """How plans leave the model and its base. At speed, the codes' curvatures are too coarse for a yaw rate."""
     phases: int = 5
-    """As in CurateConfig, for the part that is learnt."""
+    """As in CurateConfig, for the training part."""
 
     def validate(self) -> AdaptConfig:
         super().validate()
@@ -261,11 +261,11 @@ class AdaptConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How trainings are measured on validation samples: see train.validation.Validation."""
+    """How models are measured on validation samples during training: see train.validation.Validation."""
 
     samples: int = 256
     times: int = 3
-    """Measurements in each training, evenly spaced, besides the one at its end."""
+    """Number of evenly spaced measurements during each training, in addition to the one at its end."""
     keep_best: bool = False
     patience: int = 0
 

@@ -1,4 +1,4 @@
-"""Episodes in, training batches out: a pure function of (seed, step), whatever the number of ranks and restarts.
+"""Training batches from Episodes: a pure function of (seed, step), for any number of ranks and restarts.
 
 Axes: N samples, B batch, H W pixels, L text tokens, K codes.
 """
@@ -50,7 +50,7 @@ class Corpus:
     mirror: np.ndarray
     target: np.ndarray
     future: np.ndarray
-    """(N, 8, 3) the labels' plans."""
+    """(N, 8, 3) plans of the labels."""
     mirrored: dict[str, str] | None
 
     @staticmethod
@@ -64,8 +64,8 @@ class Corpus:
     ) -> Corpus:
         """Encode the episodes' plans with the codebook and, given a tokenizer, their reasoning.
 
-        tolerance: m, see drivefoundry_car.vehicle.codec.soft_targets; action: as in ModelConfig. Raises ValueError
-        where there is no episode.
+        tolerance: m, see drivefoundry_car.vehicle.codec.soft_targets; action: as in ModelConfig. ValueError if there
+        are no episodes.
         """
         episodes = [e.validate() for e in episodes if len(e)]
         require(bool(episodes), "training episodes: none given; curate and label some clips first")
@@ -113,8 +113,8 @@ class Corpus:
         return bool((self.text[:, 0] != PAD).any())
 
     def text_tokens(self, rest: int) -> float:
-        """Places for text that training computes for a sample with reasoning, which has `rest` tokens besides: all of
-        them, or as many as are real where batches are packed."""
+        """Number of text positions computed for a sample with reasoning and `rest` other tokens: all of them, or only
+        the real ones if batches are packed."""
         real = self.text[self.text[:, 0] != PAD] != PAD
         packs = len(real) > 0 and pays(torch.from_numpy(real), rest)
         return float(real.sum(1).mean()) if packs else self.text.shape[1]
@@ -145,19 +145,19 @@ class Batch:
     action_sum: float
     text_sum: float
     dice: int
-    """Seed of a flow head's noises, which each rank draws for itself."""
+    """Seed of a flow head's noise, which each rank samples for itself."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """The same batch with every tensor, of each camera too, as `change` makes it."""
+        """The same batch with `change` applied to every tensor, including each camera's."""
         made: dict[str, Any] = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, frames={name: change(shown) for name, shown in self.frames.items()}, **made)
 
 
 class Order:
-    """Sample order: every sample once an epoch, shuffled by (seed, epoch); position p of a run is always the same
+    """Sample order: every sample once per epoch, shuffled by (seed, epoch); position p of a run is always the same
     sample."""
 
     def __init__(self, n: int, seed: int):
@@ -175,14 +175,14 @@ class Order:
 
 
 def shifted(frames: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Pictures (2, H, W, 3) moved by so many pixels, their edges drawn out."""
+    """Shift pictures (2, H, W, 3) by a number of pixels, repeating their edges."""
     rows = np.clip(np.arange(frames.shape[1]) - down, 0, frames.shape[1] - 1)
     cols = np.clip(np.arange(frames.shape[2]) - right, 0, frames.shape[2] - 1)
     return frames[:, rows][:, :, cols]
 
 
 def flipped(frames: dict[str, np.ndarray], rows: np.ndarray, partner: dict[str, str] | None) -> dict[str, np.ndarray]:
-    """Camera -> pictures (B, 2, H, W, 3), of the rows (B,) bool those of the mirrored world."""
+    """Camera -> pictures (B, 2, H, W, 3), mirrored where rows (B,) is True."""
     if partner is None or not rows.any():
         return frames
     out = {name: shown.copy() for name, shown in frames.items()}
@@ -199,14 +199,14 @@ def mirrored(target: np.ndarray, mirror: np.ndarray) -> np.ndarray:
 def batches(
     corpus: Corpus, order: Order, step: int, size: int, augment: Augment, rank: int = 0, world: int = 1
 ) -> list[Batch]:
-    """This rank's share of step `step`: one batch of samples with text and one without (they differ in length), none
-    empty.
+    """This rank's share of step `step`: one batch of samples with text and one without (they differ in length),
+    omitting empty ones.
 
-    All random choices are drawn for the whole step and then cut, so that any number of ranks sees the same samples.
+    All random choices are made for the whole step and then divided, so that any number of ranks sees the same samples.
     """
     rng = np.random.default_rng([order.seed, step, 1])
     rows = order.rows(step * size, size)
-    flip = rng.random(size) < (augment.flip if corpus.mirrored else 0.0)  # one-sided cameras have no mirror image
+    flip = rng.random(size) < (augment.flip if corpus.mirrored else 0.0)  # cameras on one side have no mirror image
     light = 1.0 + augment.brightness_jitter * rng.standard_normal((size, 2)).clip(-2, 2) - [0.0, 1.0]
     forget = rng.random(size) < augment.history_dropout
     blind = rng.random(size) < augment.image_dropout

@@ -1,8 +1,8 @@
 """Distil a teacher into a much smaller student.
 
-The teacher reads every sample once and its distribution over action codes is kept; a mirrored sample uses the mirrored
-one. That costs one forward pass a sample however many epochs the student takes, and it trains faster than the teacher
-reads. Only plans pass from one to the other: a student of a backbone has a vocabulary of its own.
+The teacher reads every sample once, and its distribution over action codes is stored; a mirrored sample uses the
+mirrored distribution. This costs one forward pass per sample, however many epochs the student trains for. Only plans
+are transferred: a student of a teacher with a backbone has its own vocabulary.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from drivefoundry_car.vehicle.codec import driven, soft_targets
 
 @torch.no_grad()
 def teacher_opinion(teacher: VLA, corpus: Corpus, codebook: np.ndarray, goal: Objective, batch: int = 64) -> np.ndarray:
-    """The teacher's distribution over each next code, given the label's codes so far, (N, 8, K) float16; of a flow head
-    the soft targets of its plan."""
+    """The teacher's distribution over each next code, given the label's codes so far, (N, 8, K) float16; for a flow
+    head the soft targets of its plan."""
     teacher = teacher.to(torch.bfloat16).eval()
     device = teacher.embed.device
     out = np.empty(corpus.target.shape, np.float16)
@@ -59,8 +59,8 @@ def distil(
 ) -> TrainReport:
     """Train a student of `config.size`, or the earlier student `init`, on the outputs of the checkpoint `teacher`.
 
-    The student takes over the teacher's codebook and tokenizer; of a backbone's not the tokenizer, which is fitted to
-    the episodes instead. Raises ValueError where `init` has another codebook.
+    The student inherits the teacher's codebook and tokenizer; instead of a backbone's tokenizer, one is fitted to the
+    episodes. ValueError if `init` has a different codebook.
     """
     master = load_checkpoint(teacher)
     goal = config.objective
@@ -85,7 +85,7 @@ def distil(
 
 
 def _student(master: Loaded, episodes: list[Episodes], size: str, seed: int) -> Loaded:
-    """An untrained student of `size` that sees what the teacher sees and plans in its codes."""
+    """An untrained student of `size` with the teacher's inputs and action codes."""
     words = () if master.config.text_shift else ("text_vocab", "max_text")
     shape = replace(
         preset(size), **{k: getattr(master.config, k) for k in ("image", "others", "frames", "codes", *words)}

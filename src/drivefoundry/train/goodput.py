@@ -1,14 +1,14 @@
-"""Seconds in, goodput out: what share of a run's time taught it something, over all lives of the run.
+"""Goodput: the share of a run's time that contributed to training, over all its restarts.
 
-Goodput is the product of two shares of time and of what the machine did in that time:
+Goodput is the product of two shares of time and of the machine's efficiency in that time:
 
-scheduling = time in which processes of this run were alive / time since the first of them began;
-runtime    = time of steps that count / time in which processes were alive. What does not count: imports, reading the
-             corpus, compiling, each life's first step, copying checkpoints, skipped steps, and the steps after the last
-             checkpoint before a kill, which are done again;
+scheduling = time in which processes of this run were alive / time since the first of them started;
+runtime    = time of steps that count / time in which processes were alive. Not counted: imports, reading the corpus,
+             compilation, the first step after each start, copying checkpoints, skipped steps, and the steps between the
+             last checkpoint and a kill, which are repeated;
 program    = FLOP that the model needs / (time of steps that count x measured matrix peak): MFU (PaLM, Chowdhery 2022).
 
-After Google's ML goodput (2024). Wall-clock stamps stay in the file of lives and in reports; no artefact holds them.
+After Google's ML goodput (2024). Wall-clock times stay in the run log and in reports; no artefact contains them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from drivefoundry.model.config import ModelConfig
 from drivefoundry_car.durable import write_text
 
 BEAT_S = 0.5
-"""A life tells that often that it goes on: as much of its time may be counted as downtime after a kill."""
+"""Interval of heartbeats, s; up to this much time may be counted as downtime after a kill."""
 
 
 class Goodput(NamedTuple):
@@ -38,7 +38,7 @@ class Goodput(NamedTuple):
 
     @property
     def whole(self) -> float:
-        """Their product: the share of what the machine could have computed in all that time that went into learning."""
+        """The product: the share of the machine's potential computation over all that time that went into training."""
         return self.scheduling * self.runtime * self.program
 
 
@@ -70,7 +70,7 @@ class RunLog:
             self.file.unlink(missing_ok=True)
 
     def goodput(self, useful: float, program: float) -> Goodput:
-        """useful: seconds of steps that count in all lives; program: see above."""
+        """useful: seconds of counted steps over all restarts; program: see above."""
         self.heartbeat()
         alive = sum(seen - began for began, seen in self.spans)
         whole = self.spans[-1][1] - self.spans[0][0]
@@ -79,7 +79,7 @@ class RunLog:
 
 @cache
 def process_start() -> float:
-    """When this process began, s since 1970; where the system does not say, when this is first asked."""
+    """When this process started, s since 1970; if the system does not say, the time of the first call."""
     about, clock = Path("/proc/self/stat"), Path("/proc/uptime")
     if not (about.exists() and clock.exists()):
         return time.time()
@@ -88,8 +88,8 @@ def process_start() -> float:
 
 
 def share_of_peak(rate: float, ranks: int, dtype: torch.dtype, device: str = "cpu") -> float:
-    """FLOP/s that so many ranks reach in, MFU out. Where that is more than the peak, something else was at work when it
-    was measured: it is measured again."""
+    """MFU of `ranks` ranks that together reach `rate` FLOP/s. If it exceeds the peak, other work disturbed the
+    measurement of the peak, which is repeated."""
     if rate > ranks * matrix_peak(dtype, device):
         matrix_peak.cache_clear()
     return rate / (ranks * matrix_peak(dtype, device))
@@ -97,7 +97,7 @@ def share_of_peak(rate: float, ranks: int, dtype: torch.dtype, device: str = "cp
 
 @cache
 def matrix_peak(dtype: torch.dtype, device: str = "cpu") -> float:
-    """Measured dense matmul rate here, FLOP/s: the best of a few 1,536-cubed products."""
+    """Measured dense matmul rate of this machine, FLOP/s: the best of a few 1,536-cubed products."""
     n, best = 1536, 0.0
     a, b = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype)
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""A batch in, its loss out: the plan, and reasoning text where there is some.
+"""Loss of a batch: the plan's, and the reasoning text's if there is any.
 
 Axes: B batch, L text tokens, K codes, V text vocabulary.
 """
@@ -16,9 +16,9 @@ from drivefoundry.train.dataset import Batch
 
 
 def batch_loss(model: VLA, batch: Batch, objective: Objective) -> tuple[Tensor, dict[str, float]]:
-    """This batch's part of the step's loss (the parts of all batches and ranks add up), and what it is made of.
+    """This batch's part of the step's loss (parts of all batches and ranks add up), and its components.
 
-    agree: the share of likeliest codes that are the label's; only where plans are codes.
+    agree: share of most likely codes that are the label's; only if plans are codes.
     """
     logits = model(batch.frames, batch.ego, batch.route, batch.text, batch.tokens, batch.light)
     dice = None if model.flow is None else torch.Generator(batch.ego.device).manual_seed(batch.dice)

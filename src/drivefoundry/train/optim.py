@@ -1,7 +1,7 @@
-"""Gradients in, updated weights out: bf16 weights for the matmuls, fp32 masters for the optimiser.
+"""Optimiser with mixed precision: bf16 weights for the matmuls, fp32 masters for the updates.
 
-Keeping a bf16 copy of the weights, rather than autocasting them, leaves activations and residual stream in bf16 too,
-which halves the memory traffic of everything that is not a matmul.
+Keeping a bf16 copy of the weights, instead of autocasting them, leaves activations and residual stream in bf16, too,
+which halves the memory traffic of everything other than matmuls.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from drivefoundry.train.distributed.threads import ALONE, ThreadedBackward
 from drivefoundry.train.state import copied
 
 SMALLEST = 32
-"""Linear layers with fewer inputs than this (physical quantities) are left to AdamW, as are embeddings."""
+"""Linear layers with fewer inputs than this (physical quantities) use AdamW, as embeddings do."""
 MOMENTUM = 0.95
 Hidden = tuple[Tensor, Tensor, Tensor]
-"""The master of a hidden matrix, its gradient and its momentum."""
+"""Master of a hidden matrix, its gradient and its momentum."""
 _POLAR = (6.77834, -19.09623, 13.95642), (3.16891, -2.79646, 0.71883)
-"""The quintics a x + b x^3 + c x^5 that take 0.03 .. 1, one after the other, nearest to 1: within 0.62 .. 1.38."""
+"""Coefficients of the quintics a x + b x^3 + c x^5 whose composition maps 0.03 .. 1 closest to 1: to 0.62 .. 1.38."""
 
 
 def polar(x: Tensor) -> Tensor:
-    """Matrices (G, m, n) in; roughly their orthogonal polar factors out.
+    """Approximate orthogonal polar factors of matrices (G, m, n).
 
-    As in Muon (Jordan 2024), by odd polynomials of x, but two fitted to each other (as in Polar Express, Amsel 2025)
-    instead of three alike; they have less to lift, for x is divided by the root of its Gram matrix's norm, which the
-    largest singular value does not exceed either and comes nearer to than to the norm of x. Steps are taken on the Gram
-    matrix of the smaller side, whose polynomials commute, and what they multiply x by is applied once.
+    As in Muon (Jordan 2024), by odd polynomials of x, but with two fitted to each other (as in Polar Express, Amsel
+    2025) instead of three identical ones. They have a smaller range to cover, because x is divided by the root of its
+    Gram matrix's norm, a tighter bound of the largest singular value than the norm of x. Steps are computed on the Gram
+    matrix of the smaller side, whose polynomials commute, and the resulting factor is applied to x once.
     """
     tall = x.shape[1] > x.shape[2]
     g = x.mT @ x if tall else x @ x.mT
@@ -43,7 +43,7 @@ def polar(x: Tensor) -> Tensor:
 
 
 def _quintic(g: Tensor, coefficients: tuple[float, float, float]) -> Tensor:
-    """a + b g + c g^2, which times x is the quintic of x."""
+    """a + b g + c g^2, which multiplied by x gives the quintic of x."""
     a, b, c = coefficients
     out = torch.baddbmm(g, g, g, beta=b, alpha=c)
     out.diagonal(dim1=1, dim2=2).add_(a)
@@ -54,8 +54,8 @@ class MasterWeights:
     """An optimiser on fp32 masters of a model whose own weights are cast to `dtype`. Gradients are summed over ranks.
 
     AdamW; with `muon`, the weights of linear layers take orthogonalised momentum steps instead (Muon, Jordan 2024),
-    scaled to the size of AdamW's (Liu 2025) so that both share one learning rate. With `ema`, the share of itself that
-    it keeps at each step, a running mean of the masters is what training leaves (Polyak 1992).
+    scaled to the size of AdamW's (Liu 2025) so that both share one learning rate. With `ema` > 0, training returns the
+    exponential moving average of the masters with that decay (Polyak 1992).
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class MasterWeights:
             self._grads.append(grad)
 
     def _optimisers(self, betas: tuple[float, float]) -> None:
-        """AdamW for all but the hidden masters, momentum for those; weight decay for matrices alone."""
+        """AdamW for all but the hidden masters, momentum for those; weight decay only for matrices."""
         rest = [m for i, m in enumerate(self.masters) if i not in self.hidden]
         self.momentum = [torch.zeros_like(self.masters[i]) for i in self.hidden]
         self.average = [m.detach().clone() for m in self.masters] if self.ema else []
@@ -113,7 +113,7 @@ class MasterWeights:
 
     @torch.no_grad()
     def step(self, lr: float, norm: float, clip: float, threads: ThreadedBackward = ALONE) -> None:
-        """One update with the gathered gradients, scaled down to norm `clip` if larger."""
+        """Update the weights with the gathered gradients, scaled down to norm `clip` if larger."""
         if norm > clip:
             self._clip(clip / norm)
         for group in self.adam.param_groups:
@@ -129,15 +129,15 @@ class MasterWeights:
         self._gradient.mul_(by)
 
     def _whole(self, x: Tensor) -> Tensor:
-        """All of a matrix of which this rank may hold a part."""
+        """All of a matrix, of which this rank may hold only a part."""
         return x
 
     def _part(self, x: Tensor, of: Tensor) -> Tensor:
-        """The part of a whole matrix that this rank holds of `of`."""
+        """This rank's part of a whole matrix, distributed like `of`."""
         return x
 
     def _muon(self, lr: float, threads: ThreadedBackward) -> None:
-        """Matrices of one shape go through `polar` together, as many at once as keep every thread busy."""
+        """Apply `polar` to matrices of the same shape together, in groups that keep every thread busy."""
         alike: dict[torch.Size, list[Hidden]] = {}
         for i, momentum in zip(self.hidden, self.momentum, strict=True):
             alike.setdefault(momentum.shape, []).append((self.masters[i], self._grads[i], momentum))
@@ -150,7 +150,7 @@ class MasterWeights:
 
     @torch.no_grad()
     def _turn(self, lr: float, members: list[Hidden]) -> None:
-        """Muon's step of matrices of one shape."""
+        """Muon's step for matrices of one shape."""
         shape = members[0][2].shape
         updates = torch.empty((len(members), *shape), dtype=self.dtype, device=members[0][0].device)
         for update, (_, grad, momentum) in zip(updates, members, strict=True):
@@ -165,7 +165,7 @@ class MasterWeights:
             p.copy_(master)
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on, alive: the next step changes it."""
+        """Everything that the next step depends on; not copied, so the next step changes it."""
         return {
             "masters": [m.detach() for m in self.masters],
             "momentum": list(self.momentum),
@@ -182,7 +182,7 @@ class MasterWeights:
         self.publish()
 
     def float_model(self, model: nn.Module) -> nn.Module:
-        """Give a model, the trained one or a copy of it, the fp32 masters or their running mean as weights."""
+        """Copy the fp32 masters, or their moving average, to a model: the trained one or a copy of it."""
         trained = [p for p in model.parameters() if p.requires_grad]
         for p, master in zip(trained, self.average or self.masters, strict=True):
             p.data = master.detach().clone()
@@ -190,6 +190,6 @@ class MasterWeights:
 
 
 def is_hidden(model: nn.Module) -> list[bool]:
-    """Of each trained parameter, whether it is the matrix of a linear layer within the model."""
+    """Whether each trained parameter is the matrix of a linear layer inside the model."""
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and m.in_features >= SMALLEST}
     return [id(p) in linear for p in model.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""Behaviour cloning: from scratch, around a language model, or on from a checkpoint."""
+"""Behaviour cloning: from scratch, around a language model, or starting from a checkpoint."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def fresh(episodes: list[Episodes], shape: ModelConfig, seed: int = 0) -> Loaded
 
 
 def imported(backbone: str | Path, seed: int = 0, **changes: object) -> Loaded:
-    """What `load_backbone` takes in, and fields of the shape as `adopt` takes them; an untrained model around it out,
-    with the codebook that no episodes shaped."""
+    """An untrained model around a backbone (any argument of `load_backbone`), with changes to its shape as in `adopt`,
+    and a codebook not fitted to any episodes."""
     model, tokenizer = adopt(load_backbone(backbone), seed, **changes)
     nothing = np.zeros((0, PLAN_POINTS, 3))
     return Loaded(model.eval(), fit_codebook(nothing, np.zeros(0), model.config.codes), tokenizer, model.config)
@@ -42,8 +42,8 @@ def imported(backbone: str | Path, seed: int = 0, **changes: object) -> Loaded:
 def around(
     episodes: list[Episodes], backbone: str, ego_changes: bool, seed: int = 0, action: Action = "codes"
 ) -> Loaded:
-    """An untrained model around a backbone, or one that was imported as a checkpoint directory and keeps its shape,
-    with a codebook fitted to these episodes; the vocabulary is the backbone's."""
+    """An untrained model around a backbone, or one imported as a checkpoint directory, which keeps its shape; its
+    codebook is fitted to these episodes, and its vocabulary is the backbone's."""
     if (Path(backbone) / "codebook.safetensors").is_file():
         start = load_checkpoint(Path(backbone))
     else:
@@ -55,7 +55,7 @@ def around(
 
 
 def fitted_codebook(episodes: list[Episodes], codes: int, seed: int = 0) -> np.ndarray:
-    """(codes, 2), fitted to what was driven in these episodes."""
+    """A codebook (codes, 2) fitted to the driven motion in these episodes."""
     filled = _filled(episodes)
     future, speed = (np.concatenate(x) for x in zip(*((e.future, e.ego[:, -1, 0]) for e in filled), strict=True))
     return fit_codebook(future, speed, codes, seed)
@@ -82,7 +82,8 @@ def fit(
     on_step: OnStep | None,
     val: Validation | None = None,
 ) -> TrainReport:
-    """Train `start` on the episodes and save it as the checkpoint directory `out`; `state` lets a killed run go on."""
+    """Train `start` on the episodes and save it as the checkpoint directory `out`; a killed run resumes from
+    `state`."""
     for e in episodes:
         why = e.embodiment.differs(start.embodiment)
         require(not why, f"training episodes: not of the embodiment that the model was built for ({why})")
@@ -126,6 +127,6 @@ def fine_tune(
     on_step: OnStep | None = None,
     val: Validation | None = None,
 ) -> TrainReport:
-    """Train on from the checkpoint `init`, whose shape, codebook and tokenizer stay, into directory `out`. Episodes
-    without reasoning train actions alone."""
+    """Continue training the checkpoint `init`, keeping its shape, codebook and tokenizer, and save it to directory
+    `out`. Episodes without reasoning train actions only."""
     return fit(load_checkpoint(init), episodes, out, config, state, log, on_step, val)

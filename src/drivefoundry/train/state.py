@@ -1,6 +1,6 @@
-"""A run's state in, a file that survives any kill out, written while training goes on.
+"""Save a run's state during training to a file that survives any kill.
 
-Rank 0 writes it for ranks that hold the same weights; of ranks that hold a part each see `fsdp`.
+Rank 0 writes it if ranks hold the same weights; for ranks that each hold a part, see `fsdp`.
 """
 
 from __future__ import annotations
@@ -17,45 +17,44 @@ from torch import Tensor
 from drivefoundry_car.durable import PUBLIC, replacing, sweep
 
 MARK = "whole"
-"""Empty file of a sharded checkpoint that all ranks have finished."""
+"""Empty file that marks a sharded checkpoint as finished by all ranks."""
 
 
 class StateStore(Protocol):
-    """Where a run is kept."""
+    """Storage of a run's state."""
 
     def save(self, living: dict[str, Any], still: dict[str, Any]) -> None:
-        """Begin to write both together, once what is still changing is copied. Raises what the write before ran
-        into."""
+        """Start writing both together, once the changing part is copied. Raises an error of the previous write."""
         ...
 
     def load(self, like: dict[str, Any]) -> dict[str, Any] | None:
-        """What was saved last, in the form of `like`; None where nothing was."""
+        """The last saved state, in the form of `like`; None if there is none."""
         ...
 
     def writing(self) -> bool: ...
 
     def wait(self) -> None:
-        """Until what was begun is on the disk."""
+        """Wait until a started write is on disk."""
         ...
 
     def forget(self) -> None: ...
 
     @property
     def cost(self) -> float:
-        """Seconds that the last save took from training: its copy, and its writer's CPU time, which may be the same
-        CPU's; 0 before the first."""
+        """Seconds of training time that the last save took: its copy, and its writer's CPU time, which may compete with
+        training; 0 before the first."""
         ...
 
 
 def save_interval(cost: float, between_faults: float) -> float:
-    """Seconds from one save to the next that lose least, if a save costs `cost` and faults come every `between_faults`
-    seconds on average (Young 1974; Daly 2006)."""
+    """Interval between saves that loses the least time, s, if a save costs `cost` s and faults occur every
+    `between_faults` s on average (Young 1974; Daly 2006)."""
     return math.sqrt(2 * cost * between_faults)
 
 
 def copied(tree: Any, device: torch.device | None = None) -> Any:
-    """Nested dicts and lists with every tensor cloned (an optimiser's state_dict refers to the living tensors), to
-    `device` if given."""
+    """Clone every tensor in nested dicts and lists (an optimiser's state_dict refers to the live tensors), to `device`
+    if given."""
     if isinstance(tree, Tensor):
         return tree.detach().clone() if device is None else tree.detach().to(device, copy=True)
     if isinstance(tree, dict):
@@ -64,7 +63,7 @@ def copied(tree: Any, device: torch.device | None = None) -> Any:
 
 
 class StateFile:
-    """One file, moved into place when it is whole and on the disk."""
+    """One file, moved into place once complete and on disk."""
 
     def __init__(self, file: Path):
         self.file = file

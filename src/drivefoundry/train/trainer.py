@@ -1,10 +1,10 @@
-"""Model and corpus in, trained model out: one loop for every recipe.
+"""The Trainer: one loop for all training.
 
-A step is a pure function of (seed, step), the weights and, in its rounding, the number of threads (see `threads`), so a
-run killed at any moment and started again goes on to the same losses, bit for bit, when it is boxed by steps; a run
-boxed by time takes its learning rate from the clock.
-Ranks (torchrun, gloo or NCCL) share each step's samples; their gradients are summed, so 1 and N ranks learn the same.
-They hold the same weights, or with `shard` a part each, and with `tensor` share the matmuls too.
+A step is a pure function of (seed, step), the weights and, in its rounding, the number of threads (see `threads`). So a
+run limited by steps that is killed and restarted reaches the same losses, bit for bit; a run limited by time takes its
+learning rate from the clock.
+Ranks (torchrun, gloo or NCCL) share each step's samples and sum their gradients, so 1 and N ranks learn the same. They
+hold the same weights or, with `shard`, a part each, and with `tensor` they share the matmuls, too.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from drivefoundry.train.validation import Validator
 from drivefoundry.types import require
 
 OnStep = Callable[[int, int, dict[str, float]], None]
-"""Called as on_step(step, total steps as far as known, metrics)."""
+"""Called as on_step(step, total steps if known, metrics)."""
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a run did. losses (steps,) of this process's part of the run; goodput = scheduling x runtime x mfu: the
-    shares of all time, over all lives, in which the run was alive, and of that in steps that count, and what these make
-    of this machine's measured matrix peak (see `goodput`)."""
+    """Result of a run. losses (steps,): of this process's part of the run. goodput = scheduling x runtime x mfu: the
+    share of all time in which the run was alive, over all restarts, the share of that in steps that count, and their
+    share of this machine's measured matrix peak (see `goodput`)."""
 
     steps: int
     samples: int
@@ -77,9 +77,9 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
 class Trainer:
     """`Trainer(model, corpus, config).run()` trains the model in place.
 
-    state: file to continue from if it exists, and to write while training, whole at any moment; `forget` removes it.
-    log: JSONL file of the metrics that depend only on the samples, so that a run that was killed leaves the same
-    one; time and throughput go to `on_step` and the report. Both are written by rank 0 alone.
+    state: file to continue from if it exists, and to write during training, always complete; `forget` removes it.
+    log: JSONL file of the metrics that depend only on the samples, identical for a run that was killed and resumed;
+    time and throughput go to `on_step` and the report. Only rank 0 writes.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Trainer:
         return there and (self.config.seconds > 75 or (not self.config.seconds and self.config.steps >= 600))
 
     def progress(self) -> float:
-        """Share of the run that is done, by steps or by the clock, whichever is further; the same on every rank."""
+        """Completed share of the run, by steps or by the clock, whichever is further; the same on every rank."""
         if self.validator is not None and self.validator.stopped:
             return 1.0
         done = [self.step / self.config.steps] if self.config.steps else []
@@ -145,8 +145,7 @@ class Trainer:
         return min(max(done), 1.0)
 
     def run(self) -> TrainReport:
-        """Train to the end of the box. Leaves fp32 weights in the model. Raises ValueError if training diverges for
-        good."""
+        """Train to the end. Leaves fp32 weights in the model. ValueError if training diverges despite retries."""
         keep_memory()
         self.net.train()
         try:
@@ -183,7 +182,7 @@ class Trainer:
                 self.lost += self._saved - before
 
     def _validated(self) -> dict[str, float]:
-        """The validation figures of this step, where one is due; its time is lost to training."""
+        """Validation figures of this step, if due; the time does not count as training."""
         if self.validator is None or not self.validator.due(self.step, self.progress()):
             return {}
         before = time.perf_counter()
@@ -200,7 +199,7 @@ class Trainer:
                     total[name] = total.get(name, 0.0) + value
         norm = self.weights.gather()
         names = ("loss", "action", "text", "agree")
-        counts = self.rank % self.config.tensor == 0  # ranks of one matmul have the same loss
+        counts = self.rank % self.config.tensor == 0  # ranks that share matmuls have the same loss
         mine = [total.get(n, 0.0) * counts for n in names]
         sums = torch.tensor([*mine, float(self._wants_save())], dtype=torch.float64)
         if self.world > 1:
@@ -217,16 +216,16 @@ class Trainer:
         return batch_loss(self.net, to_device(batch, self.device), self.config.objective)
 
     def _share(self, micro: int = 0) -> list[Batch]:
-        """This rank's batches of a micro-batch of the step, whose samples are those of so many more ranks."""
+        """This rank's batches of one micro-batch of the step."""
         c, readers = self.config, self.world // self.config.tensor
         part, parts = self.rank // c.tensor + readers * micro, readers * c.accumulate
         share = batches(self.corpus, self.order, self.step, c.batch, c.augment, part, parts)
         talks = self.corpus.has_text and c.augment.text > 0
-        # compiled, a matmul that is shared has a graph for what its ranks divide and one for what they do not
+        # compiled, a shared matmul has one graph for sizes that its ranks divide and one for others
         return fsdp().equalized(share, self.corpus.text.shape[1] * talks, c.tensor) if c.shard else share
 
     def _update(self, metrics: dict[str, float], lr: float) -> None:
-        """Take the step, unless it is a spike: then skip it, and after too many go back to the last good weights."""
+        """Take the step, unless it is a spike: then skip it, and after too many return to the last good weights."""
         loss, norm = metrics["loss"], metrics["grad_norm"]
         metrics["lr"] = lr
         settled = self.step > 20
@@ -265,7 +264,7 @@ class Trainer:
         )  # fmt: skip
 
     def goodput(self, mfu: float) -> Goodput:
-        """The factors so far, over all lives of this run."""
+        """The factors so far, over all restarts of this run."""
         return self.run_log.goodput((self.elapsed - self.lost) * (1 - self.skipped / max(self.step, 1)), mfu)
 
     def _report(self, metrics: dict[str, float], final: bool = False) -> None:
@@ -283,7 +282,7 @@ class Trainer:
             self.on_step(self.step, max(round(expected), self.step), {k: float(v) for k, v in line.items()})
 
     def _wants_save(self) -> bool:
-        """Whether rank 0 finds it time for the next save."""
+        """Whether rank 0 decides that the next save is due."""
         if self.state is None or self.rank != 0 or self.state.writing():
             return False
         every = self.config.save_every_s
@@ -292,7 +291,7 @@ class Trainer:
         return time.perf_counter() - self._saved > every
 
     def save(self) -> None:
-        """Begin to write the state, from which a run that is killed at any moment goes on."""
+        """Start writing the state, from which a killed run resumes."""
         assert self.state is not None
         if self.rank == 0 or self.config.shard:
             self.state.save(*self._tree())
@@ -321,14 +320,14 @@ class Trainer:
             setattr(self, name, value)
 
     def forget(self) -> None:
-        """Remove the state: what was learnt is kept elsewhere."""
+        """Remove the state; the trained model is stored elsewhere."""
         if self.state is not None and (self.rank == 0 or self.config.shard):
             self.state.forget()
             self.run_log.forget()
 
 
 def fsdp() -> ModuleType:
-    """The module of sharded training, whose imports take a second that only it should pay."""
+    """The module of sharded training, imported on demand because its imports take a second."""
     from drivefoundry.train.distributed import fsdp as module
 
     return module

@@ -1,8 +1,8 @@
-"""Validation during training: loss and open-loop error on samples that nothing is learnt from.
+"""Validation during training: loss and open-loop error on held-out samples.
 
-The weights that training would leave (fp32, or their running mean) are measured as policies use them, in a bf16 copy:
-neither the training's weights, nor its random numbers, nor its compiled graphs are touched, so a training ends in the
-same bits with and without it.
+The weights that training would return (fp32, or their moving average) are measured as policies use them, in a bf16
+copy: this does not touch the training's weights, random numbers or compiled graphs, so a training gives bit-identical
+results with and without it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Validation:
-    """What a training is measured on. every: steps between measurements, besides the one at the end. keep_best: leave
-    the weights of the lowest loss measured, not the last. patience: stop after so many measurements in a row without a
-    lower loss; 0: never."""
+    """Validation samples and schedule. every: steps between measurements, in addition to the one at the end. keep_best:
+    return the weights with the lowest measured loss instead of the last ones. patience: stop after this many
+    measurements in a row without a lower loss; 0: never."""
 
     episodes: Episodes
     every: int
@@ -40,7 +40,7 @@ class Validation:
     patience: int = 0
 
     def of(self, start: Loaded, objective: Objective) -> Validator:
-        """The validator of a model that is about to be trained; the loss is that of the labels' plans."""
+        """The validator of a model about to be trained; its loss is that of the labels' plans."""
         require(len(self.episodes) > 0, "validation: no samples; give longer drives in the validation place")
         require(self.every > 0, f"validation: every must be > 0, got {self.every}")
         c = start.config
@@ -62,8 +62,8 @@ class Validator:
         return step % self.plan.every == 0 or progress >= 1.0
 
     def measure(self, weights: MasterWeights, rank: int, world: int) -> dict[str, float]:
-        """Loss of the plan (val_loss) and mean displacement of the taken plan over 4 s, m (val_ade)."""
-        weights.float_model(self.model)  # of sharded weights every rank gathers its part
+        """Loss of the plan (val_loss) and mean displacement of the chosen plan over 4 s, m (val_ade)."""
+        weights.float_model(self.model)  # with sharded weights, every rank gathers its part
         best = [p.detach().cpu().clone() for p in self.model.parameters()] if self.plan.keep_best else []
         found = torch.zeros(2, dtype=torch.float64)
         if rank == 0:
@@ -96,7 +96,7 @@ class Validator:
         return float(np.mean(losses)), float(np.mean(errors))
 
     def state(self) -> dict[str, Any]:
-        """What the next measurement depends on."""
+        """State that the next measurement depends on."""
         return {
             "last": dict(self.last),
             "best": self.best,
@@ -111,6 +111,6 @@ class Validator:
 
     @torch.no_grad()
     def finish(self, model: VLA) -> None:
-        """Give the model the best weights measured, where these are to be kept."""
+        """Copy the best measured weights to the model, if they are to be kept."""
         for p, best in zip(model.parameters(), self.kept, strict=True) if self.kept else ():
             p.copy_(best)

@@ -1,1 +1,1 @@
-"""Interfaces by which others use the simulator: Gymnasium and AlpaSim."""
+"""Interfaces of the simulator for other software: Gymnasium and AlpaSim."""

@@ -1,7 +1,7 @@
-"""An AlpaSim driver as a driver of this simulator: world in, its plans out, asked over gRPC.
+"""Drive scenes of this simulator with an external AlpaSim driver, called over gRPC.
 
-It receives what AlpaSim's runtime sends (`egodriver.EgodriverService`): pictures of a front camera, egomotion with
-dynamic states at 10 Hz, and 20 waypoints of its route, 80 m from the car on, NaN past the route's end. Rig frame:
+The driver receives what AlpaSim's runtime sends (`egodriver.EgodriverService`): pictures of a front camera, egomotion
+with dynamic states at 10 Hz, and 20 waypoints of its route over the next 80 m, NaN beyond the route's end. Rig frame:
 origin on the ground below the rear axle; local frame: the rig's at the start of the scene. Letters: S scenes.
 """
 
@@ -45,13 +45,13 @@ STEP_US = 100_000
 
 
 class Egodriver:
-    """The driver that answers at `address` (host:port or unix:path), one session a scene.
+    """The driver at `address` (host:port or unix:path), with one session per scene.
 
-    body: its front camera's pictures are sent, as PNG; axle: the rig's origin is so far behind the box centre, m, the
-    body's rear axle by default; timeout: s that a call may take. The speed limit travels as carla-driver-interface puts
-    it into `renderer_data`; lights and other road users do not: the driver has to see them. Ending a session, an empty
-    plan and the time beyond a plan's end mean standing. ValueError where nobody answers, and with what the driver says
-    when it fails.
+    body: its front camera's pictures are sent, as PNG; axle: distance of the rig's origin behind the box centre, m, by
+    default that of the body's rear axle; timeout: of a call, s. The speed limit is sent in `renderer_data`, as
+    carla-driver-interface does; lights and other road users are not sent: the driver has to see them. Ending a session,
+    an empty plan and the time beyond a plan's end mean standing. ValueError if nobody answers, and with the driver's
+    message if it fails.
     """
 
     world: World
@@ -72,7 +72,7 @@ class Egodriver:
         self._eyes: CameraRig | None = None
 
     def bind(self, world: World) -> None:
-        """The world; the driver receives what the contract contains."""
+        """Set the world; the driver receives only what the contract contains."""
         self.world = world
 
     def reset(self, scenes: list[Scene]) -> None:
@@ -90,7 +90,7 @@ class Egodriver:
         self._eyes = None
 
     def act(self, observation: Observation) -> Plan:
-        """One decision of all scenes: tell what has happened since the last one, then ask."""
+        """Make one decision for all scenes: send what happened since the last one, then ask for plans."""
         world = self.world
         now = (PAST + world.step) * STEP_US
         if self._eyes is None:
@@ -127,7 +127,7 @@ class Egodriver:
         self._sessions = []
 
     def _ask(self, call: Any, requests: Iterable[Any], **options: Any) -> list[Any]:
-        """Requests in, answers out; all are under way at once."""
+        """Answers to requests, which are all sent at once."""
         under_way = [call.future(request, timeout=self.timeout, **options) for request in requests]
         try:
             return [one.result() for one in under_way]
@@ -135,7 +135,7 @@ class Egodriver:
             raise ValueError(f"{self.address}: the driver failed: {_why(error)}") from None
 
     def _local(self, ego: np.ndarray) -> np.ndarray:
-        """Ego states (S, 6) in the map in; rig poses (S, 3) in the local frames out."""
+        """Rig poses (S, 3) in the local frames of ego states (S, 6) in the map."""
         rigs = shift(ego[:, :3], -self.axle)
         return np.stack([to_ego(rig, origin) for rig, origin in zip(rigs, self._origin, strict=True)])
 
@@ -186,7 +186,7 @@ class Egodriver:
         return limits
 
     def _points(self, answer: Any, rig: np.ndarray, now: int) -> np.ndarray:
-        """A driver's answer and its rig's local pose in; the plan (8, 3) in the ego frame out."""
+        """The plan (8, 3) in the ego frame from a driver's answer and its rig's local pose."""
         poses = answer.trajectory.poses
         if len(poses) < 2 or answer.terminate_session:
             return np.zeros((PLAN_POINTS, 3))
@@ -198,12 +198,12 @@ class Egodriver:
         require(good, f"{self.address}: the driver's plan has a NaN or runs back in time")
         points = shift(to_ego(local, rig), self.axle) - [self.axle, 0.0, 0.0]
         points[:, 2] = np.unwrap(points[:, 2])
-        wanted = PLAN_DT * np.arange(1, PLAN_POINTS + 1)
-        return np.column_stack([np.interp(wanted, t, column) for column in points.T])
+        requested = PLAN_DT * np.arange(1, PLAN_POINTS + 1)
+        return np.column_stack([np.interp(requested, t, column) for column in points.T])
 
 
 def declared(view: CameraSpec, axle: float) -> Any:
-    """The front camera as AlpaSim's runtime declares it: a pinhole, and its optical frame in the rig."""
+    """The front camera as AlpaSim's runtime declares it: a pinhole, with its optical frame relative to the rig."""
     lens = wire.OpenCVPinholeCameraParam(
         principal_point_x=view.cx, principal_point_y=view.cy, focal_length_x=view.fx, focal_length_y=view.fy
     )

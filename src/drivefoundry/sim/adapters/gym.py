@@ -1,7 +1,7 @@
-"""Scenes in, a Gymnasium vector environment out: one environment a scene, one step a decision (0.5 s).
+"""A Gymnasium vector environment of scenes: one environment per scene, one step per decision (0.5 s).
 
-All scenes step as one batch of arrays. The same actions give the same bytes, whatever else is in the batch and however
-many threads run; nothing is drawn at random, so seeds change nothing. Letters: S scenes, K objects.
+All scenes step as one batch of arrays. The same actions give identical results, for any batch and number of threads;
+nothing is random, so seeds have no effect. Letters: S scenes, K objects.
 """
 
 from __future__ import annotations
@@ -30,24 +30,23 @@ from drivefoundry_car.vehicle.codec import advance
 from drivefoundry_car.vehicle.embodiment import CAR, Embodiment, Limits
 
 OBJECTS = 16
-"""Nearest road users that an observation without camera holds."""
+"""Number of nearest road users in an observation without camera."""
 Action = Literal["controls", "normalised", "plan"]
 ACTIONS = ("controls", "normalised", "plan")
 FAR = 1e5
-"""No observation is larger: positions of scenes are bounded by it (`types.MAX_ABS_POSITION_M`)."""
+"""Upper bound of observations, from that of positions in scenes (`types.MAX_ABS_POSITION_M`)."""
 FASTEST = 40.0
-"""Plans are sampled from what a car at this speed, m/s, could reach."""
+"""Plans are sampled within reach of a car at this speed, m/s."""
 SIGNALS = 4
 
 
 def route_reward(info: dict[str, np.ndarray]) -> np.ndarray:
-    """Metres along the route / 10, less 1 at a collision, 1 off the road and 0.5 for a red light; (S,)."""
+    """Metres along the route / 10, minus 1 at a collision, 1 off the road and 0.5 for a red light; (S,)."""
     return info["progress"] / 10.0 - info["contact"] - info["off_road"] - 0.5 * info["red_light"]
 
 
 def held(controls: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Controls (S, 2) acceleration m/s^2 and curvature 1/m, and speeds (S,) m/s in; the plans (S, 8, 3) that hold them
-    out."""
+    """Plans (S, 8, 3) that hold controls (S, 2), acceleration m/s^2 and curvature 1/m, from speeds (S,) m/s."""
     state = np.zeros((len(controls), 4))
     state[:, 3] = speed
     points = np.empty((len(controls), PLAN_POINTS, 3))
@@ -85,23 +84,23 @@ def _nearest(ego, agents, seen, size, reach, out, there):
 
 
 class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
-    """One environment a scene; `num_envs` is the number of scenes.
+    """One environment per scene; `num_envs` is the number of scenes.
 
-    scenes: of any sources and lengths; traffic: see `sim.world`, but one that can be reset (a live city cannot);
-    body: the vehicle, with its cameras; None for the default one without; action: "controls", (2,) acceleration m/s^2
-    and curvature 1/m, held until the next decision, "normalised", the same in -1 .. 1 (full braking to full throttle,
-    full lock right to left), or "plan", (8, 3) x, y, yaw in the ego frame at 0.5 .. 4.0 s, followed by a tracker until
-    the next decision; seconds: an episode lasts so long at most, else as long as the scene's log; reward: infos in,
-    (S,) out.
+    scenes: of any sources and lengths; traffic: see `sim.world`, except a live city, which cannot be reset; body: the
+    vehicle, with its cameras; None for the default one without cameras; action: "controls", (2,) acceleration m/s^2 and
+    curvature 1/m, held until the next decision, "normalised", the same in -1 .. 1 (full braking to full throttle, full
+    lock right to left), or "plan", (8, 3) x, y, yaw in the ego frame at 0.5 .. 4.0 s, followed by a tracker until the
+    next decision; seconds: maximum length of an episode, which otherwise lasts as long as the scene's log; reward:
+    function from infos to (S,).
 
-    Observations: ego (4, 3) and route (12,) as `types.Observation` has them. With cameras also frames_NAME (2, H, W,
-    3) uint8 of each, `frame_dt` ago and now. Without one objects (16, 6), the nearest within 60 m, hidden or not: x, y,
-    yaw in the ego frame, speed, length, width; objects_valid (16,); stop (5,): m from the front to the next stop line
-    along the route (60 where there is none so near) and its signal, one-hot: off, green, yellow, red.
+    Observations: ego (4, 3) and route (12,) as in `types.Observation`. With cameras also frames_NAME (2, H, W, 3) uint8
+    of each, `frame_dt` ago and now. Without cameras objects (16, 6), the nearest within 60 m, visible or not: x, y, yaw
+    in the ego frame, speed, length, width; objects_valid (16,); stop (5,): distance from the front to the next stop
+    line along the route, m (60 if there is none within that), and its signal, one-hot: off, green, yellow, red.
 
-    Infos, of the step just made: progress m along the route; contact, off_road, red_light bool, as the judge counts
-    them (`sim.referee`); seconds s since the episode's start. A contact or leaving the road terminates, the log's end
-    or `seconds` truncates. The step after that resets the scene: its action is ignored, its reward 0.
+    Infos, for the last step: progress m along the route; contact, off_road, red_light bool, as the judge defines them
+    (`sim.referee`); seconds s since the episode's start. A contact or leaving the road terminates, the log's end or
+    `seconds` truncates. The next step resets the scene: its action is ignored, and its reward is 0.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
@@ -162,7 +161,7 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """All scenes from their start, or those of options["reset_mask"], (S,) bool."""
+        """Reset all scenes, or those of options["reset_mask"], (S,) bool, to their start."""
         super().reset(seed=seed)
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_)))
         fits = mask.shape == (self.num_envs,) and mask.dtype == np.bool_
@@ -175,11 +174,11 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     def step(
         self, actions: np.ndarray
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Actions (S, 2) or (S, 8, 3) in, one decision of all scenes out; see the class."""
+        """Make one decision in all scenes with actions (S, 2) or (S, 8, 3); see the class."""
         actions = np.asarray(actions, np.float64)
         expected = self.action_space.shape
         require(actions.shape == expected, f"actions: must have shape {expected}, got {actions.shape}")
-        require(bool(np.isfinite(actions).all()), "actions: NaN or infinite value; the policy must give numbers")
+        require(bool(np.isfinite(actions).all()), "actions: NaN or infinite value; actions must be finite")
         world, referee = self.world, self.referee
         if self._action == "normalised":
             actions = physical(actions, self.body.limits)
@@ -220,7 +219,7 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         return out | {"objects": objects, "objects_valid": there, "stop": self._next_stop()}
 
     def _next_stop(self) -> np.ndarray:
-        """Observation "stop"; a line counts until the front is 1 m beyond it."""
+        """Observation "stop"; a line counts until the front is 1 m past it."""
         stops, rows = self.world.packed.route_stops, np.arange(self.num_envs)
         gap = stops[..., 0] - (self.referee.s + self.world.ego_size[:, 0] / 2)[:, None]
         gap = np.where((gap > -1.0) & (gap < PERFECT_RANGE), gap, np.inf)
@@ -241,12 +240,12 @@ class Driving(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             "red_light": events[:, RED_LIGHT].copy(),
             "seconds": (self.world.now - self.world.packed.start) * DT,
         }
-        # Gymnasium's way to say whose the values are: everybody's
+        # Gymnasium's convention for the environments that have values: all of them
         return info | {f"_{name}": np.ones(self.num_envs, np.bool_) for name in info}
 
 
 def physical(actions: np.ndarray, limits: Limits) -> np.ndarray:
-    """Normalised actions (..., 2) in -1 .. 1 in, controls (..., 2) m/s^2 and 1/m out; 0 is neither gas nor brake."""
+    """Controls (..., 2) m/s^2 and 1/m of normalised actions (..., 2) in -1 .. 1; 0 is neither throttle nor brake."""
     pedal, wheel = np.clip(actions[..., 0], -1.0, 1.0), np.clip(actions[..., 1], -1.0, 1.0)
     return np.stack(
         [np.where(pedal < 0.0, -limits.accel_min * pedal, limits.accel_max * pedal), limits.curvature_max * wheel], -1

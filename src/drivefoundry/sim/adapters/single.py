@@ -1,4 +1,4 @@
-"""Scenes in, a Gymnasium environment of one car out: each episode is one of the scenes."""
+"""A Gymnasium environment of one car, in which each episode is one of several scenes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PIXELS = 400
 
 
 class DrivingOne(Env[dict[str, np.ndarray], np.ndarray]):
-    """One car in one of the scenes at a time; observations, actions, rewards and infos are those of `gym.Driving`.
+    """One car in one scene at a time; observations, actions, rewards and infos are those of `gym.Driving`.
 
-    `reset(seed=..)` restarts the order in which scenes are drawn; `reset(options={"scene": i})` takes the scene i.
-    render_mode "rgb_array": `render` gives the map around the car from above, (400, 400, 3) uint8, also with a camera
-    (`body`), whose pictures are observations. options: those of `Driving`; actions are normalised by default.
+    `reset(seed=..)` restarts the random order of scenes; `reset(options={"scene": i})` selects scene i. render_mode
+    "rgb_array": `render` returns a bird's-eye map around the car, (400, 400, 3) uint8, even with a camera (`body`),
+    whose pictures are observations. options: those of `Driving`; actions are normalised by default.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012
@@ -43,12 +43,12 @@ class DrivingOne(Env[dict[str, np.ndarray], np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """The start of a scene: drawn evenly from all of them, or number options["scene"]."""
+        """Start a scene: sampled uniformly, or number options["scene"]."""
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(len(self.scenes)))
         number = (options or {}).get("scene", drawn)
         fits = isinstance(number, int | np.integer) and 0 <= number < len(self.scenes)
-        require(fits, f"options['scene']: {number!r}; a number from 0 to {len(self.scenes) - 1}")
+        require(fits, f"options['scene']: must be a number from 0 to {len(self.scenes) - 1}, got {number!r}")
         if number != self._at:
             self._at, self._inner = int(number), Driving([self.scenes[number]], **self._options)
         observation, info = self._inner.reset()
@@ -56,16 +56,16 @@ class DrivingOne(Env[dict[str, np.ndarray], np.ndarray]):
         return _first(observation), _first(info) | {"scene": self.scenes[self._at].id}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """One decision, 0.5 s; see `Driving.step`. ValueError after an episode's end: reset comes first."""
+        """Make one decision, 0.5 s; see `Driving.step`. ValueError after an episode's end, before reset."""
         require(not self._over, "step: the episode has ended; call reset first")
         observation, reward, terminated, truncated, info = self._inner.step(np.asarray(action)[None])
         self._past.append(self._inner.world.ego[0, :3].copy())
         self._over = bool(terminated[0] or truncated[0])
-        told = _first(info) | {"scene": self.scenes[self._at].id}
-        return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), told
+        values = _first(info) | {"scene": self.scenes[self._at].id}
+        return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), values
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The picture of now; None without a render mode. ValueError before the first reset."""
+        """The current picture; None without a render mode. ValueError before the first reset."""
         if self.render_mode is None:
             return None
         require(len(self._past) > 0, "render: call reset first")
@@ -78,6 +78,6 @@ class DrivingOne(Env[dict[str, np.ndarray], np.ndarray]):
         return np.asarray(image)
 
 
-def _first(told: dict[str, Any]) -> dict[str, Any]:
-    """What a vector of one environment tells, of that one."""
-    return {name: value[0] for name, value in told.items() if not name.startswith("_")}
+def _first(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a vector of one environment, without the leading axis."""
+    return {name: value[0] for name, value in values.items() if not name.startswith("_")}

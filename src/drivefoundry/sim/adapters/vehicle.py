@@ -1,7 +1,7 @@
-"""A simulated scene as the vehicle of the car's daemon: cameras and bus over its socket, its controls applied.
+"""A simulated scene as the vehicle of the car's daemon: sends camera and bus messages, applies the daemon's controls.
 
 The daemon (`python -m drivefoundry_car`) must run in lockstep: each 0.1 s step waits for its controls. While no daemon
-is connected, or it does not answer, the vehicle brakes by itself, as a car's actuators do.
+is connected, or it does not answer, the vehicle brakes on its own, as a car's actuators do.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 STEP_NS = round(DT * NS)
 HEIGHT = 1.6
-"""Height reported of every object, which the detector does not estimate, m."""
+"""Height reported for every object, m, since the detector does not estimate it."""
 
 
 @dataclass(frozen=True)
 class Driven:
-    """ego (T, 6) as of `World`; answered (T - 1,) bool: the daemon commanded that step; stopped (T - 1,) bool: along a
+    """ego (T, 6) as in `World`; answered (T - 1,) bool: the daemon commanded that step; stopped (T - 1,) bool: along a
     stop rather than a fresh plan."""
 
     ego: np.ndarray
@@ -58,7 +58,7 @@ class SimulatedVehicle:
         self._teller = Teller()
 
     def past(self) -> list[Message]:
-        """What the bus said in the 1.5 s before the start: states, and the pictures that decisions look back to."""
+        """Messages of the 1.5 s before the start: states, and the pictures that decisions look back to."""
         out = []
         for step in range(PAST):
             back, body = PAST - step, self.eyes.body
@@ -69,7 +69,7 @@ class SimulatedVehicle:
         return out
 
     def now(self) -> list[Message]:
-        """What cameras and bus say at this step; the state comes last."""
+        """Camera and bus messages of this step; the state comes last."""
         world, t = self.world, (PAST + self.world.step) * DT
         self._detector.watch()
         numbers, rows = self._detector.tracks()[0]
@@ -92,9 +92,9 @@ class SimulatedVehicle:
         self.world.advance()
 
     def drive(self, path: Path, seconds: float = 18.0, wait_s: float = 60.0) -> Driven:
-        """Serve at the socket `path` for so many simulated seconds, or as long as the scene's log goes.
+        """Serve at the socket `path` for the given simulated time, or until the scene's log ends.
 
-        wait_s: how long a daemon may take to connect at the start, and to answer; meanwhile time stands.
+        wait_s: how long to wait for a daemon to connect at the start, and to answer; simulated time does not advance.
         """
         steps = int(min(round(seconds / DT), self.world.steps_left()[0]))
         ego, answered, stopped = [self.world.ego[0].copy()], [], []
@@ -106,17 +106,17 @@ class SimulatedVehicle:
                 if vehicle.bus is None and vehicle.accept(0.0):
                     self._greet(vehicle)
                 messages = self.now()
-                said = vehicle.controls(messages[-1].ns, wait_s) if vehicle.tell(*messages) else None
-                acceleration, curvature = (-BRAKE, curvature) if said is None else _controls(said)
+                controls = vehicle.controls(messages[-1].ns, wait_s) if vehicle.tell(*messages) else None
+                acceleration, curvature = (-BRAKE, curvature) if controls is None else _controls(controls)
                 self.step(acceleration, curvature)
                 ego.append(self.world.ego[0].copy())
-                answered.append(said is not None)
-                stopped.append(said is None or bool(said["stopped"]))
+                answered.append(controls is not None)
+                stopped.append(controls is None or bool(controls["stopped"]))
             vehicle.tell(Message(END, (PAST + self.world.step) * STEP_NS))
         return Driven(np.stack(ego), np.array(answered), np.array(stopped))
 
     def _greet(self, vehicle: Vehicle) -> None:
-        """First messages to a daemon; one that connects during the drive receives no history."""
+        """Send the first messages to a daemon; one that connects during the drive receives no history."""
         self._teller = Teller()
         meta = {"source": self.scene.source, "place": self.scene.place, "map": self.scene.map.id}
         vehicle.tell(hello(self.scene.id, meta), *(self.past() if self.world.step == 0 else []))
@@ -125,10 +125,10 @@ class SimulatedVehicle:
         return [Message(channels.camera(n), ns, raw_picture(n, shown[0], ns)) for n, shown in frames.items()]
 
 
-def _controls(said: dict) -> tuple[float, float]:
-    return float(said["acceleration"]), float(said["curvature"])
+def _controls(controls: dict) -> tuple[float, float]:
+    return float(controls["acceleration"]), float(controls["curvature"])
 
 
 def _seven(ego: np.ndarray) -> np.ndarray:
-    """An ego state (6,) as a row (1, 7) of `log.Drive.ego`: the steering wheel's angle is not known."""
+    """An ego state (6,) as a row (1, 7) of `log.Drive.ego`; the steering wheel's angle is unknown."""
     return np.append(ego, np.nan)[None]

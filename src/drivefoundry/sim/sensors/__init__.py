@@ -1,1 +1,1 @@
-"""Sensors of simulated cars: cameras, and the perception that tells a guard of other road users."""
+"""Sensors of simulated cars: cameras, and the perception that reports other road users to a guard."""

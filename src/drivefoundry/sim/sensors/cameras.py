@@ -11,7 +11,7 @@ from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
 
 class CameraRig:
-    """The cameras of S cars, and the frames that decisions see; see `simulator.Cameras`."""
+    """The cameras of S cars, and the frames for decisions; see `simulator.Cameras`."""
 
     def __init__(self, simulator: Simulator, body: Embodiment = CAR):
         self.simulator, self.body = simulator, body
@@ -25,7 +25,7 @@ class CameraRig:
         self._kept: dict[int, dict[str, np.ndarray]] = {}
 
     def look(self) -> dict[str, np.ndarray]:
-        """Camera -> (S, H, W, 3) what it sees now; repeated calls within a step draw once."""
+        """Camera -> (S, H, W, 3) current picture; repeated calls within a step render once."""
         w, p = self.simulator, self._packed
         if self._seen is None or self._seen[0] != w.step:
             seen = w.ego[:, :3], w.agents, w.seen, p.size, p.kind, w.brake, w.signals_now()
@@ -33,7 +33,7 @@ class CameraRig:
         return self._seen[1]
 
     def render_history(self, steps: int) -> dict[str, np.ndarray]:
-        """Draw what the cameras saw `steps` steps before the start, from the logs."""
+        """Render the pictures of `steps` steps before the start, from the logs."""
         w, p = self.simulator, self._packed
         n = np.arange(len(p.start))
         t = p.start - steps
@@ -50,7 +50,7 @@ class CameraRig:
         return {name: out[name] for name in self.body.pictures}
 
     def watch(self) -> None:
-        """Keep this step's frames if a decision will see them."""
+        """Keep this step's frames if a decision will need them."""
         every, back, step = self.body.decision_steps, self.body.frame_steps, self.simulator.step
         if step == 0:
             self._kept = {-n: self.render_history(n) for n in range(1, back + 1) if (back - n) % every == 0}

@@ -1,4 +1,4 @@
-"""What the perception of a simulated car is like: the parameters of `perception.ObjectDetector`."""
+"""Configuration of simulated perception: the parameters of `perception.ObjectDetector`."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from drivefoundry.types import DT, require
 
 @dataclass(frozen=True)
 class Perception:
-    """Errors of a detector with cameras all around the car, and a tracker behind it.
+    """Errors of a detector with cameras all around the car, followed by a tracker.
 
-    The defaults are of the size that camera-only detectors reach on nuScenes' test set (Caesar et al., CVPR 2020):
+    The defaults are of the magnitude that camera-only detectors reach on nuScenes' test set (Caesar et al., CVPR 2020):
     BEVFormer (Li et al., ECCV 2022) with a mean translation error of 0.58 m, an orientation error of 0.38 rad and a
-    velocity error of 0.38 m/s among its matches, StreamPETR (Wang et al., ICCV 2023) with 0.47 m, 0.26 rad and
-    0.24 m/s; their scale errors of 0.24 to 0.26 in IoU are some 8 % of each side. That depth errors grow with range
-    while bearings stay sharp, and that small and half-hidden objects are lost first, is common to all of them; the
-    constants of those two trends are ours. All standard deviations are of normal errors.
+    velocity error of 0.38 m/s among its matches, StreamPETR (Wang et al., ICCV 2023) with 0.47 m, 0.26 rad and 0.24
+    m/s; their scale errors of 0.24 to 0.26 in IoU correspond to about 8 % of each side. All of them have depth errors
+    that grow with range while bearings stay accurate, and miss small and half-hidden objects first; the constants of
+    those two trends are ours. All standard deviations are of normally distributed errors.
     """
 
     perfect: bool = False
-    """Ground truth in place of all below, for comparison."""
+    """Report ground truth instead, for comparison."""
     range_m: float = 60.0
-    """Nothing beyond this distance is reported."""
+    """Maximum distance of reported objects."""
     latency_s: float = 0.2
-    """Age of what is reported, s; objects are moved on by their estimated velocity meanwhile. A multiple of 0.1."""
+    """Age of the report, s; objects are extrapolated with their estimated velocity. A multiple of 0.1."""
     visible: float = 0.3
-    """Least share of an object's silhouette that must be in sight."""
+    """Minimum share of an object's silhouette that must be visible."""
     miss: float = 0.02
-    """Probability that even a large object nearby is missed."""
+    """Probability of missing even a large object nearby."""
     small_rad: float = 0.02
-    """An object that covers this angle (root of width x height in sight, over distance) is missed with a probability
-    of `miss` + 1/e; twice the angle with `miss` + 1/e^2, and so on."""
+    """An object of this angular size (root of visible width x height, over distance) is missed with a probability of
+    `miss` + 1/e; twice the angle with `miss` + 1/e^2, and so on."""
     depth_m: float = 0.2
     """Error along the line of sight at distance 0, m."""
     depth_share: float = 0.02
-    """What comes on top per metre of distance."""
+    """Additional error per metre of distance."""
     bearing_rad: float = 0.005
     """Error across the line of sight, rad."""
     yaw_rad: float = 0.15
-    """Heading error of vehicles; twice as much for people and cyclists, who show less of it."""
+    """Heading error of vehicles; twice as large for pedestrians and cyclists."""
     speed_mps: float = 0.3
     speed_share: float = 0.03
-    """What comes on top per m/s."""
+    """Additional error per m/s."""
     size_share: float = 0.08
-    """Error of length and width, in shares of each."""
+    """Error of length and width, relative to each."""
     false_alarms: float = 0.05
-    """Objects per decision that are not there, of a car's size, anywhere in range; each lasts a second."""
+    """Number of false objects per decision, of a car's size, anywhere in range; each lasts a second."""
     seed: int = 0
 
     def validate(self) -> Perception:
@@ -63,7 +63,7 @@ class Perception:
         return self
 
     def __str__(self) -> str:
-        """In words, for tables with figures of a car that has a guard."""
+        """Description for tables with figures of a car that has a guard."""
         if self.perfect:
             return "the simulator's ground truth, without error"
         return (

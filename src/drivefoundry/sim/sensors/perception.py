@@ -1,8 +1,8 @@
-"""Perception of the simulated cars: which road users around it a car knows of, and how well.
+"""Perception of simulated cars: which road users around it a car detects, and with what errors.
 
 `ObjectDetector`, the default, models a camera detector with misses, errors, latency, false alarms and occlusion.
 `PerfectDetector` reports the simulator's ground truth, for comparison. Both are sensors (`simulator.Sensor`), so a
-learned detector that reads the cameras can take their place.
+learned detector that reads the cameras can replace them.
 
 Letters: S scenes, A agents.
 """
@@ -28,24 +28,24 @@ from drivefoundry_car.vehicle.inputs import to_ego
 PERFECT_RANGE = 60.0
 """Radius within which ground truth is reported, m."""
 KNOT_STEPS = 10
-"""Errors of one object are correlated over about this many steps (1 s), as those of a tracker are."""
+"""Errors of one object are correlated over about this many steps (1 s), as a tracker's are."""
 MISS, RADIAL, LATERAL, YAW, SPEED, LENGTH, WIDTH, ALARM, ALARM_RANGE, ALARM_BEARING, ALARM_YAW = range(11)
 """Independent streams of random numbers."""
 CAR_LENGTH, CAR_WIDTH = 4.6, 1.9
 """Size of a false alarm, m."""
 
 Tracks = tuple[np.ndarray, np.ndarray]
-"""Track numbers (n,) and rows (n, 6) x, y, yaw in the map's frame, speed, length, width of what one car reports. An
-agent's track number is its row in the scene; false alarms have numbers above."""
+"""Track numbers (n,) and rows (n, 6) x, y, yaw in the map's frame, speed, length, width, as reported by one car. An
+agent's track number is its row in the scene; false alarms have higher numbers."""
 
 
 def detector(simulator: Simulator, perception: Perception, body: Embodiment = CAR) -> ObjectDetector | PerfectDetector:
-    """The detector of S cars of this type that the parameters describe."""
+    """The detector with these parameters for S cars of this type."""
     return PerfectDetector(simulator) if perception.perfect else ObjectDetector(simulator, perception, body)
 
 
 class Errors(NamedTuple):
-    """`Perception` as the compiled code takes it."""
+    """`Perception` in the form that the compiled code takes."""
 
     range_m: float
     visible: float
@@ -62,16 +62,16 @@ class Errors(NamedTuple):
 
 
 class PerfectDetector:
-    """Ground truth within PERFECT_RANGE, whether hidden or not."""
+    """Ground truth within PERFECT_RANGE, whether visible or not."""
 
     def __init__(self, simulator: Simulator):
         self.simulator = simulator
 
     def watch(self) -> None:
-        """Nothing to take in: reports have no latency."""
+        """Do nothing: reports have no latency."""
 
     def tracks(self) -> list[Tracks]:
-        """What each of the S cars reports at this step."""
+        """Report of each of the S cars at this step."""
         w, out = self.simulator, []
         for i, e in enumerate(w.ego):
             distance = np.hypot(w.agents[i, :, 0] - e[0], w.agents[i, :, 1] - e[1])
@@ -85,7 +85,7 @@ class PerfectDetector:
 
 
 class ObjectDetector:
-    """See `Perception`. A report depends on the scene, the step and the seed, never on the batch or the threads."""
+    """See `Perception`. A report depends only on the scene, the step and the seed, not on the batch or threads."""
 
     def __init__(self, simulator: Simulator, perception: Perception, body: Embodiment = CAR):
         values = asdict(perception.validate())
@@ -111,7 +111,7 @@ class ObjectDetector:
             self._past.append((w.agents.copy(), w.seen.copy()))
 
     def tracks(self) -> list[Tracks]:
-        """What each of the S cars reports at this step, which `watch` has taken in."""
+        """Report of each of the S cars at this step, which must have been watched."""
         w, out = self.simulator, []
         agents, seen = self._past[0]
         poses = w.past[-1 - self._lag]
@@ -142,7 +142,7 @@ def _seed(scene: Scene, seed: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _uniform(seed, stream, who, when):
-    """A number in (0, 1) that depends on nothing but the arguments (SplitMix64, Steele et al. 2014)."""
+    """A number in (0, 1) that depends only on the arguments (SplitMix64, Steele et al. 2014)."""
     z = seed + np.uint64(0x9E3779B97F4A7C15) * np.uint64(1 + stream + 64 * who)
     z ^= np.uint64(0xD1B54A32D192ED03) * np.uint64(1 + when)
     for _ in range(2):
@@ -154,7 +154,7 @@ def _uniform(seed, stream, who, when):
 
 @njit(cache=True, nogil=True)
 def _normal(seed, stream, who, step):
-    """A standard normal number that changes smoothly: drawn every KNOT_STEPS, interpolated to unit variance."""
+    """A standard normal number that changes smoothly: sampled every KNOT_STEPS, interpolated with unit variance."""
     knot, share = step // KNOT_STEPS, (step % KNOT_STEPS) / KNOT_STEPS
     total = 0.0
     for k, weight in ((knot, 1.0 - share), (knot + 1, share)):
@@ -165,10 +165,10 @@ def _normal(seed, stream, who, step):
 
 @njit(cache=True, nogil=True)
 def _detect(ego, mount, agents, seen, size, kind, buildings, seed, step, lag, errors, out, numbers):
-    """Fill out (A + 1, 6) and numbers (A + 1,) with the Tracks of one car; return their count.
+    """Write the Tracks of one car to out (A + 1, 6) and numbers (A + 1,); return their number.
 
-    ego (3,), agents (A, 4) and seen (A,) are of `lag` seconds ago; mount: x, y of the front camera in the ego frame,
-    from where occlusion is judged; step: of the scene's log, now.
+    ego (3,), agents (A, 4) and seen (A,) are `lag` seconds old; mount: x, y of the front camera in the ego frame, from
+    where occlusion is judged; step: current step of the scene's log.
     """
     eye_x = ego[0] + math.cos(ego[2]) * mount[0] - math.sin(ego[2]) * mount[1]
     eye_y = ego[1] + math.sin(ego[2]) * mount[0] + math.cos(ego[2]) * mount[1]
@@ -214,7 +214,7 @@ def _detect(ego, mount, agents, seen, size, kind, buildings, seed, step, lag, er
 
 @njit(cache=True, nogil=True)
 def _estimate(ego, agent, size, kind, seed, who, step, errors, out):
-    """What is reported of one agent that was detected, before it is moved on, into out (6,)."""
+    """Write the estimate of one detected agent, before extrapolation, to out (6,)."""
     dx, dy = agent[0] - ego[0], agent[1] - ego[1]
     away = max(1e-6, math.hypot(dx, dy))
     deep = (errors.depth_m + errors.depth_share * away) * _normal(seed, RADIAL, who, step)

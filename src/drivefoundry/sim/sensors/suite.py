@@ -1,4 +1,4 @@
-"""All that simulated cars sense, as the Observation of a decision."""
+"""The sensors of simulated cars, combined into the Observation of a decision."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 from drivefoundry_car.vehicle.inputs import ego_history, route_features
 
 ROUTE_BACK, ROUTE_ON = 5.0, 50.0
-"""How much of its route the navigator looks at, behind a car and ahead, m: as little as its words need, as round a
-roundabout a route soon comes back to where it was."""
+"""Part of its route that the navigator uses, behind and ahead of a car, m: only as much as its features need, because
+at a roundabout, for example, a route soon returns to the same place."""
 
 
 class SensorSuite:
     """The sensors of S cars in one simulator. Call `watch` at every step, and `observe` at a decision.
 
-    cameras, objects (a detector, see `perception`): None where the policy reads none; others: further sensors by name.
+    cameras, objects (a detector, see `perception`): None if the policy reads none; others: further sensors by name.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class SensorSuite:
         self._cameras, self._objects, self._others = cameras, objects, dict(others or {})
 
     def watch(self) -> None:
-        """Let every sensor take in this step."""
+        """Let every sensor process this step."""
         for sensor in (self._cameras, self._objects, *self._others.values()):
             if sensor is not None:
                 sensor.watch()
 
     def observe(self) -> Observation:
-        """What a policy is given at this step."""
+        """The policy's observation at this step."""
         frames = {} if self._cameras is None else self._cameras.read()
         objects = None if self._objects is None else self._objects.read()
         readings = {name: sensor.read() for name, sensor in self._others.items()}
@@ -57,8 +57,8 @@ def policy_inputs(world: Simulator, body: Embodiment = CAR) -> tuple[np.ndarray,
 
 
 def routes_near(world: Simulator, on: float = ROUTE_ON) -> list[np.ndarray]:
-    """The part of each ego's route that it is on, `on` metres ahead: x, y, limit; the whole may pass the same place
-    twice."""
+    """The part of each ego's route around it, up to `on` metres ahead: x, y, limit. The whole route may pass the same
+    place twice."""
     out = []
     for scene, at in zip(world.packed.scenes, world.along, strict=True):
         s = arc_length(scene.route)

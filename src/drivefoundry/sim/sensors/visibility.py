@@ -1,7 +1,7 @@
-"""Which share of each road user's silhouette a camera sees past other road users and buildings, in the plane.
+"""Share of each road user's silhouette that a camera sees past other road users and buildings, in the plane.
 
-RAYS sight lines are spread evenly over the angle that a box covers as seen from the camera. One is blocked where
-another box cuts it before it reaches the target. Heights are left out: a car hides whoever stands behind it.
+RAYS sight lines are spread evenly over the angle that a box covers as seen from the camera. One is blocked if another
+box cuts it before the target. Heights are ignored: a car hides a person standing behind it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RAYS = 12
 def ray_to_box(x, y, c, s, box):
     """Distance along a ray from (x, y) with direction (c, s) to a box (x, y, yaw, length, width), m.
 
-    inf where the ray misses it; 0 where it starts inside.
+    inf if the ray misses it; 0 if it starts inside.
     """
     bc, bs = math.cos(box[2]), math.sin(box[2])
     dx, dy = x - box[0], y - box[1]
@@ -39,8 +39,8 @@ def ray_to_box(x, y, c, s, box):
 
 @njit(cache=True, nogil=True)
 def silhouette(x, y, box, out):
-    """Bearing of a box from (x, y) and the angles of its edges to either side of that: out (3,) = bearing, lowest,
-    highest, rad."""
+    """Write bearing of a box from (x, y), and the lowest and highest angle of its edges relative to it, to out (3,),
+    rad."""
     corners = np.empty((4, 2))
     box_corners(box[0], box[1], box[2], box[3], box[4], corners)
     out[0] = math.atan2(box[1] - y, box[0] - x)
@@ -52,10 +52,10 @@ def silhouette(x, y, box, out):
 
 @njit(cache=True, nogil=True)
 def visible_share(x, y, target, boxes, count, buildings, at):
-    """Share of the silhouette of box `target` that is in free sight of (x, y), 0 .. 1.
+    """Share of the silhouette of box `target` that is visible from (x, y), 0 .. 1.
 
-    boxes (n, 5) x, y, yaw, length, width, the first `count` of them; target: its row. buildings (B, 6) as in a RoadMap,
-    of which the rows `at` are looked at.
+    boxes (n, 5) x, y, yaw, length, width, of which the first `count` are used; target: its row. buildings (B, 6) as in
+    a RoadMap, of which rows `at` are used.
     """
     box = boxes[target]
     edge = np.empty(3)

@@ -1,1 +1,1 @@
-"""How the other road users move: replayed, reactive, or free (IDM and MOBIL)."""
+"""Motion of the other road users: replayed, reactive, or free (IDM and MOBIL)."""

@@ -1,8 +1,8 @@
-"""Scenes in, traffic that drives by itself out: every agent keeps to its way, its distance, the lights and the lanes.
+"""Free traffic: every agent drives on its own, keeping to its path, distances, lights and lanes.
 
 Vehicles follow the path of their log and, beyond it, the lanes; they keep their distance by the intelligent driver
-model (IDM; Treiber, Hennecke and Helbing 2000) and change lanes by MOBIL (Kesting, Treiber and Helbing 2007); they stop
-at red, and let those cross who would be there first. People walk as logged and wait while a vehicle stands in their
+model (IDM; Treiber, Hennecke and Helbing 2000), change lanes by MOBIL (Kesting, Treiber and Helbing 2007), stop at red,
+and let crossing agents pass that would be there first. Pedestrians walk as logged and wait while a vehicle is in their
 way. Axes: S scenes, A agents, P way points 1 m apart, C stop lines.
 """
 
@@ -22,19 +22,19 @@ SIGHT = 60.0
 """How far ahead a driver looks, m."""
 BRAKE_MAX = 7.0
 POLITE, GAIN, SAFE = 0.3, 0.3, 3.0
-"""MOBIL: weight of the others' loss, least gain and hardest braking forced on the follower, m/s^2."""
+"""MOBIL: weight of others' disadvantage, minimum gain, and hardest braking imposed on the follower, m/s^2."""
 MARGIN = 0.25
-"""Room that a vehicle wants beside it, m."""
+"""Clearance that a vehicle needs on each side, m."""
 SIDEWAYS = 1.0
-"""Speed across the lane while changing it, m/s."""
+"""Lateral speed during a lane change, m/s."""
 PATIENCE = 40
-"""Steps between two lane changes of a vehicle."""
+"""Minimum steps between two lane changes of a vehicle."""
 
 
 class State(NamedTuple):
-    """The agents of S scenes now. role, s (arc length along the way, m), offset (m to the left of it), lane (lanes to
-    the left of it that are driven or made for), cool (steps until the next lane change), clock (log step that a walker
-    has come to): (S, A); states (S, A, 4) x, y, yaw, speed; seen, brake (S, A)."""
+    """Current state of the agents of S scenes. role, s (arc length along the way, m), offset (to the left of it, m),
+    lane (number of lanes to the left of it, current or intended), cool (steps until the next lane change), clock (log
+    step that a pedestrian has reached): (S, A); states (S, A, 4) x, y, yaw, speed; seen, brake (S, A)."""
 
     role: np.ndarray
     s: np.ndarray
@@ -50,12 +50,12 @@ class State(NamedTuple):
 X, Y, C, S, L, W, V = range(7)
 """Columns of a box: centre, cosine and sine of its yaw, half length, half width, speed."""
 GAP, LEAD, BEHIND, FOLLOWER = range(4)
-"""What `_look` finds: gap m to whoever is ahead and their speed along the way; the same of whoever is behind."""
+"""Results of `_look`: gap m to the agent ahead and its speed along the way; the same for the one behind."""
 
 
 @njit(cache=True, nogil=True)
 def _foot(way, n, x, y, guess):
-    """Index of the way point nearest to (x, y), found downhill from a guess."""
+    """Index of the way point nearest to (x, y), by descent from a guess."""
     i = min(n - 1, max(0, guess))
     d = (way[i, 0] - x) ** 2 + (way[i, 1] - y) ** 2
     side = 1
@@ -71,9 +71,10 @@ def _foot(way, n, x, y, guess):
 
 @njit(cache=True, nogil=True)
 def _look(a, s, offset, me, wide, way, n, box, there, back, out):
-    """Who is on agent a's way at this offset: fills out (4,), inf where nobody is. me: its box; back: m to look behind.
+    """Find the agents on agent a's way at this offset; writes out (4,), inf if there are none. me: its box; back:
+    distance to look behind, m.
 
-    Who will cross within 1.5 s counts too, standing where they cross, unless agent a would be there first.
+    Agents that will cross within 1.5 s count too, as standing where they cross, unless agent a would be there first.
     """
     out[GAP], out[LEAD], out[BEHIND], out[FOLLOWER] = np.inf, 0.0, np.inf, 0.0
     i0 = int(s)
@@ -113,7 +114,7 @@ def _look(a, s, offset, me, wide, way, n, box, there, back, out):
 
 @njit(cache=True, nogil=True)
 def _light(s, v, half, stops, signals, t):
-    """Distance to the next stop line that must not be crossed now, m; inf where there is none."""
+    """Distance to the next stop line that must not be crossed now, m; inf if there is none."""
     for c in range(stops.shape[0]):
         if stops[c, 1] < 0:
             break
@@ -128,7 +129,7 @@ def _light(s, v, half, stops, signals, t):
 
 @njit(cache=True, nogil=True)
 def _lane_ends(s, lane, left, right, n):
-    """Distance to where the lane that is `lane` to the left of the way ends, m; inf where it does not, in sight."""
+    """Distance to the end of the lane that is `lane` to the left of the way, m; inf if it does not end within sight."""
     if lane == 0:
         return np.inf
     for j in range(int(s), min(n, int(s) + 60)):
@@ -139,7 +140,7 @@ def _lane_ends(s, lane, left, right, n):
 
 @njit(cache=True, nogil=True)
 def _gain(i, a, side, accel, wish, ways, state, box, there, out):
-    """MOBIL: what agent a wins by going `side` lanes to the left, m/s^2; -inf where it may not."""
+    """MOBIL: agent a's gain from moving `side` lanes to the left, m/s^2; -inf if it may not."""
     v, n = box[a, V], ways.n[i, a]
     lane = state.lane[i, a] + side
     if _lane_ends(state.s[i, a], lane, ways.left[i, a], ways.right[i, a], n) < max(40.0, 4.0 * v):
@@ -161,7 +162,7 @@ def _gain(i, a, side, accel, wish, ways, state, box, there, out):
 
 @njit(cache=True, nogil=True)
 def _change_lane(i, a, must, accel, wish, ways, state, box, there, out):
-    """Decide on a lane change of agent a. must: its lane ends, so that it goes back towards its way if it may."""
+    """Decide on a lane change of agent a. must: its lane ends, so it returns towards its way if possible."""
     best, chosen = GAIN, 0
     for side in (1, -1):
         if must and side * state.lane[i, a] > 0:
@@ -176,7 +177,7 @@ def _change_lane(i, a, must, accel, wish, ways, state, box, there, out):
 
 @njit(cache=True, nogil=True)
 def _drive(i, a, t, ways, state, signals, box, there, out):
-    """One step of vehicle a of scene i: it accelerates, steers and moves."""
+    """Advance vehicle a of scene i by one step: accelerate, steer and move."""
     way, n, me = ways.way[i, a], ways.n[i, a], box[a]
     s, v, offset = state.s[i, a], me[V], state.offset[i, a]
     wish = ways.wish[i, a, int(s)]
@@ -188,7 +189,7 @@ def _drive(i, a, t, ways, state, signals, box, there, out):
         _change_lane(i, a, ends < np.inf, accel, wish, ways, state, box, there, out)
     state.cool[i, a] = max(0, state.cool[i, a] - 1)
     target = state.lane[i, a] * ways.spacing[i, a]
-    if abs(target - offset) > 0.8:  # between two lanes: mind who is ahead in either
+    if abs(target - offset) > 0.8:  # between two lanes: consider the agents ahead in both
         _look(a, s, target, me, me[W] + MARGIN, way, n, box, there, 0.0, out)
         accel = min(accel, idm(v, wish, out[GAP], out[LEAD]))
     if ends < np.inf:
@@ -218,7 +219,7 @@ def _drive(i, a, t, ways, state, signals, box, there, out):
 
 @njit(cache=True, nogil=True)
 def _blocked(a, box, there):
-    """Would the next metre of person a lead into a vehicle?"""
+    """Whether the next metre of pedestrian a leads into a vehicle."""
     me = box[a]
     for b in range(box.shape[0]):
         o = box[b]
@@ -239,7 +240,7 @@ def _box(state, size, out):
 
 @njit(cache=True, nogil=True)
 def _fits(a, box, there):
-    """Is agent a's place free, with a metre to spare before and behind it?"""
+    """Whether agent a's place is free, with a metre to spare before and behind it."""
     me = box[a]
     for b in range(box.shape[0]):
         if b == a or not there[b]:
@@ -255,7 +256,7 @@ def _fits(a, box, there):
 
 @njit(cache=True, nogil=True)
 def _step_scene(i, t, first, tracks, valid, size, signals, ego, ego_size, ways, state):
-    """All agents of scene i from log step t - 1 to t; everyone acts on where the others were."""
+    """Advance all agents of scene i from log step t - 1 to t; all react to the others' previous states."""
     agents, steps = valid.shape
     box = np.empty((agents + 1, 7))
     there = np.zeros(agents + 1, np.bool_)
@@ -275,7 +276,7 @@ def _step_scene(i, t, first, tracks, valid, size, signals, ego, ego_size, ways, 
                 continue
             start = tracks[a, ways.enter[i, a]]
             _box(start, size[a], box[a])
-            if t > first and not _fits(a, box, there):  # in its place stands someone who is not the log any more
+            if t > first and not _fits(a, box, there):  # an agent that has left its log occupies its place
                 continue
             state.states[i, a] = start
             state.offset[i, a], state.clock[i, a], state.brake[i, a] = (
@@ -309,7 +310,7 @@ def _step(now, start, tracks, valid, size, signals, ego, ego_slot, ways, state):
 
 
 class FreeTraffic:
-    """Agents of S scenes that drive by themselves, as long as the log lights the signals; see `sim.world.Traffic`."""
+    """Agents of S scenes that drive on their own as long as the log has signal states; see `sim.world.Traffic`."""
 
     endless = False
 

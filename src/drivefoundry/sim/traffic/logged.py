@@ -1,6 +1,6 @@
-"""Traffic that keeps to its log: replayed, or reactive to an ego that does not.
+"""Traffic that follows its log: replayed, or reactive to an ego that does not.
 
-Reactive agents keep to their logged path and never run ahead of their log; they brake for the ego, and for others that
+Reactive agents stay on their logged path and never get ahead of their log; they brake for the ego, and for others that
 were delayed, by the intelligent driver model, and then obey the lights. Undisturbed, they match the log bit for bit.
 """
 
@@ -17,12 +17,12 @@ from drivefoundry.types import AGENT_PEDESTRIAN, DT, SIGNAL_RED, SIGNAL_YELLOW
 
 LOOKAHEAD = 35.0
 LATE = 0.3
-"""An agent this far behind its log, m, is no longer the log: it and its neighbours must watch each other."""
+"""An agent that is this far behind its log, m, no longer matches it: it and its neighbours must react to each other."""
 
 
 class State(NamedTuple):
-    """The agents of S scenes now. s (S, A) arc length along the log, m; at (S, A) log step at or before it; late (S,
-    A); states (S, A, 4) x, y, yaw, speed; seen, brake (S, A)."""
+    """Current state of the agents of S scenes. s (S, A) arc length along the log, m; at (S, A) log step at or before
+    it; late (S, A); states (S, A, 4) x, y, yaw, speed; seen, brake (S, A)."""
 
     s: np.ndarray
     at: np.ndarray
@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _inside(x, y, box, length, width, margin):
-    """Is the point inside an oriented box (x, y, yaw, ...) that is widened by margin to both sides?"""
+    """Whether a point is inside an oriented box (x, y, yaw, ...) widened by margin on both sides."""
     dx, dy = x - box[0], y - box[1]
     reach = 0.5 * (length + width) + margin
     if dx * dx + dy * dy > reach * reach:
@@ -47,7 +47,7 @@ def _inside(x, y, box, length, width, margin):
 def _gap_ahead(a, at, i0, tracks, path_s, states, seen, late, some_late, size, ego, ego_size, near):
     """Gap along agent a's path to the first obstacle, m, and that obstacle's speed along the path (inf, 0 if none).
 
-    Obstacles are the ego and, where either it or agent a is late, other agents; near (A,) is scratch.
+    Obstacles are the ego and, if either it or agent a is late, other agents; near (A,) is scratch.
     """
     limit = LOOKAHEAD + size[a, 0] / 2
     x0, y0 = states[a, 0], states[a, 1]
@@ -100,7 +100,7 @@ def _red_ahead(a, at, v, stops, signals, t, length):
 
 @njit(cache=True, nogil=True)
 def _place(a, s, i0, tracks, path_s, out):
-    """Set out (x, y, yaw) to the point of agent a's path at arc length s; returns the step index at or before it."""
+    """Write x, y, yaw of agent a's path at arc length s to out; return the step index at or before it."""
     i = i0
     steps = path_s.shape[1]
     while i + 1 < steps and path_s[a, i + 1] <= s:
@@ -119,7 +119,7 @@ def _place(a, s, i0, tracks, path_s, out):
 def _step_scene(
     t, tracks, logged, path_s, size, kind, stops, signals, ego, ego_size, reactive, s, at, states, seen, brake, late
 ):
-    """One 0.1 s step of all agents of one scene, from log step t - 1 to t."""
+    """Advance all agents of one scene by 0.1 s, from log step t - 1 to t."""
     agents, steps = logged.shape
     near = np.empty(agents, np.int64)
     some_late = late.any()
@@ -143,7 +143,7 @@ def _step_scene(
         )
         behind = s_log - s[a]
         follow = idm(v, 20.0, gap, v_lead) if gap < LOOKAHEAD else 9.0
-        # On schedule and no one closer than in the log itself: stay on the log, bit for bit.
+        # On schedule, and no agent closer than in the log itself: stay on the log, bit for bit.
         if not late[a] and follow > (v_log - v) / DT - 1.0:
             brake[a] = (v_log - v) < -0.08 or v_log < 0.2
             s[a], at[a] = s_log, t
@@ -174,7 +174,7 @@ def _step(now, tracks, logged, path_s, size, kind, stops, signals, ego, ego_slot
 
 
 class LoggedTraffic:
-    """Agents of S scenes that keep to their log; see `sim.world.Traffic`."""
+    """Agents of S scenes that follow their log; see `sim.world.Traffic`."""
 
     endless = False
     reactive = False
@@ -192,6 +192,6 @@ class LoggedTraffic:
 
 
 class ReactiveTraffic(LoggedTraffic):
-    """The same, reactive."""
+    """The same, but reactive."""
 
     reactive = True

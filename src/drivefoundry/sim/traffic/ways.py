@@ -1,6 +1,6 @@
-"""Default path of each agent of a scene, where it would drive on its own, with the adjacent lanes.
+"""Default path of each agent of a scene, which it would follow on its own, with the adjacent lanes.
 
-A vehicle's way is the path of its log and, beyond that, the lanes it leads into, straight on. Axes: S scenes, A
+A vehicle's way is the path of its log and, beyond that, the lanes that it leads into, straight on. Axes: S scenes, A
 agents, P way points 1 m apart, C stop lines.
 """
 
@@ -19,22 +19,22 @@ from drivefoundry.types import AGENT_CYCLIST, AGENT_PEDESTRIAN, RoadMap, Scene
 from drivefoundry_car.vehicle.inputs import along
 
 ONWARD = 300.0
-"""Way kept ready beyond the start, m."""
+"""Length of the way prepared beyond the start, m."""
 NEAR_LANE, SAME_WAY = 2.5, 0.7
-"""A point counts as on a lane that is so near, m, and turned so little from its heading, rad."""
+"""Maximum distance from a lane, m, and deviation from its heading, rad, of a point on it."""
 CELL = 16.0
-"""Edge of the cells that lane segments are filed under, m."""
+"""Edge of the grid cells that index lane segments, m."""
 GONE, WAITING, DRIVING, PARKED, WALKING = range(5)
-"""What an agent does; WAITING: its place is not free, or its time has not come."""
+"""Roles of an agent; WAITING: its place is not free, or its time has not come."""
 
 
 class Ways(NamedTuple):
     """Where each agent of S scenes will go.
 
-    way (S, A, P, 4) x, y, cosine and sine of the heading; n (S, A) points in use; wish (S, A, P) comfortable speed,
-    m/s; left, right (S, A, P) int8 lanes in the same direction beside the way; spacing (S, A) m between them; stops (S,
-    A, C, 2) arc length and signal of the stop lines; role (S, A): WAITING (will drive), PARKED, WALKING or GONE; enter
-    (S, A) first log step; offset (S, A) m by which the agent starts to the left of its way.
+    way (S, A, P, 4) x, y, cosine and sine of the heading; n (S, A) number of valid points; wish (S, A, P) comfortable
+    speed, m/s; left, right (S, A, P) int8 number of lanes in the same direction beside the way; spacing (S, A) between
+    them, m; stops (S, A, C, 2) arc length and signal of the stop lines; role (S, A): WAITING (will drive), PARKED,
+    WALKING or GONE; enter (S, A) first log step; offset (S, A) of the agent's start to the left of its way, m.
     """
 
     way: np.ndarray
@@ -50,7 +50,7 @@ class Ways(NamedTuple):
 
 
 class _Lanes:
-    """Lane segments of a map, filed by place: finds the lane under a point by looking at its neighbours alone."""
+    """Lane segments of a map in a spatial index, which finds the lane under a point from nearby segments only."""
 
     def __init__(self, road_map: RoadMap):
         self.map = road_map
@@ -66,7 +66,7 @@ class _Lanes:
 
     @staticmethod
     def _beside(neighbour: np.ndarray) -> np.ndarray:
-        """How many lanes lie beyond each lane on one side."""
+        """Number of lanes beyond each lane on one side."""
         out = np.zeros(len(neighbour), np.int8)
         for lane in range(len(neighbour)):
             at, seen = int(neighbour[lane]), {lane}
@@ -85,7 +85,7 @@ class _Lanes:
 
 @njit(cache=True)
 def _file(seg, origin, shape):
-    """Segments (n, 5) in; which of them touch each cell (with a margin), as ranges first (cells + 1,) of item."""
+    """Index segments (n, 5) by the cells that they touch (with a margin), as ranges first (cells + 1,) of item."""
     rows, cols = shape
     first = np.zeros(rows * cols + 1, np.int64)
     item = np.zeros(0, np.int64)
@@ -143,7 +143,7 @@ def _poses(line: np.ndarray) -> np.ndarray:
 
 
 def _way(scene: Scene, lanes: _Lanes, a: int, first: int) -> np.ndarray | None:
-    """The way of one vehicle from log step `first` on: its path, then the lanes; None where it is parked."""
+    """The way of one vehicle from log step `first` on: its path, then the lanes; None if it is parked."""
     track = scene.tracks[a, first:][scene.valid[a, first:]].astype(np.float64)
     xy = track[:, :2]
     steps = moved(xy)
@@ -161,7 +161,7 @@ def _way(scene: Scene, lanes: _Lanes, a: int, first: int) -> np.ndarray | None:
         keep = np.concatenate([[True], np.hypot(*np.diff(more, axis=0).T) > 1e-6])
         more = more[keep]
         if len(more) > 1 and arc_length(more)[-1] > 2.0:
-            fade = np.clip(1 - arc_length(more) / 15.0, 0, 1)[:, None]  # off the centre line now, on it 15 m later
+            fade = np.clip(1 - arc_length(more) / 15.0, 0, 1)[:, None]  # now off the centre line, on it 15 m later
             more = more + (line[-1] - more[0]) * fade
             line = np.concatenate([line, more[1:]])
     if len(line) < 2 or arc_length(line)[-1] < 2.0:
@@ -170,7 +170,7 @@ def _way(scene: Scene, lanes: _Lanes, a: int, first: int) -> np.ndarray | None:
 
 
 def ways(packed: Packed) -> Ways:
-    """Where the agents of these scenes will go; see Ways."""
+    """The ways of all agents of these scenes; see Ways."""
     n, a = packed.kind.shape
     roads: dict[str, _Lanes] = {}
     found: dict[tuple[int, int], np.ndarray] = {}
@@ -230,7 +230,7 @@ def _fill(out: Ways, scene: Scene, lanes: _Lanes, i: int, k: int, way: np.ndarra
 
 
 def _carried(room: np.ndarray, inside: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-    """Lanes beside a way (P,), with those of a junction that is crossed straight on taken from before and behind it."""
+    """Number of lanes beside a way (P,); in a junction crossed straight on, taken from before and after it."""
     out = room.copy()
     edge = np.flatnonzero(np.diff(np.concatenate([[0], inside.astype(np.int8), [0]])))
     for first, end in zip(edge[::2], edge[1::2], strict=True):

@@ -28,21 +28,21 @@ from drivefoundry.types import require
 
 
 def shard_model(model: VLA, dtype: torch.dtype, tensor: int = 1) -> VLA:
-    """A copy of the model, cut over all ranks, `tensor` of which share each matmul of the blocks; the caller's model
-    waits in host memory. Raises ValueError where so many cannot."""
+    """A copy of the model, sharded over all ranks, `tensor` of which share each matmul of the blocks; the caller's
+    model stays in host memory. ValueError if the numbers of ranks do not fit."""
     world = dist.get_world_size()
     divisible(model.config, tensor)
     require(world % tensor == 0, f"train config: tensor {tensor} does not divide {world} ranks; start a multiple of it")
     net = apply_parallelism(copy.deepcopy(model), world // tensor, tensor, dtype)
     model.cpu()
-    # logits are views of what the model returns; nothing changes them in place
+    # logits are views of the model's output; nothing changes them in place
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # `_whole` gathers in two steps
     return net
 
 
 class ShardedWeights(MasterWeights):
-    """The optimiser on what `cut` made: this rank's shards are the fp32 masters."""
+    """The optimiser of a model from `shard_model`: this rank's shards are the fp32 masters."""
 
     def _make_masters(self) -> None:
         self.masters = list(self.params)
@@ -54,7 +54,7 @@ class ShardedWeights(MasterWeights):
     def _optimisers(self, betas: tuple[float, float]) -> None:
         super()._optimisers(betas)
         for p in self._adams():
-            # as AdamW makes them at its first step; here at once, so that a checkpoint has somewhere to go
+            # as AdamW creates them at its first step; here at once, so that a checkpoint can be loaded into them
             moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
             self.adam.state[p] = {"step": torch.zeros((), dtype=torch.float32)} | moments
 
@@ -67,7 +67,7 @@ class ShardedWeights(MasterWeights):
         self._grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         for p, grad in zip(self.params, self._grads, strict=True):
             p.grad = grad
-        first = dist.get_rank() % self.tensor == 0  # of the ranks that hold the same of what no matmul's parts are
+        first = dist.get_rank() % self.tensor == 0  # among ranks that hold identical weights outside the matmuls
         counted = [g for g in self._grads if first or (isinstance(g, DTensor) and g.device_mesh.ndim == 2)]
         squares = torch.stack([local(g).square().sum() for g in counted]).sum()
         dist.all_reduce(squares)
@@ -87,14 +87,14 @@ class ShardedWeights(MasterWeights):
     def _part(self, x: Tensor, of: Tensor) -> Tensor:
         if not isinstance(of, DTensor):
             return x
-        return distribute_tensor(x, of.device_mesh, of.placements, src_data_rank=None)  # every rank has the whole
+        return distribute_tensor(x, of.device_mesh, of.placements, src_data_rank=None)  # every rank has all of it
 
     def state(self) -> dict[str, Any]:
         return super().state() | {"tensor": self.tensor}
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
-        """Of any number of ranks and parts: rows of fused matrices lie as `tensor` parts of them want."""
+        """Load a state saved by any number of ranks; rows of fused matrices are reordered for `tensor` parts."""
         before = state["tensor"]
         if before != self.tensor:
             place = {id(m): i for i, m in enumerate(self.masters)}
@@ -110,14 +110,14 @@ class ShardedWeights(MasterWeights):
         super().load(state)
 
     def _ordered(self, x: Tensor, index: int, before: int) -> Tensor:
-        """What belongs to a parameter, of parts as they were `before`, as this run's parts want it."""
+        """Reorder what belongs to a parameter from `before` parts to this run's parts."""
         if index not in self._fused or not isinstance(x, DTensor):
             return x
         return self._part(interleaved(self._whole(x), self.tensor, before), x)
 
     @torch.no_grad()
     def float_model(self, model: nn.Module) -> nn.Module:
-        """Every rank's model gets all weights."""
+        """Gather all weights into every rank's model."""
         mine = [p for p in model.parameters() if p.requires_grad]
         for i, (p, master) in enumerate(zip(mine, self.average or self.masters, strict=True)):
             whole = self._whole(master.detach())
@@ -126,9 +126,9 @@ class ShardedWeights(MasterWeights):
 
 
 def equalized(share: list[Batch], text: int, times: int = 1) -> list[Batch]:
-    """A rank's batches in, one with text of `text` tokens, if any, and one without out, so that every rank gathers
-    the same parameters as often: what a rank lacks is one sample of its other batch without weight. Each is filled up
-    to a number of samples that `times` divides, by such as have no weight."""
+    """Give every rank one batch with text of `text` tokens, if any rank has one, and one without, so that all ranks
+    gather the same parameters equally often. A missing batch is a zero-weight sample of the other one; each is padded
+    with zero-weight samples to a multiple of `times` samples."""
     require(
         bool(share), "train config: with shard, batch must hold a sample for each rank and micro-batch; raise batch"
     )
@@ -152,7 +152,7 @@ def _filled(batch: Batch, times: int) -> Batch:
 
 
 class StateShards:
-    """A directory of checkpoints, their step as name, each in the shards of its ranks; the newest whole one counts."""
+    """A directory of checkpoints, named by step, each in its ranks' shards; the newest complete one counts."""
 
     def __init__(self, folder: Path):
         self.folder, self.cost = folder, 0.0
@@ -173,7 +173,7 @@ class StateShards:
         self.cost = time.perf_counter() - start
 
     def load(self, like: dict[str, Any]) -> dict[str, Any] | None:
-        there = sorted(p.parent for p in self.folder.glob("*/.metadata"))  # which is written when all shards are
+        there = sorted(p.parent for p in self.folder.glob("*/.metadata"))  # written once all shards are
         if not there:
             return None
         load(like, checkpoint_id=there[-1], process_group=self._group)

@@ -1,10 +1,10 @@
-"""A size and a number of devices in, how it is cut over them out: weights in shards (FSDP2), matrices in parts (TP).
+"""Plan how a model size is laid out on a number of devices: weights sharded (FSDP2), matmuls split (TP).
 
     python -m drivefoundry.train.distributed.parallel [72B] [--devices 64]
     python -m torch.distributed.run --nproc-per-node 2 -m drivefoundry.train.distributed.parallel [72B]
 
-The first prints the plan of a size, made on the meta device; the second besides runs a small stack of that size's
-blocks forward and backward on its ranks, cut by either way (see `tensor_parallel`), and compares it with one process.
+The first prints the plan of a size, computed on the meta device; the second also runs a small stack of that size's
+blocks forward and backward on its ranks, split in either way (see `tensor_parallel`), and compares it with one process.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from drivefoundry.train.distributed.ranks import rank_and_world
 from drivefoundry.train.distributed.tensor_parallel import apply_parallelism, divisible, interleaved
 
 NODE = 8
-"""Devices that are linked closely enough to share each matmul."""
+"""Devices per node, whose links are fast enough to share each matmul."""
 WIDE = 8192
-"""Width from which blocks are cut by tensor parallelism too."""
+"""Minimum width of blocks for tensor parallelism."""
 GB = 1e9
 
 
 @dataclass(frozen=True)
 class MeshLayout:
-    """How a model lies on shard x tensor devices."""
+    """Layout of a model on shard x tensor devices."""
 
     config: ModelConfig
     shard: int
-    """Devices over which each weight's rows are cut; gathered block by block where they are needed."""
+    """Number of devices over which each weight's rows are sharded, to be gathered block by block."""
     tensor: int
-    """Devices that share each block's matmuls."""
+    """Number of devices that share each block's matmuls."""
 
     def validate(self) -> MeshLayout:
         divisible(self.config, self.tensor)
         return self
 
     def bytes_per_device(self) -> dict[str, float]:
-        """Of training with bf16 and fp32 AdamW: what stays (masters, gradients and two moments in fp32, cut over all;
-        what is not a block over `shard` alone), what two gathered blocks add, and what a token of activations adds with
-        each block recomputed, and of one block without."""
+        """Memory of training with bf16 and fp32 AdamW, bytes: state (masters, gradients and two moments in fp32,
+        sharded over all devices; outside the blocks over `shard` only), two gathered blocks, and a token of activations
+        with checkpointing of each block, and of one block without."""
         c, asked = self.config, memory(self.config)
         count = asked.weights // 2
         blocks = stack(c) - c.dim
@@ -63,7 +63,7 @@ class MeshLayout:
         }
 
     def text(self) -> str:
-        """The plan in words, with the shapes counted on the meta device."""
+        """The plan as text, with shapes from the meta device."""
         with torch.device("meta"):
             model = VLA(self.config)
         c, need, block = self.config, self.bytes_per_device(), model.decoder.blocks[0]
@@ -72,7 +72,7 @@ class MeshLayout:
             f"{self.shard * self.tensor} devices: shard {self.shard} (FSDP2) x tensor {self.tensor}",
             f"a device holds {need['state'] / GB:.1f} GB of weights, gradients and optimiser state, up to "
             f"{need['gathered'] / GB:.1f} GB of gathered weights, and {need['token'] / 1e6:.2f} MB a token of "
-            "activations, blocks recomputed",
+            "activations, with activation checkpointing",
         ]
         for name, p in block.named_parameters():
             how = {"q": "rows", "kv": "rows", "gate_up": "rows", "o": "columns", "down": "columns"}
@@ -86,8 +86,8 @@ class MeshLayout:
 
 
 def layout(config: ModelConfig, devices: int) -> MeshLayout:
-    """The preset: shards over all devices; from WIDE on, blocks are besides cut over the devices of a node, as far as
-    their heads allow."""
+    """The default layout: shards over all devices; from WIDE on, blocks are also split over the devices of a node, as
+    far as the number of heads allows."""
     tensor = 1
     if config.dim >= WIDE:
         fits = [t for t in range(1, min(NODE, devices) + 1) if devices % t == 0]
@@ -100,7 +100,7 @@ def sum_of(module: nn.Module) -> int:
 
 
 def scaled_down(config: ModelConfig) -> ModelConfig:
-    """Two blocks of the same make with every width divided by 32."""
+    """Two blocks of the same kind with every width divided by 32."""
     return replace(
         config, layers=2, dim=config.dim // 32, heads=config.heads // 4, kv_heads=config.kv_heads // 4,
         head_dim=config.head_dim // 8, ffn=config.ffn // 32,
@@ -108,8 +108,8 @@ def scaled_down(config: ModelConfig) -> ModelConfig:
 
 
 def dry_run(config: ModelConfig, shard: int, tensor: int) -> tuple[float, float]:
-    """Largest relative differences of the outputs and of the gradients of a decoder on shard x tensor ranks to the same
-    on one, fp32; the batch is cut over the shards."""
+    """Largest relative differences of a decoder's outputs and gradients on shard x tensor ranks from those on one rank,
+    fp32; the batch is divided over the shards."""
     rank, _ = rank_and_world(alone=True)
     torch.manual_seed(0)
     one = Decoder(config)
@@ -122,11 +122,11 @@ def dry_run(config: ModelConfig, shard: int, tensor: int) -> tuple[float, float]
     x, rope = torch.randn(2 * shard, length, config.dim), rope_table(config, length)
     mask = torch.full((1, length, length), -1e4).triu(1)
     mine = slice(2 * (rank // tensor), 2 * (rank // tensor) + 2)
-    wanted = one(x, rope, mask, length)
-    wanted.square().sum().backward()
+    expected = one(x, rope, mask, length)
+    expected.square().sum().backward()
     got = many(x[mine], rope, mask, length)
     got.square().sum().backward()
-    off = [relative(got, wanted[mine])]
+    off = [relative(got, expected[mine])]
     for (name, p), q in zip(one.named_parameters(), many.parameters(), strict=True):
         assert p.grad is not None
         assert q.grad is not None
@@ -139,7 +139,7 @@ def dry_run(config: ModelConfig, shard: int, tensor: int) -> tuple[float, float]
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    """Largest difference as a share of the largest value of b."""
+    """Largest difference relative to the largest value of b."""
     return float((a - b).detach().abs().max() / b.detach().abs().max())
 
 

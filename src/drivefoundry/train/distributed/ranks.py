@@ -1,4 +1,4 @@
-"""The process group of a training: this process's rank, and how ranks that torchrun started find each other."""
+"""The process group of a training: this process's rank, and how ranks started by torchrun find each other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 
 
 def rank_and_world(alone: bool = False) -> tuple[int, int]:
-    """This process's rank and the number of ranks; joins the process group when torchrun started several, or makes one
-    of itself `alone`."""
+    """This process's rank and the number of ranks; joins the process group if torchrun started several, or creates one
+    with a single rank if `alone`."""
     if alone and "WORLD_SIZE" not in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", None, None, 1, 0, dist.HashStore())  # type: ignore[attr-defined]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
@@ -21,7 +21,7 @@ def rank_and_world(alone: bool = False) -> tuple[int, int]:
 
 def _join(backend: str) -> None:
     """Join the process group of torchrun's ranks. On one machine torchrun's store outlives the ranks, so that those of
-    the next life could find each other's old addresses in it: each life keeps its own there."""
+    the next restart could find old addresses in it; so each restart uses its own keys."""
     environment = os.environ
     if (
         environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"

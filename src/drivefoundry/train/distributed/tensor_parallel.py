@@ -1,7 +1,7 @@
 """Apply FSDP2 and tensor parallelism to a model: weights sharded by rows, the blocks' matrix products split over ranks.
 
-Tensor parallelism after Megatron-LM (Shoeybi 2019): queries, keys, values, gate and up are cut by rows (whole heads),
-the two matrices that lead back to the residual stream by columns, whose parts are summed.
+Tensor parallelism after Megatron-LM (Shoeybi 2019): queries, keys, values, gate and up are split by rows (whole heads),
+the two matrices that lead back to the residual stream by columns, whose results are summed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def apply_parallelism(net: Net, shard: int, tensor: int, dtype: torch.dtype = torch.bfloat16) -> Net:
-    """A decoder, or a model with one, cut in place over the shard x tensor ranks of the process group: rank r is part
-    r % tensor of shard r // tensor. What is not a block of that decoder is cut over the shards alone."""
+    """Split a decoder, or a model with one, in place over the shard x tensor ranks of the process group: rank r is part
+    r % tensor of shard r // tensor. Everything outside that decoder's blocks is split over the shards only."""
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     mesh = init_device_mesh(kind, (shard, tensor), mesh_dim_names=("shard", "tensor"))
     if tensor > 1:
@@ -34,8 +34,8 @@ def apply_parallelism(net: Net, shard: int, tensor: int, dtype: torch.dtype = to
 
 
 def _sharded(model: nn.Module, dtype: torch.dtype, mesh: DeviceMesh) -> None:
-    """Parameters cut over the ranks of `mesh`, block by block: gathered in `dtype` where they are needed, gradients
-    summed in fp32 (FSDP2)."""
+    """Shard parameters over the ranks of `mesh`, block by block: gathered in `dtype` when needed, gradients summed in
+    fp32 (FSDP2)."""
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for decoder in [m for m in model.modules() if isinstance(m, Decoder)]:
         for block in decoder.blocks:
@@ -48,7 +48,7 @@ def _sharded(model: nn.Module, dtype: torch.dtype, mesh: DeviceMesh) -> None:
 
 
 def parallelize_blocks(decoder: Decoder, mesh: DeviceMesh) -> None:
-    """Cut every block's matmuls over the devices of a mesh of one dimension; each then computes its own heads."""
+    """Split every block's matmuls over the devices of a one-dimensional mesh; each then computes its own heads."""
     parts = mesh.size()
     plan = {name: ColwiseParallel() for name in ("q", "kv", "gate_up")} | {n: RowwiseParallel() for n in ("o", "down")}
     with torch.no_grad():
@@ -61,20 +61,20 @@ def parallelize_blocks(decoder: Decoder, mesh: DeviceMesh) -> None:
 
 
 def fused(decoder: Decoder) -> list[nn.Parameter]:
-    """The blocks' parameters that are two matrices, or biases, on top of each other."""
+    """The blocks' parameters that consist of two matrices, or biases, stacked by rows."""
     blocks = cast(list[Block], list(decoder.blocks))
     return [p for block in blocks for layer in (block.kv, block.gate_up) for p in layer.parameters()]
 
 
 def interleaved(x: Tensor, parts: int, before: int = 1) -> Tensor:
-    """A fused matrix [a; b] in, its rows such that each of `parts` equal cuts is a fused matrix [a's part; b's];
-    `before`: in how many such cuts it comes."""
+    """Reorder the rows of a fused matrix [a; b] such that each of `parts` equal parts is a fused matrix [part of a;
+    part of b]; `before`: the number of such parts in x."""
     whole = x.unflatten(0, (before, 2, -1)).transpose(0, 1).flatten(1, 2)
     return whole.unflatten(1, (parts, -1)).transpose(0, 1).flatten(0, 2)
 
 
 def divisible(config: ModelConfig, tensor: int) -> None:
-    """Raises ValueError where `tensor` devices cannot share a block's matmuls."""
+    """Raise ValueError if `tensor` devices cannot share a block's matmuls."""
     c = config
     whole = c.kv_heads % tensor == 0 and c.heads % tensor == 0 and c.ffn % tensor == 0
     require(
@@ -85,5 +85,5 @@ def divisible(config: ModelConfig, tensor: int) -> None:
 
 
 def local(x: Tensor) -> Tensor:
-    """What this rank holds of a tensor."""
+    """This rank's part of a tensor."""
     return x.to_local() if isinstance(x, DTensor) else x

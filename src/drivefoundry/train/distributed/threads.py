@@ -1,11 +1,12 @@
-"""Data parallelism over the threads of one process: on CPU, a thread for each core gets further than all cores on each
-operation, since threads then wait for each other once a step instead of at each of thousands of small operations.
+"""Data parallelism over the threads of one process: on CPU, one thread per core is faster than all cores on each
+operation, because threads then wait for each other once per step instead of at thousands of small operations.
 
-Samples/s of a 4M decoder at 64 samples a step on two cores, compiled, OMP_WAIT_POLICY=passive: 128 to 161 on one thread
-a core, 75 to 93 with both cores on each operation; beside two busy processes 76 to 86 and 49 to 55. Without that policy
-(uncompiled) both cores on each operation fall from 97 to 115 to 32 to 35, since threads that spin burn their own share.
+Samples/s of a 4M decoder at 64 samples per step on two cores, compiled, OMP_WAIT_POLICY=passive: 128 to 161 with one
+thread per core, 75 to 93 with both cores on each operation; beside two busy processes 76 to 86 and 49 to 55. Without
+that policy (uncompiled), both cores on each operation drop from 97..115 to 32..35, since threads that spin burn
+their own share.
 
-Compiled graphs must let go of the interpreter's lock while they run, see `Decoder.compile_blocks`.
+Compiled graphs must release the GIL while they run, see `Decoder.compile_blocks`.
 """
 
 from __future__ import annotations
@@ -25,23 +26,24 @@ from drivefoundry.model.text import PAD
 from drivefoundry.train.dataset import Batch
 
 ENOUGH = 16
-"""Samples that a thread must have to be worth it."""
+"""Minimum number of samples for a thread to be worth it."""
 
 A = TypeVar("A")
 Loss = Callable[[Batch], tuple[Tensor, dict[str, float]]]
 FEW = 3
-"""Samples that are not worth a piece of their own."""
+"""Number of samples not worth a separate part."""
 Took = tuple[list[Tensor | None], list[dict[str, float]]]
-"""One thread's gradients, and what the losses of its batches are made of."""
+"""One thread's gradients, and the components of its batches' losses."""
 
 
 def threads_for(samples: int, device: torch.device) -> int:
-    """How many threads suit a rank's `samples` a step: of one core each, or more where samples are few."""
+    """Number of threads for a rank's `samples` per step: one per core, or fewer with more cores each if samples are
+    few."""
     return max(min(torch.get_num_threads(), samples // ENOUGH), 1) if device.type == "cpu" else 1
 
 
 def split(batches: Sequence[Batch], count: int, rest: int) -> list[list[Batch]]:
-    """Divide a step's batches among `count` threads: equal numbers of tokens, in as few pieces as possible.
+    """Divide a step's batches among `count` threads: equal numbers of tokens, in as few parts as possible.
 
     rest: tokens of a sample besides its text.
     """
@@ -66,18 +68,18 @@ def _packs(batch: Batch, rest: int) -> bool:
 
 
 def _tokens(batch: Batch, rest: int) -> float:
-    """How many tokens of a sample are computed."""
+    """Number of tokens computed per sample."""
     if batch.text is None:
         return rest
-    said = int((batch.text != PAD).sum()) if _packs(batch, rest) else batch.text.numel()
-    return rest + said / len(batch)
+    tokens = int((batch.text != PAD).sum()) if _packs(batch, rest) else batch.text.numel()
+    return rest + tokens / len(batch)
 
 
 class ThreadedBackward:
-    """Threads that each take a part of the samples forward and back; `count` 1 is the caller's own thread. A sample has
-    `rest` tokens besides its text.
+    """Threads that each run forward and backward on a part of the samples; with `count` 1, the caller's own thread. A
+    sample has `rest` tokens besides its text.
 
-    Gradients are added in the order of the threads, so a step's result depends on their count and on nothing else.
+    Gradients are added in the order of the threads, so the result of a step depends only on their number.
     """
 
     def __init__(self, count: int = 1, params: Sequence[nn.Parameter] = (), rest: int = 0):
@@ -87,9 +89,9 @@ class ThreadedBackward:
         self._known: set[Hashable] = set()
 
     def backward(self, loss: Loss, batches: Sequence[Batch]) -> list[dict[str, float]]:
-        """Add the gradients of the batches to the parameters'; returns what their losses are made of.
+        """Add the gradients of the batches to the parameters'; returns the components of their losses.
 
-        Only one thread at a time can compile, so threads that meet a batch of a new kind go one after the other.
+        Only one thread at a time can compile, so threads that get a new kind of batch run one after the other.
         """
         if self.count == 1:
             return [_plain(loss, batch) for batch in batches]
@@ -109,7 +111,7 @@ class ThreadedBackward:
         return [parts for _, several in done for parts in several]
 
     def each(self, work: Callable[[A], None], items: Sequence[A]) -> None:
-        """work(item) for every item, by whichever thread is free."""
+        """Run work(item) for every item, each on whichever thread is free."""
         if self.count == 1:
             for item in items:
                 work(item)
@@ -135,11 +137,11 @@ class ThreadedBackward:
         return total, several
 
     def close(self) -> None:
-        """Give the threads back."""
+        """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-            torch.set_num_threads(self._threads)  # what a thread sets, later threads begin with
+            torch.set_num_threads(self._threads)  # later threads inherit a thread's setting
 
 
 ALONE = ThreadedBackward()
