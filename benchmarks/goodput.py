@@ -135,7 +135,7 @@ def supervised(folder: Path, settings: dict, ranks: int, every: float = float("i
             process.wait()
     seconds = time.monotonic() - start
     rows = [json.loads(row) for row in (folder / "log.jsonl").read_text().splitlines()]
-    assert len(rows) == settings["steps"], f"{len(rows)} steps were learnt, {settings['steps']} were asked for"
+    assert len(rows) == settings["steps"], f"{len(rows)} steps were trained, {settings['steps']} were requested"
     return Ran(json.loads((folder / "report.json").read_text()), seconds, kills, {r["step"]: r["loss"] for r in rows})
 
 

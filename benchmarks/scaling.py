@@ -29,7 +29,7 @@ def main() -> int:
         prog="python -m benchmarks.scaling", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--quick", action="store_true", help="nine models of seconds: does it run at all?")
-    parser.add_argument("--out", type=Path, default=Path("out-scaling"), help="run directory, gone on with if there")
+    parser.add_argument("--out", type=Path, default=Path("out-scaling"), help="run directory, continued if it exists")
     asked = parser.parse_args()
     recipe = recipes.named("tiny" if asked.quick else "default")
     start = time.monotonic()

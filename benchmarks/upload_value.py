@@ -76,7 +76,7 @@ def main() -> int:
         prog="python -m benchmarks.upload_value", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--quick", action="store_true", help="one small city, two minutes")
-    parser.add_argument("--cities", type=int, default=len(CITIES), help="only the first so many of the twelve")
+    parser.add_argument("--cities", type=int, default=len(CITIES), help="simulate only the first N")
     asked = parser.parse_args()
     begun = time.perf_counter()
     campaigns = load_campaigns(CAMPAIGNS)

@@ -1,4 +1,4 @@
-"""What tests ask of the log of a city."""
+"""What tests need from the log of a city."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model small enough to train inside a test, which drives on along the road at the speed that it has."""
+"""A model small enough to train inside a test, which drives along the road at its current speed."""
 
 from __future__ import annotations
 

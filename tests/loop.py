@@ -1,4 +1,4 @@
-"""The loop at the smallest size at which all of its parts work."""
+"""The smallest loop in which every part works."""
 
 from __future__ import annotations
 

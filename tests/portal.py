@@ -1,4 +1,4 @@
-"""A server of a few lines that answers what a test wants: a proxy or captive portal between a car and its service."""
+"""A small server with configurable answers: a proxy or captive portal between a car and its service."""
 
 from __future__ import annotations
 

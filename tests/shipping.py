@@ -1,4 +1,4 @@
-"""A release repository, its keys and cars beside it, with engines that a few bytes stand for."""
+"""A release repository, its keys and cars, with engines replaced by a few bytes."""
 
 import json
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""A car with a signed release, its configuration, and the daemon as a process: what the daemon's tests share."""
+"""Shared parts of the daemon's tests: a car with a signed release, its configuration, and the daemon as a process."""
 
 from __future__ import annotations
 

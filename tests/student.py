@@ -1,4 +1,4 @@
-"""A student small enough to train inside a test, and the samples that it learnt from."""
+"""A student small enough to train inside a test, and its training samples."""
 
 from __future__ import annotations
 

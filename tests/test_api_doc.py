@@ -1,4 +1,4 @@
-"""The example of docs/api.md runs as it stands there, as a script without a guard."""
+"""The example of docs/api.md runs unchanged, as a script without a guard."""
 
 import re
 import subprocess

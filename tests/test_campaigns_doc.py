@@ -1,4 +1,4 @@
-"""The page on campaigns knows every field and signal, and its examples run."""
+"""The page on campaigns covers every field and signal, and its examples run."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command line: help without waiting, one line and exit code 2 for what it does not understand."""
+"""The command line: fast help, one line and exit code 2 for invalid input."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""docs/cli.md lists the verbs, stages and options that there are, and its commands are understood."""
+"""docs/cli.md lists the existing verbs, stages and options, and its commands are valid."""
 
 import re
 import shlex

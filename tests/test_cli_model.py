@@ -1,4 +1,4 @@
-"""`drivefoundry model`: a backbone in, what it is, what was made of it out."""
+"""`drivefoundry model`: import a backbone, describe it, export a trained one."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Verbs that look at a run, name what is in it or judge it: a finished run, one under way, one with leftovers."""
+"""Verbs that read a run, name its artefacts or judge it: a finished run, one in progress, one with leftovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One map, the same answers in the same order from every backend."""
+"""Parallel map: the same results in the same order from every backend."""
 
 import multiprocessing
 import os

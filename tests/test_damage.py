@@ -1,4 +1,4 @@
-"""Damaged scenes, in files of every format and in memory: each is refused with ValueError, or the world steps on."""
+"""Damaged scenes, in files of every format and in memory: refused with ValueError, or simulated without error."""
 
 import dataclasses
 import math

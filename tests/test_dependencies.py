@@ -1,4 +1,4 @@
-"""What the code imports is what the projects declare: no more, no less."""
+"""The projects declare exactly the dependencies that the code imports."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Ground that is road, that is none, and that a map says nothing of."""
+"""Ground that is road, ground that is not, and ground that a map does not classify."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The fuzzer finds what it looks for, and the readers that are quick to try hold."""
+"""The fuzzer finds planted faults, and the fast readers pass it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The ledger makes things once, redoes what depends on a change and no more, and survives a kill at any moment."""
+"""The ledger builds things once, rebuilds exactly what a change affects, and survives a kill at any moment."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""A ledger whose process is killed in a build or while it publishes."""
+"""A ledger whose process is killed during a build or while publishing."""
 
 import signal
 import subprocess

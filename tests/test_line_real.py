@@ -1,4 +1,4 @@
-"""The line on what was really recorded, a small part of it; skipped where the sets are absent (DRIVEFOUNDRY_DATA)."""
+"""The line on a small part of real recordings; skipped if the data sets are absent (DRIVEFOUNDRY_DATA)."""
 
 from __future__ import annotations
 

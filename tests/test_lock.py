@@ -1,4 +1,4 @@
-"""The pinned dependencies: of today's pyproject.toml, hashed, and passed over once they are not."""
+"""Pinned dependencies: hashed, matching the current pyproject.toml, and ignored if they do not."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""Results take their place whole, and whatever the user has there stays."""
+"""Results are written atomically, and users' own files are never replaced."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Benchmarks tell a peer that is not installed from one that failed, and show its last words."""
+"""Benchmarks distinguish a peer that is not installed from one that failed, and show its last output."""
 
 import sys
 

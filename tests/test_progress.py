@@ -1,4 +1,4 @@
-"""Stages are timed with their children; bars say their lines where no terminal is."""
+"""Stages are timed including child processes; without a terminal, bars print lines."""
 
 import json
 import subprocess
@@ -78,7 +78,7 @@ def test_what_a_training_says():
 
 
 def ended(monkeypatch, seconds: list[float], total: int) -> list[float | None]:
-    """Time left after each step, where steps take so many seconds."""
+    """Time left after each step, if steps take the given seconds."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     pace, out = progress.Pace(total), []

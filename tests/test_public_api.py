@@ -1,4 +1,4 @@
-"""The names that other programs build on. A change here is a change of the interface."""
+"""The names that other programs depend on. A change here is a change of the interface."""
 
 import inspect
 import subprocess

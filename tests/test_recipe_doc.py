@@ -1,4 +1,4 @@
-"""Recipes are documented, key by key, and refuse values that no stage could work with."""
+"""Recipes are documented, key by key, and refuse invalid values."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The commands of docs/scaling.md work as they stand there, and its figures are those of the code."""
+"""The commands of docs/scaling.md run unchanged, and its figures agree with the code."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Settings change what they name, in the field's own type, and refuse the rest in one line."""
+"""Settings change the field that they name, in its own type, and are otherwise refused in one line."""
 
 from dataclasses import dataclass, field
 

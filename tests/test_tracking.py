@@ -1,4 +1,4 @@
-"""Trackers: a run that was killed goes on as the same run, each step once; what is not there is refused in one line."""
+"""Trackers: a killed run continues as the same run, each step once; missing trackers are refused in one line."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A language model small enough for a test: random weights, and a byte-level BPE that knows a few words."""
+"""A language model small enough for a test: random weights, and a byte-level BPE with a few words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Campaigns over drives that are there: what fired where, what it would cost, and what came home."""
+"""Campaigns over stored drives: what fired where, what it would cost, and which clips were uploaded."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_what_is_refused(tmp_path, capsys, argv, says):
 
 @pytest.fixture
 def damaged(folder):
-    """The folder with a third drive that is cut short."""
+    """The folder with a third drive that is truncated."""
     (folder / "cut.mcap").write_bytes((folder / "d0.mcap").read_bytes()[:3000])
     return folder
 
@@ -202,7 +202,7 @@ def test_a_rule_does_not_hold_on_through_a_gap(make_drive):
 
 @pytest.mark.parametrize("rate", [5, 12.5, 20, 50, 100])
 def test_a_rules_seconds_are_true_seconds_at_every_rate(make_drive, tmp_path, rate):
-    """Braking of 0.45 s is no braking for 0.6 s, nor is one of 0.9 s missed, however often states come."""
+    """Braking for 0.45 s does not count as 0.6 s, and braking for 0.9 s is not missed, at any rate of states."""
     t = np.arange(int(20 * rate)) / rate
     ego = np.zeros((len(t), 7))
     ego[:, 0], ego[:, 3] = 10 * t, 10.0

@@ -1,4 +1,4 @@
-"""The library over real logs; skipped where those are absent (DRIVEFOUNDRY_DATA names their folder)."""
+"""The library over real logs; skipped if they are absent (DRIVEFOUNDRY_DATA names their folder)."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A stored drive goes through the car's data side once more, and its clips land in a store over the real service."""
+"""Replaying a stored drive through the car's data side stores its clips through the real service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Containers whose bytes follow from their arrays alone."""
+"""Containers whose bytes depend only on their arrays."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""JSON and TOML as people's editors write them is read, or refused in one line with the file named."""
+"""JSON and TOML as editors write them are read, or refused in one line that names the file."""
 
 import json
 

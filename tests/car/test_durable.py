@@ -1,4 +1,4 @@
-"""Nothing counts as finished, and nothing is taken from where it was, before it is on the disk under its name."""
+"""Nothing counts as finished, and nothing is removed from its old place, before it is durable under its new name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of earlier versions still lead to the modules."""
+"""Module names of earlier versions still work."""
 
 import importlib
 import subprocess

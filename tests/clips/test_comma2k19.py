@@ -1,4 +1,4 @@
-"""comma2k19 segments: a hand-made one, damaged ones, and the public example where it is at hand."""
+"""comma2k19 segments: a hand-made one, damaged ones, and the public example if available."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""CommonRoad files of both versions, and what their states may leave open."""
+"""CommonRoad files of both versions, and the optional parts of their states."""
 
 import gzip
 

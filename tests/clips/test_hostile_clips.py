@@ -1,4 +1,4 @@
-"""Hostile and damaged clip files: the check takes them or says why not in one line, in bounded memory and time."""
+"""Hostile and damaged clip files: accepted or refused in one line, in bounded memory and time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importers on the public sets themselves; skipped where those are absent (DRIVEFOUNDRY_DATA names their folder)."""
+"""Importers on the public data sets; skipped if they are absent (DRIVEFOUNDRY_DATA names their folder)."""
 
 import os
 from collections import Counter

@@ -1,4 +1,4 @@
-"""One damaged recording among several: the sound ones are read, and one line says what was left out and why."""
+"""One damaged recording among several: the others are read, and one line says what was left out and why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from drivefoundry_car.log import read_drive, write_drive
 
 @pytest.fixture
 def folder(make_drive, tmp_path):
-    """Three drives, of which b is cut short."""
+    """Three drives, of which b is truncated."""
     folder = tmp_path / "drives"
     folder.mkdir()
     for i, name in enumerate("abc"):

@@ -1,4 +1,4 @@
-"""Pickles of plain data are read without being run."""
+"""Pickles of plain data are read without executing them."""
 
 import collections
 import contextlib

@@ -1,4 +1,4 @@
-"""Clips, objects and commits in a bucket, over the S3 protocol; and what a bucket that is not as it should be says."""
+"""Clips, objects and commits in a bucket, over the S3 protocol; and error messages for faulty buckets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips land once, in batches, and come back as they were recorded; objects are verified."""
+"""Clips are stored once, in batches, and read back unchanged; objects are verified."""
 
 from __future__ import annotations
 

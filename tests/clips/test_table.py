@@ -1,4 +1,4 @@
-"""Tables as people's own scripts write them read alike; what does not fit is named with its line."""
+"""Tables written by users' own scripts are read consistently; errors name the line."""
 
 from __future__ import annotations
 

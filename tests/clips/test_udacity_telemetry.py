@@ -1,4 +1,4 @@
-"""Udacity's tables without pictures: hand-made, damaged, and the public set where it is at hand."""
+"""Udacity's tables without pictures: hand-made, damaged, and the public set if available."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""The running city: physical tracks, obeyed lights, the same log from the same seed, and a process of its own."""
+"""The running city: physical tracks, obeyed lights, the same log from the same seed, and a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A live city takes the driven cars as they are: SUMO's drivers keep behind them, and what happened can be judged."""
+"""A live city with driven cars: SUMO's drivers keep behind them, and their drives can be judged."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Drives and situations cut from a city log: what the recording says agrees with the city."""
+"""Drives and situations cut from a city log agree with the city."""
 
 from __future__ import annotations
 

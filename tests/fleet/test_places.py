@@ -1,4 +1,4 @@
-"""The cities as road maps: connected, lit, and with houses that stand clear."""
+"""The cities as road maps: connected, with lights, and houses clear of the road."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events that the simulator says it made are in what everybody did: each kind, at its time, near its car."""
+"""Planted events are visible in the tracks: each kind, at its time, near its car."""
 
 from __future__ import annotations
 

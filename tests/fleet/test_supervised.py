@@ -1,4 +1,4 @@
-"""Outings under a safety driver become recordings that say who drove, what was planned and what was right."""
+"""Supervised outings become recordings of who drove, what was planned and what would have been right."""
 
 import numpy as np
 import pytest

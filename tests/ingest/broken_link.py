@@ -1,4 +1,4 @@
-"""A TCP link between a car and a service that can be cut, slowed and made to damage what it carries."""
+"""A TCP link between a car and a service that can be cut, slowed down and corrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A car that dies at a moment of its choice: python collect_until_killed.py URL TOKEN FOLDER DRIVE WHEN."""
+"""A car that dies at a chosen moment: python collect_until_killed.py URL TOKEN FOLDER DRIVE WHEN."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A car's uploader in a process of its own, to be killed: python send_until_killed.py URL CREDENTIAL QUEUE [CODE]."""
+"""A car's uploader as a process to be killed: python send_until_killed.py URL CREDENTIAL QUEUE [CODE]."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The ingest service in a process of its own, to be killed: python serve_until_killed.py STORE SECRET PORT."""
+"""The ingest service as a process to be killed: python serve_until_killed.py STORE SECRET PORT."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The ingest service as operators run it, in processes of its own; and what its tests share."""
+"""The ingest service as operators run it, in separate processes, with shared parts of its tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom a request is counted under, with and without proxies; TLS with a certificate of one's own."""
+"""Which client a request is attributed to, with and without proxies; TLS with a self-made certificate."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_what_is_no_network_is_refused(text, capsys):
 
 
 def codes(url: str, count: int, **headers: str) -> list[int]:
-    """What so many wrong enrolment codes are answered."""
+    """Answers to a number of wrong enrolment codes."""
     with httpx.Client(base_url=url, headers=headers) as client:
         return [client.post("/enrol", json={"code": f"wrong-{i}"}).status_code for i in range(count)]
 
@@ -115,7 +115,7 @@ def test_a_header_opens_no_new_purse_unless_a_proxy_is_trusted(tmp_path):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory) -> tuple[Path, Path]:
-    """A certificate of 127.0.0.1, signed by itself, and its key."""
+    """A certificate of 127.0.0.1, self-signed, and its key."""
     return made(tmp_path_factory.mktemp("tls"))
 
 

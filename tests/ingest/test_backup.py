@@ -1,4 +1,4 @@
-"""A table of vehicles that is lost or damaged is found out and restored; what an operator has ended stays ended."""
+"""A lost or damaged table of vehicles is detected and restored; revoked vehicles stay revoked."""
 
 from __future__ import annotations
 

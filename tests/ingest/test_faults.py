@@ -1,4 +1,4 @@
-"""Kills, broken links, full disks, wrong clocks and hostile files: nothing acknowledged is lost, nothing doubled."""
+"""Kills, broken links, full disks, wrong clocks and hostile files: nothing acknowledged is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def car(service: Service, folder: Path, url: str | None = None, **settings) -> U
 
 
 def on_its_way(link, count: int, seconds: float = 20.0) -> None:
-    """Returns once so many bytes have gone up."""
+    """Return once the given number of bytes has been sent."""
     end = time.monotonic() + seconds
     while link.carried < count:
         assert time.monotonic() < end, f"only {link.carried} bytes arrived"

@@ -1,4 +1,4 @@
-"""Every header, claim and JSON field that the service reads: whatever it holds, there is an answer and no fault."""
+"""Every header, claim and JSON field that the service reads: any value gets an answer, and none causes a fault."""
 
 from __future__ import annotations
 

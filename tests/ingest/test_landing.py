@@ -1,4 +1,4 @@
-"""What was acknowledged lies on the disk in the landing folder until what has become of it does."""
+"""Acknowledged clips stay in the landing folder until they are durable in the store."""
 
 from __future__ import annotations
 

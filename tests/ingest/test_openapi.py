@@ -1,4 +1,4 @@
-"""What the service says of itself is true: requests made from its OpenAPI get the answers that it names."""
+"""The service conforms to its OpenAPI description: requests generated from it get the documented answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy or portal that answers some request in the service's place costs time, and neither clips nor credentials."""
+"""A proxy or portal that answers in the service's place costs time, but no clips or credentials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A car's clips land in a bucket, once, also when the bucket is away while they come."""
+"""A car's clips land in a bucket exactly once, even if the bucket is unavailable while they arrive."""
 
 from __future__ import annotations
 

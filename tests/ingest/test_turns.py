@@ -1,4 +1,4 @@
-"""Vehicles share the checkers, a day's bytes are not overrun at once, unfinished uploads are bounded."""
+"""Vehicles share the checkers; daily budgets hold under concurrency; unfinished uploads are bounded."""
 
 from __future__ import annotations
 

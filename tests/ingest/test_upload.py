@@ -1,4 +1,4 @@
-"""Clips get home over a link that breaks, from cars and to a service that are killed; the wrong ones are refused."""
+"""Clips arrive over a link that breaks, although cars and service are killed; invalid ones are refused."""
 
 from __future__ import annotations
 

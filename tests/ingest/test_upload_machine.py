@@ -1,4 +1,4 @@
-"""Any order of requests, breaks and restarts: offsets tell the truth, what is acknowledged is in the store once."""
+"""Any order of requests, breaks and restarts: offsets are correct, acknowledged clips are stored once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vehicles enrol once, renew their tokens, are revoked at once; scopes and limits hold."""
+"""Vehicles enrol once, renew their tokens and are revoked at once; scopes and limits are enforced."""
 
 from __future__ import annotations
 

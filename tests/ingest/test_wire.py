@@ -1,4 +1,4 @@
-"""What a client may send without a token is bounded in size, number and time; what is at work goes on meanwhile."""
+"""Requests without a token are bounded in size, number and time, and do not disturb ongoing work."""
 
 from __future__ import annotations
 

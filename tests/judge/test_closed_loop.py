@@ -1,4 +1,4 @@
-"""Whole drives by hand: what ends them, what counts, and the driving scores to the digit."""
+"""Hand-worked whole drives: what ends them, what counts, and the exact driving scores."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Filters that NAVSIM's comfort uses, and its bounds one by one."""
+"""The filters of NAVSIM's comfort metric, and its bounds one by one."""
 
 import numpy as np
 import pytest

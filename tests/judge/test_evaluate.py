@@ -1,4 +1,4 @@
-"""A scene's scores depend on the scene and the policy alone; log replay is the log."""
+"""A scene's scores depend only on the scene and the policy; log replay equals the log."""
 
 from dataclasses import replace
 

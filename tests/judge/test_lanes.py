@@ -1,4 +1,4 @@
-"""Which lane a point lies in."""
+"""Which lane a point is in."""
 
 import numpy as np
 from straight_road import ROAD, moving, road, scene

@@ -1,4 +1,4 @@
-"""Open-loop errors and baselines by hand."""
+"""Hand-worked open-loop errors and baselines."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every term of the PDM score by hand, on a straight road."""
+"""Hand-worked cases of every term of the PDM score, on a straight road."""
 
 from dataclasses import replace
 

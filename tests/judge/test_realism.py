@@ -1,4 +1,4 @@
-"""Realism by hand: distances, likelihoods and each feature; and logs are more real than straight lines."""
+"""Hand-worked realism: distances, likelihoods and each feature; and logs are more realistic than straight lines."""
 
 import math
 

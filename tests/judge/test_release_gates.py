@@ -1,4 +1,4 @@
-"""Releases that drive: a worse one, a collision-prone student and a bad quantisation are refused, a better passes."""
+"""Releases in closed loop: a worse one, a collision-prone student and a bad quantisation fail, a better one passes."""
 
 from __future__ import annotations
 

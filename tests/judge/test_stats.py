@@ -1,4 +1,4 @@
-"""Bootstraps: against theory, seeded, and blocks wider than single samples."""
+"""Bootstraps: agreement with theory, seeds, and wider intervals for blocks than for single samples."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Two-stage EPDMS: weights and starts by hand, and what the second stage sees of a policy."""
+"""Two-stage EPDMS: hand-worked weights and starts, and what the second stage measures."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A street with a light and a left turn, and a car that drives it: for tests of labels."""
+"""A street with a light and a left turn, and a car that drives it, for tests of labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed batches: the losses and gradients of padded ones, no sample in another's sight, one graph for all of them."""
+"""Packed batches: same losses and gradients as padded ones, isolated samples, one graph for all of them."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ SHAPES = {
 
 
 def lines(lengths: list[int], seed: int = 0) -> torch.Tensor:
-    """(B, 70) ids: reasoning of so many tokens, its end included."""
+    """(B, 70) ids: reasoning of the given numbers of tokens, including its end."""
     text = torch.randint(3, 500, (len(lengths), 70), generator=torch.Generator().manual_seed(seed))
     for row, n in zip(text, lengths, strict=True):
         row[n:] = PAD

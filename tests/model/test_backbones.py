@@ -1,4 +1,4 @@
-"""Backbones in and out: both formats keep every weight; a VLA is built around one, and gives it back."""
+"""Backbones: both formats keep every weight; a VLA is built around one, and exports it unchanged."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a model's files say is read, or is what the decoder does anyway, or is refused; no tensor is passed over."""
+"""Every key of a model's files is used, matches the decoder, or is refused; no tensor is ignored."""
 
 import json
 import shutil

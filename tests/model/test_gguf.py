@@ -1,4 +1,4 @@
-"""GGUF files: each block format against its definition, written out number by number; damage is named."""
+"""GGUF files: each block format against its definition, number by number; damage is reported."""
 
 import json
 import struct

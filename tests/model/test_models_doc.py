@@ -1,4 +1,4 @@
-"""docs/models.md: its table is what the code says, its example runs."""
+"""docs/models.md: its table agrees with the code, and its example runs."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The size dial: every shape is the size it says, by a formula that agrees with the model itself."""
+"""Presets: every shape has its stated size, by a formula that agrees with the model itself."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Eyes: several cameras and moments, and the tower."""
+"""Vision: several cameras and moments, and the tower."""
 
 from dataclasses import replace
 

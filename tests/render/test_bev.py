@@ -1,4 +1,4 @@
-"""The map from above for models: classes, route, lights and road users where they are, the ego heading up."""
+"""Bird's-eye maps for models: classes, route, lights and road users in their places, the ego heading up."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Light and weather: none is a clear day to the byte; the rest looks as it should and depends on the seed alone."""
+"""Light and weather: the default is bit-identical to a clear day; others look plausible and depend only on the seed."""
 
 import ctypes
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Rigs: what a view sees is what its mount and lens say, whatever way it looks."""
+"""Rigs: a view's picture agrees with its mount and lens, in any direction."""
 
 import numpy as np
 import pytest

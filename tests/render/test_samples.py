@@ -1,4 +1,4 @@
-"""One sample a pixel: what is thin stays in the picture, and nothing else changes but the smoothness of edges."""
+"""One sample per pixel: thin objects stay visible, and only the smoothness of edges changes."""
 
 from dataclasses import replace
 

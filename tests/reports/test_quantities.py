@@ -1,4 +1,4 @@
-"""What stages say about themselves reads as names and values with units."""
+"""Figures of stages are shown with readable names and units."""
 
 from hypothesis import given
 from hypothesis import strategies as st

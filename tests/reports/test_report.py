@@ -1,4 +1,4 @@
-"""The report is one valid page that loads nothing, says everything it was given, and escapes what it says."""
+"""The report is one valid, self-contained page with all of its content, escaped."""
 
 import base64
 import math

@@ -1,4 +1,4 @@
-"""Pages of laws and clusters are whole, self-contained, and show what they were given."""
+"""Pages of laws and clusters are complete, self-contained, and show their figures."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The report's tables of judgements: versions in their heads, baselines in their rows, failures by name and time."""
+"""The report's tables: metric versions in the heads, baselines in the rows, failures by name and time."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""Dr. GRPO: it raises the reward it is given, and keeps the old model where it does not."""
+"""Dr. GRPO: it raises the given reward, and keeps the old model if it does not."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Rewards of plans and of drives: who drives better earns more."""
+"""Rewards of plans and of drives: better driving earns more."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""run.json says what a run was asked for last, and what it used."""
+"""run.json records the options and artefacts of the last run."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The simulated cluster agrees with closed forms, loses nothing from its books, and breaks where it must."""
+"""The simulated cluster agrees with closed forms, conserves time, and fails where it must."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Plans: the published arithmetic, formulas that agree with each other, and lines that say why a plan cannot be."""
+"""Plans: published arithmetic, consistent formulas, and messages for impossible plans."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A shape counts the parameters that the model has."""
+"""A shape's parameter count equals the model's."""
 
 import pytest
 

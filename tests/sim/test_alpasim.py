@@ -1,4 +1,4 @@
-"""AlpaSim's drivers in our simulator, over real gRPC; and our own through the wire and back."""
+"""AlpaSim's drivers in our simulator, over real gRPC; and our own over the same protocol."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The closed loop: what policies see, what is written down, and when the safety driver takes the wheel."""
+"""The closed loop: what policies see, what is recorded, and when the safety driver takes over."""
 
 from itertools import pairwise
 

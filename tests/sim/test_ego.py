@@ -1,4 +1,4 @@
-"""The tracked ego: it stays within its limits, follows plans, stops, and never drives backwards."""
+"""The tracked ego stays within its limits, follows plans, stops, and never drives in reverse."""
 
 from dataclasses import replace
 

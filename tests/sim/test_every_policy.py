@@ -1,4 +1,4 @@
-"""One loop drives every kind of policy, and one way of scoring judges them."""
+"""One loop drives every kind of policy, and one function scores them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The rule-based route follower: stops for what it must, goes when it may, and knows only what a camera could show."""
+"""The rule-based route follower: stops when it must, goes when it may, and uses only what a camera could show."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Free traffic keeps its distance, its lights and its lanes, and a scene's course depends on nothing but the scene."""
+"""Free traffic keeps its distance, lights and lanes, and a scene's evolution depends only on the scene."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The Gymnasium environment: its contract, its events by the judge's measure, and scenes that are reset."""
+"""The Gymnasium environment: its contract, events as the judge defines them, and resets of single scenes."""
 
 import subprocess
 import sys

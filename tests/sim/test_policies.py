@@ -1,4 +1,4 @@
-"""Log replay that the simulated car tracks: near the log also where that has odd headings, or jumps."""
+"""Log replay by the tracked car: close to the log even if that has odd headings, or jumps."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The referee's events are the judge's: the same drives, watched step by step and judged afterwards."""
+"""The referee's events equal the judge's: the same drives, watched step by step and judged afterwards."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""One car for Gymnasium: its own checks pass, it is found by name, seeds choose the scene, pictures show it."""
+"""One car for Gymnasium: passes its checks, is registered, seeds choose the scene, pictures show it."""
 
 import subprocess
 import sys

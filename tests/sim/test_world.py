@@ -106,7 +106,7 @@ def test_padding_and_the_ego_are_never_seen():
 
 
 def course(world, points, steps):
-    """What the scenes do in so many steps along one plan: a list of (ego, agents, seen, brake, past) of each step."""
+    """Evolution of the scenes over `steps` along one plan: a list of (ego, agents, seen, brake, past) of each step."""
     out = []
     for step in range(steps):
         if step % 5 == 0:

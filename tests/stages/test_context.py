@@ -1,4 +1,4 @@
-"""A line goes as far as it is asked to, and looks without touching."""
+"""A line stops after the requested stage, and can be read without side effects."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""The grid of the scaling law: each pair once, the data nested, the loss that of plans nobody saw."""
+"""The grid of the scaling law: each pair once, nested data, loss on held-out plans."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The import stage: damaged drives are left out and said in its notes; one file will do."""
+"""The import stage: damaged drives are left out and reported in its notes; a single file works, too."""
 
 from __future__ import annotations
 

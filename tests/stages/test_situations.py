@@ -1,4 +1,4 @@
-"""Which recorded places are held out, and that the exam they make is like its source."""
+"""Which recorded places are held out, and that the resulting exam resembles its source."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a later turn learns from: all that a model drove, and a share of what people drove; what a model begins as."""
+"""Training data of later turns: everything that a model drove, and a share of what people drove; initial models."""
 
 from dataclasses import replace
 

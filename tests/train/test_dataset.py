@@ -1,4 +1,4 @@
-"""Batches: the right samples in the right order, mirrored whole, whatever the number of ranks."""
+"""Batches: the right samples in the right order, mirrored consistently, for any number of ranks."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Weights cut over ranks: they learn what whole ones learn, and what two ranks saved one rank goes on with."""
+"""Sharded weights learn what unsharded ones learn, and one rank can resume what two ranks saved."""
 
 import json
 import os

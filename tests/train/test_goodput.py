@@ -1,4 +1,4 @@
-"""Goodput: what a kill takes is seen by the next life; saves come as often as loses least, and errors come out."""
+"""Goodput: losses by a kill are accounted for after the restart; saves are optimally spaced; errors are raised."""
 
 import json
 import time

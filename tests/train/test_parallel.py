@@ -1,4 +1,4 @@
-"""Layouts: the 72B preset's plan adds up, and blocks cut either way compute what whole ones do."""
+"""Layouts: the 72B preset's plan adds up, and blocks split either way compute what whole ones do."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Pretrain, SFT and distil, one after the other, on the toy world."""
+"""Pre-training, SFT and distillation in sequence, on the toy world."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Matmuls shared by ranks: the Trainer learns what one rank learns, and a state of one layout goes on in another."""
+"""Tensor parallelism: training equals that of one rank, and a state resumes in another layout."""
 
 import os
 import subprocess

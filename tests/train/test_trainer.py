@@ -1,4 +1,4 @@
-"""The Trainer: it learns, resumes bit for bit, shares work between ranks, and refuses to be led astray."""
+"""The Trainer: it learns, resumes bit for bit, divides work between ranks, and recovers from bad steps."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Validation during training: figures that could be wrong, no effect on what is learnt, the same after a kill."""
+"""Validation during training: correct figures, no effect on training, the same after a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A world small enough for a test: a bright square whose column says how to steer and whose size says how to brake."""
+"""A world small enough for a test: a bright square whose column shows how to steer and whose size how to brake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long drives through a live city: what went wrong is counted a kilometre, and nothing ends a drive."""
+"""Long drives through a live city: faults are counted per kilometre, and none ends a drive."""
 
 import json
 from dataclasses import replace

@@ -18,7 +18,7 @@ class JudgeConfig:
     worst: int = 6
     """Worst scenes of each release that the report lists and shows."""
     float_scenes: int = 128
-    """Of these, the first so many that teacher and float student drive in each turn, for the gates of compression."""
+    """Number of these that teacher and float student drive in each turn, for the gates of compression."""
     gates: ReleaseGates = field(default_factory=ReleaseGates)
 
     def validate(self) -> JudgeConfig:

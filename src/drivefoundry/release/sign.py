@@ -26,7 +26,7 @@ from drivefoundry_car.durable import PUBLIC, replacing
 __all__ = ["LIFE", "Published", "alone", "disk", "load_key", "load_root", "load_state", "write_root", "write_state"]
 
 CHAIN = ("targets", "snapshot", "timestamp")
-"""Each names the version of the one before it, so whoever signs one signs those after it."""
+"""Each names the version of the one before it, so a signer of one also signs those after it."""
 LIFE = {"root": timedelta(days=365), "targets": timedelta(days=180), "snapshot": timedelta(days=30)}
 LIFE["timestamp"] = timedelta(days=7)
 """Validity of signatures by role. Cars refuse expired ones, so `renew` runs daily."""

@@ -1,4 +1,4 @@
-"""The bus between daemon and vehicle: messages in pieces, what is refused, and a peer that goes away."""
+"""The bus between daemon and vehicle: fragmented messages, invalid ones, and a peer that disconnects."""
 
 from __future__ import annotations
 

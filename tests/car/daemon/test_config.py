@@ -1,4 +1,4 @@
-"""The daemon's configuration: the documented example holds, and what is wrong is said in one line."""
+"""The daemon's configuration: the documented example is valid, and errors are reported in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon as a process: from a signed release to a clip at home, and through everything that may die on the way."""
+"""The daemon as a process: from a signed release to an uploaded clip, through every kind of failure on the way."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_daemon_that_is_killed_in_a_drive_loses_no_clip_and_the_next_one_drive
         station.until(lambda s: s["phase"] == "waiting for the vehicle" and s.get("drive"))
         stop(second[0])
     assert driven.answered[:22].all()
-    assert not driven.answered[22:28].any()  # the vehicle brakes by itself
+    assert not driven.answered[22:28].any()  # the vehicle brakes on its own
     assert driven.answered[28:].all()
     (clip,) = clips(station)
     assert clip.meta["campaign"] == "moving"

@@ -33,7 +33,7 @@ def car(station):
 
 
 def driven(session, vehicle, steps, tamper=lambda k, messages: messages):
-    """Drive so many steps; the controls of each. tamper: changes what a step's messages are."""
+    """Drive for `steps`; returns the controls of each. tamper: changes a step's messages."""
     if vehicle.world.step == 0:
         for message in vehicle.past():
             session.take(message)

@@ -1,4 +1,4 @@
-"""Processes beside the daemon: started again with back-off, and ended with it."""
+"""Processes beside the daemon: restarted with back-off, and ended with it."""
 
 from __future__ import annotations
 

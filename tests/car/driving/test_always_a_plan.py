@@ -1,4 +1,4 @@
-"""Whatever the car sees, whatever its planner does: there is a plan, it is a safe one, and the reason is counted."""
+"""Whatever the car sees and its planner does, there is a safe plan, and the reason for a stop is counted."""
 
 from __future__ import annotations
 

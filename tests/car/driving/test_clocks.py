@@ -1,4 +1,4 @@
-"""A camera's clock: which frames may be planned on."""
+"""Frame clocks: which frames may be used for planning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The car's controller: what it commands, and that the simulator's compiled one commands the same."""
+"""The car's controller: its commands, and that the simulator's compiled one gives the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stop stays on the path that was planned, whatever the rhythm in which it is asked for."""
+"""A stop stays on the planned path, at any rate of decisions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def arc(speed: float, curvature: float) -> np.ndarray:
 
 
 def driven(plan: np.ndarray, first: float, every: float, seconds: float, measured: float = np.nan) -> np.ndarray:
-    """Follow a plan for `first` s, then ask for a stop every so many seconds; where the car was then (K, 3), in the
+    """Follow a plan for `first` s, then request a stop at the given intervals; where the car was then (K, 3), in the
     frame of the plan. It follows what it is given."""
     stopping, all_cars = Stopping(1), np.ones(1, bool)
     stopping.keep(plan, all_cars)

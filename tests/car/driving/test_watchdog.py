@@ -1,4 +1,4 @@
-"""Whoever holds the wheel has a plan at any moment, whatever the planning loop does."""
+"""The actuators have a plan at any moment, whatever the planning loop does."""
 
 from __future__ import annotations
 

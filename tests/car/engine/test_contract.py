@@ -1,4 +1,4 @@
-"""A contract sealed with numbers that no model has is refused in a line, by Python and by the kernels themselves."""
+"""A sealed contract with impossible numbers is refused in one line, by Python and by the kernels themselves."""
 
 import hashlib
 import json

@@ -175,11 +175,11 @@ def test_wrong_inputs_are_refused(folder, field, frames, ego, route):
 
 
 @pytest.mark.parametrize("name", ["engine.json", "weights.bin", "codebook.safetensors", "selftest.safetensors"])
-@pytest.mark.parametrize("how", ["missing", "cut short", "one bit"])
+@pytest.mark.parametrize("how", ["missing", "truncated", "one bit"])
 def test_a_damaged_file_is_refused_by_name(copy, name, how):
     raw = bytearray((copy / name).read_bytes())
     (copy / name).unlink()
-    if how == "cut short":
+    if how == "truncated":
         (copy / name).write_bytes(raw[: len(raw) // 2])
     elif how == "one bit":
         raw[len(raw) // 2] ^= 1

@@ -1,4 +1,4 @@
-"""The 10 Hz clock: what is on it stays, what came at another rate is put on it, what cannot be is refused."""
+"""The 10 Hz clock: aligned data is unchanged, other rates are resampled, anything else is refused."""
 
 from __future__ import annotations
 

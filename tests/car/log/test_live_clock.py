@@ -1,4 +1,4 @@
-"""Channels by their own clocks come onto the grid: interpolated where that is true, left out where it is not."""
+"""Channels with their own clocks are resampled to the grid: interpolated where valid, otherwise left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MCAP files as other writers lay them out: whatever the format leaves open, the drive is the same."""
+"""MCAP files of other writers: drives do not depend on what the format leaves open."""
 
 from __future__ import annotations
 

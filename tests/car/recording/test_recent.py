@@ -1,4 +1,4 @@
-"""A running car derives, moment by moment, what a stored drive says of it: the same signals, so the same firings."""
+"""A running car derives the same signals as a stored drive, moment by moment, so the same rules fire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running car's clips: as cut from the whole drive, whole after a kill, never at the price of a blocked sensor."""
+"""A running car's clips: equal to those cut from the whole drive, intact after a kill, without blocking sensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recording that was killed, cut short or met a full disk: what reached the disk comes back."""
+"""Recordings that were killed, truncated or met a full disk: what reached the disk is recovered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A ring keeps its bound and the newest, what it holds decodes, and what falls out of a recording is counted."""
+"""A ring stays within its bound and keeps the newest items decodable; items lost to a recording are counted."""
 
 from __future__ import annotations
 

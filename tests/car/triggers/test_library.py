@@ -1,4 +1,4 @@
-"""Each campaign of the library fires on its scene and not on the one that looks alike."""
+"""Each campaign of the library fires on its scene and not on a similar one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals mean what they say, and a running car derives from its last seconds what a stored drive gives."""
+"""Signals have their documented meaning, and a running car derives the same as a stored drive."""
 
 from __future__ import annotations
 

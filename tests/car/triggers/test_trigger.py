@@ -1,4 +1,4 @@
-"""Each shipped campaign fires on a drive that must, and not on one that must not."""
+"""Each shipped campaign fires on a drive that must trigger it, and not on one that must not."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_disagreement_compares_the_same_decisions_only(make_drive):
 
 
 def test_the_fleet_sends_what_it_always_sent():
-    """What comes home in a run depends on these: a change of them is a change of every figure of the loop."""
+    """The clips uploaded in a run depend on these: changing them changes every figure of the loop."""
     sends = [(c.name, c.rule, c.priority, c.cooldown_s, c.share, c.pick, c.purpose) for c in CAMPAIGNS]
     assert sends == [
         ("hard_brake", "accel < -4 m/s^2 for 0.3 s", 60, 10.0, 1.0, "firing", ""),

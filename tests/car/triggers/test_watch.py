@@ -1,4 +1,4 @@
-"""However samples are cut into blocks, rules fire at the same ones: where a plain, slow reading of them says."""
+"""Rules fire at the same samples for any division into blocks, and as a plain, slow implementation says."""
 
 from __future__ import annotations
 

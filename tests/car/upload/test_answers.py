@@ -1,4 +1,4 @@
-"""Only the ingest service decides about a clip or a credential; what a proxy or portal says means: later."""
+"""Only the ingest service decides about clips and credentials; answers of proxies and portals mean: later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fires is recorded, what is recorded is queued with its worth, and nothing that a tick does waits for it."""
+"""Firings are recorded, and recordings queued by value; a tick never waits for either."""
 
 from __future__ import annotations
 

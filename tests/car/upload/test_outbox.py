@@ -1,4 +1,4 @@
-"""The car's queue: what is worth most a byte first, within the day's budgets, and nothing lost to a kill."""
+"""The car's queue: most valuable bytes first, within the day's budgets, with nothing lost to a kill."""
 
 from __future__ import annotations
 

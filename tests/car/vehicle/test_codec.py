@@ -1,4 +1,4 @@
-"""The action codec: what it can say, how exactly, and that left and right are the same to it."""
+"""The action codec: its range, its accuracy, and its symmetry between left and right."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The description of a vehicle: what it refuses, and that it survives JSON."""
+"""Embodiments: what is refused, and a round trip through JSON."""
 
 import json
 import math

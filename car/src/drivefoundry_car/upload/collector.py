@@ -49,9 +49,9 @@ FPS = 10
 @dataclass(frozen=True)
 class Counts:
     """What has happened since the car was started. fired: per campaign, also firings that are not in its share;
-    recorded: clips; queued: clips, also of earlier lives; sent: clips that the service has acknowledged; dropped: per
-    channel, messages that came too late or were lost to a slow disk; failed: clips that the disk did not take; evicted:
-    clips that made room for more valuable ones, or found none."""
+    recorded: clips; queued: clips, including those of earlier processes; sent: clips that the service has acknowledged;
+    dropped: per channel, messages that came too late or were lost to a slow disk; failed: clips that the disk did not
+    take; evicted: clips that made room for more valuable ones, or found none."""
 
     fired: dict[str, int]
     recorded: int
@@ -105,7 +105,7 @@ class Collector:
             self.spool, cameras, meta, ego_size, camera_bytes=camera_bytes, on_clip=self._wake.set,
             make_room=self._make_room,
         )  # fmt: skip
-        self._wake.set()  # what earlier lives have left
+        self._wake.set()  # left by earlier processes
         self._courier = threading.Thread(target=self._run, name="courier", daemon=True)
         self._courier.start()
 

@@ -103,7 +103,7 @@ class _Cdr:
         """A byte sequence, or a string with its closing zero. struct.error if it is truncated."""
         size = self.number()
         if self._at + size > len(self._data):
-            raise struct.error("cut short")
+            raise struct.error("truncated")
         self._at += size
         return self._data[self._at - size : self._at]
 
