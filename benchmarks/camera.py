@@ -34,7 +34,7 @@ from drivefoundry.recipes import Recipe, default, tiny
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.train import select_samples
 from drivefoundry.train.config import Augment, TrainConfig
-from drivefoundry.train.dataset import Corpus, Order, batches
+from drivefoundry.train.dataset import EpisodeDataset, Sampler, batches
 from drivefoundry.train.pretrain import fitted_codebook
 from drivefoundry.train.trainer import learning_rate
 from drivefoundry.types import Episodes, Observation
@@ -140,11 +140,11 @@ def learn(
     net: PilotNet, episodes: list[Episodes], steps: int, batch: int, rate: float, augment: Augment, seed: int
 ) -> None:
     """Train a net on the Trainer's batches, with AdamW, to minimise the distance of its plans."""
-    corpus = Corpus.of(episodes, fitted_codebook(episodes, 32), None, 1, action="flow")
-    order, config = Order(len(corpus), seed), TrainConfig(steps=steps, lr=rate)
+    dataset = EpisodeDataset.of(episodes, fitted_codebook(episodes, 32), None, 1, action="flow")
+    sampler, config = Sampler(len(dataset), seed), TrainConfig(steps=steps, lr=rate)
     adam = torch.optim.AdamW(net.parameters(), lr=rate, betas=config.betas, weight_decay=config.weight_decay)
     for step in range(steps):
-        [b] = batches(corpus, order, step, batch, augment)
+        [b] = batches(dataset, sampler, step, batch, augment)
         adam.param_groups[0]["lr"] = learning_rate(config, step / steps)
         goal = rolled(b.target, b.ego[:, -1, 0])
         loss = (plan_loss(net(b.frames[FRONT], b.ego, b.route, b.light), goal) * b.weight).sum() / b.action_sum

@@ -148,7 +148,7 @@ def work(folder: Path) -> int:
     """One start of a run."""
     from drivefoundry.model.presets import preset
     from drivefoundry.train.config import TrainConfig
-    from drivefoundry.train.dataset import Corpus
+    from drivefoundry.train.dataset import EpisodeDataset
     from drivefoundry.train.goodput import process_start
     from drivefoundry.train.pretrain import fresh
     from drivefoundry.train.trainer import Trainer
@@ -157,8 +157,8 @@ def work(folder: Path) -> int:
     (folder / f"pid{os.environ.get('RANK', '0')}").write_text(str(os.getpid()))
     start = fresh([episodes()], preset(settings.pop("size")))
     config = TrainConfig(batch=32, log_every=1, **settings)
-    corpus = Corpus.of([episodes()], start.codebook, start.tokenizer, start.config.max_text)
-    trainer = Trainer(start.model, corpus, config, folder / "state", folder / "log.jsonl")
+    dataset = EpisodeDataset.of([episodes()], start.codebook, start.tokenizer, start.config.max_text)
+    trainer = Trainer(start.model, dataset, config, folder / "state", folder / "log.jsonl")
     ready, before = time.time() - process_start(), trainer.lost
     done = trainer.run()
     if trainer.rank == 0:

@@ -39,7 +39,7 @@ from drivefoundry.model.checkpoint import Loaded
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.presets import preset
 from drivefoundry.train.config import Augment, TrainConfig
-from drivefoundry.train.dataset import Corpus, Order, batches
+from drivefoundry.train.dataset import EpisodeDataset, Sampler, batches
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.pretrain import fresh
 from drivefoundry.train.trainer import Trainer, forward_flop
@@ -132,15 +132,15 @@ def compare(
     """Compare our Trainer and the peer in turns; returns the peer's versions."""
     episodes = situations(size.samples + 256, preset("4M"))
     start = fresh([episodes], replace(preset("4M"), bidirectional=False))
-    whole = Corpus.of([episodes], start.codebook, start.tokenizer, start.config.max_text, HARD)
-    corpora = [part_of(whole, slice(0, size.samples)), part_of(whole, slice(size.samples, None))]
+    whole = EpisodeDataset.of([episodes], start.codebook, start.tokenizer, start.config.max_text, HARD)
+    datasets = [part_of(whole, slice(0, size.samples)), part_of(whole, slice(size.samples, None))]
     asked = {"default": ("padded", {})} | {name: TUNED[name] for name in size.tuned}
     with tempfile.TemporaryDirectory(prefix="drivefoundry-peers-") as folder:
-        export(Path(folder, "samples.npz"), corpora)
+        export(Path(folder, "samples.npz"), datasets)
         peers = {
             name: Peer(python, Path(folder, "samples.npz"), start.config, size, *two) for name, two in asked.items()
         }
-        runs = take_turns(start, corpora, size, peers)
+        runs = take_turns(start, datasets, size, peers)
         versions = next(iter(peers.values())).about["versions"]
         figures["parameters"] = start.model.parameter_count()
         figures["peer_parameters"] = peers["default"].about["parameters"]
@@ -164,7 +164,7 @@ def compare(
     return versions
 
 
-def take_turns(start: Loaded, corpora: list[Corpus], size: Size, peers: dict[str, Peer]) -> dict[str, Run]:
+def take_turns(start: Loaded, datasets: list[EpisodeDataset], size: Size, peers: dict[str, Peer]) -> dict[str, Run]:
     """Run everyone's turns, ours first; after each of ours, it waits for the peers'."""
     runs = {name: Run([], [], []) for name in ("ours", *peers)}
     clock = {"seconds": 0.0, "cpu": time.process_time()}
@@ -175,7 +175,7 @@ def take_turns(start: Loaded, corpora: list[Corpus], size: Size, peers: dict[str
         ours = runs["ours"]
         ours.seconds.append(metrics["seconds"] - clock["seconds"])
         ours.cpu.append(time.process_time() - clock["cpu"])
-        ours.loss.append(held_out(start, corpora[1]))
+        ours.loss.append(held_out(start, datasets[1]))
         for name, peer in peers.items():
             told = peer.turn()
             for field in ("seconds", "cpu", "loss"):
@@ -187,14 +187,14 @@ def take_turns(start: Loaded, corpora: list[Corpus], size: Size, peers: dict[str
     config = TrainConfig(
         steps=size.turns * size.steps, batch=BATCH, log_every=size.steps, compile=size.compile, augment=PLAIN
     )
-    Trainer(start.model, corpora[0], config, on_step=pause).run()
+    Trainer(start.model, datasets[0], config, on_step=pause).run()
     return runs
 
 
 @torch.no_grad()
-def held_out(start: Loaded, corpus: Corpus) -> float:
+def held_out(start: Loaded, dataset: EpisodeDataset) -> float:
     """Cross entropy of the action codes, nats per code."""
-    losses = batches(corpus, Order(len(corpus), 0), 0, len(corpus), PLAIN)
+    losses = batches(dataset, Sampler(len(dataset), 0), 0, len(dataset), PLAIN)
     return sum(batch_loss(start.model, batch, TrainConfig().objective)[1]["action"] for batch in losses)
 
 
@@ -245,8 +245,8 @@ def share_of_peak(name: str, batch: int, size: Size) -> tuple[float, float]:
     config = preset(name)
     episodes = situations(4 * BATCH, config, talk=1.0)
     start = fresh([episodes], config)
-    corpus = Corpus.of([episodes], start.codebook, start.tokenizer, config.max_text)
-    talk, length = round(batch * Augment().text), corpus.text.shape[1]
+    dataset = EpisodeDataset.of([episodes], start.codebook, start.tokenizer, config.max_text)
+    talk, length = round(batch * Augment().text), dataset.text.shape[1]
     flop = talk * train_flop(config, length) + (batch - talk) * train_flop(config, 0)
     rates, peaks, cpu, clock = [], [], [], [0.0, 0.0]
 
@@ -259,7 +259,7 @@ def share_of_peak(name: str, batch: int, size: Size) -> tuple[float, float]:
         clock[:] = metrics["seconds"], time.process_time()
 
     steps = TrainConfig(steps=size.repeats + 2, batch=batch, log_every=1, compile=size.compile)
-    Trainer(start.model, corpus, steps, on_step=note).run()
+    Trainer(start.model, dataset, steps, on_step=note).run()
     say(f"{name} batch {batch}: {max(rates) / 1e9:.0f} of {max(peaks) / 1e9:.0f} GFLOP/s")
     return max(rates) / max(peaks), min(cpu)
 
@@ -325,19 +325,19 @@ def reason(rng: np.random.Generator, turn: int, brake: int) -> str:
     )
 
 
-def part_of(corpus: Corpus, rows: slice) -> Corpus:
+def part_of(dataset: EpisodeDataset, rows: slice) -> EpisodeDataset:
     """A subset of the samples."""
     names = ("part", "index", "ego", "route", "tokens", "text", "text_mirrored", "weight", "target")
-    return replace(corpus, **{name: getattr(corpus, name)[rows] for name in names})
+    return replace(dataset, **{name: getattr(dataset, name)[rows] for name in names})
 
 
-def export(path: Path, corpora: list[Corpus]) -> None:
+def export(path: Path, datasets: list[EpisodeDataset]) -> None:
     """Write the peer's training and test samples."""
     arrays = {}
-    for side, corpus in zip(("train", "test"), corpora, strict=True):
-        ego = corpus.ego * np.array([0.1, 2.0, 1.0], np.float32)
-        arrays |= {f"{side}_frames": corpus.pictures(np.arange(len(corpus)))["front"], f"{side}_ego": ego}
-        arrays |= {f"{side}_{name}": getattr(corpus, name) for name in ("route", "tokens", "text")}
+    for side, dataset in zip(("train", "test"), datasets, strict=True):
+        ego = dataset.ego * np.array([0.1, 2.0, 1.0], np.float32)
+        arrays |= {f"{side}_frames": dataset.pictures(np.arange(len(dataset)))["front"], f"{side}_ego": ego}
+        arrays |= {f"{side}_{name}": getattr(dataset, name) for name in ("route", "tokens", "text")}
     np.savez(path, **arrays)
 
 

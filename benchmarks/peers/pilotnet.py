@@ -62,8 +62,8 @@ class PilotNet(nn.Module):
 
 
 def rolled(controls: Tensor, speed: Tensor) -> Tensor:
-    """`drivefoundry_car.vehicle.codec.driven` with gradients: plans (B, 8, 3) of controls (B, 8, 2) from speeds (B,)
-    m/s."""
+    """`drivefoundry_car.vehicle.codec.integrate_controls` with gradients: plans (B, 8, 3) of controls (B, 8, 2) from
+    speeds (B,) m/s."""
     zero = torch.zeros_like(speed)
     x, y, yaw, v, out = zero, zero, zero, speed, []
     for a, curvature in (c.unbind(-1) for c in controls.unbind(1)):

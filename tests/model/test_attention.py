@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from test_vla import TINY, model, situation
 
 from drivefoundry.model.blocks import attention
-from drivefoundry.model.blocks.attention import GROUP_TOKENS, grouped, packed, pays
+from drivefoundry.model.blocks.attention import GROUP_TOKENS, grouped, packed, should_pack
 from drivefoundry.model.blocks.wrapping import checkpoint_activations
 from drivefoundry.model.text import EOS, PAD
 from drivefoundry.model.vla import VLA
@@ -74,7 +74,7 @@ def test_without_text_with_one_token_and_with_no_padding(lengths, monkeypatch):
 def test_no_sample_sees_another(shape):
     m, inputs, lengths = model(SHAPES[shape]), situation(6, LONG), [3, 70, 0, 12, 12, 5]
     text, codes = lines(lengths), torch.zeros(6, 8, dtype=torch.long)
-    assert pays(text != PAD, LONG.prefix + m.slots)
+    assert should_pack(text != PAD, LONG.prefix + m.slots)
     whole = m(*inputs, text, codes)
     owner = torch.arange(6)[:, None].expand_as(text)[text != PAD]
     for changed in (1, 3, 5):
@@ -116,8 +116,8 @@ def test_every_token_lies_in_one_row():
 
 
 def test_short_texts_are_padded_and_long_ones_packed():
-    assert not pays(torch.arange(15) < torch.tensor([[15], [6], [10], [11]]), 51)
-    assert pays(torch.arange(300) < torch.tensor([[300], [60], [40], [20]]), 51)
+    assert not should_pack(torch.arange(15) < torch.tensor([[15], [6], [10], [11]]), 51)
+    assert should_pack(torch.arange(300) < torch.tensor([[300], [60], [40], [20]]), 51)
 
 
 def by_documents(q, k, v, q_ends, k_ends, most_q, most_k, scale, window_size):

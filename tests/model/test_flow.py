@@ -12,9 +12,9 @@ from drivefoundry.model.checkpoint import save_checkpoint
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.model.text import TextCodec, train_tokenizer
-from drivefoundry.model.vla import VLA, Vote
+from drivefoundry.model.vla import VLA, CodebookVote
 from drivefoundry.types import Observation
-from drivefoundry_car.vehicle.codec import decode, driven, encode, fit_codebook
+from drivefoundry_car.vehicle.codec import decode, encode, fit_codebook, integrate_controls
 
 TINY = ModelConfig(
     dim=32,
@@ -39,7 +39,7 @@ def smooth(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     k = rng.uniform(-0.03, 0.03, (n, 1)) + rng.uniform(-0.03, 0.03, (n, 1)) * t
     speed = rng.uniform(3, 14, n)
     controls = np.stack([a, k], -1)
-    return controls, speed, driven(controls, speed)
+    return controls, speed, integrate_controls(controls, speed)
 
 
 def test_units_go_back_and_nearest_finds_itself():
@@ -52,7 +52,7 @@ def test_units_go_back_and_nearest_finds_itself():
 
 def test_controls_of_a_plan_drive_it():
     _, speed, future = smooth(200)
-    off = np.linalg.norm(driven(controls_of(future, speed), speed)[..., :2] - future[..., :2], axis=-1)
+    off = np.linalg.norm(integrate_controls(controls_of(future, speed), speed)[..., :2] - future[..., :2], axis=-1)
     assert off.mean() < 0.03
     assert off.max() < 0.3
     still = controls_of(np.zeros((3, 8, 3), np.float32), np.zeros(3))
@@ -63,7 +63,7 @@ def test_controls_lose_less_of_a_plan_than_codes():
     _, speed, future = smooth(300)
     book = fit_codebook(future, speed, 64)
     by_codes = decode(encode(future, book, speed), book, speed)
-    by_controls = driven(controls_of(future, speed), speed)
+    by_controls = integrate_controls(controls_of(future, speed), speed)
     codes, flow = (np.linalg.norm(p[..., :2] - future[..., :2], axis=-1).mean() for p in (by_codes, by_controls))
     assert 0.0 < flow < 0.5 * codes < 1.0
 
@@ -71,11 +71,11 @@ def test_controls_lose_less_of_a_plan_than_codes():
 def test_at_speed_codes_lose_the_yaw_rate_that_controls_keep():
     controls, _, _ = smooth(300)
     speed = np.full(300, 15.0)
-    future = driven(controls * [1.0, 0.1], speed)
+    future = integrate_controls(controls * [1.0, 0.1], speed)
     book = fit_codebook(future, speed)
     ways = {
         "codes": decode(encode(future, book, speed), book, speed),
-        "flow": driven(controls_of(future, speed), speed),
+        "flow": integrate_controls(controls_of(future, speed), speed),
     }
     lost = {name: open_loop_errors(way, future)["yaw_rate"].mean() for name, way in ways.items()}
     assert lost["flow"] < 0.1 * lost["codes"]
@@ -108,7 +108,7 @@ def test_it_learns_a_handful_of_plans_by_heart():
         losses.append(loss.item())
     assert np.mean(losses[-20:]) < 0.1 * losses[0]
     m.eval()
-    vote = Vote.of(fit_codebook(np.zeros((0, 8, 3)), np.zeros(0), TINY.codes))
+    vote = CodebookVote.of(fit_codebook(np.zeros((0, 8, 3)), np.zeros(0), TINY.codes))
     codes, got = m.plan(*inputs, vote)
     assert (to_units(got) - to_units(controls)).abs().mean() < 0.1
     assert torch.equal(codes, nearest(got, vote.codebook))

@@ -10,7 +10,7 @@ from drivefoundry.model.blocks.attention import FAR
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.presets import preset
 from drivefoundry.model.text import EOS, PAD
-from drivefoundry.model.vla import VLA, Vote, ego_changes
+from drivefoundry.model.vla import VLA, CodebookVote, ego_changes
 from drivefoundry_car.vehicle import inputs as car_inputs
 
 TINY = ModelConfig(dim=48, layers=2, heads=4, kv_heads=2, head_dim=16, ffn=64, stem=16, image=(32, 48), max_text=10)
@@ -166,7 +166,7 @@ def test_changes_of_a_tensor_are_those_of_the_car():
 def test_what_is_driven_is_the_mean_of_those_who_speak_for_the_selected_code():
     book = np.array([[0.0, 0.0], [0.2, 0.0], [2.0, 0.0], [0.0, 0.1]], np.float32)
     logits = torch.log(torch.tensor([[0.3, 0.3, 0.39, 0.01]]))
-    code, control, speed = Vote.of(book).select(logits, torch.tensor([10.0]))
+    code, control, speed = CodebookVote.of(book).select(logits, torch.tensor([10.0]))
     assert code.item() in (0, 1), "two that nearly agree outvote the likeliest"
     assert control[0, 0].item() == pytest.approx(0.1, abs=0.02)
     assert speed.item() == pytest.approx(10.05, abs=0.01)

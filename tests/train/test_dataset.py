@@ -9,44 +9,44 @@ from toys import BODY, toy_book, toy_episodes
 
 from drivefoundry.model.text import PAD, TextCodec, train_tokenizer
 from drivefoundry.train.config import Augment
-from drivefoundry.train.dataset import GREY, Corpus, Order, batches, shifted
-from drivefoundry_car.vehicle.codec import decode, driven
+from drivefoundry.train.dataset import GREY, EpisodeDataset, Sampler, batches, shifted
+from drivefoundry_car.vehicle.codec import decode, integrate_controls
 
 EPISODES = [toy_episodes(50, 1), toy_episodes(30, 2, text=False)]
 BOOK = toy_book()
 TEXT = TextCodec(train_tokenizer(EPISODES[0].text))
-CORPUS = Corpus.of(EPISODES, BOOK, TEXT, 10)
+DATASET = EpisodeDataset.of(EPISODES, BOOK, TEXT, 10)
 PLAIN = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=0.0)
 
 
 def test_every_sample_once_an_epoch():
-    order = Order(80, 3)
-    assert sorted(order.rows(0, 80)) == list(range(80))
-    assert np.array_equal(order.rows(70, 20), np.concatenate([order.rows(70, 10), order.rows(80, 10)]))
-    assert not np.array_equal(order.rows(0, 80), order.rows(80, 80))
+    sampler = Sampler(80, 3)
+    assert sorted(sampler.rows(0, 80)) == list(range(80))
+    assert np.array_equal(sampler.rows(70, 20), np.concatenate([sampler.rows(70, 10), sampler.rows(80, 10)]))
+    assert not np.array_equal(sampler.rows(0, 80), sampler.rows(80, 80))
 
 
 def test_plain_batch_is_the_samples():
-    [batch] = batches(CORPUS, Order(80, 0), 2, 16, PLAIN)
-    rows = Order(80, 0).rows(32, 16)
-    assert np.array_equal(batch.frames["front"].numpy(), CORPUS.pictures(rows)["front"])
-    assert np.array_equal(batch.tokens.numpy(), CORPUS.tokens[rows])
+    [batch] = batches(DATASET, Sampler(80, 0), 2, 16, PLAIN)
+    rows = Sampler(80, 0).rows(32, 16)
+    assert np.array_equal(batch.frames["front"].numpy(), DATASET.pictures(rows)["front"])
+    assert np.array_equal(batch.tokens.numpy(), DATASET.tokens[rows])
     first = rows[rows < 50][0]
     wanted = EPISODES[0].pictures(slice(first, first + 1))["front"]
-    assert np.array_equal(CORPUS.pictures(np.array([first]))["front"], wanted)
+    assert np.array_equal(DATASET.pictures(np.array([first]))["front"], wanted)
     last = rows[rows >= 50][0]
     wanted = EPISODES[1].pictures(slice(last - 50, last - 49))["front"]
-    assert np.array_equal(CORPUS.pictures(np.array([last]))["front"], wanted)
+    assert np.array_equal(DATASET.pictures(np.array([last]))["front"], wanted)
 
 
 def test_mirrored_batch_is_the_mirrored_world():
     routed = [
         replace(e, route=np.random.default_rng(5).normal(size=e.route.shape).astype(np.float32)) for e in EPISODES
     ]
-    corpus = Corpus.of(routed, BOOK, TEXT, 10)
-    order = Order(80, 0)
-    plain = batches(corpus, order, 0, 16, replace(PLAIN, text=1.0))
-    flipped = batches(corpus, order, 0, 16, replace(PLAIN, text=1.0, flip=1.0))
+    dataset = EpisodeDataset.of(routed, BOOK, TEXT, 10)
+    sampler = Sampler(80, 0)
+    plain = batches(dataset, sampler, 0, 16, replace(PLAIN, text=1.0))
+    flipped = batches(dataset, sampler, 0, 16, replace(PLAIN, text=1.0, flip=1.0))
     for a, b in zip(plain, flipped, strict=True):
         assert torch.equal(a.frames["front"].flip(3), b.frames["front"])
         assert torch.equal(a.ego * torch.tensor([1.0, -1.0, 1.0]), b.ego)
@@ -64,8 +64,8 @@ def test_mirrored_batch_is_the_mirrored_world():
 
 def test_ranks_share_the_steps_samples():
     augment = Augment()
-    whole = batches(CORPUS, Order(80, 7), 3, 16, augment)
-    parts = [batches(CORPUS, Order(80, 7), 3, 16, augment, rank, 2) for rank in range(2)]
+    whole = batches(DATASET, Sampler(80, 7), 3, 16, augment)
+    parts = [batches(DATASET, Sampler(80, 7), 3, 16, augment, rank, 2) for rank in range(2)]
     for i, batch in enumerate(whole):
         shares = [p[i] for p in parts]
         assert sum(map(len, shares)) == len(batch)
@@ -78,16 +78,16 @@ def test_ranks_share_the_steps_samples():
 
 
 def test_history_is_forgotten_but_never_the_present():
-    [batch] = batches(CORPUS, Order(80, 0), 0, 40, replace(PLAIN, history_dropout=0.5))
+    [batch] = batches(DATASET, Sampler(80, 0), 0, 40, replace(PLAIN, history_dropout=0.5))
     gone = (batch.ego[:, :-1] == 0).all((1, 2))
     assert 10 <= int(gone.sum()) <= 30
     assert (batch.ego[:, -1, 2] == 1).all()
 
 
 def test_shaken_pictures_move_together_and_blinded_ones_are_grey():
-    [plain] = batches(CORPUS, Order(80, 7), 3, 16, PLAIN)
-    [shaken] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, max_shift_px=8))
-    [blind] = batches(CORPUS, Order(80, 7), 3, 16, replace(PLAIN, image_dropout=0.5))
+    [plain] = batches(DATASET, Sampler(80, 7), 3, 16, PLAIN)
+    [shaken] = batches(DATASET, Sampler(80, 7), 3, 16, replace(PLAIN, max_shift_px=8))
+    [blind] = batches(DATASET, Sampler(80, 7), 3, 16, replace(PLAIN, image_dropout=0.5))
     moved = 0
     for a, b in zip(plain.frames["front"].numpy(), shaken.frames["front"].numpy(), strict=True):
         fits = [
@@ -107,7 +107,7 @@ def test_shaken_pictures_move_together_and_blinded_ones_are_grey():
 
 
 def test_only_samples_with_reasoning_carry_it():
-    talking, silent = batches(CORPUS, Order(80, 0), 0, 40, replace(PLAIN, text=0.5))
+    talking, silent = batches(DATASET, Sampler(80, 0), 0, 40, replace(PLAIN, text=0.5))
     assert talking.text is not None
     assert (talking.text[:, 0] != PAD).all()
     assert silent.text is None
@@ -117,18 +117,18 @@ def test_only_samples_with_reasoning_carry_it():
 
 def test_nothing_to_learn_from_is_refused():
     with pytest.raises(ValueError, match="none given"):
-        Corpus.of([], BOOK, None, 10)
+        EpisodeDataset.of([], BOOK, None, 10)
 
 
 def test_a_flow_head_is_told_controls_and_mirrored_ones_of_mirrored_samples():
-    corpus, order = Corpus.of(EPISODES, BOOK, TEXT, 10, action="flow"), Order(80, 0)
-    [plain], [flipped] = (batches(corpus, order, 0, 16, replace(PLAIN, flip=f)) for f in (0.0, 1.0))
+    dataset, sampler = EpisodeDataset.of(EPISODES, BOOK, TEXT, 10, action="flow"), Sampler(80, 0)
+    [plain], [flipped] = (batches(dataset, sampler, 0, 16, replace(PLAIN, flip=f)) for f in (0.0, 1.0))
     assert plain.target.shape == (16, 8, 2)
-    there, back = (driven(b.target.numpy(), b.ego[:, -1, 0].numpy()) for b in (plain, flipped))
+    there, back = (integrate_controls(b.target.numpy(), b.ego[:, -1, 0].numpy()) for b in (plain, flipped))
     assert np.abs(there * [1.0, -1.0, -1.0] - back).max() < 1e-4
-    futures = np.concatenate([e.future for e in EPISODES])[order.rows(0, 16)]
+    futures = np.concatenate([e.future for e in EPISODES])[sampler.rows(0, 16)]
     assert np.abs(there - futures)[..., :2].max() < 0.2
-    assert plain.dice == flipped.dice != batches(corpus, order, 1, 16, PLAIN)[0].dice
+    assert plain.noise_seed == flipped.noise_seed != batches(dataset, sampler, 1, 16, PLAIN)[0].noise_seed
 
 
 def test_mirrored_cameras_change_sides_and_one_sided_ones_are_never_mirrored():
@@ -137,9 +137,9 @@ def test_mirrored_cameras_change_sides_and_one_sided_ones_are_never_mirrored():
     e = EPISODES[0]
     shown = {name: np.roll(e.frames["front"], k, 0) for k, name in enumerate(body.pictures)}
     seen = replace(e, frames=shown, frame_index=e.frame_index.repeat(3, 1), embodiment=body)
-    order = Order(len(e), 0)
+    sampler = Sampler(len(e), 0)
     [plain], [mirrored] = (
-        batches(Corpus.of([seen], BOOK, None, 10), order, 0, 16, replace(PLAIN, flip=f)) for f in (0, 1)
+        batches(EpisodeDataset.of([seen], BOOK, None, 10), sampler, 0, 16, replace(PLAIN, flip=f)) for f in (0, 1)
     )
     for name, partner in (("front", "front"), ("left", "right"), ("right", "left")):
         assert torch.equal(mirrored.frames[name], plain.frames[partner].flip(3))
@@ -148,7 +148,7 @@ def test_mirrored_cameras_change_sides_and_one_sided_ones_are_never_mirrored():
         seen, frames={n: shown[n] for n in ("front", "left")}, frame_index=seen.frame_index[:, :2], embodiment=one_sided
     )
     [plain], [mirrored] = (
-        batches(Corpus.of([seen], BOOK, None, 10), order, 0, 16, replace(PLAIN, flip=f)) for f in (0, 1)
+        batches(EpisodeDataset.of([seen], BOOK, None, 10), sampler, 0, 16, replace(PLAIN, flip=f)) for f in (0, 1)
     )
     assert torch.equal(mirrored.frames["left"], plain.frames["left"])
     assert torch.equal(mirrored.tokens, plain.tokens)
@@ -157,4 +157,4 @@ def test_mirrored_cameras_change_sides_and_one_sided_ones_are_never_mirrored():
 def test_episodes_of_two_vehicles_do_not_mix():
     van = replace(EPISODES[1], embodiment=replace(BODY, name="van", length=5.9))
     with pytest.raises(ValueError, match=r"of two embodiments \(name is van, not car\)"):
-        Corpus.of([EPISODES[0], van], BOOK, None, 10)
+        EpisodeDataset.of([EPISODES[0], van], BOOK, None, 10)

@@ -13,7 +13,7 @@ import torch
 from test_trainer import QUICK, lines, made
 
 from drivefoundry.train.config import Augment
-from drivefoundry.train.dataset import Order, batches
+from drivefoundry.train.dataset import Sampler, batches
 from drivefoundry.train.distributed.fsdp import equalized
 from drivefoundry.train.trainer import Trainer
 
@@ -25,8 +25,8 @@ import torch
 from test_trainer import QUICK, made
 from drivefoundry.train.trainer import Trainer
 state, log, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-model, corpus = made()
-trainer = Trainer(model, corpus, replace(QUICK, shard=True, ema=0.9, log_every=1), state, log)
+model, dataset = made()
+trainer = Trainer(model, dataset, replace(QUICK, shard=True, ema=0.9, log_every=1), state, log)
 while trainer.step < stop:
     metrics = trainer._one_step(trainer.progress())
     trainer.step += 1
@@ -54,8 +54,8 @@ def run(tmp_path: Path, stop: int, ranks: int) -> None:
 
 
 def test_what_two_ranks_saved_one_rank_goes_on_with(tmp_path):
-    model, corpus = made()
-    Trainer(model, corpus, replace(QUICK, ema=0.9, log_every=1), log=tmp_path / "whole.jsonl").run()
+    model, dataset = made()
+    Trainer(model, dataset, replace(QUICK, ema=0.9, log_every=1), log=tmp_path / "whole.jsonl").run()
     run(tmp_path, 6, ranks=2)
     kept = [json.loads(row)["step"] for row in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert kept == [1, 2, 3, 4, 5, 6]
@@ -69,16 +69,18 @@ def test_what_two_ranks_saved_one_rank_goes_on_with(tmp_path):
 
 
 def test_every_rank_has_a_batch_with_text_and_one_without():
-    _, corpus = made()
-    corpus.text[:, 0] = 5  # all talk
-    share = batches(corpus, Order(len(corpus), 0), 0, 8, Augment(text=1.0))
+    _, dataset = made()
+    dataset.text[:, 0] = 5  # all talk
+    share = batches(dataset, Sampler(len(dataset), 0), 0, 8, Augment(text=1.0))
     assert [b.text is not None for b in share] == [True]
-    with_text, without = equalized(share, corpus.text.shape[1])
+    with_text, without = equalized(share, dataset.text.shape[1])
     assert with_text is share[0]
     assert without.text is None
     assert len(without) == 1
     assert float(without.weight.sum()) == 0.0
-    three = equalized(batches(corpus, Order(len(corpus), 0), 0, 7, Augment(text=1.0)), corpus.text.shape[1], times=3)
+    three = equalized(
+        batches(dataset, Sampler(len(dataset), 0), 0, 7, Augment(text=1.0)), dataset.text.shape[1], times=3
+    )
     assert [len(b) for b in three] == [9, 3]
     assert three[0].weight.tolist() == [1.0] * 7 + [0.0] * 2
     with pytest.raises(ValueError, match="raise batch"):

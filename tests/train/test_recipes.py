@@ -11,10 +11,10 @@ from drivefoundry.model import presets as shapes
 from drivefoundry.model.backbones.exports import save_hf
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
 from drivefoundry.train.config import Augment, DistilConfig, Objective, PretrainConfig, SftConfig
-from drivefoundry.train.dataset import Corpus
+from drivefoundry.train.dataset import EpisodeDataset
 from drivefoundry.train.distil import distil, teacher_opinion
 from drivefoundry.train.pretrain import around, fine_tune, fresh, imported, pretrain
-from drivefoundry_car.vehicle.codec import decode, driven, fit_codebook
+from drivefoundry_car.vehicle.codec import decode, fit_codebook, integrate_controls
 from tinybackbone import tiny_backbone
 
 EPISODES = [toy_episodes(64)]
@@ -116,13 +116,13 @@ def test_a_flow_head_learns_repeats_itself_and_teaches_codes(tmp_path, monkeypat
         {"front": torch.from_numpy(e.pictures(slice(None))["front"])},
         *map(torch.from_numpy, (e.ego, e.route)),
     )
-    plan = driven(loaded.model.act(frames, ego, route)[:, 0].numpy(), e.ego[:, -1, 0])
+    plan = integrate_controls(loaded.model.act(frames, ego, route)[:, 0].numpy(), e.ego[:, -1, 0])
     still = e.ego[:, -1, 0, None] * np.arange(1, 9) * 0.5
     straight = np.hypot(still - e.future[..., 0], e.future[..., 1]).mean()
     assert np.linalg.norm((plan - e.future)[..., :2], axis=-1).mean() < 0.5 * straight
 
-    corpus = Corpus.of(EPISODES, loaded.codebook, None, 10)
-    opinion = teacher_opinion(loaded.model, corpus, loaded.codebook, Objective())
+    dataset = EpisodeDataset.of(EPISODES, loaded.codebook, None, 10)
+    opinion = teacher_opinion(loaded.model, dataset, loaded.codebook, Objective())
     assert np.allclose(opinion.astype(np.float64).sum(-1), 1.0, atol=1e-2)
     told = decode(opinion.argmax(-1), loaded.codebook, e.ego[:, -1, 0])
     assert np.linalg.norm((told - plan)[..., :2], axis=-1).mean() < 0.3

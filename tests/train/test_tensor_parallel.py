@@ -15,10 +15,10 @@ from test_trainer import QUICK, lines
 from torch._dynamo.utils import counters
 from toys import TOY, toy_book, toy_episodes
 
-from drivefoundry.model.blocks.attention import pays
+from drivefoundry.model.blocks.attention import should_pack
 from drivefoundry.model.text import EOS, PAD
 from drivefoundry.model.vla import VLA
-from drivefoundry.train.dataset import Corpus
+from drivefoundry.train.dataset import EpisodeDataset
 from drivefoundry.train.trainer import Trainer
 
 SHAPE = replace(TOY, heads=4, kv_heads=2, head_dim=12, qkv_bias=True)
@@ -52,14 +52,14 @@ dist.destroy_process_group()
 """
 
 
-def made(seed: int = 0) -> tuple[VLA, Corpus]:
+def made(seed: int = 0) -> tuple[VLA, EpisodeDataset]:
     """Of the samples of a batch some have reasoning, each time another number."""
     torch.manual_seed(seed)
-    corpus = Corpus.of([toy_episodes(96)], toy_book(), None, SHAPE.max_text)
+    dataset = EpisodeDataset.of([toy_episodes(96)], toy_book(), None, SHAPE.max_text)
     words = np.random.default_rng(1).integers(5, 200, (96, 5))
     words[:, -1] = EOS
     words[np.random.default_rng(2).random(96) < 0.4] = PAD
-    return VLA(SHAPE), replace(corpus, text=words, text_mirrored=words)
+    return VLA(SHAPE), replace(dataset, text=words, text_mirrored=words)
 
 
 def graphs() -> int:
@@ -76,8 +76,8 @@ def alone():
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo looks at it itself
 def test_a_state_goes_on_in_any_layout_and_learns_the_same(tmp_path, alone, monkeypatch):
-    model, corpus = made()
-    Trainer(model, corpus, CONFIG, log=tmp_path / "whole.jsonl").run()
+    model, dataset = made()
+    Trainer(model, dataset, CONFIG, log=tmp_path / "whole.jsonl").run()
     script = tmp_path / "layouts.py"
     script.write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
@@ -88,7 +88,7 @@ def test_a_state_goes_on_in_any_layout_and_learns_the_same(tmp_path, alone, monk
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     last, config = made(seed=5)[0], replace(CONFIG, shard=True, compile=True)
     before = graphs()
-    Trainer(last, corpus, config, tmp_path / "state", tmp_path / "cut.jsonl").run()
+    Trainer(last, dataset, config, tmp_path / "state", tmp_path / "cut.jsonl").run()
     assert graphs() - before == 4  # with reasoning and without, the last block and those before it
     one, cut = lines(tmp_path / "whole.jsonl"), lines(tmp_path / "cut.jsonl")
     assert list(cut) == list(one) == list(range(1, 9))
@@ -99,15 +99,15 @@ def test_a_state_goes_on_in_any_layout_and_learns_the_same(tmp_path, alone, monk
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_packed_batches_of_a_cut_model_are_one_graph(alone, monkeypatch):
-    model, corpus = made()
+    model, dataset = made()
     rng, words = np.random.default_rng(3), np.full((96, SHAPE.max_text), PAD)
     for row, length in zip(words, rng.integers(1, SHAPE.max_text, 96), strict=True):
         row[:length] = [*rng.integers(5, 200, length - 1), EOS]
-    corpus = replace(corpus, text=words, text_mirrored=words)
-    assert pays(torch.from_numpy(words != PAD), SHAPE.prefix + 8)
+    dataset = replace(dataset, text=words, text_mirrored=words)
+    assert should_pack(torch.from_numpy(words != PAD), SHAPE.prefix + 8)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     config = replace(CONFIG, compile=True, augment=replace(CONFIG.augment, text=1.0))
-    cut, whole = Trainer(made()[0], corpus, replace(config, shard=True)), Trainer(model, corpus, config)
+    cut, whole = Trainer(made()[0], dataset, replace(config, shard=True)), Trainer(model, dataset, config)
     there = []
     for step in range(6):
         cut.step = whole.step = step

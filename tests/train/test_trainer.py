@@ -18,7 +18,7 @@ from toys import TOY, toy_book, toy_episodes
 from drivefoundry.model.text import PAD
 from drivefoundry.model.vla import VLA
 from drivefoundry.train.config import Augment, TrainConfig
-from drivefoundry.train.dataset import Batch, Corpus, Order, batches
+from drivefoundry.train.dataset import Batch, EpisodeDataset, Sampler, batches
 from drivefoundry.train.distributed.threads import split
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.optim import MasterWeights, polar
@@ -33,23 +33,23 @@ from test_trainer import QUICK, made
 from drivefoundry.train.trainer import Trainer
 from dataclasses import replace
 out, state, steps, save = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-model, corpus = made()
-trainer = Trainer(model, corpus, replace(QUICK, steps=steps, save_every_s=save), state=state, log=out)
+model, dataset = made()
+trainer = Trainer(model, dataset, replace(QUICK, steps=steps, save_every_s=save), state=state, log=out)
 trainer.run()
 """
 
 
-def made(seed: int = 0) -> tuple[VLA, Corpus]:
+def made(seed: int = 0) -> tuple[VLA, EpisodeDataset]:
     torch.manual_seed(seed)
-    return VLA(TOY), Corpus.of([toy_episodes(96)], toy_book(), None, TOY.max_text)
+    return VLA(TOY), EpisodeDataset.of([toy_episodes(96)], toy_book(), None, TOY.max_text)
 
 
-def talking() -> tuple[VLA, Corpus]:
+def talking() -> tuple[VLA, EpisodeDataset]:
     """The same, and three of four samples have reasoning of five tokens."""
-    model, corpus = made()
+    model, dataset = made()
     words = np.random.default_rng(1).integers(5, 200, (96, 5))
     words[::4] = PAD
-    return model, replace(corpus, text=words, text_mirrored=words)
+    return model, replace(dataset, text=words, text_mirrored=words)
 
 
 def plan_of(codes: np.ndarray, speed: np.ndarray) -> np.ndarray:
@@ -74,9 +74,9 @@ def lines(path: Path) -> dict[int, float]:
 
 
 def test_it_learns_to_read_the_picture():
-    model, corpus = made()
+    model, dataset = made()
     config = replace(QUICK, steps=150, batch=32, precision="bf16", augment=Augment(brightness_jitter=0.05))
-    report = Trainer(model, corpus, config).run()
+    report = Trainer(model, dataset, config).run()
     assert report.losses[-10:].mean() < 0.6 * report.losses[:3].mean()
     unseen = toy_episodes(64, seed=9)
     frames = {"front": torch.from_numpy(unseen.pictures(slice(None))["front"])}
@@ -123,8 +123,8 @@ def test_killed_run_goes_on(tmp_path):
 @pytest.mark.parametrize("changes", [{"accumulate": 4}, {"recompute": True}])
 def test_the_same_is_learnt_in_less_memory(changes):
     whole = Trainer(*made(), QUICK).run().losses
-    model, corpus = made()
-    less = Trainer(model, corpus, replace(QUICK, **changes)).run().losses
+    model, dataset = made()
+    less = Trainer(model, dataset, replace(QUICK, **changes)).run().losses
     assert np.allclose(whole, less, atol=1e-5)
     assert "forward" not in vars(model.decoder.blocks[0])
 
@@ -132,8 +132,8 @@ def test_the_same_is_learnt_in_less_memory(changes):
 @pytest.mark.parametrize("size", [1, 2, 7, 16, 61])
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_lanes_take_every_sample_once(size: int, count: int):
-    corpus = talking()[1]
-    whole = batches(corpus, Order(len(corpus), 0), 0, size, Augment())
+    dataset = talking()[1]
+    whole = batches(dataset, Sampler(len(dataset), 0), 0, size, Augment())
     assert size < 16 or {b.text is None for b in whole} == {True, False}
     shares = split(whole, count, 20)
     for there in (True, False):
@@ -168,9 +168,9 @@ def test_lanes_learn_what_one_thread_learns(monkeypatch):
 
 
 def test_gradients_are_those_of_the_loss():
-    model, corpus = made()
+    model, dataset = made()
     model.double()
-    trainer = Trainer(model, corpus, replace(QUICK, accumulate=2, recompute=True, augment=Augment(text=0.0)))
+    trainer = Trainer(model, dataset, replace(QUICK, accumulate=2, recompute=True, augment=Augment(text=0.0)))
     for p in trainer.weights.params:
         p.data = p.data.double()
 
@@ -196,8 +196,8 @@ def doubled(batch: Batch) -> Batch:
 
 
 def test_the_running_mean_is_what_training_leaves():
-    model, corpus = made()
-    trainer = Trainer(model, corpus, replace(QUICK, steps=3, ema=0.75))
+    model, dataset = made()
+    trainer = Trainer(model, dataset, replace(QUICK, steps=3, ema=0.75))
     mean = [m.detach().clone() for m in trainer.weights.masters]
     while trainer.step < 3:
         trainer._one_step(trainer.progress())

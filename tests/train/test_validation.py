@@ -13,13 +13,13 @@ from toys import BODY, TOY, toy_book, toy_episodes
 
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint
 from drivefoundry.model.text import TextCodec, train_tokenizer
-from drivefoundry.model.vla import VLA, Vote
-from drivefoundry.train.dataset import Augment, Corpus
+from drivefoundry.model.vla import VLA, CodebookVote
+from drivefoundry.train.dataset import Augment, EpisodeDataset
 from drivefoundry.train.losses import Objective
 from drivefoundry.train.pretrain import fit
 from drivefoundry.train.trainer import TrainConfig, Trainer
 from drivefoundry.train.validation import Validation
-from drivefoundry_car.vehicle.codec import driven
+from drivefoundry_car.vehicle.codec import integrate_controls
 
 CONFIG = TrainConfig(steps=12, batch=16, lr=4e-3, compile=False, seed=3, precision="fp32", log_every=5)
 UNSEEN = Validation(toy_episodes(40, seed=9), every=4)
@@ -32,8 +32,8 @@ def start(seed: int = 0) -> Loaded:
 
 def trainer(val: Validation | None, config: TrainConfig = CONFIG, **files: Path) -> Trainer:
     loaded = start()
-    corpus = Corpus.of([toy_episodes(96)], toy_book(), None, TOY.max_text)
-    return Trainer(loaded.model, corpus, config, validator=val.of(loaded, Objective()) if val else None, **files)
+    dataset = EpisodeDataset.of([toy_episodes(96)], toy_book(), None, TOY.max_text)
+    return Trainer(loaded.model, dataset, config, validator=val.of(loaded, Objective()) if val else None, **files)
 
 
 def weights(t: Trainer) -> list[torch.Tensor]:
@@ -60,8 +60,8 @@ def test_the_figures_are_those_of_the_plan_that_is_taken(tmp_path):
     frames = {name: torch.from_numpy(f) for name, f in unseen.pictures(np.arange(len(unseen))).items()}
     ego, route = torch.from_numpy(unseen.ego), torch.from_numpy(unseen.route)
     with torch.no_grad():
-        controls = model.plan(frames, ego, route, Vote.of(toy_book()))[1].float().numpy()
-    off = driven(controls, unseen.ego[:, -1, 0])[..., :2] - unseen.future[..., :2]
+        controls = model.plan(frames, ego, route, CodebookVote.of(toy_book()))[1].float().numpy()
+    off = integrate_controls(controls, unseen.ego[:, -1, 0])[..., :2] - unseen.future[..., :2]
     assert report.validation["val_ade"] == pytest.approx(np.hypot(off[..., 0], off[..., 1]).mean(), rel=0.01)
     assert measured(tmp_path / "log")[12]["val_ade"] == pytest.approx(report.validation["val_ade"], rel=1e-5)
 

@@ -15,7 +15,7 @@ from drivefoundry_car.recording.recent import moments
 from drivefoundry_car.recording.ring import ITEM_BYTES
 from drivefoundry_car.triggers import Campaign
 from drivefoundry_car.triggers.signals import SignalContext, signals_of
-from drivefoundry_car.upload.collector import Collector, Counts
+from drivefoundry_car.upload.collector import Collector, CollectorCounts
 from drivefoundry_car.upload.uploader import Uploader
 
 CAMERA_BYTES = 8 << 20
@@ -26,7 +26,7 @@ class Replayed:
     """A drive's name, and what its car did."""
 
     name: str
-    counts: Counts
+    counts: CollectorCounts
 
 
 def replay(

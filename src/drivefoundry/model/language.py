@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from drivefoundry.model.blocks.attention import FAR
 from drivefoundry.model.blocks.decoder import Cache, Decoder, rope_table
 from drivefoundry.model.config import ModelConfig
-from drivefoundry.model.vla import drawn
+from drivefoundry.model.vla import sample
 
 
 class Language(nn.Module):
@@ -63,7 +63,7 @@ class Language(nn.Module):
         live = torch.ones(len(ids), dtype=torch.bool, device=device)
         for _ in range(limit):
             seen = cache.filled + ids.shape[1]
-            token = drawn(self(ids, cache, hidden[:, :seen])[:, -1].float(), temperature, generator)
+            token = sample(self(ids, cache, hidden[:, :seen])[:, -1].float(), temperature, generator)
             said.append(torch.where(live, token, -1))
             live = live & (token != (-1 if end is None else end))
             if not live.any():

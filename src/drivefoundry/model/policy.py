@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from drivefoundry.model.checkpoint import load_checkpoint
-from drivefoundry.model.vla import Vote
+from drivefoundry.model.vla import CodebookVote
 from drivefoundry.types import Observation, Plan, Scene
-from drivefoundry_car.vehicle.codec import driven
+from drivefoundry_car.vehicle.codec import integrate_controls
 
 ROWS = 32
 """Cars per group: every matrix product has one shape, whatever the batch."""
@@ -35,7 +35,7 @@ class TorchPolicy:
         loaded = load_checkpoint(checkpoint)
         self.model = loaded.model.to(torch.bfloat16)
         self.codebook, self.tokenizer, self.embodiment = loaded.codebook, loaded.tokenizer, loaded.embodiment
-        self.vote = Vote.of(loaded.codebook, self.model.embed.device)
+        self.vote = CodebookVote.of(loaded.codebook, self.model.embed.device)
         self._decision = 0
         self._text: list[str] = []
 
@@ -62,5 +62,5 @@ class TorchPolicy:
         self._text = self._text[:n]
         tokens, controls = (np.concatenate(parts)[:n] for parts in zip(*found, strict=True))
         self._decision += 1
-        points = driven(controls, observation.ego[:, -1, 0])
+        points = integrate_controls(controls, observation.ego[:, -1, 0])
         return Plan(points, tokens, list(self._text) if self.reason else None)

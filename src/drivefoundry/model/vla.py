@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drivefoundry.model.blocks.attention import FAR, packed, pays
+from drivefoundry.model.blocks.attention import FAR, packed, should_pack
 from drivefoundry.model.blocks.decoder import Cache, Decoder, rope_table
 from drivefoundry.model.blocks.flow import FlowHead, nearest
 from drivefoundry.model.blocks.vision import Frames, Vision
@@ -36,7 +36,7 @@ class Logits(NamedTuple):
     text: Tensor | None
 
 
-class Vote(NamedTuple):
+class CodebookVote(NamedTuple):
     """Tables for choosing greedy action codes: see `drivefoundry_car.vehicle.codec.votes`."""
 
     table: Tensor
@@ -45,10 +45,10 @@ class Vote(NamedTuple):
     """(C, 2)."""
 
     @staticmethod
-    def of(codebook: np.ndarray, device: torch.device | None = None) -> Vote:
+    def of(codebook: np.ndarray, device: torch.device | None = None) -> CodebookVote:
         """Build the tables for a codebook (C, 2)."""
         table, book = torch.from_numpy(votes(codebook)), torch.from_numpy(codebook.astype(np.float32))
-        return Vote(table.to(device), book.to(device))
+        return CodebookVote(table.to(device), book.to(device))
 
     def select(self, logits: Tensor, speed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Select codes (B,) from logits (B, C) at speeds (B,) m/s; returns also their controls (B, 2) and the speed
@@ -69,7 +69,7 @@ def ego_changes(ego: Tensor) -> Tensor:
     return torch.cat([now, SPEED_CHANGE * change[..., 0], RATE_CHANGE * change[..., 1], known], 1)
 
 
-def drawn(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def sample(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     """Sample ids (...) from logits (..., V); the most likely at temperature 0."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -182,7 +182,7 @@ class VLA(nn.Module):
         A batch with much padding is packed, see `attention`; the result differs only by rounding.
         """
         c = self.config
-        if text is not None and action.ndim == 2 and pays(text != PAD, c.prefix + self.slots):
+        if text is not None and action.ndim == 2 and should_pack(text != PAD, c.prefix + self.slots):
             return self._packed(frames, ego, route, text, action, light)
         b = len(ego)
         length = 0 if text is None else text.shape[1]
@@ -270,7 +270,7 @@ class VLA(nn.Module):
         for i in range(limit):
             at = c.prefix + i
             y = self.decoder(self.embed[token][:, None], self.rope[:, at : at + 1], mask, keep=1, cache=cache)
-            token = drawn(self.text_logits(y[:, 0]), temperature, generator)
+            token = sample(self.text_logits(y[:, 0]), temperature, generator)
             token = torch.where(live, token if i < limit - 1 else torch.full_like(token, EOS), PAD)
             ids[:, i] = token
             live &= token != EOS
@@ -298,10 +298,10 @@ class VLA(nn.Module):
             state = self._state(frames, ego, route, text).repeat_interleave(n, 0)
             noise = torch.randn(len(state), 2 * self.config.plan, generator=generator, device=state.device)
             return self.flow.plan(state, temperature * noise).unflatten(0, (-1, n))
-        return self._answer(frames, ego, route, n, text, lambda logits: drawn(logits, temperature, generator))
+        return self._answer(frames, ego, route, n, text, lambda logits: sample(logits, temperature, generator))
 
     @torch.no_grad()
-    def plan(self, frames: Frames, ego: Tensor, route: Tensor, vote: Vote) -> tuple[Tensor, Tensor]:
+    def plan(self, frames: Frames, ego: Tensor, route: Tensor, vote: CodebookVote) -> tuple[Tensor, Tensor]:
         """Driving output: selected codes (B, 8) and their controls (B, 8, 2), see
         `drivefoundry_car.vehicle.codec.votes`. For a flow head, the controls and the codes nearest to them."""
         if self.flow is not None:

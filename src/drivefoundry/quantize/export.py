@@ -19,13 +19,13 @@ import torch
 from drivefoundry import outputs
 from drivefoundry.model.checkpoint import Loaded, load_checkpoint
 from drivefoundry.model.config import ModelConfig
-from drivefoundry.model.vla import Vote
+from drivefoundry.model.vla import CodebookVote
 from drivefoundry.quantize.rounding import input_moments, rounded
 from drivefoundry.types import require
 from drivefoundry_car import arrays
 from drivefoundry_car.engine import Engine, files
 from drivefoundry_car.update.selftest import SELF_TEST, record_self_test
-from drivefoundry_car.vehicle.codec import driven
+from drivefoundry_car.vehicle.codec import integrate_controls
 
 INT8, INT11 = 127, 1023
 FINE = ("embed.codes",)
@@ -176,14 +176,14 @@ def compared(
 ) -> dict[str, float]:
     """Deviation of the engine's greedy plans from the float student's on N samples."""
     points, tokens = engine.plan(frames, ego, route)
-    codes, controls, vote = [], [], Vote.of(loaded.codebook)
+    codes, controls, vote = [], [], CodebookVote.of(loaded.codebook)
     for i in range(0, len(ego), 128):
         f = {name: torch.from_numpy(np.array(a[i : i + 128])) for name, a in frames.items()}
         e, r = (torch.from_numpy(np.array(a[i : i + 128])) for a in (ego, route))
         for kept, part in zip((codes, controls), loaded.model.plan(f, e, r, vote), strict=True):
             kept.append(part.numpy())
     want = np.concatenate(codes)
-    way = driven(np.concatenate(controls), ego[:, -1, 0]) - points
+    way = integrate_controls(np.concatenate(controls), ego[:, -1, 0]) - points
     return {
         "token_agreement": float((tokens == want).mean()),
         "plan_agreement": float((tokens == want).all(1).mean()),

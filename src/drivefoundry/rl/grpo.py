@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
-from drivefoundry.model.vla import VLA, Vote
+from drivefoundry.model.vla import VLA, CodebookVote
 from drivefoundry.rl.config import GrpoConfig
 from drivefoundry.rl.reward import PlanReward
-from drivefoundry.train.dataset import Corpus
+from drivefoundry.train.dataset import EpisodeDataset
 from drivefoundry.train.optim import MasterWeights
 from drivefoundry.types import Episodes, require
-from drivefoundry_car.vehicle.codec import decode, driven
+from drivefoundry_car.vehicle.codec import decode, integrate_controls
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def grpo(
     start = time.perf_counter()
     loaded = load_checkpoint(init)
     require(loaded.model.flow is None, f"{init}: plans come from a flow head; rl samples codes (ModelConfig.action)")
-    corpus = Corpus.of(episodes, loaded.codebook, loaded.tokenizer, loaded.config.max_text)
+    dataset = EpisodeDataset.of(episodes, loaded.codebook, loaded.tokenizer, loaded.config.max_text)
     require(
         len(rows) > config.validation_states,
         f"rl: {len(rows)} situations; must be more than the {config.validation_states} validation states",
@@ -79,14 +79,14 @@ def grpo(
     untouched = copy.deepcopy(loaded.model)
     model = loaded.model
     reference = copy.deepcopy(model).to(torch.bfloat16).requires_grad_(False)
-    before = _greedy(reference, corpus, held_back, reward, loaded.codebook)
+    before = _greedy(reference, dataset, held_back, reward, loaded.codebook)
     weights = MasterWeights(model, torch.bfloat16, 0.0, (0.9, 0.95))
     model.train()
-    dice = torch.Generator(device=model.embed.device).manual_seed(config.seed)
+    generator = torch.Generator(device=model.embed.device).manual_seed(config.seed)
     rewards, began = [], time.perf_counter()
     for step in range(config.steps):
         chosen = rng.choice(rows, config.states, p=share)
-        metrics = _step(model, reference, weights, corpus, chosen, reward, loaded.codebook, config, step, dice)
+        metrics = _step(model, reference, weights, dataset, chosen, reward, loaded.codebook, config, step, generator)
         rewards.append(metrics["reward"])
         if log is not None:
             with log.open("a") as file:
@@ -95,44 +95,44 @@ def grpo(
             plans = (step + 1) * config.states * config.samples
             on_step(step + 1, config.steps, metrics | {"samples_per_s": plans / (time.perf_counter() - began)})
     model.eval()
-    after = _greedy(model, corpus, held_back, reward, loaded.codebook)
+    after = _greedy(model, dataset, held_back, reward, loaded.codebook)
     weights.float_model(model)
     kept = after >= before
     save_checkpoint(out, model if kept else untouched, loaded.codebook, loaded.tokenizer, loaded.embodiment)
     return GrpoReport(np.array(rewards), before, after, kept, time.perf_counter() - start)
 
 
-def _inputs(model: VLA, corpus: Corpus, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def _inputs(model: VLA, dataset: EpisodeDataset, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     device = model.embed.device
-    frames = {name: torch.from_numpy(f).to(device) for name, f in corpus.pictures(rows).items()}
-    return frames, torch.from_numpy(corpus.ego[rows]).to(device), torch.from_numpy(corpus.route[rows]).to(device)
+    frames = {name: torch.from_numpy(f).to(device) for name, f in dataset.pictures(rows).items()}
+    return frames, torch.from_numpy(dataset.ego[rows]).to(device), torch.from_numpy(dataset.route[rows]).to(device)
 
 
 def _step(
     model: VLA,
     reference: VLA,
     weights: MasterWeights,
-    corpus: Corpus,
+    dataset: EpisodeDataset,
     rows: np.ndarray,
     reward: PlanReward,
     codebook: np.ndarray,
     config: GrpoConfig,
     step: int,
-    dice: torch.Generator,
+    generator: torch.Generator,
 ) -> dict[str, float]:
     """Sample, score, update once."""
-    frames, ego, route = _inputs(model, corpus, rows)
+    frames, ego, route = _inputs(model, dataset, rows)
     n = config.samples
-    codes = model.act(frames, ego, route, temperature=config.temperature, n=n, generator=dice)
-    speed = np.repeat(corpus.ego[rows, -1, 0], n)
+    codes = model.act(frames, ego, route, temperature=config.temperature, n=n, generator=generator)
+    speed = np.repeat(dataset.ego[rows, -1, 0], n)
     plans = decode(codes.reshape(-1, codes.shape[-1]).cpu().numpy(), codebook, speed)
-    label = decode(corpus.tokens[rows], codebook, corpus.ego[rows, -1, 0])
+    label = decode(dataset.tokens[rows], codebook, dataset.ego[rows, -1, 0])
     # The label is driven too: its progress is part of the group's reference, but its reward is not.
     every = np.concatenate([plans.reshape(len(rows), n, *plans.shape[1:]), label[:, None]], 1)
     scored = reward(rows, every)
     r = torch.from_numpy(scored[:, :n].astype(np.float32)).to(ego.device)
     advantage = r - r.mean(1, keepdim=True)
-    labels = torch.from_numpy(corpus.tokens[rows]).to(ego.device)
+    labels = torch.from_numpy(dataset.tokens[rows]).to(ego.device)
     groups = torch.cat([codes, labels[:, None]], 1)
     logp = F.log_softmax(model(frames, ego, route, None, groups).action.float(), -1)
     with torch.no_grad():
@@ -151,10 +151,10 @@ def _step(
 
 
 @torch.no_grad()
-def _greedy(model: VLA, corpus: Corpus, rows: np.ndarray, reward: PlanReward, codebook: np.ndarray) -> float:
+def _greedy(model: VLA, dataset: EpisodeDataset, rows: np.ndarray, reward: PlanReward, codebook: np.ndarray) -> float:
     """Mean reward of the greedy plan, with the label's progress in the group's reference."""
-    vote = Vote.of(codebook, model.embed.device)
-    controls = model.plan(*_inputs(model, corpus, rows), vote)[1].cpu().numpy()
-    speed = corpus.ego[rows, -1, 0]
-    plans = np.stack([driven(controls, speed), decode(corpus.tokens[rows], codebook, speed)], 1)
+    vote = CodebookVote.of(codebook, model.embed.device)
+    controls = model.plan(*_inputs(model, dataset, rows), vote)[1].cpu().numpy()
+    speed = dataset.ego[rows, -1, 0]
+    plans = np.stack([integrate_controls(controls, speed), decode(dataset.tokens[rows], codebook, speed)], 1)
     return float(reward(rows, plans)[:, 0].mean())

@@ -30,7 +30,7 @@ from drivefoundry.stages.record import EmbeddedCity
 from drivefoundry.stages.train import STATE, progress_callback, select_samples, tracked
 from drivefoundry.tracking import Track
 from drivefoundry.train.config import Augment, Objective, PretrainConfig
-from drivefoundry.train.dataset import Corpus, Order, batches
+from drivefoundry.train.dataset import EpisodeDataset, Sampler, batches
 from drivefoundry.train.losses import batch_loss
 from drivefoundry.train.pretrain import fit as train
 from drivefoundry.train.pretrain import fresh
@@ -115,12 +115,12 @@ def train_one(
 @torch.no_grad()
 def held_out_loss(trained: Loaded, episodes: Episodes, size: int = 256) -> float:
     """Mean loss of the action codes on held-out episodes, without augmentation or dropout; nats per code."""
-    corpus = Corpus.of([episodes], trained.codebook, None, trained.config.max_text, Objective().tolerance)
+    dataset = EpisodeDataset.of([episodes], trained.codebook, None, trained.config.max_text, Objective().tolerance)
     model = trained.model.eval().to(torch.bfloat16)
-    plain, size = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=0.0), min(size, len(corpus))
+    plain, size = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=0.0), min(size, len(dataset))
     losses = []
-    for step in range(len(corpus) // size):
-        for batch in batches(corpus, Order(len(corpus), 0), step, size, plain):
+    for step in range(len(dataset) // size):
+        for batch in batches(dataset, Sampler(len(dataset), 0), step, size, plain):
             losses.append(batch_loss(model, batch, Objective())[1]["action"])
     return float(np.mean(losses))
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drivefoundry.model.blocks.attention import pays
+from drivefoundry.model.blocks.attention import should_pack
 from drivefoundry.model.blocks.flow import controls_of
 from drivefoundry.model.text import PAD, TextCodec, mirror_text
 from drivefoundry.train.config import Augment
@@ -30,7 +30,7 @@ GREY = 110
 
 
 @dataclass(frozen=True)
-class Corpus:
+class EpisodeDataset:
     """All samples of a training run in RAM; frames stay in their episodes' arrays (memory maps will do).
 
     part (N,), index (N, cameras, 2): which of `frames` and which rows; mirrored: as of Embodiment; tokens (N, 8); text,
@@ -61,7 +61,7 @@ class Corpus:
         max_text: int,
         tolerance: float = 0.15,
         action: str = "codes",
-    ) -> Corpus:
+    ) -> EpisodeDataset:
         """Encode the episodes' plans with the codebook and, given a tokenizer, their reasoning.
 
         tolerance: m, see drivefoundry_car.vehicle.codec.soft_targets; action: as in ModelConfig. ValueError if there
@@ -87,7 +87,7 @@ class Corpus:
             mirrored = text.encode([mirror_text(t) for t in texts], max_text)
             longest = max(1, int((np.stack([ids, mirrored]) != PAD).sum(-1).max()))
             ids, mirrored = ids[:, :longest], mirrored[:, :longest]
-        return Corpus(
+        return EpisodeDataset(
             frames=[e.frames for e in episodes],
             part=np.repeat(np.arange(len(episodes)), [len(e) for e in episodes]),
             index=np.concatenate([e.frame_index for e in episodes]),
@@ -116,7 +116,7 @@ class Corpus:
         """Number of text positions computed for a sample with reasoning and `rest` other tokens: all of them, or only
         the real ones if batches are packed."""
         real = self.text[self.text[:, 0] != PAD] != PAD
-        packs = len(real) > 0 and pays(torch.from_numpy(real), rest)
+        packs = len(real) > 0 and should_pack(torch.from_numpy(real), rest)
         return float(real.sum(1).mean()) if packs else self.text.shape[1]
 
     def pictures(self, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -144,7 +144,7 @@ class Batch:
     target: Tensor
     action_sum: float
     text_sum: float
-    dice: int
+    noise_seed: int
     """Seed of a flow head's noise, which each rank samples for itself."""
 
     def __len__(self) -> int:
@@ -156,7 +156,7 @@ class Batch:
         return replace(self, frames={name: change(shown) for name, shown in self.frames.items()}, **made)
 
 
-class Order:
+class Sampler:
     """Sample order: every sample once per epoch, shuffled by (seed, epoch); position p of a run is always the same
     sample."""
 
@@ -197,47 +197,47 @@ def mirrored(target: np.ndarray, mirror: np.ndarray) -> np.ndarray:
 
 
 def batches(
-    corpus: Corpus, order: Order, step: int, size: int, augment: Augment, rank: int = 0, world: int = 1
+    dataset: EpisodeDataset, sampler: Sampler, step: int, size: int, augment: Augment, rank: int = 0, world: int = 1
 ) -> list[Batch]:
     """This rank's share of step `step`: one batch of samples with text and one without (they differ in length),
     omitting empty ones.
 
     All random choices are made for the whole step and then divided, so that any number of ranks sees the same samples.
     """
-    rng = np.random.default_rng([order.seed, step, 1])
-    rows = order.rows(step * size, size)
-    flip = rng.random(size) < (augment.flip if corpus.mirrored else 0.0)  # cameras on one side have no mirror image
+    rng = np.random.default_rng([sampler.seed, step, 1])
+    rows = sampler.rows(step * size, size)
+    flip = rng.random(size) < (augment.flip if dataset.mirrored else 0.0)  # cameras on one side have no mirror image
     light = 1.0 + augment.brightness_jitter * rng.standard_normal((size, 2)).clip(-2, 2) - [0.0, 1.0]
     forget = rng.random(size) < augment.history_dropout
     blind = rng.random(size) < augment.image_dropout
     shift = np.rint(rng.uniform(-1.0, 1.0, (size, 2)) * [0.5 * augment.max_shift_px, augment.max_shift_px]).astype(int)
-    talk = (np.arange(size) < round(size * augment.text)) & (corpus.text[rows, 0] != PAD)
-    words = np.where(flip[:, None], corpus.text_mirrored[rows], corpus.text[rows])
-    action_sum = float(corpus.weight[rows].sum())
-    text_sum = float(((words != PAD).sum(1) * corpus.weight[rows] * talk).sum())
+    with_reasoning = (np.arange(size) < round(size * augment.text)) & (dataset.text[rows, 0] != PAD)
+    words = np.where(flip[:, None], dataset.text_mirrored[rows], dataset.text[rows])
+    action_sum = float(dataset.weight[rows].sum())
+    text_sum = float(((words != PAD).sum(1) * dataset.weight[rows] * with_reasoning).sum())
     mine = np.arange(size) % world == rank
-    length = corpus.text.shape[1]
+    length = dataset.text.shape[1]
     out = []
     for with_text in (True, False):
-        at = np.flatnonzero(mine & (talk == with_text))
+        at = np.flatnonzero(mine & (with_reasoning == with_text))
         if not len(at):
             continue
         r, f = rows[at], flip[at]
-        ego, route, target = corpus.ego[r], corpus.route[r], corpus.target[r]
+        ego, route, target = dataset.ego[r], dataset.route[r], dataset.target[r]
         ego[forget[at], :-1] = 0.0
         ego[f, :, 1] *= -1.0
         turned = route[f]
         turned[:, ROUTE_Y] *= -1.0
         turned[:, TURNS] = turned[:, TURNS[::-1]]
         route[f] = turned
-        frames = flipped(corpus.pictures(r), f, corpus.mirrored)
+        frames = flipped(dataset.pictures(r), f, dataset.mirrored)
         for i in np.flatnonzero(shift[at].any(1)):
             for shown in frames.values():
                 shown[i] = shifted(shown[i], *shift[at[i]])
         for shown in frames.values():
             shown[blind[at]] = GREY
-        target[f] = mirrored(target[f], corpus.mirror)
-        tokens = np.where(f[:, None], corpus.mirror[corpus.tokens[r]], corpus.tokens[r])
+        target[f] = mirrored(target[f], dataset.mirror)
+        tokens = np.where(f[:, None], dataset.mirror[dataset.tokens[r]], dataset.tokens[r])
         out.append(
             Batch(
                 frames={name: torch.from_numpy(shown) for name, shown in frames.items()},
@@ -245,12 +245,12 @@ def batches(
                 route=torch.from_numpy(route),
                 tokens=torch.from_numpy(tokens),
                 text=torch.from_numpy(words[at, :length]) if with_text else None,
-                weight=torch.from_numpy(corpus.weight[r]),
+                weight=torch.from_numpy(dataset.weight[r]),
                 light=torch.from_numpy(light[at].astype(np.float32)),
                 target=torch.from_numpy(target),
                 action_sum=max(action_sum, 1e-6),
                 text_sum=max(text_sum, 1e-6),
-                dice=int(np.random.default_rng([order.seed, step, 2, rank, with_text]).integers(2**62)),
+                noise_seed=int(np.random.default_rng([sampler.seed, step, 2, rank, with_text]).integers(2**62)),
             )
         )
     return out

@@ -17,30 +17,32 @@ from drivefoundry.model.checkpoint import Loaded, load_checkpoint, save_checkpoi
 from drivefoundry.model.presets import preset
 from drivefoundry.model.vla import VLA
 from drivefoundry.train.config import DistilConfig, Objective
-from drivefoundry.train.dataset import Corpus
+from drivefoundry.train.dataset import EpisodeDataset
 from drivefoundry.train.pretrain import own_tokenizer
 from drivefoundry.train.trainer import OnStep, Trainer, TrainReport
 from drivefoundry.train.validation import Validation
 from drivefoundry.types import Episodes, require
-from drivefoundry_car.vehicle.codec import driven, soft_targets
+from drivefoundry_car.vehicle.codec import integrate_controls, soft_targets
 
 
 @torch.no_grad()
-def teacher_opinion(teacher: VLA, corpus: Corpus, codebook: np.ndarray, goal: Objective, batch: int = 64) -> np.ndarray:
+def teacher_opinion(
+    teacher: VLA, dataset: EpisodeDataset, codebook: np.ndarray, goal: Objective, batch: int = 64
+) -> np.ndarray:
     """The teacher's distribution over each next code, given the label's codes so far, (N, 8, K) float16; for a flow
     head the soft targets of its plan."""
     teacher = teacher.to(torch.bfloat16).eval()
     device = teacher.embed.device
-    out = np.empty(corpus.target.shape, np.float16)
-    for lo in range(0, len(corpus), batch):
-        rows = np.arange(lo, min(lo + batch, len(corpus)))
-        frames = {name: torch.from_numpy(f).to(device) for name, f in corpus.pictures(rows).items()}
-        ego, route = (torch.from_numpy(a[rows]).to(device) for a in (corpus.ego, corpus.route))
+    out = np.empty(dataset.target.shape, np.float16)
+    for lo in range(0, len(dataset), batch):
+        rows = np.arange(lo, min(lo + batch, len(dataset)))
+        frames = {name: torch.from_numpy(f).to(device) for name, f in dataset.pictures(rows).items()}
+        ego, route = (torch.from_numpy(a[rows]).to(device) for a in (dataset.ego, dataset.route))
         if teacher.flow is not None:
-            speed, controls = corpus.ego[rows, -1, 0], teacher.act(frames, ego, route)[:, 0]
-            out[rows] = soft_targets(driven(controls.cpu().numpy(), speed), codebook, speed, goal.tolerance)
+            speed, controls = dataset.ego[rows, -1, 0], teacher.act(frames, ego, route)[:, 0]
+            out[rows] = soft_targets(integrate_controls(controls.cpu().numpy(), speed), codebook, speed, goal.tolerance)
             continue
-        tokens = torch.from_numpy(corpus.tokens[rows]).to(device)
+        tokens = torch.from_numpy(dataset.tokens[rows]).to(device)
         logits = teacher(frames, ego, route, None, tokens).action.float()
         out[rows] = torch.softmax(logits / goal.temperature, -1).cpu().numpy()
     return out
@@ -71,12 +73,12 @@ def distil(
         require(
             np.array_equal(start.codebook, master.codebook), f"{init}: its codebook is not the teacher's; start afresh"
         )
-    corpus = Corpus.of(episodes, start.codebook, start.tokenizer, start.config.max_text, goal.tolerance)
-    opinion = teacher_opinion(master.model, corpus, master.codebook, goal)
+    dataset = EpisodeDataset.of(episodes, start.codebook, start.tokenizer, start.config.max_text, goal.tolerance)
+    opinion = teacher_opinion(master.model, dataset, master.codebook, goal)
     opinion *= np.float16(goal.teacher)
-    corpus.target[:] = opinion + np.float16(1 - goal.teacher) * corpus.target
+    dataset.target[:] = opinion + np.float16(1 - goal.teacher) * dataset.target
     validator = val.of(start, goal) if val else None
-    trainer = Trainer(start.model, corpus, config, state, log, on_step, validator)
+    trainer = Trainer(start.model, dataset, config, state, log, on_step, validator)
     report = trainer.run()
     if trainer.rank == 0:
         save_checkpoint(out, start.model, start.codebook, start.tokenizer, start.embodiment)

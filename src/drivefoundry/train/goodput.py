@@ -3,7 +3,7 @@
 Goodput is the product of two shares of time and of the machine's efficiency in that time:
 
 scheduling = time in which processes of this run were alive / time since the first of them started;
-runtime    = time of steps that count / time in which processes were alive. Not counted: imports, reading the corpus,
+runtime    = time of steps that count / time in which processes were alive. Not counted: imports, reading the dataset,
              compilation, the first step after each start, copying checkpoints, skipped steps, and the steps between the
              last checkpoint and a kill, which are repeated;
 program    = FLOP that the model needs / (time of steps that count x measured matrix peak): MFU (PaLM, Chowdhery 2022).

@@ -21,9 +21,9 @@ def batch_loss(model: VLA, batch: Batch, objective: Objective) -> tuple[Tensor, 
     agree: share of most likely codes that are the label's; only if plans are codes.
     """
     logits = model(batch.frames, batch.ego, batch.route, batch.text, batch.tokens, batch.light)
-    dice = None if model.flow is None else torch.Generator(batch.ego.device).manual_seed(batch.dice)
+    generator = None if model.flow is None else torch.Generator(batch.ego.device).manual_seed(batch.noise_seed)
     share = batch.weight / batch.action_sum
-    loss = (model.action_loss(logits, batch.target, dice) * share).sum()
+    loss = (model.action_loss(logits, batch.target, generator) * share).sum()
     parts = {"action": loss}
     if batch.text is not None and logits.text is not None:
         ids, weight = batch.text, (batch.text != PAD) * batch.weight[:, None]

@@ -15,7 +15,7 @@ from drivefoundry.model.presets import preset
 from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
 from drivefoundry.train.config import PretrainConfig, TrainConfig
-from drivefoundry.train.dataset import Corpus
+from drivefoundry.train.dataset import EpisodeDataset
 from drivefoundry.train.trainer import OnStep, Trainer, TrainReport
 from drivefoundry.train.validation import Validation
 from drivefoundry.types import PLAN_POINTS, Episodes, require
@@ -88,9 +88,9 @@ def fit(
         why = e.embodiment.differs(start.embodiment)
         require(not why, f"training episodes: not of the embodiment that the model was built for ({why})")
     c, tolerance = start.config, config.objective.tolerance
-    corpus = Corpus.of(episodes, start.codebook, start.tokenizer, c.max_text, tolerance, c.action)
+    dataset = EpisodeDataset.of(episodes, start.codebook, start.tokenizer, c.max_text, tolerance, c.action)
     trainer = Trainer(
-        start.model, corpus, config, state, log, on_step, val.of(start, config.objective) if val else None
+        start.model, dataset, config, state, log, on_step, val.of(start, config.objective) if val else None
     )
     report = trainer.run()
     if trainer.rank == 0:

@@ -29,7 +29,7 @@ from drivefoundry.compute import keep_memory
 from drivefoundry.model.blocks.wrapping import checkpoint_activations, compiled, restore_forward
 from drivefoundry.model.vla import VLA
 from drivefoundry.train.config import TrainConfig
-from drivefoundry.train.dataset import Batch, Corpus, Order, batches, to_device
+from drivefoundry.train.dataset import Batch, EpisodeDataset, Sampler, batches, to_device
 from drivefoundry.train.distributed.ranks import rank_and_world
 from drivefoundry.train.distributed.threads import ThreadedBackward, threads_for
 from drivefoundry.train.goodput import Goodput, RunLog, forward_flop, share_of_peak
@@ -75,7 +75,7 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
 
 
 class Trainer:
-    """`Trainer(model, corpus, config).run()` trains the model in place.
+    """`Trainer(model, dataset, config).run()` trains the model in place.
 
     state: file to continue from if it exists, and to write during training, always complete; `forget` removes it.
     log: JSONL file of the metrics that depend only on the samples, identical for a run that was killed and resumed;
@@ -85,7 +85,7 @@ class Trainer:
     def __init__(
         self,
         model: VLA,
-        corpus: Corpus,
+        dataset: EpisodeDataset,
         config: TrainConfig,
         state: Path | None = None,
         log: Path | None = None,
@@ -93,7 +93,7 @@ class Trainer:
         validator: Validator | None = None,
     ):
         self.validator = validator
-        self.model, self.corpus, self.config = model, corpus, config.validate()
+        self.model, self.dataset, self.config = model, dataset, config.validate()
         self.log_file, self.on_step = log, on_step
         self.rank, self.world = rank_and_world(config.shard)
         self.run_log = RunLog(state.with_suffix(".lives.tmp") if state is not None and self.rank == 0 else None)
@@ -104,9 +104,9 @@ class Trainer:
         net = model if not config.shard else fsdp().shard_model(model, self.dtype, config.tensor)
         self.weights = kind(net, self.dtype, config.weight_decay, config.betas, muon, config.ema)
         self.net = cast(VLA, self.weights.net)
-        self.order = Order(len(corpus), config.seed)
+        self.sampler = Sampler(len(dataset), config.seed)
         rest = model.config.prefix + model.slots
-        self.text_tokens = corpus.text_tokens(rest)
+        self.text_tokens = dataset.text_tokens(rest)
         self.step, self.elapsed, self.lost, self.skipped, self.bad = 0, 0.0, 0.0, 0, 0
         self.mean_loss, self.lr_scale = 0.0, 1.0
         self.losses: list[float] = []
@@ -219,10 +219,10 @@ class Trainer:
         """This rank's batches of one micro-batch of the step."""
         c, readers = self.config, self.world // self.config.tensor
         part, parts = self.rank // c.tensor + readers * micro, readers * c.accumulate
-        share = batches(self.corpus, self.order, self.step, c.batch, c.augment, part, parts)
-        talks = self.corpus.has_text and c.augment.text > 0
+        share = batches(self.dataset, self.sampler, self.step, c.batch, c.augment, part, parts)
+        with_text = self.dataset.has_text and c.augment.text > 0
         # compiled, a shared matmul has one graph for sizes that its ranks divide and one for others
-        return fsdp().equalized(share, self.corpus.text.shape[1] * talks, c.tensor) if c.shard else share
+        return fsdp().equalized(share, self.dataset.text.shape[1] * with_text, c.tensor) if c.shard else share
 
     def _update(self, metrics: dict[str, float], lr: float) -> None:
         """Take the step, unless it is a spike: then skip it, and after too many return to the last good weights."""
@@ -251,9 +251,9 @@ class Trainer:
         busy = max(self.elapsed - self.lost, 1e-9)
         samples = self.step * self.config.batch
         rate = samples / busy
-        talk = self.config.augment.text if self.corpus.has_text else 0.0
+        text_share = self.config.augment.text if self.dataset.has_text else 0.0
         c = self.model.config
-        flop = 3 * ((1 - talk) * forward_flop(c, 0) + talk * forward_flop(c, self.text_tokens))
+        flop = 3 * ((1 - text_share) * forward_flop(c, 0) + text_share * forward_flop(c, self.text_tokens))
         mfu = share_of_peak(rate * flop, self.world, self.dtype, self.device.type)
         good = self.goodput(mfu)
         losses = np.array(self.losses)

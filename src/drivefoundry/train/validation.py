@@ -17,12 +17,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from drivefoundry.model.checkpoint import Loaded
-from drivefoundry.model.vla import VLA, Vote
-from drivefoundry.train.dataset import Augment, Corpus, Order, batches, to_device
+from drivefoundry.model.vla import VLA, CodebookVote
+from drivefoundry.train.dataset import Augment, EpisodeDataset, Sampler, batches, to_device
 from drivefoundry.train.losses import Objective, batch_loss
 from drivefoundry.train.optim import MasterWeights
 from drivefoundry.types import Episodes, require
-from drivefoundry_car.vehicle.codec import driven
+from drivefoundry_car.vehicle.codec import integrate_controls
 
 PLAIN = Augment(flip=0.0, brightness_jitter=0.0, history_dropout=0.0, text=0.0)
 BATCH = 64
@@ -44,15 +44,17 @@ class Validation:
         require(len(self.episodes) > 0, "validation: no samples; give longer drives in the validation place")
         require(self.every > 0, f"validation: every must be > 0, got {self.every}")
         c = start.config
-        corpus = Corpus.of([self.episodes], start.codebook, None, c.max_text, objective.tolerance, c.action)
-        return Validator(self, start.model, corpus, start.codebook, objective)
+        dataset = EpisodeDataset.of([self.episodes], start.codebook, None, c.max_text, objective.tolerance, c.action)
+        return Validator(self, start.model, dataset, start.codebook, objective)
 
 
 class Validator:
     """Measures a model in training. last: the newest figures; best: the lowest loss; stopped: patience ran out."""
 
-    def __init__(self, plan: Validation, model: VLA, corpus: Corpus, codebook: np.ndarray, objective: Objective):
-        self.plan, self.corpus, self.codebook, self.objective = plan, corpus, codebook, objective
+    def __init__(
+        self, plan: Validation, model: VLA, dataset: EpisodeDataset, codebook: np.ndarray, objective: Objective
+    ):
+        self.plan, self.dataset, self.codebook, self.objective = plan, dataset, codebook, objective
         self.model = copy.deepcopy(model)
         self.last: dict[str, float] = {}
         self.best, self.since, self.stopped = float("inf"), 0, False
@@ -82,16 +84,17 @@ class Validator:
         return self.last
 
     def _figures(self, model: VLA) -> tuple[float, float]:
-        size = min(BATCH, len(self.corpus))
-        order, vote = Order(len(self.corpus), 0), Vote.of(self.codebook, model.embed.device)
+        size = min(BATCH, len(self.dataset))
+        sampler, vote = Sampler(len(self.dataset), 0), CodebookVote.of(self.codebook, model.embed.device)
         losses, errors = [], []
-        for step in range(len(self.corpus) // size):
-            (batch,) = batches(self.corpus, order, step, size, PLAIN)
+        for step in range(len(self.dataset) // size):
+            (batch,) = batches(self.dataset, sampler, step, size, PLAIN)
             batch = to_device(batch, model.embed.device)
             losses.append(batch_loss(model, batch, self.objective)[1]["action"])
             controls = model.plan(batch.frames, batch.ego, batch.route, vote)[1].float().cpu().numpy()
-            rows = order.rows(step * size, size)
-            off = driven(controls, self.corpus.ego[rows, -1, 0])[..., :2] - self.corpus.future[rows][..., :2]
+            rows = sampler.rows(step * size, size)
+            plans = integrate_controls(controls, self.dataset.ego[rows, -1, 0])
+            off = plans[..., :2] - self.dataset.future[rows][..., :2]
             errors.append(float(np.hypot(off[..., 0], off[..., 1]).mean()))
         return float(np.mean(losses)), float(np.mean(errors))
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivefoundry_car.driving.runtime import Counts, Frames, Planned, Runtime
+from drivefoundry_car.driving.runtime import Frames, Planned, Runtime, RuntimeCounts
 
 REASONS = [
     "frames_bad", "frames_blank", "frames_frozen", "frames_old", "clock_bad", "ego_bad", "route_bad", "objects_bad",
@@ -55,7 +55,7 @@ def seen(k: int = 0, cars: int = 1, speed: float = SPEED) -> tuple[Frames, np.nd
     return {"front": frames}, ego, np.zeros((cars, 12), np.float32)
 
 
-def reasons(counts: Counts) -> dict[str, int]:
+def reasons(counts: RuntimeCounts) -> dict[str, int]:
     return {name: n for name in REASONS if (n := getattr(counts, name))}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from drivefoundry.sim.ego import CAR_ACTUATORS, bicycle_step, plan_in_map, prepare_reference, track
 from drivefoundry.types import DT
 from drivefoundry_car.driving.controller import Controller
-from drivefoundry_car.vehicle.codec import driven
+from drivefoundry_car.vehicle.codec import integrate_controls
 from drivefoundry_car.vehicle.embodiment import CAR
 
 ACCEL_MIN, ACCEL_MAX, _, CURVATURE_MAX, *_ = CAR_ACTUATORS
@@ -21,7 +21,7 @@ SPEED = st.floats(0.0, 20.0)
 
 def plan_of(speed: float, accel: float, curvature: float) -> np.ndarray:
     """A plan (8, 3) that holds an acceleration and a curvature."""
-    return driven(np.tile([accel, curvature], (1, 8, 1)), np.array([speed]))[0].astype(np.float64)
+    return integrate_controls(np.tile([accel, curvature], (1, 8, 1)), np.array([speed]))[0].astype(np.float64)
 
 
 @given(SPEED, st.floats(-6.0, 2.0), st.floats(-0.2, 0.2), SPEED, st.floats(-2.0, 2.0), st.floats(-0.5, 0.5),

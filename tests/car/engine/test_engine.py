@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from drivefoundry.model.checkpoint import load_checkpoint, save_checkpoint
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.model.text import TextCodec, train_tokenizer
-from drivefoundry.model.vla import VLA, Vote
+from drivefoundry.model.vla import VLA, CodebookVote
 from drivefoundry.quantize.export import export_engine
 from drivefoundry_car.engine import Engine, files, kernels
 from drivefoundry_car.update.selftest import self_test
-from drivefoundry_car.vehicle.codec import driven, fit_codebook
+from drivefoundry_car.vehicle.codec import fit_codebook, integrate_controls
 from drivefoundry_car.vehicle.embodiment import CAR
 from student import TEXTS, TINY, part, samples
 
@@ -44,12 +44,12 @@ def test_plans_are_the_float_student_s(student, folder):
     loaded = load_checkpoint(student)
     points, tokens = Engine(folder).plan(FRAMES, EGO, ROUTE)
     inputs = tensors(FRAMES, EGO, ROUTE)
-    want, controls = (x.numpy() for x in loaded.model.plan(*inputs, Vote.of(loaded.codebook)))
+    want, controls = (x.numpy() for x in loaded.model.plan(*inputs, CodebookVote.of(loaded.codebook)))
     assert (tokens == want).mean() > 0.93
     assert len(np.unique(want, axis=0)) > 8, "a student that says one thing only proves nothing"
     assert points.dtype == np.float32
     same = (tokens == want).all(1)
-    assert np.abs(points - driven(controls, EGO[:, -1, 0]))[same].max() < 0.3
+    assert np.abs(points - integrate_controls(controls, EGO[:, -1, 0]))[same].max() < 0.3
 
 
 def test_reasoning_is_the_float_student_s(student, folder):
@@ -91,7 +91,7 @@ def test_any_shape_runs_like_the_float_model(config, tmp_path):
     rolling[:, -1, 0] = np.abs(rolling[:, -1, 0]) + 1  # at a stand all codes are one
     inputs = tensors(frames, ego, route)
     moved = (inputs[0], torch.from_numpy(rolling), inputs[2])
-    want, engine = model.plan(*moved, Vote.of(codebook))[0].numpy(), Engine(tmp_path / "e")
+    want, engine = model.plan(*moved, CodebookVote.of(codebook))[0].numpy(), Engine(tmp_path / "e")
     assert len(np.unique(want, axis=0)) > 4
     assert (engine.plan(frames, rolling, route)[1] == want).mean() > 0.85
     texts = tokenizer.decode(model.generate_text(model.start(*inputs, config.max_text)).numpy())

@@ -74,7 +74,7 @@ def test_a_clip_is_what_a_cut_of_the_whole_drive_is(make_drive, tmp_path):
     drive.objects.states[0, 140:150] = 0
     with Recorder(tmp_path, {"front": WIDE}, drive.meta) as recording:
         feed(recording, drive, [(253, ("takeover", 25.0, "takeover rising", 5))])
-    assert recording.counts() == recorder.Counts({}, 1, 0)
+    assert recording.counts() == recorder.RecorderCounts({}, 1, 0)
     (clip,) = clips_in(tmp_path)
     why = {"campaign": "takeover", "trigger": "takeover rising", "trigger_t": "25.000", "clip_index": "0"}
     assert clip.meta.items() >= {**drive.meta, **why}.items()
@@ -287,5 +287,5 @@ def test_what_a_car_cannot_record_is_refused_at_once(tmp_path):
 def test_a_trigger_without_anything_to_record_leaves_no_file(tmp_path):
     with Recorder(tmp_path, {"front": WIDE}, {}) as recording:
         recording.trigger("c", 100.0)
-    assert recording.counts() == recorder.Counts({}, 0, 0)
+    assert recording.counts() == recorder.RecorderCounts({}, 0, 0)
     assert not list(tmp_path.iterdir())

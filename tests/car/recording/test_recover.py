@@ -139,7 +139,7 @@ def full_disk(tmp_path_factory):
 def test_a_full_disk_costs_the_clip_and_nothing_else(tmp_path, full_disk):
     under = {**os.environ, "LD_PRELOAD": str(full_disk), "FULL_UNDER": str(tmp_path), "FULL_BYTES": "0"}
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], env=under, capture_output=True, text=True)
-    assert done.stdout == "Counts(dropped={}, clips=1, failed=2)\n"
+    assert done.stdout == "RecorderCounts(dropped={}, clips=1, failed=2)\n"
     said = f"{tmp_path}: gave up a clip: No space left on device; free some space"
     assert done.stderr.splitlines() == [said] * 2
     (clip,) = [log.read_drive(p) for p in tmp_path.glob("*.mcap")]

@@ -6,8 +6,8 @@ has the last word. The age of a hint is counted in decisions rather than seconds
 any speed gives the same result.
 
 There is always a plan. If the observation, the planner or the clock cannot be trusted, it is the last good plan braked
-to a stop (`stopping`), which passes the guard like any other plan, and `Counts` records why. `watchdog`, between this
-loop and the actuators, covers the case that `plan` itself does not return.
+to a stop (`stopping`), which passes the guard like any other plan, and `RuntimeCounts` records why. `watchdog`,
+between this loop and the actuators, covers the case that `plan` itself does not return.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Counts:
+class RuntimeCounts:
     """Events since the runtime was created; not reset by `reset`. Plans, and reasons to stop, are counted per car."""
 
     decisions: int = 0
@@ -143,7 +143,7 @@ class Runtime:
         self.reason_cars = reason_cars
         self.patient = patient
         self.deadline_s = deadline_s
-        self.counts = Counts()
+        self.counts = RuntimeCounts()
         self._worker = Worker("reasoner") if self.reason_every else None
         self._planner = None if patient else Worker("planner")
         self._planning: Future[Any] | None = None
@@ -204,7 +204,7 @@ class Runtime:
         frames: for each camera (S, F, H, W, 3) uint8, oldest first; ego and route as `vehicle.inputs` computes them;
         objects as `Guard.check` takes them, from perception, None without one; t: time of the newest frame, s, from
         which missed decisions are counted; now: current time on the same clock, for the frame's age. There is an answer
-        within the deadline for any input; `Counts` lists what makes it a stop.
+        within the deadline for any input; `RuntimeCounts` lists what makes it a stop.
         """
         until = None if self.patient else time.monotonic() + self.deadline_s
         self._collect()

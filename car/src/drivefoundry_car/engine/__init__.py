@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from drivefoundry_car.engine import files, kernels
-from drivefoundry_car.vehicle.codec import driven, votes
+from drivefoundry_car.vehicle.codec import integrate_controls, votes
 from drivefoundry_car.vehicle.embodiment import Embodiment
 from drivefoundry_car.vehicle.inputs import ego_changes
 
@@ -58,7 +58,7 @@ class Engine:
         not finite.
         """
         tokens, controls = self._run(frames, ego, route, reason=False)
-        return driven(controls, np.asarray(ego)[:, -1, 0]), tokens.astype(np.int64)
+        return integrate_controls(controls, np.asarray(ego)[:, -1, 0]), tokens.astype(np.int64)
 
     def reason(self, frames: Mapping[str, np.ndarray], ego: np.ndarray, route: np.ndarray) -> list[str]:
         """Explain the driving decision: B texts, decoded greedily. Inputs and errors as for `plan`."""

@@ -57,7 +57,7 @@ TOPICS = (channels.OBJECTS, channels.PLAN, channels.CORRECTION, *HELD)
 
 
 @dataclass(frozen=True)
-class Counts:
+class RecorderCounts:
     """dropped: per channel, items refused or evicted before they were written; clips written; clips that the disk did
     not take."""
 
@@ -184,11 +184,11 @@ class Recorder:
         c, r = request.campaign, request
         self.trigger(c.name, r.t, r.why, c.priority, r.before_s, max(r.after_s, 1e-3))
 
-    def counts(self) -> Counts:
+    def counts(self) -> RecorderCounts:
         """Totals of dropped items, written clips and failed clips so far."""
         with self._lock:
             dropped = {name: ring.refused + ring.lost for name, ring in self._rings.items() if ring.refused + ring.lost}
-            return Counts(dropped, self._clips, self._failed)
+            return RecorderCounts(dropped, self._clips, self._failed)
 
     def settle(self) -> None:
         """Wait until the writer has caught up. For replay faster than real time, so that nothing is dropped and clips

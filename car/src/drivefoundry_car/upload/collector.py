@@ -47,7 +47,7 @@ FPS = 10
 
 
 @dataclass(frozen=True)
-class Counts:
+class CollectorCounts:
     """What has happened since the car was started. fired: per campaign, also firings that are not in its share;
     recorded: clips; queued: clips, including those of earlier processes; sent: clips that the service has acknowledged;
     dropped: per channel, messages that came too late or were lost to a slow disk; failed: clips that the disk did not
@@ -122,12 +122,12 @@ class Collector:
             self.recorder.request(request)
         return fired
 
-    def counts(self) -> Counts:
+    def counts(self) -> CollectorCounts:
         """What has happened so far."""
         done = self.recorder.counts()
         sent = 0 if self.uploader is None else self.uploader.sent - self._sent_before
         evicted = self._homeless + self.outbox.evicted.total()
-        return Counts(dict(self._fired), done.clips, self._queued, sent, done.dropped, done.failed, evicted)
+        return CollectorCounts(dict(self._fired), done.clips, self._queued, sent, done.dropped, done.failed, evicted)
 
     def close(self, leave_s: float | None = SHUTDOWN_GRACE_S) -> None:
         """Open clips end with what there is and are queued. What is being sent has leave_s to get there (None: as long

@@ -65,10 +65,10 @@ def decode(tokens: np.ndarray, codebook: np.ndarray, speed: np.ndarray) -> np.nd
         raise ValueError(
             f"tokens: codes must lie in 0..{len(codebook) - 1}, got {int(tokens.min())}..{int(tokens.max())}"
         )
-    return driven(codebook[tokens], speed)
+    return integrate_controls(codebook[tokens], speed)
 
 
-def driven(controls: np.ndarray, speed: np.ndarray) -> np.ndarray:
+def integrate_controls(controls: np.ndarray, speed: np.ndarray) -> np.ndarray:
     """Plan points (N, 8, 3) float32 of controls (N, 8, 2), acceleration m/s^2 and curvature 1/m for half a second each,
     driven from speeds (N,) m/s."""
     state = np.zeros((len(controls), 4))

@@ -75,7 +75,7 @@ def grouped(lengths: list[int]) -> tuple[tuple[int, int], ...]:
     return tuple(groups)
 
 
-def pays(real: Tensor, rest: int) -> bool:
+def should_pack(real: Tensor, rest: int) -> bool:
     """Whether packing saves time. real: (B, L) which text positions are not padding; rest: number of further tokens per
     sample."""
     b, length = real.shape

@@ -133,12 +133,12 @@ def equalized(share: list[Batch], text: int, times: int = 1) -> list[Batch]:
         bool(share), "train config: with shard, batch must hold a sample for each rank and micro-batch; raise batch"
     )
     there = {batch.text is not None: batch for batch in share}
-    for talks in (True, False) if text else ():
-        if talks not in there:
-            other = there[not talks]
-            words = other.tokens.new_zeros(1, text) if talks else None
-            there[talks] = replace(other.each(lambda x: x[:1]), text=words, weight=torch.zeros(1))
-    return [_filled(there[talks], times) for talks in (True, False) if talks in there]
+    for with_text in (True, False) if text else ():
+        if with_text not in there:
+            other = there[not with_text]
+            words = other.tokens.new_zeros(1, text) if with_text else None
+            there[with_text] = replace(other.each(lambda x: x[:1]), text=words, weight=torch.zeros(1))
+    return [_filled(there[with_text], times) for with_text in (True, False) if with_text in there]
 
 
 def _filled(batch: Batch, times: int) -> Batch:

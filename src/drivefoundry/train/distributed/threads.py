@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from drivefoundry.model.blocks.attention import pays
+from drivefoundry.model.blocks.attention import should_pack
 from drivefoundry.model.text import PAD
 from drivefoundry.train.dataset import Batch
 
@@ -58,13 +58,15 @@ def split(batches: Sequence[Batch], count: int, rest: int) -> list[list[Batch]]:
         ends = [len(batch) if end > len(batch) - FEW else 0 if end < FEW else end for end in ends]
         for thread, (lo, hi) in enumerate(pairwise([0, *ends])):
             if hi > lo:
-                out[thread].append(replace(batch.each(lambda x, lo=lo, hi=hi: x[lo:hi]), dice=batch.dice + thread))
+                out[thread].append(
+                    replace(batch.each(lambda x, lo=lo, hi=hi: x[lo:hi]), noise_seed=batch.noise_seed + thread)
+                )
         before += c * len(batch)
     return out
 
 
 def _packs(batch: Batch, rest: int) -> bool:
-    return batch.text is not None and pays(batch.text != PAD, rest)
+    return batch.text is not None and should_pack(batch.text != PAD, rest)
 
 
 def _tokens(batch: Batch, rest: int) -> float:
