@@ -32,14 +32,14 @@ class Bucket:
         return f"http://127.0.0.1:{self.port}"
 
     def settings(self, **changed: str) -> dict[str, str]:
-        """What a client finds in its environment."""
+        """Environment variables for a client."""
         keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": REGION}
         return keys | {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ALLOW_HTTP": "true"} | changed
 
 
 @contextmanager
 def s3(folder: Path, port: int = 0, heedless: bool = False) -> Iterator[Bucket]:
-    """An S3 service over a folder until the block ends; heedless: it takes no notice of If-None-Match."""
+    """An S3 service over a folder until the block ends; heedless: ignores If-None-Match."""
     localbucket = pytest.importorskip("localbucket", reason="localbucket is not installed: the extra `dev` brings it")
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     asked: list[tuple[str, int]] = []
@@ -68,7 +68,7 @@ def s3(folder: Path, port: int = 0, heedless: bool = False) -> Iterator[Bucket]:
         daemon_threads = True
 
         def handle_error(self, *_) -> None:
-            """A client that goes away while it is answered is none of ours."""
+            """Ignore clients that disconnect during a response."""
 
     with Server(("127.0.0.1", port), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -79,7 +79,7 @@ def s3(folder: Path, port: int = 0, heedless: bool = False) -> Iterator[Bucket]:
 
 
 def refused(method: str, path: str, headers) -> str:
-    """A request in, the S3 error code of what is wrong with its signature out, '' if nothing is.
+    """The S3 error code for a request's invalid signature, '' if it is valid.
 
     Source: AWS Signature Version 4, the canonical request and the string to sign.
     """

@@ -13,7 +13,7 @@ HARD_BRAKE = -3.0
 
 
 def contents(log: CityLog) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """Field -> type, shape and bytes, to compare two logs by."""
+    """Field -> type, shape and bytes, for comparing two logs."""
     arrays = {f.name: np.asarray(getattr(log, f.name)) for f in fields(CityLog)}
     return {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
 

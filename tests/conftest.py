@@ -21,7 +21,7 @@ settings.load_profile("untimed")
 
 
 def straight_drive(steps: int = 300, seed: int = 0, frames: bool = False, **meta: str) -> Drive:
-    """A car that drives east at 10 m/s with another 30 m ahead and a pedestrian far off. No video unless asked for."""
+    """A car that drives east at 10 m/s with another 30 m ahead and a pedestrian far away. Video only if requested."""
     rng = np.random.default_rng(seed)
     t = np.arange(steps) * 0.1
     ego = np.zeros((steps, 7))
@@ -79,7 +79,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the loop from start to end, once for all tests; those that spoil it take a copy."""
+    """A run of the loop from start to end, once for all tests; those that modify it use a copy."""
     out = tmp_path_factory.mktemp("line") / "run"
     done = run(out)
     assert done.returncode == 0, done.stderr
@@ -88,7 +88,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ran_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run elsewhere, beside a busy process; run.json beside it tells which functions ran (`traced`)."""
+    """The same run elsewhere, beside a busy process; run.json beside it lists the functions that ran (`traced`)."""
     out = tmp_path_factory.mktemp("again") / "run"
     command = [sys.executable, str(Path(__file__).with_name("traced.py")), str(out), str(out.with_suffix(".json"))]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=280, check=False)

@@ -19,12 +19,12 @@ SHAPE = replace(TINY, image=(64, 160))
 
 
 def straight_code(book: np.ndarray) -> int:
-    """The row of a codebook nearest to no acceleration and no curvature."""
+    """Index of the code closest to zero acceleration and curvature."""
     return int(np.abs(book / np.abs(book).max(0)).sum(1).argmin())
 
 
 def make_cruiser(folder: Path, steps: int = 40) -> Path:
-    """A checkpoint directory: a model that has learnt the code of no acceleration and no curvature for all it sees."""
+    """A checkpoint directory: a model trained to output zero acceleration and curvature for any input."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     model, tokenizer = VLA(SHAPE), TextCodec(train_tokenizer(TEXTS, SHAPE.text_vocab))

@@ -109,7 +109,7 @@ def scenarionet(hz: float = 10.0, nuscenes: bool = False) -> dict[str, Any]:
 
 
 def write(path: Path, content: Any) -> Path:
-    """Content as the file's name says: JSON, gzipped JSON, pickle, or bytes as they are."""
+    """Write content in the format of the file's name: JSON, gzipped JSON, pickle, or bytes unchanged."""
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif path.suffix == ".pkl":

@@ -20,6 +20,6 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(out: Path, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
+    """Run the command line in a separate process."""
     command = [sys.executable, "-m", "drivefoundry", "run", "--out", str(out), *SMALL, *argv]
     return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=250, check=False)

@@ -23,7 +23,7 @@ Ask = Callable[[str, str, dict[str, str], bytes], Answer]
 
 @contextmanager
 def portal(ask: Ask) -> Iterator[str]:
-    """Its URL, until the block ends."""
+    """The server's URL, until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

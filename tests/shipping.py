@@ -40,7 +40,7 @@ class Line:
 
 
 def loads(engine: Path) -> None:
-    """The self test of these engines: their description must say who they are and be no lemon."""
+    """Self-test of these engines: the description must identify them and not be a lemon."""
     name = json.loads((engine / "io.json").read_text())["name"]
     if name.startswith("lemon"):
         raise ValueError(f"{engine}: a lemon")
@@ -59,7 +59,7 @@ def running(car: Updater) -> str | None:
 
 
 def refused(car: Updater, match: str) -> None:
-    """The update fails with one line, and what runs, and what is in its slot, stays."""
+    """The update fails with one line, and the running release and its slot are unchanged."""
     now = car.slots.current()
     before = {p: p.read_bytes() for p in sorted(now.engine.rglob("*")) if p.is_file()} if now else {}
     with pytest.raises(ValueError, match=match) as caught:

@@ -91,7 +91,7 @@ class Station:
             return {}
 
     def until(self, holds: Callable[[dict[str, Any]], object], seconds: float = 120.0) -> dict[str, Any]:
-        """Wait for a report of which something holds."""
+        """Wait for a report that meets a condition."""
         end = time.monotonic() + seconds
         while not holds(said := self.status()):
             assert time.monotonic() < end, said
@@ -113,12 +113,12 @@ class Station:
                 process.kill()
 
     def said(self) -> str:
-        """All that the daemon and its processes have written."""
+        """Everything that the daemon and its processes have written."""
         return (self.folder / "daemon.log").read_text()
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """Ask the daemon to end; it does so in order."""
+    """Ask the daemon to end; it does so cleanly."""
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
 

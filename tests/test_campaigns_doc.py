@@ -12,7 +12,7 @@ TEXT = DOC.read_text()
 
 
 def table(head):
-    """The first column's names, of the table that begins so."""
+    """Names in the first column of the table with this head."""
     rows = TEXT[TEXT.index(head) :].partition("\n\n")[0].splitlines()[2:]
     return [name for row in rows for name in re.findall(r"`(.+?)`", row.split("|")[1])]
 

@@ -25,7 +25,7 @@ class Recipe:
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The line and its recipes replaced at the seam: what the command line hands over, and errors that it may meet."""
+    """Replaces the line and its recipes: records what the command line passes on, and can raise errors."""
     out = []
     line, recipes = ModuleType("drivefoundry.line"), ModuleType("drivefoundry.recipes")
     vars(recipes).update(vars(real_recipes))

@@ -30,7 +30,7 @@ def make_verdict(folder: Path, value: float = 0.0) -> dict:
 
 @pytest.fixture
 def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A repository in the present directory with turn-1 for all cars and turn-2 for a tenth; keys/ beside it."""
+    """A repository in the current directory with turn-1 for all cars and turn-2 for a tenth; keys/ beside it."""
     monkeypatch.chdir(tmp_path)
     make_verdict(tmp_path)
     assert main(["release", "new", "repo", "--keys", "keys"]) == 0
@@ -43,7 +43,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def told(words: str, capsys: pytest.CaptureFixture[str]):
-    """What `release ... --json` prints, as data."""
+    """Output of `release ... --json`, as data."""
     assert main(["release", *words.split(), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
@@ -87,7 +87,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("words", CHANGES)
 def test_a_change_and_its_dry_run(repo: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A dry run says what the change would come to, and leaves every byte as it is."""
+    """A dry run describes the result of the change, and changes no byte."""
     was = told("list repo", capsys)["rollouts"]["all"]
     before = {p: p.read_bytes() for p in repo.rglob("*") if p.is_file()}
     dry = told(f"{words} --dry-run", capsys)

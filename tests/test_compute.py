@@ -154,7 +154,8 @@ def test_a_script_needs_no_guard_for_functions_of_a_library(tmp_path):
 
 
 def test_standard_input_works_as_a_script_does():
-    """As in a notebook, workers cannot import it: its own functions run here, those of libraries elsewhere."""
+    """As in a notebook, workers cannot import it: its own functions run in this process, those of libraries in
+    workers."""
     for program, result in ((UNGUARDED, "6\n"), (OWN, "[False, False, False]\n")):
         ran = run("-", stdin=program)
         assert (ran.stdout, ran.stderr) == (result, "")

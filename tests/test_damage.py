@@ -31,7 +31,7 @@ MOST = 2
 
 
 def drive_on(scenes: list[Scene], steps: int = 8) -> None:
-    """The world steps, its ego by the expert; nothing of it may be lost to NaN."""
+    """Step the world, its ego driven by the expert; no value may become NaN."""
     for scene in scenes[:MOST]:
         world = World(pack([scene.validate()]))
         for k in range(steps):
@@ -71,7 +71,7 @@ def check_scene(scene: Scene) -> None:
 
 @st.composite
 def damage(draw, content):
-    """Content in, the way to some entry of it out, for `replaced`."""
+    """Path to some entry of the content, for `replaced`."""
     keys, inner = [], content
     for _ in range(draw(st.integers(1, 7))):
         if isinstance(inner, np.ndarray) and inner.ndim:
@@ -84,7 +84,7 @@ def damage(draw, content):
 
 
 def replaced(content, keys, value):
-    """`changed`, through arrays as well: those become lists on the way."""
+    """`changed`, through arrays as well, which become lists."""
     if not keys:
         return value
     inner = content.tolist() if isinstance(content, np.ndarray) else content

@@ -17,7 +17,7 @@ BEHIND = {"securesystemslib", "httptools", "uvloop"}
 
 
 def imported(*folders: str) -> dict[str, Path]:
-    """Top-level modules from elsewhere -> a file that imports them."""
+    """Imported top-level modules of other projects -> a file that imports them."""
     found = {}
     for file in [f for folder in folders for f in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):

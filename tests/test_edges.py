@@ -92,7 +92,7 @@ def test_edges_are_stored_with_the_map(road_edges):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(3, 12), st.integers(0, 10**6), st.booleans())
 def test_an_island_is_no_road_and_a_yard_is_not_off_the_road(corners, seed, clockwise):
-    """A closed edge: the road is on its left, so outside of one that runs clockwise, inside of one that does not."""
+    """A closed edge has the road on its left: outside of a clockwise one, inside of a counter-clockwise one."""
     rng = np.random.default_rng(seed)
     angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
     if np.diff([*angle, angle[0] + 2 * np.pi]).max() > 2.5:

@@ -94,7 +94,7 @@ def test_artefact_with_missing_file_is_made_again(tmp_path):
 
 
 def flip(file: Path) -> None:
-    """Change one byte; size and time of modification stay."""
+    """Change one byte, but neither size nor time of modification."""
     before = file.stat()
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
@@ -131,7 +131,7 @@ def test_copied_run_is_hashed_again_and_taken(tmp_path):
 
 @pytest.mark.parametrize("same_process", [True, False])
 def test_no_child_is_built_from_a_parent_whose_bytes_rotted(tmp_path, same_process):
-    """The disk changes a byte and no file time tells: the artefact's stamp is made to hold for the damaged file."""
+    """The disk changes a byte without changing file times: the artefact's stamp is made to match the damaged file."""
     line = Line(tmp_path / "out")
     with Ledger(tmp_path / "out") as ledger:
         parent = ledger.make("words", {}, [], CODE, lambda path: write(path / "words.txt", "word0 word1"))

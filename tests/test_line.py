@@ -28,13 +28,13 @@ def history(out: Path) -> list[Artefact]:
 
 
 def made_after(out: Path, before: list[Artefact]) -> list[str]:
-    """Kinds made since."""
+    """Kinds of artefacts made since."""
     last = max(a.finished for a in before)
     return [a.kind for a in history(out) if a.finished > last]
 
 
 def assert_nothing_half_made(out: Path) -> None:
-    """What can be seen is whole: artefacts are those of the ledger, byte by byte; every clip reads, video verified."""
+    """Check that everything visible is intact: artefacts match the ledger, byte by byte; every clip is readable."""
     with Ledger(out) as ledger:
         assert {a.path for a in ledger.history()} == set((out / "artefacts").iterdir())
         assert ledger.damaged() == []
@@ -44,7 +44,7 @@ def assert_nothing_half_made(out: Path) -> None:
 
 
 def files(out: Path) -> dict[str, tuple[int, int]]:
-    """All that a user can see of a run -> size and time of change; what the ledger keeps for itself left out."""
+    """Files of a run visible to users -> size and time of change; without the ledger's internal ones."""
     seen = [p for p in out.rglob("*") if p.is_file() and p.relative_to(out).parts[0] not in ("work", "lock")]
     return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in seen if not p.name.startswith("ledger.db")}
 
@@ -60,12 +60,12 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 @pytest.fixture
 def copy(ran: Path, tmp_path: Path) -> Path:
-    """The finished run, to be spoilt."""
+    """A copy of the finished run, to be modified."""
     return Path(shutil.copytree(ran, tmp_path / "run", symlinks=True))
 
 
 def without(out: Path, *kinds: str) -> None:
-    """Take away all artefacts of these kinds."""
+    """Delete all artefacts of these kinds."""
     for kind in kinds:
         for path in (out / "artefacts").glob(f"{kind}-*"):
             shutil.rmtree(path)
@@ -113,7 +113,7 @@ LEARNT = ("sft", "rl", "distil", "quantize", "score")
 
 
 def test_same_inputs_give_the_same_bits_on_a_busy_machine_under_other_keys(ran, ran_again):
-    """Keys and times are in a release, and in nothing that is learnt or judged after it."""
+    """Keys and times enter releases, and nothing that is trained or judged afterwards."""
     one, other = ([(a.kind, a.id) for a in history(out) if a.kind != "report"] for out in (ran, ran_again))
     released = [kind for kind, _ in one].index("release")
     assert one[:released] == other[:released]
@@ -237,7 +237,7 @@ def test_killed_three_times_it_ends_in_the_same_artefacts(ran, tmp_path):
 
 @pytest.fixture(scope="module")
 def full_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that makes a disk look full."""
+    """A library that simulates a full disk."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler here")

@@ -78,14 +78,14 @@ def test_values_that_cannot_work_are_refused(setting, line):
 
 
 def absurd(value: object) -> list[str]:
-    """Values of a leaf's type, or of another, that nobody means."""
+    """Absurd values of a leaf's type, or of another type."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return ["-1", "0", "1e300", "999999999999", "nan", "many", ""]
     return ["", "nowhere", "/no/such/thing", "-1", "a,a", "\n"]
 
 
 def distinct_keys() -> list[str]:
-    """Every key once: the four trainings share most of theirs."""
+    """Every key once: the four training stages share most of theirs."""
     first: dict[str, str] = {}
     for key, _ in leaves(named("default")):
         section, _, name = key.partition(".")

@@ -99,7 +99,7 @@ def forget() -> None:
 
 
 def hash_of(name: str) -> str:
-    """Of a function of the package, as its files are now."""
+    """Hash of a function of the package, from the current files."""
     import closuretest.build
 
     forget()
@@ -172,7 +172,7 @@ def modules(build: Callable[..., Any]) -> set[str]:
 
 
 def test_stages_depend_on_what_they_run_and_on_nothing_else():
-    """A few that lists kept by hand had got wrong, and what must stay apart so that little is made twice."""
+    """A few cases that manual lists got wrong, and what must stay separate so that little is rebuilt."""
     assert "drivefoundry.label.episodes:load_shard" in closure(train._pretrain)
     assert "drivefoundry.clips.store" in modules(train._reinforce)
     assert "drivefoundry.stages.label:scenes_of" in closure(train._reinforce)
@@ -188,7 +188,7 @@ def test_stages_depend_on_what_they_run_and_on_nothing_else():
 
 
 def test_all_code_that_runs_in_a_build_is_in_its_closure(ran_again):
-    """Seen from outside: which functions of the project are entered while each artefact of a short loop is made."""
+    """Observed from outside: the project's functions that are entered while each artefact of a short loop is made."""
     told = json.loads(ran_again.with_suffix(".json").read_text())
     assert {kind: names for kind, names in told["missing"].items() if names} == {}
     assert {"fleet", "ingest", "curate", "label", "pretrain", "rl", "distil", "quantize", "score"} <= set(told["ran"])

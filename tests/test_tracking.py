@@ -23,7 +23,7 @@ with Track(sys.argv[1], "tiny pretrain", {"lr": 0.1}).run(Path(sys.argv[2])) as 
 
 
 def life(tmp_path: Path, where: str, first: int, end: int, how: str) -> None:
-    """One life of a training that tells steps first .. end - 1."""
+    """One process of a training that logs steps first .. end - 1."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "GIT_PYTHON_REFRESH": "quiet"}
     command = [sys.executable, "-c", SCRIPT, where, str(tmp_path), str(first), str(end), how]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)

@@ -21,7 +21,7 @@ SAYINGS = ["the car ahead brakes, so slow down", "red light at 30 m: stop", "It'
 
 
 def tokenizer(cut: str) -> bytes:
-    """tokenizer.json of a BPE of 300 ids that cuts text into words as GGUF's `cut` does."""
+    """tokenizer.json of a BPE of 300 ids that splits text into words like GGUF's `cut`."""
     out = Tokenizer(models.BPE())
     out.pre_tokenizer, out.decoder = CUTS[cut], decoders.ByteLevel()  # type: ignore[assignment]
     trainer = trainers.BpeTrainer(
@@ -33,7 +33,7 @@ def tokenizer(cut: str) -> bytes:
 
 
 def tiny_backbone(config: ModelConfig = SHAPE, cut: str = "llama-bpe") -> Backbone:
-    """The same weights each time, of a size at which logits differ well."""
+    """The same weights each time, large enough for logits to differ clearly."""
     dice = torch.Generator().manual_seed(0)
     shapes = {name: tuple(p.shape) for name, p in Language(config).state_dict().items()}
     weights = {

@@ -36,7 +36,7 @@ def with_object(d: Drive, kind: int, x, y, yaw=0.0, speed=0.0) -> Drive:
 
 
 def column(index: int, value: float, first: int, last: int) -> Change:
-    """The ego's column takes a value at samples first .. last - 1."""
+    """Set a column of the ego at samples first .. last - 1."""
 
     def change(d: Drive) -> None:
         d.ego[first:last, index] = value

@@ -1,4 +1,4 @@
-"""Checks of a configuration's fields, each of which names the field that fails: what `validate` methods are made of."""
+"""Checks of configuration fields for `validate` methods; each names the field that fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drivefoundry.types import require
 
 
 def validate_parts(config: Any) -> None:
-    """Validate the configurations nested in this one; their ValueError gets the name of the field before it."""
+    """Validate the configurations nested in this one; prefixes their ValueErrors with the name of the field."""
     for field in dataclasses.fields(config):
         part = getattr(config, field.name)
         if dataclasses.is_dataclass(part):
@@ -21,28 +21,28 @@ def validate_parts(config: Any) -> None:
 
 
 def in_range(config: Any, least: float, most: float, *names: str) -> None:
-    """ValueError names the first of these fields that is below `least` or above `most`."""
+    """Check that fields are from `least` to `most`. ValueError names the first that is not."""
     for name in names:
         value = getattr(config, name)
         require(least <= value <= most, f"{name}: must be from {least:,} to {most:,}, got {value}")
 
 
 def positive(config: Any, most: float, *names: str) -> None:
-    """ValueError names the first of these fields that is not above 0 or is above `most`."""
+    """Check that fields are > 0 and at most `most`. ValueError names the first that is not."""
     for name in names:
         value = getattr(config, name)
         require(0 < value <= most, f"{name}: must be > 0 and at most {most:,}, got {value}")
 
 
 def one_of(config: Any, known: Collection[str], *names: str) -> None:
-    """ValueError names the first of these fields that is not a known word."""
+    """Check that fields have known values. ValueError names the first that does not."""
     for name in names:
         value = getattr(config, name)
         require(value in known, f"{name}: {value!r} is not one of {', '.join(known)}")
 
 
 def distinct(config: Any, known: Collection[Any] | None, *names: str) -> None:
-    """ValueError names the first of these tuples that is empty, repeats a value, or holds one that is not known."""
+    """Check that tuples are not empty and have distinct, known values. ValueError names the first that does not."""
     for name in names:
         values = getattr(config, name)
         require(len(values) > 0, f"{name}: give at least one")

@@ -1,4 +1,4 @@
-"""Seeds of everything random in a run, derived from one."""
+"""Seeds of everything random in a run, derived from the run's seed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 
 
 def derive(seed: int, purpose: str, *index: int | str) -> int:
-    """The seed, 0 .. 2^31 - 1, of one purpose; index tells its uses apart, such as turn and place.
+    """A seed, 0 .. 2^31 - 1, for one purpose; index distinguishes its uses, such as turn and place.
 
-    Hashed (SHA-256), so that no two purposes share their random numbers and neighbouring seeds have nothing in common.
+    Hashed (SHA-256), so that no two purposes share random numbers, and neighbouring seeds are unrelated.
     """
     text = "/".join(map(str, (seed, purpose, *index)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1

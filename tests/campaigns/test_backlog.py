@@ -187,7 +187,7 @@ def test_a_damaged_map_costs_the_stop_lines_only(folder):
 
 
 def test_a_rule_does_not_hold_on_through_a_gap(make_drive):
-    """Hard braking is seen at two samples, five seconds apart: nobody knows what was between."""
+    """Hard braking at two samples, five seconds apart: what happened in between is unknown."""
     drive = make_drive(steps=200)
     drive.ego[99:101, 4] = -5
     together = backlog.StoredDrive("a", drive, 0, None)

@@ -221,7 +221,7 @@ def test_rules_run_on_the_public_example(tmp_path):
 
 @pytest.mark.parametrize("sensor", ["CAN/speed", "IMU/gyro"])
 def test_nothing_is_made_up_where_a_sensor_is_silent(tmp_path, sensor):
-    """A sensor is lost for 3 s: the drive has no steps there, and says so."""
+    """A sensor fails for 3 s: the drive has no steps there, and its notes say so."""
     segment(tmp_path)
     log = next(tmp_path.glob("*/*/processed_log")) / sensor
     t, value = np.load(log / "t"), np.load(log / "value")

@@ -41,8 +41,8 @@ def whole(seed: int) -> bytes:
 
 
 def rewritten(change: Callable[[list[list[Any]], dict[str, dict[str, str]]], object]) -> bytes:
-    """The clip written again, with checksums that fit, after a change to its messages ([topic, ns, bytes]) and its
-    metadata (by name; what channels say of themselves by topic)."""
+    """The clip rewritten, with correct checksums, after a change to its messages ([topic, ns, bytes]) and its metadata
+    (by name; channels' own metadata by topic)."""
     reader = make_reader(io.BytesIO(WHOLE))
     summary = reader.get_summary()
     assert summary is not None
@@ -71,7 +71,7 @@ WHOLE = whole(0)
 
 
 def told(data: bytes) -> str:
-    """What the check says of these bytes; '' where it takes them."""
+    """Error message of the check for these bytes; '' if they are accepted."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.mcap"
         path.write_bytes(data)
@@ -124,7 +124,7 @@ TEXTS = st.one_of(
 @settings(max_examples=300)
 @given(st.data())
 def test_files_that_are_whole_and_say_nonsense(data):
-    """Messages changed, swapped, left out or at other times; metadata changed or left out."""
+    """Messages changed, swapped, omitted or at other times; metadata changed or omitted."""
 
     def change(messages, about):
         for _ in range(data.draw(st.integers(1, 3))):
@@ -182,7 +182,7 @@ def bomb(size: int, what: bytes = bytes(1 << 20)) -> bytes:
 
 
 def flood(size: int) -> bytes:
-    """A small file with as many empty messages as fit into `size` bytes, on a channel of somebody else's."""
+    """A small file with as many empty messages as fit into `size` bytes, on an unknown channel."""
     topic = b"/other"
     channel = struct.pack("<HHI", 60_000, 0, len(topic)) + topic + struct.pack("<II", 0, 0)
     message = struct.pack("<BQHIQQ", 5, 22, 60_000, 0, 0, 0)
@@ -191,7 +191,7 @@ def flood(size: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def checkers(tmp_path_factory):
-    """One process that may take 200 MB and a second."""
+    """One process limited to 200 MB and one second."""
     some = Checkers(str(tmp_path_factory.mktemp("objects")), 1, memory=200 << 20, seconds=1.0)
     yield some
     some.close()
@@ -242,7 +242,7 @@ def test_a_checker_that_others_kill_is_no_fault_of_the_clip(checkers, tmp_path):
 
 
 def test_a_chunk_that_nobody_reads_is_passed_over():
-    """Whoever unpacked a damaged chunk would see that it is."""
+    """Unpacking the damaged chunk would reveal the damage."""
     reader, out = make_reader(io.BytesIO(WHOLE)), io.BytesIO()
     summary = reader.get_summary()
     assert summary is not None

@@ -86,7 +86,7 @@ def test_damaged_pickles_are_refused_or_read(value, protocol, data):
 
 
 def use(value):
-    """Look at every value: an array over bytes that are not there, or text that is none, comes out here."""
+    """Access every value, which reveals arrays over missing bytes and invalid text."""
     if isinstance(value, dict | list | tuple | set | frozenset):
         for part in [*value, *value.values()] if isinstance(value, dict) else value:
             use(part)

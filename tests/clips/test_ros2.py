@@ -90,7 +90,7 @@ SPEED, TURN = 12.0, 0.08
 
 
 class Bag:
-    """A recording as `ros2 bag record` leaves it: a folder with metadata.yaml and one MCAP file."""
+    """A recording as written by `ros2 bag record`: a folder with metadata.yaml and one MCAP file."""
 
     def __init__(self, folder, compression=CompressionType.ZSTD, **more):
         folder.mkdir(parents=True)
@@ -101,7 +101,7 @@ class Bag:
         self._schemas = {}
 
     def add(self, topic, kind, t, message, stamp=0.0, late=0.02):
-        """One message of t s, stamped so plus `stamp` s, logged a little later."""
+        """Add a message of t s, stamped `stamp` s later and logged a little later still."""
         if kind not in self._schemas:
             self._schemas[kind] = self._writer.register_msgdef(kind, TYPES[kind])
         ns = round((BEGUN + t + stamp) * 1e9) if stamp is not None else 0
@@ -157,7 +157,7 @@ def info(width=300, height=120):
 
 
 def city_bag(folder, seconds=14.0, camera_hz=30, odometry_hz=50, **more):
-    """Odometry and a front camera, each by its own clock, a second camera, and a topic that nobody reads."""
+    """Odometry and a front camera, each with its own clock, a second camera, and an unused topic."""
     bag = Bag(folder, **more)
     front = "/camera/front/image_raw/compressed"
     bag.add("/camera/front/camera_info", "sensor_msgs/msg/CameraInfo", 0.0, info())
@@ -337,7 +337,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, monkeypatch):
 @settings(max_examples=60)
 @given(st.data())
 def test_damaged_recordings_are_refused_in_one_line(data):
-    """Bytes changed, cut out or doubled, in a file without compression or checksums to notice it."""
+    """Bytes changed, removed or duplicated, in a file without compression or checksums to detect it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "a.mcap"
         damaged = bytearray(small_bag())

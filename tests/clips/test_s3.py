@@ -23,7 +23,7 @@ from drivefoundry_car.log import read_drive, write_drive
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """A bucket, and the environment of those who may use it."""
+    """A bucket, and the environment of its clients."""
     with s3(tmp_path / "s3") as service:
         set_all(monkeypatch, service.settings())
         yield service
@@ -99,7 +99,7 @@ def append_all(url: str, writer: int, count: int) -> None:
 
 
 def test_writers_at_once_lose_and_double_nothing(bucket):
-    """Threads with a store each and a process of its own: some commits are refused (412) and retried."""
+    """Threads with one store each and a separate process: some commits are refused (412) and retried."""
     url, count = "s3://clips/shared", 3
     other = multiprocessing.get_context("spawn").Process(target=append_all, args=(url, 0, count))
     other.start()

@@ -82,7 +82,7 @@ def test_steering_wheel_turns_with_the_bend_and_rests_when_standing():
 
 
 def test_a_recorded_person_drives_their_own_log_to_its_end(tmp_path):
-    """Also into who stands there, which a safety driver would not let a release do; and each as long as the log is."""
+    """Even into an obstacle, from which a safety driver would save a release; each for the whole length of its log."""
     standing = [(AGENT_CAR, straight(-20.0, EAST, 0.0, 0.0, 77))]
     logs = [
         situation(straight(-60.0, EAST, 0.0, 8.0, 77), standing, name="blocked"),

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 
 class Link:
-    """Forwards connections to one port. cuts: bytes after which each next connection up is reset (None: never); rate:
-    bytes a second up; flip: the byte, counted over all connections up, that arrives with a bit changed."""
+    """Forwards connections to one port. cuts: bytes after which each next upstream connection is reset (None: never);
+    rate: bytes per second upstream; flip: the byte, counted over all connections, that arrives with a bit changed."""
 
     def __init__(self, port: int, cuts: list[int | None], rate: float | None, flip: int | None) -> None:
         self.port, self.cuts, self.rate, self.flip = port, cuts, rate, flip

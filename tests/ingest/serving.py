@@ -39,14 +39,14 @@ class Service:
         return int(self.url.rpartition(":")[2])
 
     def enrolled(self, vehicle: str, folder: Path, url: str | None = None) -> Credential:
-        """A credential of a vehicle that an operator has invited."""
+        """A credential of a vehicle invited by an operator."""
         code = invited(self.store, vehicle)
         credential = Credential(url or self.url, folder / f"{vehicle}.json")
         assert Credential(self.url, credential.file).enrol(code) == vehicle
         return credential
 
     def stop(self) -> None:
-        """Ask it to stop; it does so in order."""
+        """Ask it to stop; it does so cleanly."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(30) == 0
 
@@ -64,8 +64,8 @@ def invited(store: Path, vehicle: str) -> str:
 def serving(
     store: Path, *options: str, port: int = 0, nofile: int | None = None, **environment: str
 ) -> Iterator[Service]:
-    """The service in a process of its own; killed at the end, if it has not stopped before. nofile: descriptors that it
-    may have."""
+    """The service in a separate process, killed at the end unless it has stopped before. nofile: its limit of file
+    descriptors."""
     command = [sys.executable, "-m", "drivefoundry", "ingest", "serve", "--store", str(store), "--port", str(port)]
     if nofile is not None:
         command = ["sh", "-c", f'ulimit -n {nofile}; exec "$@"', "sh", *command]
@@ -85,7 +85,7 @@ def free_port() -> int:
 
 
 def landed(store: Path) -> list[str]:
-    """The clips in the table, one entry a row."""
+    """The clips in the table, one entry per row."""
     return sorted(ClipStore(store).rows(["id"])["id"].to_pylist())
 
 
@@ -94,7 +94,7 @@ def sha_of(path: Path) -> str:
 
 
 def about(data: bytes, sha: str | None = None) -> dict[str, str]:
-    """The headers that begin an upload of these bytes."""
+    """Headers that begin an upload of these bytes."""
     sha = sha or hashlib.sha256(data).hexdigest()
     return {**TUS, "Upload-Length": str(len(data)),
             "Upload-Metadata": "sha256 " + base64.b64encode(sha.encode()).decode()}  # fmt: skip

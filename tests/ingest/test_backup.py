@@ -39,7 +39,7 @@ def gone(file: Path) -> None:
 
 
 def hollow(file: Path) -> None:
-    """A sound database without a row."""
+    """A valid database without rows."""
     with closing(sqlite3.connect(file)) as db:
         for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             db.execute(f"DELETE FROM {table}")
@@ -47,7 +47,7 @@ def hollow(file: Path) -> None:
 
 
 def other(file: Path) -> None:
-    """A sound database of something else."""
+    """A valid database with other contents."""
     file.unlink()
     with closing(sqlite3.connect(file)) as db:
         db.execute("CREATE TABLE something (x)")
@@ -56,7 +56,7 @@ def other(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [emptied, cut, garbage, gone, hollow, other])
 def test_a_lost_table_is_restored_and_cars_go_on(tmp_path, damage):
-    """A car enrolled and renewed its secret; another was revoked; a third has a code that it has not used."""
+    """A car enrolled and renewed its secret; another was revoked; a third has an unused code."""
     store, file = ClipStore(tmp_path / "store"), tmp_path / "store/incoming/vehicles.db"
     with running(store) as service:
         credential = Credential(service.url, tmp_path / "car-1.json")
@@ -87,7 +87,7 @@ def test_a_lost_table_is_restored_and_cars_go_on(tmp_path, damage):
 
 
 def test_a_revocation_outlives_a_copy_that_does_not_know_of_it(tmp_path):
-    """As after a kill between the two, or with an older copy that an operator has put back."""
+    """As after a kill between the two writes, or with an older copy restored by an operator."""
     file = tmp_path / "vehicles.db"
     vehicles = Vehicles(file)
     vehicles.secret()
@@ -136,7 +136,7 @@ def enrolled(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 @settings(max_examples=30)
 @given(st.data())
 def test_whatever_happens_to_the_file_it_is_whole_or_restored_or_refused(enrolled, tmp_path_factory, data):
-    """Bytes changed or cut anywhere: cars' secrets are good afterwards, or one line says what is wrong."""
+    """Bytes changed or removed anywhere: cars' secrets are valid afterwards, or one line says what is wrong."""
     folder = tmp_path_factory.mktemp("v")
     file = Path(shutil.copytree(enrolled[0], folder / "copy")) / "vehicles.db"
     raw = bytearray(file.read_bytes())

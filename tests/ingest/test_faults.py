@@ -45,14 +45,14 @@ def service(tmp_path_factory):
 
 @pytest.fixture
 def own(clips, tmp_path) -> list[Path]:
-    """Copies that an uploader may take away, unlike any that another test has sent."""
+    """Copies that an uploader may remove, different from those of all other tests."""
     folder = tmp_path / "recorded"
     folder.mkdir()
     return [varied(Path(shutil.copy(c, folder)), str(tmp_path)) for c in clips]
 
 
 def varied(path: Path, text: str) -> Path:
-    """The same clip with another note in it, hence another hash."""
+    """The same clip with a different note, and so a different hash."""
     from drivefoundry_car.log import read_drive
 
     drive = read_drive(path)
@@ -75,7 +75,7 @@ def on_its_way(link, count: int, seconds: float = 20.0) -> None:
 
 
 def table(service: Service, expected: set[str]) -> list[str]:
-    """What has landed, once all that is expected has."""
+    """Rows of the table, once all expected clips have landed."""
     end = time.monotonic() + 20
     while not expected <= set(landed(service.store)):
         assert time.monotonic() < end, "acknowledged clips do not land"
@@ -268,7 +268,7 @@ def test_a_car_whose_clock_is_off_by_a_day(service, own, tmp_path, off):
 
 
 def test_a_service_whose_clock_jumps_by_a_day(own, tmp_path):
-    """Tokens expire or live on; either way the car renews what is refused, and its clips get home."""
+    """Tokens expire or stay valid; either way the car renews what is refused, and its clips arrive."""
     clock = {"LD_PRELOAD": preloaded("other_clock", tmp_path)}
     with serving(tmp_path / "store") as service:
         credential = service.enrolled("car-1", tmp_path)

@@ -32,7 +32,7 @@ def service(tmp_path_factory):
 
 
 def asked(url: str, method: str, path: str, headers: dict[str, bytes], body: bytes = b"") -> int:
-    """The status of one request whose header values may be any bytes but line ends."""
+    """The status of one request whose header values may be any bytes except line ends."""
     at = urlparse(url)
     lines = {"Host": b"x", "Connection": b"close", "Content-Length": b"%d" % len(body)} | headers
     raw = f"{method} {path} HTTP/1.1\r\n".encode() + b"".join(f"{k}: ".encode() + v + b"\r\n" for k, v in lines.items())

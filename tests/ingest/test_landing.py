@@ -71,7 +71,7 @@ def a_folder(file: Path) -> None:
 
 
 def unreadable(file: Path) -> None:
-    """A file that every read of fails, for root as well: a link to itself."""
+    """A file that cannot be read, even by root: a link to itself."""
     file.unlink()
     file.symlink_to(file.name)
 

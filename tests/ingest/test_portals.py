@@ -28,7 +28,7 @@ MOMENTS: dict[str, Callable[[str, str], bool]] = {
 
 
 def forwarded(url: str, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-    """What the service itself answers."""
+    """The service's own answer."""
     at = urlsplit(url)
     connection = HTTPConnection(at.hostname or "", at.port, timeout=30)
     connection.request(method, path, body, {k: v for k, v in headers.items() if k not in ("host", "connection")})
@@ -96,7 +96,7 @@ def test_once_the_portal_is_gone_everything_gets_home(make_drive, tmp_path, mome
 
 
 def test_what_is_here_already_is_known_without_sending_it(make_drive, tmp_path):
-    """The service's own answer to /have is believed: clips that were acknowledged before leave the queue at once."""
+    """The service's own answer to /have is accepted: clips acknowledged earlier leave the queue at once."""
     asked = []
     with service(tmp_path) as server:
 

@@ -44,7 +44,7 @@ def clips(make_drive, tmp_path_factory):
 
 
 def copies(clips: list[Path], folder: Path) -> list[Path]:
-    """What an uploader may take away."""
+    """Copies that an uploader may remove."""
     folder.mkdir(exist_ok=True)
     return [Path(shutil.copy(c, folder)) for c in clips]
 

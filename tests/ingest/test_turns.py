@@ -32,7 +32,7 @@ SECRET = "0123456789abcdef" * 2
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(1, 3))
 def test_vehicles_take_turns(asked, count):
-    """Never more than `count` at once nor two of one vehicle; in rotation; nobody is forgotten."""
+    """At most `count` at once and one per vehicle; in rotation, without starvation."""
     at_once: Counter[int] = Counter()
     begun: list[int] = []
 
@@ -65,7 +65,7 @@ def test_vehicles_take_turns(asked, count):
 
 
 def test_senders_are_read_a_few_at_once():
-    """Who came first is whole first; one that stalls, or never ends, holds up the others for a moment only."""
+    """Requests complete in order of arrival; one that stalls, or never ends, delays the others only briefly."""
 
     async def run() -> list[str]:
         readers, done = Readers(1), []
@@ -267,7 +267,7 @@ def test_unfinished_bytes_are_bounded_and_forgotten_uploads_make_room(tmp_path):
 
 
 def test_a_clip_of_messages_without_end_holds_up_its_own_vehicle_only(tmp_path, make_drive):
-    """As operators run it: what unpacks to thousands of times its size is refused at once."""
+    """As operators run it: a clip that unpacks to thousands of times its size is refused at once."""
     write_drive(tmp_path / "a.mcap", make_drive(steps=10))
     whole = (tmp_path / "a.mcap").read_bytes()
     one = struct.pack("<BQHIQQ", 5, 22, 60_000, 0, 0, 0)

@@ -39,7 +39,7 @@ def clips(make_drive, tmp_path_factory):
 
 @pytest.fixture
 def queued(clips, tmp_path):
-    """Copies that an uploader may take away."""
+    """Copies that an uploader may remove."""
     folder = tmp_path / "recorded"
     folder.mkdir()
     return [Path(shutil.copy(c, folder)) for c in clips]
@@ -77,7 +77,7 @@ def send_half_and_die(url, location, data, vehicle="car-1"):
 
 
 def offset_at(url, location, at_least, vehicle="car-1"):
-    """The offset once so much has arrived (the service reads on after the sender has gone)."""
+    """The offset, once at least that much has arrived (the service reads on after the sender has gone)."""
     end = time.monotonic() + 20
     while time.monotonic() < end:
         offset = int(httpx.head(url + location, headers=headers(vehicle)).headers["Upload-Offset"])

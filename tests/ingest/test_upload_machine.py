@@ -39,7 +39,7 @@ WHICH = st.integers(0, len(CLIPS) - 1)
 
 
 class Uploads(RuleBasedStateMachine):
-    """The model: how far each clip's upload has come, whether its bytes are right, what was acknowledged."""
+    """The model: progress of each clip's upload, whether its bytes are correct, what was acknowledged."""
 
     def __init__(self) -> None:
         super().__init__()

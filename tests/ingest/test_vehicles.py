@@ -21,7 +21,7 @@ SECRET = "0123456789abcdef" * 2
 
 @pytest.fixture
 def vehicles(tmp_path):
-    """The table, on a clock that stands still until it is set."""
+    """The table, on a clock that stands still until set."""
     now = [1_000_000.0]
     table = Vehicles(tmp_path / "vehicles.db", clock=lambda: now[0])
     table.now = now  # pyright: ignore[reportAttributeAccessIssue]

@@ -35,7 +35,7 @@ def service(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory):
-    """A service that waits half a second for headers and bodies, and takes eight connections."""
+    """A service that waits half a second for headers and bodies, and accepts eight connections."""
     access = Access(connections=8, header_s=0.5, silence_s=0.5)
     with running(ClipStore(tmp_path_factory.mktemp("hasty")), SECRET, access=access) as it:
         yield it
@@ -47,7 +47,7 @@ def connected(url: str) -> socket.socket:
 
 
 def heard(link: socket.socket) -> bytes:
-    """All that the service says until it ends the connection."""
+    """Everything that the service sends until it closes the connection."""
     said = b""
     with suppress(ConnectionResetError):
         while piece := link.recv(1 << 16):
@@ -56,7 +56,7 @@ def heard(link: socket.socket) -> bytes:
 
 
 def answer(url: str, *pieces: bytes) -> bytes:
-    """What comes back of some bytes; empty where the connection was reset before."""
+    """The answer to some bytes; empty if the connection was reset before."""
     with connected(url) as link:
         with suppress(BrokenPipeError, ConnectionResetError):
             for piece in pieces:

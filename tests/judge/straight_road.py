@@ -52,7 +52,7 @@ def scene(
     map: RoadMap = ROAD,
     id: str = "s",
 ) -> Scene:
-    """Ego track and other tracks in, Scene out; its route runs along y = 0."""
+    """A scene of an ego track and other tracks; its route runs along y = 0."""
     tracks = np.stack([ego, *others])
     route = np.stack([X, np.zeros(len(X))], 1)
     return Scene(

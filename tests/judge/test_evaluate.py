@@ -94,7 +94,7 @@ def test_every_scene_is_driven_to_the_end_of_its_own_log(scenes):
 
 
 def test_what_comes_last_in_a_longer_log_counts():
-    """A car stands where only the longest of three logs that end within a second of each other gets to."""
+    """A car stands where only the longest of three logs, which end within a second of each other, arrives."""
     wall = [(AGENT_CAR, straight(-17.0, EAST, 0.0, 0.0, START + 48))]
     ends = [situation(straight(-60.0, EAST, 0.0, 9.0, START + n), name=f"{n}") for n in (41, 43)]
     last = situation(straight(-60.0, EAST, 0.0, 9.0, START + 48), wall, name="last")

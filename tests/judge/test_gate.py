@@ -23,7 +23,7 @@ def scores():
 
 
 def state(gate: Gate, **policies: np.ndarray) -> str:
-    """What a gate finds on scores of one metric."""
+    """State of a gate on scores of one metric."""
     n = len(policies["ours"])
     table = {name: {"score": values} for name, values in policies.items()}
     (found,) = judge("ours", [f"s{i}" for i in range(n)], table, (gate,)).gates.values()

@@ -127,7 +127,7 @@ def test_only_vehicles_have_a_time_to_collision():
 
 
 def weaving(x: float, y: float, speed: float, seed: int) -> np.ndarray:
-    """A track that brakes, speeds up and sways as people do."""
+    """A track that brakes, speeds up and sways as human drivers do."""
     rng = np.random.default_rng(seed)
     out = moving(x, y, speed)
     t = (np.arange(len(out)) - START) * 0.1

@@ -30,7 +30,7 @@ BOUNDS = ReleaseGates()
 
 
 def braking_lead(gap: float, speed: float, rate: float) -> np.ndarray:
-    """A vehicle `gap` m ahead that brakes at `rate` m/s^2 from a second after the start on until it stands."""
+    """A vehicle `gap` m ahead that brakes at `rate` m/s^2, from one second after the start until it stands."""
     out = moving(gap, 0.0, speed)
     out[:, 3] = np.maximum(speed - rate * 0.1 * np.maximum(np.arange(STEPS) - START - 10, 0), 0.0)
     out[START:, 0] = gap + np.concatenate([[0.0], np.cumsum(out[START:-1, 3] * 0.1)])
@@ -51,7 +51,8 @@ SCENES = situations(40)
 
 
 class Called:
-    """The rule-based driver under another name, which holds its speed for the first `late` s, whatever is ahead."""
+    """The rule-based driver under another name, which holds its speed for the first `late` s regardless of what is
+    ahead."""
 
     def __init__(self, name: str, late: float = 0.0):
         self.name, self.late = name, late
@@ -127,7 +128,7 @@ def test_too_few_scenes_decide_nothing_and_the_recipe_says_what_that_means(undec
 
 @pytest.fixture(scope="module")
 def cruiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a model that learnt to hold its speed along the road, whatever it sees."""
+    """The checkpoint of a model trained to hold its speed along the road for any input."""
     return make_cruiser(tmp_path_factory.mktemp("cruiser") / "checkpoint")
 
 

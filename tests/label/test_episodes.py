@@ -179,7 +179,7 @@ def test_a_label_reaches_four_seconds_at_every_rate(tmp_path, rate):
 
 
 def test_steps_of_another_length_are_never_labelled():
-    """A drive that reached labelling by another way than the importers: no label of the wrong length."""
+    """A drive that reached labelling without an importer's checks: no label of the wrong length."""
     d = drive(size=(64, 160))
     for rate in (7.0, 8.0, 9.9, 10.1, 12.5, 15.0):
         t = d.t[0] + np.arange(200) / rate

@@ -121,7 +121,7 @@ def test_short_texts_are_padded_and_long_ones_packed():
 
 
 def by_documents(q, k, v, q_ends, k_ends, most_q, most_k, scale, window_size):
-    """What `torch.nn.attention.varlen.varlen_attn` promises, which no CPU has a kernel for."""
+    """Reference for `torch.nn.attention.varlen.varlen_attn`, which has no CPU kernel."""
     out = []
     for a, b, c, d in zip(q_ends[:-1], q_ends[1:], k_ends[:-1], k_ends[1:], strict=True):
         assert b - a <= most_q

@@ -26,7 +26,7 @@ def same(a: Backbone, b: Backbone) -> bool:
 
 
 def words_only(b: Backbone) -> Backbone:
-    """Only what a file of a language model can know of its shape."""
+    """Only the parts of the shape that a language model's file can contain."""
     of = ("dim", "layers", "heads", "kv_heads", "head_dim", "ffn", "qkv_bias", "tied", "norm_eps", "text_vocab",
           "text_shift", "text_end", "rope_theta", "rope_scaling")  # fmt: skip
     return replace(b, config=type(b.config)(**{k: getattr(b.config, k) for k in of}))

@@ -34,7 +34,7 @@ def saved(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def hf(saved, tmp_path):
-    """A directory with changes to its config.json; a value of ... takes the key away."""
+    """A directory with changes to its config.json; a value of ... removes the key."""
 
     def made(changes: dict, family: str = "llama", **others: dict) -> Path:
         out = Path(shutil.copytree(saved / family, tmp_path / "hf", dirs_exist_ok=True))

@@ -48,7 +48,7 @@ def test_the_formula_knows_every_part(change):
     ],
 )
 def test_large_decoders_are_the_public_models(size, public):
-    """Their own parameter counts, as published; ours has 3 + 128 + 8 rows of the vocabulary more, and eyes."""
+    """Their published parameter counts; ours have 3 + 128 + 8 more rows of vocabulary, and vision."""
     c = preset(size)
     with torch.device("meta"):
         model = VLA(c)

@@ -10,7 +10,8 @@ DOC = Path(__file__).parents[2] / "docs" / "release.md"
 
 
 def test_the_page_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every Python block of the page runs, in order; only the self-test is another, for this engine is none."""
+    """Every Python block of the page runs, in order; only the self-test is replaced, since this engine is a
+    stand-in."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "weights.bin").write_bytes(b"w")

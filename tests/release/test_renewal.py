@@ -51,7 +51,7 @@ def bring_back(folder: Path) -> None:
 def test_renewal_takes_the_online_keys_alone(
     line: Line, days: int, signed: tuple[str, ...], waiting: tuple[str, ...]
 ) -> None:
-    """Only what is due gets a new version; root and targets wait for their keys, and say until when."""
+    """Only what is due gets a new version; root and targets wait for their keys, and report until when."""
     take_away(line.keys, "root", "targets")
     before = versions(line.repo)
     made = renew(line.repo, line.keys, now=datetime.now(UTC) + timedelta(days=days))
@@ -90,7 +90,7 @@ def test_without_the_targets_key_nothing_is_published(line: Line) -> None:
 
 @pytest.fixture
 def sticks(tmp_path: Path) -> tuple[Line, Keys]:
-    """A repository of which two of three sticks must be there to publish or to change the root; and its keys."""
+    """A repository that needs two of three sticks to publish or to change the root; and its keys."""
     line = Line(tmp_path)
     shutil.rmtree(line.repo)
     shutil.rmtree(line.keys)
@@ -121,7 +121,7 @@ def test_two_of_three_must_sign(sticks: tuple[Line, Keys]) -> None:
 
 
 def test_a_car_refuses_too_few_signatures(sticks: tuple[Line, Keys]) -> None:
-    """Whoever has one stick and both online keys still cannot make a car take anything."""
+    """One stick and both online keys are not enough to make a car accept anything."""
     line, keys = sticks
     line.publish("one")
     line.car().update()
@@ -200,7 +200,7 @@ def test_thresholds_are_raised_by_a_rotation(line: Line) -> None:
 
 
 def steal(line: Line, *roles: str) -> None:
-    """Whoever has the online keys publishes versions that no honest timestamp will ever reach."""
+    """With the online keys, publish versions that no honest timestamp will ever reach."""
     folder = line.repo / "metadata"
     timestamp = Metadata.from_file(str(folder / "timestamp.json"))
     if "snapshot" in roles:
@@ -219,7 +219,8 @@ def steal(line: Line, *roles: str) -> None:
 @pytest.mark.parametrize("roles", [("timestamp",), ("snapshot", "timestamp")])
 @pytest.mark.parametrize("restored", [True, False], ids=["from a copy", "as the thief left it"])
 def test_recovery_from_stolen_online_keys(line: Line, roles: tuple[str, ...], restored: bool) -> None:
-    """Cars that saw the thief's versions, and those that did not, take honest ones after the online keys are new."""
+    """Cars that saw the thief's versions, and those that did not, accept honest ones once the online keys are
+    replaced."""
     spared = line.car(vehicle="spared")
     spared.update()
     copy = shutil.copytree(line.repo, line.folder / "copy")
@@ -246,7 +247,7 @@ def test_recovery_from_stolen_online_keys(line: Line, roles: tuple[str, ...], re
 
 
 def test_recovery_when_the_thief_shows_an_old_snapshot(line: Line) -> None:
-    """What the repository holds counts, not what a stolen timestamp leads to."""
+    """The contents of the repository count, not what a stolen timestamp refers to."""
     first = json.loads((line.repo / "metadata" / "timestamp.json").read_text())["signed"]["meta"]["snapshot.json"]
     line.publish("two")
     line.car().update()
@@ -263,7 +264,7 @@ def test_recovery_when_the_thief_shows_an_old_snapshot(line: Line) -> None:
 
 
 def test_recovery_from_a_stolen_targets_key(line: Line) -> None:
-    """The repository is restored from a copy; all three roles below the root are new."""
+    """The repository is restored from a copy; all three roles below the root get new keys."""
     copy = shutil.copytree(line.repo, line.folder / "copy")
     for _ in range(5):  # the thief publishes
         line.publish("two")
@@ -278,7 +279,7 @@ def test_recovery_from_a_stolen_targets_key(line: Line) -> None:
 
 
 def test_a_killed_rotation_leaves_a_repository_that_works(line: Line) -> None:
-    """Its last step, the new root, is the one that counts: before it all is as it was."""
+    """The last step, the new root, is decisive: before it nothing has changed."""
     rotate(line.repo, line.keys, ["root", "targets", "online"])
     (line.repo / "metadata" / "2.root.json").unlink()
     line.car().update()

@@ -11,7 +11,7 @@ CARS = [f"car-{i}" for i in range(8)]
 
 @pytest.fixture
 def line(tmp_path: Path) -> Line:
-    """Everybody has one; two is out at 50 %, and the first half of the cars has fetched what it is offered."""
+    """All cars have "one"; "two" is out at 50 %, and the first half of the cars has fetched what it is offered."""
     line = Line(tmp_path)
     line.publish("one")
     for name in CARS:

@@ -10,7 +10,7 @@ from shots import CAR, FIELD, LANE, TOWN, batch, changed, shoot
 
 
 def brown_conrady(view, x, y, z):
-    """Where a point (ego frame, m) is seen, px: mount, roll, distortion, lens, as their definitions say."""
+    """Image position, px, of a point in the ego frame, m, from the definitions of mount, roll, distortion and lens."""
     c, s = np.cos(view.yaw), np.sin(view.yaw)
     ahead, left = (x - view.x) * c + (y - view.y) * s, (y - view.y) * c - (x - view.x) * s
     up, c, s = z - view.z, np.cos(view.pitch), np.sin(view.pitch)

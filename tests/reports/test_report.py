@@ -92,7 +92,7 @@ def full() -> ReportContent:
 
 
 class Page(HTMLParser):
-    """Checks that tags close in order, and gathers texts, references and ids."""
+    """Checks that tags close in order, and collects texts, references and ids."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -99,7 +99,7 @@ def test_failures_name_their_scenes():
 
 
 def test_every_scene_that_is_listed_has_a_film():
-    """What is filmed, by its own scores, is what the tables and notes of the verdict lead to."""
+    """The films, chosen by their own scores, are those that the verdict's tables and notes link to."""
     v = verdict()
     shown = {
         film_id(v.scenes[i], policy, 2) for policy in (ENGINE, WHOLE_CAR) for i in listed(v.scenes, v.scores[policy], 6)

@@ -69,7 +69,7 @@ def test_it_finds_what_is_rewarded(start, tmp_path):
 
 
 def test_a_worse_model_is_not_kept(start, tmp_path):
-    """A reward that turns about once training ends: what was learnt is of no use."""
+    """The reward reverses once training ends, so what was learnt is worthless."""
     seen = 0
 
     def fickle(rows, plans):
@@ -85,7 +85,7 @@ def test_a_worse_model_is_not_kept(start, tmp_path):
 
 
 def test_the_anchor_holds(start, tmp_path):
-    """With an overwhelming anchor the label is learnt, whatever is rewarded."""
+    """With an overwhelming anchor the label is learnt, whatever the reward."""
     config = replace(CONFIG, bc_weight=20.0)
     report = grpo(
         straight_on(), np.arange(64), np.ones(64), leftward, start, tmp_path / "out", config, tmp_path / "log"

@@ -24,7 +24,7 @@ from student import BODY, TINY, samples
 
 
 def turn():
-    """A route that comes from the west and turns left to the north at the crossroads, and an ego on its way there."""
+    """A route from the west that turns left to the north at the crossroads, and an ego on it."""
     arc = np.linspace(-np.pi / 2, 0.0, 12)
     bend = np.column_stack([-9.0 + 10.75 * np.cos(arc), 9.0 + 10.75 * np.sin(arc)])
     west = np.column_stack([np.arange(-90.0, -9.0, 2.0), np.full(41, EAST)])
@@ -47,7 +47,7 @@ def test_the_packages_route_follower_drives_our_scenes_and_stays_on_the_road():
 
 
 class Watcher(BaseDriver):
-    """Plans straight on, and keeps what it receives of each scene."""
+    """Plans straight on, and keeps what it receives for each scene."""
 
     name = "watcher"
     frame_history_length = 50
@@ -106,7 +106,8 @@ def test_the_route_ends_in_nan():
 
 
 def test_plans_of_the_rear_axle_become_plans_of_the_box_centre():
-    """On a circle of 20 m about a point to its left the rear axle goes round exactly; the box centre wider."""
+    """On a circle of 20 m around a point to its left, the rear axle follows exactly; the box centre is outside of
+    it."""
     radius, speed = 20.0, 5.0
 
     def circle(now):

@@ -78,7 +78,7 @@ def test_log_replay_follows_the_recorded_way():
 
 
 class Watcher:
-    """Drives on at 5 m/s and keeps what it was shown."""
+    """Drives on at 5 m/s and keeps its observations."""
 
     name = "watcher"
 

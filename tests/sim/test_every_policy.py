@@ -40,7 +40,7 @@ def engine(student, tmp_path_factory):
 
 
 def remote(engine):
-    """The engine behind AlpaSim's contract, in this process for the test's sake."""
+    """The engine behind AlpaSim's contract, within this process."""
     pytest.importorskip("carla_driver_interface", reason="drivefoundry[alpasim] is not installed")
     from carla_driver_interface.server import serving
 
@@ -106,7 +106,7 @@ def test_without_its_guard_the_car_drives_what_its_engine_plans(engine):
 
 
 class Halver:
-    """A policy that nobody else knows: it halves the speed with each point of its plan."""
+    """A new policy: it halves the speed with each point of its plan."""
 
     name = "halver"
 

@@ -43,7 +43,7 @@ def test_overlap_does_not_change_when_both_move(a, b, dx, dy, turn):
 
 @given(box, box)
 def test_overlap_agrees_with_clipping(a, b):
-    """Cut box a by the four edges of box b (Sutherland and Hodgman 1974): something is left just where they overlap."""
+    """Clip box a by the four edges of box b (Sutherland and Hodgman 1974): a part remains exactly if they overlap."""
 
     def corners(v):
         out = np.zeros((4, 2))
@@ -105,7 +105,7 @@ def test_wrap(a):
 
 @given(st.floats(-0.7, 0.7), st.floats(12, 48), st.integers(2, 4))
 def test_of_several_passes_the_first_is_found_even_if_another_is_nearer(off, x, rounds):
-    """Round and round a square of 60 m, each time a little farther in."""
+    """Round and round a square of 60 m, a little farther in each time."""
     square = np.array([[0, 0], [60, 0], [60, 60], [0, 60]], float)
     way = np.concatenate([square + 0.35 * k for k in range(rounds)] + [square[:1]])
     s = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(way, axis=0).T))])

@@ -25,7 +25,7 @@ LEFT, BRAKE = np.array([0.0, 0.15]), np.array([-8.0, 0.0])
 
 
 def scenes():
-    """Free road; a car that stands 30 m ahead; a red light 28 m ahead of the front; a longer log with people."""
+    """Free road; a standing car 30 m ahead; a red light 28 m ahead of the front; a longer log with pedestrians."""
     stands = [(AGENT_CAR, straight(-25.0, EAST, 0.0, 0.0))]
     people = [(AGENT_PEDESTRIAN, straight(-20.0 + 2 * i, -8.0, np.pi / 2, 1.0, 170)) for i in range(20)]
     return [

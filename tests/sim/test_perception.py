@@ -93,7 +93,7 @@ DISTANCES = np.linspace(8.0, 56.0, 8)
 
 @pytest.fixture(scope="module")
 def many():
-    """What the default detector gave of one standing car: (distance, draw, 6) in the ego frame, NaN where missed."""
+    """Output of the default detector for one standing car: (distance, draw, 6) in the ego frame, NaN if missed."""
     perception = replace(Perception(), false_alarms=0.0)
     scenes = [scene(car(-60.0 + d, EAST), name=f"{d}/{k}") for d in DISTANCES for k in range(60)]
     draws = reports(scenes, perception, 111)[::10]
@@ -130,7 +130,8 @@ def test_false_alarms_come_at_the_stated_rate_and_last_a_second():
 
 
 def test_reports_are_late_and_moved_on_by_the_estimated_speed():
-    """A person seen before it walked behind a car is still reported; who drives on evenly is where it is."""
+    """A pedestrian seen before walking behind a car is still reported; an agent at constant speed is reported
+    correctly."""
     crossing = person(-30.0, EAST + 30.0, speed=5.0, yaw=-np.pi / 2)
     for lag in (0.0, 0.3):
         for k, (rows,) in enumerate(reports([scene(crossing)], replace(SHARP, latency_s=lag), 10)):
@@ -180,7 +181,7 @@ class Braker:
 
 
 def test_what_perception_hides_changes_how_a_car_drives():
-    """A person behind a parked car: ground truth stops for it before anyone could see it."""
+    """A person behind a parked car: with ground truth, the car stops before anyone could see the person."""
     hidden = scene(car(-33.0, EAST + 1.7), person(-28.0, EAST + 1.3), speed=8.0)
     honest, perfect = (
         drive(Braker(), [hidden], 3.0, perception=p).ego[0, -1, 0] for p in (SHARP, Perception(perfect=True))

@@ -69,7 +69,7 @@ def test_people_on_foot_are_replayed_whatever_stands_in_their_way():
 
 @pytest.mark.parametrize(("light", "passes"), [(SIGNAL_GREEN, True), (SIGNAL_RED, False)])
 def test_who_was_held_up_obeys_the_light_that_it_meets(light, passes):
-    """The log crosses at green; held up for some seconds by the ego, the car arrives when the light has changed."""
+    """The log crosses at green; held up for some seconds by the ego, the car arrives after the light has changed."""
     signal = np.where(np.arange(180) < START + 60, SIGNAL_GREEN, light)
     follower = (AGENT_CAR, straight(-60.0, EAST, 0.0, 9.0, 180))
     scene = situation(straight(-40.0, EAST, 0.0, 0.0, 180), [follower], signal=signal)

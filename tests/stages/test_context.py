@@ -10,7 +10,7 @@ from drivefoundry.stages.context import RunContext, StopAfterStage
 
 
 def go(root, until=None, last=None, look=False, turns=2):
-    """exam, then in every turn fleet, label, judge (two of it), car; the kinds that were made or found."""
+    """exam, then in every turn fleet, label, judge (two of them), car; returns the kinds made or found."""
     with Ledger(root) as ledger:
         line = RunContext(ledger, tiny(), root, until, last, look)
 

@@ -15,7 +15,7 @@ from drivefoundry_car.log import Drive, encode_video, write_drive
 
 
 def landed(source, folder, name="out"):
-    """Import into folder/store; what the stage says, and its notes."""
+    """Import into folder/store; returns the stage's info and its notes."""
     (folder / name).mkdir()
     info = import_drives(source, str(folder / "store"), folder / name)
     return info, json.loads((folder / name / "notes.json").read_text())

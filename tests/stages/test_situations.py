@@ -32,7 +32,7 @@ def test_at_least_a_tenth_is_held_out_in_whole_places_whatever_the_order(scenes,
 
 @pytest.mark.parametrize("seed", range(5))
 def test_an_exam_is_as_hard_as_its_source(seed):
-    """Places differ: in some all is easy, in others hard. One chosen by its name may be anything."""
+    """Places differ in difficulty, so an exam chosen by name could have any difficulty."""
     rng = np.random.default_rng(seed)
     places, strata, scores = [], [], []
     for place in range(60):

@@ -53,7 +53,7 @@ dist.destroy_process_group()
 
 
 def made(seed: int = 0) -> tuple[VLA, EpisodeDataset]:
-    """Of the samples of a batch some have reasoning, each time another number."""
+    """Batches in which the number of samples with reasoning varies."""
     torch.manual_seed(seed)
     dataset = EpisodeDataset.of([toy_episodes(96)], toy_book(), None, SHAPE.max_text)
     words = np.random.default_rng(1).integers(5, 200, (96, 5))
@@ -63,13 +63,13 @@ def made(seed: int = 0) -> tuple[VLA, EpisodeDataset]:
 
 
 def graphs() -> int:
-    """How many the process has compiled."""
+    """Number of graphs that the process has compiled."""
     return counters["stats"]["unique_graphs"]
 
 
 @pytest.fixture
 def alone():
-    """The process group that a sharded Trainer makes of this process, taken away again."""
+    """The single-process group that a sharded Trainer creates, removed afterwards."""
     yield
     dist.destroy_process_group()
 

@@ -68,7 +68,7 @@ def run_script(tmp_path: Path, name: str, steps: int, save: float, ranks: int = 
 
 
 def lines(path: Path) -> dict[int, float]:
-    """Loss of each logged step, the last word counting."""
+    """Loss of each logged step; the last entry of a step counts."""
     entries = [json.loads(x) for x in path.read_text().splitlines()]
     return {int(e["step"]): e["loss"] for e in entries}
 

@@ -52,7 +52,7 @@ def test_files_are_written_and_strangers_refused(made, tmp_path):
 
 
 def standing(x, y=EAST, others=(), light=SIGNAL_RED):
-    """Why a car says it is stuck that has stood at x, y for 70 s."""
+    """The stated reason of a car that has been stuck at x, y for 70 s."""
     scene = situation(
         straight(x, y, 0.0, 0.0, 720), [(k, straight(*at, 0.0, 0.0, 720)) for k, at in others], signal=light
     )

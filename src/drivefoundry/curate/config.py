@@ -1,4 +1,4 @@
-"""How clips become training samples."""
+"""Configuration of the step from clips to training samples."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from drivefoundry.bounds import in_range, positive
 @dataclass(frozen=True)
 class CurateConfig:
     duplicate_similarity: float = 0.92
-    """Cosine similarity above which one of two clips is dropped."""
+    """Cosine similarity above which one of two clips is dropped as a duplicate."""
     phases: int = 2
-    """Decision grids labelled per clip, shifted within the 0.5 s between decisions."""
+    """Number of decision grids labelled per clip, shifted within the 0.5 s between decisions."""
 
     def validate(self) -> CurateConfig:
         positive(self, 1, "duplicate_similarity")

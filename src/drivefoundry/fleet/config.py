@@ -1,4 +1,4 @@
-"""What the embedded fleet records."""
+"""Configuration of the embedded fleet."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from drivefoundry.types import require
 
 @dataclass(frozen=True)
 class FleetConfig:
-    """The embedded fleet: SUMO cities, and how long how many cars drive in them."""
+    """The embedded fleet: SUMO cities, numbers of vehicles and durations."""
 
     places: tuple[str, ...] = ("place_a", "place_b", "place_c")
     held_out: str = "place_d"
     val: str = "place_e"
-    """Place of the validation samples, on which trainings are measured while they run."""
+    """Place of the validation samples for training."""
     val_cars: int = 4
     val_seconds: int = 60
     cars: int = 24
-    """Recording cars in each place."""
+    """Recording cars per place."""
     seconds: int = 140
-    """Recorded driving per car, s. Shorter than a clip (20 s) gives none."""
+    """Recorded driving per car, s. Less than a clip (20 s) gives no clips."""
     held_out_seconds: int = 200
     traffic: int = 65
-    """Other vehicles in each place."""
+    """Other vehicles per place."""
     pedestrians: int = 100
     seed: int = 0
     outings: int = 320
-    """Situations that cars drive with the last release under a safety driver, in each later turn."""
+    """Number of situations that the last release drives under a safety driver in each later turn."""
     outing_seconds: float = 18.0
-    """Curation drops clips under 6 s."""
+    """Duration of each, s; curation drops clips under 6 s."""
 
     def validate(self) -> FleetConfig:
         from drivefoundry.fleet.places import PLACES

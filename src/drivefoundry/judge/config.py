@@ -1,4 +1,4 @@
-"""How long and on what policies are judged, and what a release must show."""
+"""Configuration of the judge: scenes, durations and release gates."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from drivefoundry.judge.release_gates import ReleaseGates
 @dataclass(frozen=True)
 class JudgeConfig:
     scenes: int = 240
-    """Held-out scenes at most."""
+    """Maximum number of held-out scenes."""
     seconds: float = 18.0
-    """Longest drive in a scene, s; a plan alone reaches 4 s."""
+    """Maximum duration of a drive in a scene, s; a single plan covers 4 s."""
     films: int = 4
     worst: int = 6
-    """Worst scenes of each release that the report lists and shows."""
+    """Number of worst scenes of each release that the report lists and shows."""
     float_scenes: int = 128
     """Number of these that teacher and float student drive in each turn, for the gates of compression."""
     gates: ReleaseGates = field(default_factory=ReleaseGates)

@@ -1,4 +1,4 @@
-"""Hyper-parameters of reinforcement."""
+"""Hyperparameters of reinforcement learning."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from drivefoundry.bounds import in_range, one_of, positive
 
 @dataclass(frozen=True)
 class GrpoConfig:
-    """One run of Dr. GRPO (`rl.grpo`)."""
+    """Hyperparameters of one run of Dr. GRPO (`rl.grpo`)."""
 
     steps: int = 80
     states: int = 32
-    """Situations per step, S."""
+    """States per step, S."""
     samples: int = 8
-    """Plans sampled for each situation, N."""
+    """Plans sampled per state, N."""
     lr: float = 1e-4
     kl: float = 0.03
-    """Weight of the KL term to the model before."""
+    """Weight of the KL divergence from the initial model."""
     bc_weight: float = 0.5
     """Weight of the behaviour-cloning loss beside the policy gradient."""
     temperature: float = 1.0
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient."""
     reward: str = "EPDMS"
     """PDMS or EPDMS (judge.scores.pdm)."""
     validation_states: int = 256
-    """Situations kept out of the training, on which the model must not have become worse; else the old one stays."""
+    """Held-out states. If the trained model's reward on them is lower than before, the initial model is kept."""
     seed: int = 0
 
     def validate(self) -> GrpoConfig:

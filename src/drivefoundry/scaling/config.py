@@ -1,4 +1,4 @@
-"""The grid of trainings from which the scaling law is fitted."""
+"""Configuration of the grid of trainings from which the scaling law is fitted."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from drivefoundry.types import require
 
 @dataclass(frozen=True)
 class GridConfig:
-    """Every size with every amount of data, each sample seen once."""
+    """A grid of model sizes and amounts of data; each model sees its samples once."""
 
     sizes: tuple[str, ...] = ("0.1M", "0.3M", "1M", "4M", "16M")
     samples: tuple[int, ...] = (1_250, 2_500, 5_000, 10_000, 20_000)
     batch: int = 64
     lr: float = 4e-3
-    """Of the 4M model; others take it times the square root of 320 / width."""
+    """Peak learning rate of the 4M model; others multiply it by the square root of 320 / width."""
     scenes: int = 64
-    """Held-out scenes that each model drives."""
+    """Number of held-out scenes that each model drives."""
     seed: int = 0
 
     def validate(self) -> GridConfig:

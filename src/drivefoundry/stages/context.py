@@ -54,7 +54,7 @@ class RunContext:
 
     @property
     def perception(self) -> Perception:
-        """Of the recipe, with the seed of this run."""
+        """The recipe's seed, as derived for this run."""
         p = self.recipe.perception
         return replace(p, seed=self.seed("perception", p.seed))
 

@@ -31,7 +31,7 @@ def test_the_documented_example_is_a_configuration(tmp_path):
 
 
 def test_defaults_are_what_the_documentation_says(tmp_path):
-    """Every line that says 'default' and gives the value may go."""
+    """Every documented line with a value marked 'default' may be omitted."""
     lines = TEXT.splitlines()
     shorter = [x for x in lines if not re.search(r"# default(;|:|$)", x) or x.startswith(("bytes_per_day", "windows"))]
     assert len(shorter) < len(lines) - 6

@@ -24,7 +24,7 @@ SECRET = "0123456789abcdef" * 4
 
 
 class Acting(SimulatedVehicle):
-    """A vehicle that does something at some of its steps: it is given its end of the bus."""
+    """A vehicle that acts at some of its steps, with access to its end of the bus."""
 
     def __init__(self, acts):
         super().__init__(scene(), BODY)
@@ -55,7 +55,7 @@ def installed(station) -> Updater:
 
 
 def clips(station) -> list[Drive]:
-    """The clips that wait in the car, by time."""
+    """The clips waiting in the car, by time."""
     return sorted((read_drive(p) for p in (station.folder / "spool" / "queue").glob("*.mcap")), key=lambda d: d.t[0])
 
 

@@ -26,7 +26,7 @@ PICTURE = channels.camera(FRONT)
 
 @pytest.fixture
 def car(station):
-    """A session with the station's engine, and the vehicle that it drives."""
+    """A session with the station's engine, and the vehicle it drives."""
     runtime = Runtime.load(station.engine, reason_every=0, deadline_s=20.0)
     yield Session(load(station.configure()), runtime, None), SimulatedVehicle(scene(), BODY)
     runtime.close()
@@ -80,7 +80,7 @@ def test_late_and_out_of_order_frames_are_left_out_and_counted(car):
     held = []
 
     def late(k, messages):
-        """Pictures come 0.3 s to 0.4 s late; each fifth comes twice."""
+        """Pictures come 0.3 s to 0.4 s late; every fifth one twice."""
         held.extend(m for m in messages if m.topic == PICTURE)
         given = [held.pop(0)] if len(held) > 4 else []
         return given + (given if k % 5 == 0 else []) + [m for m in messages if m.topic != PICTURE]

@@ -10,7 +10,7 @@ from station import alive
 
 
 class Hand:
-    """A clock that is moved by hand."""
+    """A manually advanced clock."""
 
     now = 0.0
 
@@ -19,7 +19,7 @@ class Hand:
 
 
 def ended(child: Child) -> None:
-    """Watch until the process that runs has ended and been noticed."""
+    """Wait until the running process has ended and this has been noticed."""
     before = child.restarts
     while child.restarts == before:
         child.watch()

@@ -33,7 +33,7 @@ MS = 1000
 
 
 class Follower:
-    """An engine that steers for its route's point 10 m ahead at 6 m/s, and keeps what it was shown."""
+    """An engine that steers for its route's point 10 m ahead at 6 m/s, and records its inputs."""
 
     def __init__(self):
         self.seen = []
@@ -52,7 +52,8 @@ class Follower:
 
 
 def ours(**change):
-    """The camera that engines learn from, as the fake loop has it: its axis is centred, so its picture is higher."""
+    """The camera that engines are trained with, as the fake loop has it: its axis is centred, so its picture is
+    higher."""
     fov = math.degrees(2 * math.atan(0.5 / FOCAL))
     return FakeCamera(**{"width": 160, "height": 72, "fov_deg": fov, "x": 1.0 + CAR.rear_axle, "z": 1.5, **change})
 
@@ -89,7 +90,7 @@ def test_a_closed_loop_over_the_wire_comes_back_to_its_lane():
 
 @pytest.mark.parametrize(("k", "alike"), [(1, 0.95), (3, 0.98)])
 def test_pictures_are_the_engines_whatever_the_camera(k, alike):
-    """A camera k times as fine, and one that is turned, give the engine the picture that its own camera sees."""
+    """A camera with k times the resolution, and a rotated one, give the engine the same picture as its own camera."""
     ego = Pose.from_xyz_yaw(0.0, 0.4, 0.0, 0.05)
     rows = slice(8, 72)  # the axis lies in row 36, the engine's in row 28
 

@@ -48,7 +48,7 @@ PICTURES = RNG.integers(0, 255, (40, 8, 16, 3), np.uint8)
 
 
 def seen(k: int = 0, cars: int = 1, speed: float = SPEED) -> tuple[Frames, np.ndarray, np.ndarray]:
-    """What cars see at decision k: another picture each time."""
+    """Observations at decision k, with different pictures each time."""
     ego = np.zeros((cars, 4, 3), np.float32)
     ego[..., 0], ego[..., 2] = speed, 1
     frames = np.repeat(np.stack([PICTURES[k % 40], PICTURES[(k + 1) % 40]])[None], cars, 0)
@@ -60,7 +60,7 @@ def reasons(counts: RuntimeCounts) -> dict[str, int]:
 
 
 def is_a_stop(points: np.ndarray, speed: float) -> None:
-    """Braked along the x axis at 4 m/s^2, from this speed to standstill."""
+    """Braking along the x axis at 4 m/s^2, from this speed to standstill."""
     t = np.minimum(np.arange(1, 9) * 0.5, speed / 4.0)
     np.testing.assert_allclose(points[:, 0], speed * t - 2.0 * t**2, atol=0.06)
     np.testing.assert_allclose(points[:, 1:], 0, atol=1e-6)
@@ -79,7 +79,7 @@ def interrupted() -> Any:
 
 
 class Unwilling:
-    """What refuses to become an array, as a tensor that requires a gradient does."""
+    """An object that refuses conversion to an array, like a tensor that requires a gradient."""
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise RuntimeError("call detach() first")
@@ -240,7 +240,7 @@ def test_no_objects_may_be_said_in_any_shape(nothing):
 
 
 def test_a_stop_is_guarded_too():
-    """The wall is nearer than where the stop would end."""
+    """The wall is nearer than the end of the stop."""
     runtime = Runtime(Engine(dead))
     planned = runtime.plan(*seen(0), objects=[np.array([WALL])])
     assert planned.points[0, -1, 0] + 2.3 < 12.0 - 2.0
@@ -353,7 +353,7 @@ ARRAYS = st.sampled_from([None, "x", np.zeros(0), np.zeros((1, 4, 3)), np.full((
 
 @st.composite
 def decision(draw: st.DrawFn) -> dict[str, Any]:
-    """One decision in which some things are as they should be and others are not."""
+    """One decision with a mixture of valid and invalid inputs."""
     frames, ego, route = seen(draw(st.integers(0, 39)), speed=draw(st.floats(0, 30)))
     ego = ego.astype(np.float64)
     for _ in range(draw(st.integers(0, 2))):

@@ -36,7 +36,8 @@ def corners(x: float, y: float, yaw: float, length: float, width: float) -> np.n
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> bool:
-    """Two convex polygons of corners, by projecting both on every edge normal: independent of the guard's own test."""
+    """Whether two convex polygons overlap, by projecting both on every edge normal: independent of the guard's own
+    test."""
     for p in (a, b):
         edges = np.roll(p, -1, 0) - p
         for n in np.stack([-edges[:, 1], edges[:, 0]], 1):
@@ -61,7 +62,8 @@ def path_at(points: np.ndarray) -> np.ndarray:
 
 
 def impact(points: np.ndarray, objects: np.ndarray) -> float:
-    """Ego speed when it first touches an object that keeps its velocity and does not come from behind; -1 for never."""
+    """Ego speed at its first contact with an object that keeps its velocity and does not come from behind; -1 if
+    none."""
     path = np.concatenate([np.zeros((1, 3)), path_at(points)])
     step = np.hypot(*np.diff(path[:, :2], axis=0).T) / 0.1
     first = len(path)

@@ -23,7 +23,7 @@ class ConstantVelocity:
 
 
 class Held(ConstantVelocity):
-    """The same, but its reasoning takes as long as the test wants."""
+    """The same, but its reasoning takes as long as the test requires."""
 
     def __init__(self) -> None:
         self.asked, self.go = threading.Semaphore(0), threading.Semaphore(0)
@@ -46,7 +46,7 @@ def seen(cars: int, speed: float = 5.0) -> tuple[dict[str, np.ndarray], np.ndarr
 
 
 def settled(runtime: Runtime) -> None:
-    """Wait until the reasoner has said what it was asked."""
+    """Wait until the reasoner has answered."""
     assert runtime._asked is not None
     runtime._asked.exception(timeout=60)
 
@@ -192,7 +192,8 @@ def test_a_patient_runtime_hears_every_answer_at_the_next_decision() -> None:
 
 
 def test_a_patient_runtime_leaves_no_answer_to_the_next_drive(caplog: pytest.LogCaptureFixture) -> None:
-    """A drive may end right after a request: what the reasoner then says is of that drive, and not late in the next."""
+    """A drive may end right after a request: the reasoner's answer then belongs to that drive, and is not late in the
+    next."""
     runtime = Runtime(ConstantVelocity(), reasoner=ConstantVelocity(), reason_every=2, patient=True)
     with caplog.at_level(logging.WARNING):
         for speed in (1.0, 2.0, 3.0):

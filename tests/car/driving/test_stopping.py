@@ -43,8 +43,8 @@ def driven(plan: np.ndarray, first: float, every: float, seconds: float, measure
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0, 35), st.floats(-0.02, 0.02), st.sampled_from([0.0, 0.5, 1.25]), st.sampled_from([0.5, 0.1]))
 def test_a_stop_stays_on_its_arc_in_any_rhythm(speed, curvature, first, every):
-    """Braking at 4 m/s^2 to a standstill. Points are 0.5 s apart, so who asks more often sees the mean of the next half
-    second, 1 m/s below its begin: the car comes to rest that much sooner."""
+    """Braking at 4 m/s^2 to a standstill. Points are 0.5 s apart, so a higher rate sees the mean of the next half
+    second, 1 m/s below its start: the car stops that much sooner."""
     poses = driven(arc(speed, curvature), first, every, 10.0)
     moved = np.hypot(*np.diff(poses[:, :2], axis=0).T)
     assert (np.diff(moved) <= 0.05).all()

@@ -27,7 +27,7 @@ def copy(folder, tmp_path) -> Path:
 
 
 def reseal(engine: Path, *changes: tuple[str, object]) -> None:
-    """Put values at dotted keys of the contract, which fits itself and its files again afterwards."""
+    """Set values at dotted keys of the contract, and update its digests."""
     told = json.loads((engine / files.CONTRACT).read_text())
     del told["sha256"]
     for key, value in changes:

@@ -22,7 +22,7 @@ def bend(t, speed=12.0, turn=0.1):
 
 
 def times(rate, seconds, jitter=0.0, lost=0.0, seed=0):
-    """Times of a sensor at some rate, each jitter s off at most and a share of them lost."""
+    """Times of a sensor at some rate, with a maximum jitter, s, and a share of them lost."""
     rng = np.random.default_rng(seed)
     t = np.arange(1, int(rate * seconds)) / rate
     t = np.sort(t + rng.uniform(-jitter, jitter, len(t)))

@@ -18,7 +18,7 @@ from drivefoundry_car import log
 
 
 def same(a, b, path="drive"):
-    """Equal in value and dtype kind, NaN equal to NaN; names the place that differs."""
+    """Whether values and dtype kinds are equal, NaN equal to NaN; names the path that differs."""
     if is_dataclass(a):
         for f in fields(a):
             same(getattr(a, f.name), getattr(b, f.name), f"{path}.{f.name}")

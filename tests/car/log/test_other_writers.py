@@ -44,8 +44,8 @@ def own(drive, tmp_path_factory):
 
 
 def rewritten(data, change=lambda messages: messages, extra=lambda writer, ids: None, forget=(), **layout):
-    """A drive's file, written again by the format's own library. change: of the messages (topic, ns, bytes); extra:
-    more records before them; forget: metadata records that are left out."""
+    """A drive's file, rewritten by the format's own library. change: of the messages (topic, ns, bytes); extra:
+    additional records before them; forget: metadata records to omit."""
     reader = make_reader(io.BytesIO(data))
     summary = reader.get_summary()
     out = io.BytesIO()
@@ -154,7 +154,7 @@ def test_states_twice_or_at_another_rate(own, drive, tmp_path):
     np.testing.assert_array_equal(read(tmp_path, rewritten(own, twice)).ego, drive.ego)
 
     def sparse(messages):
-        """Every other state, 5 Hz, and nothing else that has steps."""
+        """Every other state, 5 Hz, and no other channel with steps."""
         return [m for m in messages if m[0] not in (*channels.STEPPED, channels.STATE) or (
             m[0] == channels.STATE and not m[1] % 200_000_000)]  # fmt: skip
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_read_is_said_in_one_line(own, tmp_path, change, says):
 
 
 def test_a_bomb_of_another_compression_is_refused(own, tmp_path):
-    """An LZ4 chunk that unpacks to more than it says, and one that says more than may be."""
+    """An LZ4 chunk that unpacks to more than it declares, and one that declares more than allowed."""
     import lz4.frame
 
     packed = lz4.frame.compress(bytes(50 << 20))
@@ -213,7 +213,7 @@ def states_like(own, tmp_path, change):
 
 
 def replaced(**values):
-    """A change of a state's fields; ... takes one away."""
+    """A change of a state's fields; ... removes one."""
     return lambda m: json.dumps({k: v for k, v in (json.loads(m) | values).items() if v is not ...}).encode()
 
 

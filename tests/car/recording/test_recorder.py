@@ -29,7 +29,7 @@ WIDE = Camera(160, 64, (95.3, 95.3, 80.0, 28.0), (1.0, 0.0, 1.5, 0.0))
 
 
 def messages_of(drive):
-    """What a car's channels would tell, as (step, channel, data)."""
+    """Messages of a car's channels, as (step, channel, data)."""
     ns = [channels.to_ns(t) for t in drive.t.tolist()]
     o = drive.objects
     out = [(0, channels.ROUTE, json.dumps({"points": drive.route.tolist()}).encode())]

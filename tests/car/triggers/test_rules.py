@@ -160,7 +160,7 @@ number = st.floats(0, 1000, allow_nan=False).map(lambda v: f"{v:.3f}")
 
 @st.composite
 def comparisons(draw):
-    """A comparison in text, and the numpy that it stands for."""
+    """A comparison as text, and the numpy function that it stands for."""
     name = draw(st.sampled_from(quantities))
     unit = {(0, 0, 0): "", (1, 0, 0): "m", (0, 1, 0): "s", (1, -1, 0): "m/s", (1, -2, 0): "m/s^2", (1, -3, 0): "m/s^3"}
     unit |= {(0, 0, 1): "rad", (0, -1, 1): "rad/s"}

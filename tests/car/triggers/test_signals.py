@@ -19,7 +19,7 @@ from watched import CAR, CYCLIST, PEDESTRIAN, STOP_LINES, comes_in, picked, with
 
 
 def random_drive(seed: int, steps: int = 80) -> Drive:
-    """Everything at once, on a clock that is not even."""
+    """Everything at once, on an uneven clock."""
     rng = np.random.default_rng(seed)
     t = np.cumsum(rng.uniform(0.03, 0.2, steps))
     ego = np.zeros((steps, 7))
@@ -60,7 +60,7 @@ def test_online_signals_are_the_stored_ones(seed):
 
 
 def part(drive: Drive, last: int) -> Drive:
-    """What a car knows at a sample; plans decided at that very time among it."""
+    """What a car knows at a sample, including plans decided at that very time."""
     return cut(drive, 0.0, float(drive.t[last]) + 1e-5)
 
 

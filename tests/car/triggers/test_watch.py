@@ -20,7 +20,7 @@ SIGNALS = {"speed": (1, -1, 0), "gap": (1, 0, 0), "engaged": "flag"}
 
 
 def meaning(node, t, rows, known):
-    """What a rule comes to at each sample, None where it is not known; known: what has been looked up."""
+    """Value of a rule at each sample, None where unknown; known: cache of values."""
     if node not in known:
         args = [meaning(a, t, rows, known) for a in node.args]
         known[node] = [value(node, i, t, rows, args) for i in range(len(t))]
@@ -28,7 +28,7 @@ def meaning(node, t, rows, known):
 
 
 def value(node, i, t, rows, args):
-    """The meaning of a node at sample i, looked up again from that of its arguments at the samples 0 .. i."""
+    """Value of a node at sample i, recomputed from its arguments at samples 0 .. i."""
     op = node.op
 
     def at(k, arg=0):
@@ -72,7 +72,7 @@ def arithmetic(op, a, b):
 
 
 def remembered(node, i, t, past):
-    """for, edges, windows and counts of what was at samples 0 .. i."""
+    """for, edges, windows and counts over samples 0 .. i."""
     op, now, before = node.op, past[i], past[i - 1] if i else False
     inside = [k for k in range(i + 1) if t[k] >= t[i] - node.value - 1e-6]
     if op == "count":
@@ -139,7 +139,8 @@ def conditions(draw, depth=3):
 
 @st.composite
 def drives(draw, longest=40):
-    """Times on a clock with gaps and samples, some unknown, some infinite; halves, so that sums are exact."""
+    """Times on a clock with gaps, and samples, some unknown, some infinite; multiples of 0.5, so that sums are
+    exact."""
     steps = draw(st.integers(1, longest))
     gaps = draw(st.lists(st.sampled_from([1, 3, 8, 16, 40, 200]), min_size=steps, max_size=steps))
     sample = st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, -1.0, math.nan, math.inf])
@@ -184,7 +185,7 @@ def test_online_stored_and_naive_agree(texts, drive, cuts):
 @settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(60, 500))
 def test_long_drives_in_blocks_agree(seed, longest):
-    """Beyond a block's 64 samples, with windows that grow, on values that round."""
+    """Longer than a block of 64 samples, with growing windows, on values that round."""
     rng = np.random.default_rng(seed)
     t = np.cumsum(rng.exponential(0.05, 2000) + 0.01)
     rows = np.cumsum(rng.normal(0, 0.5, (3, 2000)), axis=1)

@@ -83,7 +83,7 @@ def test_a_download_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    """In the middle of TLS's handshake as well, long before the socket's own 30 s."""
+    """Even in the middle of the TLS handshake, long before the socket's own 30 s."""
     monkeypatch.setattr(fetch, "GRACE_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listener, SLOW:
         Fetcher(tmp_path).download_bytes(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/x", 60_000)
@@ -100,7 +100,7 @@ def test_tls_is_watched_and_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def certified(folder: Path) -> ssl.SSLContext:
-    """A server's TLS for 127.0.0.1; cert.pem is what its clients must trust."""
+    """A server's TLS for 127.0.0.1; clients must trust cert.pem."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
@@ -116,7 +116,7 @@ def certified(folder: Path) -> ssl.SSLContext:
 
 
 def test_a_download_fast_enough_comes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes longer than the grace alone would allow: 60 kB in twenty pieces."""
+    """It takes longer than the grace period alone would allow: 60 kB in twenty pieces."""
     monkeypatch.setattr(fetch, "GRACE_S", 0.2)
     monkeypatch.setattr(fetch, "PIECE", 3_000)
     with served(HEAD + b"x" * 60_000, 3_000) as server:
@@ -138,7 +138,7 @@ def test_a_fetcher_that_gave_up_serves_again(tmp_path: Path, monkeypatch: pytest
 
 
 def test_slow_metadata_ends_an_update_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what the car runs is as before; a boot in the meantime does not wait."""
+    """The car's release is unchanged, and a boot in the meantime does not wait."""
     line = Line(tmp_path)
     line.publish("one")
     line.car().update()

@@ -21,7 +21,7 @@ def line(tmp_path: Path) -> Line:
 
 
 def swap_weights(slot: Path) -> None:
-    """Other weights, and a description that has their hash."""
+    """Other weights, with a description that has their hash."""
     (slot / "engine" / "weights.bin").write_bytes(b"evil" * 50_000)
     said = json.loads((slot / "release.json").read_text())
     said["files"]["engine/weights.bin"] = hashlib.sha256(b"evil" * 50_000).hexdigest()
@@ -29,7 +29,7 @@ def swap_weights(slot: Path) -> None:
 
 
 def change(field: str, value: object):
-    """Another value in the description, the files as they were."""
+    """Change a value in the description, but not the files."""
 
     def tamper(slot: Path) -> None:
         said = json.loads((slot / "release.json").read_text())
@@ -40,7 +40,7 @@ def change(field: str, value: object):
 
 
 def take_names_file_away(slot: Path) -> None:
-    """A file that the description lists no more is not checked: the list itself must be the signed one."""
+    """Files no longer in the description are not checked, so the list itself must be the signed one."""
     said = json.loads((slot / "release.json").read_text())
     del said["files"]["engine/weights.bin"]
     (slot / "release.json").write_text(json.dumps(said))
@@ -78,7 +78,7 @@ def test_a_tampered_slot_neither_boots_nor_stays(line: Line, what: str, shipped:
 
 
 def test_an_update_mends_the_tampered_slot_itself(line: Line) -> None:
-    """Without a boot in between; the other slot's good release is not given away for it."""
+    """Without a boot in between, and without losing the other slot's good release."""
     car = line.car()
     slot = (car.slots.folder / "current").resolve()
     swap_weights(slot)
@@ -117,7 +117,7 @@ def remove(line: Line) -> None:
 
 @pytest.mark.parametrize("attack", [forge, remove])
 def test_the_shipped_root_decides(line: Line, attack) -> None:
-    """Whoever can write the whole slots' folder still lacks the keys that the shipped root.json names."""
+    """Someone who can write the whole slots' folder still lacks the keys that the shipped root.json names."""
     attack(line)
     car = line.car()
     evil = (car.slots.folder / "current").resolve().name
@@ -158,7 +158,7 @@ def test_a_car_boots_before_and_after_it_has_seen_new_keys(line: Line) -> None:
 
 
 def test_boot_needs_no_network_and_no_calendar(line: Line) -> None:
-    """All that boot reads lies in the slots' folder; what it was signed with may have expired since."""
+    """Everything that boot reads is in the slots' folder; its signatures may have expired since."""
     shutil.rmtree(line.repo)
     shutil.rmtree(line.folder / "car" / "tuf")
     assert line.car().slots.boot().name == "two"

@@ -10,14 +10,14 @@ from drivefoundry_car.update.selftest import Unfinished, self_test
 
 
 def children() -> list[int]:
-    """Process ids of this process's children, started by whichever thread."""
+    """Process ids of this process's children, from any thread."""
     tasks = Path("/proc/self/task").iterdir()
     return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
 
 
 @pytest.fixture
 def stuck(tmp_path: Path) -> Path:
-    """An engine directory whose contract is a pipe that nobody writes to: loading it takes for ever."""
+    """An engine directory whose contract is a pipe that nobody writes to: loading it never returns."""
     os.mkfifo(tmp_path / "engine.json")
     return tmp_path
 

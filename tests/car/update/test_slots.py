@@ -37,7 +37,7 @@ def fails(engine: Path) -> None:
 
 @pytest.fixture
 def restarted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every boot is by a process that has not been seen before, as after a crash."""
+    """Every boot is by an unknown process, as after a crash."""
     processes = count()
     monkeypatch.setattr("drivefoundry_car.update.records.process", lambda: f"process {next(processes)}")
 
@@ -59,7 +59,8 @@ Slots(sys.argv[1], hang).boot()
 
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_self_test_is_no_verdict(line: Line, way: signal.Signals) -> None:
-    """The first two kills change nothing; with the third the other slot takes over, until the release comes again."""
+    """The first two kills change nothing; after the third the other slot takes over, until the release is offered
+    again."""
     car = ready(line, "one", "two")
     for kill in range(1, ATTEMPTS + 1):
         child = subprocess.Popen([sys.executable, "-c", BOOT_AND_HANG, str(car.folder)], stdout=subprocess.PIPE)
@@ -109,7 +110,7 @@ def test_of_two_cut_off_releases_one_boots(line: Line) -> None:
 
 
 def test_the_other_slot_stands_in_for_a_release_whose_test_is_cut_off(line: Line) -> None:
-    """It drives without becoming the current one, and says nothing for that; the third time it takes over."""
+    """It drives without becoming the current one, and does not report it; the third time it takes over."""
     car = ready(line, "one", "two")
     short = slots(line, lambda engine: cut_off(engine) if b"two" in (engine / "weights.bin").read_bytes() else None)
     for _ in range(ATTEMPTS - 1):
@@ -277,7 +278,7 @@ def test_damaged_notes_keep_no_car_from_driving(line: Line, notes: str) -> None:
 
 @pytest.mark.parametrize("own", [True, False], ids=["beside our own", "alone"])
 def test_notes_of_an_earlier_layout_are_read(line: Line, own: bool) -> None:
-    """A refusal holds, but for one that an interruption had left; a test under way counts as cut off."""
+    """A refusal persists, unless an interruption left it; a test in progress counts as interrupted."""
     car = ready(line, "one", "two")
     one, two = (json.loads((car.folder / slot / "release.json").read_text())["id"] for slot in "ab")
     if not own:

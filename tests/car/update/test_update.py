@@ -145,7 +145,7 @@ def truncate(line: Line) -> None:
 
 
 def foreign(line: Line) -> None:
-    """Someone else's complete and well-signed repository in the place of ours."""
+    """Somebody else's complete and correctly signed repository in place of ours."""
     other = Line(line.folder / "other")
     for _ in range(5):
         other.publish("two")
@@ -267,7 +267,7 @@ def test_cohorts_and_staged_rollout(line: Line) -> None:
 
 
 class Cut(SimpleHTTPRequestHandler):
-    """Serves a directory; weights break off in the middle while `cut` is set. Counts what it was asked for."""
+    """Serves a directory; weights break off in the middle while `cut` is set. Counts requests."""
 
     cut = False
     asked: list[str]

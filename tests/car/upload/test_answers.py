@@ -32,7 +32,7 @@ def queue_of(folder, count=3):
 
 
 def send(url, folder, **settings):
-    """What sending the queue says; '' where it says nothing."""
+    """Error message of sending the queue; '' if there is none."""
     settings = {"token": "token", "attempts": 2, "backoff": 0.001, "chunk": 100, "timeout": 5.0} | settings
     said = ""
     try:
@@ -75,7 +75,7 @@ def test_no_answer_of_a_portal_touches_a_clip(tmp_path, answer):
 
 
 def test_a_portal_that_echoes_every_hash_takes_no_clip(tmp_path):
-    """It acknowledges all it is asked for, in /have, in a created upload and in one that is added to."""
+    """It acknowledges everything that is requested, in /have and in uploads that are created or continued."""
     box = queue_of(tmp_path)
     before = box.waiting()
 
@@ -118,7 +118,7 @@ def test_a_service_that_says_nonsense_is_asked_again_later(tmp_path, headers):
 
 @pytest.mark.parametrize("stuck", ["0", "100", "last"])
 def test_a_service_that_never_acknowledges_is_given_up(tmp_path, stuck):
-    """It takes every byte, and says each time that it has come no further, or all the way and no more."""
+    """It takes every byte, and reports no progress each time, or completion but no acknowledgement."""
     box, asked = queue_of(tmp_path, 1), []
     size = str(box.waiting()[0].size)
 

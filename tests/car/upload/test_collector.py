@@ -30,7 +30,7 @@ SIDE = Camera(64, 48, (50.0, 50.0, 32.0, 24.0), (0.0, 0.9, 1.2, 0.1), yaw=1.57)
 
 
 def braking(make_drive, *at: float, **meta: str):
-    """30 s in which the car brakes hard for half a second at each of these times."""
+    """30 s in which the car brakes hard for half a second at each of the given times."""
     drive = make_drive(steps=300, **meta)
     for begin in at:
         drive.ego[round(begin * 10) : round(begin * 10) + 6, 4] = -6.0
@@ -38,7 +38,7 @@ def braking(make_drive, *at: float, **meta: str):
 
 
 def driven(collector: Collector, drive) -> list[tuple[str, float]]:
-    """A whole drive, faster than time goes by; what fired."""
+    """Push a whole drive, faster than real time; returns the firings."""
     fired = []
     for now in moments(drive):
         fired += [(f.campaign, f.t) for f in collector.tick(now)]
@@ -184,7 +184,7 @@ def test_a_disk_that_is_full_is_tried_again(make_drive, tmp_path, monkeypatch, c
 
 
 def test_a_service_that_does_not_answer_holds_up_no_tick(make_drive, tmp_path):
-    """Ticks go on, clips are queued and closing ends while the service has taken the connection and says nothing."""
+    """Ticks continue, clips are queued and closing ends while the service holds the connection without answering."""
     drive = braking(make_drive, 10.0, 20.0)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         uploader = Uploader(f"http://127.0.0.1:{deaf.getsockname()[1]}", "token", tmp_path / "queue", attempts=1)

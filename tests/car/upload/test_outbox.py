@@ -152,7 +152,7 @@ def names(folder):
 
 
 def test_the_least_valuable_makes_room(tmp_path, recorded):
-    """The lower priority first, of one priority the older; nothing where that would not be enough."""
+    """The lowest priority first, the oldest first among equals; nothing if that would not be enough."""
     box = Outbox(tmp_path / "queue", most_bytes=40)
     for name, priority in (("a", 5), ("b", 1), ("c", 1), ("d", 9)):
         box.put(clip(recorded, name), Note("some", priority))
@@ -213,7 +213,8 @@ def test_a_stray_that_finds_no_room_is_the_one_to_go(tmp_path):
     st.integers(1, 100),
 )
 def test_the_queue_keeps_within_its_bytes_and_its_best(tmp_path_factory, clips, most):
-    """Whatever is put, refused and restored: the bound holds, and nothing goes while something worth less stays."""
+    """For any puts, refusals and restores: the bound holds, and nothing is evicted while something less valuable
+    stays."""
     folder = tmp_path_factory.mktemp("q")
     box, gone = Outbox(folder / "queue", most_bytes=most), 0
     for i, (size, priority, action) in enumerate(clips):
@@ -267,7 +268,7 @@ def test_a_full_disk_drops_what_is_worth_less_and_leaves_no_pieces(tmp_path, rec
 
 
 def test_a_full_disk_keeps_no_budget_from_being_booked(tmp_path, recorded, monkeypatch):
-    """Sending is what empties the disk: what is worth no more than the clip that is sent makes room for the book."""
+    """Sending frees the disk: clips less valuable than the one sent make room for the booking."""
     box = Outbox(tmp_path / "queue", bytes_per_day=100)
     for name, priority in (("a", 1), ("b", 9), ("c", 5)):
         box.put(clip(recorded, name), Note(name, priority))

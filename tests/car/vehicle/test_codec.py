@@ -47,7 +47,7 @@ def test_round_trip_stays_close(seed):
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_codes_survive_decoding(seed):
-    """A plan made of codes is encoded as those codes, or by others that lead to the same places."""
+    """A plan made of codes is encoded as those codes, or as others that lead to the same places."""
     rng = np.random.default_rng(seed)
     tokens, speed = rng.integers(0, len(BOOK), (16, 8)), rng.uniform(3.0, 15.0, 16)
     plan = decode(tokens, BOOK, speed)

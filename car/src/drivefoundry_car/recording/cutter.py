@@ -82,7 +82,7 @@ def record_drive(
 
 
 def _messages(drive: Drive) -> list[Message]:
-    """All that a drive's car pushed into its recorder, in time order."""
+    """Everything that a drive's car pushed into its recorder, in time order."""
     t, ns = drive.t.tolist(), [channels.to_ns(x) for x in drive.t.tolist()]
     states = np.where(np.isfinite(drive.ego), drive.ego, np.nan).astype("<f8")
     out: list[Message] = [(x, EGO, row.tobytes(), True) for x, row in zip(t, states, strict=True)]

@@ -1,13 +1,13 @@
-"""What a running car knows, tick by tick, in; the clips that its campaigns want, in the fleet's store, out.
+"""Collect and upload the clips that campaigns request in a running car, tick by tick.
 
     uploader = Uploader("https://clips.example", Credential(...), "queue", link=Link([...]))
     with Collector("spool", cameras, load_campaigns("my.toml"), meta, uploader) as collector:
         while driving:
             collector.tick(Moment(t, ego, objects=..., cameras={"front": packet}))
 
-Rings and rules see each moment; a firing records a clip (`recorder`), a clip that is whole is queued (`outbox`), and a
-thread of its own sends the queue home (`uploader`), the highest value first. A clip lies in the spool until it is in
-the queue, and in the queue until the service has it: a kill at any moment loses at most what was not yet on the disk.
+Rings and rules see each moment; a firing records a clip (`recorder`), a complete clip is queued (`outbox`), and a
+separate thread sends the queue (`uploader`), highest value first. A clip stays in the spool until it is in the queue,
+and in the queue until the service has it: a kill at any moment loses at most what was not yet on disk.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ back."""
 SHUTDOWN_GRACE_S = 2.0
 """Closing waits so long, s, for what is being sent; it goes on from there in the next life."""
 FPS = 10
-"""Of frames that are encoded here: a key frame a second."""
+"""Interval of key frames for frames that are encoded here: one per second."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ class Collector:
         self._courier.start()
 
     def tick(self, now: Moment) -> list[Firing]:
-        """A moment in, what fires at it out, the highest priority first; never waits for disk or link.
+        """Push a moment; return its firings, highest priority first. Never waits for disk or link.
 
-        ValueError where t does not rise, or a camera is unknown.
+        ValueError if t does not increase, or a camera is unknown.
         """
         drive = self._recent.push(now)
         fired = self.watch.push(now.t, latest(drive, self.signals, self.context))

@@ -1,4 +1,4 @@
-"""Samples of one sensor by its own clock in; their values and slopes on the 10 Hz grid out."""
+"""Resample one sensor with its own clock to the 10 Hz grid: values and slopes."""
 
 from __future__ import annotations
 
