@@ -5,10 +5,10 @@
 FOLDER is a camera drive (docs/real-data.md); without one nothing is measured. The line trains the fleet's base model
 and adapts it with three seeds, all in the run directory DIR, where a second call finds them. A PilotNet of similar size
 trains on the same samples in the same order: first the fleet's, then the camera's, with the same shifts, grey pictures
-and ego inputs; a second one gets pictures only. The learning rate of its second part is chosen on the last fifth of the
-training part; the model's recipe was chosen on folds of it. All are evaluated on the last fifth of the drive, by time;
-no label crosses the border, since labels stay within their clip. Intervals are 95 %, resampling blocks of 5 s, which
-are longer than a label, and seeds. Exit code 1 if a target is missed.
+and ego inputs; a second one gets pictures only. The learning rate of its second part is chosen on the validation part,
+the tenth of the drive before the last fifth; the model's recipe was chosen on folds of the rest. All are evaluated on
+the last fifth, by time; no label crosses a border, since labels stay within their clip. Intervals are 95 %, resampling
+blocks of 5 s, which are longer than a label, and seeds. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from drivefoundry.model.checkpoint import load_checkpoint
 from drivefoundry.model.policy import TorchPolicy
 from drivefoundry.recipes import Recipe, default, tiny
 from drivefoundry.stages.context import RunContext
-from drivefoundry.stages.train import select_samples
 from drivefoundry.train.config import Augment, TrainConfig
 from drivefoundry.train.dataset import EpisodeDataset, Sampler, batches
 from drivefoundry.train.pretrain import fitted_codebook
@@ -62,8 +61,8 @@ def main() -> int:
         return 0
     recipe = short() if given.quick else default()
     shards, models = made(given.data, given.out, recipe)
-    fleet, train, held_out = (load_shard(s) for s in shards)
-    errors = measure(fleet, train, held_out, models, recipe)
+    fleet, train, val, held_out = (load_shard(s) for s in shards)
+    errors = measure(fleet, (train, val), held_out, models, recipe)
     figures, targets = judged(errors, blocks(held_out.clip))
     figures |= {"held_out_samples": errors["vla"]["ade_4s"].shape[1]}
     print(report(figures, targets), flush=True)
@@ -76,22 +75,25 @@ def short() -> Recipe:
 
 
 def made(data: Path, out: Path, recipe: Recipe) -> tuple[list[Path], list[Path]]:
-    """Artefacts of the line: shards of the fleet, the training part and the held-out part; one checkpoint per seed."""
+    """Artefacts of the line: shards of the fleet and of the drive's training, validation and held-out parts; one
+    checkpoint per seed."""
     models, shards = [], []
     with Ledger(out) as ledger:
         for seed in SEEDS:
             line = RunContext(ledger, replace(recipe, camera=replace(recipe.camera, seed=seed)), out)
             camera(line, data)
-            train, held_out, fleet = (a.path / "shard" for _, kind, a in line.done if kind == "label")
+            train, held_out, val, fleet = (a.path / "shard" for _, kind, a in line.done if kind == "label")
             models += [a.path / "checkpoint" for _, kind, a in line.done if kind == "adapt"]
-            shards = [fleet, train, held_out]
+            shards = [fleet, train, val, held_out]
     return shards, models
 
 
 def measure(
-    fleet: Episodes, train: Episodes, held_out: Episodes, models: list[Path], recipe: Recipe
+    fleet: Episodes, own: tuple[Episodes, Episodes], held_out: Episodes, models: list[Path], recipe: Recipe
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Errors (seeds, N) of every planner by metric on the held-out part."""
+    """Errors (seeds, N) of every planner by metric on the held-out part. own: the drive's training and validation
+    parts."""
+    train, _ = own
     plans = {
         "vla": [driven_by(model, held_out) for model in models],
         "constant_velocity": [constant_velocity_plan(held_out.ego)],
@@ -102,7 +104,7 @@ def measure(
         torch.manual_seed(recipe.pretrain.seed)
         net = of_size(train.frames[FRONT].shape[1:3], size, ego_inputs)
         print(f"{name}: {sum(p.numel() for p in net.parameters()):,} weights, the VLA {size:,}", file=sys.stderr)
-        plans[name] = pilots(net, fleet, train, held_out, recipe)
+        plans[name] = pilots(net, fleet, own, held_out, recipe)
     tables = {name: [open_loop_errors(p, held_out.future) for p in each] for name, each in plans.items()}
     return {name: {m: np.stack([t[m] for t in each]) for m in METRICS} for name, each in tables.items()}
 
@@ -113,19 +115,19 @@ def driven_by(model: Path, episodes: Episodes) -> np.ndarray:
     return policy.act(Observation(episodes.pictures(slice(None)), episodes.ego, episodes.route)).points
 
 
-def pilots(net: PilotNet, fleet: Episodes, train: Episodes, held_out: Episodes, recipe: Recipe) -> list[np.ndarray]:
+def pilots(
+    net: PilotNet, fleet: Episodes, own: tuple[Episodes, Episodes], held_out: Episodes, recipe: Recipe
+) -> list[np.ndarray]:
     """A PilotNet's plans (N, 8, 3) for the held-out part, one per seed, after the same training as the VLA."""
     p, c = recipe.pretrain, recipe.camera
+    train, val = own
     learn(net, [fleet], p.steps, p.batch, FIRST_RATE, p.augment, p.seed)
     start = {k: v.clone() for k, v in net.state_dict().items()}
-    cut = sorted(set(train.clip), key=train.clip.index)[-(len(set(train.clip)) // 5 or 1) :]
-    late = np.isin(train.clip, cut)
-    early, trial = select_samples(train, np.flatnonzero(~late)), select_samples(train, np.flatnonzero(late))
     missed = {}
     for rate in RATES:
         net.load_state_dict(start)
-        learn(net, [early], c.steps, c.batch, rate, c.augment, c.seed)
-        missed[rate] = float(open_loop_errors(asked(net, trial), trial.future)["ade_4s"].mean())
+        learn(net, [train], c.steps, c.batch, rate, c.augment, c.seed)
+        missed[rate] = float(open_loop_errors(asked(net, val), val.future)["ade_4s"].mean())
     rate = min(missed, key=lambda r: missed[r])
     print(f"PilotNet, ego inputs {net.ego_inputs}: {missed} m in validation", file=sys.stderr)
     out = []

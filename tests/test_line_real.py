@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from drivefoundry import cli
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.curate.curated import load_curated
+from drivefoundry.curate.split import SPLITS
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.ledger import Artefact, Ledger
 from drivefoundry.model.checkpoint import load_checkpoint
@@ -56,10 +58,10 @@ def test_camera_drive(tmp_path, capsys):
     assert load_checkpoint(made["adapt"].path / "checkpoint").config.action == "flow"
     with Ledger(out) as ledger:
         curated = load_curated(next(a for a in ledger.history() if a.kind == "curate").path / "curated")
-    ends = [curated.origins[i].t1 for i in curated.of("train")]
-    begins = [curated.origins[i].t0 for i in curated.of("held_out")]
-    assert len(begins) > 0
-    assert max(ends) <= min(begins) + 1e-6
+    spans = {s: [(curated.origins[i].t0, curated.origins[i].t1) for i in curated.of(s)] for s in SPLITS}
+    for before, after in pairwise(SPLITS):
+        assert max(end for _, end in spans[before]) <= min(begin for begin, _ in spans[after]) + 1e-6
+    assert 0.0 < made["adapt"].info["val_loss"] < 20.0
     page = (out / "report.html").read_text()
     for lack in ("derived from yaw rate and steering", "objects: absent", "scene truth: absent"):
         assert lack in page
@@ -88,6 +90,10 @@ def test_recorded_traffic(tmp_path, capsys):
     assert len({scene.split("-")[0] for scene in exam}) == 1
     held_out = next(iter(exam)).split("-")[0]
     assert len(set(exam.values())) == len(exam)  # no situation counts twice
+    val = json.loads((made["exam"].path / "exam.json").read_text())["val"]
+    assert val
+    assert {name.split("-")[0] for name in val} != {held_out}
+    assert 0.0 < made["pretrain"].info["val_loss"] < 20.0
     driven = set(ClipStore(out / "clips").rows(["place"])["place"].to_pylist())
     assert driven == {"USA_US101", "USA_Lanker", "USA_Peach"} - {held_out}
     assert made["car"].finished > made["release"].finished

@@ -47,9 +47,8 @@ def loop(line: RunContext, source: Source) -> None:
         kept = label.curated(line, turn, clips, exam, kept, source.exam_clips(exam))
         shards.append(label.shard(line, turn, clips, kept))
         if turn == 1 and (seen := source.validation(line)):
-            val = label.shard(
-                line, None, seen, label.curated(line, None, seen, None, None, source.exam_clips(seen)), "held_out"
-            )
+            apart = label.curated(line, None, seen, None, None, label.listed(seen))
+            val = label.shard(line, None, seen, apart, "held_out")
         if base is None:
             base = train.pretrained(line, shards, val=val)
         sft = train.fine_tuned(line, turn, base, shards, val)
@@ -79,7 +78,8 @@ def camera(line: RunContext, folder: Path) -> None:
     clips = openloop.imported(real, folder)
     kept = label.curated_by_time(real, clips)
     shard, held_out = (label.shard(real, None, clips, kept, split) for split in ("train", "held_out"))
-    openloop.scored(real, train.adapted(real, fleet_base(line), shard), held_out)
+    val = label.shard(real, None, clips, kept, "val") if label.has(kept, "val") else None
+    openloop.scored(real, train.adapted(real, fleet_base(line), shard, val), held_out)
 
 
 def fleet_base(line: RunContext) -> Artefact:

@@ -146,3 +146,15 @@ def test_scenes_of_one_recording_or_place_are_never_on_both_sides(tmp_path):
         assert sides.setdefault(int(s.meta["recording"].removeprefix("womd-r")) // 3, split[s.id]) == split[s.id]
     held_out = hold_out([s.place for s in scenes], ["alike"] * len(scenes), np.ones(len(scenes)))
     assert 0 < sum(s.place in held_out for s in scenes) < len(scenes)
+
+
+def test_a_short_recording_validates_on_its_last_training_clip():
+    def clips(*spans):
+        return {f"c{k}": Origin("d", "p", "", a, b) for k, (a, b) in enumerate(spans)}
+
+    split = by_time(clips((0, 20), (20, 40), (40, 60), (60, 80), (80, 100)), held_out=0.2, val=0.1)
+    assert list(split.values()) == ["train", "train", "train", "val", "held_out"]
+    split = by_time(clips((0, 20), (20, 40), (40, 60), (55, 75), (80, 100)), held_out=0.2, val=0.1)
+    assert list(split.values()) == [*["train"] * 4, "held_out"], "the two that overlap would leave too few"
+    split = by_time(clips((0, 20), (20, 40)), held_out=0.4, val=0.1)
+    assert list(split.values()) == ["train", "held_out"], "nothing to spare"

@@ -1,13 +1,15 @@
 """Which recorded places are held out, and that the resulting exam resembles its source."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivefoundry.curate.split import MOST, hold_out
-from drivefoundry.judge.difficulty import Difficulty, difficulty, motion
-from drivefoundry.stages.record import compared, likeness
+from drivefoundry.judge.difficulty import Difficulty, compared, difficulty, likeness, motion
+from drivefoundry.stages.record import RecordedTraffic
 from drivefoundry.types import AGENT_CAR
 from situation import EAST, situation, straight
 
@@ -87,3 +89,38 @@ def test_the_exam_is_told_beside_its_source():
         "The exam has 2 of 4 scenes, from 2 of 4 recordings; constant velocity scores 0.75 there and 0.50 on all "
         "scenes."
     )
+
+
+def source_of(scenes, held_out):
+    """Recorded traffic whose files have been read."""
+    source = RecordedTraffic.__new__(RecordedTraffic)
+    vars(source).update(read=(scenes, {}, 0), held_out=held_out)
+    return source
+
+
+def of(place, recording, name):
+    return replace(situation(straight(-60.0, EAST, 0.0, 5.0), name=name), place=place, meta={"recording": recording})
+
+
+@pytest.mark.parametrize("places", [2, 3, 5])
+def test_no_recording_trains_and_validates(places):
+    scenes = [of(f"p{p}", f"p{p}-r{r}", f"p{p}-r{r}-{k}") for p in range(places) for r in range(4) for k in range(3)]
+    source = source_of(scenes, ["p0"])
+    parts = {split: source._scenes(split) for split in ("train", "val", "held_out")}
+    assert sum(map(len, parts.values())) == len(scenes)
+    assert {s.place for s in parts["held_out"]} == {"p0"}
+    recordings = {split: {s.meta["recording"] for s in some} for split, some in parts.items()}
+    assert not recordings["train"] & recordings["val"]
+    assert 0.1 * (len(scenes) - 12) <= len(parts["val"]) < len(parts["train"])
+    if places > 3:
+        assert not {s.place for s in parts["train"]} & {s.place for s in parts["val"]}, "whole places, where there are"
+    assert source_of(scenes[::-1], ["p0"]).val == source.val, "whatever the order of files"
+
+
+def test_one_recording_alone_does_not_validate():
+    scenes = [of("p0", "a", "a"), of("p1", "b", "b-1"), of("p1", "b", "b-2")]
+    source = source_of(scenes, ["p0"])
+    assert source.val == []
+    assert [s.id for s in source._scenes("train")] == ["b-1", "b-2"]
+    source.likeness = ""
+    assert any("No validation samples" in line for line in source.lacks())

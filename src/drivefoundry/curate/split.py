@@ -178,7 +178,8 @@ def _unlikeness(sums: np.ndarray, source: np.ndarray, least: float, *, growing: 
 def by_time(origins: Mapping[str, Origin], *, held_out: float = 0.2, val: float = 0.0) -> dict[str, str]:
     """Split clips by time: the last share is held out, the part before it is val, the rest train.
 
-    For recordings that are the only ones of their place. Of several, each with its own clock, the one that began last
+    A share of val that no clip falls into takes the last training clip, if enough remain. For recordings that are the
+    only ones of their place. Of several, each with its own clock, the one that began last
     (then by name) counts as the last part. Clips of a recording that overlap in time stay together.
     """
     require(
@@ -202,8 +203,25 @@ def by_time(origins: Mapping[str, Origin], *, held_out: float = 0.2, val: float 
             current = target
         out[i] = current
         latest = max(latest, origins[i].t1)
+    if val and "val" not in out.values():
+        _last_of_train(ids, origins, out)
     check(origins, out, apart="time")
     return out
+
+
+def _last_of_train(ids: list[str], origins: Mapping[str, Origin], split: dict[str, str]) -> None:
+    """Make the last training clip, with those that overlap it, the validation part if more than half remains: clips are
+    long, and of a few none lies in the middle of a small share."""
+    train = [i for i in ids if split[i] == "train"]
+    part: list[str] = []
+    while train and (not part or (_overlap(origins[train[-1]], origins[part[-1]]))):
+        part.append(train.pop())
+    if len(train) > len(part):
+        split.update(dict.fromkeys(part, "val"))
+
+
+def _overlap(before: Origin, after: Origin) -> bool:
+    return before.drive == after.drive and before.t1 > after.t0 + 1e-6
 
 
 def check(origins: Mapping[str, Origin], split: Mapping[str, str], *, apart: str = "place") -> None:

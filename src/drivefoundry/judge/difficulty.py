@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,3 +43,42 @@ def motion(scene: Scene) -> str:
         return "stands"
     yaw = np.unwrap(track[track[:, PSPEED] > MOVES, PYAW])
     return "turns" if len(yaw) and np.ptp(yaw) > TURNS_RAD else "goes straight"
+
+
+def recording_of(scene: Scene) -> str:
+    """The recording that a scene was taken from; a scene that names none is one of its own."""
+    return scene.meta.get("recording", scene.id)
+
+
+def compared(scenes: list[Scene], hard: Difficulty, held_out: list[str]) -> dict[str, dict]:
+    """Compare an exam, the scenes of the places `held_out`, with its source: row -> {"exam": .., "source": ..}.
+
+    Rows: number of scenes, places and recordings, the mean driving score of constant velocity, and the share of each
+    stratum of `judge.difficulty`.
+    """
+    out: dict[str, dict] = {}
+    for side, rows in (
+        ("exam", [i for i, s in enumerate(scenes) if s.place in held_out]), ("source", [*range(len(scenes))])
+    ):  # fmt: skip
+        some = [scenes[i] for i in rows]
+        strata = Counter(hard.stratum[i] for i in rows)
+        found: dict[str, float] = {
+            "scenes": len(some),
+            "places": len({s.place for s in some}),
+            "recordings": len({recording_of(s) for s in some}),
+            "constant_velocity_score": round(float(hard.score[rows].mean()), 4),
+        }
+        found |= {name: round(strata[name] / len(some), 4) for name in sorted(set(hard.stratum))}
+        for name, value in found.items():
+            out.setdefault(name, {})[side] = value
+    return out
+
+
+def likeness(table: dict[str, dict]) -> str:
+    """The result of `compared` in a sentence."""
+    scenes, recordings, score = (table[k] for k in ("scenes", "recordings", "constant_velocity_score"))
+    return (
+        f"The exam has {scenes['exam']} of {scenes['source']} scenes, from {recordings['exam']} of "
+        f"{recordings['source']} recordings; constant velocity scores {score['exam']:.2f} there and "
+        f"{score['source']:.2f} on all scenes."
+    )

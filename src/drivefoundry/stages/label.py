@@ -81,6 +81,16 @@ def clip_ids(ingest: Path) -> list[str]:
     return json.loads((ingest / "clips.json").read_text())["clips"]
 
 
+def listed(clips: Artefact) -> list[str]:
+    """Ids of the clips in an artefact; none if it is still to be built, in a dry run."""
+    return clip_ids(clips.path) if clips.id else []
+
+
+def has(kept: Artefact, split: str) -> bool:
+    """Whether any clip of a curation is in this split; a dry run, which may not know, says yes."""
+    return not kept.id or bool(load_curated(kept.path / "curated").of(split))
+
+
 def curate_clips(
     recipe: CurateConfig, store: str, ingest: Path, before: Path | None, exam: list[str], apart: str, out: Path
 ) -> dict:
@@ -88,12 +98,12 @@ def curate_clips(
     the splits.
 
     exam: clips used for judging; training must not use their places, drives or routes. apart: "time" holds out the last
-    part of one recording instead.
+    fifth of one recording instead, and takes the tenth before it for validation.
     """
     fresh(out)
     ids = clip_ids(ingest)
     earlier = load_curated(before / "curated") if before else None
-    shares = (0.8, 0.0, 0.2) if apart == "time" else (1.0, 0.0, 0.0)
+    shares = (0.7, 0.1, 0.2) if apart == "time" else (1.0, 0.0, 0.0)
     with bar("curate", len(ids)) as advance:
         curated = curate(
             store, ids, earlier=earlier, pinned=dict.fromkeys(exam, "held_out"), apart=apart, shares=shares,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from drivefoundry.clips.importers.folder import fingerprint, kind_for, scenes_in
 from drivefoundry.clips.importers.traffic.recording import AHEAD_S, is_short, left_of, not_read
@@ -19,7 +18,7 @@ from drivefoundry.fleet.places import place_map
 from drivefoundry.fleet.record import record_drives, situations
 from drivefoundry.fleet.sumo.city import CityLog, run_city
 from drivefoundry.fleet.supervised import record_supervised
-from drivefoundry.judge.difficulty import Difficulty, difficulty
+from drivefoundry.judge.difficulty import Difficulty, compared, difficulty, likeness, recording_of
 from drivefoundry.judge.gate import scene_content
 from drivefoundry.ledger import Artefact, fresh
 from drivefoundry.progress import bar
@@ -29,12 +28,14 @@ from drivefoundry.sim.policies import CarPolicy, LogReplay
 from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import ingest, write_json
-from drivefoundry.stages.label import clip_ids, scenes_of
+from drivefoundry.stages.label import clip_ids, listed, scenes_of
 from drivefoundry.stages.ship import engine_in
 from drivefoundry.types import Policy, Scene, require
 from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.vehicle.embodiment import Embodiment
 
+VAL_SHARE, VAL_OUTINGS = 0.1, 40
+"""Share of recorded scenes that validate, and how many of them at most are driven for it."""
 EGOS = 12
 """Maximum number of recorded vehicles per file that become the ego of a scene."""
 
@@ -204,7 +205,7 @@ class EmbeddedCity:
         return ingest(line, None, drives, "val")
 
     def exam_clips(self, exam: Artefact) -> list[str]:
-        return clip_ids(exam.path) if exam.id else []  # in a dry run, the exam may not be built yet
+        return listed(exam)
 
     def scenes(self, line: RunContext, split: Artefact) -> list[Scene]:
         return scenes_of(line.store, clip_ids(split.path))
@@ -261,6 +262,21 @@ class RecordedTraffic:
         return hold_out([s.place for s in self.read[0]], self.difficulty.stratum, self.difficulty.score)
 
     @cached_property
+    def val(self) -> list[str]:
+        """Recordings of the validation samples: about a tenth of the scenes that are not held out. They are whole
+        places if that leaves at least two places to train on. Empty if there is only one recording."""
+        rest = [s for s in self.read[0] if s.place not in self.held_out]
+        by_place = len({s.place for s in rest}) > 2
+        groups: dict[str, list[Scene]] = {}
+        for scene in rest:
+            groups.setdefault(scene.place if by_place else recording_of(scene), []).append(scene)
+        names = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        chosen: list[Scene] = []
+        while len(names) > 1 and len(chosen) < VAL_SHARE * len(rest):
+            chosen += groups[names.pop()]
+        return sorted({recording_of(s) for s in chosen})
+
+    @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.folder)
 
@@ -274,6 +290,8 @@ class RecordedTraffic:
             f"Held out by place: {_few(self.held_out)}. {self.likeness} "
             "The ego of a scene is a recorded vehicle, named in the scene's id."
         )
+        if not self.val:
+            out.append("No validation samples: what remains for training is one recording; add recordings to get some.")
         if again:
             out.append(f"{again} of {len(scenes) + again} scenes are in several files; they count once.")
         return out + not_read(map(left_of, scenes)) + [f"{file}: {why}" for file, why in refused.items() if why]
@@ -283,10 +301,11 @@ class RecordedTraffic:
         the whole source."""
 
         def build(out: Path) -> dict:
-            scenes = self._scenes(held_out=True)
+            scenes = self._scenes("held_out")
             table = compared(self.read[0], self.difficulty, self.held_out)
             ids = {s.id: scene_content(s) for s in scenes}
-            write_json(out / "exam.json", {"scenes": ids, "held_out": self.held_out, "compared": table})
+            split = {"scenes": ids, "held_out": self.held_out, "val": self.val}
+            write_json(out / "exam.json", {**split, "compared": table})
             return {"scenes": len(scenes), "place": _few(self.held_out), "of": len(self.read[0])} | {
                 name if side == "exam" else f"{name}_of_source": table[name][side]
                 for name in ("recordings", "constant_velocity_score")
@@ -295,19 +314,28 @@ class RecordedTraffic:
 
         made = line.make(None, "import", "exam", {"folder": self.fingerprint}, [], build)
         kept = json.loads((made.path / "exam.json").read_text())
-        vars(self)["held_out"] = kept["held_out"]
+        vars(self).update(held_out=kept["held_out"], val=kept["val"])
         self.likeness = likeness(kept["compared"])
         return made
 
     def validation(self, line: RunContext) -> Artefact | None:
-        return None
+        """Clips of the validation recordings, driven by the recorded people; None if there is one recording only."""
+        if not self.val:
+            return None
+        f, body = replace(fleet_of(line), outings=VAL_OUTINGS), line.body
+        made_from = {"fleet": f, "embodiment": body.to_dict(), "folder": self.fingerprint, "val": self.val}
+        drives = line.make(
+            None, "fleet", "val_drives", made_from, [],
+            lambda d: record_scenes(f, body, self._scenes("val"), None, d),
+        )  # fmt: skip
+        return ingest(line, None, drives, "val")
 
     def exam_clips(self, exam: Artefact) -> list[str]:
         return []
 
     def scenes(self, line: RunContext, split: Artefact) -> list[Scene]:
         """The held-out scenes in an order that mixes recordings, since a judgement may use only the first ones."""
-        return sorted(self._scenes(held_out=True), key=lambda s: hashlib.sha256(s.id.encode()).hexdigest())
+        return sorted(self._scenes("held_out"), key=lambda s: hashlib.sha256(s.id.encode()).hexdigest())
 
     def drives(self, line: RunContext, turn: int, car: Artefact | None) -> Artefact:
         f, body = fleet_of(line), line.body
@@ -315,48 +343,20 @@ class RecordedTraffic:
         perception = line.perception
 
         def build(out: Path) -> dict:
-            return record_scenes(f, body, self._scenes(held_out=False), car.path if car else None, out, perception)
+            return record_scenes(f, body, self._scenes("train"), car.path if car else None, out, perception)
 
         made_from = {"fleet": f, "embodiment": body.to_dict(), "folder": self.fingerprint, "held_out": self.held_out}
+        made_from |= {"val": self.val}
         made_from |= {"perception": perception} if car else {}
         return line.make(turn, "fleet", kind, made_from, parents, build)
 
-    def _scenes(self, held_out: bool) -> list[Scene]:
-        return [s for s in self.read[0] if (s.place in self.held_out) == held_out]
+    def _scenes(self, split: Literal["train", "val", "held_out"]) -> list[Scene]:
+        return [s for s in self.read[0] if self._split(s) == split]
 
-
-def compared(scenes: list[Scene], hard: Difficulty, held_out: list[str]) -> dict[str, dict]:
-    """Compare an exam, the scenes of the places `held_out`, with its source: row -> {"exam": .., "source": ..}.
-
-    Rows: number of scenes, places and recordings, the mean driving score of constant velocity, and the share of each
-    stratum of `judge.difficulty`.
-    """
-    out: dict[str, dict] = {}
-    for side, rows in (
-        ("exam", [i for i, s in enumerate(scenes) if s.place in held_out]), ("source", [*range(len(scenes))])
-    ):  # fmt: skip
-        some = [scenes[i] for i in rows]
-        strata = Counter(hard.stratum[i] for i in rows)
-        found: dict[str, float] = {
-            "scenes": len(some),
-            "places": len({s.place for s in some}),
-            "recordings": len({s.meta.get("recording", s.id) for s in some}),
-            "constant_velocity_score": round(float(hard.score[rows].mean()), 4),
-        }
-        found |= {name: round(strata[name] / len(some), 4) for name in sorted(set(hard.stratum))}
-        for name, value in found.items():
-            out.setdefault(name, {})[side] = value
-    return out
-
-
-def likeness(table: dict[str, dict]) -> str:
-    """The result of `compared` in a sentence."""
-    scenes, recordings, score = (table[k] for k in ("scenes", "recordings", "constant_velocity_score"))
-    return (
-        f"The exam has {scenes['exam']} of {scenes['source']} scenes, from {recordings['exam']} of "
-        f"{recordings['source']} recordings; constant velocity scores {score['exam']:.2f} there and "
-        f"{score['source']:.2f} on all scenes."
-    )
+    def _split(self, scene: Scene) -> str:
+        if scene.place in self.held_out:
+            return "held_out"
+        return "val" if recording_of(scene) in self.val else "train"
 
 
 def _few(names: list[str]) -> str:

@@ -52,12 +52,15 @@ def pretrained(line: RunContext, shards: list[Artefact], val: Artefact | None = 
     return line.make(None, "train", "pretrain", made_from, [*shards, val], lambda d: _pretrain(c, paths, d, track, on))
 
 
-def adapted(line: RunContext, base: Artefact, shard: Artefact) -> Artefact:
+def adapted(line: RunContext, base: Artefact, shard: Artefact, val: Artefact | None = None) -> Artefact:
     """The base model, further trained on another camera's clips."""
     c = line.recipe.camera
     c = replace(c, seed=line.seed("adapt", c.seed))
-    track = tracked(line, None, "adapt", c)
-    return line.make(None, "train", "adapt", c, [base, shard], lambda d: _adapt(c, base.path, shard.path, d, track))
+    track, on = tracked(line, None, "adapt", c), measured_on(line, val)
+    return line.make(
+        None, "train", "adapt", {"adapt": c, "validation": line.recipe.validation}, [base, shard, val],
+        lambda d: _adapt(c, base.path, shard.path, d, track, on),
+    )  # fmt: skip
 
 
 def fine_tuned(
@@ -210,11 +213,11 @@ def _pretrain(config: PretrainConfig, shards: list[Path], out: Path, track: Trac
     return summary(report)
 
 
-def _adapt(config: AdaptConfig, base: Path, shard: Path, out: Path, track: Track) -> dict:
+def _adapt(config: AdaptConfig, base: Path, shard: Path, out: Path, track: Track, on: MeasuredOn = None) -> dict:
     with bar("adapt", config.steps) as advance, track.run(out) as sink:
         report = fine_tune(
             _shards([shard]), out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
-            progress_callback(advance, sink),
+            progress_callback(advance, sink), validation(on, config.steps),
         )  # fmt: skip
     return summary(report)
 
