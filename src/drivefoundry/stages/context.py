@@ -54,7 +54,7 @@ class RunContext:
 
     @property
     def perception(self) -> Perception:
-        """The recipe's seed, as derived for this run."""
+        """The recipe's perception, with a seed derived for this run."""
         p = self.recipe.perception
         return replace(p, seed=self.seed("perception", p.seed))
 

@@ -35,7 +35,7 @@ from drivefoundry_car.driving.runtime import Runtime
 from drivefoundry_car.vehicle.inputs import to_ego
 
 STUCK_S = 60.0
-"""A car that has stood for this long at the end of its drive is stuck, s: no light takes that long."""
+"""A car that has stood for this long at the end of its drive is stuck, s: longer than any red phase."""
 STILL = 0.3
 """m/s."""
 NEAR, BESIDE = 8.0, 1.5

@@ -1,4 +1,4 @@
-"""Which firings become clips, and what is recorded although nothing fires: the same in a car and on a stored drive."""
+"""Select which firings become clips, and what is recorded without a firing, in a car as on a stored drive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from drivefoundry_car.triggers.trigger import Campaign, Firing, campaign_rng, targets_vehicle
 
 LENGTH_S = 20.0
-"""Stretches in which campaigns without a rule record, s."""
+"""Length of the stretches that campaigns without a rule record, s."""
 EDGE_S = 1e-6
 
 
@@ -26,9 +26,9 @@ class Request:
 class Selection:
     """Shares and picks of the campaigns that target a vehicle, over one of its drives.
 
-    Of each campaign's firings its share is selected. A campaign of pick "random" records its share of the stretches of
-    LENGTH_S, one of pick "all" every stretch; while such a one records, a firing makes no clip longer and none more,
-    but the clip that holds it knows of it.
+    Each campaign's share of its firings is selected. A campaign with pick "random" records its share of the stretches
+    of LENGTH_S, one with pick "all" every stretch; during such a recording, a firing neither extends clips nor adds
+    one, but it is noted in the clip that contains it.
     """
 
     def __init__(self, campaigns: Sequence[Campaign], meta: Mapping[str, str], seed: int) -> None:
@@ -39,7 +39,7 @@ class Selection:
         self._next = float("-inf")
 
     def at(self, t: float, fired: Sequence[Firing]) -> Iterator[Request]:
-        """What to record at t s, which increases from call to call, given what fires then."""
+        """Clips to record at t s (increasing from call to call), given the firings at that time."""
         if t >= self._next - EDGE_S:
             self._next = t + LENGTH_S
             for c, rng in self._picks:

@@ -38,12 +38,12 @@ from drivefoundry_car.vehicle.embodiment import CAR
 
 log = logging.getLogger(__name__)
 RETRY_INTERVAL_S = 30.0
-"""How often the queue is looked at although no clip is new: a window may have opened, the day ended, the service come
-back."""
+"""Interval at which the queue is checked without new clips, s: a window may have opened, the day ended, the service
+recovered."""
 SHUTDOWN_GRACE_S = 2.0
-"""Closing waits so long, s, for what is being sent; it goes on from there in the next life."""
+"""How long closing waits for the upload in progress, s; the next process continues it."""
 FPS = 10
-"""Interval of key frames for frames that are encoded here: one per second."""
+"""Frames per second assumed for cameras encoded here, which get a key frame every second."""
 
 
 @dataclass(frozen=True)

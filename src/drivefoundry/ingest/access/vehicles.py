@@ -176,7 +176,7 @@ class Vehicles:
         self.backup.now()
 
     def life(self, name: str) -> int:
-        """How often a vehicle was revoked; tokens of an earlier life are invalid."""
+        """Number of times a vehicle was revoked; tokens issued before the last one are invalid."""
         rows = self._do("SELECT life FROM vehicles WHERE name = ?", name)
         return rows[0][0] if rows else 0
 

@@ -1,4 +1,4 @@
-"""A model's blocks for training: compiled, or computed again in the backward pass to keep less in memory."""
+"""Wrap a model's blocks for training: compile them, or checkpoint their activations to save memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drivefoundry.model.blocks.decoder import Decoder
 
 
 def compiled(net: nn.Module, sharded: bool = False) -> None:
-    """Compile the blocks of the decoder; inductor's cache on the disk serves the next life of the run."""
+    """Compile the blocks of the decoder; inductor's disk cache serves the run after a restart."""
     torch._dynamo.reset()
     torch._dynamo.config.error_on_nested_fx_trace = False  # while one thread compiles, others run uncompiled
     decoder = net.decoder
@@ -27,8 +27,8 @@ def compiled(net: nn.Module, sharded: bool = False) -> None:
 
 
 def _of_any_batch(forward: Callable[..., Tensor], x: Tensor, rope: Tensor, mask: Any, *rest: Any) -> Tensor:
-    """One graph for any batch, as Decoder.forward has it; what it marked, FSDP's hooks have put another tensor for."""
-    if x.shape[0] > 1:  # else it is packed, or one sample
+    """One graph for any batch, as in Decoder.forward, whose marks are lost because FSDP's hooks replace its tensors."""
+    if x.shape[0] > 1:  # otherwise it is packed, or a single sample
         for rows in (x, mask) if mask.shape[0] > 1 else (x,):
             torch._dynamo.mark_dynamic(rows, 0)
     return forward(x, rope, mask, *rest)
