@@ -225,7 +225,7 @@ def test_refusals(capsys, calls, argv, line):
     assert line in refused(capsys, *argv)
 
 
-def test_what_serving_needs_is_said(capsys, monkeypatch):
+def test_missing_requirements_of_serving_are_reported(capsys, monkeypatch):
     for name in ("carla_driver_interface", "carla_driver_interface.driver"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "drivefoundry_car.driving.alpasim_server", raising=False)

@@ -51,7 +51,7 @@ def test_a_flow_head_is_one_of_its_parts(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("size", PRESETS)
-def test_every_size_is_told_without_its_weights(size, capsys):
+def test_every_size_is_described_without_its_weights(size, capsys):
     table = said(capsys, "show", size)
     assert count(table) == parameters(PRESETS[size])
     parts = re.findall(r"^  [a-z ]+? +([\d,]+)(?:  |$)", table.partition("sequence")[0], re.M)

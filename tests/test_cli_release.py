@@ -145,7 +145,7 @@ def test_offline_keys_stay_away(repo: Path, capsys: pytest.CaptureFixture[str]) 
     assert told("halt repo --keys stick --online keys", capsys)["halted"]
 
 
-def test_wrong_places_are_told_in_a_line(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_places_are_reported_in_one_line(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "nowhere: no such file or directory" in refused("list nowhere", capsys)
     assert "no release repository" in refused("list keys", capsys)
     assert "already exists" in refused("new repo --keys keys", capsys)

@@ -153,7 +153,7 @@ def test_what_nothing_needs_is_collected(copy, capsys):
     assert told(capsys, "gc", str(copy), "--dry-run")["bytes"] == 0
 
 
-def test_links_follow_what_is_made_anew(tmp_path):
+def test_links_follow_what_is_rebuilt(tmp_path):
     run = tmp_path
     for n in range(1, 5):
         (run / "artefacts" / f"release-{n}").mkdir(parents=True)
@@ -235,7 +235,7 @@ def test_looking_changes_nothing(ran, capsys):
     assert seen(ran) == before
 
 
-def test_a_dry_run_says_what_would_be_made(ran, copy, tmp_path, capsys):
+def test_a_dry_run_lists_what_would_be_built(ran, copy, tmp_path, capsys):
     assert "nothing to do" in said(capsys, "run", "--out", str(ran), *SMALL, "--dry-run")
     rows = told(capsys, "run", "--out", str(ran), *SMALL, "--dry-run", "--set", "distil.steps=5")["artefacts"]
     made = {r["stage"] for r in rows if r["made"]}

@@ -90,7 +90,7 @@ def test_workers_have_one_thread_each_and_the_parent_keeps_its_own(monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
-def test_killed_worker_is_told():
+def test_killed_worker_is_reported():
     with pytest.raises(RuntimeError, match="killed"):
         pmap(die, [1, 2], "processes", 1)
 
@@ -166,7 +166,7 @@ def test_functions_of_a_guarded_script_run_elsewhere(tmp_path):
     assert run(tmp_path / "script.py").stdout == "[True, True, True]\n"
 
 
-def test_a_script_without_a_guard_is_told_so(tmp_path):
+def test_a_script_without_a_guard_gets_an_explanation(tmp_path):
     (tmp_path / "script.py").write_text(OWN)
     ran = run(tmp_path / "script.py")
     assert ran.returncode == 1

@@ -211,7 +211,7 @@ def test_a_map_in_memory(field, value, data):
         ("signals", WHOLE.signals + 9, "SIGNAL"),
     ],
 )
-def test_what_is_wrong_is_named(field, new, says):
+def test_errors_are_named(field, new, says):
     with pytest.raises(ValueError, match=says):
         dataclasses.replace(WHOLE, **{field: new}).validate()
 

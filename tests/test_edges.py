@@ -42,7 +42,7 @@ def test_beyond_the_raster_an_open_map_says_nothing_and_a_complete_one_that_ther
     assert kind(street(), 80.0, -9.0) == edges.UNMAPPED
 
 
-def test_behind_an_edge_is_no_road_and_beside_none_is_unknown():
+def test_behind_an_edge_is_no_road_and_beside_it_is_unknown():
     m = street()
     assert ground(m, 30.0, 0.0) == ROAD
     for y in (-4.3, -6.7, 4.3, 6.7):

@@ -80,7 +80,7 @@ class Painter:
         return straight_on(observation.ego[:, -1, 0])
 
 
-def test_a_policy_with_a_sensor_of_its_own_is_judged():
+def test_a_policy_with_its_own_sensor_is_judged():
     radar = RadarDriver()
     judged = df.evaluate(radar, scenes(), seconds=8.0, two_stages=False)
     assert judged.scores["collision"].tolist() == [0.0, 0.0]

@@ -130,7 +130,7 @@ def test_copied_run_is_hashed_again_and_taken(tmp_path):
 
 
 @pytest.mark.parametrize("same_process", [True, False])
-def test_no_child_is_built_from_a_parent_whose_bytes_rotted(tmp_path, same_process):
+def test_no_child_is_built_from_a_damaged_parent(tmp_path, same_process):
     """The disk changes a byte without changing file times: the artefact's stamp is made to match the damaged file."""
     line = Line(tmp_path / "out")
     with Ledger(tmp_path / "out") as ledger:
@@ -258,7 +258,7 @@ def test_scratch_is_dropped(tmp_path):
     assert [p.name for p in made.path.rglob("*")] == ["result.txt"]
 
 
-def test_full_disk_is_told_apart(tmp_path):
+def test_full_disk_is_recognised(tmp_path):
     def fill(path):
         with open("/dev/full", "w") as full:
             full.write("x")

@@ -130,7 +130,7 @@ def test_same_inputs_give_the_same_bits_on_a_busy_machine_under_other_keys(ran, 
         ("judge.gates.undecided=report", "passed", {"safety-driver", "all"}),
     ],
 )
-def test_other_gates_judge_anew_and_drive_nothing_again(copy, gates, state, cohorts):
+def test_other_gates_judge_again_without_driving(copy, gates, state, cohorts):
     from drivefoundry.judge.gate import load_verdict
     from drivefoundry.release import releases, rollouts
 
@@ -327,7 +327,7 @@ def test_port_in_use(copy, capsys, monkeypatch):
 
 @pytest.mark.parametrize("car_is_there", [True, False])
 @pytest.mark.parametrize("part", ["targets/**/*weights.bin", "metadata/timestamp.json"])
-def test_a_tampered_release_is_made_anew(copy, capsys, part, car_is_there):
+def test_a_tampered_release_is_rebuilt(copy, capsys, part, car_is_there):
     (release,) = [a for a in history(copy) if a.kind == "release"][-1:]
     file = sorted((release.path / "repo").glob(part))[-1]
     data = bytearray(file.read_bytes())

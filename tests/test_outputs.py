@@ -67,7 +67,7 @@ def test_what_stands_beside_is_never_touched(tmp_path):
         assert (tmp_path / name / "mine").read_text() == "work"
 
 
-def test_a_failure_leaves_everything_as_it_was(tmp_path):
+def test_a_failure_changes_nothing(tmp_path):
     make(tmp_path / "out")
     (tmp_path / "file").write_text("old")
     before = tree(tmp_path)

@@ -12,7 +12,7 @@ def test_absent_modules_are_named():
 
 
 @pytest.mark.parametrize(("python", "says"), [("/no/such/python", "No such file"), ("/bin/false", "not a Python")])
-def test_what_is_no_interpreter_is_refused(python, says):
+def test_an_invalid_interpreter_is_refused(python, says):
     with pytest.raises(SystemExit, match=says):
         missing(python, "json")
 

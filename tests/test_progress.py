@@ -56,7 +56,7 @@ def test_bars_on_a_terminal_nest_and_leave_nothing(monkeypatch, tmp_path):
     assert "0/2" in shown
 
 
-def test_a_training_is_told_on_one_line_of_eighty_columns(monkeypatch, tmp_path):
+def test_a_trainings_note_fits_one_line_of_eighty_columns(monkeypatch, tmp_path):
     metrics = {"loss": 12.345, "samples_per_s": 12345.0, "mfu": 0.41, "goodput": 0.4}
     with (tmp_path / "screen").open("w") as screen:
         monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=80))
@@ -72,7 +72,7 @@ def test_a_training_is_told_on_one_line_of_eighty_columns(monkeypatch, tmp_path)
     assert line.rstrip().endswith("loss 12.345 12,345/s MFU 41% goodput 40%")
 
 
-def test_what_a_training_says():
+def test_a_trainings_note():
     assert note({"reward": 0.5, "samples_per_s": 4.26}) == "reward 0.500 4.3/s"
     assert note({}) == ""
 
@@ -101,7 +101,7 @@ def test_time_left_forgets_slow_steps_of_the_past(monkeypatch):
     assert left[-1] == pytest.approx(100.0)
 
 
-def test_what_is_under_way_lies_in_a_file_until_it_ends(tmp_path):
+def test_progress_is_in_a_file_until_the_work_ends(tmp_path):
     file = tmp_path / "progress.json"
     with progress.kept(file):
         progress.under_way("turn 2: distil")
@@ -114,7 +114,7 @@ def test_what_is_under_way_lies_in_a_file_until_it_ends(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_quiet_block_says_nothing(monkeypatch, capsys):
+def test_a_quiet_block_prints_nothing(monkeypatch, capsys):
     monkeypatch.setattr(progress, "console", Console(force_terminal=False, width=80))
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     with progress.silent(), progress.bar("cars", 3) as advance:

@@ -15,7 +15,7 @@ def at(x, y):
     return r.class_at(STACK.classes, STACK.frames, 0, x, y)
 
 
-def test_every_class_lies_where_the_map_says():
+def test_every_class_is_where_the_map_puts_it():
     assert at(-50.0, -1.75) == r.ROAD
     assert at(0.0, 0.0) == r.ROAD
     assert at(-50.0, 0.05) == r.YELLOW

@@ -31,7 +31,7 @@ def life(tmp_path: Path, where: str, first: int, end: int, how: str) -> None:
 
 
 @pytest.mark.filterwarnings("default")  # mlflow's own, of what it builds on
-def test_a_killed_run_goes_on_as_the_same_run_of_mlflow(tmp_path):
+def test_a_killed_run_continues_the_same_run_of_mlflow(tmp_path):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is an extra", exc_type=ImportError)
     uri = f"sqlite:///{tmp_path}/runs.db"
     life(tmp_path, f"mlflow:{uri}", 1, 6, "killed")
@@ -47,7 +47,7 @@ def test_a_killed_run_goes_on_as_the_same_run_of_mlflow(tmp_path):
     assert set(run.data.metrics) == {"loss", "mfu"}
 
 
-def test_a_killed_run_goes_on_in_the_same_directory_of_tensorboard(tmp_path):
+def test_a_killed_run_continues_in_the_same_directory_of_tensorboard(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is an extra", exc_type=ImportError)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -78,7 +78,7 @@ def test_ranks_behind_the_first_tell_nothing(tmp_path, monkeypatch):
         ("tensorboard", "--track tensorboard: the directory is missing; give tensorboard:DIR"),
     ],
 )
-def test_what_is_no_tracker_is_refused(where, line):
+def test_an_unknown_tracker_is_refused(where, line):
     with pytest.raises(ValueError) as caught:  # noqa: PT011  the whole text is compared
         requested(where)
     assert str(caught.value) == line

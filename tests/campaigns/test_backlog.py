@@ -74,7 +74,7 @@ def test_tables(folder):
     assert " ".join(random.split()) == "random 0 random 0 s - all - - -"
 
 
-def test_what_came_home(make_drive, tmp_path):
+def test_what_was_uploaded(make_drive, tmp_path):
     run = tmp_path / "run"
     store = ClipStore(run / "clips")
     paths = []

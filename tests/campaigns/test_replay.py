@@ -80,7 +80,7 @@ def test_a_running_service_takes_them_from_a_vehicle_that_it_knows(drives, tmp_p
     assert len(store.ids()) == 2
 
 
-def test_what_cannot_be_replayed_is_said_in_one_line(drives, tmp_path, make_drive, capsys):
+def test_what_cannot_be_replayed_is_reported_in_one_line(drives, tmp_path, make_drive, capsys):
     folder, _ = drives
     write_drive(tmp_path / "nobody.mcap", make_drive(steps=20, vehicle=""))
     rest = ("--store", str(tmp_path / "store"), "--spool", str(tmp_path / "spool"))

@@ -83,7 +83,7 @@ def test_what_cannot_be_written_leaves_nothing_beside_it(tmp_path):
     assert (tmp_path / "a.json").read_text() == "old"
 
 
-def test_a_sweep_takes_what_a_kill_left_and_not_what_is_being_written(tmp_path):
+def test_a_sweep_removes_remains_of_kills_and_not_files_being_written(tmp_path):
     killed = tmp_path / ".a.json.1-2.part"
     killed.write_text("half")
     with durable.replacing(tmp_path / "b.json") as out:
@@ -95,7 +95,7 @@ def test_a_sweep_takes_what_a_kill_left_and_not_what_is_being_written(tmp_path):
     assert killed.exists()
 
 
-def test_a_recorded_clip_is_on_the_disk_before_it_is_told(tmp_path, monkeypatch):
+def test_a_recorded_clip_is_durable_before_it_is_reported(tmp_path, monkeypatch):
     done = []
     real = os.fsync
 

@@ -113,7 +113,7 @@ def test_the_radar_gives_moving_cars_once_each(tmp_path):
     assert without.objects is None
 
 
-def test_a_hand_on_the_wheel_takes_over_only_from_who_steers(tmp_path):
+def test_a_takeover_requires_an_engaged_model(tmp_path):
     (drive,) = drives_in(segment(tmp_path))
     since = drive.t - 500.03
     np.testing.assert_array_equal(drive.engaged, since > 5)
@@ -126,7 +126,7 @@ def test_a_hand_on_the_wheel_takes_over_only_from_who_steers(tmp_path):
 
 @pytest.mark.parametrize("joint", ["|", "_", "--", "%7C"])
 @pytest.mark.parametrize("above", ["", "Chunk_1", "comma2k19/Chunk_1"])
-def test_a_route_is_the_same_however_its_name_is_written(tmp_path, joint, above):
+def test_a_route_is_the_same_for_any_spelling_of_its_name(tmp_path, joint, above):
     segment(tmp_path / "all" / above, seconds=4.0)
     (route,) = (tmp_path / "all" / above).iterdir()
     route.rename(route.with_name(f"b0c9d2329ad1606b{joint}2018-08-02--08-34-47"))
@@ -137,7 +137,7 @@ def test_a_route_is_the_same_however_its_name_is_written(tmp_path, joint, above)
     assert "ego.size" not in drive.notes
 
 
-def test_the_size_of_another_car_is_assumed_and_said_to_be(tmp_path):
+def test_the_size_of_another_car_is_assumed_and_marked_so(tmp_path):
     segment(tmp_path, seconds=4.0)
     (route,) = tmp_path.iterdir()
     route.rename(route.with_name("99c94dc769b5d96f|2019-01-02--03-04-05"))

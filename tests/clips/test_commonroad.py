@@ -294,7 +294,7 @@ def test_a_longer_gap_and_a_jump_stay_gaps(tmp_path):
         obstacle("9", moving(), shape="<circle><radius>nan</radius></circle>"),
     ],
 )
-def test_a_damaged_obstacle_is_left_out_by_itself(tmp_path, bad):
+def test_only_the_damaged_obstacle_is_left_out(tmp_path, bad):
     plain = commonroad.read(write(tmp_path / "a.xml", lanelet("1"), obstacle("7", moving())))
     r = commonroad.read(write(tmp_path / "b.xml", lanelet("1"), bad, obstacle("7", moving())))
     assert r.ids == plain.ids == ["7"]
@@ -313,7 +313,7 @@ def test_a_namespace_changes_nothing(tmp_path):
     np.testing.assert_array_equal(r.tracks, plain.tracks)
 
 
-def test_a_file_is_known_wherever_its_root_stands_and_however_it_is_encoded(tmp_path):
+def test_a_file_is_recognised_with_any_root_and_encoding(tmp_path):
     path = write(tmp_path / "a.xml", lanelet("1"), obstacle("7", moving()))
     text, plain = path.read_text(), commonroad.read(path)
     wide = '<?xml version="1.0" encoding="UTF-16"?>'

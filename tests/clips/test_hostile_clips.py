@@ -219,7 +219,7 @@ def test_a_bomb_is_refused_in_bounded_memory_and_time_and_the_next_clip_is_taken
     assert checkers.prepare(path, hashlib.sha256(WHOLE).hexdigest()).row["vehicle"] == "car-1"
 
 
-def test_what_the_bounded_check_says_is_what_the_check_says(checkers, tmp_path):
+def test_the_bounded_check_agrees_with_the_check(checkers, tmp_path):
     path, sha = tmp_path / "a.mcap", hashlib.sha256(WHOLE).hexdigest()
     path.write_bytes(WHOLE)
     with pytest.raises(WrongHash, match="send the file again"):
@@ -241,7 +241,7 @@ def test_a_checker_that_others_kill_is_no_fault_of_the_clip(checkers, tmp_path):
     checkers.check(path, sha, "car-1")
 
 
-def test_a_chunk_that_nobody_reads_is_passed_over():
+def test_an_unread_chunk_is_skipped():
     """Unpacking the damaged chunk would reveal the damage."""
     reader, out = make_reader(io.BytesIO(WHOLE)), io.BytesIO()
     summary = reader.get_summary()

@@ -41,7 +41,7 @@ def road_camera(folder, seconds=32.0, gap=None, drop=(), text=None):
     return folder
 
 
-def test_road_camera_drive_is_dead_reckoned_and_says_so(tmp_path):
+def test_road_camera_drive_is_dead_reckoned_and_marked_so(tmp_path):
     run = udacity.runs_of(road_camera(tmp_path / "cam", 12.0))[0]
     drive = udacity.drive_of(run)
     assert np.allclose(np.diff(drive.t), 0.1)
@@ -225,7 +225,7 @@ def test_short_recordings_give_a_short_scene_or_say_why_not(tmp_path):
     assert without == {"shorter.xml": "0.8 s long: no vehicle is seen for 1.1 s without a break"}
 
 
-def test_the_road_goes_on_where_the_map_is_cut(tmp_path):
+def test_the_road_continues_where_the_map_is_cut(tmp_path):
     path = tmp_path / "a.xml"
     path.write_text(scenario([vehicle("1", 0, 0, 14.0, 60)]))
     x = commonroad.read(path).map.drivable.points[:, 0]

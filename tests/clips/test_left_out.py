@@ -39,7 +39,7 @@ def test_own_drives(folder, tmp_path):
     assert not any("\n" in s for s in said)
 
 
-def test_by_default_it_is_said_on_stderr(folder, capsys):
+def test_by_default_it_is_printed_on_stderr(folder, capsys):
     assert len([*drives_in(folder)]) == 2
     out = capsys.readouterr()
     assert out.out == ""
@@ -47,7 +47,7 @@ def test_by_default_it_is_said_on_stderr(folder, capsys):
     assert out.err.count("\n") == 1
 
 
-def test_where_none_is_sound_or_one_was_named_it_is_an_error(folder, tmp_path):
+def test_if_none_is_readable_or_one_was_named_it_is_an_error(folder, tmp_path):
     with pytest.raises(ValueError, match=r"b\.mcap: truncated MCAP"):
         [*drives_in(folder / "b.mcap")]
     for name in "ac":
@@ -81,7 +81,7 @@ def test_one_file_will_do_for_a_folder(folder, tmp_path):
     assert fingerprint(folder / "c.mcap") != before
 
 
-def test_a_drive_whose_map_is_not_there_becomes_one_without(folder, tmp_path):
+def test_a_drive_whose_map_is_missing_becomes_one_without(folder, tmp_path):
     assert "map" in read_drive(clips_in(folder / "c.mcap", tmp_path / "a")[0]).meta
     assert "map" in read_drive(clips_in(folder / "c.mcap", tmp_path / "b", maps=["m" * 64])[0]).meta
     assert "map" not in read_drive(clips_in(folder / "c.mcap", tmp_path / "c", maps=[])[0]).meta

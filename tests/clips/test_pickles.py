@@ -167,7 +167,7 @@ def test_an_array_by_hand():
         (b"", "."),
     ],
 )
-def test_what_is_no_plain_data_is_refused(data, says):
+def test_data_that_is_not_plain_is_refused(data, says):
     with pytest.raises(ValueError, match=says):
         pickles.load(data)
 

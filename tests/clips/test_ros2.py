@@ -305,7 +305,7 @@ def test_out_of_order_pictures_are_sorted_and_damaged_ones_left_out(tmp_path):
     assert drive.notes["video.pictures"].startswith("1 of 100 are damaged")
 
 
-def test_what_cannot_be_read_is_said_in_one_line(tmp_path, monkeypatch):
+def test_unreadable_input_is_reported_in_one_line(tmp_path, monkeypatch):
     bag = Bag(tmp_path / "blind")
     bag.add("/image", "sensor_msgs/msg/CompressedImage", 0.0, jpeg(picture(0)))
     blind = bag.close()

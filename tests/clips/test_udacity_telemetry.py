@@ -39,7 +39,7 @@ def table(path, seconds=20.0, angle=0.2, gap=None, gps=False, change=None):
     return path
 
 
-def test_a_table_is_a_drive_that_is_dead_reckoned_and_says_so(tmp_path):
+def test_a_table_is_a_dead_reckoned_drive_and_is_marked_so(tmp_path):
     table(tmp_path / "HMB_9.csv")
     assert kind_of(tmp_path) == "udacity_telemetry"
     (drive,) = drives_in(tmp_path)

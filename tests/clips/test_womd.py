@@ -76,7 +76,7 @@ def test_a_car_park_without_lanes_is_not_off_the_road_and_the_verge_behind_an_ed
     assert kinds == [MAPPED_ROAD, NO_ROAD, UNMAPPED, UNMAPPED, NO_ROAD]
 
 
-def test_road_edges_have_the_road_on_their_left_however_they_are_written(tmp_path):
+def test_road_edges_have_the_road_on_their_left_in_any_notation(tmp_path):
     whole = scenario()
     for r in whole["roads"][4:6]:
         r["geometry"] = r["geometry"][::-1]
@@ -108,7 +108,7 @@ def test_the_named_car_comes_first_even_if_it_stands(tmp_path):
     assert [s.id.split(":")[1] for s in scenes] == ["102", "100", "101"]
 
 
-def test_degrees_are_told_from_radians(tmp_path):
+def test_degrees_are_distinguished_from_radians(tmp_path):
     turned = scenario(degrees=True)
     for o in turned["objects"][:2]:  # north instead of east
         o["position"] = [{"x": p["y"] + 8000, "y": p["x"] - 8000} if p["x"] > 0 else p for p in o["position"]]
@@ -210,7 +210,7 @@ def test_a_report_counts_what_was_left_out_once_a_recording(tmp_path):
     assert "Not read: 2 lanes without a length (in 2 recordings)." in not_read(map(left_of, scenes))
 
 
-def test_a_file_is_known_wherever_its_keys_stand_and_however_it_is_encoded(tmp_path):
+def test_a_file_is_recognised_in_any_key_order_and_encoding(tmp_path):
     plain = womd.read(write(tmp_path / "plain.json", scenario()))
     text = json.dumps(scenario())
     late = json.dumps({"description": "x" * 9000, **scenario()})
@@ -272,7 +272,7 @@ NAN = float("nan")
         (("heading",), [None] * STEPS, r"objects\[0\].position, heading, velocity: not a number at any step"),
     ],
 )
-def test_a_damaged_object_is_left_out_by_itself(tmp_path, keys, value, says):
+def test_only_the_damaged_object_is_left_out(tmp_path, keys, value, says):
     whole = changed(scenario(), ("objects", 0, *keys), value)
     r = womd.read(write(tmp_path / "a.json", whole))
     assert r.ids == ["101", "102", "103"]
@@ -312,7 +312,7 @@ def test_other_spellings_read_as_the_usual_ones(tmp_path):
     np.testing.assert_array_equal(a.valid, b.valid)
 
 
-def test_a_map_feature_without_a_line_is_left_out_by_itself(tmp_path):
+def test_only_the_map_feature_without_a_line_is_left_out(tmp_path):
     plain, whole = scenario(), scenario()
     whole["roads"] += [None, {"type": "stop_sign"}, {"type": "lane", "id": 80, "geometry": None}]
     whole["roads"].append({"type": "stop_sign", "geometry": {"x": 1.0, "y": 2.0}})
@@ -334,7 +334,7 @@ def test_a_map_feature_without_a_line_is_left_out_by_itself(tmp_path):
         ({"state": []}, "lights that are never seen"),
     ],
 )
-def test_a_damaged_light_is_left_out_by_itself(tmp_path, change, says):
+def test_only_the_damaged_light_is_left_out(tmp_path, change, says):
     whole = scenario(lights=True)
     whole["tl_states"]["3"] |= change
     r = womd.read(write(tmp_path / "a.json", whole))
@@ -342,7 +342,7 @@ def test_a_damaged_light_is_left_out_by_itself(tmp_path, change, says):
     assert r.left[says] == 1
 
 
-def test_a_light_is_read_as_far_as_it_is_sound(tmp_path):
+def test_a_light_is_read_up_to_the_damage(tmp_path):
     plain = scenario(lights=True)
     light = plain["tl_states"]["3"]
     a = womd.read(write(tmp_path / "plain.json", plain))

@@ -65,7 +65,7 @@ def test_every_car_asked_for_is_handed_over_with_way_for_its_whole_time():
             assert step.sum() > 400.0 * scene.map.lane_speed.max()
 
 
-def test_who_waits_for_a_driven_car_that_stands_in_a_junction_goes_by_it_in_the_end():
+def test_a_driver_waiting_for_a_car_that_stands_in_a_junction_passes_it_eventually():
     with open_city("place_e", 3, cars=8, traffic=200, pedestrians=0, seconds=60.0) as (scenes, traffic):
         world = World(pack(scenes), traffic)
         moved = np.zeros(world.agents.shape[1])

@@ -83,7 +83,7 @@ def test_recording_cars_stay_on_the_drivable_area(log):
     assert on.mean() > 0.998
 
 
-def test_a_drive_says_what_the_city_did(log, drives):
+def test_a_drive_agrees_with_the_city(log, drives):
     for drive, car in zip(drives, (0, 3), strict=True):
         track = log.tracks[log.fleet[car]]
         assert np.allclose(drive.ego[:, :4], track, atol=1e-3)

@@ -50,7 +50,7 @@ def test_all_kinds_come_about_in_time_order_to_recording_cars(made):
 
 
 @pytest.mark.parametrize("kind", ["hard_brake", "cut_in", "jaywalker", "stalled_car"])
-def test_who_does_it_is_ahead_of_the_car_and_in_sight(made, kind):
+def test_the_cause_is_ahead_of_the_car_and_in_sight(made, kind):
     for log, e, step in of(made, kind):
         ahead, left = seen(log, e, step)
         assert e.who != e.car
@@ -70,7 +70,7 @@ def test_the_stalled_car_stands_and_drove_before(made):
         assert speeds(log, e.who, step, 40, 0).max() > 4.0
 
 
-def test_who_cuts_in_comes_from_beside_the_cars_lane_into_it(made):
+def test_a_vehicle_that_cuts_in_comes_from_beside_the_cars_lane(made):
     for log, e, step in of(made, "cut_in"):
         lane = place_map(log.place).lanes[log.lane[log.fleet.tolist().index(e.car)][step]].astype(float)
         dense = np.concatenate([np.linspace(a, b, 20) for a, b in pairwise(lane)])
@@ -92,7 +92,7 @@ def test_a_phantom_brake_is_hard_and_the_cars_own(made):
         assert np.diff(speeds(log, e.car, step, 15, 10)).min() * 10 < -3.5
 
 
-def test_who_runs_a_light_enters_a_junction_while_it_is_red(made):
+def test_a_red_light_runner_enters_a_junction_while_it_is_red(made):
     states = []
     for log, e, step in of(made, "light_running"):
         road = place_map(log.place)
@@ -112,6 +112,6 @@ def test_the_same_seed_makes_the_same_events():
     assert contents(log) == contents(again)
 
 
-def test_no_events_wanted_is_refused():
+def test_no_requested_events_is_refused():
     with pytest.raises(ValueError, match="run_planted: per_hour must be > 0, got 0"):
         run_planted("place_a", 1, 10.0, 0)

@@ -56,7 +56,7 @@ def test_people_who_drive_are_not_corrected(tmp_path):
     assert not drive.engaged.any()
 
 
-def test_the_logger_notes_who_is_near_while_near():
+def test_the_logger_records_nearby_road_users_while_near():
     ego, passing = straight(0.0, 0.0, 0.0, 0.0), straight(-120.0, 3.0, 0.0, 20.0)
     tracks = np.stack([ego, passing, straight(200.0, 0.0, 0.0, 0.0)]).astype(np.float32)
     size = np.array([SIZES[AGENT_CAR]] * 3, np.float32)

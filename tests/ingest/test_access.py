@@ -55,13 +55,13 @@ def test_only_trusted_proxies_say_whom_they_speak_for(peer, listed, named, expec
 
 
 @given(st.lists(st.text(max_size=60), max_size=4), st.lists(st.text(max_size=60), max_size=4))
-def test_whatever_a_forwarding_header_holds_there_is_an_address(listed, named):
+def test_any_forwarding_header_yields_an_address(listed, named):
     assert Proxies(["10.0.0.0/8"]).client("192.0.2.1", listed, named) == "192.0.2.1"
     assert Proxies(["10.0.0.0/8"]).client("10.0.0.1", listed, named)
 
 
 @pytest.mark.parametrize("text", ["", "proxy.example", "10.0.0.0/99", "10.0.0.1/8"])
-def test_what_is_no_network_is_refused(text, capsys):
+def test_an_invalid_network_is_refused(text, capsys):
     assert cli.main(["ingest", "serve", "--trust-proxy", text]) == 2
     said = capsys.readouterr().err
     assert f"--trust-proxy {text}: not an address or a network" in said
@@ -133,7 +133,7 @@ def made(folder: Path, password: bytes | None = None) -> tuple[Path, Path]:
     return cert, private
 
 
-def test_clips_get_home_over_tls(certificate, tmp_path, make_drive, monkeypatch):
+def test_clips_arrive_over_tls(certificate, tmp_path, make_drive, monkeypatch):
     cert, key = certificate
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
     write_drive(tmp_path / "a.mcap", make_drive(steps=10))
@@ -157,7 +157,7 @@ def test_no_older_tls_is_spoken(certificate):
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
-def test_handshakes_that_do_not_come_hold_up_nobody(certificate, tmp_path):
+def test_missing_handshakes_block_nobody(certificate, tmp_path):
     own = ssl.create_default_context(cafile=str(certificate[0]))
     with running(ClipStore(tmp_path), SECRET, access=Access(*certificate, connections=8)) as service:
         at = ("127.0.0.1", int(service.url.rpartition(":")[2]))
@@ -181,6 +181,6 @@ def test_handshakes_that_do_not_come_hold_up_nobody(certificate, tmp_path):
         (lambda c, k, t: made(t, b"secret"), r"key\.pem: the key is encrypted"),
     ],
 )
-def test_certificates_that_are_none_are_refused_in_one_line(certificate, tmp_path, files, says):
+def test_invalid_certificates_are_refused_in_one_line(certificate, tmp_path, files, says):
     with pytest.raises(ValueError, match=rf"^[^\n]*{says}[^\n]*$"):
         Access(*files(*certificate, tmp_path)).validate().context()

@@ -55,7 +55,7 @@ def other(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [emptied, cut, garbage, gone, hollow, other])
-def test_a_lost_table_is_restored_and_cars_go_on(tmp_path, damage):
+def test_a_lost_table_is_restored_and_cars_continue(tmp_path, damage):
     """A car enrolled and renewed its secret; another was revoked; a third has an unused code."""
     store, file = ClipStore(tmp_path / "store"), tmp_path / "store/incoming/vehicles.db"
     with running(store) as service:
@@ -135,7 +135,7 @@ def enrolled(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 
 @settings(max_examples=30)
 @given(st.data())
-def test_whatever_happens_to_the_file_it_is_whole_or_restored_or_refused(enrolled, tmp_path_factory, data):
+def test_a_damaged_file_is_intact_or_restored_or_refused(enrolled, tmp_path_factory, data):
     """Bytes changed or removed anywhere: cars' secrets are valid afterwards, or one line says what is wrong."""
     folder = tmp_path_factory.mktemp("v")
     file = Path(shutil.copytree(enrolled[0], folder / "copy")) / "vehicles.db"

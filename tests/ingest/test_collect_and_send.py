@@ -59,7 +59,7 @@ def home(service, vehicle: str) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize("when", MOMENTS)
-def test_a_car_that_is_killed_brings_each_clip_home_once(service, make_drive, tmp_path, when):
+def test_a_killed_car_uploads_each_clip_once(service, make_drive, tmp_path, when):
     drive = two_brakes(make_drive, f"car-{when}")
     (tmp_path / "campaigns.toml").write_text(CAMPAIGNS)
     write_drive(tmp_path / "first.mcap", cut(drive, 0.0, 20.0))

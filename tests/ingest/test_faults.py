@@ -205,7 +205,7 @@ def test_another_vehicle_learns_nothing(service, own, tmp_path):
     assert (theirs.status_code, {*theirs.headers}) == (none.status_code, {*none.headers}) == (404, {*none.headers})
 
 
-def test_a_service_that_is_stopped_ends_what_is_under_way(own, tmp_path):
+def test_a_stopped_service_finishes_requests_in_progress(own, tmp_path):
     with serving(tmp_path / "store") as service, broken_link(service.port, rate=600_000) as link:
         uploader = car(service, tmp_path, link.url)
         done: list[str] = []
@@ -254,7 +254,7 @@ def test_a_full_disk_at_the_service(own, tmp_path):
 
 
 @pytest.mark.parametrize("off", ["86400", "-86400"])
-def test_a_car_whose_clock_is_off_by_a_day(service, own, tmp_path, off):
+def test_a_car_whose_clock_is_wrong_by_a_day(service, own, tmp_path, off):
     clip = sha_of(own[0])
     car(service, tmp_path).enqueue(own[0])
     script = [sys.executable, str(Path(__file__).with_name("send_until_killed.py"))]

@@ -165,7 +165,7 @@ def test_folders_and_foreign_files_among_uploads_are_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("harm", [a_folder, unreadable])
-def test_an_upload_whose_bytes_cannot_be_read_begins_anew(tmp_path, make_drive, harm):
+def test_an_unreadable_upload_starts_afresh(tmp_path, make_drive, harm):
     write_drive(tmp_path / "a.mcap", make_drive(steps=10))
     data, secret = (tmp_path / "a.mcap").read_bytes(), "0123456789abcdef" * 2
     who = {"Authorization": f"Bearer {issue_token(secret, 'car-1')}"}

@@ -63,7 +63,7 @@ def service(folder):
     ],
     ids=lambda a: f"{a.status}-{len(a.body)}",
 )
-def test_once_the_portal_is_gone_everything_gets_home(make_drive, tmp_path, moment, answer):
+def test_once_the_portal_is_gone_everything_arrives(make_drive, tmp_path, moment, answer):
     with service(tmp_path) as server:
         closed = [True]
 
@@ -95,7 +95,7 @@ def test_once_the_portal_is_gone_everything_gets_home(make_drive, tmp_path, mome
         assert sorted(server.landing.store.ids()) == sorted(clips)
 
 
-def test_what_is_here_already_is_known_without_sending_it(make_drive, tmp_path):
+def test_clips_that_exist_already_are_not_sent(make_drive, tmp_path):
     """The service's own answer to /have is accepted: clips acknowledged earlier leave the queue at once."""
     asked = []
     with service(tmp_path) as server:

@@ -98,7 +98,7 @@ def test_senders_are_read_a_few_at_once():
     assert asyncio.run(run()) == ["a", "b", "c"]
 
 
-def test_who_gives_up_waiting_leaves_no_gap():
+def test_a_cancelled_wait_leaves_no_gap():
     async def run() -> list[str]:
         turns, done = Turns(1), []
 

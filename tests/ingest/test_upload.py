@@ -87,7 +87,7 @@ def offset_at(url, location, at_least, vehicle="car-1"):
     raise AssertionError(f"only {offset} bytes arrived")
 
 
-def test_clips_get_home_and_leave_the_queue(queued, tmp_path):
+def test_clips_arrive_and_leave_the_queue(queued, tmp_path):
     store = ClipStore(tmp_path / "store")
     wanted = {hashlib.sha256(p.read_bytes()).hexdigest(): read_drive(p) for p in queued}
     with running(store, SECRET) as server:
@@ -112,7 +112,7 @@ def test_what_the_service_has_is_not_sent_again(service, clips, tmp_path):
     assert len(service.landing.store.ids()) == len(set(service.landing.store.ids()))
 
 
-def test_a_car_killed_mid_chunk_goes_on_where_it_stopped(queued, tmp_path):
+def test_a_car_killed_mid_chunk_continues_where_it_stopped(queued, tmp_path):
     with running(ClipStore(tmp_path / "store"), SECRET) as server:
         data = queued[0].read_bytes()
         location = created(server.url, data).headers["Location"]
@@ -173,7 +173,7 @@ def test_wrong_bytes_are_refused_and_may_be_sent_again(service, clips):
         (lambda data: b"", "not an MCAP file"),
     ],
 )
-def test_what_is_no_clip_is_refused_and_kept_aside(service, clips, tmp_path, make, says):
+def test_an_invalid_clip_is_refused_and_set_aside(service, clips, tmp_path, make, says):
     bad = tmp_path / "bad.mcap"
     bad.write_bytes(make(clips[0].read_bytes()))
     before = service.landing.counts()
@@ -257,7 +257,7 @@ def test_a_missing_file_a_remote_store_without_folder_and_a_short_secret_are_ref
     seed=st.integers(0, 2**31),
     steps=st.lists(st.sampled_from(["create", "half", "again", "wrong place", "other car"]), max_size=8),
 )
-def test_whatever_went_before_the_clip_lands_once(service, make_drive, tmp_path_factory, seed, steps):
+def test_after_any_failure_the_clip_lands_once(service, make_drive, tmp_path_factory, seed, steps):
     folder = tmp_path_factory.mktemp("h")
     write_drive(folder / "a.mcap", make_drive(steps=10, seed=seed, vehicle="car-5"))
     data = (folder / "a.mcap").read_bytes()

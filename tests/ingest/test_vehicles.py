@@ -111,7 +111,7 @@ def test_the_bytes_of_a_day(vehicles):
     assert vehicles.spent("car-1") == 1000
 
 
-def test_from_the_operators_code_to_clips_at_home_and_revoked(tmp_path, make_drive, capsys):
+def test_from_the_operators_code_to_uploaded_clips_and_revocation(tmp_path, make_drive, capsys):
     store = tmp_path / "store"
     at = ["--store", str(store)]
     assert cli.main(["ingest", "enrol", "car-1", *at]) == 0

@@ -118,7 +118,7 @@ def test_a_second_request_is_bounded_like_the_first(service):
 
 @settings(max_examples=40)
 @given(st.data())
-def test_a_request_is_the_same_in_whatever_pieces_it_comes(service, data):
+def test_a_request_is_the_same_in_any_fragments(service, data):
     """A chunked clip, its trailers and the request after it."""
     sha = hashlib.sha256(str(next(COUNT)).encode()).hexdigest()
     body = data.draw(st.binary(min_size=1, max_size=300))
@@ -167,7 +167,7 @@ def test_a_json_body_that_does_not_come_is_not_waited_for(hasty, monkeypatch):
     assert status(answer(hasty.url, POST, b"1\r\n{\r\n")) == 408
 
 
-def test_a_clip_that_drips_loses_its_hold_and_goes_on_later(hasty, tmp_path, make_drive):
+def test_a_slow_clip_loses_its_turn_and_continues_later(hasty, tmp_path, make_drive):
     write_drive(tmp_path / "a.mcap", make_drive(steps=10))
     data = (tmp_path / "a.mcap").read_bytes()
     begun = httpx.post(f"{hasty.url}/uploads", headers=about(data) | WHO).headers["Location"]
@@ -190,7 +190,7 @@ def test_a_clip_that_drips_loses_its_hold_and_goes_on_later(hasty, tmp_path, mak
     assert httpx.patch(hasty.url + begun, content=data[offset:], headers=rest).status_code == 204
 
 
-def test_half_requests_make_room_for_others_and_work_goes_on(tmp_path, make_drive):
+def test_half_requests_make_room_for_others_and_work_continues(tmp_path, make_drive):
     write_drive(tmp_path / "a.mcap", make_drive(steps=12))
     data = (tmp_path / "a.mcap").read_bytes()
     with running(ClipStore(tmp_path / "store"), SECRET, access=Access(connections=8)) as service, ExitStack() as stack:

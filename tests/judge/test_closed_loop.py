@@ -119,7 +119,7 @@ def test_ground_that_the_map_does_not_know_is_neither_on_the_road_nor_off_it():
     assert one(scene(moving(0, 0, 8)), ego, reference=64.0)["unmapped_share"] == 0.0
 
 
-def test_who_crosses_an_edge_is_off_the_road_until_back_on_one():
+def test_after_crossing_an_edge_an_ego_is_off_the_road_until_back_on_one():
     ego = cruise(8, 81)
     ego[10:15, 1], ego[15:40, 1] = -3.0, -20.0  # over the edge, then far beyond what is known to be no road
     s = one(scene(moving(0, 0, 8), map=yard()), ego, reference=64.0)
@@ -207,7 +207,7 @@ def test_other_scenes_than_were_driven_are_refused():
         score_rollout(rollout([s], cruise(8)[None]), [s], np.array([80.0, 1.0]))
 
 
-def test_in_a_drive_that_goes_on_every_contact_and_every_red_light_counts():
+def test_in_a_drive_that_continues_every_contact_and_every_red_light_counts():
     # Hit from behind while it drives 2 m/s; then, at 8 m/s, into a car that stands.
     slow = scene(moving(0, 0, 2), moving(-20, 0, 10))
     fast = scene(moving(0, 0, 8), moving(40, 0, 0), id="t")

@@ -65,7 +65,7 @@ def test_what_overlaps_at_the_start_is_ignored():
     assert (s["NC"][0], s["TTC"][0]) == (1, 1)
 
 
-def test_agents_go_on_beyond_the_end_of_their_log():
+def test_agents_continue_beyond_the_end_of_their_log():
     late = scene(moving(0, 0, 8), moving(60, 0, 8, np.pi))
     short = replace(
         late, tracks=late.tracks[:, : START + 3], valid=late.valid[:, : START + 3], signals=late.signals[:, : START + 3]
@@ -169,7 +169,7 @@ def test_progress_of_plans_that_break_rules_sets_no_standard():
     assert s["EP"].tolist() == [1, 1]
 
 
-def test_progress_is_not_judged_where_nobody_gets_far():
+def test_progress_is_not_judged_if_no_plan_gets_far():
     assert scores(scene(moving(0, 0, 0)), plan(0), plan(1))["EP"].tolist() == [1, 1]
 
 
@@ -216,14 +216,14 @@ def test_what_the_logged_driver_broke_is_not_held_against_a_plan():
     assert scores(ours, plan(16))["EPDMS"][0] == 0  # a model drove: it is no excuse for itself
 
 
-def test_a_driver_who_stood_excuses_nobodys_progress():
+def test_a_driver_who_stood_excuses_no_lack_of_progress():
     # Judged alone, as NAVSIM does it, the standing driver's progress is no less than anybody's.
     s = scores(scene(moving(0, 0, 0)), plan(8), plan(2))
     assert s["EP"][1] == pytest.approx(s["progress"][1] / s["progress"][0])
     assert s["EPDMS"][1] == pytest.approx((5 + 5 * s["EP"][1] + 2 + 2 * s["HC"][1]) / 14)
 
 
-def test_a_driver_who_changed_their_mind_excuses_that():
+def test_a_driver_who_changed_plans_excuses_that():
     # From 0.5 s ago until now the driver went 8 m/s straight on, and then stood still: no car could follow that.
     stopped = moving(0, 0, 8)
     stopped[START + 1 :, 0] = stopped[START, 0]

@@ -27,7 +27,7 @@ def test_proposals_are_offsets_times_speeds_and_a_full_stop():
     assert p[-1, -1, 0] == pytest.approx(4.0, abs=0.05)
 
 
-def test_proposals_stay_behind_who_drives_in_their_way():
+def test_proposals_stay_behind_vehicles_in_their_way():
     p = proposed(scene(moving(0, 0, 8), moving(20, 0, 0)))
     middle = p[0]
     assert middle[-1, 0] < 20 - 4.6

@@ -81,7 +81,7 @@ def failed(v: Verdict) -> set[str]:
     return {name for name, gate in v.gates.items() if gate.state == "failed"}
 
 
-def test_a_release_that_brakes_late_is_refused_and_one_that_brakes_in_time_passes():
+def test_a_release_that_brakes_late_fails_and_one_that_brakes_in_time_passes():
     worse = verdict([Called("engine", late=4.0), Called(PREVIOUS)])
     assert worse.state == "failed"
     against = {name for name in failed(worse) if PREVIOUS in name}
@@ -119,7 +119,7 @@ def test_a_student_that_collides_where_its_teacher_does_not_is_refused():
 
 
 @pytest.mark.parametrize("undecided", ["hold", "report"])
-def test_too_few_scenes_decide_nothing_and_the_recipe_says_what_that_means(undecided):
+def test_too_few_scenes_decide_nothing_and_the_recipe_defines_the_effect(undecided):
     bounds = replace(BOUNDS, undecided=undecided)
     v = verdict([Called("engine", late=4.0), Called(PREVIOUS)], SCENES[:6], bounds)
     assert {gate.state for gate in v.gates.values()} == {"not decided"}

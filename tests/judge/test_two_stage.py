@@ -55,7 +55,7 @@ def test_starts_hang_on_the_scene_alone():
     assert [d for _, d in ours] != [d for _, d in second_starts(replace(one, id="t"), straight_motion(8), "ours")]
 
 
-def test_a_log_that_ends_goes_on():
+def test_a_log_that_ends_continues():
     one = scene(moving(0, 0, 8), moving(60, 3.2, 5))
     short = replace(one, **{k: getattr(one, k)[:, : START + 30] for k in ("tracks", "valid", "signals")})
     second, _ = second_starts(short, straight_motion(8), "ours")[0]

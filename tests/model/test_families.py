@@ -95,7 +95,7 @@ NO_ROPE = {"rope_parameters": None, "rope_theta": 1e4}
         *(({f"{kind}_token_id": []}, rf"{kind}_token_id is \[\]") for kind in ("eos", "bos")),
     ],
 )  # fmt: skip
-def test_a_directory_that_says_more_than_the_decoder_knows_is_refused(changes, says, hf):
+def test_a_directory_with_unsupported_keys_is_refused(changes, says, hf):
     with pytest.raises(ValueError, match=says) as refused:
         load_backbone(hf(changes))
     assert "\n" not in str(refused.value)
@@ -121,7 +121,7 @@ def test_a_directory_that_says_more_than_the_decoder_knows_is_refused(changes, s
         },
     ],
 )
-def test_what_changes_no_result_is_taken(changes, hf, saved):
+def test_keys_that_change_no_result_are_accepted(changes, hf, saved):
     want, got = load_backbone(saved / "llama"), load_backbone(hf(changes))
     assert got.config == want.config
     assert all(torch.equal(got.weights[k], want.weights[k]) for k in want.weights)
@@ -257,7 +257,7 @@ def test_an_index_and_its_files_hold_the_same_tensors(hf):
         ({"tokenizer.ggml.merges": ["q zz"]}, "does not join known tokens"),
     ],
 )  # fmt: skip
-def test_a_gguf_file_that_says_more_than_the_decoder_knows_is_refused(changes, says, saved, tmp_path):
+def test_a_gguf_file_with_unsupported_keys_is_refused(changes, says, saved, tmp_path):
     held = read_gguf(saved / "qwen2.gguf")
     fields = {k: v for k, v in (held.fields | changes).items() if v is not ...}
     write_gguf(tmp_path / "x.gguf", fields, held.tensors)

@@ -17,7 +17,7 @@ def test_generation_with_a_cache_is_that_without():
         ids.append(token)
 
 
-def test_a_batch_of_prompts_says_what_each_says_alone():
+def test_a_batch_of_prompts_equals_single_prompts():
     together = MODEL.generate(PROMPTS, 12)
     assert together == [MODEL.generate([p], 12)[0] for p in PROMPTS]
 

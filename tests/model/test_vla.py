@@ -121,7 +121,7 @@ def test_gradients_reach_every_weight():
     assert not missing
 
 
-def test_a_head_of_its_own_a_bias_and_scaled_positions_change_the_answer():
+def test_a_separate_head_a_bias_and_scaled_positions_change_the_answer():
     m, inputs, codes = model(), situation(2), torch.zeros(2, 8, dtype=torch.long)
     plain = m(*inputs, None, codes).action
     for change in ({"tied": False}, {"qkv_bias": True}, {"rope_scaling": (8.0, 1.0, 4.0, 32)}, {"norm_eps": 0.1}):
@@ -163,7 +163,7 @@ def test_changes_of_a_tensor_are_those_of_the_car():
     assert np.allclose(ego_changes(torch.from_numpy(history)).numpy(), car_inputs.ego_changes(history), atol=1e-5)
 
 
-def test_what_is_driven_is_the_mean_of_those_who_speak_for_the_selected_code():
+def test_the_driven_action_is_the_mean_of_codes_that_support_the_selected_one():
     book = np.array([[0.0, 0.0], [0.2, 0.0], [2.0, 0.0], [0.0, 0.1]], np.float32)
     logits = torch.log(torch.tensor([[0.3, 0.3, 0.39, 0.01]]))
     code, control, speed = CodebookVote.of(book).select(logits, torch.tensor([10.0]))

@@ -62,7 +62,7 @@ def test_renewal_takes_the_online_keys_alone(
     line.car().update()
 
 
-def test_renewal_without_its_online_key_says_so(line: Line) -> None:
+def test_renewal_without_its_online_key_is_reported(line: Line) -> None:
     take_away(line.keys, "timestamp")
     with pytest.raises(ValueError, match="no key for timestamp"):
         renew(line.repo, line.keys, now=datetime.now(UTC) + timedelta(days=4))

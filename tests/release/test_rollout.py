@@ -59,7 +59,7 @@ def test_a_rollout_to_all_can_be_halted_as_well(line: Line) -> None:
     assert line.car(vehicle="new").update() is None  # there is nothing that everybody had before
 
 
-def test_after_a_halt_comes_a_mended_release_or_the_one_before(line: Line) -> None:
+def test_after_a_halt_comes_a_fixed_release_or_the_previous_one(line: Line) -> None:
     one = rollouts(line.repo)["all"].previous
     assert one is not None
     halt(line.repo, line.keys, "all")
@@ -72,7 +72,7 @@ def test_after_a_halt_comes_a_mended_release_or_the_one_before(line: Line) -> No
     assert set(drive(line).values()) == {"one"}
 
 
-def test_a_rollback_to_what_is_current_says_so(line: Line) -> None:
+def test_a_rollback_to_the_current_release_is_reported(line: Line) -> None:
     before = (line.repo / "metadata" / "timestamp.json").read_bytes()
     two = rollouts(line.repo)["all"].release
     with pytest.raises(ValueError, match=f"release {two} is current for cohort 'all' already .*at 50 %, stage it"):

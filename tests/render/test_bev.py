@@ -31,7 +31,7 @@ def place(ahead, left):
 
 
 @pytest.mark.parametrize("yaw", [0.0, 1.1, -2.5, np.pi])
-def test_a_road_user_lies_where_it_is_from_the_ego_whatever_the_heading(yaw):
+def test_a_road_user_has_the_same_relative_position_at_any_heading(yaw):
     c, s = np.cos(yaw), np.sin(yaw)
     for ahead, left, kind in ((12.0, 5.0, 0), (-8.0, -9.0, 1), (6.0, -3.0, 2)):
         size = (9.0, 2.5, 3.4) if kind == 1 else (0.4, 0.4, 1.75) if kind == 2 else CAR

@@ -23,7 +23,7 @@ def pixel(view, x, y, z):
 
 @pytest.mark.parametrize("view", [View(), BIG])
 @pytest.mark.parametrize("x", [15.0, 40.0, 80.0])
-def test_box_corners_project_as_a_pinhole_says(view, x):
+def test_box_corners_project_as_in_a_pinhole(view, x):
     house = make_map(lanes=LANE, buildings=[[x, 2.0, 0.0, 6.0, 8.0, 4.0]])
     left, right, top, bottom = changed(shoot([house], (0, 0, 0), view=view), shoot([FIELD], (0, 0, 0), view=view))
     u0, v0 = pixel(view, x - 3, 6.0, 4.0)
@@ -43,7 +43,7 @@ def test_pitch_moves_the_view_as_it_should():
 
 @pytest.mark.parametrize("view", [View(), BIG])
 @pytest.mark.parametrize("distance", [6.0, 10.0, 20.0, 40.0])
-def test_lane_line_lies_where_a_pinhole_says(view, distance):
+def test_lane_line_is_where_a_pinhole_projects_it(view, distance):
     frame = shoot([crossroads(blocks=False)], (-100.0, -1.75, 0.0), view=view)
     u, v = pixel(view, distance + view.x, 1.75, 0.0)
     row = frame[int(v)]
@@ -55,7 +55,7 @@ def test_lane_line_lies_where_a_pinhole_says(view, distance):
     assert abs((weight * (window + 0.5)).sum() / weight.sum() - true) <= 1.0
 
 
-def test_near_hides_far_whatever_the_order():
+def test_near_hides_far_in_any_order():
     red_behind, truck = (40.0, 0.0, 0.0, CAR, 0), (20.0, 0.0, 0.0, (9.0, 2.5, 3.4), 1)
     alone = shoot([FIELD], (0, 0, 0), [truck])
     # A hidden car changes nothing. Agents are coloured by index, so the truck keeps its own.

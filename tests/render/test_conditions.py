@@ -21,7 +21,7 @@ def seen(conditions, view=BIG, **more):
     return shoot([TOWN], more.pop("ego"), more.pop("agents"), view=view, conditions=[conditions], **more)
 
 
-def test_a_clear_day_is_what_is_drawn_where_nothing_is_asked_for():
+def test_the_default_is_a_clear_day():
     args = batch(8, 12)
     plain = Renderer(MAPS).render(*args)
     assert np.array_equal(plain, Renderer(MAPS).render(*args, conditions=[Conditions.clear()] * 8, step=5))
@@ -36,7 +36,7 @@ def test_the_least_change_changes_little():
     assert np.abs(plain - nearly).mean() < 2.5, "both ways of drawing show the same clear day"
 
 
-def test_same_seed_same_bytes_whatever_the_batch_or_threads():
+def test_same_seed_same_bytes_for_any_batch_and_threads():
     args, drawn = batch(9, 10), [Conditions.draw(i) for i in range(9)]
     drawn[0] = Conditions(hour=21.0, rain=1.0, noise=5.0, seed=3)
     steps = np.arange(9)

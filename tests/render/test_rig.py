@@ -33,7 +33,7 @@ def brown_conrady(view, x, y, z):
     ],
 )
 @pytest.mark.parametrize("at", [(16.0, 4.0, 1.0), (25.0, 3.0, 3.0), (14.0, 1.0, 0.5)])
-def test_a_point_is_seen_where_the_formula_says(bent, at):
+def test_a_point_is_seen_where_the_formula_puts_it(bent, at):
     view = View(320, 200, 190.0, 190.0, 160.0, 90.0, **bent)
     x, y, z = at
     box = [[x, y, 0.0, 0.3, 0.3, z]]

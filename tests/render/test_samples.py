@@ -51,7 +51,7 @@ def test_ground_and_sky_are_the_same_and_things_stand_where_they_stood(weather):
 
 @pytest.mark.parametrize("kind", [2, 3])
 @pytest.mark.parametrize("distance", [40.0, 90.0])
-def test_who_walks_or_cycles_never_falls_between_samples(kind, distance):
+def test_pedestrians_and_cyclists_never_fall_between_samples(kind, distance):
     size = (0.5, 0.6, 1.75) if kind == 2 else (1.8, 0.6, 1.75)
     empty, pixel = shoot([FIELD], (0, 0, 0), view=ONE), (distance - ONE.x) / ONE.fx
     for shift in SHIFTS:

@@ -21,7 +21,7 @@ def test_values_have_units():
     }  # fmt: skip
 
 
-def test_what_is_empty_is_not_said():
+def test_empty_values_are_omitted():
     assert quantities({"dropped": {}, "place": "", "ok": True, "nothing": None}) == ()
     assert quantities({"dropped": {"too_dark": 3, "short": 1}}) == (("dropped", "too dark 3, short 1"),)
 

@@ -155,7 +155,7 @@ def test_text_is_escaped_everywhere(html):
     assert sum(NASTY in text for text in page.texts) >= 12
 
 
-def test_page_says_what_it_was_given(html):
+def test_page_shows_its_content(html):
     text = " ".join(Page(html).texts)
     for word in (
         "turn 1",

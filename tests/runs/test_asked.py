@@ -16,7 +16,7 @@ def artefact(id: str) -> Artefact:
 
 
 @pytest.mark.parametrize("name", ["default", "tiny"])
-def test_a_recipe_comes_back_as_it_was(tmp_path, name):
+def test_a_recipe_is_read_back_unchanged(tmp_path, name):
     assert remembered(tmp_path) is None
     recipe = with_settings(named(name), ["pretrain.size=1M", "scale.samples=64,128", "pretrain.ego_changes=true"])
     asked = Asked(recipe, scenes=tmp_path)

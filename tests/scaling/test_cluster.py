@@ -31,7 +31,7 @@ def test_without_failures_nothing_is_lost():
 
 
 @pytest.mark.parametrize("minutes", [5.0, 27.3, 120.0, None])
-def test_failures_cost_what_daly_says(minutes):
+def test_failures_cost_what_dalys_formula_gives(minutes):
     c = replace(
         QUIET, cards=8000, card_mtbf_hours=50_000.0, days=1500.0, repair_hours=0.0, asynchronous=False,
         snapshot_seconds=20.0, write_seconds=40.0, checkpoint_minutes=minutes,

@@ -110,7 +110,7 @@ def test_a_score_that_follows_size_has_a_law():
     ],
     ids=["noise", "worse with size", "all alike"],
 )
-def test_where_no_law_holds_it_says_so(scores):
+def test_the_absence_of_a_law_is_reported(scores):
     found = fit_score(grid(0.01, scores=scores))
     assert not found.holds
     assert found.finding().startswith("No law holds")

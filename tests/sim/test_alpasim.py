@@ -69,7 +69,7 @@ class Watcher(BaseDriver):
         return DriveResult(out)
 
 
-def test_a_driver_is_told_what_alpasim_tells():
+def test_a_driver_receives_what_alpasim_sends():
     scenes = [situation(straight(-60.0, EAST, 0.0, 4.0), limit=9.0, name="a"), turn()]
     watcher, view = Watcher(), CAR.cameras[0]
     with serving(watcher, port=0, host="127.0.0.1") as port:
@@ -150,7 +150,7 @@ def test_a_driver_that_fails_is_named(plan, message):
     assert "\n" not in str(refused.value)
 
 
-def test_where_nobody_answers_is_said():
+def test_a_missing_driver_is_reported():
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:1: no driver answers there"):
         Egodriver("127.0.0.1:1", timeout=5.0)
 

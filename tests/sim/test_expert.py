@@ -72,7 +72,7 @@ def test_uses_nothing_that_the_camera_could_not_show():
     assert plan_with(crossing)[-1, 0] < empty[-1, 0] - 2.0
 
 
-def test_yields_to_somebody_who_crosses_and_goes_on():
+def test_yields_to_crossing_agents_and_continues():
     walker = straight(-10.0, EAST - 6.2, np.pi / 2, 1.2)
     scene = situation(straight(-50.0, EAST, 0.0, 8.0), [(AGENT_PEDESTRIAN, walker)])
     steps = START + np.arange(121)

@@ -49,7 +49,7 @@ def test_nobody_runs_into_the_car_ahead():
 
 
 @pytest.mark.parametrize(("light", "stops"), [(SIGNAL_RED, True), (SIGNAL_GREEN, False)])
-def test_red_holds_who_comes_and_green_does_not(light, stops):
+def test_red_stops_approaching_cars_and_green_does_not(light, stops):
     scene = situation(FAR, [(AGENT_CAR, straight(-60.0, EAST, 0.0, 8.0))], signal=light)
     states, _ = go([scene], 12.0)
     front = states[0, 1, -1, 0] + CAR / 2
@@ -58,7 +58,7 @@ def test_red_holds_who_comes_and_green_does_not(light, stops):
         assert front > -17.0
 
 
-def test_a_lane_change_passes_who_stands_where_a_second_lane_is_free():
+def test_a_lane_change_passes_a_standing_vehicle_if_a_second_lane_is_free():
     scene = situation(straight(-70.0, EAST, 0.0, 0.0), [(AGENT_CAR, straight(-120.0, EAST, 0.0, 9.0))])
     kept, _ = go([scene], 12.0)
     assert np.abs(kept[0, 1, :, 1] - EAST).max() < 0.1, "a map that names no neighbour has no second lane"

@@ -115,7 +115,7 @@ def test_an_episode_lasts_as_long_as_its_own_log():
 
 @pytest.mark.parametrize("kind", ["replay", "reactive", "free"])
 @pytest.mark.parametrize("body", [None, CAR])
-def test_who_has_ended_starts_anew_at_the_next_step_while_the_others_go_on(kind, body):
+def test_an_ended_scene_restarts_at_the_next_step_while_the_others_continue(kind, body):
     env = Driving(scenes(), kind, body=body)
     first, _ = env.reset()
     act = actions(GO, GO, GO, GO)
@@ -223,7 +223,7 @@ def test_objects_are_the_nearest_within_range():
 
 
 @pytest.mark.parametrize("light", [SIGNAL_GREEN, SIGNAL_YELLOW, SIGNAL_RED])
-def test_the_next_stop_line_and_its_light_are_told(light):
+def test_the_next_stop_line_and_its_light_are_observed(light):
     env = Driving([situation(straight(-60.0, EAST, 0.0, 8.0), signal=light)])
     obs, _ = env.reset()
     gaps = [obs["stop"][0, 0]]

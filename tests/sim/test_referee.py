@@ -72,7 +72,7 @@ def test_events_are_the_judges(kind):
     np.testing.assert_allclose(progress, scores["progress_m"], atol=0.01)
 
 
-def test_who_starts_beside_the_road_must_get_onto_it_before_leaving_it():
+def test_an_ego_that_starts_beside_the_road_must_reach_it_before_leaving_it():
     away = straight(-60.0, -30.0, np.pi / 2, 8.0)
     route = np.column_stack([np.full(60, -60.0), np.arange(-40.0, 80.0, 2.0)])
     world = World(pack([situation(away, route=route)]))

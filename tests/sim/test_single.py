@@ -95,7 +95,7 @@ def test_normalised_actions_are_pedals_and_wheel():
 @pytest.mark.parametrize(
     "first", ["import drivefoundry, gymnasium", "import gymnasium, drivefoundry", "import gymnasium"]
 )
-def test_names_are_found_in_whatever_order_one_imports(first):
+def test_names_are_found_in_any_import_order(first):
     name = ID if "drivefoundry" in first else f"drivefoundry:{ID}"
     code = f"{first}\nenv = gymnasium.make({name!r}, count=2)\nvec = gymnasium.make_vec({name!r}, num_envs=2)\n" \
         "print(env.reset(seed=1)[1]['seconds'], vec.reset()[0]['ego'].shape, vec.spec.id)"  # fmt: skip

@@ -43,14 +43,14 @@ def varying(x, y, speeds):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.floats(0.0, 9.0), min_size=4, max_size=14), min_size=1, max_size=4))
-def test_whom_nobody_disturbs_is_the_log_to_the_bit(speeds):
+def test_undisturbed_agents_match_the_log_bit_for_bit(speeds):
     others = [(AGENT_CAR, varying(-30.0 + 9 * i, -5.25, v)) for i, v in enumerate(speeds)]
     scene = situation(straight(-140.0, 1.75, np.pi, 0.0), others)
     agents, _ = go(World(pack([scene])), stand, 8.0)
     assert np.array_equal(agents[0, 1:], scene.tracks[1:, START : START + 81].astype(np.float64))
 
 
-def test_who_comes_up_behind_a_standing_ego_stops_short_of_it():
+def test_followers_stop_short_of_a_standing_ego():
     scene = situation(straight(0.0, EAST, 0.0, 0.0), [(AGENT_CAR, straight(-45.0, EAST, 0.0, 9.0))])
     agents, ego = go(World(pack([scene])), stand, 11.0)
     gap = ego[0, :, 0] - agents[0, 1, :, 0] - CAR
@@ -61,14 +61,14 @@ def test_who_comes_up_behind_a_standing_ego_stops_short_of_it():
     assert np.array_equal(ghosts[0, 1], scene.tracks[1, START : START + 111].astype(np.float64))
 
 
-def test_people_on_foot_are_replayed_whatever_stands_in_their_way():
+def test_pedestrians_are_replayed_regardless_of_obstacles():
     scene = situation(straight(0.0, EAST, 0.0, 0.0), [(AGENT_PEDESTRIAN, straight(0.0, -8.0, np.pi / 2, 1.4))])
     agents, _ = go(World(pack([scene])), stand, 8.0)
     assert np.array_equal(agents[0, 1], scene.tracks[1, START : START + 81].astype(np.float64))
 
 
 @pytest.mark.parametrize(("light", "passes"), [(SIGNAL_GREEN, True), (SIGNAL_RED, False)])
-def test_who_was_held_up_obeys_the_light_that_it_meets(light, passes):
+def test_a_delayed_car_obeys_the_light_that_it_meets(light, passes):
     """The log crosses at green; held up for some seconds by the ego, the car arrives after the light has changed."""
     signal = np.where(np.arange(180) < START + 60, SIGNAL_GREEN, light)
     follower = (AGENT_CAR, straight(-60.0, EAST, 0.0, 9.0, 180))
@@ -118,7 +118,7 @@ def course(world, points, steps):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_scene_that_starts_anew_drives_as_a_fresh_one_and_the_others_go_on(kind):
+def test_a_restarted_scene_drives_as_a_fresh_one_and_the_others_continue(kind):
     walker = (AGENT_PEDESTRIAN, straight(-30.0, -8.0, np.pi / 2, 1.4))
     light = np.where(np.arange(140) < START + 20, SIGNAL_RED, SIGNAL_GREEN)
     scenes = [

@@ -43,7 +43,7 @@ def test_what_belongs_to_no_turn_ends_a_line_without_turns(tmp_path):
     assert go(tmp_path, "fleet", None)[0] == ["exam", "drives 1"]
 
 
-def test_looking_finds_what_is_there_and_makes_nothing(tmp_path):
+def test_reading_finds_what_exists_and_builds_nothing(tmp_path):
     assert go(tmp_path, look=True) == ([], [])
     go(tmp_path, "judge", 1)
     before = sorted(tmp_path.rglob("*"))

@@ -21,7 +21,7 @@ def landed(source, folder, name="out"):
     return info, json.loads((folder / name / "notes.json").read_text())
 
 
-def test_a_damaged_drive_is_left_out_and_said(make_drive, tmp_path, capsys):
+def test_a_damaged_drive_is_left_out_and_reported(make_drive, tmp_path, capsys):
     folder = tmp_path / "drives"
     folder.mkdir()
     for i, name in enumerate("ab"):
@@ -50,7 +50,7 @@ def test_a_drive_whose_pictures_do_not_decode_is_left_out(make_drive, tmp_path):
     assert "video: a packet does not decode" in notes["left out, b-000.mcap"]
 
 
-def test_a_drive_of_another_rate_says_so_and_is_kept(tmp_path):
+def test_a_drive_of_another_rate_is_reported_and_kept(tmp_path):
     t = np.arange(300) / 15
     ego = np.zeros((300, 7))
     ego[:, 0], ego[:, 3] = 12 * t, 12.0
@@ -68,7 +68,7 @@ def test_a_drive_of_another_rate_says_so_and_is_kept(tmp_path):
     assert curate(str(tmp_path / "store"), [clip], backend="serial").kept == [clip]
 
 
-def test_where_drives_differ_each_says_so(make_drive, tmp_path):
+def test_where_drives_differ_each_is_reported(make_drive, tmp_path):
     folder = tmp_path / "drives"
     folder.mkdir()
     for i, (name, rate) in enumerate({"a": 10, "b": 20, "c": 20}.items()):

@@ -83,7 +83,7 @@ def test_the_cars_have_a_runs_own_campaigns_besides(tmp_path, make_drive):
         campaigns_of("none.toml")
 
 
-def test_a_budget_lets_the_most_valuable_through_and_the_shipped_campaigns_have_none(tmp_path, make_drive):
+def test_a_budget_keeps_the_most_valuable_and_shipped_campaigns_have_none(tmp_path, make_drive):
     assert {c.bytes_per_day for c in campaigns_of("")} == {None}  # clips of exam and default run are all uploaded
     recorded(tmp_path / "fleet", make_drive)
     own = tmp_path / "mine.toml"

@@ -20,7 +20,7 @@ SCENES = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(SCENES.filter(lambda scenes: len({place for place, *_ in scenes}) > 1), st.randoms(use_true_random=False))
-def test_at_least_a_tenth_is_held_out_in_whole_places_whatever_the_order(scenes, random):
+def test_at_least_a_tenth_is_held_out_in_whole_places_in_any_order(scenes, random):
     places, strata, scores = (list(column) for column in zip(*scenes, strict=True))
     held = hold_out(places, strata, np.array(scores))
     count = sum(place in held for place in places)
@@ -76,7 +76,7 @@ def test_difficulty_is_what_constant_velocity_makes_of_a_scene():
     assert not found.stratum[1].startswith("easy")
 
 
-def test_the_exam_is_told_beside_its_source():
+def test_the_exam_is_described_beside_its_source():
     scenes = [situation(straight(-60.0, EAST, 0.0, 8.0), name=f"{i}") for i in range(4)]
     for scene, place in zip(scenes, "aabc", strict=True):
         object.__setattr__(scene, "place", place)

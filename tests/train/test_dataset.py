@@ -120,7 +120,7 @@ def test_nothing_to_learn_from_is_refused():
         EpisodeDataset.of([], BOOK, None, 10)
 
 
-def test_a_flow_head_is_told_controls_and_mirrored_ones_of_mirrored_samples():
+def test_a_flow_head_gets_controls_and_mirrored_ones_of_mirrored_samples():
     dataset, sampler = EpisodeDataset.of(EPISODES, BOOK, TEXT, 10, action="flow"), Sampler(80, 0)
     [plain], [flipped] = (batches(dataset, sampler, 0, 16, replace(PLAIN, flip=f)) for f in (0.0, 1.0))
     assert plain.target.shape == (16, 8, 2)

@@ -53,7 +53,7 @@ def run(tmp_path: Path, stop: int, ranks: int) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_what_two_ranks_saved_one_rank_goes_on_with(tmp_path):
+def test_one_rank_resumes_what_two_ranks_saved(tmp_path):
     model, dataset = made()
     Trainer(model, dataset, replace(QUICK, ema=0.9, log_every=1), log=tmp_path / "whole.jsonl").run()
     run(tmp_path, 6, ranks=2)

@@ -65,7 +65,7 @@ def test_a_state_is_what_it_was_when_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_write_that_fails_is_told_at_the_next(tmp_path):
+def test_a_failed_write_is_raised_at_the_next(tmp_path):
     place = StateFile(tmp_path / "gone" / "state")
     place.save({"step": 1}, {})
     with pytest.raises(FileNotFoundError, match="gone"):

@@ -60,7 +60,7 @@ def test_frames_of_another_size_are_refused(tmp_path):
         fresh([], shapes.preset("0.1M"))
 
 
-def test_around_a_backbone_and_from_it_to_a_student_with_words_of_its_own(tmp_path, monkeypatch):
+def test_from_a_backbone_to_a_student_with_its_own_vocabulary(tmp_path, monkeypatch):
     monkeypatch.setitem(shapes.PRESETS, "0.1M", replace(TOY, layers=1, text_vocab=200, max_text=16))
     given, base, tuned, student = (tmp_path / name for name in ("given", "base", "tuned", "student"))
     save_hf(given, tiny_backbone())

@@ -75,7 +75,7 @@ def alone():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo looks at it itself
-def test_a_state_goes_on_in_any_layout_and_learns_the_same(tmp_path, alone, monkeypatch):
+def test_a_state_resumes_in_any_layout_and_learns_the_same(tmp_path, alone, monkeypatch):
     model, dataset = made()
     Trainer(model, dataset, CONFIG, log=tmp_path / "whole.jsonl").run()
     script = tmp_path / "layouts.py"

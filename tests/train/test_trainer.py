@@ -101,7 +101,7 @@ def test_interrupted_run_repeats_every_loss(tmp_path):
     assert np.array_equal(whole[5:], resumed.losses)
 
 
-def test_killed_run_goes_on(tmp_path):
+def test_killed_run_continues(tmp_path):
     # in a process of its own as well: last digits depend on what else a process has computed
     whole = run_script(tmp_path, "whole", 40, 1e9)
     assert whole.wait(60) == 0

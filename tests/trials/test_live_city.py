@@ -20,7 +20,7 @@ def made():
     return [drive_city(policy, "place_d", 2, **demand) for policy in (RouteFollower(), ConstantVelocity())]
 
 
-def test_who_drives_by_the_rules_does_less_wrong_than_who_drives_straight_on(made):
+def test_driving_by_the_rules_scores_better_than_driving_straight_on(made):
     rules, straight = (summary(m) for m in made)
     assert rules["faultless"][0] > straight["faultless"][0]
     assert rules["off road"][0] < straight["off road"][0]
@@ -30,7 +30,7 @@ def test_who_drives_by_the_rules_does_less_wrong_than_who_drives_straight_on(mad
     assert all(low <= mean <= high for mean, low, high in rules.values())
 
 
-def test_rates_are_sums_over_kilometres_and_the_drive_goes_on_after_a_fault(made):
+def test_rates_are_sums_over_kilometres_and_the_drive_continues_after_a_fault(made):
     events, rates = made[1].events, summary(made[1])
     assert rates["km"][0] == pytest.approx(events["km"].sum())
     assert rates["red lights / km"][0] == pytest.approx(events["red lights"].sum() / events["km"].sum())
@@ -79,7 +79,7 @@ def test_what_keeps_a_car():
     assert standing(-60.0, EAST + 2.0) == "beside its lane"
 
 
-def test_who_is_stuck_is_said_with_the_reason(made):
+def test_stuck_cars_are_reported_with_the_reason(made):
     stuck = replace(made[0], why=["free way", "", "behind a vehicle", "free way", ""])
     assert live_city.reasons(stuck) == {"free way": 2, "behind a vehicle": 1}
     assert live_city.table(stuck).endswith("stuck: 2 free way, 1 behind a vehicle")

@@ -14,7 +14,7 @@ MESSAGES = st.lists(st.builds(Message, st.text(max_size=20), st.integers(0, 1 <<
 
 
 @given(MESSAGES, st.integers(1, 700))
-def test_messages_arrive_as_they_were_sent_whatever_the_pieces(messages, piece):
+def test_messages_arrive_unchanged_in_any_fragments(messages, piece):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         received = Bus(theirs)
@@ -28,7 +28,7 @@ def test_messages_arrive_as_they_were_sent_whatever_the_pieces(messages, piece):
     assert got == messages
 
 
-def test_what_is_no_message_and_the_end_close_the_connection():
+def test_an_invalid_message_and_the_end_close_the_connection():
     for data in (HEADER.pack(MOST_BYTES + 1, 1, 0), HEADER.pack(1, 1, 0) + b"\xff\xff", b""):
         ours, theirs = socket.socketpair()
         with theirs:
@@ -38,7 +38,7 @@ def test_what_is_no_message_and_the_end_close_the_connection():
                 Bus(theirs).receive(1.0)
 
 
-def test_a_vehicle_that_does_not_read_holds_nobody_up_for_long():
+def test_a_vehicle_that_does_not_read_does_not_block_others():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         bus = Bus(ours)

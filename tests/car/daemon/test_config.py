@@ -30,7 +30,7 @@ def test_the_documented_example_is_a_configuration(tmp_path):
     assert config.recording.queue == tmp_path / "spool" / "queue"
 
 
-def test_defaults_are_what_the_documentation_says(tmp_path):
+def test_defaults_match_the_documentation(tmp_path):
     """Every documented line with a value marked 'default' may be omitted."""
     lines = TEXT.splitlines()
     shorter = [x for x in lines if not re.search(r"# default(;|:|$)", x) or x.startswith(("bytes_per_day", "windows"))]
@@ -63,7 +63,7 @@ def test_upload_and_update_may_be_left_out(tmp_path):
         ("bus", "b" * 100, "socket must have at most 100 bytes, not 1"),
     ],
 )
-def test_what_is_wrong_is_one_line_with_file_and_field(tmp_path, old, new, line):
+def test_errors_are_one_line_with_file_and_field(tmp_path, old, new, line):
     assert old in TEXT
     path = written(tmp_path, TEXT.replace(old, new, 1))
     tomllib.loads(path.read_text())

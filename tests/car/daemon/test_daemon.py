@@ -59,9 +59,7 @@ def clips(station) -> list[Drive]:
     return sorted((read_drive(p) for p in (station.folder / "spool" / "queue").glob("*.mcap")), key=lambda d: d.t[0])
 
 
-def test_a_signed_release_is_fetched_and_driven_and_its_clip_comes_home_though_the_uploader_is_killed(
-    station, tmp_path
-):
+def test_a_signed_release_drives_and_its_clip_is_uploaded_though_the_uploader_is_killed(station, tmp_path):
     store = ClipStore(tmp_path / "store")
     with running(store, SECRET) as service:
         token = issue_token(SECRET, "car-7")

@@ -64,7 +64,7 @@ def test_the_car_drives_as_the_judge_saw_it_drive(car):
     assert session.dog.runtime.counts.stopped == 0
 
 
-def test_a_camera_that_falls_out_stops_the_car_and_one_that_comes_back_frees_it(car):
+def test_a_lost_camera_stops_the_car_and_its_return_frees_it(car):
     session, vehicle = car
     said = driven(session, vehicle, 45, lambda k, m: [x for x in m if x.topic != PICTURE or not 11 <= k < 33])
     assert not any(stops(said[:20]))
@@ -122,7 +122,7 @@ def test_an_engine_that_stops_answering_stops_the_car(station):
     runtime.close()
 
 
-def test_what_the_bus_says_and_cannot_be_read_is_counted_and_changes_nothing(car):
+def test_unreadable_bus_messages_are_counted_and_change_nothing(car):
     session, vehicle = car
 
     def broken(k, messages):

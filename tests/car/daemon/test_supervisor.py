@@ -25,7 +25,7 @@ def ended(child: Child) -> None:
         child.watch()
 
 
-def test_one_that_keeps_dying_is_started_ever_more_seldom_and_a_steady_one_at_once():
+def test_a_crashing_process_is_restarted_ever_more_rarely_and_a_steady_one_at_once():
     hand = Hand()
     child = Child("broken", "no.such.module", [], hand)
     waits = []
@@ -45,7 +45,7 @@ def test_one_that_keeps_dying_is_started_ever_more_seldom_and_a_steady_one_at_on
     assert child.ended == 1
 
 
-def test_one_that_was_steady_is_started_again_soon_and_ends_when_it_is_closed(tmp_path):
+def test_a_steady_process_is_restarted_soon_and_ends_when_closed(tmp_path):
     hand = Hand()
     child = Child("steady", "http.server", ["0", "--bind", "127.0.0.1", "--directory", str(tmp_path)], hand)
     child.watch()

@@ -89,7 +89,7 @@ def test_a_closed_loop_over_the_wire_comes_back_to_its_lane():
 
 
 @pytest.mark.parametrize(("k", "alike"), [(1, 0.95), (3, 0.98)])
-def test_pictures_are_the_engines_whatever_the_camera(k, alike):
+def test_the_engines_pictures_do_not_depend_on_the_camera(k, alike):
     """A camera with k times the resolution, and a rotated one, give the engine the same picture as its own camera."""
     ego = Pose.from_xyz_yaw(0.0, 0.4, 0.0, 0.05)
     rows = slice(8, 72)  # the axis lies in row 36, the engine's in row 28
@@ -213,7 +213,7 @@ def test_a_session_that_does_not_show_the_road_is_refused(camera, cameras, messa
         loop.run(1)
 
 
-def test_of_several_cameras_the_one_that_looks_ahead_is_taken():
+def test_among_several_cameras_the_one_that_looks_ahead_is_used():
     engine = Follower()
     with (
         serving(EngineDriver(engine, IMAGE), port=0, host="127.0.0.1") as port,
@@ -236,13 +236,13 @@ def test_a_lens_that_bends_is_refused():
         sampling(camera, IMAGE)
 
 
-def test_nobody_can_listen_at_an_address_that_is_not_ours():
+def test_an_address_that_is_not_ours_cannot_be_listened_on():
     nowhere = alpasim_server.serving(EngineDriver(Follower(), IMAGE), "192.0.2.1", 50051, "alpasim")
     with pytest.raises(ValueError, match="cannot listen"), nowhere:
         pass
 
 
-def test_the_command_serves_an_engine_until_it_is_told_to_stop(student, tmp_path):
+def test_the_command_serves_an_engine_until_stopped(student, tmp_path):
     export_engine(student, tmp_path / "engine", *samples(64, seed=3)[:3], self_test=4)
     address = f"unix://{tmp_path}/driver"
     packaged = load_policy("drivefoundry_car.driving.alpasim_server:load", path=str(tmp_path / "engine"), axle=1.5)

@@ -226,14 +226,14 @@ def test_an_object_that_cannot_be_is_left_out_and_the_others_count(odd):
         [Unwilling()], [np.ma.masked_all((1, 6))], [np.zeros((1, 6), complex)], [np.zeros((1, 6), "M8[s]")],
     ],
 )  # fmt: skip
-def test_what_is_no_list_of_objects_is_a_reason_to_stop(objects):
+def test_an_invalid_list_of_objects_is_a_reason_to_stop(objects):
     runtime = Runtime(Engine())
     is_a_stop(runtime.plan(*seen(0), objects=objects).points[0], SPEED)
     assert reasons(runtime.counts) == {"objects_bad": 1}
 
 
 @pytest.mark.parametrize("nothing", [[], [[]], np.zeros(0), np.zeros((0, 5)), np.zeros((0, 6))])
-def test_no_objects_may_be_said_in_any_shape(nothing):
+def test_no_objects_may_have_any_shape(nothing):
     runtime = Runtime(Engine())
     assert not runtime.plan(*seen(0), objects=[nothing]).stopped[0]
     assert reasons(runtime.counts) == {}
@@ -275,7 +275,7 @@ def test_a_standing_car_may_see_the_same_picture_for_long():
 
 @pytest.mark.parametrize("shown", [None, np.zeros((1, 2, 8, 16, 3)), np.zeros((1, 2, 0, 16, 3), np.uint8), "black",
                                     np.zeros((2, 2, 8, 16, 3), np.uint8), np.zeros((8, 16, 3), np.uint8)])  # fmt: skip
-def test_what_is_no_picture(shown):
+def test_an_invalid_picture(shown):
     for frames in (shown, {"front": shown}, {"rear": seen(0)[0]["front"]}, {**seen(0)[0], "rear": shown}):
         runtime = Runtime(Engine())
         is_a_stop(runtime.plan(frames, *seen(0)[1:]).points[0], SPEED)
@@ -286,7 +286,7 @@ LEAST = np.full((1, 12), np.iinfo(np.int64).min)
 
 
 @pytest.mark.parametrize("route", [None, np.full((1, 12), np.nan), np.zeros((2, 12)), np.full((1, 12), 1e9), LEAST])
-def test_what_is_no_route(route):
+def test_an_invalid_route(route):
     runtime = Runtime(Engine())
     is_a_stop(runtime.plan(*seen(0)[:2], route).points[0], SPEED)
     assert reasons(runtime.counts) == {"route_bad": 1}
@@ -337,7 +337,7 @@ def test_one_cars_trouble_is_not_the_others(caplog):
     ]
 
 
-def test_a_simulated_drive_is_told_of_errors_and_waits():
+def test_a_simulated_drive_is_interrupted_by_errors_and_waits():
     for instead in (dead, lambda: None):
         with pytest.raises((RuntimeError, ValueError), match=r"memory|does not fit"):
             Runtime(Engine(instead), patient=True).plan(*seen(0))

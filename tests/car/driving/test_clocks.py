@@ -19,7 +19,7 @@ def test_every_kind_of_fault_is_counted_by_its_name():
 
 
 @given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 3000))))
-def test_frames_to_plan_on_rise_and_are_fresh_and_none_goes_uncounted(frames):
+def test_frames_for_planning_increase_and_are_fresh_and_none_goes_uncounted(frames):
     clock, last = FrameClock(0.1), -1
     for ms, now in frames:
         if clock.admit(ms * MS, now * MS):

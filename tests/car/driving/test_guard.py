@@ -124,7 +124,7 @@ back_and_forth[:, 0, 0] = -62.33
 @settings(max_examples=150, deadline=None)
 @given(wild, hnp.arrays(float, 4, elements=st.floats(0, 30)))
 @example(back_and_forth, np.zeros(4))
-def test_whatever_is_planned_stays_drivable(points: np.ndarray, speed: np.ndarray) -> None:
+def test_any_plan_is_made_drivable(points: np.ndarray, speed: np.ndarray) -> None:
     out, changed = GUARD.check(points, speed, None)
     assert np.isfinite(out).all()
     p = np.concatenate([np.zeros((4, 1, 3)), out], 1)
@@ -178,7 +178,7 @@ def test_a_standing_car_is_not_to_blame() -> None:
     assert (out == 0).all()
 
 
-def test_plans_that_no_car_can_drive_are_mended() -> None:
+def test_undrivable_plans_are_repaired() -> None:
     sideways = np.zeros((8, 3))
     sideways[:, 1] = np.arange(1, 9) * 2.0
     out, changed = GUARD.check(np.stack([sideways, -straight(5.0), straight(30.0)]), np.array([4.0, 5.0, 5.0]), None)

@@ -21,7 +21,7 @@ class Clock:
         return self.now
 
 
-def test_a_plan_is_followed_as_long_as_it_is_fresh_and_then_braked_to_a_stop():
+def test_a_plan_is_followed_while_fresh_and_then_braked_to_a_stop():
     clock, alive = Clock(), []
     dog = Watchdog(Runtime(Engine()), clock=clock, alive=lambda: alive.append(clock.now))
     assert dog.latest().stopped

@@ -249,7 +249,7 @@ def test_the_largest_activation_fits_its_sum():
     assert kernels.activation_limit(np.ones((1, 4), np.int8)) == 32767
 
 
-def test_the_contract_says_what_goes_in_and_out(folder):
+def test_the_contract_describes_inputs_and_outputs(folder):
     contract = files.read(folder).contract
     assert contract["inputs"]["frames"]["front"]["shape"] == ["B", 2, 32, 48, 3]
     assert contract["vocabulary"]["codes"] == [TINY.text_vocab, TINY.text_vocab + TINY.codes]

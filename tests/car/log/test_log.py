@@ -30,7 +30,7 @@ def same(a, b, path="drive"):
         assert a == b, path
 
 
-def test_a_drive_comes_back_as_it_was(make_drive, tmp_path):
+def test_a_drive_is_read_back_unchanged(make_drive, tmp_path):
     drive = make_drive(steps=55, frames=True)
     drive.ego[3, 6] = np.nan
     drive.objects.valid[0, 10:20] = False

@@ -139,7 +139,7 @@ def test_each_channel_by_its_own_clock(own, drive, tmp_path):
     same(drive, shifted)
 
 
-def test_a_file_without_our_metadata_is_a_drive_that_says_what_it_lacks(own, drive, tmp_path):
+def test_a_file_without_our_metadata_is_a_drive_with_notes(own, drive, tmp_path):
     bare = read(tmp_path, rewritten(own, forget=("drive", "ego", "notes", "objects")))
     assert bare.meta == {}
     assert "ego_size" in bare.notes
@@ -172,7 +172,7 @@ def test_states_twice_or_at_another_rate(own, drive, tmp_path):
         (lambda d: d.replace(b"zstd", b"zstx"), "chunks are compressed with 'zstx'; zstd, lz4 or none can be read"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_one_line(own, tmp_path, change, says):
+def test_unreadable_input_is_reported_in_one_line(own, tmp_path, change, says):
     with pytest.raises(ValueError, match=rf"b\.mcap: {says}") as error:
         read(tmp_path, change(own))
     assert "\n" not in str(error.value)
@@ -234,7 +234,7 @@ def test_a_state_may_lack_what_may_be_unknown(own, drive, tmp_path):
         (lambda m: m + b"," + m, "/ego/state: a message that is not one JSON object"),
     ],
 )
-def test_a_state_that_makes_no_sense_is_said_in_one_line(own, tmp_path, change, says):
+def test_a_senseless_state_is_reported_in_one_line(own, tmp_path, change, says):
     with pytest.raises(ValueError, match=rf"b\.mcap: {says}") as error:
         states_like(own, tmp_path, change)
     assert "\n" not in str(error.value)

@@ -74,7 +74,7 @@ def test_triggers_that_overlap_make_one_clip_of_the_highest_priority(make_drive,
     assert [first.meta["clip_index"], second.meta["clip_index"]] == ["0", "1"]
 
 
-def test_what_goes_on_for_long_is_cut_into_clips_that_follow_each_other(make_drive, clips_of):
+def test_long_events_are_cut_into_successive_clips(make_drive, clips_of):
     drive = make_drive(steps=1200)
     for at in range(150, 800, 60):
         drive.takeover[at : at + 10] = True

@@ -254,7 +254,7 @@ def test_a_slow_disk_blocks_no_sensor(tmp_path, monkeypatch, caplog):
     assert [r.message for r in caplog.records] == [f"front: {dropped} dropped"]
 
 
-def test_each_burst_of_drops_is_told_once(tmp_path, monkeypatch, caplog):
+def test_each_burst_of_drops_is_reported_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(recorder, "BURST_S", 0.2)
     with caplog.at_level(logging.WARNING), Recorder(tmp_path, {}, {}) as recording:
         recording.push_ego(5.0, np.zeros(7))

@@ -180,7 +180,7 @@ print(counts.recorded, counts.failed, counts.evicted, *[q.note.campaign for q in
 """
 
 
-def test_a_clip_under_way_takes_the_room_of_one_that_is_worth_less(tmp_path, full_disk):
+def test_an_upload_in_progress_displaces_a_less_valuable_one(tmp_path, full_disk):
     under = {**os.environ, "LD_PRELOAD": str(full_disk), "FULL_UNDER": str(tmp_path / "spool"), "FULL_BYTES": "100000"}
     command = [sys.executable, "-c", ROOM, str(tmp_path / "spool")]
     done = subprocess.run(command, env=under, capture_output=True, text=True)

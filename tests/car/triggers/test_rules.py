@@ -85,7 +85,7 @@ def test_windows_look_back_in_seconds():
     assert when("mean(speed) over 2 s > 2.51 m/s", t, speed=speed) == []
 
 
-def test_windows_pass_over_what_is_not_known():
+def test_windows_skip_unknown_values():
     speed = np.full(20, np.nan)
     speed[4], speed[6] = 3, 5
     assert when("max(speed) over 0.5 s > 4 m/s", speed=speed) == list(range(6, 12))
@@ -103,7 +103,7 @@ def test_count_is_of_rising_edges():
     assert when("count(takeover) in 60 s > 2 and not takeover", takeover=on) == list(range(11, 20))
 
 
-def test_a_rule_says_what_it_costs():
+def test_a_rules_cost_is_known():
     assert cost(parse("speed > 1 m/s", SIGNALS)) == 3
     assert cost(parse("max(speed) over 2 s > 1 m/s", SIGNALS)) == 204
     assert cost(parse(f"count(takeover) in {MAX_COST / 100 - 1} s > 1", SIGNALS)) <= MAX_COST

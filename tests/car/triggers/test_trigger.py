@@ -155,7 +155,7 @@ def test_a_campaign_is_for_its_cohort_until_its_day(make_drive):
     assert firings([c], drive) == []
 
 
-def test_all_that_a_campaign_says_is_read(tmp_path):
+def test_every_field_of_a_campaign_is_read(tmp_path):
     (tmp_path / "mine.toml").write_text(
         "[a]\nrule = 'takeover'\npriority = 1\nbefore_s = 20\nafter_s = 2.5\nbytes_per_day = 1_000_000\n"
         "cohort = ['car-1']\nuntil = 2027-03-31\n"

@@ -82,7 +82,7 @@ def test_a_download_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+def test_a_silent_server_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """Even in the middle of the TLS handshake, long before the socket's own 30 s."""
     monkeypatch.setattr(fetch, "GRACE_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listener, SLOW:

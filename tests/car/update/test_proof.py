@@ -77,7 +77,7 @@ def test_a_tampered_slot_neither_boots_nor_stays(line: Line, what: str, shipped:
     assert slots.boot().name == "two"
 
 
-def test_an_update_mends_the_tampered_slot_itself(line: Line) -> None:
+def test_an_update_repairs_the_tampered_slot_itself(line: Line) -> None:
     """Without a boot in between, and without losing the other slot's good release."""
     car = line.car()
     slot = (car.slots.folder / "current").resolve()
@@ -129,7 +129,7 @@ def test_the_shipped_root_decides(line: Line, attack) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{", b'{"roots": []}', b'{"roots": [1], "targets": {}}', b"[" * 9999])
-def test_a_damaged_proof_falls_back_and_is_mended(line: Line, damage: bytes) -> None:
+def test_a_damaged_proof_falls_back_and_is_repaired(line: Line, damage: bytes) -> None:
     car = line.car()
     now = car.slots.current()
     assert now is not None

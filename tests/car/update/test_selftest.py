@@ -22,7 +22,7 @@ def stuck(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_engine_that_does_not_load_is_told_in_its_own_words(tmp_path: Path) -> None:
+def test_an_engine_that_does_not_load_is_reported_in_its_own_words(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"engine\.json") as caught:
         self_test(tmp_path)
     assert "\n" not in str(caught.value)
@@ -39,7 +39,7 @@ CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS, signal.
 
 
 @pytest.mark.parametrize("by", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL, signal.SIGTERM])
-def test_a_crash_is_a_verdict_and_a_kill_is_none(stuck: Path, by: signal.Signals) -> None:
+def test_a_crash_is_a_verdict_but_a_kill_is_not(stuck: Path, by: signal.Signals) -> None:
     before, ended = set(children()), threading.Event()
 
     def end() -> None:

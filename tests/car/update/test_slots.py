@@ -109,7 +109,7 @@ def test_of_two_cut_off_releases_one_boots(line: Line) -> None:
     assert car.boot().name == "two"
 
 
-def test_the_other_slot_stands_in_for_a_release_whose_test_is_cut_off(line: Line) -> None:
+def test_the_other_slot_replaces_a_release_whose_test_is_interrupted(line: Line) -> None:
     """It drives without becoming the current one, and does not report it; the third time it takes over."""
     car = ready(line, "one", "two")
     short = slots(line, lambda engine: cut_off(engine) if b"two" in (engine / "weights.bin").read_bytes() else None)

@@ -89,7 +89,7 @@ def test_an_engine_that_kills_the_process_is_tried_three_times(line: Line) -> No
     refused(line.car(), "its self-test was cut off 3 times in a row")
 
 
-def test_boot_rolls_back_by_itself(line: Line) -> None:
+def test_boot_rolls_back_automatically(line: Line) -> None:
     car = line.car()
     with pytest.raises(ValueError, match="no release is installed"):
         car.slots.boot()
@@ -298,7 +298,7 @@ def served(folder: Path) -> Iterator[tuple[str, type[Cut]]]:
         thread.join()
 
 
-def test_broken_download_goes_on_where_it_broke(line: Line) -> None:
+def test_broken_download_resumes_where_it_broke(line: Line) -> None:
     line.publish("one")
     with served(line.repo) as (url, handler):
         car = line.car(url)

@@ -106,7 +106,7 @@ def test_a_portal_that_echoes_every_hash_takes_no_clip(tmp_path):
         *({"Location": "/uploads/1", "Upload-Offset": o} for o in ("", "-1", "1e3", "+5", "9" * 30, "\u0663", "99999")),
     ],
 )
-def test_a_service_that_says_nonsense_is_asked_again_later(tmp_path, headers):
+def test_a_service_that_answers_nonsense_is_retried_later(tmp_path, headers):
     box = queue_of(tmp_path, 1)
     headers = {k: v.encode().decode("latin-1") for k, v in headers.items()}
     with portal(lambda *_: Answer(201, TUS | headers)) as url:
@@ -177,7 +177,7 @@ ANSWERS = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ANSWERS, min_size=1, max_size=4))
-def test_whatever_is_answered_no_clip_is_lost(tmp_path_factory, answers):
+def test_no_answer_loses_a_clip(tmp_path_factory, answers):
     """A clip leaves the queue only for the folder 'refused', and only by a plain refusal that carries Tus-Resumable."""
     folder, given_out = tmp_path_factory.mktemp("q"), []
     box = queue_of(folder, 2)
@@ -213,7 +213,7 @@ NO_CREDENTIALS = [
 
 
 @pytest.mark.parametrize("answer", NO_CREDENTIALS, ids=lambda a: f"{a.status}-{a.body[:24]!r}")
-def test_what_is_no_credential_leaves_the_old_one(tmp_path, answer):
+def test_an_invalid_credential_leaves_the_old_one(tmp_path, answer):
     file = tmp_path / "credential.json"
     file.write_text(json.dumps(OLD))
     with portal(lambda *_: answer) as url:
@@ -273,7 +273,7 @@ def test_the_services_refusal_of_a_credential_is_final(tmp_path, answer):
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", "null", "[" * 60_000, '{"token": 1, "refresh": "a"}', '{"token": "a"}']
 )
-def test_a_file_that_is_no_credential_is_named(tmp_path, text):
+def test_a_file_that_is_not_a_credential_is_named(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
     for file in (tmp_path / "c.json", tmp_path / "none" / "c.json"):
         with pytest.raises(ValueError, match=r"c\.json: no credential .*; enrol the vehicle"):

@@ -199,7 +199,7 @@ def test_a_service_that_does_not_answer_holds_up_no_tick(make_drive, tmp_path):
             thread.join(60)
 
 
-def test_a_closed_link_says_nothing_and_an_unreachable_service_one_line(make_drive, tmp_path, monkeypatch, caplog):
+def test_a_closed_link_is_silent_and_an_unreachable_service_gives_one_line(make_drive, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(module, "RETRY_INTERVAL_S", 0.01)
     drive = braking(make_drive, 10.0)
     shut = Link([UploadWindow(networks=("wifi:depot",))])
@@ -230,7 +230,7 @@ def test_what_a_car_cannot_tell_is_refused(make_drive, tmp_path):
             collector.tick(Moment(2.0, now.ego, cameras={"rear": b"x"}))
 
 
-def test_what_holds_on_is_told_when_it_changes(make_drive, tmp_path):
+def test_latched_values_are_sent_when_they_change(make_drive, tmp_path):
     drive = braking(make_drive, 25.0)
     drive.signal_state[1, 100:] = 3
     drive.engaged[50:] = False

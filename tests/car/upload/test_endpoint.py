@@ -54,7 +54,7 @@ def test_plain_http_to_elsewhere_must_be_allowed(url, tmp_path):
     "url",
     ["", "clips.example", "ftp://a", "https://", "https://[::1", "https://a:99999", "https://u:p@a", "https://a?b"],
 )
-def test_what_is_no_server_is_named(url):
+def test_an_invalid_server_is_named(url):
     with pytest.raises(ValueError, match=r"server: '.*give https://host"):
         checked(url, insecure_http=True)
 

@@ -88,7 +88,7 @@ def test_budgets_of_a_campaign_and_of_all_outlive_the_process_and_end_with_the_d
     assert len(json.loads((tmp_path / "spent.json").read_text())) == DAYS
 
 
-def test_a_book_that_cannot_be_read_begins_anew(tmp_path):
+def test_an_unreadable_book_starts_afresh(tmp_path):
     (tmp_path / "spent.json").write_text('{"2026-01-01": {"all": "much"')
     assert Outbox(tmp_path, bytes_per_day=10).grant(Note(), 100) == 10
 
@@ -243,7 +243,7 @@ def test_the_queue_keeps_within_its_bytes_and_its_best(tmp_path_factory, clips, 
     assert sum(box.evicted.values()) == gone
 
 
-def test_a_full_disk_drops_what_is_worth_less_and_leaves_no_pieces(tmp_path, recorded, monkeypatch):
+def test_a_full_disk_drops_less_valuable_clips_and_leaves_no_pieces(tmp_path, recorded, monkeypatch):
     """The disk takes a note only once it has room again."""
     box = Outbox(tmp_path / "queue")
     for name, priority in (("a", 1), ("b", 2), ("c", 99)):

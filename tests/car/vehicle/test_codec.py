@@ -64,7 +64,7 @@ def round_trip_error(future, book, speed):
     return np.linalg.norm(back[..., :2] - future[..., :2], axis=-1).mean()
 
 
-def test_standing_car_stays_whatever_the_curvature():
+def test_standing_car_stays_at_any_curvature():
     turning = np.flatnonzero(BOOK[:, 0] <= 0)
     points = decode(np.repeat(turning[:, None], 8, 1), BOOK, np.zeros(len(turning)))
     assert (points == 0).all()

@@ -66,7 +66,7 @@ def test_a_turn_far_away_is_not_announced_yet():
     assert route_features(turning(1.3, after=60.0), np.zeros(3))[8 + STRAIGHT] == 1.0
 
 
-def test_without_a_route_only_that_is_said():
+def test_without_a_route_only_that_is_reported():
     for route in (None, turning(0.0)[:1]):
         features = route_features(route, np.zeros(3))
         assert features[8 + UNKNOWN] == 1.0
@@ -80,7 +80,7 @@ def test_history_reaches_as_far_back_as_the_log():
     assert not ego_history(speed[-8:], rate[-8:])[:2].any()
 
 
-def test_changes_are_told_only_where_the_past_is_known():
+def test_changes_are_given_only_where_the_past_is_known():
     history = np.array([[[7.0, 0.1, 1], [8.0, 0.2, 1], [9.0, 0.2, 1], [9.0, 0.3, 1]]], np.float32)
     known = ego_changes(history)[0]
     assert (known[:3] > 0).all()
