@@ -44,7 +44,7 @@ def test_imports_and_declarations_agree(project, own, folder):
     for module, file in imported(folder).items():
         if module == own:
             continue
-        sources = {name.lower() for name in providers.get(module, [NAMES.get(module, module)])}
+        sources = {name.lower().replace("_", "-") for name in providers.get(module, [NAMES.get(module, module)])}
         assert sources & wanted, f"{file.relative_to(ROOT)} imports {module}; {project} does not declare {sources}"
         used |= sources
     assert wanted - used <= BEHIND, f"{project} declares what nothing imports"

@@ -163,8 +163,8 @@ def test_a_vehicle_that_sends_junk_waits_and_others_do_not(tmp_path, make_drive,
         assert 1 <= int(answers[-1].headers["Retry-After"]) <= LONGEST_S + 1
         assert put(service.url, who["car-2"], (tmp_path / "a.mcap").read_bytes()).status_code == 204
         metrics = httpx.get(f"{service.url}/metrics").text
-    assert 'drivefoundry_ingest_refused_total{reason="clip"} 1\n' in metrics
-    assert "drivefoundry_ingest_put_off_total 2\n" in metrics
+    assert 'drivefoundry_ingest_refused_total{reason="clip"} 1.0\n' in metrics
+    assert "drivefoundry_ingest_put_off_total 2.0\n" in metrics
 
 
 @pytest.mark.parametrize("day", [200_000, 30_000])

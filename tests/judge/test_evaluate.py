@@ -153,9 +153,9 @@ def test_a_model_is_asked_in_groups_of_one_size(student, scenes, monkeypatch):
     ("wrong", "message"),
     [
         (lambda s: evaluate(ConstantVelocity(), []), "none given"),
-        (lambda s: evaluate(ConstantVelocity(), [lasting(s, s.start + 8)]), "0.7 s to drive; at least 1.0 s"),
-        (lambda s: evaluate(ConstantVelocity(), [s], 0.3, two_stages=False), "0.3 s to drive; at least 0.5 s"),
-        (lambda s: evaluate(ConstantVelocity(), [s], reference=np.zeros(2)), r"reference: shape \(1,\)"),
+        (lambda s: evaluate(ConstantVelocity(), [lasting(s, s.start + 8)]), "0.7 s to drive; must be at least 1.0 s"),
+        (lambda s: evaluate(ConstantVelocity(), [s], 0.3, two_stages=False), "0.3 s to drive; must be at least 0.5 s"),
+        (lambda s: evaluate(ConstantVelocity(), [s], reference=np.zeros(2)), r"reference: must have shape \(1,\)"),
     ],
 )
 def test_refusals(wrong, message):

@@ -99,7 +99,7 @@ def test_refusals_name_the_file_and_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="the tokenizer has 300 ids, the embedding 299 rows"):
         load_backbone(hf)
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"model\.safetensors: tensor .* is truncated"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: not an intact"):
         load_backbone(hf)
     (hf / "model.safetensors.index.json").write_text('{"weight_map": {"model.embed_tokens.weight": "x.safetensors"}}')
     with pytest.raises(ValueError, match=r"x\.safetensors: no such file"):

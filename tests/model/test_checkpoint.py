@@ -48,7 +48,7 @@ def test_damage_is_named(folder, tmp_path):
     save_checkpoint(copy, loaded.model, loaded.codebook, loaded.tokenizer)
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"model\.safetensors: tensor .* is truncated"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: not an intact"):
         load_checkpoint(copy)
     weights.unlink()
     with pytest.raises(ValueError, match=r"no model\.safetensors; not a checkpoint"):

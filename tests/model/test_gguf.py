@@ -146,44 +146,48 @@ FOUR = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
 
 @pytest.mark.parametrize(
-    ("header", "says"),
+    "header",
     [
-        (
-            {"a": FOUR, "b": FOUR, "c": FOUR | {"data_offsets": [4, 8]}},
-            "tensor b begins at byte 0, where",
-        ),
-        ({"a": FOUR}, "4 bytes belong to no tensor"),
-        ({"a": FOUR | {"data_offsets": [4, 8]}}, "tensor a begins at byte 4"),
-        ({"a": FOUR, "b": FOUR | {"data_offsets": [4, 12]}}, "tensor b is truncated"),
-        ({"a": FOUR | {"shape": [2], "data_offsets": [0, 8]}, "b": FOUR | {"data_offsets": [8, 4]}}, "b is truncated"),
-        ({"a": FOUR | {"shape": [1.0]}}, "tensor 'a' has no type, shape and data_offsets"),
-        ({"a": FOUR | {"shape": [-1, -1]}}, "tensor 'a' has no type, shape"),
-        ({"a": FOUR | {"shape": [True]}}, "tensor 'a' has no type, shape"),
-        ({"a": FOUR | {"data_offsets": "04"}}, "tensor 'a' has no type, shape"),
-        ({"a": [1, 2]}, "tensor 'a' has no type, shape"),
-        ({"a": FOUR | {"shape": [2**40, 2**40], "data_offsets": [0, 8]}}, "does not fill its shape"),
-        ([], "must be a JSON object, got a list"),
+        {"a": FOUR, "b": FOUR, "c": FOUR | {"data_offsets": [4, 8]}},
+        {"a": FOUR},
+        {"a": FOUR | {"data_offsets": [4, 8]}},
+        {"a": FOUR, "b": FOUR | {"data_offsets": [4, 12]}},
+        {"a": FOUR | {"shape": [2], "data_offsets": [0, 8]}, "b": FOUR | {"data_offsets": [8, 4]}},
+        {"a": FOUR | {"shape": [1.0]}},
+        {"a": FOUR | {"shape": [-1, -1]}},
+        {"a": FOUR | {"shape": [True]}},
+        {"a": FOUR | {"data_offsets": "04"}},
+        {"a": [1, 2]},
+        {"a": FOUR | {"shape": [2**40, 2**40], "data_offsets": [0, 8]}},
+        [],
     ],
 )
-def test_tensors_of_a_safetensors_file_fill_it_one_by_one(header, says, tmp_path):
+def test_tensors_of_a_safetensors_file_fill_it_one_by_one(header, tmp_path):
     path, head = tmp_path / "x.safetensors", json.dumps(header).encode()
     path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(8))
-    with pytest.raises(ValueError, match=rf"x\.safetensors: .*{says}"):
+    with pytest.raises(ValueError, match=r"x\.safetensors: not an intact \.safetensors file"):
+        read_tensors(path)
+
+
+def test_a_type_that_weights_do_not_have_is_refused(tmp_path):
+    path, head = tmp_path / "x.safetensors", json.dumps({"a": FOUR | {"dtype": "I32"}}).encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
+    with pytest.raises(ValueError, match=r"x\.safetensors: tensor a is torch\.int32, must be one of F32, F16, BF16"):
         read_tensors(path)
 
 
 def test_a_header_has_bounds(tmp_path):
     path = tmp_path / "x.safetensors"
-    for head, says in (
-        (b"[" * 200_000 + b"]" * 200_000, "nested more than"),
-        (b'{"a":{"dtype":"F32","shape":[1e999],"data_offsets":[0,8]}}', "has no type, shape"),
-        (b'{"a": 1' + b"0" * 5000 + b"}", "not JSON|an integer"),
+    for head in (
+        b"[" * 200_000 + b"]" * 200_000,
+        b'{"a":{"dtype":"F32","shape":[1e999],"data_offsets":[0,8]}}',
+        b'{"a": 1' + b"0" * 5000 + b"}",
     ):
         path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(8))
-        with pytest.raises(ValueError, match=rf"x\.safetensors: .*({says})"):
+        with pytest.raises(ValueError, match=r"x\.safetensors: not an intact"):
             read_tensors(path)
     with path.open("wb") as sparse:
         sparse.write((1 << 27).to_bytes(8, "little") + b"{}")
         sparse.truncate(1 << 28)
-    with pytest.raises(ValueError, match="the header has 134,217,736 bytes"):
+    with pytest.raises(ValueError, match="not an intact"):
         read_tensors(path)

@@ -44,13 +44,13 @@ _SPOILT = (errno.EIO, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errn
 _SHA = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 COUNTERS = {
-    "requests_total": "Requests by route and status.",
-    "received_bytes_total": "Bytes of clips received, including interrupted requests.",
-    "acknowledged_total": "Clips checked, stored and acknowledged.",
-    "refused_total": "Uploads whose bytes were refused, by reason.",
-    "put_off_total": "Checks delayed because the vehicle's last clips were refused.",
-    "check_seconds_total": "Time spent checking clips.",
-    "dropped_total": "Connections closed or refused, by reason.",
+    "requests_total": ("Requests by route and status.", ("route", "status")),
+    "received_bytes_total": ("Bytes of clips received, including interrupted requests.", ()),
+    "acknowledged_total": ("Clips checked, stored and acknowledged.", ()),
+    "refused_total": ("Uploads whose bytes were refused, by reason.", ("reason",)),
+    "put_off_total": ("Checks delayed because the vehicle's last clips were refused.", ()),
+    "check_seconds_total": ("Time spent checking clips.", ()),
+    "dropped_total": ("Connections closed or refused, by reason.", ("reason",)),
 }
 
 

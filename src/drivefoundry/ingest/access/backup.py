@@ -113,7 +113,7 @@ def fault_of(file: Path, keyed: bool = False) -> str:
         if "locked" in str(error) or "busy" in str(error):
             return ""
         return f"is damaged ({error})"
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the message may contain damaged text
         return f"is damaged ({error})"
 
 

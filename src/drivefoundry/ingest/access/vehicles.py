@@ -110,6 +110,8 @@ class Vehicles:
         if unknown or not scopes:
             raise ValueError(f"scopes: {' and '.join(SCOPES)} are known, not '{' '.join(unknown)}'")
         code = secrets.token_urlsafe(24)
+        while code.startswith("-"):  # a command line would take it for an option
+            code = secrets.token_urlsafe(24)
         self._do(
             "INSERT INTO vehicles (name, scopes, code, code_until) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE "
             "SET scopes = excluded.scopes, code = excluded.code, code_until = excluded.code_until",
