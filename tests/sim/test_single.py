@@ -89,7 +89,7 @@ def test_pictures_follow_the_car():
 def test_normalised_actions_are_pedals_and_wheel():
     acts = np.array([[0.0, 0.0], [1.0, 1.0], [-1.0, -1.0], [0.5, -0.5], [9.0, 9.0]])
     want = [[0.0, 0.0], [3.0, 0.2], [-8.0, -0.2], [1.5, -0.1], [3.0, 0.2]]
-    np.testing.assert_allclose(physical(acts), want)
+    np.testing.assert_allclose(physical(acts, CAR.limits), want)
 
 
 @pytest.mark.parametrize(
