@@ -75,6 +75,18 @@ def test_it_is_measured_every_so_often_and_at_the_end_and_falls_as_the_model_lea
     assert {"loss", "val_loss", "val_ade"} <= set(found[90])
 
 
+def test_a_measurement_after_the_first_step_leaves_rates_that_can_be():
+    """The first step compiles and does not count; a rate over no time is none."""
+    seen = []
+    t = trainer(replace(UNSEEN, every=1))
+    t.on_step = lambda step, total, metrics: seen.append(metrics)
+    t.run()
+    assert len(seen) > 12
+    for metrics in seen:
+        assert 0.0 <= metrics["samples_per_s"] < 1e6
+        assert 0.0 <= metrics["goodput"] <= 1.0
+
+
 def test_an_interrupted_run_measures_the_same(tmp_path):
     config = replace(CONFIG, log_every=1)
     val = replace(UNSEEN, keep_best=True)

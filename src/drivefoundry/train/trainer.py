@@ -187,8 +187,9 @@ class Trainer:
             return {}
         before = time.perf_counter()
         found = self.validator.measure(self.weights, self.rank, self.world)
-        self.elapsed += time.perf_counter() - before
-        self.lost += time.perf_counter() - before
+        took = time.perf_counter() - before
+        self.elapsed += took
+        self.lost += took
         return found
 
     def _one_step(self, progress: float) -> dict[str, float]:
@@ -248,9 +249,9 @@ class Trainer:
             self.weights.load(self._good)
 
     def report(self) -> TrainReport:
-        busy = max(self.elapsed - self.lost, 1e-9)
+        busy = self.elapsed - self.lost
         samples = self.step * self.config.batch
-        rate = samples / busy
+        rate = samples / busy if busy > 1e-6 else 0.0  # unknown until a step has passed that did not compile
         text_share = self.config.augment.text if self.dataset.has_text else 0.0
         c = self.model.config
         flop = 3 * ((1 - text_share) * forward_flop(c, 0) + text_share * forward_flop(c, self.text_tokens))
@@ -265,7 +266,7 @@ class Trainer:
 
     def goodput(self, mfu: float) -> Goodput:
         """The factors so far, over all restarts of this run."""
-        return self.run_log.goodput((self.elapsed - self.lost) * (1 - self.skipped / max(self.step, 1)), mfu)
+        return self.run_log.goodput(max(self.elapsed - self.lost, 0.0) * (1 - self.skipped / max(self.step, 1)), mfu)
 
     def _report(self, metrics: dict[str, float], final: bool = False) -> None:
         if not final and self.step % self.config.log_every and "val_loss" not in metrics:
