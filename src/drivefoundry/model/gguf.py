@@ -1,5 +1,7 @@
 """Read and write GGUF files: metadata and named arrays, with numpy only.
 
+The `gguf` package is slower and hangs or fails in its own ways on damaged files (docs/log.md has figures).
+
 The container is GGUF v2/v3 (ggml's docs/gguf.md); the block formats are those of ggml-quants. A block holds 32 numbers
 (256 in the K formats) as small integers with scales; axes: N blocks of one tensor.
 """

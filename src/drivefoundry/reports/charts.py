@@ -1,4 +1,7 @@
-"""Charts as inline SVG. All text is escaped; colours come from the page's style sheet, by class."""
+"""Charts as inline SVG. All text is escaped; colours come from the page's style sheet, by class.
+
+Plotting libraries were larger and follow no style sheet (docs/log.md has figures).
+"""
 
 from __future__ import annotations
 
