@@ -76,15 +76,6 @@ def ratio_interval(
     return _bootstrap(counts / weights, weights, confidence, seed)
 
 
-def paired_difference(
-    a: np.ndarray, b: np.ndarray, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean of a - b, values (S,) of two policies on the same scenes, with its interval."""
-    a, b = _checked(a, "a"), _checked(b, "b")
-    require(a.shape == b.shape, f"a and b: must have the same scenes, got {len(a)} and {len(b)} values")
-    return mean_interval(a - b, confidence, seed)
-
-
 @dataclass(frozen=True)
 class Comparison:
     """One policy compared with another on the same scenes; higher values are better. difference, low, high: mean of
