@@ -124,3 +124,28 @@ def test_one_recording_alone_does_not_validate():
     assert [s.id for s in source._scenes("train")] == ["b-1", "b-2"]
     source.likeness = ""
     assert any("No validation samples" in line for line in source.lacks())
+
+
+def test_recordings_that_overlap_are_on_one_side():
+    """As NGSIM's files in CommonRoad do: the same vehicles, from another origin and a second on."""
+    steps, rng = np.arange(140), np.random.default_rng(0)
+
+    def recording(name, speeds, x, later):
+        way = np.cumsum(speeds * 0.1)
+        track = np.column_stack([way, np.full(len(way), EAST), np.zeros(len(way)), speeds])[later + steps]
+        track[:, 0] += x - track[0, 0] + way[later]
+        return replace(situation(track, name=name), place="p1", meta={"recording": name})
+
+    speeds = {name: 8.0 + np.cumsum(rng.uniform(-0.2, 0.2, 160)) for name in "abc"}
+    scenes = [recording(f"{name}{later}", speeds[name], -60.0 - later, later) for name in "abc" for later in (0, 10)]
+    for order in (scenes, scenes[::-1]):
+        source = source_of(order, [])
+        assert source.val
+        assert {name[0] for name in source.val}.isdisjoint(s.id[0] for s in source._scenes("train"))
+        assert len(source.val) == 2
+
+
+def test_the_larger_of_two_recordings_trains():
+    for large in "ab":
+        scenes = [of("p0", r, f"{r}-{k}") for r in "ab" for k in range(6 if r == large else 2)]
+        assert source_of(scenes, []).val == ["b" if large == "a" else "a"]

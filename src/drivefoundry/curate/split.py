@@ -214,7 +214,7 @@ def _last_of_train(ids: list[str], origins: Mapping[str, Origin], split: dict[st
     long, and of a few none lies in the middle of a small share."""
     train = [i for i in ids if split[i] == "train"]
     part: list[str] = []
-    while train and (not part or (_overlap(origins[train[-1]], origins[part[-1]]))):
+    while train and (not part or any(_overlap(origins[i], origins[part[-1]]) for i in train)):
         part.append(train.pop())
     if len(train) > len(part):
         split.update(dict.fromkeys(part, "val"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Literal, Protocol
 from drivefoundry.clips.importers.folder import fingerprint, kind_for, scenes_in
 from drivefoundry.clips.importers.traffic.recording import AHEAD_S, is_short, left_of, not_read
 from drivefoundry.compute import pmap
+from drivefoundry.curate.excerpts import linked
 from drivefoundry.curate.split import hold_out
 from drivefoundry.fleet.config import FleetConfig
 from drivefoundry.fleet.places import place_map
@@ -264,16 +266,19 @@ class RecordedTraffic:
     @cached_property
     def val(self) -> list[str]:
         """Recordings of the validation samples: about a tenth of the scenes that are not held out. They are whole
-        places if that leaves at least two places to train on. Empty if there is only one recording."""
+        places if that leaves at least two places to train on, else recordings with those that overlap. A place or
+        recording with more than half of the scenes always trains; empty if nothing else is left."""
         rest = [s for s in self.read[0] if s.place not in self.held_out]
-        by_place = len({s.place for s in rest}) > 2
-        groups: dict[str, list[Scene]] = {}
-        for scene in rest:
-            groups.setdefault(scene.place if by_place else recording_of(scene), []).append(scene)
-        names = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        if len({s.place for s in rest}) > 2:
+            groups = _grouped(rest, lambda s: s.place)
+        else:
+            group = linked(_grouped(rest, recording_of))
+            groups = _grouped(rest, lambda s: group[recording_of(s)])
         chosen: list[Scene] = []
-        while len(names) > 1 and len(chosen) < VAL_SHARE * len(rest):
-            chosen += groups[names.pop()]
+        for name in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).hexdigest(), reverse=True):
+            most = len(rest) / 2 if len(chosen) < VAL_SHARE * len(rest) else 0
+            if len(chosen) + len(groups[name]) <= most:
+                chosen += groups[name]
         return sorted({recording_of(s) for s in chosen})
 
     @cached_property
@@ -291,7 +296,9 @@ class RecordedTraffic:
             "The ego of a scene is a recorded vehicle, named in the scene's id."
         )
         if not self.val:
-            out.append("No validation samples: what remains for training is one recording; add recordings to get some.")
+            out.append(
+                "No validation samples: more than half of what remains for training is one recording; add recordings."
+            )
         if again:
             out.append(f"{again} of {len(scenes) + again} scenes are in several files; they count once.")
         return out + not_read(map(left_of, scenes)) + [f"{file}: {why}" for file, why in refused.items() if why]
@@ -313,6 +320,9 @@ class RecordedTraffic:
             }
 
         made = line.make(None, "import", "exam", {"folder": self.fingerprint}, [], build)
+        if not made.id:  # a dry run does not know the split yet, and expects validation samples
+            vars(self).update(held_out=[], val=[""])
+            return made
         kept = json.loads((made.path / "exam.json").read_text())
         vars(self).update(held_out=kept["held_out"], val=kept["val"])
         self.likeness = likeness(kept["compared"])
@@ -357,6 +367,13 @@ class RecordedTraffic:
         if scene.place in self.held_out:
             return "held_out"
         return "val" if recording_of(scene) in self.val else "train"
+
+
+def _grouped(scenes: list[Scene], key: Callable[[Scene], str]) -> dict[str, list[Scene]]:
+    out: dict[str, list[Scene]] = {}
+    for scene in scenes:
+        out.setdefault(key(scene), []).append(scene)
+    return out
 
 
 def _few(names: list[str]) -> str:
