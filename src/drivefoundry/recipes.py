@@ -85,7 +85,7 @@ class Recipe:
 
 
 def default() -> Recipe:
-    """Three turns, under half an hour on two cores."""
+    """Three turns of the loop, sized for two cores."""
     return Recipe("default")
 
 

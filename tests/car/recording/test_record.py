@@ -132,6 +132,19 @@ def test_no_clip_reaches_over_a_gap(make_drive, clips_of):
     assert len(taken.t) >= 200
 
 
+def test_both_sides_of_a_gap_are_recorded_and_draw_their_own_shares(make_drive, clips_of):
+    drive = make_drive(steps=600, purpose="recorded")
+    parts = replace(drive, t=drive.t + 5.0 * (np.arange(600) >= 250))
+    assert sum(len(c.t) for c in clips_of(parts, CAMPAIGNS)) == 600
+    random = [c for c in CAMPAIGNS if c.pick == "random"]
+    differ = 0
+    for i in range(30):
+        one = make_drive(steps=400, drive=f"d{i}")
+        begins = {float(c.t[0]) for c in clips_of(replace(one, t=one.t + 50.0 * (np.arange(400) >= 200)), random)}
+        differ += (0.0 in begins) != (70.0 in begins)
+    assert differ > 3, "the same numbers twice would take both parts or none"
+
+
 @pytest.mark.parametrize("purpose", ["", "evaluation"])
 def test_the_clips_are_those_that_the_car_records(make_drive, clips_of, tmp_path, purpose):
     """The drive, step by step, through the collector of a running car: the same clips, message by message."""

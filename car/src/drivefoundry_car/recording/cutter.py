@@ -51,21 +51,28 @@ def record_drive(
     The rules run over the drive at once, which fires as sample by sample; shares, windows and files are those of
     `upload.collector.Collector`, with time as the drive has it. Pictures are passed through undecoded. The same drive,
     campaigns and seed give the same bytes. Parts of a drive on either side of a gap (`log.clock.runs`) are recorded
-    one by one. context: inputs of signals beyond the drive.
+    one by one, and rules start afresh. context: inputs of signals beyond the drive.
     """
     if not len(drive.t):
         return []
+    selection, parts = Selection(campaigns, drive.meta, seed), [drive]
     runs = clock.runs(drive.t)
     period = float(np.median(np.diff(drive.t))) if len(drive.t) > 1 else clock.DT
     if len(runs) > 1 and period <= clock.GAP_S:
         parts = [cut(drive, float(drive.t[a]), float(drive.t[b - 1]) + period / 2) for a, b in runs]
-        return [clip for part in parts for clip in record_drive(part, campaigns, seed, folder, context)]
+    return [clip for part in parts for clip in _recorded(part, campaigns, selection, folder, context)]
+
+
+def _recorded(
+    drive: Drive, campaigns: Sequence[Campaign], selection: Selection, folder: Path, context: SignalContext | None
+) -> list[Path]:
+    """Record a drive without gaps."""
+    selection.interrupt()
     there = {*folder.glob("*.mcap")} if folder.exists() else set()
     waiting = _messages(drive)
     size = sum(len(data) + ITEM_BYTES for *_, data, _ in waiting)
     cameras = {} if drive.video is None else {channels.FRONT: drive.video}
     fired = {t: list(some) for t, some in groupby(firings(list(campaigns), drive, context), key=lambda f: f.t)}
-    selection = Selection(campaigns, drive.meta, seed)
     with SerialRecorder(
         folder, {**cameras, **drive.others}, drive.meta, drive.ego_size, camera_bytes=size, signal_bytes=size
     ) as recorder:

@@ -38,6 +38,10 @@ class Selection:
         self._all = any(c.pick == "all" for c in ours)
         self._next = float("-inf")
 
+    def interrupt(self) -> None:
+        """Begin a new stretch at the next call of `at`: recording stopped in between, as at a gap in a drive."""
+        self._next = float("-inf")
+
     def at(self, t: float, fired: Sequence[Firing]) -> Iterator[Request]:
         """Clips to record at t s (increasing from call to call), given the firings at that time."""
         if t >= self._next - EDGE_S:

@@ -21,7 +21,7 @@ from numba import njit
 from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.sim.sensors.visibility import visible_share
 from drivefoundry.sim.simulator import Simulator
-from drivefoundry.types import AGENT_CAR, DT, Scene
+from drivefoundry.types import AGENT_TRUCK, DT, Scene
 from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 from drivefoundry_car.vehicle.inputs import to_ego
 
@@ -221,7 +221,7 @@ def _estimate(ego, agent, size, kind, seed, who, step, errors, out):
     beside = errors.bearing_rad * away * _normal(seed, LATERAL, who, step)
     out[0] = agent[0] + (dx * deep - dy * beside) / away
     out[1] = agent[1] + (dy * deep + dx * beside) / away
-    turned = errors.yaw_rad * (1.0 if kind <= AGENT_CAR + 1 else 2.0)
+    turned = errors.yaw_rad * (1.0 if kind <= AGENT_TRUCK else 2.0)
     out[2] = agent[2] + turned * _normal(seed, YAW, who, step)
     doubt = errors.speed_mps + errors.speed_share * agent[3]
     out[3] = max(0.0, agent[3] + doubt * _normal(seed, SPEED, who, step))
