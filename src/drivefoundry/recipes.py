@@ -18,6 +18,7 @@ from drivefoundry.judge.config import JudgeConfig
 from drivefoundry.model.config import ModelConfig
 from drivefoundry.rl.config import GrpoConfig
 from drivefoundry.scaling.config import GridConfig
+from drivefoundry.seeds import MAX_SEED
 from drivefoundry.sim.sensors.config import Perception
 from drivefoundry.train.config import AdaptConfig, DistilConfig, PretrainConfig, SftConfig, ValidationConfig
 from drivefoundry.types import require
@@ -50,7 +51,7 @@ class Recipe:
         """Check every field; return self. ValueError names the offending key."""
         plain = bool(self.name.strip()) and self.name.isprintable()
         require(plain, f"name: must be text on one line, got {self.name!r}")
-        in_range(self, 0, 2_000_000_000, "seed")
+        in_range(self, 0, MAX_SEED, "seed")
         in_range(self, 1, 1000, "loops")
         for name in ("pretrain", "sft", "distil", "camera"):
             timed = getattr(self, name).seconds

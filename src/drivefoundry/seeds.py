@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
+MAX_SEED = 2**31 - 1
+"""Largest seed that SUMO takes."""
+
 
 def derive(seed: int, purpose: str, *index: int | str) -> int:
-    """A seed, 0 .. 2^31 - 1, for one purpose; index distinguishes its uses, such as turn and place.
+    """A seed, 0 .. MAX_SEED, for one purpose; index distinguishes its uses, such as turn and place.
 
     Hashed (SHA-256), so that no two purposes share random numbers, and neighbouring seeds are unrelated.
     """

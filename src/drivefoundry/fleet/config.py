@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drivefoundry.bounds import distinct, in_range, one_of
+from drivefoundry.seeds import MAX_SEED
 from drivefoundry.types import require
 
 
@@ -38,7 +39,7 @@ class FleetConfig:
         in_range(self, 1, 1000, "cars", "val_cars")
         in_range(self, 20, 3600, "seconds", "held_out_seconds", "val_seconds")
         in_range(self, 0, 10_000, "traffic", "pedestrians")
-        in_range(self, 0, 2_000_000_000, "seed")
+        in_range(self, 0, MAX_SEED, "seed")
         in_range(self, 1, 100_000, "outings")
         in_range(self, 6, 600, "outing_seconds")
         distinct(self, PLACES, "places")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drivefoundry.bounds import in_range, one_of, positive
+from drivefoundry.seeds import MAX_SEED
 
 
 @dataclass(frozen=True)
@@ -39,5 +40,5 @@ class GrpoConfig:
         positive(self, 100, "temperature", "clip")
         one_of(self, ("PDMS", "EPDMS"), "reward")
         in_range(self, 0, 1_000_000, "validation_states")
-        in_range(self, 0, 2_000_000_000, "seed")
+        in_range(self, 0, MAX_SEED, "seed")
         return self

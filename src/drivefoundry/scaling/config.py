@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drivefoundry.bounds import distinct, in_range, positive
+from drivefoundry.seeds import MAX_SEED
 from drivefoundry.types import require
 
 
@@ -29,7 +30,7 @@ class GridConfig:
         in_range(self, 1, 65_536, "batch")
         positive(self, 1, "lr")
         in_range(self, 1, 1_000_000, "scenes")
-        in_range(self, 0, 2_000_000_000, "seed")
+        in_range(self, 0, MAX_SEED, "seed")
         least, most = self.batch, 1_000_000_000
         for n in self.samples:
             require(least <= n <= most, f"samples: each must be from batch ({least}) to {most:,}, got {n:,}")

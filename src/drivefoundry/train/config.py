@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from drivefoundry.bounds import in_range, one_of, positive, validate_parts
 from drivefoundry.model.config import Action
+from drivefoundry.seeds import MAX_SEED
 from drivefoundry.types import require
 
 STEPS = 100_000_000
-SEEDS = 2_000_000_000
 C = TypeVar("C", bound="TrainConfig")
 
 
@@ -129,7 +129,7 @@ class TrainConfig:
         one_of(self, ("bf16", "fp32"), "precision")
         one_of(self, ("muon", "adamw"), "optimiser")
         one_of(self, ("wsd", "cosine"), "schedule")
-        in_range(self, 0, SEEDS, "seed")
+        in_range(self, 0, MAX_SEED, "seed")
         in_range(self, 1, STEPS, "log_every", "patience")
         positive(self, 1e12, "spike")
         validate_parts(self)

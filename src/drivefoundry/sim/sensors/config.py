@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drivefoundry.bounds import in_range, positive
+from drivefoundry.seeds import MAX_SEED
 from drivefoundry.types import DT, require
 
 
@@ -59,7 +60,7 @@ class Perception:
         positive(self, 10, "small_rad")
         steps = self.latency_s / DT
         require(abs(steps - round(steps)) < 1e-6, f"latency_s: must be a multiple of {DT}, got {self.latency_s}")
-        in_range(self, 0, 2_000_000_000, "seed")
+        in_range(self, 0, MAX_SEED, "seed")
         return self
 
     def __str__(self) -> str:
