@@ -99,9 +99,7 @@ def fine_tuned(shard: Path, folder: Path) -> dict[str, float]:
     config = SftConfig(steps=STEPS, batch=BATCH, lr=RATE, optimiser="adamw", compile=False)
     parts: list[dict[str, float]] = []
     begun = time.process_time()
-    done = fit(
-        around(episodes, SMOLLM2, ego_changes=False), episodes, out, config, None, None, lambda *a: told(parts, *a)
-    )
+    done = fit(around(episodes, SMOLLM2, ego_changes=False), episodes, out, config, on_step=lambda *a: told(parts, *a))
     spent = time.process_time() - begun
     before, after = done.losses[:10].mean(), done.losses[-STEPS // 10 :].mean()
     figures = {

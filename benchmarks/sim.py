@@ -39,6 +39,7 @@ from drivefoundry.fleet.sumo.city import run_city
 from drivefoundry.render.bev import Bev
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig, View
+from drivefoundry.render.snapshot import Snapshot
 from drivefoundry.sim.expert import expert_plan
 from drivefoundry.sim.pack import Packed, pack
 from drivefoundry.sim.world import Kind, World
@@ -172,18 +173,20 @@ def front(packed: Packed, width: int, height: int, threads: int | None = None) -
     index = {m.id: i for i, m in enumerate(maps)}
     where = np.array([index[s.map.id] for s in packed.scenes])
     renderer = Renderer(maps, Rig((view(width, height),)), threads)
-    return lambda world: renderer.render(
-        where, world.ego[:, :3], world.agents, world.seen, packed.size, packed.kind, world.brake, world.signals_now()
-    )
+    return lambda world: renderer.render(snapshot(packed, world, where))
 
 
 def above(packed: Packed) -> Look:
     """Bird's-eye maps with as many pixels as 256x128."""
     bev, where = Bev([packed.scenes[0].map], pixels=ABOVE), np.zeros(len(packed.scenes), np.int64)
-    return lambda world: bev.render(
-        where, world.ego, world.ego_size, world.agents, world.seen, packed.size, packed.kind, world.signals_now(),
-        packed.route, packed.route_n,
-    )  # fmt: skip
+    return lambda world: bev.render(snapshot(packed, world, where), world.ego_size, packed.route, packed.route_n)
+
+
+def snapshot(packed: Packed, world: World, where: np.ndarray) -> Snapshot:
+    """What the world shows now; where (S,): its scenes' maps."""
+    return Snapshot(
+        where, world.ego, world.agents, world.seen, packed.size, packed.kind, world.brake, world.signals_now()
+    )
 
 
 def best(packed: Packed, traffic: Kind, steps: int, repeats: int, look: Look | None = None) -> Times:

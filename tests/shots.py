@@ -4,6 +4,7 @@ import numpy as np
 
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig, View
+from drivefoundry.render.snapshot import Snapshot
 from drivefoundry.roadmap import make_map
 from drivefoundry.types import Scene
 from town import crossroads
@@ -14,21 +15,24 @@ TOWN = crossroads()
 CAR = (4.6, 1.9, 1.5)
 
 
-def shoot(maps, ego, agents=(), view=None, brake=False, signals=(), threads=None, index=0, **more):
+def shoot(maps, ego, agents=(), view=None, brake=False, signals=(), threads=None, index=0, indicator=None, **more):
     """One frame: agents is a list of (x, y, yaw, size, kind)."""
     n = len(agents)
     state = np.array([(*a[:3], 0.0) for a in agents]).reshape(1, n, 4)
     return (
         Renderer(maps, Rig((view or View(),)), threads)
         .render(
-            np.array([index]),
-            np.array([ego], float),
-            state,
-            np.ones((1, n), bool),
-            np.array([a[3] for a in agents], float).reshape(1, n, 3),
-            np.array([a[4] for a in agents], int).reshape(1, n),
-            np.full((1, n), brake),
-            np.array([signals], int).reshape(1, -1),
+            Snapshot(
+                np.array([index]),
+                np.array([ego], float),
+                state,
+                np.ones((1, n), bool),
+                np.array([a[3] for a in agents], float).reshape(1, n, 3),
+                np.array([a[4] for a in agents], int).reshape(1, n),
+                np.full((1, n), brake),
+                np.array([signals], int).reshape(1, -1),
+                indicator,
+            ),
             **more,
         )[0, 0]
         .astype(int)

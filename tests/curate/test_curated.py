@@ -7,6 +7,7 @@ import pytest
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.curate.curated import curate, examine_drive, load_curated, origins_in, save_curated
+from drivefoundry.curate.split import SplitRule
 from drivefoundry_car.log import cut, write_drive
 
 
@@ -73,14 +74,14 @@ def test_a_later_turn_keeps_what_was_settled(landed):
 
 def test_clips_of_an_exams_place_are_never_trained_on(landed, make_drive, tmp_path):
     url, ids = landed
-    c = curate(url, ids[1:4], pinned={ids[0]: "held_out", ids[4]: "held_out"}, shares=(1, 0, 0))
+    c = curate(url, ids[1:4], rule=SplitRule({ids[0]: "held_out", ids[4]: "held_out"}, shares=(1, 0, 0)))
     assert set(c.of("train")) == set(ids[1:4])
     assert ids[0] not in c.split
     # The exam's clip and this one were recorded in the same place with the same seed.
     path = tmp_path / "more.mcap"
     write_drive(path, clip(make_drive, 4, vehicle="car-3", drive="another"))
     more = ClipStore(url).land([path])
-    assert curate(url, more, pinned={ids[4]: "held_out"}, shares=(1, 0, 0)).of("train") == []
+    assert curate(url, more, rule=SplitRule({ids[4]: "held_out"}, shares=(1, 0, 0))).of("train") == []
 
 
 def test_one_recording_is_split_by_time(tmp_path, make_drive):
@@ -95,7 +96,7 @@ def test_one_recording_is_split_by_time(tmp_path, make_drive):
         write_drive(paths[-1], cut(whole, 10 * k, 10 * k + 10))
     url = str(tmp_path / "store")
     ids = ClipStore(url).land(paths)
-    c = curate(url, ids, shares=(0.8, 0.0, 0.2), similarity=1.1)
+    c = curate(url, ids, rule=SplitRule(shares=(0.8, 0.0, 0.2)), similarity=1.1)
     assert c.apart == "time"
     assert [c.split[i] for i in ids] == ["train"] * 5 + ["held_out"]
 
@@ -125,7 +126,7 @@ def test_processes_see_what_one_process_sees(landed):
 def test_bad_arguments_are_refused(landed):
     url, ids = landed
     with pytest.raises(ValueError, match="apart: must be auto, place or time"):
-        curate(url, ids[:1], apart="luck")
+        curate(url, ids[:1], rule=SplitRule(apart="luck"))
     with pytest.raises(ValueError, match="clip nowhere: not in"):
         origins_in(url, ["nowhere"])
     assert curate(url, []).kept == []

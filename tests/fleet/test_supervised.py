@@ -48,7 +48,7 @@ def test_a_release_is_recorded_with_plans_corrections_and_takeovers(tmp_path):
 
 
 def test_people_who_drive_are_not_corrected(tmp_path):
-    record_supervised(LogReplay(), scenes()[1:], tmp_path, "", seconds=4.0, human=True)
+    record_supervised(LogReplay(), scenes()[1:], tmp_path, None, seconds=4.0)
     drive = read_drive(tmp_path / "free.mcap", video=False)
     assert drive.plan is None
     assert drive.correction is None
@@ -88,7 +88,7 @@ def test_a_recorded_person_drives_their_own_log_to_its_end(tmp_path):
         situation(straight(-60.0, EAST, 0.0, 8.0, 77), standing, name="blocked"),
         situation(straight(-60.0, EAST, 0.0, 8.0, 70), name="short"),
     ]
-    rows = record_supervised(LogReplay(), logs, tmp_path, "", human=True)
+    rows = record_supervised(LogReplay(), logs, tmp_path, None)
     assert [r["scene"] for r in rows] == ["blocked", "short"]
     assert [r["takeovers"] for r in rows] == [0, 0]
     for scene, steps in zip(logs, (61, 51), strict=True):

@@ -62,7 +62,7 @@ def policy(request, student, tmp_path_factory):
     }[request.param]()
 
 
-def test_scores_are_the_same_alone_and_in_any_batch_and_order(scenes, policy):
+def test_scores_are_the_same_alone_and_in_any_batch_and_order(scenes, policy, monkeypatch):
     learnt = isinstance(policy, TorchPolicy)
     seconds, stages = (1.5, False) if learnt else (4.0, True)
     scenes = scenes[:5] if learnt else scenes
@@ -73,7 +73,8 @@ def test_scores_are_the_same_alone_and_in_any_batch_and_order(scenes, policy):
     for batch in (1, 4):
         order = rng.permutation(len(scenes))
         some = [scenes[i] for i in order]
-        other = evaluate(policy, some, seconds, reference=goal[order], body=BODY, two_stages=stages, batch=batch)
+        monkeypatch.setattr("drivefoundry.judge.evaluate.BATCH", batch)
+        other = evaluate(policy, some, seconds, reference=goal[order], body=BODY, two_stages=stages)
         for name, values in whole.scores.items():
             assert np.array_equal(values[order], other.scores[name]), (name, batch)
         for i, rollout in zip(order, other.rollouts, strict=True):

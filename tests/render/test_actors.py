@@ -1,6 +1,6 @@
 import numpy as np
 
-from drivefoundry.render.actors import brake_lamps, indicators
+from drivefoundry.render.kernels.actors import brake_lamps, indicators
 from drivefoundry.types import AGENT_CAR, AGENT_PEDESTRIAN
 from shots import scene
 

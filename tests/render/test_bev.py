@@ -5,6 +5,7 @@ import pytest
 
 from drivefoundry.raster import GROUND, ROAD
 from drivefoundry.render.bev import BEHIND, CODES, EGO, LINES, ROUTE, USERS, Bev
+from drivefoundry.render.snapshot import Snapshot
 from drivefoundry.types import SIGNAL_RED
 from shots import CAR, TOWN, batch
 from town import crossroads
@@ -16,10 +17,12 @@ def above(ego, agents=(), signals=(0,), route=((0.0, 0.0), (0.0, 0.0)), maps=(TO
     """One map as numbers of CODES (N, N): agents is a list of (x, y, yaw, size, kind)."""
     n = len(agents)
     rgb = Bev(list(maps), N, METRES).render(
-        np.array([index]), np.array([ego], float), np.array([CAR[:2]]),
-        np.array([(*a[:3], 0.0) for a in agents]).reshape(1, n, 4), np.ones((1, n), bool),
-        np.array([a[3] for a in agents], float).reshape(1, n, 3), np.array([a[4] for a in agents], int).reshape(1, n),
-        np.array([signals]), np.array([route]), np.array([len(route)]),
+        Snapshot(
+            np.array([index]), np.array([ego], float), np.array([(*a[:3], 0.0) for a in agents]).reshape(1, n, 4),
+            np.ones((1, n), bool), np.array([a[3] for a in agents], float).reshape(1, n, 3),
+            np.array([a[4] for a in agents], int).reshape(1, n), np.zeros((1, n), bool), np.array([signals]),
+        ),
+        np.array([CAR[:2]]), np.array([route]), np.array([len(route)]),
     )[0]  # fmt: skip
     same = (rgb[:, :, None] == CODES).all(-1)
     assert same.any(-1).all(), "no pixel has a colour of its own"
@@ -61,13 +64,12 @@ def test_ground_route_and_lights():
 
 def test_maps_do_not_depend_on_the_batch():
     maps = [TOWN, crossroads(60.0)]
-    index, ego, agents, valid, size, kind, _, signals = batch(7, 9)
-    rng = np.random.default_rng(1)
-    args = [index, ego, np.full((7, 2), 2.0), agents, valid, size, kind, signals, rng.normal(0, 30, (7, 5, 2)),
-            np.full(7, 5)]  # fmt: skip
-    together = Bev(maps, 64).render(*args)
+    seen, rng = batch(7, 9), np.random.default_rng(1)
+    more = [np.full((7, 2), 2.0), rng.normal(0, 30, (7, 5, 2)), np.full(7, 5)]
+    together = Bev(maps, 64).render(Snapshot(*seen), *more)
     for i in range(7):
-        assert np.array_equal(together[i], Bev(maps, 64).render(*(x[i : i + 1] for x in args))[0])
+        alone = Snapshot(*(x[i : i + 1] for x in seen))
+        assert np.array_equal(together[i], Bev(maps, 64).render(alone, *(x[i : i + 1] for x in more))[0])
 
 
 def test_what_is_far_off_draws_nothing_and_breaks_nothing():
@@ -81,7 +83,7 @@ def test_bad_input_is_refused_by_name():
         Bev([])
     with pytest.raises(ValueError, match="must be > 0"):
         Bev([TOWN], 0)
-    with pytest.raises(ValueError, match="past the last map"):
+    with pytest.raises(ValueError, match="past the last of 1 maps"):
         above((0.0, 0.0, 0.0), index=1)
     with pytest.raises(ValueError, match="not finite"):
         above((np.nan, 0.0, 0.0))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig, View
+from drivefoundry.render.snapshot import Snapshot
 from drivefoundry.roadmap import make_map
 from drivefoundry.types import SIGNAL_GREEN, SIGNAL_RED, SIGNAL_YELLOW
 from shots import CAR, FIELD, LANE, TOWN, batch, changed, shoot
@@ -132,19 +133,19 @@ def test_car_right_ahead_is_clipped_not_dropped():
 
 def test_frames_do_not_depend_on_batch_or_threads():
     maps, args = [TOWN, crossroads(60.0)], batch()
-    together = Renderer(maps, threads=1).render(*args)
-    assert np.array_equal(together, Renderer(maps, threads=3).render(*args))
+    together = Renderer(maps, threads=1).render(Snapshot(*args))
+    assert np.array_equal(together, Renderer(maps, threads=3).render(Snapshot(*args)))
     for i in range(len(together)):
-        assert np.array_equal(together[i], Renderer(maps).render(*(x[i : i + 1] for x in args))[0])
+        assert np.array_equal(together[i], Renderer(maps).render(Snapshot(*(x[i : i + 1] for x in args)))[0])
 
 
 def test_each_view_sees_its_own_map():
     args, maps = batch(), [crossroads(90.0), crossroads(120.0)]
-    both = Renderer(maps).render(*args)
-    swapped = Renderer(maps[::-1]).render(1 - args[0], *args[1:])
+    both = Renderer(maps).render(Snapshot(*args))
+    swapped = Renderer(maps[::-1]).render(Snapshot(1 - args[0], *args[1:]))
     assert np.array_equal(both, swapped)
     for i, m in enumerate(args[0]):
-        alone = Renderer([maps[m]]).render(np.zeros(1, int), *(x[i : i + 1] for x in args[1:]))[0]
+        alone = Renderer([maps[m]]).render(Snapshot(np.zeros(1, int), *(x[i : i + 1] for x in args[1:])))[0]
         assert np.array_equal(both[i], alone)
 
 
@@ -159,7 +160,9 @@ def test_any_poses_draw(seed, pitch, size):
     args[2][:, 4, 0] = 1e7
     args[1] = args[1].copy()
     args[1][0, :2] = 1e6
-    frames = Renderer([TOWN, FIELD], Rig((View(*size, cx=size[0] / 2, cy=size[1] / 2, pitch=pitch),))).render(*args)
+    frames = Renderer([TOWN, FIELD], Rig((View(*size, cx=size[0] / 2, cy=size[1] / 2, pitch=pitch),))).render(
+        Snapshot(*args)
+    )
     assert frames.shape == (3, 1, size[1], size[0], 3)
     assert frames.dtype == np.uint8
 
@@ -168,21 +171,21 @@ def test_bad_input_is_refused_by_name():
     args = list(batch())
     camera = Renderer([TOWN, FIELD])
     for i, value, message in (
-        (0, np.full(9, 2), "map_index past"),
-        (1, np.full((9, 3), np.nan), "ego pose is not finite"),
-        (2, np.full((9, 12, 4), np.inf), "agent's state is not finite"),
+        (0, np.full(9, 2), "map_index: past"),
+        (1, np.full((9, 3), np.nan), "ego: a pose is not finite"),
+        (2, np.full((9, 12, 4), np.inf), "agents: the state of a valid one is not finite"),
         (4, np.ones((9, 11, 3)), "size"),
         (7, np.zeros(9, int), "signals"),
     ):
         with pytest.raises(ValueError, match=message):
-            camera.render(*[value if j == i else x for j, x in enumerate(args)])
+            camera.render(Snapshot(*[value if j == i else x for j, x in enumerate(args)]))
     with pytest.raises(ValueError, match="at least one map"):
         Renderer([])
 
 
 def test_heads_without_states_are_dark_not_an_error():
     frame = Renderer([TOWN]).render(
-        *[x[:1] * 0 if i == 0 else x[:1] for i, x in enumerate(batch()[:7])], np.zeros((1, 0))
+        Snapshot(*[x[:1] * 0 if i == 0 else x[:1] for i, x in enumerate(batch()[:7])], np.zeros((1, 0)))
     )
     assert frame.std() > 10
 

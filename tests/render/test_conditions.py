@@ -9,6 +9,7 @@ import pytest
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.conditions import Conditions
 from drivefoundry.render.rig import Rig, View
+from drivefoundry.render.snapshot import Snapshot
 from shots import CAR, FIELD, TOWN, batch, shoot
 
 BIG = View().scaled(256, 128)
@@ -23,16 +24,16 @@ def seen(conditions, view=BIG, **more):
 
 def test_the_default_is_a_clear_day():
     args = batch(8, 12)
-    plain = Renderer(MAPS).render(*args)
-    assert np.array_equal(plain, Renderer(MAPS).render(*args, conditions=[Conditions.clear()] * 8, step=5))
-    assert np.array_equal(plain, Renderer(MAPS).render(*args, conditions=[Conditions(seed=9)] * 8))
-    assert np.array_equal(plain, Renderer(MAPS).render(*args, indicator=np.zeros((8, 12), np.int8)))
+    plain = Renderer(MAPS).render(Snapshot(*args))
+    assert np.array_equal(plain, Renderer(MAPS).render(Snapshot(*args), conditions=[Conditions.clear()] * 8, step=5))
+    assert np.array_equal(plain, Renderer(MAPS).render(Snapshot(*args), conditions=[Conditions(seed=9)] * 8))
+    assert np.array_equal(plain, Renderer(MAPS).render(Snapshot(*args, indicator=np.zeros((8, 12), np.int8))))
 
 
 def test_the_least_change_changes_little():
     args = batch(8, 12)
-    plain = Renderer(MAPS).render(*args).astype(int)
-    nearly = Renderer(MAPS).render(*args, conditions=[Conditions(exposure=1.0001)] * 8)
+    plain = Renderer(MAPS).render(Snapshot(*args)).astype(int)
+    nearly = Renderer(MAPS).render(Snapshot(*args), conditions=[Conditions(exposure=1.0001)] * 8)
     assert np.abs(plain - nearly).mean() < 2.5, "both ways of drawing show the same clear day"
 
 
@@ -41,10 +42,12 @@ def test_same_seed_same_bytes_for_any_batch_and_threads():
     drawn[0] = Conditions(hour=21.0, rain=1.0, noise=5.0, seed=3)
     steps = np.arange(9)
     rig = Rig((View(), View(yaw=1.0, roll=0.1)))
-    together = Renderer(MAPS, rig, threads=1).render(*args, conditions=drawn, step=steps)
-    assert np.array_equal(together, Renderer(MAPS, rig, threads=3).render(*args, conditions=drawn, step=steps))
+    together = Renderer(MAPS, rig, threads=1).render(Snapshot(*args), conditions=drawn, step=steps)
+    assert np.array_equal(
+        together, Renderer(MAPS, rig, threads=3).render(Snapshot(*args), conditions=drawn, step=steps)
+    )
     for i in range(9):
-        one = Renderer(MAPS, rig).render(*(x[i : i + 1] for x in args), conditions=drawn[i : i + 1], step=i)
+        one = Renderer(MAPS, rig).render(Snapshot(*(x[i : i + 1] for x in args)), conditions=drawn[i : i + 1], step=i)
         assert np.array_equal(together[i], one[0])
 
 
@@ -70,8 +73,8 @@ def test_noise_hangs_on_seed_step_and_view_and_has_the_spread_asked_for():
     difference = (first - seen(Conditions(exposure=1.0001)))[40:]
     assert 5.0 < difference.std() < 7.0
     assert abs(difference.mean()) < 1.5
-    pair = Renderer([TOWN], Rig((View(), View()))).render(*(x[:1] * (i != 0) for i, x in enumerate(batch(1, 0))),
-                                                        conditions=[noisy])[0]  # fmt: skip
+    town = Snapshot(*(x[:1] * (i != 0) for i, x in enumerate(batch(1, 0))))
+    pair = Renderer([TOWN], Rig((View(), View()))).render(town, conditions=[noisy])[0]
     assert not np.array_equal(pair[0], pair[1])
 
 
@@ -176,10 +179,10 @@ def test_conditions_that_cannot_be_are_refused_by_name(wrong):
 
 def test_shapes_that_do_not_fit_are_refused():
     args, camera = batch(4, 3), Renderer(MAPS)
-    for more, message in (
-        ({"conditions": [NIGHT]}, "1 conditions for 4"),
-        ({"indicator": np.zeros((4, 2), np.int8)}, "indicator"),
-        ({"step": np.zeros(3, int)}, "step"),
+    for wrong, more, message in (
+        ({}, {"conditions": [NIGHT]}, "1 conditions for 4"),
+        ({"indicator": np.zeros((4, 2), np.int8)}, {}, "indicator"),
+        ({}, {"step": np.zeros(3, int)}, "step"),
     ):
         with pytest.raises(ValueError, match=message):
-            camera.render(*args, **more)
+            camera.render(Snapshot(*args)._replace(**wrong), **more)

@@ -5,6 +5,7 @@ import pytest
 
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig, View
+from drivefoundry.render.snapshot import Snapshot
 from drivefoundry.roadmap import make_map
 from shots import CAR, FIELD, LANE, TOWN, batch, changed, shoot
 
@@ -62,10 +63,10 @@ def test_rays_and_their_projection_are_inverse():
 def test_a_turned_view_sees_what_a_turned_car_sees():
     args = list(batch(6, 12))
     for turn in (0.7, -2.0, np.pi):
-        around = Renderer([TOWN, FIELD], Rig((View(x=0.0, yaw=turn),))).render(*args)
+        around = Renderer([TOWN, FIELD], Rig((View(x=0.0, yaw=turn),))).render(Snapshot(*args))
         turned = list(args)
         turned[1] = args[1] + (0.0, 0.0, turn)
-        assert np.array_equal(around, Renderer([TOWN, FIELD], Rig((View(x=0.0),))).render(*turned))
+        assert np.array_equal(around, Renderer([TOWN, FIELD], Rig((View(x=0.0),))).render(Snapshot(*turned)))
 
 
 def test_a_mount_to_the_side_is_a_car_driven_to_the_side():
@@ -73,17 +74,17 @@ def test_a_mount_to_the_side_is_a_car_driven_to_the_side():
     moved = list(args)
     yaw = args[1][:, 2]
     moved[1] = args[1] + np.stack([-0.8 * np.sin(yaw), 0.8 * np.cos(yaw), 0 * yaw], 1)
-    beside = Renderer([TOWN, FIELD], Rig((View(y=0.8),))).render(*args)
-    assert np.abs(beside.astype(int) - Renderer([TOWN, FIELD]).render(*moved)).mean() < 0.01
+    beside = Renderer([TOWN, FIELD], Rig((View(y=0.8),))).render(Snapshot(*args))
+    assert np.abs(beside.astype(int) - Renderer([TOWN, FIELD]).render(Snapshot(*moved))).mean() < 0.01
 
 
 def test_each_view_of_a_rig_is_what_it_would_be_alone():
     rig = Rig((View(), View(yaw=1.0), View(roll=0.1), View(k1=-0.1, yaw=-1.0)))
     args = batch(5, 10)
-    together = Renderer([TOWN, FIELD], rig).render(*args)
+    together = Renderer([TOWN, FIELD], rig).render(Snapshot(*args))
     assert together.shape == (5, 4, 64, 160, 3)
     for v, view in enumerate(rig.views):
-        assert np.array_equal(together[:, v : v + 1], Renderer([TOWN, FIELD], Rig((view,))).render(*args))
+        assert np.array_equal(together[:, v : v + 1], Renderer([TOWN, FIELD], Rig((view,))).render(Snapshot(*args)))
 
 
 def test_what_is_behind_shows_in_the_rear_view_alone_and_near_hides_far_there_too():
@@ -92,11 +93,10 @@ def test_what_is_behind_shows_in_the_rear_view_alone_and_near_hides_far_there_to
 
     def six(*agents):
         n = len(agents)
-        return Renderer([FIELD], rig).render(
+        return Renderer([FIELD], rig).render(Snapshot(
             np.zeros(1, int), np.zeros((1, 3)), np.array([(*a[:3], 0.0) for a in agents]).reshape(1, n, 4),
             np.ones((1, n), bool), np.array([a[3] for a in agents], float).reshape(1, n, 3),
-            np.zeros((1, n), int), np.zeros((1, n), bool), np.zeros((1, 0), int),
-        )[0]  # fmt: skip
+            np.zeros((1, n), int), np.zeros((1, n), bool), np.zeros((1, 0), int)))[0]  # fmt: skip
 
     empty, seen = six(), six(behind)
     touched = [not np.array_equal(a, b) for a, b in zip(empty, seen, strict=True)]

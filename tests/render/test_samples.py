@@ -8,6 +8,7 @@ import pytest
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.conditions import Conditions
 from drivefoundry.render.rig import Rig, View
+from drivefoundry.render.snapshot import Snapshot
 from drivefoundry.roadmap import make_map
 from drivefoundry.types import SIGNAL_GREEN, SIGNAL_RED, SIGNAL_YELLOW
 from shots import FIELD, LANE, TOWN, batch, shoot
@@ -19,7 +20,7 @@ SHIFTS = np.linspace(0.0, 1.0, 21)
 
 
 def looks(view, args, **more):
-    return Renderer([TOWN, FIELD], Rig((view,))).render(*args, **more)[:, 0].astype(int)
+    return Renderer([TOWN, FIELD], Rig((view,))).render(Snapshot(*args), **more)[:, 0].astype(int)
 
 
 def seen(frame, empty):
@@ -29,12 +30,16 @@ def seen(frame, empty):
 @pytest.mark.parametrize("weather", [None, [Conditions.draw(i) for i in range(9)]])
 def test_frames_do_not_depend_on_batch_or_threads(weather):
     args, rig = batch(), Rig((ONE,))
-    together = Renderer([TOWN, FIELD], rig, threads=1).render(*args, conditions=weather, step=5)
-    assert np.array_equal(together, Renderer([TOWN, FIELD], rig, threads=3).render(*args, conditions=weather, step=5))
+    together = Renderer([TOWN, FIELD], rig, threads=1).render(Snapshot(*args), conditions=weather, step=5)
+    assert np.array_equal(
+        together, Renderer([TOWN, FIELD], rig, threads=3).render(Snapshot(*args), conditions=weather, step=5)
+    )
     for i in range(9):
         alone = [x[i : i + 1] for x in args]
         sky = weather and weather[i : i + 1]
-        assert np.array_equal(together[i], Renderer([TOWN, FIELD], rig).render(*alone, conditions=sky, step=5)[0])
+        assert np.array_equal(
+            together[i], Renderer([TOWN, FIELD], rig).render(Snapshot(*alone), conditions=sky, step=5)[0]
+        )
 
 
 @pytest.mark.parametrize("weather", [None, [Conditions(hour=21.0, rain=0.5, fog=300.0)] * 9])

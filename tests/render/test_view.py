@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from drivefoundry.render.rig import View
-from drivefoundry.render.view import EGO, FILM_VIEW, PLAN, film, mp4, picture, wall
+from drivefoundry.render.view import EGO, FILM_VIEW, PLAN, Decisions, film, mp4, picture, wall
 from shots import scene
 
 
@@ -32,7 +32,10 @@ def test_film_is_a_camera_beside_a_map_with_the_ego_in_it():
 
 def test_plan_and_words_are_drawn():
     plan = np.stack([np.arange(1, 9) * 3.0, np.zeros(8), np.zeros(8)], 1)
-    bare, told = shots(), shots(plans=np.repeat(plan[None], 36, 0), text=["car ahead brakes, keep distance"] * 36)
+    bare, told = (
+        shots(),
+        shots(decisions=Decisions(np.repeat(plan[None], 36, 0), ["car ahead brakes, keep distance"] * 36)),
+    )
     wide = FILM_VIEW.width
     assert near(told[20][:, wide:], PLAN) > near(bare[20][:, wide:], PLAN) + 20
     strip = np.s_[-16:, :wide]
@@ -43,7 +46,7 @@ def test_plan_and_words_are_drawn():
 
 def test_plan_moves_with_the_car_between_decisions():
     plan = np.stack([np.arange(1, 9) * 3.0, np.zeros(8), np.zeros(8)], 1)
-    frames = shots(plans=np.repeat(plan[None], 36, 0), every=1)
+    frames = shots(decisions=Decisions(np.repeat(plan[None], 36, 0)), every=1)
     tops = []
     for f in frames[20:25]:
         rows = np.nonzero((np.abs(f[:, FILM_VIEW.width :].astype(int) - PLAN).max(-1) < 60).any(1))[0]

@@ -14,7 +14,7 @@ from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
 from drivefoundry.recipes import named
 from drivefoundry.rl.config import GrpoConfig
-from drivefoundry.rl.grpo import grpo
+from drivefoundry.rl.grpo import Situations, grpo
 from drivefoundry.settings import with_settings
 from drivefoundry.types import Episodes
 from drivefoundry_car.vehicle.codec import fit_codebook
@@ -60,7 +60,12 @@ def leftward(rows: np.ndarray, plans: np.ndarray) -> np.ndarray:
 
 def test_it_finds_what_is_rewarded(start, tmp_path):
     report = grpo(
-        straight_on(), np.arange(64), np.ones(64), leftward, start, tmp_path / "out", CONFIG, tmp_path / "log"
+        Situations(straight_on(), np.arange(64), np.ones(64)),
+        leftward,
+        start,
+        tmp_path / "out",
+        CONFIG,
+        tmp_path / "log",
     )
     assert report.kept
     assert report.after > report.before + 0.1
@@ -78,7 +83,7 @@ def test_a_worse_model_is_not_kept(start, tmp_path):
         good = leftward(rows, plans)
         return good if seen <= CONFIG.steps + 1 else 0.1 * good
 
-    report = grpo(straight_on(), np.arange(64), np.ones(64), fickle, start, tmp_path / "out", CONFIG)
+    report = grpo(Situations(straight_on(), np.arange(64), np.ones(64)), fickle, start, tmp_path / "out", CONFIG)
     assert not report.kept
     old, new = (load_checkpoint(p).model.state_dict() for p in (start, tmp_path / "out"))
     assert all(torch.equal(old[name], new[name]) for name in old)
@@ -88,7 +93,12 @@ def test_the_anchor_holds(start, tmp_path):
     """With an overwhelming anchor the label is learnt, whatever the reward."""
     config = replace(CONFIG, bc_weight=20.0)
     report = grpo(
-        straight_on(), np.arange(64), np.ones(64), leftward, start, tmp_path / "out", config, tmp_path / "log"
+        Situations(straight_on(), np.arange(64), np.ones(64)),
+        leftward,
+        start,
+        tmp_path / "out",
+        config,
+        tmp_path / "log",
     )
     anchor = [json.loads(x)["anchor"] for x in (tmp_path / "log").read_text().splitlines()]
     assert anchor[-1] < 0.5 * anchor[0]
@@ -97,7 +107,7 @@ def test_the_anchor_holds(start, tmp_path):
 
 def test_too_few_situations_are_refused(start, tmp_path):
     with pytest.raises(ValueError, match="situations"):
-        grpo(straight_on(), np.arange(10), np.ones(10), leftward, start, tmp_path / "out", CONFIG)
+        grpo(Situations(straight_on(), np.arange(10), np.ones(10)), leftward, start, tmp_path / "out", CONFIG)
 
 
 def test_a_flow_head_is_refused(tmp_path):
@@ -105,7 +115,9 @@ def test_a_flow_head_is_refused(tmp_path):
     book = fit_codebook(np.zeros((0, 8, 3)), np.zeros(0))
     save_checkpoint(tmp_path / "flow", model, book, TextCodec(train_tokenizer([])))
     with pytest.raises(ValueError, match=r"flow: plans come from a flow head; rl samples codes"):
-        grpo(straight_on(), np.arange(64), np.ones(64), leftward, tmp_path / "flow", tmp_path / "out", CONFIG)
+        grpo(
+            Situations(straight_on(), np.arange(64), np.ones(64)), leftward, tmp_path / "flow", tmp_path / "out", CONFIG
+        )
     recipe = with_settings(named("tiny"), [f"pretrain.backbone={tmp_path / 'flow'}"])
     with pytest.raises(ValueError, match=r"^pretrain\.backbone: .*flow: rl cannot sample .* --action codes"):
         line.run(recipe, tmp_path / "run")

@@ -14,6 +14,7 @@ from drivefoundry.train.config import Augment, DistilConfig, Objective, Pretrain
 from drivefoundry.train.dataset import EpisodeDataset
 from drivefoundry.train.distil import distil, teacher_opinion
 from drivefoundry.train.pretrain import around, fine_tune, fresh, imported, pretrain
+from drivefoundry.train.trainer import RunFiles
 from drivefoundry_car.vehicle.codec import decode, fit_codebook, integrate_controls
 from tinybackbone import tiny_backbone
 
@@ -26,7 +27,7 @@ def test_from_nothing_to_a_student_that_talks(tmp_path, monkeypatch):
     monkeypatch.setitem(shapes.PRESETS, "0.1M", replace(small, layers=1))
     base, tuned, student = tmp_path / "base", tmp_path / "tuned", tmp_path / "student"
     brief = {"steps": 80, "batch": 32, "lr": 4e-3}
-    first = pretrain(EPISODES, base, PretrainConfig(**brief, size="0.3M"), state=tmp_path / "s", log=tmp_path / "log")
+    first = pretrain(EPISODES, base, PretrainConfig(**brief, size="0.3M"), RunFiles(tmp_path / "s", tmp_path / "log"))
     assert first.losses[-5:].mean() < 0.7 * first.losses[0]
     assert not (tmp_path / "s").exists()
     assert "grad_norm" in (tmp_path / "log").read_text()

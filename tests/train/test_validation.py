@@ -17,7 +17,7 @@ from drivefoundry.model.vla import VLA, CodebookVote
 from drivefoundry.train.dataset import Augment, EpisodeDataset
 from drivefoundry.train.losses import Objective
 from drivefoundry.train.pretrain import fit
-from drivefoundry.train.trainer import TrainConfig, Trainer
+from drivefoundry.train.trainer import RunFiles, TrainConfig, Trainer
 from drivefoundry.train.validation import Validation
 from drivefoundry_car.vehicle.codec import integrate_controls
 
@@ -134,7 +134,7 @@ def test_training_stops_when_patience_runs_out(tmp_path):
 
 
 def test_a_checkpoint_is_made_with_validation(tmp_path):
-    fit(start(), [toy_episodes(64)], tmp_path / "checkpoint", CONFIG, None, tmp_path / "log", None, UNSEEN)
+    fit(start(), [toy_episodes(64)], tmp_path / "checkpoint", CONFIG, RunFiles(log=tmp_path / "log"), val=UNSEEN)
     load_checkpoint(tmp_path / "checkpoint")
     assert list(measured(tmp_path / "log")) == [4, 8, 12]
 

@@ -15,7 +15,7 @@ from drivefoundry import outputs
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.compute import Backend, pmap
 from drivefoundry.curate import duplicates, mine, quality
-from drivefoundry.curate.split import SHARES, Origin, by_place, by_time, place_of
+from drivefoundry.curate.split import Origin, SplitRule, by_place, by_time, place_of
 from drivefoundry.types import require
 from drivefoundry_car import arrays
 from drivefoundry_car.documents import read_json
@@ -67,11 +67,8 @@ def curate(
     store_url: str,
     clip_ids: Sequence[str],
     *,
+    rule: SplitRule | None = None,
     earlier: Curated | None = None,
-    pinned: Mapping[str, str] | None = None,
-    apart: str = "auto",
-    shares: Sequence[float] = SHARES,
-    seed: int = 0,
     similarity: float = duplicates.SIMILARITY,
     min_seconds: float = quality.MIN_SECONDS,
     backend: Backend = "processes",
@@ -79,13 +76,10 @@ def curate(
 ) -> Curated:
     """Curate clips of the store at `store_url`.
 
-    earlier: the last turn's result; its clips keep their state and split and are not examined again. pinned: clip ->
-    fixed split (exam clips need not be in clip_ids: they only prevent leaks). apart:
-    "place", "time", or "auto": by time when all clips come from one place and none is pinned. on_done(n): n more clips
-    are examined.
+    rule: what separates the splits. earlier: the last turn's result; its clips keep their state and split and are not
+    examined again. on_done(n): n more clips are examined.
     """
-    require(apart in ("auto", "place", "time"), f"apart: must be auto, place or time, got {apart!r}")
-    pinned = dict(pinned or {})
+    rule = rule or SplitRule()
     exams = _exams_of(earlier)
     dropped = dict(earlier.dropped) if earlier else {}
     new = [i for i in dict.fromkeys(clip_ids) if i not in exams and i not in dropped]
@@ -96,7 +90,7 @@ def curate(
     ids = list(exams)
     embeddings = np.stack([exams[i].embedding for i in ids]) if ids else np.zeros((0, 0), np.float32)
     fresh = set(new)
-    settled = np.array([EARLIER * (i not in fresh) + PINNED * (i in pinned) for i in ids])
+    settled = np.array([EARLIER * (i not in fresh) + PINNED * (i in rule.pinned) for i in ids])
     priority = np.array([exams[i].priority for i in ids]) + settled
     stands = duplicates.near_duplicates(embeddings, priority, similarity=similarity)
     keep = np.flatnonzero((stands == np.arange(len(ids))) | (settled > 0))
@@ -105,7 +99,7 @@ def curate(
     dropped |= {ids[n]: f"near-duplicate of {ids[stands[n]]}" for n in gone}
 
     origins = {i: exams[i].origin for i in kept}
-    split, apart = _split(store_url, origins, earlier, pinned, apart, shares, seed)
+    split, apart = _split(store_url, origins, earlier, rule)
     names = [exams[i].name for i in kept]
     return Curated(
         kept=kept,
@@ -132,19 +126,17 @@ def _split(
     store_url: str,
     origins: dict[str, Origin],
     earlier: Curated | None,
-    pinned: dict[str, str],
-    apart: str,
-    shares: Sequence[float],
-    seed: int,
+    rule: SplitRule,
 ) -> tuple[dict[str, str], str]:
     """The split of each clip in `origins`, and what separates the splits; clips with a fixed split keep it."""
-    settled = {**({i: earlier.split[i] for i in earlier.kept} if earlier else {}), **pinned}
+    apart, shares = rule.apart, rule.shares
+    settled = {**({i: earlier.split[i] for i in earlier.kept} if earlier else {}), **rule.pinned}
     pool = {**origins, **origins_in(store_url, [i for i in settled if i not in origins])}
     if apart == "auto":
-        alone = len(pool) > 1 and len({o.place for o in pool.values()}) == 1 and not pinned
+        alone = len(pool) > 1 and len({o.place for o in pool.values()}) == 1 and not rule.pinned
         apart = earlier.apart if earlier else "time" if alone else "place"
     if apart == "place":
-        split = by_place(pool, shares=shares, seed=seed, pinned=settled)
+        split = by_place(pool, shares=shares, seed=rule.seed, pinned=settled)
     else:
         split = by_time(pool, held_out=shares[2] / sum(shares), val=shares[1] / sum(shares))
         moved = [i for i in settled if split[i] != settled[i]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,6 +37,22 @@ class Origin:
         if self.route:
             keys.append(("route", f"{self.place.split('/')[0]}:{self.route}"))
         return keys
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """What separates train, val and held-out clips."""
+
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    """Clip -> its fixed split. Exam clips need not be among those to be split: they only prevent leaks."""
+    apart: str = "auto"
+    """"place", "time", or "auto": by time when all clips come from one place and none is pinned."""
+    shares: Sequence[float] = SHARES
+    """Of train, val and held out."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.apart in ("auto", "place", "time"), f"apart: must be auto, place or time, got {self.apart!r}")
 
 
 def place_of(meta: Mapping[str, str]) -> str:

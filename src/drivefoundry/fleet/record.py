@@ -16,6 +16,7 @@ from drivefoundry.fleet.places import PlaceNet, place_net
 from drivefoundry.fleet.sumo.city import CityLog
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig
+from drivefoundry.render.snapshot import Snapshot
 from drivefoundry.types import DT, PSPEED, RoadMap, Scene, require
 from drivefoundry_car.log import Drive, write_drive
 from drivefoundry_car.vehicle.embodiment import CAR, FRONT, Embodiment
@@ -101,18 +102,17 @@ def film(log: CityLog, car: int, camera: Renderer) -> np.ndarray:
         near = _near(log, row, part, DRAWN_RANGE)
         pose = log.tracks[near, part].transpose(1, 0, 2)
         s, a = pose.shape[:2]
-        frames.append(
-            camera.render(
-                np.zeros(s, np.int64),
-                log.tracks[row, part, :3],
-                np.ascontiguousarray(pose),
-                np.ascontiguousarray(log.valid[near, part].T),
-                np.broadcast_to(log.size[near].astype(np.float32), (s, a, 3)),
-                np.broadcast_to(log.kind[near], (s, a)),
-                np.ascontiguousarray(log.brake[near, part].T),
-                np.ascontiguousarray(log.signals[:, part].T),
-            )[:, 0]
+        seen = Snapshot(
+            np.zeros(s, np.int64),
+            log.tracks[row, part],
+            pose,
+            log.valid[near, part].T,
+            np.broadcast_to(log.size[near].astype(np.float32), (s, a, 3)),
+            np.broadcast_to(log.kind[near], (s, a)),
+            log.brake[near, part].T,
+            log.signals[:, part].T,
         )
+        frames.append(camera.render(seen)[:, 0])
     return np.concatenate(frames)
 
 

@@ -19,37 +19,38 @@ from drivefoundry.types import DT, Policy, Rollout, Scene
 from drivefoundry_car.log import Drive, Plans, write_drive
 from drivefoundry_car.vehicle.embodiment import CAR, FRONT, Embodiment
 
+BATCH = 96
+"""Scenes driven at once; affects only memory and time."""
+
 
 def record_supervised(
     policy: Policy,
     scenes: list[Scene],
     out: Path,
-    release: str,
+    release: str | None,
     *,
     body: Embodiment = CAR,
     perception: Perception | None = None,
     seconds: float = 18.0,
-    batch: int = 96,
-    human: bool = False,
     on_drive: Callable[[int], None] | None = None,
 ) -> list[dict]:
     """Drive every scene under supervision and write one Drive each to `out`; returns one row of figures per drive.
 
-    human=True records the policy as a human driver (no release drives, so nothing is engaged and nothing is corrected);
-    such a recording was requested explicitly, so all of it is uploaded.
+    release: the one that drives; None records the policy as a human driver (nothing is engaged and nothing corrected).
+    A recording of a human driver was requested explicitly, so all of it is uploaded.
     Rows: vehicle, km, takeovers, dangers by name.
     """
     rows: dict[int, dict] = {}
-    for numbers in batches(scenes, batch):
+    for numbers in batches(scenes, BATCH):
         some = [scenes[i] for i in numbers]
         rollout, supervision = drive_supervised(policy, some, seconds, body=body, perception=perception)
         for i, number in enumerate(numbers):
             scene, steps = scenes[number], int(rollout.lengths[i])
-            drive = as_drive(scene, i, rollout, supervision, body, f"car-{number % 40:02d}", release, human)
+            drive = as_drive(scene, i, rollout, supervision, body, f"car-{number % 40:02d}", release)
             write_drive(out / f"{scene.id}.mcap", drive)
             moved = np.hypot(*np.diff(rollout.ego[i, :steps, :2], axis=0).T).sum() / 1000.0
             held = supervision.takeover[i, :steps]
-            grabs = 0 if human else int((np.diff(held.astype(int), prepend=0) > 0).sum())
+            grabs = 0 if release is None else int((np.diff(held.astype(int), prepend=0) > 0).sum())
             rows[number] = {"scene": scene.id, "km": float(moved), "takeovers": grabs}
         if on_drive:
             on_drive(len(numbers))
@@ -63,8 +64,7 @@ def as_drive(
     supervision: Supervision,
     body: Embodiment,
     vehicle: str,
-    release: str,
-    human: bool,
+    release: str | None,
 ) -> Drive:
     """One scene's part of a supervised rollout as a recording. Times start at 0 with the first simulated step."""
     one, n = rollout.of(i), len(scene.kind)
@@ -76,7 +76,7 @@ def as_drive(
     assert len(ego) == len(decisions) * body.decision_steps + 1
     videos = {c.name: filmed(supervision.frames[c.name][i, :steps], c) for c in body.cameras}
     drive = Drive(
-        meta=_meta(scene, vehicle, release, "recorded" if human else "fleet"),
+        meta=_meta(scene, vehicle, release),
         t=np.arange(len(ego)) * DT,
         ego=np.column_stack([ego, steering_wheel(ego[:, 3], ego[:, 5], body)]),
         ego_size=(length, width, height),
@@ -89,7 +89,7 @@ def as_drive(
         engaged=np.zeros(len(ego), np.bool_),
         takeover=np.zeros(len(ego), np.bool_),
     )
-    if human:
+    if release is None:
         return drive
     return replace(
         drive,
@@ -100,7 +100,7 @@ def as_drive(
     )
 
 
-def _meta(scene: Scene, vehicle: str, release: str, purpose: str) -> dict[str, str]:
+def _meta(scene: Scene, vehicle: str, release: str | None) -> dict[str, str]:
     return {
         "vehicle": vehicle,
         "drive": scene.id,
@@ -108,8 +108,8 @@ def _meta(scene: Scene, vehicle: str, release: str, purpose: str) -> dict[str, s
         "place": scene.place,
         "map": scene.map.id,
         "seed": scene.meta.get("seed", ""),
-        "release": release,
-        "purpose": purpose,
+        "release": release or "",
+        "purpose": "recorded" if release is None else "fleet",
         "route_id": scene.meta.get("route_id", scene.id),
     }
 

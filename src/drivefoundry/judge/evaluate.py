@@ -61,16 +61,14 @@ def evaluate(
     two_stages: bool = True,
     body: Embodiment | None = None,
     perception: Perception | None = None,
-    batch: int = BATCH,
     on_scenes: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Drive every scene among reactive traffic for `seconds`, or until its log ends, and score it.
 
     reference: (S,) progress that counts as 1, m; defaults to that of the rule-based route follower in these scenes.
     two_stages: also compute EPDMS, which needs scenes of at least 1 s. body: the vehicle to drive; defaults to the one
-    that the policy was made for. perception: what the car knows of other road users, see `sim.drive.drive`. batch:
-    scenes driven at once; affects only memory and time. on_scenes(n): called after each batch with the number of scenes
-    that it drove.
+    that the policy was made for. perception: what the car knows of other road users, see `sim.drive.drive`.
+    on_scenes(n): called after each batch with the number of scenes that it drove.
 
     An exact log replay drives among replayed traffic, and its scores include two more metrics, `tracking_max` and
     `tracking_mean` (see `tracking_error`). ValueError if there are no scenes, or one is too short.
@@ -83,13 +81,13 @@ def evaluate(
         f"scene {shortest.id}: {min(seconds, _seconds(shortest)):.1f} s to drive; must be at least {least} s",
     )
     parts: list[tuple[list[int], Rollout]] = []
-    for numbers in batches(scenes, batch):
+    for numbers in batches(scenes, BATCH):
         parts.append((numbers, drive(policy, [scenes[i] for i in numbers], seconds, body=body, perception=perception)))
         if on_scenes:
             on_scenes(len(numbers))
     progress = _joined([(n, {"m": route_progress(r, [scenes[i] for i in n])}) for n, r in parts])["m"]
     if reference is None and not isinstance(policy, RouteFollower):
-        reference = yardstick(scenes, seconds, batch=batch)
+        reference = yardstick(scenes, seconds)
     goal = progress if reference is None else np.asarray(reference, np.float64)
     require(goal.shape == (len(scenes),), f"reference: must have shape ({len(scenes)},), got {goal.shape}")
     scored = []
@@ -101,31 +99,31 @@ def evaluate(
         some = [scenes[i] for i in numbers]
         one = score_rollout(rollout, some, goal[numbers])
         if two_stages:
-            one |= two_stage(rollout, some, again, batch)
+            one |= two_stage(rollout, some, again, BATCH)
         scored.append((numbers, one))
     scores = _joined(scored)
     if isinstance(policy, LogReplay) and policy.exact:
-        scores |= tracking_error(scenes, seconds, batch=batch)
+        scores |= tracking_error(scenes, seconds)
     rollouts = dict(pair for numbers, r in parts for pair in zip(numbers, map(r.of, range(len(numbers))), strict=True))
     return Evaluation(policy.name, [s.id for s in scenes], scores, progress, [rollouts[i] for i in range(len(scenes))])
 
 
-def yardstick(scenes: list[Scene], seconds: float = SECONDS, *, batch: int = BATCH) -> np.ndarray:
+def yardstick(scenes: list[Scene], seconds: float = SECONDS) -> np.ndarray:
     """(S,) distance that the rule-based route follower drives along each route, m: the progress that counts as 1."""
     pieces = []
-    for numbers in batches(scenes, batch):
+    for numbers in batches(scenes, BATCH):
         some = [scenes[i] for i in numbers]
         pieces.append((numbers, {"m": route_progress(drive(RouteFollower(), some, seconds), some)}))
     return _joined(pieces)["m"]
 
 
-def tracking_error(scenes: list[Scene], seconds: float = SECONDS, *, batch: int = BATCH) -> dict[str, np.ndarray]:
+def tracking_error(scenes: list[Scene], seconds: float = SECONDS) -> dict[str, np.ndarray]:
     """Deviation of a simulated car from the log that it tracks: what the vehicle dynamics cannot follow.
 
     Returns "tracking_max" and "tracking_mean" (S,), m, over the steps of each scene. Exact replay is not affected.
     """
     pieces = []
-    for numbers in batches(scenes, batch):
+    for numbers in batches(scenes, BATCH):
         some = [scenes[i] for i in numbers]
         replay = with_traffic("replay")
         logged, tracked = (drive(LogReplay(exact=e), some, seconds, simulator=replay) for e in (True, False))

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from drivefoundry.raster import class_at, stack_rasters
+from drivefoundry.render.snapshot import Snapshot
 from drivefoundry.types import RoadMap, require
 
 CODES = np.array(
@@ -49,42 +50,20 @@ class Bev:
         self._lines = np.concatenate([m.stop_lines.reshape(-1, 4) for m in maps]).astype(np.float64)
         self._first = np.append(0, np.cumsum([len(m.stop_lines) for m in maps]))
 
-    def render(
-        self,
-        map_index: np.ndarray,
-        ego: np.ndarray,
-        ego_size: np.ndarray,
-        agents: np.ndarray,
-        valid: np.ndarray,
-        size: np.ndarray,
-        kind: np.ndarray,
-        signals: np.ndarray,
-        route: np.ndarray,
-        route_n: np.ndarray,
-    ) -> np.ndarray:
-        """Render (S, N, N, 3) uint8 RGB of CODES.
+    def render(self, seen: Snapshot, ego_size: np.ndarray, route: np.ndarray, route_n: np.ndarray) -> np.ndarray:
+        """Render (S, N, N, 3) uint8 RGB of CODES. Lamps are not drawn.
 
-        Arguments as in `Renderer.render`: map_index (S,), ego (S, 3+), agents (S, A, 4), valid (S, A), size (S, A, 3),
-        kind (S, A), signals (S, G); ego_size (S, 2+) length and width, m; route (S, R, 2+) m, with route_n (S,) valid
-        points. ValueError for a map index out of range, a pose that is not finite or wrong shapes.
+        ego_size (S, 2+) length and width, m; route (S, R, 2+) m, with route_n (S,) valid points. ValueError for a
+        snapshot that `Snapshot.checked` refuses, or routes or sizes of another number of scenes.
         """
-        s, a = valid.shape
-        maps = np.ascontiguousarray(map_index, np.int64)
-        require(maps.shape == (s,) and len(ego) == s, f"Bev.render: map_index {maps.shape}, ego {ego.shape} for {s}")
-        require(
-            s == 0 or (maps.min() >= 0 and maps.max() < len(self._frames)), "Bev.render: map_index past the last map"
-        )
-        require(agents.shape == (s, a, 4) and size.shape == (s, a, 3), f"Bev.render: agents and size for {(s, a)}")
-        require(kind.shape == (s, a) and len(signals) == s, "Bev.render: kind needs shape (S, A), signals (S, G)")
+        seen = seen.checked(len(self._frames))
+        s = len(seen.ego)
+        require(len(ego_size) == s, f"Bev.render: {len(ego_size)} sizes for {s} egos")
         require(len(route) == s and len(route_n) == s, "Bev.render: must have one route per scene")
-        poses = np.ascontiguousarray(ego[:, :3], np.float64)
-        require(bool(np.isfinite(poses).all()), "Bev.render: an ego pose is not finite")
         out = np.empty((s, self.pixels, self.pixels, 3), np.uint8)
         _draw(
-            out, self.metres, self._classes, self._frames, self._lines, self._first, maps, poses,
-            np.ascontiguousarray(ego_size, np.float64), np.ascontiguousarray(agents, np.float64),
-            np.ascontiguousarray(valid, np.bool_), np.ascontiguousarray(size, np.float64),
-            np.ascontiguousarray(kind, np.int64), np.ascontiguousarray(signals, np.int64),
+            out, self.metres, self._classes, self._frames, self._lines, self._first, seen.map_index, seen.ego,
+            np.ascontiguousarray(ego_size, np.float64), seen.agents, seen.valid, seen.size, seen.kind, seen.signals,
             np.ascontiguousarray(route, np.float64), np.ascontiguousarray(route_n, np.int64),
         )  # fmt: skip
         return out

@@ -14,8 +14,9 @@ from itertools import pairwise
 import numpy as np
 
 from drivefoundry.render.conditions import COLUMNS, Conditions
-from drivefoundry.render.draw import StaticWorld, flatten, render
+from drivefoundry.render.kernels.draw import StaticWorld, flatten, render
 from drivefoundry.render.rig import Rig
+from drivefoundry.render.snapshot import Snapshot
 from drivefoundry.types import RoadMap, require
 
 
@@ -27,7 +28,7 @@ class Renderer:
 
     def __init__(self, maps: list[RoadMap], rig: Rig | None = None, threads: int | None = None) -> None:
         """threads: number of scenes drawn at once; None for all cores (or OMP_NUM_THREADS)."""
-        require(len(maps) > 0, "Camera: give at least one map")
+        require(len(maps) > 0, "Renderer: give at least one map")
         self.rig = rig or Rig.front()
         self.maps = maps
         self._world, self._index = _world(maps)
@@ -36,67 +37,25 @@ class Renderer:
         self._pool: ThreadPoolExecutor | None = None
 
     def render(
-        self,
-        map_index: np.ndarray,
-        ego: np.ndarray,
-        agents: np.ndarray,
-        valid: np.ndarray,
-        size: np.ndarray,
-        kind: np.ndarray,
-        brake: np.ndarray,
-        signals: np.ndarray,
-        *,
-        indicator: np.ndarray | None = None,
-        conditions: Sequence[Conditions] | None = None,
-        step: int | np.ndarray = 0,
+        self, seen: Snapshot, *, conditions: Sequence[Conditions] | None = None, step: int | np.ndarray = 0
     ) -> np.ndarray:
         """Render (S, V, H, W, 3) uint8 RGB.
 
-        map_index (S,) into the renderer's maps; ego (S, 3+) x, y m and yaw rad of the box centre; agents (S, A, 4) x,
-        y, yaw, speed; valid (S, A): which to draw (not the ego itself); size (S, A, 3) length, width, height m; kind
-        (S, A) AGENT_*; brake (S, A): brake lamps lit; signals (S, G) SIGNAL_* of the map's heads, dark beyond G;
-        indicator (S, A) 1 left, -1 right, 0 or None none, blinking with `step`, the 10 Hz step of all scenes or of each
-        (S,); conditions: light and weather of each scene, a clear day if None. Noise and rain depend only on a scene's
-        seed, the view and the step. ValueError for a pose that is not finite, a map index out of range or wrong shapes.
+        conditions: light and weather of each scene, a clear day if None; step: the 10 Hz step of all scenes or of each
+        (S,), with which indicators blink. Noise and rain depend only on a scene's seed, the view and the step.
+        ValueError for a snapshot that `Snapshot.checked` refuses, or conditions or steps of another number of scenes.
         """
-        s, a = valid.shape
-        require(
-            ego.shape[0] == s and agents.shape == (s, a, 4), f"Camera.render: agents {agents.shape} for {(s, a, 4)}"
-        )
-        require(size.shape == (s, a, 3), f"Camera.render: size {size.shape} for {(s, a, 3)}")
-        require(kind.shape == (s, a) and brake.shape == (s, a), "Camera.render: kind and brake need shape (S, A)")
-        require(len(signals) == s and signals.ndim == 2, "Camera.render: signals need shape (S, G)")
-        turn = np.zeros((s, a), np.int8) if indicator is None else np.ascontiguousarray(indicator, np.int8)
-        require(turn.shape == (s, a), f"Camera.render: indicator {turn.shape} for {(s, a)}")
-        require(np.ndim(step) == 0 or np.shape(step) == (s,), f"Camera.render: step {np.shape(step)} for {(s,)}")
-        maps = np.ascontiguousarray(map_index, np.int64)
-        require(maps.shape == (s,), f"Camera.render: map_index {maps.shape} for {(s,)}")
-        require(
-            s == 0 or (maps.min() >= 0 and maps.max() < len(self.maps)), "Camera.render: map_index past the last map"
-        )
-        poses = np.ascontiguousarray(ego[:, :3], np.float64)
-        require(bool(np.isfinite(poses).all()), "Camera.render: an ego pose is not finite")
-        shown = np.ascontiguousarray(valid, np.bool_)
-        require(bool(np.isfinite(agents[shown]).all()), "Camera.render: a valid agent's state is not finite")
+        seen = seen.checked(len(self.maps))
+        s = len(seen.ego)
+        require(np.ndim(step) == 0 or np.shape(step) == (s,), f"Renderer.render: step {np.shape(step)} for {(s,)}")
         skies = np.zeros((s, COLUMNS))
         if conditions is not None:
-            require(len(conditions) == s, f"Camera.render: {len(conditions)} conditions for {s} scenes")
+            require(len(conditions) == s, f"Renderer.render: {len(conditions)} conditions for {s} scenes")
             skies[:] = [c.row() for c in conditions]
         out = np.empty((s, len(self.rig.views), self.rig.height, self.rig.width, 3), np.uint8)
-        self._fill(
-            out,
-            self._index[maps],
-            poses,
-            np.ascontiguousarray(agents, np.float64),
-            shown,
-            np.ascontiguousarray(size, np.float64),
-            np.ascontiguousarray(kind, np.int64),
-            np.ascontiguousarray(brake, np.bool_),
-            np.ascontiguousarray(signals, np.int64),
-            turn,
-            skies,
-            np.broadcast_to(np.asarray(step, np.int64), (s,)).copy(),
-        )
+        steps = np.broadcast_to(np.asarray(step, np.int64), (s,)).copy()
+        drawn = [array for array in seen[1:] if array is not None]
+        self._fill(out, self._index[seen.map_index], *drawn, skies, steps)
         return out
 
     def _fill(self, out: np.ndarray, *state: np.ndarray) -> None:

@@ -80,7 +80,7 @@ class View(CameraSpec):
 
 @dataclass(frozen=True)
 class Rig:
-    """The cameras of one car, all with the same picture size; the first looks ahead and is the one that models see."""
+    """The cameras of one car, all with the same picture size."""
 
     views: tuple[View, ...] = (View(),)
 

@@ -9,20 +9,22 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from drivefoundry.raster import ground_raster
-from drivefoundry.render.actors import brake_lamps, indicators, paint_of
 from drivefoundry.render.bev import Bev
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.conditions import Conditions
-from drivefoundry.render.draw import BLINK
-from drivefoundry.render.ground import PALETTE
+from drivefoundry.render.kernels.actors import brake_lamps, indicators, paint_of
+from drivefoundry.render.kernels.draw import BLINK
+from drivefoundry.render.kernels.ground import PALETTE
+from drivefoundry.render.kernels.surfaces import PAINTS
 from drivefoundry.render.rig import Rig, View
-from drivefoundry.render.surfaces import PAINTS
+from drivefoundry.render.snapshot import Snapshot
 from drivefoundry.types import AGENT_PEDESTRIAN, DT, PLAN_DT, PSPEED, RoadMap, Scene, require
 from drivefoundry_car.vehicle.inputs import to_ego
 
@@ -35,21 +37,28 @@ EGO, ROUTE, PLAN = (255, 122, 24), (64, 156, 255), (40, 224, 140)
 LIGHTS = [(120, 120, 120), (40, 220, 110), (250, 196, 40), (245, 50, 40)]
 
 
+class Decisions(NamedTuple):
+    """What a driver decided, from step 0 on every `dt` s."""
+
+    plans: np.ndarray
+    """(D, horizon, 3), in the ego frame of the decision."""
+    text: Sequence[str] = ()
+    """(D,) reasoning, or none."""
+    dt: float = PLAN_DT
+
+
 def film(
     scene: Scene,
     ego: np.ndarray,
     agents: np.ndarray,
     valid: np.ndarray,
-    plans: np.ndarray | None = None,
-    text: Sequence[str] | None = None,
+    decisions: Decisions | None = None,
     view: View = FILM_VIEW,
     every: int = 2,
-    decision_dt: float = PLAN_DT,
 ) -> list[np.ndarray]:
     """Frames (H, W, 3) uint8 of one drive, one per `every` steps (2: 5 frames a second).
 
-    plans (D, 8, 3) and text (D,), if given, are those of the decisions, decision_dt s apart from step 0. Agents beyond
-    the scene's own (padding of a batch) are left out. ValueError if shapes do not match the scene.
+    Agents beyond the scene's own (padding of a batch) are left out. ValueError if shapes do not match the scene.
     """
     steps = len(ego)
     a = len(scene.kind)
@@ -62,24 +71,26 @@ def film(
     at = np.arange(0, steps, every)
     log = np.minimum(scene.start + at, scene.valid.shape[1] - 1)
     n = len(at)
-    views = Renderer([scene.map], Rig((view,))).render(
+    seen = Snapshot(
         np.zeros(n, np.int64),
-        ego[at, :3],
+        ego[at],
         agents[:, at].transpose(1, 0, 2),
         valid[:, at].T,
         np.broadcast_to(scene.size, (n, a, 3)),
         np.broadcast_to(scene.kind, (n, a)),
         brake_lamps(agents)[:, at].T,
         scene.signals[:, log].T,
-        indicator=indicators(agents, valid, scene.kind)[:, at].T,
-        step=at,
-    )[:, 0]
+        indicators(agents, valid, scene.kind)[:, at].T,
+    )
+    views = Renderer([scene.map], Rig((view,))).render(seen, step=at)[:, 0]
     frames = []
     for k, step in enumerate(at):
-        d = int(step) // round(decision_dt / DT)
-        since = to_ego(ego[step, :3], ego[d * round(decision_dt / DT), :3])
-        plan = None if plans is None or d >= len(plans) else to_ego(plans[d][:, :2], since)
-        caption = "" if text is None or d >= len(text) else text[d]
+        plan, caption = None, ""
+        if decisions is not None:
+            d, begun = divmod(int(step), round(decisions.dt / DT))
+            since = to_ego(ego[step, :3], ego[step - begun, :3])
+            plan = to_ego(decisions.plans[d][:, :2], since) if d < len(decisions.plans) else None
+            caption = decisions.text[d] if d < len(decisions.text) else ""
         camera = _caption(views[k], view, ego[step], plan, caption)
         above = from_above(
             scene, view.height, ego[: step + 1], agents[:, step], valid[:, step], scene.signals[:, log[k]], plan
@@ -96,19 +107,9 @@ def picture(scene: Scene, step: int | None = None, view: View = FILM_VIEW) -> Im
     past = np.flatnonzero(scene.valid[scene.ego, : step + 1])
     ego, agents, valid = scene.tracks[scene.ego, past], scene.tracks, scene.valid[:, step].copy()
     valid[scene.ego] = False
-    seen = Renderer([scene.map], Rig((view,))).render(
-        np.zeros(1, np.int64),
-        ego[-1:, :3],
-        agents[None, :, step],
-        valid[None],
-        scene.size[None],
-        scene.kind[None],
-        brake_lamps(agents)[None, :, step],
-        scene.signals[None, :, step],
-        indicator=indicators(agents, scene.valid, scene.kind)[None, :, step],
-        step=step,
-    )[0, 0]
-    camera = _caption(seen, view, ego[-1], None, "")
+    seen = _logged(scene, step, valid)
+    drawn = Renderer([scene.map], Rig((view,))).render(seen, step=step)[0, 0]
+    camera = _caption(drawn, view, ego[-1], None, "")
     above = from_above(scene, view.height, ego, agents[:, step], valid, scene.signals[:, step], None)
     return Image.fromarray(np.concatenate([np.asarray(camera), np.asarray(above)], 1))
 
@@ -123,24 +124,20 @@ def wall(scene: Scene, step: int | None = None) -> Image.Image:
     require(bool(scene.valid[scene.ego, step]), f"step {step}: the ego has no state there; choose another")
     valid = scene.valid[:, step].copy()
     valid[scene.ego] = False
-    agents, ego = scene.tracks[None, :, step], scene.tracks[scene.ego, step, :3][None]
-    turns, brakes = indicators(scene.tracks, scene.valid, scene.kind), brake_lamps(scene.tracks)
-    signals, kind, size = scene.signals[None, :, step], scene.kind[None], scene.size[None]
+    seen = _logged(scene, step, valid)
 
     def shoot(rig: Rig, names: Sequence[str], conditions: Conditions) -> np.ndarray:
-        seen = Renderer([scene.map], rig).render(
-            np.zeros(1, np.int64), ego, agents, valid[None], size, kind, brakes[None, :, step], signals,
-            indicator=turns[None, :, step], conditions=[conditions], step=step // BLINK * BLINK,
-        )[0]  # fmt: skip
-        return np.concatenate([_named(f, name) for f, name in zip(seen, names, strict=True)], 1)
+        drawn = Renderer([scene.map], rig).render(seen, conditions=[conditions], step=step // BLINK * BLINK)[0]
+        return np.concatenate([_named(f, name) for f, name in zip(drawn, names, strict=True)], 1)
 
     one, clear = Rig.front().scaled(320, 160), Conditions.clear()
     codes = Bev([scene.map], 160, 0.5).render(
-        np.zeros(1, np.int64), ego, scene.size[scene.ego, None], agents, valid[None], size, kind, signals,
-        scene.route[None], np.array([len(scene.route)]),
-    )[0]  # fmt: skip
+        seen, scene.size[scene.ego, None], scene.route[None], np.array([len(scene.route)])
+    )[0]
     past = np.flatnonzero(scene.valid[scene.ego, : step + 1])
-    above = from_above(scene, 160, scene.tracks[scene.ego, past], scene.tracks[:, step], valid, signals[0], None)
+    above = from_above(
+        scene, 160, scene.tracks[scene.ego, past], scene.tracks[:, step], valid, scene.signals[:, step], None
+    )
     maps = np.concatenate([_named(codes, "for models"), _named(np.asarray(above), "for people")], 1)
     hours = [("day", clear), ("dusk", Conditions(hour=17.75)), ("night", Conditions(hour=22.0))]
     weathers = [("rain", Conditions(rain=0.7)), ("fog", Conditions(fog=90.0))]
@@ -156,6 +153,22 @@ def wall(scene: Scene, step: int | None = None) -> Image.Image:
         _order(six, 6, [3, 5, 4]),
     ]
     return Image.fromarray(np.concatenate(rows))
+
+
+def _logged(scene: Scene, step: int, valid: np.ndarray) -> Snapshot:
+    """The scene's log at `step`, with the road users `valid` (A,)."""
+    turns, brakes = indicators(scene.tracks, scene.valid, scene.kind), brake_lamps(scene.tracks)
+    return Snapshot(
+        np.zeros(1, np.int64),
+        scene.tracks[scene.ego, step][None],
+        scene.tracks[None, :, step],
+        valid[None],
+        scene.size[None],
+        scene.kind[None],
+        brakes[None, :, step],
+        scene.signals[None, :, step],
+        turns[None, :, step],
+    )
 
 
 def _order(row: np.ndarray, n: int, order: list[int]) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from drivefoundry.judge.worst import failure, listed
 from drivefoundry.ledger import Artefact
-from drivefoundry.render.view import film, mp4
+from drivefoundry.render.view import Decisions, film, mp4
 from drivefoundry.reports.content import Film
 from drivefoundry.stages.score import ENGINE, WHOLE_CAR, load_scores
 from drivefoundry.types import DT, Scene, short_id
@@ -67,7 +67,7 @@ def _film(path: Path, scene: Scene, turn: int, policy: str, how: str) -> Film:
     ego, agents, valid, plans = (data[f"{scene.id}/{k}"] for k in ("ego", "agents", "valid", "plans"))
     text = read_json(path / "film.json")[scene.id]
     decision_dt = (len(ego) - 1) // len(plans) * DT
-    frames = film(scene, ego, agents, valid, plans, text, decision_dt=decision_dt)
+    frames = film(scene, ego, agents, valid, Decisions(plans, text, decision_dt))
     lines = [(k * decision_dt, t) for k, t in enumerate(text) if t and (k == 0 or t != text[k - 1])]
     who = f"release {turn}" if policy == WHOLE_CAR else f"release {turn}, guard off"
     title = f"{short_id(scene.id)}, {who}"

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,10 +47,18 @@ class GrpoReport:
     seconds: float
 
 
+class Situations(NamedTuple):
+    """Recorded states to sample plans in."""
+
+    episodes: list[Episodes]
+    rows: np.ndarray
+    """(n,) indices into the joined episodes."""
+    share: np.ndarray
+    """(n,) relative frequency with which each is sampled."""
+
+
 def grpo(
-    episodes: list[Episodes],
-    rows: np.ndarray,
-    share: np.ndarray,
+    situations: Situations,
     reward: PlanReward,
     init: Path,
     out: Path,
@@ -57,36 +66,32 @@ def grpo(
     log: Path | None = None,
     on_step: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> GrpoReport:
-    """Reinforce checkpoint `init` on states `rows` (indices into the joined episodes), and save to directory `out`.
+    """Reinforce checkpoint `init` in the situations, and save to directory `out`.
 
-    share (len(rows),): relative frequency with which each is sampled. log: file to append each step's metrics to, as
-    JSON lines. on_step(step, steps, metrics) is called after each step. ValueError for a checkpoint with a flow head,
-    or if there are no more rows than validation states.
+    log: file to append each step's metrics to, as JSON lines. on_step(step, steps, metrics) is called after each step.
+    ValueError for a checkpoint with a flow head, or if there are no more situations than validation states.
     """
     config.validate()
     start = time.perf_counter()
+    episodes, rows, share = situations
     loaded = load_checkpoint(init)
     require(loaded.model.flow is None, f"{init}: plans come from a flow head; rl samples codes (ModelConfig.action)")
-    dataset = EpisodeDataset.of(episodes, loaded.codebook, loaded.tokenizer, loaded.config.max_text)
     require(
         len(rows) > config.validation_states,
         f"rl: {len(rows)} situations; must be more than the {config.validation_states} validation states",
     )
+    dataset = EpisodeDataset.of(episodes, loaded.codebook, loaded.tokenizer, loaded.config.max_text)
+    task = _Task(dataset, reward, loaded.codebook)
     rng = np.random.default_rng(config.seed)
     shuffled = rng.permutation(len(rows))
     held_back, learnt = rows[shuffled[: config.validation_states]], shuffled[config.validation_states :]
     rows, share = rows[learnt], share[learnt] / share[learnt].sum()
     untouched = copy.deepcopy(loaded.model)
-    model = loaded.model
-    reference = copy.deepcopy(model).to(torch.bfloat16).requires_grad_(False)
-    before = _greedy(reference, dataset, held_back, reward, loaded.codebook)
-    weights = MasterWeights(model, torch.bfloat16, 0.0, (0.9, 0.95))
-    model.train()
-    generator = torch.Generator(device=model.embed.device).manual_seed(config.seed)
+    learner = _Learner(loaded.model, task, config)
+    before = task.greedy(learner.reference, held_back)
     rewards, began = [], time.perf_counter()
     for step in range(config.steps):
-        chosen = rng.choice(rows, config.states, p=share)
-        metrics = _step(model, reference, weights, dataset, chosen, reward, loaded.codebook, config, step, generator)
+        metrics = learner.step(rng.choice(rows, config.states, p=share), step)
         rewards.append(metrics["reward"])
         if log is not None:
             with log.open("a") as file:
@@ -94,67 +99,74 @@ def grpo(
         if on_step is not None:
             plans = (step + 1) * config.states * config.samples
             on_step(step + 1, config.steps, metrics | {"samples_per_s": plans / (time.perf_counter() - began)})
-    model.eval()
-    after = _greedy(model, dataset, held_back, reward, loaded.codebook)
-    weights.float_model(model)
+    learner.model.eval()
+    after = task.greedy(learner.model, held_back)
+    learner.weights.float_model(learner.model)
     kept = after >= before
-    save_checkpoint(out, model if kept else untouched, loaded.codebook, loaded.tokenizer, loaded.embodiment)
+    save_checkpoint(out, learner.model if kept else untouched, loaded.codebook, loaded.tokenizer, loaded.embodiment)
     return GrpoReport(np.array(rewards), before, after, kept, time.perf_counter() - start)
 
 
-def _inputs(model: VLA, dataset: EpisodeDataset, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    device = model.embed.device
-    frames = {name: torch.from_numpy(f).to(device) for name, f in dataset.pictures(rows).items()}
-    return frames, torch.from_numpy(dataset.ego[rows]).to(device), torch.from_numpy(dataset.route[rows]).to(device)
+@dataclass(frozen=True)
+class _Task:
+    dataset: EpisodeDataset
+    reward: PlanReward
+    codebook: np.ndarray
+
+    def inputs(self, model: VLA, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        d, device = self.dataset, model.embed.device
+        frames = {name: torch.from_numpy(f).to(device) for name, f in d.pictures(rows).items()}
+        return frames, torch.from_numpy(d.ego[rows]).to(device), torch.from_numpy(d.route[rows]).to(device)
+
+    @torch.no_grad()
+    def greedy(self, model: VLA, rows: np.ndarray) -> float:
+        """Mean reward of the greedy plan, with the label's progress in the group's reference."""
+        vote = CodebookVote.of(self.codebook, model.embed.device)
+        controls = model.plan(*self.inputs(model, rows), vote)[1].cpu().numpy()
+        speed = self.dataset.ego[rows, -1, 0]
+        labels = decode(self.dataset.tokens[rows], self.codebook, speed)
+        plans = np.stack([integrate_controls(controls, speed), labels], 1)
+        return float(self.reward(rows, plans)[:, 0].mean())
 
 
-def _step(
-    model: VLA,
-    reference: VLA,
-    weights: MasterWeights,
-    dataset: EpisodeDataset,
-    rows: np.ndarray,
-    reward: PlanReward,
-    codebook: np.ndarray,
-    config: GrpoConfig,
-    step: int,
-    generator: torch.Generator,
-) -> dict[str, float]:
-    """Sample, score, update once."""
-    frames, ego, route = _inputs(model, dataset, rows)
-    n = config.samples
-    codes = model.act(frames, ego, route, temperature=config.temperature, n=n, generator=generator)
-    speed = np.repeat(dataset.ego[rows, -1, 0], n)
-    plans = decode(codes.reshape(-1, codes.shape[-1]).cpu().numpy(), codebook, speed)
-    label = decode(dataset.tokens[rows], codebook, dataset.ego[rows, -1, 0])
-    # The label is driven too: its progress is part of the group's reference, but its reward is not.
-    every = np.concatenate([plans.reshape(len(rows), n, *plans.shape[1:]), label[:, None]], 1)
-    scored = reward(rows, every)
-    r = torch.from_numpy(scored[:, :n].astype(np.float32)).to(ego.device)
-    advantage = r - r.mean(1, keepdim=True)
-    labels = torch.from_numpy(dataset.tokens[rows]).to(ego.device)
-    groups = torch.cat([codes, labels[:, None]], 1)
-    logp = F.log_softmax(model(frames, ego, route, None, groups).action.float(), -1)
-    with torch.no_grad():
-        logq = F.log_softmax(reference(frames, ego, route, None, groups).action.float(), -1)
-    taken = logp.gather(-1, groups[..., None])[..., 0].sum(-1)
-    gain = (advantage * taken[:, :n]).mean()
-    kl = (logp[:, :n].exp() * (logp[:, :n] - logq[:, :n])).sum(-1).sum(-1).mean()
-    anchor = -taken[:, n].mean() / groups.shape[-1]
-    (-gain + config.kl * kl + config.bc_weight * anchor).backward()
-    norm = float(weights.gather())
-    weights.step(config.lr * min(1.0, (step + 1) / 4), norm, config.clip)
-    return {
-        "reward": float(r.mean()), "label_reward": float(scored[:, n].mean()), "best": float(r.max(1).values.mean()),
-        "spread": float(r.std(1).mean()), "kl": float(kl.detach()), "anchor": float(anchor.detach()), "grad_norm": norm,
-    }  # fmt: skip
+class _Learner:
+    """The model in training, and the frozen copy of it that it must stay close to."""
 
+    def __init__(self, model: VLA, task: _Task, config: GrpoConfig) -> None:
+        self.model, self.task, self.config = model, task, config
+        self.reference = copy.deepcopy(model).to(torch.bfloat16).requires_grad_(False)
+        self.weights = MasterWeights(model, torch.bfloat16, 0.0, (0.9, 0.95))
+        self.generator = torch.Generator(device=model.embed.device).manual_seed(config.seed)
+        model.train()
 
-@torch.no_grad()
-def _greedy(model: VLA, dataset: EpisodeDataset, rows: np.ndarray, reward: PlanReward, codebook: np.ndarray) -> float:
-    """Mean reward of the greedy plan, with the label's progress in the group's reference."""
-    vote = CodebookVote.of(codebook, model.embed.device)
-    controls = model.plan(*_inputs(model, dataset, rows), vote)[1].cpu().numpy()
-    speed = dataset.ego[rows, -1, 0]
-    plans = np.stack([integrate_controls(controls, speed), decode(dataset.tokens[rows], codebook, speed)], 1)
-    return float(reward(rows, plans)[:, 0].mean())
+    def step(self, rows: np.ndarray, step: int) -> dict[str, float]:
+        """Sample, score, update once."""
+        config, dataset = self.config, self.task.dataset
+        frames, ego, route = self.task.inputs(self.model, rows)
+        n = config.samples
+        codes = self.model.act(frames, ego, route, temperature=config.temperature, n=n, generator=self.generator)
+        speed = np.repeat(dataset.ego[rows, -1, 0], n)
+        plans = decode(codes.reshape(-1, codes.shape[-1]).cpu().numpy(), self.task.codebook, speed)
+        label = decode(dataset.tokens[rows], self.task.codebook, dataset.ego[rows, -1, 0])
+        # The label is driven too: its progress is part of the group's reference, but its reward is not.
+        every = np.concatenate([plans.reshape(len(rows), n, *plans.shape[1:]), label[:, None]], 1)
+        scored = self.task.reward(rows, every)
+        r = torch.from_numpy(scored[:, :n].astype(np.float32)).to(ego.device)
+        advantage = r - r.mean(1, keepdim=True)
+        labels = torch.from_numpy(dataset.tokens[rows]).to(ego.device)
+        groups = torch.cat([codes, labels[:, None]], 1)
+        logp = F.log_softmax(self.model(frames, ego, route, None, groups).action.float(), -1)
+        with torch.no_grad():
+            logq = F.log_softmax(self.reference(frames, ego, route, None, groups).action.float(), -1)
+        taken = logp.gather(-1, groups[..., None])[..., 0].sum(-1)
+        gain = (advantage * taken[:, :n]).mean()
+        kl = (logp[:, :n].exp() * (logp[:, :n] - logq[:, :n])).sum(-1).sum(-1).mean()
+        anchor = -taken[:, n].mean() / groups.shape[-1]
+        (-gain + config.kl * kl + config.bc_weight * anchor).backward()
+        norm = float(self.weights.gather())
+        self.weights.step(config.lr * min(1.0, (step + 1) / 4), norm, config.clip)
+        return {
+            "reward": float(r.mean()), "label_reward": float(scored[:, n].mean()),
+            "best": float(r.max(1).values.mean()), "spread": float(r.std(1).mean()), "kl": float(kl.detach()),
+            "anchor": float(anchor.detach()), "grad_norm": norm,
+        }  # fmt: skip

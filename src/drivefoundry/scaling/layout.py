@@ -9,7 +9,7 @@ with fused attention, split over tensor ranks (sequence parallelism, Korthikanti
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 
 from drivefoundry.scaling.assumptions import Assumptions
@@ -40,7 +40,7 @@ class RankMemory:
 
 
 @dataclass(frozen=True)
-class ParallelLayout:
+class Division:
     """How a step is divided. data x tensor x pipeline = used cards; data ranks form groups of `shard`."""
 
     data: int
@@ -55,6 +55,16 @@ class ParallelLayout:
     """Whether activations within a block are recomputed in its backward pass."""
     micro_batches: float
     """Micro-batches per step and data rank."""
+
+    @property
+    def cards(self) -> int:
+        return self.data * self.tensor * self.pipeline
+
+
+@dataclass(frozen=True)
+class ParallelLayout(Division):
+    """A division with what it costs."""
+
     memory: RankMemory
     traffic: float
     """Share of a step spent waiting for the network, or for memory during the weight update."""
@@ -62,10 +72,6 @@ class ParallelLayout:
     """Share of a step during which pipeline stages wait for each other."""
     again: float
     """Share of a step spent recomputing activations."""
-
-    @property
-    def cards(self) -> int:
-        return self.data * self.tensor * self.pipeline
 
     @property
     def left(self) -> float:
@@ -111,7 +117,7 @@ def layouts(a: Assumptions, cards: int) -> Iterator[ParallelLayout]:
                 for samples, recompute in product((1, 2, 4, 8), (False, True)):
                     micro = a.batch_tokens / (samples * a.work.decision_tokens * data)
                     if micro >= 1.0:
-                        yield _laid(a, data, t, p, shard, sharded, samples, recompute, micro)
+                        yield _laid_out(a, Division(data, t, p, shard, sharded, samples, recompute, micro))
             shard *= 2
 
 
@@ -120,16 +126,16 @@ def _pieces(found: ParallelLayout) -> int:
     return found.tensor.bit_length() + found.pipeline.bit_length() + found.shard.bit_length()
 
 
-def _laid(a, data, t, p, shard, sharded, samples, recompute, micro) -> ParallelLayout:
-    kept = _memory(a, t, p, shard, sharded, samples, recompute, micro)
+def _laid_out(a: Assumptions, d: Division) -> ParallelLayout:
     step = a.shape.training_flop_per_token(a.work.decision_tokens) * a.batch_tokens
-    step /= data * t * p * a.chip.tflops * TERA * a.mfu
+    step /= d.cards * a.chip.tflops * TERA * a.mfu
     return ParallelLayout(
-        data, t, p, shard, sharded, samples, recompute, micro, kept,
-        traffic=_traffic(a, data, t, p, shard, sharded, samples, recompute, micro, step) / step,
-        bubble=(p - 1) / (micro + p - 1),
-        again=a.mfu / 3 if recompute else 0.0,
-    )  # fmt: skip
+        **asdict(d),
+        memory=_memory(a, d),
+        traffic=_traffic(a, d, step) / step,
+        bubble=(d.pipeline - 1) / (d.micro_batches + d.pipeline - 1),
+        again=a.mfu / 3 if d.recompute else 0.0,
+    )
 
 
 def stage_parameters(a: Assumptions, t: int, p: int) -> float:
@@ -139,41 +145,42 @@ def stage_parameters(a: Assumptions, t: int, p: int) -> float:
     return (shape.layers // p * shape.block() + (ends if p == 1 else max(shape.table(), ends - shape.table()))) / t
 
 
-def _memory(a, t, p, shard, sharded, samples, recompute, micro) -> RankMemory:
-    shape, tokens = a.shape, samples * a.work.decision_tokens
+def _memory(a: Assumptions, d: Division) -> RankMemory:
+    shape, tokens, t, p = a.shape, d.samples * a.work.decision_tokens, d.tensor, d.pipeline
     mine = stage_parameters(a, t, p)
-    whole = mine / shard if sharded == "all" else mine
+    whole = mine / d.shard if d.sharded == "all" else mine
     inside = 8 * shape.width + 4 * (shape.heads + shape.kv_heads) * shape.head_dim + 8 * shape.ffn  # bytes a token
-    layers, flying = shape.layers // p, min(p, micro)
-    kept = flying * layers * 2 * shape.width + inside if recompute else flying * layers * inside
-    answers = samples * (a.work.text + a.work.actions)
+    layers, flying = shape.layers // p, min(p, d.micro_batches)
+    kept = flying * layers * 2 * shape.width + inside if d.recompute else flying * layers * inside
+    answers = d.samples * (a.work.text + a.work.actions)
     return RankMemory(
         weights=a.weight_bytes * whole,
         gradients=a.gradient_bytes * whole,
-        optimiser=a.optimiser_bytes * mine / shard,
-        gathered=(2 * a.weight_bytes + a.gradient_bytes) * shape.block() / t if sharded == "all" else 0.0,
+        optimiser=a.optimiser_bytes * mine / d.shard,
+        gathered=(2 * a.weight_bytes + a.gradient_bytes) * shape.block() / t if d.sharded == "all" else 0.0,
         activations=tokens * kept / t,
         logits=answers * shape.vocab * 6.0 / t,
         reserve=a.reserve_gb * GIGA,
     )
 
 
-def _traffic(a, data, t, p, shard, sharded, samples, recompute, micro, step) -> float:
-    """Seconds of a step not overlapped with compute: gathering and scattering of shards, reductions over groups, tensor
-    ranks, and the optimiser's pass over its memory."""
+def _traffic(a: Assumptions, d: Division, step: float) -> float:
+    """Seconds, of a step of `step` s, not overlapped with compute: gathering and scattering of shards, reductions over
+    groups, tensor ranks, and the optimiser's pass over its memory."""
+    t, shard = d.tensor, d.shard
     link = a.chip.link_gb_s / 2 * GIGA * a.link_share
     net = a.chip.network_gbit_s / 8 * GIGA * a.link_share
-    mine = stage_parameters(a, t, p)
+    mine = stage_parameters(a, t, d.pipeline)
     rate = link if shard * t <= a.chip.cards else net
-    times = micro if sharded == "all" else 1.0
-    moved = (2 if sharded == "all" else 1) * a.weight_bytes + a.gradient_bytes / 2
+    times = d.micro_batches if d.sharded == "all" else 1.0
+    moved = (2 if d.sharded == "all" else 1) * a.weight_bytes + a.gradient_bytes / 2
     sharding = times * moved * mine * (shard - 1) / shard / rate
-    groups = data // shard
-    reach = link if data * t <= a.chip.cards else net
+    groups = d.data // shard
+    reach = link if d.data * t <= a.chip.cards else net
     sums = 2 * (a.gradient_bytes / 2) * mine / shard * (groups - 1) / groups / reach
     hidden = max((1 - a.overlap) * (sharding + sums), sharding + sums - step)
-    tokens = samples * a.work.decision_tokens
-    rounds = 12 if recompute else 8
-    tensor = micro * a.shape.layers / p * rounds * tokens * a.shape.width * 2 * (t - 1) / t / link
+    tokens = d.samples * a.work.decision_tokens
+    rounds = 12 if d.recompute else 8
+    tensor = d.micro_batches * a.shape.layers / d.pipeline * rounds * tokens * a.shape.width * 2 * (t - 1) / t / link
     update = 2 * (a.optimiser_bytes + a.weight_bytes) * mine / shard / (a.chip.memory_tb_s * TERA)
     return hidden + tensor + update

@@ -27,7 +27,7 @@ from drivefoundry.stages import ingest, label, score
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import write_json
 from drivefoundry.stages.record import EmbeddedCity
-from drivefoundry.stages.train import STATE, progress_callback, select_samples, tracked
+from drivefoundry.stages.train import files_in, progress_callback, select_samples, tracked
 from drivefoundry.tracking import Track
 from drivefoundry.train.config import Augment, Objective, PretrainConfig
 from drivefoundry.train.dataset import EpisodeDataset, Sampler, batches
@@ -99,7 +99,7 @@ def train_one(
     config = PretrainConfig(size=size, steps=steps, batch=r.batch, seed=r.seed, lr=lr)
     with bar(f"{size} on {samples:,}", steps) as advance, track.run(out) as sink:
         report = train(
-            start, [select_samples(episodes, rows)], out / "checkpoint", config, out / STATE, out / "metrics.jsonl",
+            start, [select_samples(episodes, rows)], out / "checkpoint", config, files_in(out),
             progress_callback(advance, sink),
         )  # fmt: skip
     trained = load_checkpoint(out / "checkpoint")

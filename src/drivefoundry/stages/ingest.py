@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.curate.curated import origins_in
@@ -60,39 +61,19 @@ def send_home(
     fresh(out)
     store = ClipStore(store_url)
     paths = sorted((drives / "drives").glob("*.mcap"))
-    brought: Counter[str] = Counter()
-    over = 0
     recorded = sum(p.stat().st_size for p in paths)
-    queues = out / ".queues"
-    queues.mkdir()
+    maps = {file.stem: file.read_bytes() for file in sorted((drives / "maps").glob("*.safetensors"))}
+    for name, data in maps.items():
+        store.put_map(name, data)
+    context = {name: SignalContext(load_map(data).stop_lines) for name, data in maps.items()}
     secret = secrets.token_hex(32)
     start = time.monotonic()
     with running(store, secret) as service, bar("clips home", len(paths)) as advance:
-        context = {}
-        for file in sorted((drives / "maps").glob("*.safetensors")):
-            store.put_map(file.stem, file.read_bytes())
-            context[file.stem] = SignalContext(load_map(file.read_bytes()).stop_lines)
-
-        def one_car(path: Path) -> tuple[list[str], int]:
-            """Upload all clips of one recording, most valuable first, from its own queue. Returns the campaigns of the
-            clips that arrived, and the number of clips over budget."""
-            drive = read_drive(path)
-            spool = queues / f"{path.stem}.spool"
-            clips = record_drive(drive, campaigns, seed, spool, context.get(drive.meta.get("map", "")))
-            if not clips:
-                return [], 0
-            # One clip at a time, on an endless day, so that what a budget allows depends on the clips alone.
-            token = issue_token(secret, drive.meta["vehicle"])
-            car = Uploader(service.url, token, queues / path.stem, connections=1, clock=lambda: 0.0)
-            of = {}
-            for clip in clips:
-                name = read_meta(clip)["campaign"]
-                of[car.enqueue(clip, note_for(name, campaigns))] = name
-            home = [of[receipt.sha256] for receipt in car.send_all()]
-            return home, len(of) - len(home)
-
-        with ThreadPoolExecutor(CARS_AT_ONCE) as cars:
-            for home, left in cars.map(one_car, paths):
+        cars = _Cars(campaigns, seed, context, out / ".queues", service.url, secret)
+        brought: Counter[str] = Counter()
+        over = 0
+        with ThreadPoolExecutor(CARS_AT_ONCE) as several:
+            for home, left in several.map(cars.upload, paths):
                 brought.update(home)
                 over += left
                 advance()
@@ -112,6 +93,39 @@ def send_home(
         "sent_bytes": sent,
         "upload_seconds": time.monotonic() - start,
     }
+
+
+class _Cars(NamedTuple):
+    """What cars need to record clips and upload them to a service."""
+
+    campaigns: list[Campaign]
+    seed: int
+    context: dict[str, SignalContext]
+    """By map."""
+    queues: Path
+    url: str
+    secret: str
+
+    def upload(self, path: Path) -> tuple[list[str], int]:
+        """Upload all clips of one recording, most valuable first, from its own queue.
+
+        Returns the campaigns of the clips that arrived, and the number of clips over budget.
+        """
+        drive = read_drive(path)
+        spool = self.queues / f"{path.stem}.spool"
+        spool.parent.mkdir(exist_ok=True)
+        clips = record_drive(drive, self.campaigns, self.seed, spool, self.context.get(drive.meta.get("map", "")))
+        if not clips:
+            return [], 0
+        # One clip at a time, on an endless day, so that what a budget allows depends on the clips alone.
+        token = issue_token(self.secret, drive.meta["vehicle"])
+        car = Uploader(self.url, token, self.queues / path.stem, connections=1, clock=lambda: 0.0)
+        of = {}
+        for clip in clips:
+            name = read_meta(clip)["campaign"]
+            of[car.enqueue(clip, note_for(name, self.campaigns))] = name
+        home = [of[receipt.sha256] for receipt in car.send_all()]
+        return home, len(of) - len(home)
 
 
 def in_order(store_url: str, ids: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from drivefoundry.clips.store import ClipStore
 from drivefoundry.compute import pmap
 from drivefoundry.curate.config import CurateConfig
 from drivefoundry.curate.curated import curate, load_curated, save_curated
+from drivefoundry.curate.split import SplitRule
 from drivefoundry.label.episodes import concatenate, episodes_of, save_shard
 from drivefoundry.label.scene import scene_from_clip
 from drivefoundry.ledger import Artefact, fresh
@@ -106,7 +107,7 @@ def curate_clips(
     shares = (0.7, 0.1, 0.2) if apart == "time" else (1.0, 0.0, 0.0)
     with bar("curate", len(ids)) as advance:
         curated = curate(
-            store, ids, earlier=earlier, pinned=dict.fromkeys(exam, "held_out"), apart=apart, shares=shares,
+            store, ids, rule=SplitRule(dict.fromkeys(exam, "held_out"), apart, shares), earlier=earlier,
             similarity=recipe.duplicate_similarity, on_done=lambda n: advance(n),
         )  # fmt: skip
     save_curated(out / "curated", curated)

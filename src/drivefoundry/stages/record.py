@@ -120,7 +120,7 @@ def record_scenes(
     for road_map in {s.map.id: s.map for s in chosen}.values():
         (out / "maps" / f"{road_map.id}.safetensors").write_bytes(save_map(road_map))
     policy: Policy = LogReplay()
-    release = ""
+    release = None
     if car is not None:
         engine, release = engine_in(car)
         policy = CarPolicy(Runtime.load(engine, reason_every=0, vehicle=body, patient=True), f"release {release[:12]}")
@@ -133,7 +133,6 @@ def record_scenes(
             body=body,
             perception=perception,
             seconds=fleet.outing_seconds,
-            human=car is None,
             on_drive=lambda n: advance(n),
         )
     km = sum(r["km"] for r in rows)

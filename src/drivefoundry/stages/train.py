@@ -20,7 +20,7 @@ from drivefoundry.model.backbones.load import backbone_path
 from drivefoundry.progress import bar
 from drivefoundry.quantize.export import export_engine
 from drivefoundry.rl.config import GrpoConfig
-from drivefoundry.rl.grpo import grpo
+from drivefoundry.rl.grpo import Situations, grpo
 from drivefoundry.rl.reward import PdmReward
 from drivefoundry.settings import leaves
 from drivefoundry.stages.context import RunContext
@@ -29,11 +29,10 @@ from drivefoundry.tracking import Track
 from drivefoundry.train.config import AdaptConfig, DistilConfig, PretrainConfig, SftConfig, ValidationConfig
 from drivefoundry.train.distil import distil
 from drivefoundry.train.pretrain import fine_tune, pretrain
-from drivefoundry.train.trainer import OnStep, TrainReport
+from drivefoundry.train.trainer import OnStep, RunFiles, TrainReport
 from drivefoundry.train.validation import Validation
 from drivefoundry.types import DT, Episodes
 
-STATE = "state.tmp"
 """A killed training resumes from here; the ledger does not keep *.tmp."""
 HISTORY = 15
 """Steps of log before a situation that the PDM score needs."""
@@ -174,6 +173,11 @@ def tracked(line: RunContext, turn: int | None, kind: str, r: Any) -> Track:
     return Track(line.track, f"{line.recipe.name} {kind}{f' turn {turn}' if turn else ''}", dict(leaves(r)))
 
 
+def files_in(out: Path) -> RunFiles:
+    """Files of the training run of the artefact `out`."""
+    return RunFiles(out / "state.tmp", out / "metrics.jsonl")
+
+
 def progress_callback(advance: Callable[..., None], log: OnStep) -> OnStep:
     """A trainer's callback, called every few steps, that advances a bar and logs to a tracker."""
     last = 0
@@ -207,7 +211,7 @@ def summary(report: TrainReport) -> dict:
 def _pretrain(config: PretrainConfig, shards: list[Path], out: Path, track: Track, on: MeasuredOn = None) -> dict:
     with bar("pre-train", config.steps) as advance, track.run(out) as sink:
         report = pretrain(
-            _shards(shards), out / "checkpoint", config, out / STATE, out / "metrics.jsonl",
+            _shards(shards), out / "checkpoint", config, files_in(out),
             progress_callback(advance, sink), validation(on, config.steps),
         )  # fmt: skip
     return summary(report)
@@ -216,7 +220,7 @@ def _pretrain(config: PretrainConfig, shards: list[Path], out: Path, track: Trac
 def _adapt(config: AdaptConfig, base: Path, shard: Path, out: Path, track: Track, on: MeasuredOn = None) -> dict:
     with bar("adapt", config.steps) as advance, track.run(out) as sink:
         report = fine_tune(
-            _shards([shard]), out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
+            _shards([shard]), out / "checkpoint", base / "checkpoint", config, files_in(out),
             progress_callback(advance, sink), validation(on, config.steps),
         )  # fmt: skip
     return summary(report)
@@ -228,7 +232,7 @@ def _sft(
     episodes = mixed(shards, config.new_share, mix)
     with bar("fine-tune", config.steps) as advance, track.run(out) as sink:
         report = fine_tune(
-            episodes, out / "checkpoint", base / "checkpoint", config, out / STATE, out / "metrics.jsonl",
+            episodes, out / "checkpoint", base / "checkpoint", config, files_in(out),
             progress_callback(advance, sink), validation(on, config.steps),
         )  # fmt: skip
     return summary(report)
@@ -260,7 +264,7 @@ def _distil(
         with track.run(out) as sink:
             report = distil(
                 mixed(shards, c.new_share, mix), out / "distilled.tmp", teacher / "checkpoint", c, init,
-                out / STATE, out / "metrics.jsonl", progress_callback(advance, sink), validation(on, c.steps),
+                files_in(out), progress_callback(advance, sink), validation(on, c.steps),
             )  # fmt: skip
         if not polish.steps:
             os.replace(out / "distilled.tmp", out / "checkpoint")
@@ -288,7 +292,8 @@ def _polish(config: GrpoConfig, store: str, model: Path, shards: list[Path], out
 
     reward = PdmReward([scenes[clip] for clip in clips], at, config.reward)
     config = replace(config, validation_states=min(config.validation_states, len(rows) // 4))
-    report = grpo(episodes, rows, share, reward, model, out / "checkpoint", config, out / "metrics.jsonl", on_step)
+    situations = Situations(episodes, rows, share)
+    report = grpo(situations, reward, model, out / "checkpoint", config, out / "metrics.jsonl", on_step)
     return {
         "reward_before": report.before,
         "reward_after": report.after,

@@ -19,7 +19,7 @@ from drivefoundry.model.vla import VLA
 from drivefoundry.train.config import DistilConfig, Objective
 from drivefoundry.train.dataset import EpisodeDataset
 from drivefoundry.train.pretrain import own_tokenizer
-from drivefoundry.train.trainer import OnStep, Trainer, TrainReport
+from drivefoundry.train.trainer import OnStep, RunFiles, Trainer, TrainReport
 from drivefoundry.train.validation import Validation
 from drivefoundry.types import Episodes, require
 from drivefoundry_car.vehicle.codec import integrate_controls, soft_targets
@@ -54,8 +54,7 @@ def distil(
     teacher: Path,
     config: DistilConfig,
     init: Path | None = None,
-    state: Path | None = None,
-    log: Path | None = None,
+    files: RunFiles | None = None,
     on_step: OnStep | None = None,
     val: Validation | None = None,
 ) -> TrainReport:
@@ -78,7 +77,7 @@ def distil(
     opinion *= np.float16(goal.teacher)
     dataset.target[:] = opinion + np.float16(1 - goal.teacher) * dataset.target
     validator = val.of(start, goal) if val else None
-    trainer = Trainer(start.model, dataset, config, state, log, on_step, validator)
+    trainer = Trainer(start.model, dataset, config, *(files or RunFiles()), on_step, validator)
     report = trainer.run()
     if trainer.rank == 0:
         save_checkpoint(out, start.model, start.codebook, start.tokenizer, start.embodiment)

@@ -16,7 +16,7 @@ from drivefoundry.model.text import TextCodec, train_tokenizer
 from drivefoundry.model.vla import VLA
 from drivefoundry.train.config import PretrainConfig, TrainConfig
 from drivefoundry.train.dataset import EpisodeDataset
-from drivefoundry.train.trainer import OnStep, Trainer, TrainReport
+from drivefoundry.train.trainer import OnStep, RunFiles, Trainer, TrainReport
 from drivefoundry.train.validation import Validation
 from drivefoundry.types import PLAN_POINTS, Episodes, require
 from drivefoundry_car.vehicle.codec import fit_codebook
@@ -77,20 +77,19 @@ def fit(
     episodes: list[Episodes],
     out: Path,
     config: TrainConfig,
-    state: Path | None,
-    log: Path | None,
-    on_step: OnStep | None,
+    files: RunFiles | None = None,
+    on_step: OnStep | None = None,
     val: Validation | None = None,
 ) -> TrainReport:
     """Train `start` on the episodes and save it as the checkpoint directory `out`; a killed run resumes from
-    `state`."""
+    `files.state`."""
     for e in episodes:
         why = e.embodiment.differs(start.embodiment)
         require(not why, f"training episodes: not of the embodiment that the model was built for ({why})")
     c, tolerance = start.config, config.objective.tolerance
     dataset = EpisodeDataset.of(episodes, start.codebook, start.tokenizer, c.max_text, tolerance, c.action)
     trainer = Trainer(
-        start.model, dataset, config, state, log, on_step, val.of(start, config.objective) if val else None
+        start.model, dataset, config, *(files or RunFiles()), on_step, val.of(start, config.objective) if val else None
     )
     report = trainer.run()
     if trainer.rank == 0:
@@ -103,8 +102,7 @@ def pretrain(
     episodes: list[Episodes],
     out: Path,
     config: PretrainConfig,
-    state: Path | None = None,
-    log: Path | None = None,
+    files: RunFiles | None = None,
     on_step: OnStep | None = None,
     val: Validation | None = None,
 ) -> TrainReport:
@@ -114,7 +112,7 @@ def pretrain(
         start = around(episodes, c.backbone, c.ego_changes, c.seed, c.action)
     else:
         start = fresh(episodes, replace(preset(c.size), ego_changes=c.ego_changes, action=c.action), c.seed)
-    return fit(start, episodes, out, config, state, log, on_step, val)
+    return fit(start, episodes, out, config, files, on_step, val)
 
 
 def fine_tune(
@@ -122,11 +120,10 @@ def fine_tune(
     out: Path,
     init: Path,
     config: TrainConfig,
-    state: Path | None = None,
-    log: Path | None = None,
+    files: RunFiles | None = None,
     on_step: OnStep | None = None,
     val: Validation | None = None,
 ) -> TrainReport:
     """Continue training the checkpoint `init`, keeping its shape, codebook and tokenizer, and save it to directory
     `out`. Episodes without reasoning train actions only."""
-    return fit(load_checkpoint(init), episodes, out, config, state, log, on_step, val)
+    return fit(load_checkpoint(init), episodes, out, config, files, on_step, val)

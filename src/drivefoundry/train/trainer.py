@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -40,6 +40,17 @@ from drivefoundry.train.validation import Validator
 from drivefoundry.types import require
 
 OnStep = Callable[[int, int, dict[str, float]], None]
+
+
+class RunFiles(NamedTuple):
+    """Files of a training run."""
+
+    state: Path | None = None
+    """What a killed run resumes from; deleted at the end."""
+    log: Path | None = None
+    """The metrics of its steps, as JSON lines."""
+
+
 """Called as on_step(step, total steps if known, metrics)."""
 
 

@@ -237,6 +237,7 @@ def film(
     s, at = arc_length(np.asarray(scene.route)), _on_route(scene, r.ego[car, : part.start + 1])[0]
     near = (s > at - ROUTE_SHOWN) & (s < at + np.hypot(*np.diff(ego[:, :2], axis=0).T).sum() + ROUTE_SHOWN)
     now = replace(scene, start=scene.start + part.start, route=scene.route[near], route_speed=scene.route_speed[near])
-    text = r.text[car][first:] if r.text else None
+    text = r.text[car][first:] if r.text else ()
     agents, valid = r.agents[car, :n, part], r.agents_valid[car, :n, part]
-    return pictures.film(now, ego, agents, valid, r.plans[car, first:], text, view, every, r.decision_dt)
+    decisions = pictures.Decisions(r.plans[car, first:], text, r.decision_dt)
+    return pictures.film(now, ego, agents, valid, decisions, view, every)

@@ -80,11 +80,10 @@ class Window:
 class Recorder:
     """Records a running car into `folder`; close it, or use it in a `with` statement.
 
-    cameras: name -> Camera, up to 8; 'front' is the one that models see; meta: contents of `log.Drive.meta`. Each
-    camera's ring is bounded by camera_bytes, each other channel's by signal_bytes. on_clip: called in the writer's
-    thread when a clip is complete. make_room: called when the disk is full, with the number of missing bytes and the
-    priority of the clip; returns whether some were freed. Times are s since one epoch for all channels, >= 0,
-    increasing per channel.
+    cameras: name -> Camera, up to 8; meta: contents of `log.Drive.meta`. Each camera's ring is bounded by camera_bytes,
+    each other channel's by signal_bytes. on_clip: called in the writer's thread when a clip is complete. make_room:
+    called when the disk is full, with the number of missing bytes and the priority of the clip; returns whether some
+    were freed. Times are s since one epoch for all channels, >= 0, increasing per channel.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from drivefoundry.judge.scores.comfort import SAMPLES, comfort
-from drivefoundry.judge.scores.motion import FIELDS, Traffic, judge_motions
+from drivefoundry.judge.scores.motion import FIELDS, AgentTracks, judge_motions
 from drivefoundry.judge.scores.pdm import pdms, progress_ratio
 from drivefoundry.judge.scores.surroundings import signal_states, surroundings
 from drivefoundry.types import DT, Rollout, Scene, require
@@ -102,7 +102,7 @@ def measure(rollout: Rollout, scenes: list[Scene], stop: bool = True) -> dict[st
     for i, scene in enumerate(scenes):
         k = len(scene.kind)
         sizes[i, :k], kinds[i, :k] = scene.size[:, :2], scene.kind
-    traffic = Traffic(
+    traffic = AgentTracks(
         np.ascontiguousarray(rollout.agents, np.float64),
         np.ascontiguousarray(rollout.agents_valid),
         sizes,

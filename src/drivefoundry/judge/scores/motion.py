@@ -69,7 +69,7 @@ FIELDS = (
 ) = range(len(FIELDS))  # fmt: skip
 
 
-class Traffic(NamedTuple):
+class AgentTracks(NamedTuple):
     """All agents except the ego, on the clock of the motions.
 
     states (S, A, T, 4) x, y, yaw, speed; seen (S, A, T) bool; size (S, A, 2) length, width; kind (S, A), codes beyond
@@ -306,7 +306,7 @@ def _place_of(static, s):
 @njit(cache=True, nogil=True)
 def _traffic_of(traffic, s):
     """The traffic of scene s."""
-    return Traffic(traffic.states[s], traffic.seen[s], traffic.size[s], traffic.kind[s], traffic.signals[s])
+    return AgentTracks(traffic.states[s], traffic.seen[s], traffic.size[s], traffic.kind[s], traffic.signals[s])
 
 
 @njit(cache=True, nogil=True, parallel=True)
@@ -321,7 +321,7 @@ def _judge_all(states, lengths, size, traffic, spans, static, stop, out):
 def judge_motions(
     states: np.ndarray,
     size: np.ndarray,
-    traffic: Traffic,
+    traffic: AgentTracks,
     where: Surroundings,
     stop: bool,
     lengths: np.ndarray | None = None,

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, prange
 
 from drivefoundry.judge.scores.comfort import PAST, SAMPLES, comfort, extended_comfort
-from drivefoundry.judge.scores.motion import FIELDS, Traffic, judge_motions
+from drivefoundry.judge.scores.motion import FIELDS, AgentTracks, judge_motions
 from drivefoundry.judge.scores.surroundings import Surroundings, signal_states, surroundings
 from drivefoundry.sim.ego import CAR_ACTUATORS, simulate_plan
 from drivefoundry.types import DT, PLAN_DT, PLAN_POINTS, Scene, require
@@ -44,7 +44,7 @@ class Situations:
     human_known: np.ndarray
     human_before: np.ndarray
     before: np.ndarray
-    traffic: Traffic
+    traffic: AgentTracks
     where: Surroundings
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ def prepare(scenes: list[Scene], at: np.ndarray) -> Situations:
         near = np.empty(len(scene.kind), np.int64)
         kept.append(near[: _near(scene.tracks, scene.valid, t, scene.ego, NEAR + 4.0 * start[i, 3], near)])
     a = max(1, max(len(k) for k in kept))
-    traffic = Traffic(
+    traffic = AgentTracks(
         np.zeros((n, a, SAMPLES, 4)), np.zeros((n, a, SAMPLES), np.bool_), np.ones((n, a, 2)), np.zeros((n, a),
         np.int64), signal_states(scenes, steps, SAMPLES),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from numba import njit, prange
 
 from drivefoundry.geometry import project_on_polyline
 from drivefoundry.judge.scores.comfort import PAST, SAMPLES
-from drivefoundry.judge.scores.motion import Traffic
+from drivefoundry.judge.scores.motion import AgentTracks
 from drivefoundry.judge.scores.pdm import Situations, score
 from drivefoundry.judge.scores.surroundings import Surroundings, surroundings
 from drivefoundry.sim.traffic.idm import idm
@@ -77,7 +77,7 @@ def _situations(world: World, where: Surroundings) -> Situations:
     states[..., 0] += np.cos(states[..., 2]) * states[..., 3] * t
     states[..., 1] += np.sin(states[..., 2]) * states[..., 3] * t
     signals = np.repeat(world.signals_now()[..., None], SAMPLES, 2)
-    traffic = Traffic(
+    traffic = AgentTracks(
         states, np.repeat(world.seen[..., None], SAMPLES, 2), np.ascontiguousarray(world.size[..., :2], np.float64),
         world.packed.kind, signals,
     )  # fmt: skip

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.render.boxes import draw_face, draw_hull, set_hull, to_camera
 from drivefoundry.render.conditions import LAMPS_ON, ON, RAIN, THIN
-from drivefoundry.render.ground import COS, CX, CY, FX, FY, PX, PY, SIN, kernel, mix
-from drivefoundry.render.surfaces import (
+from drivefoundry.render.kernels.boxes import draw_face, draw_hull, set_hull, to_camera
+from drivefoundry.render.kernels.ground import COS, CX, CY, FX, FY, PX, PY, SIN, kernel, mix
+from drivefoundry.render.kernels.surfaces import (
     BIKE,
     BRAKE,
     CARS,

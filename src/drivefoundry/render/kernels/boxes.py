@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drivefoundry.render.ground import (
+from drivefoundry.render.kernels.ground import (
     COS,
     COSP,
     CX,
@@ -31,7 +31,7 @@ from drivefoundry.render.ground import (
     maker,
     mix,
 )
-from drivefoundry.render.surfaces import (
+from drivefoundry.render.kernels.surfaces import (
     BRAKE,
     BRAKES,
     FRONT,

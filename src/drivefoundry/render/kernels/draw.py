@@ -14,10 +14,10 @@ import numpy as np
 from numba import njit
 
 from drivefoundry.raster import GROUND, SIDEWALK, ground_raster
-from drivefoundry.render.actors import draw_agent, draw_head, shine, shine_agent
-from drivefoundry.render.boxes import DAYLIGHT, draw_building, in_view, new_canvas, wipe
 from drivefoundry.render.conditions import EXPOSURE, LAMPS_ON, NOISE, ON, RAIN, SUN_X
-from drivefoundry.render.ground import (
+from drivefoundry.render.kernels.actors import draw_agent, draw_head, shine, shine_agent
+from drivefoundry.render.kernels.boxes import DAYLIGHT, draw_building, in_view, new_canvas, wipe
+from drivefoundry.render.kernels.ground import (
     COS,
     COSP,
     COUNTED,
@@ -39,7 +39,7 @@ from drivefoundry.render.ground import (
     row_taps,
     sky_colour,
 )
-from drivefoundry.render.weather import key_of, resolve, sensor, streaks
+from drivefoundry.render.kernels.weather import key_of, resolve, sensor, streaks
 from drivefoundry.types import RoadMap
 
 CELL = 64.0
@@ -367,8 +367,8 @@ def _compiled(stamp: int):
 
 def _source_hash() -> int:
     folder = Path(__file__).parent
-    names = ("conditions", "ground", "surfaces", "boxes", "actors", "weather", "draw")
-    text = b"".join((folder / f"{name}.py").read_bytes() for name in names)
+    files = [folder.parent / "conditions.py", *sorted(folder.glob("*.py"))]
+    text = b"".join(file.read_bytes() for file in files)
     return int.from_bytes(sha256(text).digest()[:7], "big") | 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivefoundry.render.ground import HAZE, kernel, mix
+from drivefoundry.render.kernels.ground import HAZE, kernel, mix
 
 PLAIN, WALL, SIDE, FRONT, REAR, GLASS, REAR_GLASS, BIKE = np.arange(8)
 """Surfaces; each uses up to three colours. (Numpy integers: numba recompiles for each Python constant.)"""

@@ -9,8 +9,21 @@ from __future__ import annotations
 import numpy as np
 
 from drivefoundry.render.conditions import EXPOSURE, LAMPS_ON, LIGHT, LOW, NOISE, RAIN, SEED, THIN, TOP
-from drivefoundry.render.ground import COSP, CX, CY, FX, FY, PZ, SINP, ground_row, inlined, kernel, maker, row_taps
-from drivefoundry.render.surfaces import BRAKES, WINDOWS
+from drivefoundry.render.kernels.ground import (
+    COSP,
+    CX,
+    CY,
+    FX,
+    FY,
+    PZ,
+    SINP,
+    ground_row,
+    inlined,
+    kernel,
+    maker,
+    row_taps,
+)
+from drivefoundry.render.kernels.surfaces import BRAKES, WINDOWS
 
 BEAM = np.array([1.0, 0.95, 0.84])
 """Colour of the low beam's light."""

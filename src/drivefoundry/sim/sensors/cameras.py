@@ -6,6 +6,7 @@ import numpy as np
 
 from drivefoundry.render.camera import Renderer
 from drivefoundry.render.rig import Rig
+from drivefoundry.render.snapshot import Snapshot
 from drivefoundry.sim.simulator import Simulator
 from drivefoundry_car.vehicle.embodiment import CAR, Embodiment
 
@@ -28,8 +29,8 @@ class CameraRig:
         """Camera -> (S, H, W, 3) current picture; repeated calls within a step render once."""
         w, p = self.simulator, self._packed
         if self._seen is None or self._seen[0] != w.step:
-            seen = w.ego[:, :3], w.agents, w.seen, p.size, p.kind, w.brake, w.signals_now()
-            self._seen = w.step, self._drawn(*seen)
+            seen = Snapshot(self._map_index, w.ego, w.agents, w.seen, p.size, p.kind, w.brake, w.signals_now())
+            self._seen = w.step, self._drawn(seen)
         return self._seen[1]
 
     def render_history(self, steps: int) -> dict[str, np.ndarray]:
@@ -38,14 +39,13 @@ class CameraRig:
         n = np.arange(len(p.start))
         t = p.start - steps
         brake = p.tracks[n, :, t, 3] < 0.2
-        return self._drawn(
-            w.past[-1 - steps][:, :3], p.tracks[n, :, t], p.valid[n, :, t], p.size, p.kind, brake, p.signals[n, :, t]
-        )
+        ego, tracks, valid, signals = w.past[-1 - steps], p.tracks[n, :, t], p.valid[n, :, t], p.signals[n, :, t]
+        return self._drawn(Snapshot(self._map_index, ego, tracks, valid, p.size, p.kind, brake, signals))
 
-    def _drawn(self, *seen: np.ndarray) -> dict[str, np.ndarray]:
+    def _drawn(self, seen: Snapshot) -> dict[str, np.ndarray]:
         out = {}
         for names, renderer in self._renderers:
-            pictures = renderer.render(self._map_index, *seen)
+            pictures = renderer.render(seen)
             out |= {name: pictures[:, i] for i, name in enumerate(names)}
         return {name: out[name] for name in self.body.pictures}
 

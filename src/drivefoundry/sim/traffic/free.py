@@ -31,7 +31,7 @@ PATIENCE = 40
 """Minimum steps between two lane changes of a vehicle."""
 
 
-class State(NamedTuple):
+class FreeState(NamedTuple):
     """Current state of the agents of S scenes. role, s (arc length along the way, m), offset (to the left of it, m),
     lane (number of lanes to the left of it, current or intended), cool (steps until the next lane change), clock (log
     step that a pedestrian has reached): (S, A); states (S, A, 4) x, y, yaw, speed; seen, brake (S, A)."""
@@ -317,7 +317,7 @@ class FreeTraffic:
     def __init__(self, packed: Packed, states: np.ndarray, seen: np.ndarray, brake: np.ndarray):
         self.packed, self.ways = packed, ways(packed)
         n = packed.kind.shape
-        self.state = State(
+        self.state = FreeState(
             self.ways.role.copy(), np.zeros(n), np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.int64),
             np.zeros(n, np.int64), states, seen, brake,
         )  # fmt: skip

@@ -20,7 +20,7 @@ LATE = 0.3
 """An agent that is this far behind its log, m, no longer matches it: it and its neighbours must react to each other."""
 
 
-class State(NamedTuple):
+class LoggedState(NamedTuple):
     """Current state of the agents of S scenes. s (S, A) arc length along the log, m; at (S, A) log step at or before
     it; late (S, A); states (S, A, 4) x, y, yaw, speed; seen, brake (S, A)."""
 
@@ -181,8 +181,8 @@ class LoggedTraffic:
 
     def __init__(self, packed: Packed, states: np.ndarray, seen: np.ndarray, brake: np.ndarray):
         self.packed = packed
-        shape = packed.kind.shape
-        self.state = State(np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, np.bool_), states, seen, brake)
+        s, at, late = (np.zeros(packed.kind.shape, dtype) for dtype in (np.float64, np.int64, np.bool_))
+        self.state = LoggedState(s, at, late, states, seen, brake)
 
     def advance(self, now: np.ndarray, ego: np.ndarray) -> None:
         p = self.packed

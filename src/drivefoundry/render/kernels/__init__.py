@@ -1,0 +1,1 @@
+"""Compiled code that draws pictures: ground, buildings, road users, lights, weather."""
