@@ -27,7 +27,7 @@ from drivefoundry_car.recording.recent import moments
 from drivefoundry_car.triggers import LIBRARY, Campaign, Watch, campaign, firings, load_campaigns
 from drivefoundry_car.triggers.novelty import DIMS, Sent
 from drivefoundry_car.triggers.rules import cost
-from drivefoundry_car.triggers.signals import LOOKBACK_S, SignalContext, latest, signals_of
+from drivefoundry_car.triggers.signals import LOOKBACK_S, SignalContext, SignalSource, latest, signals_of
 from drivefoundry_car.upload.collector import Collector
 
 RULES, HZ, OBJECTS = 100, 20, 12
@@ -119,7 +119,7 @@ def collected(rules: list[Campaign], drive: Drive, names: list[str], context: Si
     """CPU seconds of the median tick, in the thread that ticks, and all firings."""
     took, found = [], []
     with tempfile.TemporaryDirectory(prefix="drivefoundry-triggers-") as spool:
-        car = Collector(spool, {}, rules, drive.meta, signals=names, context=context, ego_size=drive.ego_size)
+        car = Collector(spool, {}, rules, drive.meta, signals=SignalSource(names, context), ego_size=drive.ego_size)
         for now in moments(drive):
             begun = time.thread_time()
             found += car.tick(now)

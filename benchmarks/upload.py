@@ -44,7 +44,7 @@ from drivefoundry.compute import cores
 from drivefoundry.ingest.access.vehicles import Vehicles
 from drivefoundry_car.log import Drive, encode_video, write_drive
 from drivefoundry_car.upload.enrol import Credential
-from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.upload.uploader import Uploader, UploadLimits
 
 CUT_EVERY = 20
 """Every CUT_EVERY-th connection breaks: 5 %."""
@@ -181,17 +181,17 @@ class Car(Uploader):
                 links.open(self, size)
 
         link = super().connect()
-        return Link(link.host, link.port, timeout=self.timeout)
+        return Link(link.host, link.port, timeout=self.limits.timeout)
 
 
 def cars(url: str, codes: dict[str, str], clips: list[Path], folder: Path, seed: int, pipe: Connection) -> None:
     """One client process: one thread per vehicle, all starting together; results go into the pipe."""
-    links = Links(seed)
+    links, limits = Links(seed), UploadLimits(backoff=0.05, attempts=20, connections=1)
     uploaders = []
     for (vehicle, code), clip in zip(codes.items(), clips, strict=True):
         credential = Credential(url, folder / vehicle / "credential.json")
         credential.enrol(code)
-        car = Car(url, credential, folder / vehicle / "queue", backoff=0.05, attempts=20, connections=1)
+        car = Car(url, credential, folder / vehicle / "queue", limits)
         car.links, car.size = links, clip.stat().st_size
         link = folder / f"{vehicle}.mcap"
         os.link(clip, link)

@@ -19,7 +19,7 @@ from drivefoundry_car.log import cut, write_drive
 from drivefoundry_car.recording.recent import moments
 from drivefoundry_car.triggers import load_campaigns
 from drivefoundry_car.upload.collector import Collector
-from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.upload.uploader import Uploader, UploadLimits
 
 SECRET = "0123456789abcdef" * 4
 CAMPAIGNS = """
@@ -107,7 +107,7 @@ def test_the_most_valuable_goes_first_and_a_budget_holds_back(service, make_driv
             order.append(clip.note.campaign)
             return super()._begin(connection, clip)
 
-    uploader = Watched(service.url, issue_token(SECRET, "car-rich"), tmp_path / "queue", connections=1)
+    uploader = Watched(service.url, issue_token(SECRET, "car-rich"), tmp_path / "queue", UploadLimits(connections=1))
     with Collector(tmp_path / "spool", {}, load_campaigns(tmp_path / "c.toml"), drive.meta) as car:
         for now in moments(drive):
             car.tick(now)

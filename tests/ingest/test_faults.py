@@ -21,7 +21,7 @@ from serving import BODY, Service, about, free_port, invited, landed, preloaded,
 from drivefoundry_car.log import write_drive
 from drivefoundry_car.upload.enrol import Credential
 from drivefoundry_car.upload.link import Link, UploadWindow
-from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.upload.uploader import Uploader, UploadLimits
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,10 @@ def varied(path: Path, text: str) -> Path:
     return path
 
 
-def car(service: Service, folder: Path, url: str | None = None, **settings) -> Uploader:
+def car(service: Service, folder: Path, url: str | None = None, link: Link | None = None, **limits) -> Uploader:
     """car-1 with a queue in folder."""
-    settings = {"backoff": 0.01, "attempts": 20, "connections": 1, **settings}
-    return Uploader(url or service.url, service.enrolled("car-1", folder), folder / "queue", **settings)
+    limits = replace(UploadLimits(backoff=0.01, attempts=20, connections=1), **limits)
+    return Uploader(url or service.url, service.enrolled("car-1", folder), folder / "queue", limits, link=link)
 
 
 def on_its_way(link, count: int, seconds: float = 20.0) -> None:
@@ -222,7 +222,9 @@ def test_a_service_that_is_killed_keeps_what_it_acknowledged(own, tmp_path):
     port, expected = free_port(), {sha_of(p) for p in own}
     with serving(tmp_path / "store", port=port) as service:
         credential = service.enrolled("car-1", tmp_path)
-        uploader = Uploader(service.url, credential, tmp_path / "queue", backoff=0.05, attempts=60, connections=1)
+        uploader = Uploader(
+            service.url, credential, tmp_path / "queue", UploadLimits(backoff=0.05, attempts=60, connections=1)
+        )
         thread = threading.Thread(target=uploader.send_all, args=(own,))
         thread.start()
         while len(list((tmp_path / "queue").glob("*.mcap"))) > 2 or not uploader.outbox.waiting():

@@ -17,7 +17,7 @@ from drivefoundry.ingest import issue_token, running
 from drivefoundry.ingest.landing import Landing
 from drivefoundry.ingest.uploads import Uploads
 from drivefoundry_car.log import write_drive
-from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.upload.uploader import Uploader, UploadLimits
 
 
 def test_a_clips_file_goes_only_after_its_video_and_row_are_on_the_disk(make_drive, tmp_path, monkeypatch):
@@ -176,7 +176,7 @@ def test_an_unreadable_upload_starts_afresh(tmp_path, make_drive, harm):
         assert half.status_code == 204
         (part,) = (tmp_path / "store/incoming/uploads").glob("*.part")
         harm(part)
-        uploader = Uploader(service.url, issue_token(secret, "car-1"), tmp_path / "queue", backoff=0.01)
+        uploader = Uploader(service.url, issue_token(secret, "car-1"), tmp_path / "queue", UploadLimits(backoff=0.01))
         (receipt,) = uploader.send_all([tmp_path / "a.mcap"])
         assert service.flush() == [receipt.sha256]
     assert len(list((tmp_path / "store/incoming/uploads/aside").iterdir())) == 1

@@ -15,7 +15,7 @@ from drivefoundry.ingest import running
 from drivefoundry.ingest.access.vehicles import Vehicles
 from drivefoundry_car.log import write_drive
 from drivefoundry_car.upload.enrol import Credential
-from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.upload.uploader import Uploader, UploadLimits
 from portal import Answer, portal
 
 PAGE = b"<html>please log in</html>"
@@ -79,7 +79,7 @@ def test_once_the_portal_is_gone_everything_arrives(make_drive, tmp_path, moment
             kept = json.loads(file.read_text())
             for i in range(2):
                 write_drive(tmp_path / f"{i}.mcap", make_drive(steps=10, seed=i))
-            uploader = Uploader(url, Credential(url, file), tmp_path / "queue", attempts=2, backoff=0.001)
+            uploader = Uploader(url, Credential(url, file), tmp_path / "queue", UploadLimits(attempts=2, backoff=0.001))
             clips = {uploader.enqueue(tmp_path / f"{i}.mcap") for i in range(2)}
             if moment == "have":  # nobody needs its answer
                 assert {r.sha256 for r in uploader.send_all()} == clips

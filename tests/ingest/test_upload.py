@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
 from drivefoundry_car.log import read_drive, write_drive
-from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.upload.uploader import Uploader, UploadLimits
 
 SECRET = "0123456789abcdef" * 2
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -91,7 +91,7 @@ def test_clips_arrive_and_leave_the_queue(queued, tmp_path):
     store = ClipStore(tmp_path / "store")
     wanted = {hashlib.sha256(p.read_bytes()).hexdigest(): read_drive(p) for p in queued}
     with running(store, SECRET) as server:
-        uploader = Uploader(server.url, token(), tmp_path / "queue", chunk=10_000)
+        uploader = Uploader(server.url, token(), tmp_path / "queue", UploadLimits(chunk=10_000))
         receipts = uploader.send_all(queued)
         assert sorted(server.flush()) == sorted(wanted)
         assert httpx.get(f"{server.url}/health").json() == {"status": "ok", "landed": 5, "waiting": 0}
@@ -118,7 +118,7 @@ def test_a_car_killed_mid_chunk_continues_where_it_stopped(queued, tmp_path):
         location = created(server.url, data).headers["Location"]
         send_half_and_die(server.url, location, data)
         arrived = offset_at(server.url, location, len(data) // 2)
-        (receipt,) = Uploader(server.url, token(), tmp_path / "queue", backoff=0.01).send_all(queued[:1])
+        (receipt,) = Uploader(server.url, token(), tmp_path / "queue", UploadLimits(backoff=0.01)).send_all(queued[:1])
         assert receipt.sent == len(data) - arrived
         assert server.flush() == [hashlib.sha256(data).hexdigest()]
 
@@ -141,7 +141,7 @@ def test_a_service_killed_mid_chunk_loses_nothing(queued, tmp_path):
             Uploader(url, token(), tmp_path / "queue").send_all(queued[1:2])
         finally:
             process.send_signal(signal.SIGKILL)
-    uploader = Uploader(url, token(), tmp_path / "queue", attempts=2, backoff=0.01)
+    uploader = Uploader(url, token(), tmp_path / "queue", UploadLimits(attempts=2, backoff=0.01))
     with pytest.raises(ValueError, match=r"gave up after 2 attempts .* clips wait in .*queue"):
         uploader.send_all(queued[:1])
     store = ClipStore(tmp_path / "store")
@@ -273,7 +273,7 @@ def test_after_any_failure_the_clip_lands_once(service, make_drive, tmp_path_fac
         else:
             at = "0" if step == "again" else str(len(data))
             httpx.patch(service.url + location, content=data[:100], headers=headers("car-5", Upload_Offset=at) | BODY)
-    (receipt,) = Uploader(service.url, token("car-5"), folder / "q", backoff=0.01, attempts=20).send_all(
+    (receipt,) = Uploader(service.url, token("car-5"), folder / "q", UploadLimits(backoff=0.01, attempts=20)).send_all(
         [folder / "a.mcap"]
     )
     assert receipt.sha256 == sha

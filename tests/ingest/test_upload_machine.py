@@ -18,7 +18,7 @@ from conftest import straight_drive
 from drivefoundry.clips.store import ClipStore
 from drivefoundry.ingest import issue_token, running
 from drivefoundry_car.log import write_drive
-from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.upload.uploader import Uploader, UploadLimits
 
 SECRET = "0123456789abcdef" * 2
 CARS = ("car-1", "car-2")
@@ -127,7 +127,9 @@ class Uploads(RuleBasedStateMachine):
             return  # somebody has sent wrong bytes; the uploader would be informed, and start again
         (self.folder / "a.mcap").write_bytes(data)
         with broken_link(int(self.service.url.rpartition(":")[2]), cuts=[after]) as link:
-            uploader = Uploader(link.url, issue_token(SECRET, vehicle), self.folder / "queue", backoff=0.001)
+            uploader = Uploader(
+                link.url, issue_token(SECRET, vehicle), self.folder / "queue", UploadLimits(backoff=0.001)
+            )
             (receipt,) = uploader.send_all([self.folder / "a.mcap"])
         assert receipt.sha256 == sha(i)
         self.acknowledged.add(i)

@@ -14,7 +14,7 @@ from drivefoundry_car.log.channels import FRONT
 from drivefoundry_car.recording.recent import moments
 from drivefoundry_car.recording.ring import ITEM_BYTES
 from drivefoundry_car.triggers import Campaign
-from drivefoundry_car.triggers.signals import SignalContext, signals_of
+from drivefoundry_car.triggers.signals import SignalContext, SignalSource, signals_of
 from drivefoundry_car.upload.collector import Collector, CollectorCounts
 from drivefoundry_car.upload.uploader import Uploader
 
@@ -53,9 +53,10 @@ def replay(
         front = {} if r.drive.video is None else {FRONT: r.drive.video}
         cameras = {**front, **r.drive.others}
         size = max([CAMERA_BYTES, *(sum(len(p) + ITEM_BYTES for p in v.packets) for v in cameras.values())])
+        signals = SignalSource([*signals_of(r.drive, context)], context)
         car = Collector(
-            spool, cameras, campaigns, r.drive.meta, uploader, signals=list(signals_of(r.drive, context)),
-            context=context, ego_size=r.drive.ego_size, camera_bytes=size,
+            spool, cameras, campaigns, r.drive.meta, uploader, signals=signals, ego_size=r.drive.ego_size,
+            camera_bytes=size,
         )  # fmt: skip
         try:
             _drive(car, r.drive, cameras)

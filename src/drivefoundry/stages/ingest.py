@@ -26,7 +26,7 @@ from drivefoundry_car.log.drive import read_meta
 from drivefoundry_car.recording.cutter import record_drive
 from drivefoundry_car.triggers import Campaign, load_campaigns, note_for
 from drivefoundry_car.triggers.signals import SignalContext
-from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.upload.uploader import Uploader, UploadLimits
 
 CARS_AT_ONCE = 4
 
@@ -119,7 +119,7 @@ class _Cars(NamedTuple):
             return [], 0
         # One clip at a time, on an endless day, so that what a budget allows depends on the clips alone.
         token = issue_token(self.secret, drive.meta["vehicle"])
-        car = Uploader(self.url, token, self.queues / path.stem, connections=1, clock=lambda: 0.0)
+        car = Uploader(self.url, token, self.queues / path.stem, UploadLimits(connections=1), clock=lambda: 0.0)
         of = {}
         for clip in clips:
             name = read_meta(clip)["campaign"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from drivefoundry_car.upload.enrol import Credential
 from drivefoundry_car.upload.outbox import Note, Outbox
-from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.upload.uploader import Uploader, UploadLimits
 from portal import TUS, Answer, portal
 
 GAVE_UP = re.compile("gave up after [12] attempts")
@@ -31,12 +31,12 @@ def queue_of(folder, count=3):
     return box
 
 
-def send(url, folder, **settings):
+def send(url, folder, token="token"):
     """Error message of sending the queue; '' if there is none."""
-    settings = {"token": "token", "attempts": 2, "backoff": 0.001, "chunk": 100, "timeout": 5.0} | settings
+    limits = UploadLimits(chunk=100, timeout=5.0, attempts=2, backoff=0.001)
     said = ""
     try:
-        Uploader(url, queue_dir=folder / "queue", **settings).send_all()
+        Uploader(url, token, folder / "queue", limits).send_all()
     except ValueError as error:
         said = str(error)
     assert "\n" not in said

@@ -15,12 +15,12 @@ from drivefoundry_car.log.channels import Camera
 from drivefoundry_car.recording.recent import Moment, moments
 from drivefoundry_car.recording.recorder import Recorder
 from drivefoundry_car.triggers import LIBRARY, campaign, firings, load_campaigns
-from drivefoundry_car.triggers.signals import signals_of
+from drivefoundry_car.triggers.signals import SignalSource, signals_of
 from drivefoundry_car.upload import collector as module
 from drivefoundry_car.upload.collector import Collector
 from drivefoundry_car.upload.link import Link, UploadWindow
 from drivefoundry_car.upload.outbox import LAST, Note, Outbox
-from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.upload.uploader import Uploader, UploadLimits
 
 BRAKE = campaign(
     "brake", {"rule": "accel < -4 m/s^2 for 0.3 s", "priority": 60, "cooldown_s": 3.0, "before_s": 4.0,
@@ -84,7 +84,7 @@ def test_what_fires_in_the_car_is_what_fires_in_the_stored_drive(make_drive, tmp
     campaigns = list({c.name: c for c in campaigns}.values())
     wanted = [(f.campaign, f.t) for f in firings(campaigns, drive)]
     assert len({name for name, _ in wanted}) > 5
-    with Collector(tmp_path, {}, campaigns, drive.meta, signals=list(signals_of(drive))) as collector:
+    with Collector(tmp_path, {}, campaigns, drive.meta, signals=SignalSource([*signals_of(drive)])) as collector:
         assert driven(collector, drive) == wanted
     assert collector.lacking.keys() >= {"novel"} & {c.name for c in campaigns}
     covered = [(c.t[0], c.t[-1]) for c, _ in queued(collector.outbox)]
@@ -187,7 +187,9 @@ def test_a_service_that_does_not_answer_holds_up_no_tick(make_drive, tmp_path):
     """Ticks continue, clips are queued and closing ends while the service holds the connection without answering."""
     drive = braking(make_drive, 10.0, 20.0)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        uploader = Uploader(f"http://127.0.0.1:{deaf.getsockname()[1]}", "token", tmp_path / "queue", attempts=1)
+        uploader = Uploader(
+            f"http://127.0.0.1:{deaf.getsockname()[1]}", "token", tmp_path / "queue", UploadLimits(attempts=1)
+        )
         collector = Collector(tmp_path / "spool", {}, [BRAKE], drive.meta, uploader)
         driven(collector, drive)
         collector.close(leave_s=0.05)
@@ -205,7 +207,7 @@ def test_a_closed_link_is_silent_and_an_unreachable_service_gives_one_line(make_
     shut = Link([UploadWindow(networks=("wifi:depot",))])
     for name, link in (("shut", shut), ("away", Link())):
         box = tmp_path / name
-        uploader = Uploader("http://127.0.0.1:9", "token", box / "queue", link=link, attempts=1)
+        uploader = Uploader("http://127.0.0.1:9", "token", box / "queue", UploadLimits(attempts=1), link=link)
         with Collector(box / "spool", {}, [BRAKE], drive.meta, uploader) as collector:
             driven(collector, drive)
             while name == "away" and not caplog.records:
@@ -252,7 +254,11 @@ def test_a_clip_worth_less_than_a_full_queue_does_not_fill_the_spool_instead(mak
     queue.put(tmp_path / "crash.mcap", Note("crash", 99))
     log.write_drive(tmp_path / "a.mcap", make_drive(steps=50, campaign="brake"))
     uploader = Uploader(
-        "http://127.0.0.1:1", "token", tmp_path / "queue", most_bytes=40_000, link=Link([UploadWindow(networks=("x",))])
+        "http://127.0.0.1:1",
+        "token",
+        tmp_path / "queue",
+        UploadLimits(queue_bytes=40_000),
+        link=Link([UploadWindow(networks=("x",))]),
     )
     with Collector(tmp_path, {}, [BRAKE], {}, uploader) as collector:
         pass

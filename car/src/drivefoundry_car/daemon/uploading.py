@@ -14,7 +14,7 @@ from drivefoundry_car.daemon.config import Config, load
 from drivefoundry_car.daemon.supervisor import until_parent_ends
 from drivefoundry_car.upload.enrol import Credential
 from drivefoundry_car.upload.link import Link
-from drivefoundry_car.upload.uploader import Uploader
+from drivefoundry_car.upload.uploader import Uploader, UploadLimits
 
 
 def uploader_of(config: Config) -> Uploader:
@@ -23,9 +23,8 @@ def uploader_of(config: Config) -> Uploader:
     assert c is not None, "the daemon starts no uploader without [upload]"
     credential = Credential(c.server, c.credential, insecure_http=c.insecure_http)
     return Uploader(
-        c.server, credential, config.recording.queue, link=Link(c.windows), bytes_per_day=c.bytes_per_day,
-        insecure_http=c.insecure_http,
-    )  # fmt: skip
+        c.server, credential, config.recording.queue, UploadLimits(bytes_per_day=c.bytes_per_day), link=Link(c.windows),
+        insecure_http=c.insecure_http)  # fmt: skip
 
 
 def main(path: str) -> int:

@@ -31,7 +31,7 @@ class Selection:
     one, but it is noted in the clip that contains it.
     """
 
-    def __init__(self, campaigns: Sequence[Campaign], meta: Mapping[str, str], seed: int) -> None:
+    def __init__(self, campaigns: Sequence[Campaign], meta: Mapping[str, str], seed: int = 0) -> None:
         ours = [c for c in campaigns if targets_vehicle(c, meta)]
         self._of = {c.name: (c, campaign_rng(c, meta, seed)) for c in ours}
         self._picks = [(c, rng) for c, rng in self._of.values() if c.tree is None]

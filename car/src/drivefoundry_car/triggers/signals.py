@@ -6,7 +6,9 @@ sample from the last LOOKBACK_S (`latest`) gets the same values as `signals_of` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -65,6 +67,13 @@ class SignalContext:
 
     stop_lines: np.ndarray | None = None
     sent: Sent | None = None
+
+
+class SignalSource(NamedTuple):
+    """The signals that a car has, and what they need beyond the drive."""
+
+    names: Sequence[str] = tuple(SIGNALS)
+    context: SignalContext | None = None
 
 
 def signals_of(drive: Drive, context: SignalContext | None = None) -> dict[str, np.ndarray]:

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drivefoundry_car.upload.uploader import Note, Receipt, Uploader
+    from drivefoundry_car.upload.uploader import Note, Receipt, Uploader, UploadLimits
 
-__all__ = ["Note", "Receipt", "Uploader"]
+__all__ = ["Note", "Receipt", "UploadLimits", "Uploader"]
 
 
 def __getattr__(name: str) -> Any:  # not on import: `python -m drivefoundry_car.upload.outbox` would load itself twice

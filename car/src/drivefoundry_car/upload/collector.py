@@ -30,7 +30,7 @@ from drivefoundry_car.recording.recent import Moment, Recent
 from drivefoundry_car.recording.recorder import Recorder
 from drivefoundry_car.recording.recovery import recover, set_aside
 from drivefoundry_car.triggers.selection import Selection
-from drivefoundry_car.triggers.signals import SIGNALS, SignalContext, latest
+from drivefoundry_car.triggers.signals import SignalSource, latest
 from drivefoundry_car.triggers.trigger import Campaign, Firing, Watch, note_for, targets_vehicle
 from drivefoundry_car.upload.outbox import Full, Outbox
 from drivefoundry_car.upload.uploader import Uploader
@@ -68,7 +68,7 @@ class Collector:
     spool: folder in which clips are recorded; cameras, meta, ego_size, camera_bytes: as `Recorder` takes them. meta
     says which campaigns are meant for this car (`trigger.applies`): vehicle, groups, date, purpose. uploader: owns the
     queue and the link; without one, clips wait in the spool's folder 'queue'. signals: those that the car has; a rule
-    that names another never fires (`lacking`). context: inputs of signals beyond the drive. seed: of the shares.
+    that names another never fires (`lacking`).
     """
 
     def __init__(
@@ -79,20 +79,18 @@ class Collector:
         meta: Mapping[str, str],
         uploader: Uploader | None = None,
         *,
-        signals: Sequence[str] = tuple(SIGNALS),
-        context: SignalContext | None = None,
+        signals: SignalSource | None = None,
         ego_size: tuple[float, float, float] = CAR.size,
-        seed: int = 0,
         camera_bytes: int = 8 << 20,
     ) -> None:
-        self.spool, self.campaigns, self.signals, self.context = Path(spool), tuple(campaigns), list(signals), context
+        self.spool, self.campaigns, self.signals = Path(spool), tuple(campaigns), signals or SignalSource()
         self.spool.mkdir(parents=True, exist_ok=True)
         self.uploader = uploader
         self.outbox = Outbox(self.spool / "queue") if uploader is None else uploader.outbox
         ours = [c for c in self.campaigns if targets_vehicle(c, meta)]
-        self.watch, self._recent = Watch(ours, self.signals), Recent(meta, ego_size)
+        self.watch, self._recent = Watch(ours, list(self.signals.names)), Recent(meta, ego_size)
         self.lacking = self.watch.lacking
-        self._selection = Selection(ours, meta, seed)
+        self._selection = Selection(ours, meta)
         self._encoders: dict[str, Encoder] = {}
         self._told: dict[str, object] = {}
         self._fired: Counter[str] = Counter()
@@ -115,7 +113,7 @@ class Collector:
         ValueError if t does not increase, or a camera is unknown.
         """
         drive = self._recent.push(now)
-        fired = self.watch.push(now.t, latest(drive, self.signals, self.context))
+        fired = self.watch.push(now.t, latest(drive, list(self.signals.names), self.signals.context))
         self._record(now)
         self._fired.update(firing.campaign for firing in fired)
         for request in self._selection.at(now.t, fired):

@@ -29,7 +29,7 @@ from drivefoundry_car.upload.endpoint import TUS, checked, first_line, from_serv
 from drivefoundry_car.upload.link import Link
 from drivefoundry_car.upload.outbox import MOST_BYTES, Note, Outbox, Queued
 
-__all__ = ["Note", "Receipt", "Uploader"]
+__all__ = ["Note", "Receipt", "UploadLimits", "Uploader"]
 STOP = {400, 401, 403, 405, 412, 415}
 """Statuses of the service that a retry does not change: the token or the protocol is at fault; the clip waits."""
 REFUSED = {403, 413, 422}
@@ -90,14 +90,31 @@ class _Answer:
         return self.own and self.headers.get("clip-sha256") == clip.sha256
 
 
+@dataclass(frozen=True)
+class UploadLimits:
+    """How much an uploader sends at once, how long it tries, and how much it keeps."""
+
+    chunk: int = 16 << 20
+    """Most bytes per request."""
+    connections: int = 2
+    """Files sent concurrently."""
+    timeout: float = 60.0
+    """s without a byte."""
+    attempts: int = 8
+    """Consecutive failures after which a file waits for the next `send_all`."""
+    backoff: float = 0.25
+    """s before the second attempt, doubled each time up to a minute, with full jitter."""
+    bytes_per_day: int | None = None
+    """Budget of all campaigns together."""
+    queue_bytes: int = MOST_BYTES
+    """Limit of the queue, see `Outbox`."""
+
+
 class Uploader:
     """A durable queue folder in front of one ingest service. Several uploaders may share the queue.
 
     server: its URL; token: the vehicle's, or a function that returns one other than a stale one (`enrol.Credential`);
-    chunk: most bytes per request; link: time windows and rate; bytes_per_day: of all campaigns together; attempts:
-    consecutive failures after which a file waits for the next `send_all`; backoff: s before the second attempt, doubled
-    each time up to a minute, with full jitter; connections: files sent concurrently; timeout: s without a byte; clock:
-    s since 1970, which also defines the budgets' days; most_bytes: limit of the queue, see `Outbox`; insecure_http: see
+    link: time windows and rate; clock: s since 1970, which also defines the budgets' days; insecure_http: see
     `endpoint.checked`.
     """
 
@@ -106,21 +123,14 @@ class Uploader:
         server: str,
         token: str | Callable[[str], str],
         queue_dir: Path | str,
-        chunk: int = 16 << 20,
+        limits: UploadLimits | None = None,
         *,
         link: Link | None = None,
-        bytes_per_day: int | None = None,
-        attempts: int = 8,
-        backoff: float = 0.25,
-        connections: int = 2,
-        timeout: float = 60.0,
         clock: Callable[[], float] = time.time,
-        most_bytes: int = MOST_BYTES,
         insecure_http: bool = False,
     ) -> None:
-        self.server, self.chunk, self.attempts, self.backoff = checked(server, insecure_http), chunk, attempts, backoff
-        self.connections, self.timeout, self.link = connections, timeout, link or Link()
-        self.outbox = Outbox(queue_dir, bytes_per_day, clock, most_bytes)
+        self.server, self.limits, self.link = checked(server, insecure_http), limits or UploadLimits(), link or Link()
+        self.outbox = Outbox(queue_dir, self.limits.bytes_per_day, clock, self.limits.queue_bytes)
         self.queue = self.outbox.folder
         self._base = urlsplit(self.server).path
         self._renew = token if callable(token) else None
@@ -152,7 +162,7 @@ class Uploader:
         for clip in clips:
             if clip.sha256 not in there:
                 line.put(clip)
-        down, many = threading.Event(), min(self.connections, line.qsize())
+        down, many = threading.Event(), min(self.limits.connections, line.qsize())
         with ThreadPoolExecutor(max(1, many), thread_name_prefix="upload") as threads:
             for outcomes in threads.map(lambda _: self._drain(line, down, until), range(many)):
                 receipts += [o for o in outcomes if isinstance(o, Receipt)]
@@ -166,8 +176,8 @@ class Uploader:
         at = urlsplit(self.server)
         if at.scheme == "https":  # loading the machine's certificates takes longer than sending a clip
             context = ssl.create_default_context()
-            return HTTPSConnection(at.hostname or "", at.port, timeout=self.timeout, context=context)
-        return HTTPConnection(at.hostname or "", at.port, timeout=self.timeout)
+            return HTTPSConnection(at.hostname or "", at.port, timeout=self.limits.timeout, context=context)
+        return HTTPConnection(at.hostname or "", at.port, timeout=self.limits.timeout)
 
     def _already_there(self, clips: list[Queued]) -> list[Receipt]:
         """Ask the service which clips it already has; these leave the queue. Best effort: errors are ignored."""
@@ -226,9 +236,9 @@ class Uploader:
             return None
         sent, failed, reached, why, wait = 0, 0, 0, "", 0.0
         # If the service was unreachable for all attempts of one file, the others try only once.
-        while failed < (1 if down.is_set() else self.attempts):
+        while failed < (1 if down.is_set() else self.limits.attempts):
             if failed:
-                time.sleep(max(wait, random.uniform(0, min(PATIENCE_S, self.backoff * 2 ** (failed - 1)))))
+                time.sleep(max(wait, random.uniform(0, min(PATIENCE_S, self.limits.backoff * 2 ** (failed - 1)))))
             before, wait = reached, 0.0
             try:
                 location, offset, done = self._begin(connection, clip)
@@ -267,7 +277,7 @@ class Uploader:
         self, connection: HTTPConnection, clip: Queued, file: IO[bytes], location: str, offset: int
     ) -> tuple[int, int, bool]:
         """Send one request's bytes; return their number, the new offset, and whether the clip is acknowledged."""
-        count = self.outbox.grant(clip.note, min(self.chunk, clip.size - offset))
+        count = self.outbox.grant(clip.note, min(self.limits.chunk, clip.size - offset))
         if not count and offset < clip.size:
             raise _Closed
         headers = {"Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"}
