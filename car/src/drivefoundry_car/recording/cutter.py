@@ -10,7 +10,7 @@ import numpy as np
 
 from drivefoundry_car.log import channels, clock
 from drivefoundry_car.log.drive import Drive, cut
-from drivefoundry_car.recording.recorder import EGO, Recorder, Window
+from drivefoundry_car.recording.recorder import EGO, LATE_S, Recorder, Window
 from drivefoundry_car.recording.ring import ITEM_BYTES
 from drivefoundry_car.recording.stream import McapStream
 from drivefoundry_car.triggers.selection import Selection
@@ -26,8 +26,12 @@ class SerialRecorder(Recorder):
     depend on what was pushed, not on the clock."""
 
     def settle(self) -> None:
-        while self._windows and self._serve(self._windows[0]):
+        while self._windows and self._is_due(self._windows[0]) and self._serve(self._windows[0]):
             pass
+
+    def _is_due(self, window: Window) -> bool:
+        """Whether a clip can be written whole; no ring is short of room until then."""
+        return self._closing or self._clock >= window.end + LATE_S
 
     def _start(self) -> None:
         pass

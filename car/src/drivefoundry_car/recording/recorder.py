@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from heapq import heapify, heapreplace
 from pathlib import Path
 
 import numpy as np
@@ -267,12 +268,13 @@ class Recorder:
         batch: list[tuple[str, Item]] = []
         size = 0
         with self._lock:
-            while size < BATCH_BYTES and len(batch) < BATCH_ITEMS:
-                t, channel = min((ring.next(), name) for name, ring in self._rings.items())
-                if t >= window.end - EDGE_S:
-                    break
+            waiting = [(ring.next(), name) for name, ring in self._rings.items()]
+            heapify(waiting)
+            while size < BATCH_BYTES and len(batch) < BATCH_ITEMS and waiting[0][0] < window.end - EDGE_S:
+                channel = waiting[0][1]
                 batch.append((channel, self._rings[channel].take()))
                 size += len(batch[-1][1][1])
+                heapreplace(waiting, (self._rings[channel].next(), channel))
         return batch
 
     def _over(self, window: Window) -> bool:
