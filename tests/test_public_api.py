@@ -65,7 +65,7 @@ def test_the_package_gives_scripts_these_names():
         "policy", "scenes", "seconds", "body", "perception", "simulator", "on_decision",
     ]  # fmt: skip
     assert [*inspect.signature(drivefoundry.evaluate).parameters] == [
-        "policy", "scenes", "seconds", "reference", "two_stages", "body", "perception", "batch", "on_scenes",
+        "policy", "scenes", "seconds", "reference", "two_stages", "body", "perception", "on_scenes",
     ]  # fmt: skip
     assert [*inspect.signature(drivefoundry.load_scenes).parameters] == ["path", "egos"]
     assert [*inspect.signature(drivefoundry.load_engine).parameters] == ["folder", "guard"]

@@ -63,12 +63,12 @@ def send_home(
     paths = sorted((drives / "drives").glob("*.mcap"))
     recorded = sum(p.stat().st_size for p in paths)
     maps = {file.stem: file.read_bytes() for file in sorted((drives / "maps").glob("*.safetensors"))}
-    for name, data in maps.items():
-        store.put_map(name, data)
     context = {name: SignalContext(load_map(data).stop_lines) for name, data in maps.items()}
     secret = secrets.token_hex(32)
     start = time.monotonic()
     with running(store, secret) as service, bar("clips home", len(paths)) as advance:
+        for name, data in maps.items():
+            store.put_map(name, data)
         cars = _Cars(campaigns, seed, context, out / ".queues", service.url, secret)
         brought: Counter[str] = Counter()
         over = 0
