@@ -1,14 +1,16 @@
 """A release repository, its keys and cars, with engines replaced by a few bytes."""
 
 import json
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from drivefoundry.judge.gate import Gate, judge, save_verdict
-from drivefoundry.release import Candidate, Release, create_repository, publish
+from drivefoundry.release import Release, create_repository, publish, sign
 from drivefoundry_car.update.client import Updater
 
 
@@ -27,7 +29,8 @@ class Line:
         engine.mkdir(exist_ok=True)
         (engine / "weights.bin").write_bytes(name.encode() * 50_000)
         (engine / "io.json").write_text(json.dumps({"name": name}))
-        return publish(self.repo, self.keys, Candidate(engine, self.verdict, name), cohort, percent, now=now)
+        with nullcontext() if now is None else patch.object(sign, "utc", return_value=now):
+            return publish(self.repo, self.keys, engine, self.verdict, name, cohort, percent)
 
     def car(
         self, source: Path | str | None = None, *, vehicle: str = "", cohort: str = "all", root: bytes | None = None

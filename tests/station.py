@@ -19,7 +19,7 @@ import numpy as np
 
 from drivefoundry.judge.gate import Gate, judge, save_verdict
 from drivefoundry.quantize.export import export_engine
-from drivefoundry.release import Candidate, create_repository, publish
+from drivefoundry.release import create_repository, publish
 from situation import EAST, situation, straight
 from student import BODY, TINY, samples
 
@@ -48,8 +48,7 @@ class Station:
 
     def publish(self, name: str) -> str:
         """Publish the engine as a release; its id."""
-        candidate = Candidate(self.engine, self.works / "verdict.json", name)
-        return publish(self.works / "repo", self.works / "keys", candidate).id
+        return publish(self.works / "repo", self.works / "keys", self.engine, self.works / "verdict.json", name).id
 
     @property
     def engine(self) -> Path:

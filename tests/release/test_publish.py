@@ -5,17 +5,7 @@ import numpy as np
 import pytest
 
 from drivefoundry.judge.gate import Gate, judge, save_verdict
-from drivefoundry.release import (
-    Candidate,
-    create_repository,
-    publish,
-    releases,
-    renew,
-    roll_back,
-    rollouts,
-    stage,
-    verify,
-)
+from drivefoundry.release import create_repository, publish, releases, renew, roll_back, rollouts, stage, verify
 from drivefoundry.release.sign import LIFE, load_state
 from drivefoundry_car.update.client import in_rollout
 
@@ -47,18 +37,17 @@ def test_keys_are_private_and_outside(tmp_path: Path) -> None:
         create_repository(tmp_path / "r2", tmp_path / "r2" / "keys")
     (tmp_path / "keys" / "targets.pem").chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
-        publish(*_args(tmp_path))
+        publish(*_args(tmp_path), name="turn-1")
 
 
-def _args(tmp_path: Path) -> tuple[Path, Path, Candidate]:
+def _args(tmp_path: Path) -> tuple[Path, Path, Path, Path]:
     e = tmp_path / "engine"
-    made = Candidate(e if e.exists() else engine(e, b"w1"), verdict(tmp_path / "v.json"), "turn-1")
-    return tmp_path / "repo", tmp_path / "keys", made
+    return tmp_path / "repo", tmp_path / "keys", e if e.exists() else engine(e, b"w1"), verdict(tmp_path / "v.json")
 
 
 def test_publish_round_trip(repo: tuple[Path, Path], tmp_path: Path) -> None:
     (repo[1] / "root.pem").unlink()  # it may be kept offline
-    made = publish(*repo, Candidate(engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json"), "turn-1"))
+    made = publish(*repo, engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json"), "turn-1")
     assert releases(repo[0]) == [made]
     assert rollouts(repo[0])["all"].release == made.id
     assert set(made.files) == {"engine/weights.bin", "engine/kernels/io.json", "verdict.json"}
@@ -66,15 +55,15 @@ def test_publish_round_trip(repo: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_same_content_is_the_same_release(repo: tuple[Path, Path], tmp_path: Path) -> None:
-    one = Candidate(engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json"), "turn-1")
-    a, b = publish(*repo, one), publish(*repo, one, now=datetime.now(UTC) + timedelta(hours=1))
+    args = (*repo, engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json"))
+    a, b = publish(*args, "turn-1"), publish(*args, "turn-1")
     assert a == b
-    assert publish(*repo, one._replace(name="turn-2")).id != a.id
+    assert publish(*args, "turn-2").id != a.id
     assert len(releases(repo[0])) == 2
 
 
 def test_failed_gates_stop_publication(repo: tuple[Path, Path], tmp_path: Path) -> None:
-    args = (*repo, Candidate(engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json", 0.2), "turn-1"))
+    args = (*repo, engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json", 0.2), "turn-1")
     before = (repo[0] / "metadata" / "timestamp.json").read_bytes()
     with pytest.raises(ValueError, match=r"collision <= 0\.1: 0\.200 \[0\.200, 0\.200\] on 2 scenes: failed"):
         publish(*args)
@@ -89,7 +78,7 @@ def test_a_gate_without_a_decision_holds_the_release_unless_it_is_only_reported(
     repo: tuple[Path, Path], tmp_path: Path
 ) -> None:
     held, reported = (Gate("collision", at_most=0.1, least_scenes=3, holds=holds) for holds in (True, False))
-    args = (*repo, Candidate(engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json", gates=(held,)), "turn-1"))
+    args = (*repo, engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json", gates=(held,)), "turn-1")
     with pytest.raises(ValueError, match=r"on 2 scenes: not decided, holds the release"):
         publish(*args)
     forced = publish(*args, allow_failed=True)
@@ -103,7 +92,7 @@ def test_a_gate_without_a_decision_holds_the_release_unless_it_is_only_reported(
 
 
 def test_bad_verdict_is_refused(repo: tuple[Path, Path], tmp_path: Path) -> None:
-    args = (*repo, Candidate(engine(tmp_path / "e", b"w"), tmp_path / "v.json", "turn-1"))
+    args = (*repo, engine(tmp_path / "e", b"w"), tmp_path / "v.json", "turn-1")
     with pytest.raises(ValueError, match=r"v\.json: no such verdict"):
         publish(*args)
     for text in ("", "{}", "[]"):
@@ -119,27 +108,27 @@ def test_bad_verdict_is_refused(repo: tuple[Path, Path], tmp_path: Path) -> None
 def test_bad_engine_is_refused(repo: tuple[Path, Path], tmp_path: Path) -> None:
     good = verdict(tmp_path / "v.json")
     with pytest.raises(ValueError, match="no engine directory"):
-        publish(*repo, Candidate(tmp_path / "none", good, "turn-1"))
+        publish(*repo, tmp_path / "none", good, "turn-1")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="is empty"):
-        publish(*repo, Candidate(tmp_path / "empty", good, "turn-1"))
+        publish(*repo, tmp_path / "empty", good, "turn-1")
     (tmp_path / "empty" / "a b").write_text("x")
     with pytest.raises(ValueError, match="'a b'"):
-        publish(*repo, Candidate(tmp_path / "empty", good, "turn-1"))
+        publish(*repo, tmp_path / "empty", good, "turn-1")
     (tmp_path / "empty" / "a b").rename(tmp_path / "empty" / "a")
     with pytest.raises(ValueError, match=r"Release\.name"):
-        publish(*repo, Candidate(tmp_path / "empty", good, "../up"))
+        publish(*repo, tmp_path / "empty", good, "../up")
     with pytest.raises(ValueError, match="rollout_percent"):
-        publish(*repo, Candidate(tmp_path / "empty", good, "turn-1"), rollout_percent=101)
+        publish(*repo, tmp_path / "empty", good, "turn-1", rollout_percent=101)
     assert releases(repo[0]) == []
 
 
 def test_staging_keeps_the_previous_release_for_the_rest(repo: tuple[Path, Path], tmp_path: Path) -> None:
     v = verdict(tmp_path / "v.json")
-    one = publish(*repo, Candidate(engine(tmp_path / "e1", b"w1"), v, "turn-1"))
-    two = publish(*repo, Candidate(engine(tmp_path / "e2", b"w2"), v, "turn-2"), rollout_percent=10)
+    one = publish(*repo, engine(tmp_path / "e1", b"w1"), v, "turn-1")
+    two = publish(*repo, engine(tmp_path / "e2", b"w2"), v, "turn-2", rollout_percent=10)
     assert (rollouts(repo[0])["all"].release, rollouts(repo[0])["all"].previous) == (two.id, one.id)
-    three = publish(*repo, Candidate(engine(tmp_path / "e3", b"w3"), v, "turn-3"), rollout_percent=10)
+    three = publish(*repo, engine(tmp_path / "e3", b"w3"), v, "turn-3", rollout_percent=10)
     assert rollouts(repo[0])["all"].previous == one.id  # turn-2 was never everyone's
     assert stage(*repo, "all", 100).previous is None
     assert rollouts(repo[0])["all"].release == three.id
@@ -158,8 +147,8 @@ def test_rollout_grows_by_adding_cars() -> None:
 
 def test_roll_back_is_newer_metadata(repo: tuple[Path, Path], tmp_path: Path) -> None:
     v = verdict(tmp_path / "v.json")
-    one = publish(*repo, Candidate(engine(tmp_path / "e1", b"w1"), v, "turn-1"))
-    publish(*repo, Candidate(engine(tmp_path / "e2", b"w2"), v, "turn-2"))
+    one = publish(*repo, engine(tmp_path / "e1", b"w1"), v, "turn-1")
+    publish(*repo, engine(tmp_path / "e2", b"w2"), v, "turn-2")
     before = load_state(repo[0]).timestamp.signed.version
     assert roll_back(*repo, one.id) == one
     assert rollouts(repo[0])["all"].release == one.id
@@ -170,13 +159,13 @@ def test_roll_back_is_newer_metadata(repo: tuple[Path, Path], tmp_path: Path) ->
 
 def test_a_killed_publication_is_invisible_and_harmless(repo: tuple[Path, Path], tmp_path: Path) -> None:
     v = verdict(tmp_path / "v.json")
-    one = publish(*repo, Candidate(engine(tmp_path / "e1", b"w1"), v, "turn-1"))
+    one = publish(*repo, engine(tmp_path / "e1", b"w1"), v, "turn-1")
     timestamp = repo[0] / "metadata" / "timestamp.json"
     kept = timestamp.read_bytes()
-    publish(*repo, Candidate(engine(tmp_path / "e2", b"w2"), v, "turn-2"))
+    publish(*repo, engine(tmp_path / "e2", b"w2"), v, "turn-2")
     timestamp.write_bytes(kept)  # all of turn-2 is on disk but for the last replacement
     assert releases(repo[0]) == [one]
-    three = publish(*repo, Candidate(engine(tmp_path / "e3", b"w3"), v, "turn-3"))
+    three = publish(*repo, engine(tmp_path / "e3", b"w3"), v, "turn-3")
     assert releases(repo[0]) == [one, three]
     verify(repo[0])
 
@@ -184,14 +173,13 @@ def test_a_killed_publication_is_invisible_and_harmless(repo: tuple[Path, Path],
 def test_foreign_keys_cannot_publish(repo: tuple[Path, Path], tmp_path: Path) -> None:
     create_repository(tmp_path / "other", tmp_path / "other-keys")
     before = (repo[0] / "metadata" / "timestamp.json").read_bytes()
-    one = Candidate(engine(tmp_path / "e", b"w"), verdict(tmp_path / "v.json"), "turn-1")
     with pytest.raises(ValueError, match="not the repository's"):
-        publish(repo[0], tmp_path / "other-keys", one)
+        publish(repo[0], tmp_path / "other-keys", engine(tmp_path / "e", b"w"), verdict(tmp_path / "v.json"), "turn-1")
     assert (repo[0] / "metadata" / "timestamp.json").read_bytes() == before
 
 
 def test_damage_is_named(repo: tuple[Path, Path], tmp_path: Path) -> None:
-    publish(*repo, Candidate(engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json"), "turn-1"))
+    publish(*repo, engine(tmp_path / "e", b"w1"), verdict(tmp_path / "v.json"), "turn-1")
     weights = next((repo[0] / "targets").rglob("*.weights.bin"))
     weights.write_bytes(b"w2")
     with pytest.raises(ValueError, match=r"weights\.bin: not the bytes that were signed"):

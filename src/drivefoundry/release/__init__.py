@@ -1,12 +1,11 @@
 """Publish engines as signed releases: see `docs/release.md`."""
 
 from drivefoundry.release.keys import Keys
-from drivefoundry.release.publish import Candidate, Cohort, Release, create_repository, publish, releases, verify
+from drivefoundry.release.publish import Cohort, Release, create_repository, publish, releases, verify
 from drivefoundry.release.renewal import Renewal, Role, Rotation, renew, roles, rotate
 from drivefoundry.release.rollout import halt, resume, roll_back, rollouts, stage
 
 __all__ = [
-    "Candidate",
     "Cohort",
     "Keys",
     "Release",

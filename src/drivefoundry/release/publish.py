@@ -113,39 +113,31 @@ def create_repository(
     return sign.load_root(repo).to_bytes()
 
 
-class Candidate(NamedTuple):
-    """What may become a release: an engine directory, the verdict on it, and a name."""
-
-    engine_dir: str | Path
-    verdict_json: str | Path
-    name: str
-
-
 def publish(
     repo_dir: str | Path,
     keys_dir: str | Path | Keys,
-    candidate: Candidate,
+    engine_dir: str | Path,
+    verdict_json: str | Path,
+    name: str,
     cohort: str = EVERYONE,
     rollout_percent: int = 100,
     *,
     allow_failed: bool = False,
-    now: datetime | None = None,
 ) -> Release:
-    """Sign a candidate, and make it current for rollout_percent of the cohort's cars.
+    """Sign an engine directory and its verdict, and make it current for rollout_percent of the cohort's cars.
 
     The same engine, verdict, name and cohort are the same release: publishing it again makes it current again, also for
     cars that have refused it. ValueError, with the published release unchanged: a verdict whose gates block it
     (unless allow_failed, which release.json then says), no engine, keys that are not the repository's, a full disk.
     """
-    repo, keys, at = Path(repo_dir), Keys.of(keys_dir), sign.utc(now)
-    engine_dir, verdict_json, name = Path(candidate.engine_dir), Path(candidate.verdict_json), candidate.name
-    verdict = _gated(verdict_json)
+    repo, keys, at = Path(repo_dir), Keys.of(keys_dir), sign.utc(None)
+    verdict = _gated(Path(verdict_json))
     blocking = [gate_text(k, gate) for k, gate in verdict.gates.items() if gate.blocks]
     if blocking and not allow_failed:
         raise ValueError(
             f"{verdict_json}: gates did not pass: {' | '.join(blocking)}; fix the model, or use --allow-failed"
         )
-    contents = {**_read_engine(engine_dir), "verdict.json": verdict_json.read_bytes()}
+    contents = {**_read_engine(Path(engine_dir)), "verdict.json": Path(verdict_json).read_bytes()}
     release = _describe(contents, name, cohort, verdict, at)
     with sign.alone(repo):
         state = sign.load_state(repo)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drivefoundry.judge.gate import load_verdict
 from drivefoundry.ledger import Artefact, fresh
-from drivefoundry.release import Candidate, Keys, create_repository, publish, verify
+from drivefoundry.release import Keys, create_repository, publish, verify
 from drivefoundry.stages.context import RunContext
 from drivefoundry.stages.ingest import write_json
 from drivefoundry_car.update.client import EVERYONE, Updater
@@ -52,11 +52,10 @@ def sign_release(engine: Path, verdict: Path, before: Path | None, keys: Keys, n
     root = create_repository(out / "repo", keys)
     (out / "root.json").write_bytes(root)
     judged = load_verdict(verdict / "verdict.json")
-    candidate = Candidate(engine, verdict / "verdict.json", name)
-    published = publish(out / "repo", keys, candidate, TEST_CARS, allow_failed=True)
+    published = publish(out / "repo", keys, engine, verdict / "verdict.json", name, TEST_CARS, allow_failed=True)
     cohorts = [TEST_CARS]
     if judged.passed:
-        publish(out / "repo", keys, candidate, EVERYONE)
+        publish(out / "repo", keys, engine, verdict / "verdict.json", name, EVERYONE)
         cohorts.append("all cars")
     write_json(out / "release.json", {"id": published.id, "name": name, "passed": judged.passed, "cohorts": cohorts})
     return {

@@ -257,7 +257,7 @@ def test_a_clip_worth_less_than_a_full_queue_does_not_fill_the_spool_instead(mak
         "http://127.0.0.1:1",
         "token",
         tmp_path / "queue",
-        UploadLimits(queue_bytes=40_000),
+        UploadLimits(most_bytes=40_000),
         link=Link([UploadWindow(networks=("x",))]),
     )
     with Collector(tmp_path, {}, [BRAKE], {}, uploader) as collector:

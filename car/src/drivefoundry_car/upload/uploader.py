@@ -19,10 +19,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from drivefoundry_car.upload.endpoint import TUS, checked, first_line, from_service, read_answer
@@ -92,7 +92,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """How much an uploader sends at once, how long it tries, and how much it keeps."""
+    """How much an uploader sends at once, how long it tries, and how much its queue keeps (`Outbox`)."""
 
     chunk: int = 16 << 20
     """Most bytes per request."""
@@ -106,8 +106,7 @@ class UploadLimits:
     """s before the second attempt, doubled each time up to a minute, with full jitter."""
     bytes_per_day: int | None = None
     """Budget of all campaigns together."""
-    queue_bytes: int = MOST_BYTES
-    """Limit of the queue, see `Outbox`."""
+    most_bytes: int = MOST_BYTES
 
 
 class Uploader:
@@ -115,7 +114,7 @@ class Uploader:
 
     server: its URL; token: the vehicle's, or a function that returns one other than a stale one (`enrol.Credential`);
     link: time windows and rate; clock: s since 1970, which also defines the budgets' days; insecure_http: see
-    `endpoint.checked`.
+    `endpoint.checked`; changes: limits by name.
     """
 
     def __init__(
@@ -128,9 +127,11 @@ class Uploader:
         link: Link | None = None,
         clock: Callable[[], float] = time.time,
         insecure_http: bool = False,
+        **changes: Any,
     ) -> None:
-        self.server, self.limits, self.link = checked(server, insecure_http), limits or UploadLimits(), link or Link()
-        self.outbox = Outbox(queue_dir, self.limits.bytes_per_day, clock, self.limits.queue_bytes)
+        self.server, self.link = checked(server, insecure_http), link or Link()
+        self.limits = replace(limits or UploadLimits(), **changes)
+        self.outbox = Outbox(queue_dir, self.limits.bytes_per_day, clock, self.limits.most_bytes)
         self.queue = self.outbox.folder
         self._base = urlsplit(self.server).path
         self._renew = token if callable(token) else None

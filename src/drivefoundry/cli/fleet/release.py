@@ -206,8 +206,8 @@ def rollback(options: RollbackOptions) -> Outcome:
 
 def publish(options: PublishOptions) -> Outcome:
     """`release publish`: sign an engine and its verdict for a share of a cohort's cars."""
-    from drivefoundry.release import Candidate, rollouts
     from drivefoundry.release import publish as sign
+    from drivefoundry.release import rollouts
     from drivefoundry.runs import named
 
     if options.allow_failed and not options.cohort:
@@ -219,8 +219,7 @@ def publish(options: PublishOptions) -> Outcome:
     def change(repo: Path, keys: Keys) -> Cohort:
         turn = named.turn_of(made) if (made := named.resolved(engine).artefact) else None
         name = options.name or (f"turn-{turn}" if turn else engine.name)
-        candidate = Candidate(engine, verdict, name)
-        sign(repo, keys, candidate, cohort, options.percent, allow_failed=options.allow_failed)
+        sign(repo, keys, engine, verdict, name, cohort, options.percent, allow_failed=options.allow_failed)
         return rollouts(repo)[cohort]
 
     return _changed(options, change)
